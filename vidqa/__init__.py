@@ -1,0 +1,35 @@
+"""vidqa answers questions about videos with Qwen2-VL, sized to the GPU that is there.
+
+The public names load on first use, so `import vidqa` stays cheap.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vidqa.config import EngineConfig
+    from vidqa.engine.session import Session
+    from vidqa.errors import VidqaError
+    from vidqa.types import Answer, Plan, Request
+
+__version__ = "0.1.0"
+__all__ = ["Answer", "EngineConfig", "Plan", "Request", "Session", "VidqaError"]
+
+_HOMES = {
+    "Answer": "vidqa.types",
+    "EngineConfig": "vidqa.config",
+    "Plan": "vidqa.types",
+    "Request": "vidqa.types",
+    "Session": "vidqa.engine.session",
+    "VidqaError": "vidqa.errors",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'vidqa' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

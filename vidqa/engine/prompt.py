@@ -1,0 +1,71 @@
+"""Question to token ids around the video, and the M-RoPE positions of both.
+
+Knows the chat template and positions; knows no pixels and no weights.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vidqa.errors import ModelError
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """Token ids before and after the video's own tokens."""
+
+    head: tuple[int, ...]
+    tail: tuple[int, ...]
+
+
+def build_prompt(tokenizer: Any, video_token: int, question: str, system: str | None) -> Prompt:
+    """Render the checkpoint's chat template for one video and one question.
+
+    Special tokens that the question or the system text spell out are broken up, so that
+    text stays text.
+    """
+    user = [{"type": "video"}, {"type": "text", "text": _plain(tokenizer, question)}]
+    messages: list[dict[str, Any]] = [{"role": "user", "content": user}]
+    if system is not None:
+        messages.insert(0, {"role": "system", "content": _plain(tokenizer, system)})
+    rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    ids: list[int] = tokenizer(rendered, add_special_tokens=False)["input_ids"]
+    if ids.count(video_token) != 1:
+        raise ModelError(
+            f"The model's chat template places {ids.count(video_token)} videos in the prompt instead of 1.",
+            "Use a Qwen2-VL instruct checkpoint.",
+        )
+    where = ids.index(video_token)
+    return Prompt(head=tuple(ids[:where]), tail=tuple(ids[where + 1 :]))
+
+
+def _plain(tokenizer: Any, text: str) -> str:
+    for special in tokenizer.get_added_vocab():
+        text = text.replace(special, f"{special[:1]} {special[1:]}")
+    return text
+
+
+def text_positions(start: int, count: int) -> Tensor:
+    """M-RoPE positions (3, count) of text: all three components count on together."""
+    return torch.arange(start, start + count).expand(3, count)
+
+
+def video_positions(start: int, slices: int, rows: int, columns: int, first_slice: int = 0) -> Tensor:
+    """M-RoPE positions (3, slices·rows·columns) of visual tokens: slice, row and column from `start`.
+
+    rows and columns count tokens. `first_slice` places a group within its video.
+    """
+    time = torch.arange(first_slice, first_slice + slices) + start
+    down, across = torch.arange(rows) + start, torch.arange(columns) + start
+    return torch.stack(torch.meshgrid(time, down, across, indexing="ij")).reshape(3, -1)
+
+
+def position_after_video(start: int, slices: int, rows: int, columns: int) -> int:
+    """Where text goes on: one past the largest component (Qwen2-VL, section 2.1: max over T, H, W).
+
+    The released checkpoints were trained with this rule. transformers 5.17-5.23 advances by
+    max(H, W) alone, so the two differ where a video has more slices than rows and columns.
+    """
+    return start + max(slices, rows, columns)

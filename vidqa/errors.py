@@ -1,0 +1,69 @@
+"""The errors that vidqa raises on purpose. This file knows no other part of the project.
+
+VidqaError
+├── UsageError            a request that contradicts itself or asks for what cannot be
+├── ModelError            the model cannot be used
+│   └── ModelMissing      not in the cache and not fetched; names the command that fetches it
+├── VideoError            the video cannot be used
+│   ├── VideoNotFound     no such file, or not a file
+│   ├── VideoUnreadable   the container, the stream or its codec cannot be read
+│   └── VideoTooDamaged   decoding stopped before half of the asked span
+├── AttentionUnavailable  the asked-for attention kernel would not be the one that runs
+├── DoesNotFit            the plan is larger than the memory or the context that there is
+└── Interrupted           the user stopped the work
+
+Each carries what happened (with its numbers) and the remedy. Which exit code an error
+becomes is the command line's business.
+"""
+
+
+class VidqaError(Exception):
+    """Something went wrong that vidqa can explain: `what` happened, and the `remedy`."""
+
+    def __init__(self, what: str, remedy: str = "") -> None:
+        super().__init__(what, remedy)
+        self.what = what
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.what} {self.remedy}".strip()
+
+
+class UsageError(VidqaError):
+    """A request that contradicts itself or asks for what cannot be."""
+
+
+class ModelError(VidqaError):
+    """The model cannot be used."""
+
+
+class ModelMissing(ModelError):
+    """The model is neither cached nor reachable."""
+
+
+class VideoError(VidqaError):
+    """The video cannot be used."""
+
+
+class VideoNotFound(VideoError):
+    """No such file, or not a regular file."""
+
+
+class VideoUnreadable(VideoError):
+    """The container, the stream or its codec cannot be read."""
+
+
+class VideoTooDamaged(VideoError):
+    """Decoding stopped before half of the asked span."""
+
+
+class AttentionUnavailable(VidqaError):
+    """The asked-for attention kernel would not be the one that runs."""
+
+
+class DoesNotFit(VidqaError):
+    """The plan is larger than the memory or the context that there is."""
+
+
+class Interrupted(VidqaError):
+    """The user stopped the work."""

@@ -1,0 +1,57 @@
+"""The stream that every face renders. This file knows `types` and nothing else."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from vidqa.types import Answer, Plan, VideoInfo
+
+Stage = Literal["load", "video", "vision", "prefill", "decode"]
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """The video was probed and the plan is made; no frame is decoded yet."""
+
+    video: VideoInfo
+    plan: Plan
+
+
+@dataclass(frozen=True, slots=True)
+class StageStarted:
+    """A stage begins; `total` counts its units (frames, slices, tokens)."""
+
+    stage: Stage
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class StageProgress:
+    """`done` of `total` units of a stage are finished."""
+
+    stage: Stage
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """Something the user should know, in one sentence."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    """More text of the answer, in whole characters, untrusted."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """Always the last event."""
+
+    answer: Answer
+
+
+Event = Planned | StageStarted | StageProgress | Noted | TextDelta | Answered

@@ -1,0 +1,126 @@
+"""Qwen2-VL as the engine sees it: embed a slice group, embed text, run tokens, score the last one.
+
+Runs transformers' modules without patching them. The vision tower has its own forward
+here, because transformers' attends slice by slice in a Python loop; this one attends to
+all slices of a group in one batched call. Knows tensors; knows no files and no prompts.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
+from vidqa.models.attention import Kernel
+from vidqa.models.specs import ModelSpec
+
+_VISION_ROPE_THETA = 10_000.0  # Qwen2-VL's vision tower, fixed in every release
+
+
+class TokenCache(Protocol):
+    """What the forward pass needs of a KV cache."""
+
+    length: int
+    capacity: int
+
+    def view(self, *, whole: bool) -> Any:
+        """The object that transformers' layers call `update` on."""
+
+    def advance(self, tokens: int) -> None:
+        """Count tokens as cached once every layer has written them."""
+
+
+def vision_rotary(rows: int, columns: int, head_dim: int, merge: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Cosine and sine (patches, head_dim) of the 2-D rotary embedding of one slice.
+
+    Half of the frequencies turn with the row, half with the column (Qwen2-VL, section 2.1);
+    patches come in merge order: the merge² patches of one token side by side.
+    """
+    grid = torch.arange(rows * columns, device=device).view(rows // merge, merge, columns // merge, merge)
+    order = grid.permute(0, 2, 1, 3).reshape(-1)
+    frequencies = _VISION_ROPE_THETA ** -(torch.arange(0, head_dim // 2, 2, device=device).float() / (head_dim // 2))
+    coordinates = torch.stack((order // columns, order % columns), dim=1).float()  # (patches, 2)
+    angles = (coordinates[:, :, None] * frequencies).reshape(len(order), -1)  # (patches, head_dim / 2)
+    both = torch.cat((angles, angles), dim=-1)
+    return both.cos(), both.sin()
+
+
+def _rotate(states: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    """Apply the rotary embedding to (slices, heads, patches, head_dim) in float32."""
+    wide = states.float()
+    first, second = wide.chunk(2, dim=-1)
+    return (wide * cosine + torch.cat((-second, first), dim=-1) * sine).to(states.dtype)
+
+
+def encode_slices(visual: nn.Module, patches: Tensor, rows: int, columns: int) -> Tensor:
+    """Run the vision tower on a group of temporal slices.
+
+    patches: (slices, rows·columns, 3·temporal_patch·patch²); rows and columns count patches.
+    Returns (slices, rows·columns / merge², hidden). Equal to `visual(...)`, since attention
+    never crosses a slice.
+    """
+    tower: Any = visual
+    slices, count, width = patches.shape
+    hidden = tower.patch_embed(patches.reshape(slices * count, width)).view(slices, count, -1)
+    head_dim = hidden.shape[-1] // tower.blocks[0].attn.num_heads
+    rotary = vision_rotary(rows, columns, head_dim, tower.spatial_merge_size, hidden.device)
+    for block in tower.blocks:
+        hidden = hidden + _attend_within_slices(block.attn, block.norm1(hidden), *rotary)
+        hidden = hidden + block.mlp(block.norm2(hidden))
+    merged: Tensor = tower.merger(hidden.reshape(slices * count, -1))
+    return merged.view(slices, -1, merged.shape[-1])
+
+
+def _attend_within_slices(attention: Any, hidden: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    slices, count, width = hidden.shape
+    qkv = attention.qkv(hidden).view(slices, count, 3, attention.num_heads, -1).permute(2, 0, 3, 1, 4)
+    query, key, value = qkv.unbind(0)  # each (slices, heads, patches, head_dim)
+    mixed = scaled_dot_product_attention(_rotate(query, cosine, sine), _rotate(key, cosine, sine), value)
+    out: Tensor = attention.proj(mixed.transpose(1, 2).reshape(slices, count, width))
+    return out
+
+
+@dataclass(frozen=True, slots=True)
+class Qwen2VL:
+    """A loaded model with what the engine needs to run it."""
+
+    model: Any
+    spec: ModelSpec
+    device: torch.device
+    dtype: torch.dtype
+    weights_bytes: int
+
+    def encode(self, patches: Tensor, rows: int, columns: int) -> Tensor:
+        """Embed (slices, patches, values) float32 on the host: (tokens, hidden) on the device."""
+        moved = patches.to(device=self.device, dtype=self.dtype)
+        return encode_slices(self.model.model.visual, moved, rows, columns).flatten(0, 1)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Embed token ids (n,): (n, hidden)."""
+        embedded: Tensor = self.model.get_input_embeddings()(ids.to(self.device))
+        return embedded
+
+    def run(self, embeddings: Tensor, positions: Tensor, cache: TokenCache, kernel: Kernel) -> Tensor:
+        """Run n tokens after what the cache holds, and append them to it.
+
+        embeddings: (n, hidden); positions: (3, n) M-RoPE. Returns the last token's (hidden,).
+        """
+        length = embeddings.shape[0]
+        kernel.begin(cache.length, length, cache.capacity, self.device)
+        output = self.model.model.language_model(
+            inputs_embeds=embeddings[None],
+            position_ids=positions[:, None].to(self.device),
+            attention_mask={"full_attention": None},
+            past_key_values=cache.view(whole=kernel.whole_cache),
+            use_cache=True,
+            vidqa_kernel=kernel,
+        )
+        cache.advance(length)
+        last: Tensor = output.last_hidden_state[0, -1]
+        return last
+
+    def score(self, hidden: Tensor) -> Tensor:
+        """Logits (vocabulary,) in float32 of one token's (hidden,): never of the whole prompt."""
+        logits: Tensor = self.model.lm_head(hidden)
+        return logits.float()

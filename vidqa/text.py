@@ -1,0 +1,34 @@
+"""The one place where untrusted text is made safe for a terminal.
+
+Answers, file names and metadata may carry escape codes (clear the screen, write the
+clipboard) or characters that reorder a line. This file knows characters, not terminals.
+"""
+
+import unicodedata
+
+_KEPT = frozenset("\n\t")
+# Format characters (Cf) that legitimate text needs: the joiners of emoji and Indic scripts.
+_JOINERS = frozenset("\u200c\u200d")
+
+
+def safe_text(text: str) -> str:
+    """Replace every control and bidirectional-override character by its visible escape.
+
+    Each character is judged alone, so text that arrives in pieces is as safe as whole text.
+    """
+    return "".join(character if _is_plain(character) else _visible(character) for character in text)
+
+
+def safe_line(text: str) -> str:
+    """`safe_text` for a value that must stay on one line, such as a file name."""
+    return safe_text(text).replace("\n", "\\n").replace("\t", "\\t")
+
+
+def _is_plain(character: str) -> bool:
+    if character in _KEPT or character in _JOINERS:
+        return True
+    return unicodedata.category(character) not in {"Cc", "Cf", "Cs", "Zl", "Zp"}
+
+
+def _visible(character: str) -> str:
+    return character.encode("unicode_escape", errors="backslashreplace").decode("ascii")

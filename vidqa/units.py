@@ -1,0 +1,51 @@
+"""Parse and print sizes and times. This file knows units and nothing else."""
+
+import re
+
+from vidqa.errors import UsageError
+
+_BINARY = ("B", "KiB", "MiB", "GiB", "TiB")
+_CLOCK = re.compile(r"(?:(?:(\d+):)?(\d+):)?(\d+(?:\.\d*)?|\.\d+)")
+
+
+def format_bytes(count: int) -> str:
+    """Print a number of bytes with a binary unit: 1536 is `1.5 KiB`."""
+    size = float(count)
+    for unit in _BINARY[:-1]:
+        if abs(size) < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} {_BINARY[-1]}"
+
+
+def parse_timestamp(text: str) -> float:
+    """Read seconds from `90`, `90.5`, `1:30` or `0:01:30.5`; raises UsageError."""
+    match = _CLOCK.fullmatch(text.strip())
+    if match is None:
+        raise UsageError(f"{text!r} is not a time.", "Write seconds (90.5) or a clock time (1:30.5).")
+    hours, minutes, seconds = match.groups()
+    clock_minutes, clock_seconds = int(minutes or 0), float(seconds)
+    if (minutes is not None and clock_seconds >= 60) or (hours is not None and clock_minutes >= 60):
+        raise UsageError(f"{text!r} is not a time: minutes and seconds end at 59.", "Write 1:30 or 90.")
+    return int(hours or 0) * 3600 + clock_minutes * 60 + clock_seconds
+
+
+def format_timestamp(seconds: float) -> str:
+    """Print seconds as `m:ss.s`, or `h:mm:ss.s` from one hour on."""
+    tenths = round(seconds * 10)
+    minutes, rest = divmod(tenths, 600)
+    hours, minutes_left = divmod(minutes, 60)
+    if hours:
+        return f"{hours}:{minutes_left:02}:{rest / 10:04.1f}"
+    return f"{minutes}:{rest / 10:04.1f}"
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Read (width, height) in pixels from `WxH`; raises UsageError."""
+    match = re.fullmatch(r"(\d{1,5})[xX×](\d{1,5})", text.strip())
+    if match is None:
+        raise UsageError(f"{text!r} is not a frame size.", "Write WIDTHxHEIGHT in pixels, for example 448x252.")
+    width, height = int(match.group(1)), int(match.group(2))
+    if width < 1 or height < 1:
+        raise UsageError(f"A frame of {width}x{height} has no pixels.", "Write for example 448x252.")
+    return width, height

@@ -1,0 +1,53 @@
+"""Frames to patches: resize, normalise, cut. Bit for bit what the reference does.
+
+Reference: qwen-vl-utils' resize (float bicubic with antialias, clamp, round), then
+transformers' Qwen2-VL video processor with do_resize=False. Works on the host, where the
+bicubic kernel is the reference's own. Knows nothing of models or files.
+"""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+if TYPE_CHECKING:
+    import numpy
+
+# CLIP's channel statistics (Radford et al. 2021), which Qwen2-VL's processor uses.
+_MEAN = (0.48145466, 0.4578275, 0.40821073)
+_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+def resize_frame(rgb: "numpy.ndarray", height: int, width: int) -> Tensor:
+    """Resize one picture (h, w, 3) uint8 to (3, height, width) uint8."""
+    picture = torch.from_numpy(rgb).permute(2, 0, 1)  # (3, h, w)
+    if picture.shape[1:] == (height, width):
+        return picture.contiguous()
+    resized = interpolate(picture[None].float(), (height, width), mode="bicubic", antialias=True)[0]
+    return resized.clamp_(0, 255).round_().to(torch.uint8)
+
+
+def normalise(frames: Tensor) -> Tensor:
+    """Map (n, 3, height, width) uint8 to float32 with CLIP's statistics, fused as transformers does."""
+    scale = 1.0 / (1 / 255)  # rounds as transformers' fused rescale factor does
+    mean = (torch.tensor(_MEAN) * scale).view(-1, 1, 1)
+    std = (torch.tensor(_STD) * scale).view(-1, 1, 1)
+    return frames.to(torch.float32).sub_(mean).div_(std)
+
+
+def to_patches(frames: Tensor, *, patch: int, temporal_patch: int, merge: int) -> Tensor:
+    """Cut (n, 3, height, width) uint8 frames into the vision tower's rows.
+
+    n is a multiple of `temporal_patch`. Returns (slices, patches, 3·temporal_patch·patch²)
+    float32, the `merge`² patches of each token side by side.
+    """
+    count, channels, height, width = frames.shape
+    rows, columns = height // patch, width // patch
+    cut = normalise(frames).view(
+        count // temporal_patch, temporal_patch, channels,
+        rows // merge, merge, patch,
+        columns // merge, merge, patch,
+    )  # fmt: skip
+    cut = cut.permute(0, 3, 6, 4, 7, 2, 1, 5, 8)  # (slice, row, column, in-row, in-column, c, t, y, x)
+    return cut.reshape(count // temporal_patch, rows * columns, channels * temporal_patch * patch * patch)
