@@ -58,7 +58,7 @@ def run_prefill(
 @pytest.mark.parametrize("grid", [*GRIDS, (9, 4, 6)])
 @pytest.mark.parametrize("layout", ["2B", "7B"])
 def test_vision_tower_equals_transformers(layout: str, grid: tuple[int, int, int]) -> None:
-    slices, rows, columns = grid
+    _, rows, columns = grid
     patches = random_patches(*grid)
     oracle = pair(layout).oracle.model.visual
     with torch.no_grad():

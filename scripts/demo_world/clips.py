@@ -1,0 +1,83 @@
+"""Scenes to video files of many makes: sizes, rates, codecs and qualities."""
+
+import random
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+
+from demo_world.export import MAX_PIXELS, MIN_PIXELS
+from demo_world.render import render_clips_at
+from demo_world.render_other import render_frames
+from demo_world.world import Scene, Shot, draw_scene
+from vidqa.video.sampling import smart_resize
+
+_SOURCE_SIZES = (
+    (160, 120),
+    (320, 240),
+    (256, 256),
+    (320, 180),
+    (426, 240),
+    (180, 320),
+    (240, 320),
+    (400, 300),
+    (200, 150),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ClipSpec:
+    """One clip to make: what is in it and how it is filmed and encoded."""
+
+    scene: Scene
+    width: int
+    height: int
+    fps: int
+    seconds: float
+    codec: str
+    options: tuple[tuple[str, str], ...]
+    other_renderer: bool
+
+
+def draw_clip(seed: int, *, other_renderer: bool) -> ClipSpec:
+    """A held-out clip whose events show in what the default plan samples of it."""
+    rng = random.Random(f"clip/{seed}")
+    width, height = rng.choice(_SOURCE_SIZES)
+    width, height = width + 2 * rng.randint(0, 12), height + 2 * rng.randint(0, 12)
+    fps, seconds = rng.choice((10, 12, 15, 24, 25, 30)), rng.uniform(1, 20)
+    tall, wide = smart_resize(height, width, factor=28, min_pixels=MIN_PIXELS, max_pixels=MAX_PIXELS)
+    sampled = min(max(int(seconds * 2) // 2 * 2, 4), 16)
+    scene = draw_scene(rng, Shot(sampled, tall, wide))
+    codec, options = _encoding(rng, other_renderer)
+    return ClipSpec(scene, width, height, fps, seconds, codec, options, other_renderer)
+
+
+def _encoding(rng: random.Random, other: bool) -> tuple[str, tuple[tuple[str, str], ...]]:
+    if other and rng.random() < 0.2:
+        return "mpeg4", (("qscale", str(rng.randint(2, 6))),)
+    crf = rng.randint(18, 34) if other else rng.randint(20, 28)
+    return "libx264", (("crf", str(crf)), ("preset", rng.choice(("ultrafast", "veryfast", "medium"))))
+
+
+def write_clip(spec: ClipSpec, path: Path) -> None:
+    """Render and encode a clip."""
+    count = max(round(spec.seconds * spec.fps), 2)
+    times = [index / (count - 1) for index in range(count)]
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream(spec.codec, rate=Fraction(spec.fps), options=dict(spec.options))
+        stream.width, stream.height, stream.pix_fmt = spec.width, spec.height, "yuv420p"
+        for start in range(0, count, 32):
+            for picture in _pictures(spec, times[start : start + 32]):
+                for packet in stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")):
+                    container.mux(packet)
+        container.mux(stream.encode())
+
+
+def _pictures(spec: ClipSpec, times: list[float]) -> np.ndarray:
+    if spec.other_renderer:
+        return render_frames(spec.scene, times, spec.height, spec.width)
+    pixels = render_clips_at([spec.scene], times, spec.height, spec.width, soften=False)[0]
+    return np.ascontiguousarray(pixels.permute(0, 2, 3, 1).numpy())

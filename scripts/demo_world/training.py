@@ -1,0 +1,172 @@
+"""The demo model, its auxiliary heads, and one training step. Knows no files but checkpoints.
+
+Three stages: 1 the vision tower alone on single slices, 2 short clips with the language
+model, 3 everything. The answer loss is joined by auxiliary losses whose heads are thrown
+away: with answers alone only colors were learned.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
+
+from demo_world.batches import CLIP_CLASSES, IGNORED, Batch, Targets, make_targets
+from vidqa.models.qwen2_vl import encode_slices
+
+HIDDEN = 192
+VISION_WIDTH = 128
+MUON_SPEED = 2.0
+_SLICE_CLASSES = {"shape": 4, "color": 5, "motion": 5}
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """What one stage trains on: steps, visual tokens per batch, peak learning rate."""
+
+    number: int
+    steps: int
+    tokens: int
+    rate: float
+
+
+def build_model(tokenizer: Any) -> Qwen2VLForConditionalGeneration:
+    """A Qwen2-VL of 2.8 M parameters whose special ids are the tokenizer's."""
+    token = tokenizer.convert_tokens_to_ids
+    return Qwen2VLForConditionalGeneration(
+        Qwen2VLConfig(
+            text_config={
+                "vocab_size": len(tokenizer), "hidden_size": HIDDEN, "intermediate_size": 512, "num_hidden_layers": 4,
+                "num_attention_heads": 6, "num_key_value_heads": 2, "max_position_embeddings": 32768,
+                "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]},
+                "bos_token_id": token("<|endoftext|>"), "eos_token_id": token("<|im_end|>"),
+                "pad_token_id": token("<|endoftext|>"), "rms_norm_eps": 1e-6, "tie_word_embeddings": True,
+            },
+            vision_config={
+                "depth": 3, "embed_dim": VISION_WIDTH, "num_heads": 4, "hidden_size": HIDDEN, "mlp_ratio": 4,
+            },
+            image_token_id=token("<|image_pad|>"), video_token_id=token("<|video_pad|>"),
+            vision_start_token_id=token("<|vision_start|>"), vision_end_token_id=token("<|vision_end|>"),
+            tie_word_embeddings=True,
+        )
+    )  # fmt: skip
+
+
+class Heads(nn.Module):
+    """Auxiliary classifiers: of mean-pooled slices, and of the language model after the video."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slice = nn.ModuleDict({name: nn.Linear(HIDDEN, size) for name, size in _SLICE_CLASSES.items()})
+        self.clip = nn.ModuleDict({name: nn.Linear(HIDDEN, size) for name, size in CLIP_CLASSES.items()})
+
+    def slice_losses(self, pooled: Tensor, targets: Targets) -> Tensor:
+        """Sum of the losses on (slices, hidden)."""
+        wanted = {"shape": targets.slice_shape, "color": targets.slice_color, "motion": targets.slice_motion}
+        return _sum(_loss(head(pooled), wanted[name]) for name, head in self.slice.items())
+
+    def clip_losses(self, hidden: Tensor, targets: Targets) -> Tensor:
+        """Sum of the losses on (clips, hidden)."""
+        return _sum(_loss(head(hidden), targets.clip[name]) for name, head in self.clip.items())
+
+
+def _sum(losses: Iterator[Tensor]) -> Tensor:
+    return torch.stack(list(losses)).sum()
+
+
+def _loss(logits: Tensor, wanted: Tensor) -> Tensor:
+    wanted = wanted.to(logits.device)
+    if not (wanted != IGNORED).any():
+        return logits.sum() * 0
+    return cross_entropy(logits.float(), wanted, ignore_index=IGNORED)
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """Losses of a batch, and for each turn whether every token of its answer was the likeliest."""
+
+    answer: Tensor
+    slices: Tensor
+    clip: Tensor
+    right: list[list[bool]]
+
+
+def run_vision(model: Any, heads: Heads, batch: Batch) -> tuple[Tensor, Tensor, Targets]:
+    """Embeddings (clips·slices, tokens, hidden), the slice losses, and the targets."""
+    device = model.device
+    rows, columns = batch.shot.height // 14, batch.shot.width // 14
+    seen = encode_slices(model.model.visual, batch.patches.to(device), rows, columns)
+    targets = make_targets(batch.scenes, batch.shot.frames)
+    return seen, heads.slice_losses(seen.mean(1), targets), targets
+
+
+def run_batch(model: Any, heads: Heads, batch: Batch) -> Forward:
+    """The whole model on a batch, teacher-forced."""
+    seen, slice_loss, targets = run_vision(model, heads, batch)
+    ids = batch.ids.to(model.device)
+    embeddings = model.get_input_embeddings()(ids)
+    embeddings = embeddings.masked_scatter((ids == model.config.video_token_id)[..., None], seen.to(embeddings.dtype))
+    hidden = model.model.language_model(
+        inputs_embeds=embeddings, position_ids=batch.positions.to(model.device), use_cache=False
+    ).last_hidden_state
+    after = hidden[torch.arange(len(ids)), batch.after_video.to(model.device)]
+    wanted = batch.labels[:, 1:].to(model.device)
+    asked = wanted != IGNORED
+    logits = model.lm_head(hidden[:, :-1][asked]).float()
+    loss = cross_entropy(logits, wanted[asked])
+    correct = torch.ones_like(wanted, dtype=torch.bool)
+    correct[asked] = logits.argmax(-1) == wanted[asked]
+    right = [
+        [bool(correct[row, start - 1 : end - 1].all()) for start, end in spans]
+        for row, spans in enumerate(batch.answers)
+    ]
+    return Forward(loss, slice_loss, heads.clip_losses(after, targets), right)
+
+
+class Optimizer:
+    """Muon for the blocks' matrices, AdamW for everything else, at one learning rate.
+
+    Muon (Jordan et al. 2024) needs about half the steps here; its updates are scaled to AdamW's size.
+    """
+
+    def __init__(self, model: Any, heads: nn.Module) -> None:
+        layers = (model.model.visual.blocks, model.model.visual.merger, model.model.language_model.layers)
+        matrices = [p for layer in layers for p in layer.parameters() if p.dim() == 2]
+        others = [p for p in [*model.parameters(), *heads.parameters()] if all(p is not matrix for matrix in matrices)]
+        muon = torch.optim.Muon(matrices, lr=0.0, weight_decay=0.05, adjust_lr_fn="match_rms_adamw")
+        adam = torch.optim.AdamW(others, lr=0.0, weight_decay=0.0, betas=(0.9, 0.98))
+        self._parts: tuple[tuple[torch.optim.Optimizer, float], ...] = ((muon, MUON_SPEED), (adam, 1.0))
+
+    def step(self, rate: float) -> None:
+        """Apply and clear the gradients."""
+        for part, speed in self._parts:
+            for group in part.param_groups:
+                group["lr"] = rate * speed
+            part.step()
+            part.zero_grad(set_to_none=True)
+
+    def state(self) -> list[Any]:
+        """What a checkpoint keeps."""
+        return [part.state_dict() for part, _ in self._parts]
+
+    def restore(self, state: list[Any]) -> None:
+        """Continue from a checkpoint."""
+        for (part, _), saved in zip(self._parts, state, strict=True):
+            part.load_state_dict(saved)
+
+
+def rate_at(stage: Stage, step: int) -> float:
+    """Linear warm-up over 50 steps, constant, then a straight way down over the last 40 %."""
+    left = (stage.steps - step) / stage.steps
+    return stage.rate * min((step + 1) / 50, 1.0) * min(left / 0.4 + 0.02, 1.0)
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write a checkpoint whole or not at all."""
+    partial = path.with_suffix(".partial")
+    torch.save(state, partial)
+    partial.replace(path)

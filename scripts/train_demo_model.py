@@ -1,0 +1,184 @@
+"""Train the demo model from a seed, in stages that resume: see assets/demo-model/README.md.
+
+Example: python scripts/train_demo_model.py --work /tmp/demo-train --export assets/demo-model
+"""
+
+import argparse
+import json
+import random
+import sys
+import time
+from collections import defaultdict
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+from demo_world.batches import make_batch
+from demo_world.export import export_model
+from demo_world.tokenizer import build_tokenizer
+from demo_world.training import (
+    Heads,
+    Optimizer,
+    Stage,
+    build_model,
+    rate_at,
+    run_batch,
+    run_vision,
+    save_checkpoint,
+)
+
+HELD_OUT_SEED = 7_000_000
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints and the log")
+    parser.add_argument("--export", type=Path, help="folder to write the finished model to")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--steps", type=int, nargs=3, default=(500, 900, 5000), help="steps of stages 1, 2, 3")
+    parser.add_argument("--tokens", type=int, default=2400, help="visual tokens per batch")
+    parser.add_argument("--minutes", type=float, default=1e9, help="stop after this long; run again to go on")
+    parser.add_argument("--float32", action="store_true", help="no bfloat16 matrix products")
+    return parser.parse_args()
+
+
+class Trainer:
+    """Model, heads and optimizer of one run, and where it stands."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        torch.manual_seed(arguments.seed)
+        self.arguments = arguments
+        self.tokenizer = build_tokenizer()
+        self.model: Any = build_model(self.tokenizer).to(arguments.device)
+        self.heads = Heads().to(arguments.device)
+        first, second, third = arguments.steps
+        self.stages = (
+            Stage(1, first, arguments.tokens, 1e-3),
+            Stage(2, second, arguments.tokens, 1e-3),
+            Stage(3, third, arguments.tokens, 1e-3),
+        )
+        self.stage, self.step, self.seconds = 0, 0, 0.0
+        self.optimizer = Optimizer(self.model, self.heads)
+        self.checkpoint = arguments.work / "checkpoint.pt"
+        if self.checkpoint.exists():
+            self._resume()
+
+    def _resume(self) -> None:
+        state = torch.load(self.checkpoint, weights_only=True)
+        self.model.load_state_dict(state["model"])
+        self.heads.load_state_dict(state["heads"])
+        if state["optimizer"]:
+            self.optimizer.restore(state["optimizer"])
+        self.stage, self.step, self.seconds = state["stage"], state["step"], state["seconds"]
+
+    def save(self) -> None:
+        state = {
+            "model": self.model.state_dict(), "heads": self.heads.state_dict(),
+            "optimizer": self.optimizer.state(), "stage": self.stage, "step": self.step, "seconds": self.seconds,
+        }  # fmt: skip
+        save_checkpoint(self.checkpoint, state)
+
+    def precision(self) -> AbstractContextManager[Any]:
+        if self.arguments.float32:
+            return nullcontext()
+        return torch.autocast(self.arguments.device.split(":")[0], dtype=torch.bfloat16)
+
+    def train_step(self, stage: Stage) -> dict[str, float]:
+        progress = self.step / stage.steps
+        batch = make_batch(self.arguments.seed, self.step, stage.number, progress, stage.tokens, self.tokenizer)
+        with self.precision():
+            if stage.number == 1:
+                _, slices, _ = run_vision(self.model, self.heads, batch)
+                loss, shown = slices, {"slices": slices}
+            else:
+                out = run_batch(self.model, self.heads, batch)
+                loss = 2 * out.answer + 0.3 * out.slices + 0.15 * out.clip
+                shown = {"answer": out.answer, "slices": out.slices, "clip": out.clip}
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step(rate_at(stage, self.step))
+        return {name: value.item() for name, value in shown.items()}
+
+    @torch.no_grad()
+    def held_out(self, stage: Stage, batches: int = 6) -> dict[str, float]:
+        """Share of held-out answers that greedy decoding gets right, by kind of question."""
+        right: dict[str, list[bool]] = defaultdict(list)
+        for index in range(batches):
+            batch = make_batch(HELD_OUT_SEED, index, stage.number, 1.0, 1200, self.tokenizer)
+            with self.precision():
+                if stage.number == 1:
+                    self._slice_accuracy(batch, right)
+                    continue
+                out = run_batch(self.model, self.heads, batch)
+            for scene, turns, marks in zip(batch.scenes, batch.turns, out.right, strict=True):
+                events = "two:" if len(scene.actors) == 2 else ""
+                for turn, mark in zip(turns, marks, strict=True):
+                    right[events + turn.kind].append(mark)
+                    right[events + "all"].append(mark)
+        return {kind: round(sum(marks) / len(marks), 3) for kind, marks in sorted(right.items())}
+
+    def _slice_accuracy(self, batch: Any, right: dict[str, list[bool]]) -> None:
+        from demo_world.training import encode_slices, make_targets
+
+        seen = encode_slices(
+            self.model.model.visual, batch.patches, batch.shot.height // 14, batch.shot.width // 14
+        ).mean(1)
+        targets = make_targets(batch.scenes, batch.shot.frames)
+        wanted = {"shape": targets.slice_shape, "color": targets.slice_color, "motion": targets.slice_motion}
+        for name, head in self.heads.slice.items():
+            known = wanted[name] >= 0
+            right[name] += (head(seen).argmax(-1)[known] == wanted[name][known]).tolist()
+
+    def run(self) -> bool:
+        """Train until the end or the time limit; returns whether all stages are done."""
+        began = saved = time.monotonic()
+        before = self.seconds
+        while self.stage < len(self.stages):
+            stage = self.stages[self.stage]
+            shown = self.train_step(stage)
+            self.step += 1
+            now = time.monotonic()
+            self.seconds = before + now - began
+            if self.step % 25 == 0:
+                log(
+                    stage=stage.number,
+                    step=self.step,
+                    seconds=round(self.seconds),
+                    **{k: round(v, 3) for k, v in shown.items()},
+                )
+            if self.step % 250 == 0 or self.step == stage.steps:
+                log(stage=stage.number, step=self.step, held_out=self.held_out(stage))
+            if self.step == stage.steps:
+                self.stage, self.step = self.stage + 1, 0
+                self.optimizer = Optimizer(self.model, self.heads)
+            if now - saved > 120 or self.step == 0:
+                self.save()
+                saved = now
+            if now - began > self.arguments.minutes * 60:
+                self.save()
+                return False
+        return True
+
+
+def log(**values: Any) -> None:
+    print(json.dumps(values), flush=True)
+
+
+def main() -> int:
+    arguments = parse_arguments()
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    trainer = Trainer(arguments)
+    log(parameters=sum(p.numel() for p in trainer.model.parameters()), stage=trainer.stage, step=trainer.step)
+    done = trainer.run()
+    if arguments.export:
+        export_model(trainer.model, trainer.tokenizer, arguments.export)
+    return 0 if done else 75  # 75: run again to go on
+
+
+if __name__ == "__main__":
+    random.seed(0)
+    raise SystemExit(main())

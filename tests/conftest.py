@@ -1,0 +1,36 @@
+"""Marks, and an environment without a network."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+ROOT = Path(__file__).parents[1]
+REAL_CLIPS = ROOT.parent / "shared" / "videos"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="run the longer proofs too")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("long") and not config.getoption("--long"):
+            item.add_marker(pytest.mark.skip(reason="a longer proof: scripts/test --long"))
+        if item.get_closest_marker("needs_cuda") and not _has_cuda() and os.environ.get("VIDQA_REQUIRE") != "cuda":
+            item.add_marker(pytest.mark.skip(reason="no CUDA device (VIDQA_REQUIRE=cuda makes this a failure)"))
+
+
+def _has_cuda() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+@pytest.fixture(scope="session")
+def real_clips() -> Path:
+    """The folder of real clips, where it is there."""
+    if not REAL_CLIPS.is_dir():
+        pytest.skip(f"the real clips are not here ({REAL_CLIPS})")
+    return REAL_CLIPS

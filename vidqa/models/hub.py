@@ -1,0 +1,145 @@
+"""Model names to local folders: the demo, a path, or a repository in the Hugging Face cache.
+
+Respects HF_HOME, HF_HUB_CACHE, HF_HUB_OFFLINE and HF_TOKEN, which huggingface_hub reads.
+Nothing is fetched except by `pull_model`; safetensors only. Knows no torch.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import vidqa
+from vidqa.errors import ModelError, ModelMissing
+from vidqa.models.specs import SUPPORTED_TYPES
+
+DEMO = "demo"
+_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
+_FETCHED = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.txt", "*.model")
+
+
+@dataclass(frozen=True, slots=True)
+class CachedModel:
+    """A repository in the cache. `runnable`: its type is supported and its weights are there."""
+
+    repository: str
+    model_type: str
+    size_bytes: int
+    folder: Path
+    runnable: bool
+
+
+def demo_folder() -> Path:
+    """Where the demo model lies: in the installed package, or in the checkout's assets."""
+    package = Path(vidqa.__file__).parent
+    for folder in (package / "_assets" / "demo-model", package.parent / "assets" / "demo-model"):
+        if (folder / "config.json").exists():
+            return folder
+    raise ModelMissing("The demo model is not part of this installation.", "Install vidqa again.")
+
+
+def resolve_model(name: str) -> Path:
+    """The local folder of `demo`, a folder's path, or a cached repository.
+
+    Raises ModelMissing where it is not here, ModelError where it is not a usable model.
+    """
+    if name == DEMO:
+        return demo_folder()
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return _checked_folder(folder)
+    if not _REPOSITORY.fullmatch(name):
+        raise ModelMissing(f"There is no model {name!r}: neither a folder nor OWNER/NAME.", "Use for example demo.")
+    return _checked_folder(_cached_folder(name))
+
+
+def _cached_folder(repository: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(repository, local_files_only=True, allow_patterns=list(_FETCHED)))
+    except (LocalEntryNotFoundError, HFValidationError, OSError) as error:
+        raise _missing(repository) from error
+
+
+def _missing(repository: str) -> ModelMissing:
+    return ModelMissing(
+        f"The model {repository} is not here: it was looked for in {cache_folder()}.",
+        f"Fetch it with `vidqa pull {repository}`, or try --model demo (coloured shapes only).",
+    )
+
+
+def _checked_folder(folder: Path) -> Path:
+    if not (folder / "config.json").exists():
+        raise ModelMissing(f"{folder} holds no model: config.json is missing.", "Give a checkpoint's folder.")
+    if not _weights_are_whole(folder):
+        raise ModelMissing(
+            f"The weights in {folder} are incomplete or not safetensors.", "Fetch them with `vidqa pull OWNER/NAME`."
+        )
+    return folder
+
+
+def _weights_are_whole(folder: Path) -> bool:
+    """One safetensors file, or every shard that the index names."""
+    index = folder / "model.safetensors.index.json"
+    if not index.exists():
+        return (folder / "model.safetensors").exists()
+    shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    return all((folder / shard).exists() for shard in shards)
+
+
+def cache_folder() -> Path:
+    """Where Hugging Face keeps models on this machine."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    return Path(HF_HUB_CACHE)
+
+
+def cached_models() -> list[CachedModel]:
+    """Vision-language models of the Qwen family in the cache, runnable ones first, then by name."""
+    from huggingface_hub import scan_cache_dir
+    from huggingface_hub.errors import CacheNotFound
+
+    try:
+        repositories = scan_cache_dir().repos
+    except CacheNotFound:
+        return []
+    found = [model for repository in repositories if (model := _cached(repository)) is not None]
+    return sorted(found, key=lambda model: (not model.runnable, model.repository))
+
+
+def _cached(repository: Any) -> CachedModel | None:
+    if repository.repo_type != "model" or not repository.revisions:
+        return None
+    newest = max(repository.revisions, key=lambda revision: revision.last_modified)
+    folder = Path(newest.snapshot_path)
+    try:
+        model_type = str(json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type"))
+    except (OSError, ValueError, AttributeError):
+        return None
+    if not model_type.startswith("qwen2"):
+        return None
+    runnable = model_type in SUPPORTED_TYPES and _weights_are_whole(folder)
+    return CachedModel(repository.repo_id, model_type, repository.size_on_disk, folder, runnable)
+
+
+def pull_model(repository: str) -> Path:
+    """Fetch a repository into the cache, going on where an earlier fetch stopped.
+
+    Raises ModelMissing where it cannot be reached, ModelError where it cannot be fetched.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return _checked_folder(Path(snapshot_download(repository, allow_patterns=list(_FETCHED))))
+    except (HFValidationError, HfHubHTTPError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ModelError(f"{repository} cannot be fetched: {reason}", "Check the name and your HF_TOKEN.") from error
+    except (LocalEntryNotFoundError, OSError) as error:
+        raise ModelMissing(
+            f"{repository} is not in {cache_folder()} and the Hugging Face hub cannot be reached.",
+            f"Check the connection (and HF_HUB_OFFLINE) and run `vidqa pull {repository}` again, or use --model demo.",
+        ) from error

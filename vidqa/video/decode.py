@@ -1,0 +1,226 @@
+"""VideoReader: a video's facts and its frames, decoded in a process that can be killed.
+
+The engine's only door to a video file. Every reply of the worker has a deadline. In
+process (by flag) the same FrameSource runs here, unprotected. Knows no model.
+"""
+
+import array
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+import vidqa
+from vidqa import errors
+from vidqa.errors import VideoError, VideoTooDamaged, VideoUnreadable
+from vidqa.types import Frame, VideoInfo
+from vidqa.units import format_timestamp
+
+_WORKER = (sys.executable, "-m", "vidqa.video.worker")
+_PASSED_ON = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TMPDIR", "SYSTEMROOT", "VIRTUAL_ENV")
+_PIPE_BYTES = 2**20
+
+
+class _Source(Protocol):
+    """Where frames come from: a worker process or this one."""
+
+    stopped: str
+
+    def frames(self, indices: Sequence[int]) -> Iterator[Frame]:
+        """Frames in order, until the end or the damage."""
+
+    def close(self) -> None:
+        """Let go of the file."""
+
+
+class VideoReader:
+    """An opened video. `frames` streams; `notes` says what the user should know."""
+
+    def __init__(self, info: VideoInfo, source: _Source) -> None:
+        self.info = info
+        self._source = source
+        self._delivered = 0
+        self._notes: list[str] = list(info.notes)
+
+    def __enter__(self) -> "VideoReader":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was unusual so far, a sentence each."""
+        return tuple(self._notes)
+
+    def frames(self, indices: Sequence[int]) -> Iterator[Frame]:
+        """Stream the frames at ascending indices into `info.pts_seconds`; repeats are allowed.
+
+        Ends early where decoding stops; `check_coverage` judges that.
+        """
+        self._delivered = 0
+        for frame in self._source.frames(indices):
+            self._delivered += 1
+            yield frame
+
+    def check_coverage(self, indices: Sequence[int]) -> None:
+        """Note missing frames; raises VideoTooDamaged if less than half of the asked span was decoded."""
+        if self._delivered == len(indices):
+            return
+        times = self.info.pts_seconds
+        begin, end = times[indices[0]], times[indices[-1]]
+        reached = times[indices[self._delivered - 1]] if self._delivered else begin
+        share = (reached - begin) / (end - begin) if end > begin else 0.0
+        reason = f" ({self._source.stopped})" if self._source.stopped else ""
+        told = (
+            f"{self._delivered} of {len(indices)} frames were decoded, until {format_timestamp(reached - times[0])} "
+            f"of {format_timestamp(end - times[0])}: the file is damaged{reason}."
+        )
+        if self._delivered == 0 or share < 0.5:
+            raise VideoTooDamaged(told, "Fetch it again, or ask about the part that is there with --end.")
+        self._notes.append(told)
+
+    def close(self) -> None:
+        """Stop decoding and let go of the file."""
+        self._source.close()
+
+
+def open_video(path: str, *, isolated: bool = True, deadline_seconds: float = 60.0) -> VideoReader:
+    """Open a video file; raises VideoError children. `deadline_seconds` bounds every reply of the worker."""
+    if isolated:
+        worker = Worker(_WORKER, path, deadline_seconds)
+        return VideoReader(worker.info, worker)
+    from vidqa.video.frames import FrameSource
+    from vidqa.video.probe import probe
+
+    opened = probe(path)
+    return VideoReader(opened.info, FrameSource(opened))
+
+
+class Worker:
+    """The decoding process, its pipes and its deadline."""
+
+    def __init__(self, command: Sequence[str], path: str, deadline_seconds: float) -> None:
+        self.stopped = ""
+        self._path = path
+        self._deadline_seconds = deadline_seconds
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            bufsize=0, env=_environment(),
+        )  # fmt: skip
+        try:
+            _widen(self._process.stdout)
+            self._command({"open": path})
+            header, payload = self._receive()
+            self.info = _info(header["info"], payload)
+        except BaseException:
+            self.close()
+            raise
+
+    def frames(self, indices: Sequence[int]) -> Iterator[Frame]:
+        """Frames as they come from the process."""
+        import numpy as np
+
+        self._command({"frames": list(indices)})
+        while True:
+            header, payload = self._receive()
+            if "end" in header:
+                self.stopped = header["end"]
+                return
+            height, width = header["shape"]
+            rgb = np.frombuffer(payload, np.uint8).reshape(height, width, 3)
+            yield Frame(header["index"], header["seconds"], rgb)
+
+    def close(self) -> None:
+        """Kill the process and collect it."""
+        process = self._process
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                pipe.close()
+
+    def _command(self, command: dict[str, Any]) -> None:
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(command).encode() + b"\n")
+        except (BrokenPipeError, ValueError) as error:
+            raise self._died() from error
+
+    def _receive(self) -> tuple[dict[str, Any], bytearray]:
+        """One message, within the deadline; an error message is raised as what it was."""
+        until = time.monotonic() + self._deadline_seconds
+        length = int.from_bytes(self._read(4, until), "big")
+        header: dict[str, Any] = json.loads(bytes(self._read(length, until)))
+        if kind := header.get("error"):
+            raise _error_class(kind)(header["what"], header["remedy"])
+        return header, self._read(header["payload_bytes"], until)
+
+    def _read(self, count: int, until: float) -> bytearray:
+        data = bytearray(count)
+        view, filled = memoryview(data), 0
+        assert self._process.stdout is not None
+        descriptor = self._process.stdout.fileno()
+        while filled < count:
+            ready, _, _ = select.select([descriptor], [], [], max(until - time.monotonic(), 0))
+            if not ready:
+                raise self._too_slow()
+            got = os.readv(descriptor, [view[filled:]])
+            if got == 0:
+                raise self._died()
+            filled += got
+        return data
+
+    def _too_slow(self) -> VideoUnreadable:
+        self.close()
+        return VideoUnreadable(
+            f"{Path(self._path).name} kept the decoder busy for {self._deadline_seconds:g} s without giving a frame.",
+            "The file may be damaged or hostile; convert it, or try --decode-in-process if you trust it.",
+        )
+
+    def _died(self) -> VideoUnreadable:
+        self.close()
+        code = self._process.returncode
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+        return VideoUnreadable(
+            f"The decoder {how} while it read {Path(self._path).name}.",
+            "The file is damaged or hostile; convert it with another tool.",
+        )
+
+
+def _environment() -> dict[str, str]:
+    """What FFmpeg needs and nothing more: no token, no proxy."""
+    kept = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+    return kept | {"PYTHONPATH": str(Path(vidqa.__file__).parents[1]), "PYTHONSAFEPATH": "1"}
+
+
+def _widen(pipe: Any) -> None:
+    """Let a frame pass in fewer, larger pieces where the system allows it."""
+    try:
+        import fcntl
+
+        fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+    except (ImportError, AttributeError, OSError):
+        return
+
+
+def _info(values: dict[str, Any], payload: bytearray) -> VideoInfo:
+    times = array.array("d")
+    times.frombytes(payload)
+    values["notes"] = tuple(values["notes"])
+    return VideoInfo(pts_seconds=tuple(times), **values)
+
+
+def _error_class(name: str) -> type[VideoError]:
+    kind = getattr(errors, name, VideoUnreadable)
+    return kind if isinstance(kind, type) and issubclass(kind, VideoError) else VideoUnreadable

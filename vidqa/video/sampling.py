@@ -1,0 +1,151 @@
+"""Which frames to take, and how large to make them. Arithmetic on plain numbers.
+
+The rules are those of qwen-vl-utils 0.0.14 (vision_process.py: smart_nframes,
+calculate_video_frame_range, fetch_video, smart_resize), re-implemented so that a plan
+needs no torch; on clips of a constant rate the indices are the same. Where the rate
+varies, frames are spread evenly in time instead of in number.
+"""
+
+import bisect
+import math
+import struct
+from collections.abc import Sequence
+
+from vidqa.errors import UsageError
+from vidqa.types import PixelBounds, VideoInfo
+from vidqa.units import format_timestamp
+
+_FRAMES_PER_SLICE = 2
+_MAX_ASPECT = 200
+
+
+def choose_indices(
+    info: VideoInfo,
+    *,
+    frames: int | None,
+    fps: float | None,
+    start_seconds: float | None,
+    end_seconds: float | None,
+    bounds: PixelBounds,
+) -> tuple[int, ...]:
+    """Indices into `info.pts_seconds`, ascending and even in number; one frame is doubled.
+
+    Times count from the first frame. Raises UsageError for what cannot be.
+    """
+    _check_counts(frames, fps)
+    first, last = _range(info, start_seconds, end_seconds)
+    available = last - first + 1
+    if available == 1 or frames == 1:
+        return ((first + last) // 2,) * _FRAMES_PER_SLICE
+    wanted = frames if frames is not None else _frames_at(info, first, last, fps or bounds.fps, bounds)
+    count = _even(min(_nearest_even(wanted), available))
+    if info.constant_rate:
+        return spread(first, last, count)
+    return _spread_in_time(info.pts_seconds, first, last, count)
+
+
+def _check_counts(frames: int | None, fps: float | None) -> None:
+    if frames is not None and fps is not None:
+        raise UsageError("--frames and --fps exclude each other.", "Give one of them.")
+    if frames is not None and frames < 1:
+        raise UsageError(f"--frames {frames} shows nothing.", "Ask for 1 or more.")
+    if fps is not None and not 0 < fps < math.inf:
+        raise UsageError(f"--fps {fps} is not above 0.", "Ask for example --fps 2.")
+
+
+def _range(info: VideoInfo, start: float | None, end: float | None) -> tuple[int, int]:
+    """First and last index of the asked time range, as the reference rounds them."""
+    length = f"The video lasts {format_timestamp(info.duration_seconds)}"
+    low, high = start or 0.0, info.duration_seconds if end is None else end
+    if low < 0 or high < 0:
+        raise UsageError("A time before the start of the video was asked for.", f"{length}; times begin at 0.")
+    if low >= info.duration_seconds and low > 0:
+        raise UsageError(f"--start {format_timestamp(low)} lies past the end.", f"{length}; choose an earlier start.")
+    if low >= high and (start is not None or end is not None):
+        raise UsageError(f"--start {format_timestamp(low)} is not before --end {format_timestamp(high)}.", f"{length}.")
+    if start is None and end is None:
+        return 0, info.frame_count - 1
+    return _range_by_rate(info, low, high) if info.constant_rate else _range_by_time(info, low, high)
+
+
+def _range_by_rate(info: VideoInfo, low: float, high: float) -> tuple[int, int]:
+    last = min(math.floor(min(high, info.frame_count / info.fps) * info.fps), info.frame_count - 1)
+    first = min(math.ceil(low * info.fps), last)  # a range between two frames shows the one before it
+    return first, last
+
+
+def _range_by_time(info: VideoInfo, low: float, high: float) -> tuple[int, int]:
+    offset = info.pts_seconds[0]
+    first = bisect.bisect_left(info.pts_seconds, low + offset)
+    last = bisect.bisect_right(info.pts_seconds, high + offset) - 1
+    return min(first, max(last, 0)), max(last, 0)
+
+
+def _frames_at(info: VideoInfo, first: int, last: int, fps: float, bounds: PixelBounds) -> int:
+    """Qwen's count: duration times rate, within the bounds and what there is, floored to even."""
+    available = last - first + 1
+    if info.constant_rate:
+        wanted = available / info.fps * fps
+    else:
+        wanted = (info.pts_seconds[last] - info.pts_seconds[first] + 1 / info.fps) * fps
+    lowest = math.ceil(bounds.min_frames / _FRAMES_PER_SLICE) * _FRAMES_PER_SLICE
+    highest = _even(min(bounds.max_frames, available))
+    return _even(int(min(max(wanted, lowest), highest, available)))
+
+
+def _even(count: int) -> int:
+    return max(count // _FRAMES_PER_SLICE * _FRAMES_PER_SLICE, _FRAMES_PER_SLICE)
+
+
+def _nearest_even(count: int) -> int:
+    return max(round(count / _FRAMES_PER_SLICE) * _FRAMES_PER_SLICE, _FRAMES_PER_SLICE)
+
+
+def spread(first: int, last: int, count: int) -> tuple[int, ...]:
+    """`torch.linspace(first, last, count).round()`: single precision, from both ends, half to even."""
+    step = _single((last - first) / (count - 1))
+    half = count // 2
+    low = [round(_single(first + step * place)) for place in range(half)]
+    high = [round(_single(last - step * (count - 1 - place))) for place in range(half, count)]
+    return tuple(low + high)
+
+
+def _single(value: float) -> float:
+    rounded: float = struct.unpack("f", struct.pack("f", value))[0]
+    return rounded
+
+
+def _spread_in_time(pts: Sequence[float], first: int, last: int, count: int) -> tuple[int, ...]:
+    """The frames nearest to `count` evenly spread moments."""
+    begin, span = pts[first], pts[last] - pts[first]
+    return tuple(_nearest(pts, begin + span * place / (count - 1), first, last) for place in range(count))
+
+
+def _nearest(pts: Sequence[float], moment: float, first: int, last: int) -> int:
+    after = min(bisect.bisect_left(pts, moment, first, last + 1), last)
+    before = max(after - 1, first)
+    return before if moment - pts[before] <= pts[after] - moment else after
+
+
+def frame_size(height: int, width: int, frames: int, bounds: PixelBounds, *, factor: int) -> tuple[int, int]:
+    """(height, width) to give the frames: an even share of the video's pixels, within the bounds."""
+    share = bounds.total_pixels / frames * _FRAMES_PER_SLICE
+    most = max(min(bounds.max_pixels, share), int(bounds.min_pixels * 1.05))
+    return smart_resize(height, width, factor=factor, min_pixels=bounds.min_pixels, max_pixels=most)
+
+
+def smart_resize(height: int, width: int, *, factor: int, min_pixels: int, max_pixels: float) -> tuple[int, int]:
+    """Round both sides to multiples of `factor`, keeping the aspect and the pixel bounds.
+
+    As qwen-vl-utils does, but a side never becomes 0. Raises UsageError beyond 200:1.
+    """
+    if max(height, width) / min(height, width) > _MAX_ASPECT:
+        raise UsageError(f"The picture is {width}x{height}, longer than {_MAX_ASPECT}:1.", "Crop it, or give --size.")
+    tall, wide = (max(factor, round(side / factor) * factor) for side in (height, width))
+    if tall * wide > max_pixels:
+        shrink = math.sqrt(height * width / max_pixels)
+        tall, wide = (max(factor, math.floor(side / shrink / factor) * factor) for side in (height, width))
+    elif tall * wide < min_pixels:
+        grow = math.sqrt(min_pixels / (height * width))
+        tall, wide = (math.ceil(side * grow / factor) * factor for side in (height, width))
+    return tall, wide

@@ -1,0 +1,86 @@
+"""The process that touches FFmpeg: `python -m vidqa.video.worker`, spoken to over its pipes.
+
+Reads one JSON command a line from stdin; answers on stdout with messages of a four-byte
+length, a JSON header and, where the header says so, `payload_bytes` of raw data. A file
+that crashes or hangs FFmpeg takes this process down and nothing else. Knows no torch.
+"""
+
+import array
+import ctypes
+import json
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from typing import Any, BinaryIO
+
+from vidqa.errors import VideoError
+from vidqa.video.frames import FrameSource
+from vidqa.video.probe import probe
+
+_ADDRESS_SPACE_BYTES = 12 * 2**30
+_PR_SET_PDEATHSIG = 1
+
+
+def send(out: BinaryIO, header: dict[str, Any], payload: memoryview | bytes = b"") -> None:
+    """Write one message."""
+    header["payload_bytes"] = len(payload)
+    encoded = json.dumps(header).encode()
+    out.write(len(encoded).to_bytes(4, "big") + encoded)
+    out.write(payload)
+    out.flush()
+
+
+def serve(commands: BinaryIO, out: BinaryIO) -> None:
+    """Obey `open` and `frames` commands until stdin ends."""
+    source: FrameSource | None = None
+    for line in commands:
+        command = json.loads(line)
+        try:
+            if path := command.get("open"):
+                source = _open(path, out)
+            elif source is not None:
+                _send_frames(source, command["frames"], out)
+        except VideoError as error:
+            send(out, {"error": type(error).__name__, "what": error.what, "remedy": error.remedy})
+
+
+def _open(path: str, out: BinaryIO) -> FrameSource:
+    opened = probe(path)
+    header = asdict(opened.info)
+    times = array.array("d", header.pop("pts_seconds"))
+    send(out, {"info": header}, times.tobytes())
+    return FrameSource(opened)
+
+
+def _send_frames(source: FrameSource, indices: Sequence[int], out: BinaryIO) -> None:
+    for frame in source.frames(indices):
+        header = {"index": frame.index, "seconds": frame.timestamp_seconds, "shape": frame.rgb.shape[:2]}
+        send(out, header, frame.rgb.data.cast("B"))
+    send(out, {"end": source.stopped})
+
+
+def _confine() -> None:
+    """Let the parent decide about Ctrl-C, die with it, and never take all the memory."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    with suppress(ImportError, OSError, ValueError):
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (_ADDRESS_SPACE_BYTES, _ADDRESS_SPACE_BYTES))
+
+
+def main() -> None:
+    """Serve the parent; native libraries that print go to stderr, never into the messages."""
+    _confine()
+    out = os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(2, 1)
+    with suppress(BrokenPipeError):
+        serve(sys.stdin.buffer, out)
+
+
+if __name__ == "__main__":
+    main()
