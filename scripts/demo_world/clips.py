@@ -9,23 +9,16 @@ from typing import Any
 import av
 import numpy as np
 
-from demo_world.export import MAX_PIXELS, MIN_PIXELS
+from demo_world.export import MAX_FRAMES, MAX_PIXELS, MIN_PIXELS
 from demo_world.render import render_clips_at
 from demo_world.render_other import render_frames
 from demo_world.world import Scene, Shot, draw_scene
 from vidqa.video.sampling import smart_resize
 
 _SOURCE_SIZES = (
-    (160, 120),
-    (320, 240),
-    (256, 256),
-    (320, 180),
-    (426, 240),
-    (180, 320),
-    (240, 320),
-    (400, 300),
-    (200, 150),
-)
+    (160, 120), (320, 240), (256, 256), (320, 180), (426, 240), (180, 320), (240, 320), (400, 300), (200, 150), (560, 240),
+)  # fmt: skip
+_ASKED_FRAMES = (1, 2, 4, 6, 8, 12, 16, 32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,19 +33,26 @@ class ClipSpec:
     codec: str
     options: tuple[tuple[str, str], ...]
     other_renderer: bool
+    asked_frames: int | None = None
+
+    @property
+    def count(self) -> int:
+        """Frames in the file."""
+        return max(round(self.seconds * self.fps), 2)
 
 
 def draw_clip(seed: int, *, other_renderer: bool) -> ClipSpec:
-    """A held-out clip whose events show in what the default plan samples of it."""
+    """A held-out clip whose events show in the frames that are sampled of it: by default, or as many as are asked for."""
     rng = random.Random(f"clip/{seed}")
     width, height = rng.choice(_SOURCE_SIZES)
     width, height = width + 2 * rng.randint(0, 12), height + 2 * rng.randint(0, 12)
     fps, seconds = rng.choice((10, 12, 15, 24, 25, 30)), rng.uniform(1, 20)
+    asked = rng.choice(_ASKED_FRAMES) if rng.random() < 0.2 else None
     tall, wide = smart_resize(height, width, factor=28, min_pixels=MIN_PIXELS, max_pixels=MAX_PIXELS)
-    sampled = min(max(int(seconds * 2) // 2 * 2, 4), 16)
-    scene = draw_scene(rng, Shot(sampled, tall, wide))
+    sampled = min(asked or max(int(seconds * 2), 4) // 2 * 2, round(seconds * fps))
+    scene = draw_scene(rng, Shot(sampled if asked else min(sampled, MAX_FRAMES), tall, wide))
     codec, options = _encoding(rng, other_renderer)
-    return ClipSpec(scene, width, height, fps, seconds, codec, options, other_renderer)
+    return ClipSpec(scene, width, height, fps, seconds, codec, options, other_renderer, asked)
 
 
 def _encoding(rng: random.Random, other: bool) -> tuple[str, tuple[tuple[str, str], ...]]:
@@ -64,12 +64,11 @@ def _encoding(rng: random.Random, other: bool) -> tuple[str, tuple[tuple[str, st
 
 def write_clip(spec: ClipSpec, path: Path) -> None:
     """Render and encode a clip."""
-    count = max(round(spec.seconds * spec.fps), 2)
-    times = [index / (count - 1) for index in range(count)]
+    times = [index / (spec.count - 1) for index in range(spec.count)]
     with av.open(str(path), "w") as container:
         stream: Any = container.add_stream(spec.codec, rate=Fraction(spec.fps), options=dict(spec.options))
         stream.width, stream.height, stream.pix_fmt = spec.width, spec.height, "yuv420p"
-        for start in range(0, count, 32):
+        for start in range(0, spec.count, 32):
             for picture in _pictures(spec, times[start : start + 32]):
                 for packet in stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")):
                     container.mux(packet)

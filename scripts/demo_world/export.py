@@ -1,5 +1,6 @@
 """Write a trained demo model in transformers' own on-disk format, with its processors' bounds."""
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from transformers import GenerationConfig
 
 MIN_PIXELS = 84 * 84  # 9 tokens per temporal slice
 MAX_PIXELS = 224 * 84  # 24 tokens per temporal slice
+MIN_FRAMES, MAX_FRAMES = 4, 16
 _CLIP_MEAN = [0.48145466, 0.4578275, 0.40821073]
 _CLIP_STD = [0.26862954, 0.26130258, 0.27577711]
 _COMMON = {
@@ -29,14 +31,15 @@ def export_model(model: Any, tokenizer: Any, folder: Path) -> None:
         pad_token_id=token("<|endoftext|>"),
         eos_token_id=[token("<|im_end|>"), token("<|endoftext|>")],
     )
-    weights = {name: value.to(torch.bfloat16).contiguous() for name, value in model.state_dict().items()}
-    weights.pop("lm_head.weight", None)  # tied to the embedding
-    model.config.dtype = torch.bfloat16
-    model.save_pretrained(folder, state_dict=weights)
+    copy.deepcopy(model).to("cpu", torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     _write(folder / "preprocessor_config.json", _COMMON | {"image_processor_type": "Qwen2VLImageProcessor"})
-    video = {"video_processor_type": "Qwen2VLVideoProcessor", "fps": 2.0, "min_frames": 4, "max_frames": 16}
-    _write(folder / "video_preprocessor_config.json", _COMMON | video | {"do_sample_frames": False})
+    video = {
+        "video_processor_type": "Qwen2VLVideoProcessor", "fps": 2.0, "min_frames": MIN_FRAMES, "max_frames": MAX_FRAMES,
+        "do_sample_frames": False,
+    }  # fmt: skip
+    _write(folder / "video_preprocessor_config.json", _COMMON | video)
+    (folder / "model.safetensors").chmod(0o644)
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:

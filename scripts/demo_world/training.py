@@ -160,9 +160,10 @@ class Optimizer:
 
 
 def rate_at(stage: Stage, step: int) -> float:
-    """Linear warm-up over 50 steps, constant, then a straight way down over the last 40 %."""
+    """Linear warm-up over 50 steps, then constant; the last stage goes straight down over its last 40 %."""
+    rate = stage.rate * min((step + 1) / 50, 1.0)
     left = (stage.steps - step) / stage.steps
-    return stage.rate * min((step + 1) / 50, 1.0) * min(left / 0.4 + 0.02, 1.0)
+    return rate * min(left / 0.4 + 0.01, 1.0) if stage.number == 3 else rate
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:

@@ -34,6 +34,8 @@ class FrameSource:
         """Yield a Frame per index (ascending, repeats allowed) until the end or the damage."""
         ticks = self._opened.pts
         self._targets = {ticks[index] for index in indices}
+        self.stopped = ""
+        self._rewind()
         last: Frame | None = None
         for index in indices:
             if last is None or last.index != index:
@@ -62,17 +64,23 @@ class FrameSource:
         self._order += 1
         return self._order
 
+    def _rewind(self) -> None:
+        """Begin again at the first packet."""
+        self._container.seek(0)
+        self._pictures, self._position, self._order = None, None, -1
+
     def _seek_if_cheaper(self, target: int) -> None:
+        """Move to the keyframe before the target if that saves decoding."""
         keys, ticks = self._opened.keys, self._opened.pts
         place = bisect.bisect_right(keys, target) - 1
-        if place < 0:
-            return
         at = self._position if self._position is not None else ticks[0] - 1
-        saved = bisect.bisect_left(ticks, keys[place]) - bisect.bisect_right(ticks, at)
+        saved = bisect.bisect_left(ticks, keys[place]) - bisect.bisect_right(ticks, at) if place >= 0 else 0
         if saved < _SEEK_SAVES_FRAMES:
             return
         while place >= 0 and not self._lands_before(keys[place], target):
             place -= 1
+        if place < 0:
+            self._rewind()
 
     def _lands_before(self, key: int, target: int) -> bool:
         """Seek; true if the first packet there does not lie behind the target."""

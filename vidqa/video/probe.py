@@ -16,7 +16,7 @@ from typing import Any
 
 import av
 
-from vidqa.errors import VideoNotFound, VideoUnreadable
+from vidqa.errors import VideoNotFound, VideoTooDamaged, VideoUnreadable
 from vidqa.types import VideoInfo
 
 MAX_PIXELS = 8192 * 4352
@@ -109,33 +109,53 @@ def probe(path: str) -> Opened:
         stream.thread_type = "AUTO"
         with reading(absolute):
             stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
-            pts, keys, shown = _scan(container, stream)
+            scan = _scan(container, stream)
             first = _first_frame(container, stream, absolute)
-            linear = None in shown or len(set(pts)) != len(pts) or not pts
-            if linear:
+            if scan.usable:
+                pts, keys = scan.pts, scan.keys
+            else:
                 pts, keys = _decoded_times(container, stream), []
-            container.seek(0)
-        return Opened(container, stream, _info(path, container, stream, first, pts, linear), pts, keys, linear)
+        info = _info(path, container, stream, first, pts, scan)
+        return Opened(container, stream, info, pts, keys, linear=not scan.usable)
     except BaseException:
         container.close()
         raise
 
 
-def _scan(container: Any, stream: Any) -> tuple[list[int], list[int], list[int | None]]:
-    """Presentation times of the shown packets and of the keyframes, without decoding."""
-    shown: list[int | None] = []
-    keys = []
+@dataclass(frozen=True, slots=True)
+class _Scan:
+    """The packets of a stream in ticks: shown ones, keyframes, and where the last one ends.
+
+    `usable`: every shown packet has a time of its own.
+    """
+
+    pts: list[int]
+    keys: list[int]
+    end: int
+    usable: bool
+
+
+def _scan(container: Any, stream: Any) -> _Scan:
+    """Read all packets without decoding any."""
+    shown: list[int] = []
+    keys: list[int] = []
+    end, timeless = 0, 0
     try:
         for packet in container.demux(stream):
             if packet.size == 0 or packet.is_discard:
                 continue
+            if packet.pts is None:
+                timeless += 1
+                continue
             shown.append(packet.pts)
-            if packet.is_keyframe and packet.pts is not None:
+            end = max(end, packet.pts + (packet.duration or 0))
+            if packet.is_keyframe:
                 keys.append(packet.pts)
     except av.FFmpegError:
         if not shown:
             raise  # a damaged tail is met again, and told, while decoding
-    return sorted(pts for pts in shown if pts is not None), sorted(keys), shown
+    usable = bool(shown) and not timeless and len(set(shown)) == len(shown)
+    return _Scan(sorted(shown), sorted(keys), end, usable)
 
 
 def _first_frame(container: Any, stream: Any, path: str) -> Any:
@@ -161,7 +181,7 @@ def _decoded_times(container: Any, stream: Any) -> list[int]:
     return ticks
 
 
-def _info(path: str, container: Any, stream: Any, first: Any, pts: list[int], linear: bool) -> VideoInfo:
+def _info(path: str, container: Any, stream: Any, first: Any, pts: list[int], scan: _Scan) -> VideoInfo:
     tick = float(stream.time_base)
     seconds = tuple(value * tick for value in pts)
     fps, fps_source = _rate(stream, seconds)
@@ -169,8 +189,8 @@ def _info(path: str, container: Any, stream: Any, first: Any, pts: list[int], li
     rotation = round((first.rotation or 0) / 90) * 90 % 360
     aspect = float(stream.sample_aspect_ratio or 1)
     width, height = _shown_size(first.width, first.height, rotation, aspect)
-    duration = seconds[-1] - seconds[0] + 1 / fps
-    header, source = _header_duration(container, stream)
+    counted = "packets" if scan.usable else "decoding"
+    notes = (*_rotation_note(first), *_truncation_note(path, container, stream, scan))
     return VideoInfo(
         path=path,
         container=container.format.name,
@@ -183,19 +203,19 @@ def _info(path: str, container: Any, stream: Any, first: Any, pts: list[int], li
         pixel_aspect=aspect,
         fps=fps,
         frame_count=len(pts),
-        duration_seconds=duration,
+        duration_seconds=seconds[-1] - seconds[0] + 1 / fps,
         start_seconds=seconds[0],
         constant_rate=constant,
         pts_seconds=seconds,
         sources={
-            "duration": "decoding" if linear else "packets",
+            "duration": counted,
             "fps": fps_source,
-            "frames": "decoding" if linear else "packets",
+            "frames": counted,
             "rotation": "frame" if first.rotation else "default",
             "pixel_aspect": "header" if stream.sample_aspect_ratio else "default",
             "size": "frame",
         },
-        notes=tuple(_notes(first, duration, header, source)),
+        notes=notes,
     )
 
 
@@ -224,17 +244,27 @@ def _shown_size(width: int, height: int, rotation: int, aspect: float) -> tuple[
     return (height, wide) if rotation % 180 else (wide, height)
 
 
-def _header_duration(container: Any, stream: Any) -> tuple[float | None, str]:
-    """The length that the header promises, if it is this stream's own."""
-    if stream.duration is not None:
-        return float(stream.duration * stream.time_base), "stream"
-    if container.duration is not None and len(container.streams) == 1:
-        return container.duration / av.time_base, "container"
-    return None, "none"
-
-
-def _notes(first: Any, duration: float, header: float | None, source: str) -> Iterator[str]:
+def _rotation_note(first: Any) -> Iterator[str]:
     if (first.rotation or 0) % 90:
         yield f"The picture is rotated by {first.rotation}°; it is shown turned to the nearest right angle."
-    if header is not None and source == "container" and duration < header * 0.95 - 0.5:
-        yield f"The file looks truncated: {duration:.1f} s of {header:.1f} s are there."
+
+
+def _truncation_note(path: str, container: Any, stream: Any, scan: _Scan) -> Iterator[str]:
+    """Say what is missing; raises VideoTooDamaged where less than half of the promised time is there."""
+    promised = _header_seconds(container, stream)
+    there = scan.end * float(stream.time_base)
+    if promised is None or not scan.usable or there > promised * 0.95 - 0.5:
+        return
+    told = f"{Path(path).name} looks truncated: {there:.1f} s of {promised:.1f} s are there."
+    if there < promised / 2:
+        raise VideoTooDamaged(told, "Fetch or copy it again.")
+    yield told
+
+
+def _header_seconds(container: Any, stream: Any) -> float | None:
+    """Where the header says that this stream ends; None where it speaks of other streams too."""
+    if stream.duration is not None:
+        return float((stream.duration + (stream.start_time or 0)) * stream.time_base)
+    if container.duration is not None and len(container.streams) == 1:
+        return (container.duration + (container.start_time or 0)) / av.time_base
+    return None
