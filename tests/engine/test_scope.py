@@ -1,0 +1,97 @@
+"""Gradients are off around consumption, and only there."""
+
+import gc
+import weakref
+from collections.abc import Generator
+
+import torch
+from torch import Tensor
+
+from tests.engine.test_parity import prompt_tensors
+from tests.tiny import pair, random_patches
+from vidqa.engine.decode import decode
+from vidqa.engine.kv_cache import KVCache
+from vidqa.engine.prefill import prefill
+from vidqa.engine.sampler import Sampler
+from vidqa.engine.scope import without_grad
+from vidqa.engine.vision import encode_video
+from vidqa.models.attention import make_kernel
+
+
+def test_no_tensor_of_any_stage_has_a_grad_fn_and_the_consumer_keeps_its_mode() -> None:
+    models = pair("2B")
+    pictures = ((torch.randint(0, 255, (3, 56, 84), dtype=torch.uint8), float(index)) for index in range(6))
+    groups = []
+    for group in encode_video(models.ours, pictures, 1):
+        assert torch.is_grad_enabled()
+        groups.append(group)
+    assert len(groups) == 3
+    assert all(group.embeddings.grad_fn is None for group in groups)
+
+    embeddings, positions = prompt_tensors(models, random_patches(3, 6, 8), 6, 8)
+    cache, kernel = KVCache(models.ours.spec, 256, torch.float32, torch.device("cpu")), make_kernel("sdpa")
+    stage = prefill(models.ours, embeddings, positions, cache, kernel, 16)
+    steps, nothing = 0, torch.zeros(1, 2, 0, 16)
+    while True:
+        try:
+            next(stage)
+        except StopIteration as finished:
+            logits: Tensor = finished.value
+            break
+        steps += 1
+        assert torch.is_grad_enabled()
+        assert not cache.view(whole=True).update(nothing, nothing, 0)[0].requires_grad
+    assert steps == 3  # 45 tokens in chunks of 16
+    assert logits.grad_fn is None
+    for _ in decode(models.ours, logits, int(positions.max()) + 1, cache, kernel, Sampler(0, 1, 0), frozenset(), 4):
+        assert torch.is_grad_enabled()
+
+
+class Tracked:
+    """Something whose end can be watched."""
+
+
+def test_closing_a_half_read_stage_frees_what_it_held() -> None:
+    alive: list[weakref.ref[Tracked]] = []
+
+    @without_grad
+    def stage() -> Generator[int, None, None]:
+        held = Tracked()
+        alive.append(weakref.ref(held))
+        yield from range(100)
+
+    running = stage()
+    assert next(running) == 0
+    assert alive[0]() is not None
+    running.close()
+    gc.collect()
+    assert alive[0]() is None
+    assert torch.is_grad_enabled()
+
+
+def test_a_half_read_prefill_frees_its_cache() -> None:
+    models = pair("2B")
+    embeddings, positions = prompt_tensors(models, random_patches(3, 6, 8), 6, 8)
+    cache = KVCache(models.ours.spec, 256, torch.float32, torch.device("cpu"))
+    watched = weakref.ref(cache)
+    stage = prefill(models.ours, embeddings, positions, cache, make_kernel("sdpa"), 8)
+    next(stage)
+    stage.close()
+    del cache, stage
+    gc.collect()
+    assert watched() is None
+
+
+def test_a_stage_returns_and_raises_through_the_scope() -> None:
+    @without_grad
+    def stage() -> Generator[bool, None, str]:
+        yield torch.is_grad_enabled()
+        return "done"
+
+    running = stage()
+    assert next(running) is False
+    assert torch.is_grad_enabled()
+    try:
+        next(running)
+    except StopIteration as finished:
+        assert finished.value == "done"
