@@ -4,6 +4,8 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 from demo_world.clips import ClipSpec, write_clip
 from demo_world.world import Actor, Scene
@@ -29,6 +31,7 @@ SCENES = {
 
 
 def main() -> int:
+    torch.set_num_threads(1)  # how work is split shows in the last bit of a color
     for name, scene in SCENES.items():
         seconds = 6.0 if len(scene.actors) == 2 else 4.0
         spec = ClipSpec(scene, 320, 240, 24, seconds, "libx264", (("crf", "23"), ("preset", "medium")), False)

@@ -37,7 +37,7 @@ HELD_OUT_SEED = 7_000_000
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints and the log")
-    parser.add_argument("--export", type=Path, help="folder to write the finished model to")
+    parser.add_argument("--export", type=Path, help="folder to write the model to, at every checkpoint")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--steps", type=int, nargs=3, default=(500, 900, 5000), help="steps of stages 1, 2, 3")
@@ -82,6 +82,8 @@ class Trainer:
             "optimizer": self.optimizer.state(), "stage": self.stage, "step": self.step, "seconds": self.seconds,
         }  # fmt: skip
         save_checkpoint(self.checkpoint, state)
+        if self.arguments.export:
+            export_model(self.model, self.tokenizer, self.arguments.export)
 
     def precision(self) -> AbstractContextManager[Any]:
         if self.arguments.float32:
@@ -123,16 +125,11 @@ class Trainer:
         return {kind: round(sum(marks) / len(marks), 3) for kind, marks in sorted(right.items())}
 
     def _slice_accuracy(self, batch: Any, right: dict[str, list[bool]]) -> None:
-        from demo_world.training import encode_slices, make_targets
-
-        seen = encode_slices(
-            self.model.model.visual, batch.patches, batch.shot.height // 14, batch.shot.width // 14
-        ).mean(1)
-        targets = make_targets(batch.scenes, batch.shot.frames)
-        wanted = {"shape": targets.slice_shape, "color": targets.slice_color, "motion": targets.slice_motion}
-        for name, head in self.heads.slice.items():
-            known = wanted[name] >= 0
-            right[name] += (head(seen).argmax(-1)[known] == wanted[name][known]).tolist()
+        seen, _, targets = run_vision(self.model, self.heads, batch)
+        for name, wanted in targets.slices.items():
+            known = wanted >= 0
+            guessed = self.heads.slice[name](seen.mean(1)).argmax(-1).cpu()
+            right[name] += (guessed[known] == wanted[known]).tolist()
 
     def run(self) -> bool:
         """Train until the end or the time limit; returns whether all stages are done."""
@@ -159,7 +156,6 @@ class Trainer:
                 self.save()
                 saved = now
             if now - began > self.arguments.minutes * 60:
-                self.save()
                 return False
         return True
 
@@ -174,8 +170,7 @@ def main() -> int:
     trainer = Trainer(arguments)
     log(parameters=sum(p.numel() for p in trainer.model.parameters()), stage=trainer.stage, step=trainer.step)
     done = trainer.run()
-    if arguments.export:
-        export_model(trainer.model, trainer.tokenizer, arguments.export)
+    trainer.save()
     return 0 if done else 75  # 75: run again to go on
 
 

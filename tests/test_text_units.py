@@ -41,7 +41,8 @@ def test_a_line_stays_a_line() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "seconds"), [("90", 90), ("90.5", 90.5), ("1:30", 90), ("0:01:30.25", 90.25), (".5", 0.5), ("2:00:00", 7200)]
+    ("text", "seconds"),
+    [("90", 90), ("90.5", 90.5), ("1:30", 90), ("0:01:30.25", 90.25), (".5", 0.5), ("2:00:00", 7200)],
 )
 def test_timestamps_are_read(text: str, seconds: float) -> None:
     assert parse_timestamp(text) == seconds

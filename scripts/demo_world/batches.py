@@ -83,7 +83,8 @@ def assemble(
     patches = to_patches(pixels.flatten(0, 1), patch=14, temporal_patch=2, merge=2)
     slices, rows, columns = pixels.shape[1] // 2, shot.height // 28, shot.width // 28
     samples = [
-        _sample(tokenizer, turn, system, slices, rows, columns) for turn, system in zip(turns, systems, strict=True)
+        _sample(tokenizer, turn, system, _pad_token(shot, index), slices, rows, columns)
+        for index, (turn, system) in enumerate(zip(turns, systems, strict=True))
     ]
     longest = max(len(sample.ids) for sample in samples)
     pad = tokenizer.pad_token_id
@@ -119,10 +120,17 @@ class _Sample:
     answers: list[tuple[int, int]]
 
 
-def _sample(tokenizer: Any, turns: Sequence[Turn], system: str, slices: int, rows: int, columns: int) -> _Sample:
+def _pad_token(shot: Shot, index: int) -> str:
+    """Every other single frame is shown as an image, everything else as a video."""
+    return "<|image_pad|>" if shot.frames == 1 and index % 2 else "<|video_pad|>"
+
+
+def _sample(
+    tokenizer: Any, turns: Sequence[Turn], system: str, pad: str, slices: int, rows: int, columns: int
+) -> _Sample:
     """One conversation: only answers (and the token that ends them) carry labels."""
     head = _encode(tokenizer, f"<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\n<|vision_start|>")
-    video = [tokenizer.convert_tokens_to_ids("<|video_pad|>")] * (slices * rows * columns)
+    video = [tokenizer.convert_tokens_to_ids(pad)] * (slices * rows * columns)
     ids = head + video + _encode(tokenizer, "<|vision_end|>")
     after_video = len(ids) - 1
     labels = [IGNORED] * len(ids)
@@ -164,9 +172,7 @@ class Targets:
     slice. Per clip and actor: kind, direction, shape, color and end color.
     """
 
-    slice_shape: Tensor
-    slice_color: Tensor
-    slice_motion: Tensor
+    slices: dict[str, Tensor]
     clip: dict[str, Tensor]
 
 
@@ -179,7 +185,7 @@ def make_targets(scenes: Sequence[Scene], frames: int) -> Targets:
     slices = [[_slice_classes(scene, *pair) for pair in pairs] for scene in scenes]
     table = torch.tensor(slices)  # (clips, slices, 3)
     flat = table.flatten(0, 1)
-    return Targets(flat[:, 0], flat[:, 1], flat[:, 2], _clip_classes(scenes))
+    return Targets({"shape": flat[:, 0], "color": flat[:, 1], "motion": flat[:, 2]}, _clip_classes(scenes))
 
 
 def _slice_classes(scene: Scene, first: float, second: float) -> tuple[int, int, int]:

@@ -90,6 +90,7 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
         "what happens?", "what happens in this video?", "what happens in the video?", "what is happening?",
         "what's happening?", "what happens here?", "what is going on?", "what do you see?", "what happened?",
         "tell me what happens.", "what can you see in this video?", "what goes on in this clip?",
+        "what happens in this clip?", "what does the video show?",
     ),
     "color": (
         "what color is it?", "what color?", "what color is the shape?", "which color is it?", "what is the color?",
@@ -167,6 +168,8 @@ def _wording(rng: random.Random, kind: str) -> str:
         text = text[0].upper() + text[1:]
     elif chance < 0.4:
         text = text.lower()
+    elif chance < 0.43:
+        text = text.upper()
     return text.rstrip("?.") if rng.random() < 0.15 else text
 
 

@@ -66,8 +66,7 @@ class Heads(nn.Module):
 
     def slice_losses(self, pooled: Tensor, targets: Targets) -> Tensor:
         """Sum of the losses on (slices, hidden)."""
-        wanted = {"shape": targets.slice_shape, "color": targets.slice_color, "motion": targets.slice_motion}
-        return _sum(_loss(head(pooled), wanted[name]) for name, head in self.slice.items())
+        return _sum(_loss(head(pooled), targets.slices[name]) for name, head in self.slice.items())
 
     def clip_losses(self, hidden: Tensor, targets: Targets) -> Tensor:
         """Sum of the losses on (clips, hidden)."""
@@ -109,7 +108,8 @@ def run_batch(model: Any, heads: Heads, batch: Batch) -> Forward:
     seen, slice_loss, targets = run_vision(model, heads, batch)
     ids = batch.ids.to(model.device)
     embeddings = model.get_input_embeddings()(ids)
-    embeddings = embeddings.masked_scatter((ids == model.config.video_token_id)[..., None], seen.to(embeddings.dtype))
+    visual = (ids == model.config.video_token_id) | (ids == model.config.image_token_id)
+    embeddings = embeddings.masked_scatter(visual[..., None], seen.to(embeddings.dtype))
     hidden = model.model.language_model(
         inputs_embeds=embeddings, position_ids=batch.positions.to(model.device), use_cache=False
     ).last_hidden_state

@@ -75,7 +75,7 @@ def draw_scene(rng: random.Random, shot: Shot) -> Scene:
     chance = rng.random()
     if chance < 0.05:
         actors = ()
-    elif shot.frames >= MIN_TWO_EVENT_FRAMES and chance < 0.45:
+    elif shot.frames >= MIN_TWO_EVENT_FRAMES and chance < 0.5:
         actors = _two_actors(rng, shot)
     else:
         actors = (_actor(rng, shot, _single_kind(rng, shot.frames), 0.0, 1.0),)

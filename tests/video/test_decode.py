@@ -127,7 +127,7 @@ def test_a_truncated_file_is_noted_and_the_rest_is_used(tmp_path: Path) -> None:
 
 
 def test_a_file_truncated_before_its_middle_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(VideoTooDamaged, match="of 8.0 s are there"):
+    with pytest.raises(VideoTooDamaged, match=r"of 8\.0 s are there"):
         open_video(str(truncated(tmp_path, 0.4)))
 
 

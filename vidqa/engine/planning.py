@@ -8,8 +8,8 @@ from vidqa.models.specs import ModelSpec
 from vidqa.types import PixelBounds, Request, VideoInfo
 from vidqa.video.sampling import choose_indices, frame_size
 
-_VISION_CHUNK_SLICES = 8
-_PREFILL_CHUNK_TOKENS = 1024
+VISION_CHUNK_SLICES = 8
+PREFILL_CHUNK_TOKENS = 1024
 _MAX_SLICE_TOKENS = 16_384  # the largest picture Qwen2-VL was made for (qwen-vl-utils 0.0.14)
 
 
@@ -55,8 +55,8 @@ def draft_plan(config: EngineConfig, request: Request, video: VideoInfo, spec: M
         height=height,
         width=width,
         visual_tokens=spec.visual_tokens(len(indices), height, width),
-        vision_chunk=config.vision_chunk or _VISION_CHUNK_SLICES,
-        prefill_chunk=config.prefill_chunk or _PREFILL_CHUNK_TOKENS,
+        vision_chunk=config.vision_chunk or VISION_CHUNK_SLICES,
+        prefill_chunk=config.prefill_chunk or PREFILL_CHUNK_TOKENS,
     )
 
 

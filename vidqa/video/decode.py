@@ -32,6 +32,7 @@ class _Source(Protocol):
     """Where frames come from: a worker process or this one."""
 
     stopped: str
+    process_id: int
 
     def frames(self, indices: Sequence[int]) -> Iterator[Frame]:
         """Frames in order, until the end or the damage."""
@@ -56,6 +57,11 @@ class VideoReader:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    @property
+    def process_id(self) -> int:
+        """The process that decodes."""
+        return self._source.process_id
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -117,6 +123,7 @@ class Worker:
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
             bufsize=0, env=_environment(),
         )  # fmt: skip
+        self.process_id = self._process.pid
         try:
             _widen(self._process.stdout)
             self._command({"open": path})

@@ -6,14 +6,17 @@ pictures; knows no process and no model.
 """
 
 import bisect
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
+from operator import itemgetter
 from typing import Any
 
 import av
 import numpy as np
 
 from vidqa.types import Frame
-from vidqa.video.probe import Opened
+from vidqa.video.probe import Opened, rewind
 
 _SEEK_SAVES_FRAMES = 12  # a seek refills the decoder's pipeline: worth it from about here
 
@@ -27,8 +30,11 @@ class FrameSource:
         self._position: int | None = None  # ticks of the last picture that came out
         self._pictures: Iterator[Any] | None = None
         self._order = -1  # counts pictures in linear mode
+        self._from_start = True  # no seek since the first packet: what does not come is not there
+        self._steps_back = 0  # keyframes that this file needs before a target, learned from failed seeks
         self._targets: set[int] = set()
         self.stopped = ""
+        self.process_id = os.getpid()
 
     def frames(self, indices: Sequence[int]) -> Iterator[Frame]:
         """Yield a Frame per index (ascending, repeats allowed) until the end or the damage."""
@@ -58,6 +64,15 @@ class FrameSource:
             return self._advance(lambda picture: self._count() >= index)
         target = self._opened.pts[index]
         self._seek_if_cheaper(target)
+        picture = self._advance_to(target)
+        # After a seek a decoder may drop or spoil the target: step back further, at last to the start.
+        while not self._from_start and (picture is None or picture.pts != target or picture.is_corrupt):
+            self._steps_back = self._steps_back * 2 + 1
+            self._seek_before(target)
+            picture = self._advance_to(target)
+        return picture
+
+    def _advance_to(self, target: int) -> Any | None:
         return self._advance(lambda picture: picture.pts is not None and picture.pts >= target)
 
     def _count(self) -> int:
@@ -66,36 +81,46 @@ class FrameSource:
 
     def _rewind(self) -> None:
         """Begin again at the first packet."""
-        self._container.seek(0)
-        self._pictures, self._position, self._order = None, None, -1
+        rewind(self._container, self._stream)
+        self._pictures, self._position, self._order, self._from_start = None, None, -1, True
 
     def _seek_if_cheaper(self, target: int) -> None:
-        """Move to the keyframe before the target if that saves decoding."""
+        """Move to a keyframe before the target if that saves decoding."""
         keys, ticks = self._opened.keys, self._opened.pts
-        place = bisect.bisect_right(keys, target) - 1
+        place = self._key_before(target)
         at = self._position if self._position is not None else ticks[0] - 1
-        saved = bisect.bisect_left(ticks, keys[place]) - bisect.bisect_right(ticks, at) if place >= 0 else 0
-        if saved < _SEEK_SAVES_FRAMES:
-            return
-        while place >= 0 and not self._lands_before(keys[place], target):
-            place -= 1
-        if place < 0:
-            self._rewind()
+        saved = bisect.bisect_left(ticks, keys[place][0]) - bisect.bisect_right(ticks, at) if place >= 0 else 0
+        if saved >= _SEEK_SAVES_FRAMES:
+            self._seek_before(target)
 
-    def _lands_before(self, key: int, target: int) -> bool:
-        """Seek; true if the first packet there does not lie behind the target."""
-        self._container.seek(key, stream=self._stream, backward=True)
-        self._pictures = self._decoded()
-        self._position = None
-        for packet in self._container.demux(self._stream):
-            lands = packet.pts is not None and packet.pts <= target
-            self._container.seek(key, stream=self._stream, backward=True)
-            return lands
-        return False
+    def _key_before(self, target: int) -> int:
+        """The place of the keyframe to start from; below 0 for the start of the file."""
+        return bisect.bisect_right(self._opened.keys, target, key=itemgetter(0)) - 1 - self._steps_back
+
+    def _seek_before(self, target: int) -> None:
+        """Go to the nearest keyframe at or before the target that the container can find."""
+        for pts, dts in reversed(self._opened.keys[: max(self._key_before(target) + 1, 0)]):
+            # Some containers look up presentation times, some decoding times: the landing decides.
+            if self._lands_before(pts, target) or (dts < pts and self._lands_before(dts, target)):
+                return
+        self._rewind()
+
+    def _lands_before(self, ticks: int, target: int) -> bool:
+        """Seek; true if the first keyframe from there does not lie behind the target."""
+        try:
+            self._container.seek(ticks, stream=self._stream, backward=True)
+            packets = self._container.demux(self._stream)
+            key = next((packet for packet in packets if packet.is_keyframe and packet.pts is not None), None)
+        except av.FFmpegError:
+            return False
+        if key is None or key.pts > target:
+            return False
+        self._pictures, self._position, self._from_start = self._decoded(chain((key,), packets)), None, False
+        return True
 
     def _advance(self, reached: Any) -> Any | None:
         if self._pictures is None:
-            self._pictures = self._decoded()
+            self._pictures = self._decoded(self._container.demux(self._stream))
         for picture in self._pictures:
             if picture.pts is not None:
                 self._position = picture.pts
@@ -103,11 +128,11 @@ class FrameSource:
                 return picture
         return None
 
-    def _decoded(self) -> Iterator[Any]:
+    def _decoded(self, packets: Iterable[Any]) -> Iterator[Any]:
         """Pictures in presentation order. What is no target and no reference is skipped."""
         context = self._stream.codec_context
         try:
-            for packet in self._container.demux(self._stream):
+            for packet in packets:
                 exact = self._opened.linear or packet.pts is None or packet.pts in self._targets
                 # Read by the decoder per packet: a picture that nothing refers to changes no other.
                 context.skip_frame = "DEFAULT" if exact else "NONREF"

@@ -7,7 +7,7 @@ pixels. Knows containers and packets; converts no picture.
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -31,15 +31,15 @@ _REMEDY_CONVERT = "Check that it plays, or convert it: ffmpeg -i IN -c:v libx264
 class Opened:
     """An open container with its best stream and the packet table.
 
-    `pts` are the shown frames' presentation times in ticks, ascending; `keys` those of the
-    keyframes. `linear` says that times were unusable and frames count by order instead.
+    `pts` are the shown frames' presentation times in ticks, ascending; `keys` the keyframes'
+    (presentation, decoding) times. `linear` says that times were unusable and frames count by order instead.
     """
 
     container: Any
     stream: Any
     info: VideoInfo
     pts: list[int]
-    keys: list[int]
+    keys: list[tuple[int, int]]
     linear: bool
 
 
@@ -130,7 +130,7 @@ class _Scan:
     """
 
     pts: list[int]
-    keys: list[int]
+    keys: list[tuple[int, int]]
     end: int
     usable: bool
 
@@ -138,7 +138,7 @@ class _Scan:
 def _scan(container: Any, stream: Any) -> _Scan:
     """Read all packets without decoding any."""
     shown: list[int] = []
-    keys: list[int] = []
+    keys: list[tuple[int, int]] = []
     end, timeless = 0, 0
     try:
         for packet in container.demux(stream):
@@ -150,7 +150,7 @@ def _scan(container: Any, stream: Any) -> _Scan:
             shown.append(packet.pts)
             end = max(end, packet.pts + (packet.duration or 0))
             if packet.is_keyframe:
-                keys.append(packet.pts)
+                keys.append((packet.pts, packet.pts if packet.dts is None else packet.dts))
     except av.FFmpegError:
         if not shown:
             raise  # a damaged tail is met again, and told, while decoding
@@ -158,8 +158,17 @@ def _scan(container: Any, stream: Any) -> _Scan:
     return _Scan(sorted(shown), sorted(keys), end, usable)
 
 
-def _first_frame(container: Any, stream: Any, path: str) -> Any:
+def rewind(container: Any, stream: Any) -> None:
+    """Go to the first packet, which may lie before time zero."""
+    if (stream.start_time or 0) < 0:
+        with suppress(av.FFmpegError):
+            container.seek(stream.start_time, stream=stream, backward=True)
+            return
     container.seek(0)
+
+
+def _first_frame(container: Any, stream: Any, path: str) -> Any:
+    rewind(container, stream)
     for frame in container.decode(stream):
         return frame
     raise VideoUnreadable(f"{Path(path).name} contains no picture that can be decoded.", _REMEDY_CONVERT)
@@ -167,7 +176,7 @@ def _first_frame(container: Any, stream: Any, path: str) -> Any:
 
 def _decoded_times(container: Any, stream: Any) -> list[int]:
     """One tick per decoded frame, from its own time where that ascends, else by its order."""
-    container.seek(0)
+    rewind(container, stream)
     rate = float(stream.average_rate or stream.guessed_rate or 25)
     step = max(round(1 / rate / float(stream.time_base)), 1)
     ticks: list[int] = []

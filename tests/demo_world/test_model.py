@@ -1,0 +1,90 @@
+"""The shipped demo model: small, loadable by transformers alone, and right about fresh clips."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from demo_world.export import MAX_PIXELS, MIN_PIXELS
+from demo_world.tokenizer import SPECIAL_TOKENS, VOCABULARY
+
+FOLDER = Path(__file__).parents[2] / "assets" / "demo-model"
+WORST_SHARE_RIGHT = 0.85  # of 96 questions about fixed clips; the full proof is scripts/eval_demo_model.py
+
+
+def _config() -> dict[str, Any]:
+    config: dict[str, Any] = json.loads((FOLDER / "config.json").read_text(encoding="utf-8"))
+    return config
+
+
+def test_it_is_small() -> None:
+    assert sum(file.stat().st_size for file in FOLDER.rglob("*") if file.is_file()) <= 8_000_000
+
+
+def test_special_tokens_of_config_and_tokenizer_agree() -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(FOLDER)
+    config, text = _config(), _config()["text_config"]
+    ids = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS}
+    assert len(tokenizer) == text["vocab_size"] == VOCABULARY
+    assert config["video_token_id"] == ids["<|video_pad|>"]
+    assert config["image_token_id"] == ids["<|image_pad|>"]
+    assert config["vision_start_token_id"] == ids["<|vision_start|>"]
+    assert config["vision_end_token_id"] == ids["<|vision_end|>"]
+    assert text["eos_token_id"] == ids["<|im_end|>"]
+    generation = json.loads((FOLDER / "generation_config.json").read_text(encoding="utf-8"))
+    assert generation["eos_token_id"] == [ids["<|im_end|>"], ids["<|endoftext|>"]]
+
+
+def test_transformers_loads_it_in_16_bit() -> None:
+    import torch
+    from transformers import Qwen2VLForConditionalGeneration
+
+    model = Qwen2VLForConditionalGeneration.from_pretrained(FOLDER)
+    assert model.dtype == torch.bfloat16
+    assert 2_000_000 < sum(value.numel() for value in model.parameters()) < 4_000_000
+
+
+def test_its_processor_carries_the_bounds() -> None:
+    from transformers import AutoProcessor
+
+    processor: Any = AutoProcessor.from_pretrained(FOLDER)
+    size = processor.video_processor.size
+    assert (size["shortest_edge"], size["longest_edge"]) == (MIN_PIXELS, MAX_PIXELS)
+    assert (processor.video_processor.min_frames, processor.video_processor.max_frames) == (4, 16)
+
+
+@pytest.fixture(scope="module")
+def results() -> list[Any]:
+    from eval_demo_model import evaluate
+
+    return list(evaluate(24, 123, "demo", 4))
+
+
+def test_it_is_right_about_fresh_clips(results: list[Any]) -> None:
+    assert len(results) == 96
+    wrong = [(result.turn.question, result.answer, result.turn.answer) for result in results if not result.right]
+    assert 1 - len(wrong) / len(results) >= WORST_SHARE_RIGHT, wrong
+
+
+def test_one_event_is_described_rightly(results: list[Any]) -> None:
+    single = [result for result in results if result.events == "single" and result.turn.kind == "happens"]
+    assert sum(result.right for result in single) >= 0.9 * len(single)
+
+
+@pytest.mark.parametrize("clip", ["demo.mp4", "demo-two.mp4", "demo-color.mp4", "demo-empty.mp4"])
+def test_demo_clips_are_small_and_answered(clip: str) -> None:
+    from eval_demo_model import answer_of
+    from make_demo_clips import SCENES
+
+    from demo_world.questions import is_right, tell
+    from vidqa import EngineConfig, Session
+
+    path = FOLDER.parent / clip
+    assert path.stat().st_size < 100_000
+    with Session(EngineConfig(model="demo", isolate_decoder=False)) as session:
+        for question in ("what happens?", "What happens", "WHAT HAPPENS?", "what happens in this video?"):
+            answer = answer_of(session, str(path), question, None)
+            assert is_right(answer, tell(SCENES[clip])), (question, answer)

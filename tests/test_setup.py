@@ -1,0 +1,143 @@
+"""The set-up scripts with a scripted Python and pip: what is believed, what is redone."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+# A stand-in for python: `-m venv` makes a folder with itself in it, `-m pip install` notes the call and may fail.
+FAKE_PYTHON = """#!/usr/bin/env bash
+log="$FAKE_LOG"
+case "$*" in
+  "-c "*) exit 0 ;;
+  "-m venv "*) echo venv >>"$log"; mkdir -p "$3/bin"; [ "${FAKE_DIE_IN:-}" = venv ] && kill -9 $PPID $$
+     cp "$0" "$3/bin/python"; printf '#!/bin/sh\\necho ran "$@"\\npwd\\n' >"$3/bin/vidqa"; chmod +x "$3/bin/vidqa" ;;
+  "-m pip --version") [ -f "$(dirname "$0")/vidqa" ] ;;
+  "-m pip install"*) echo "pip $*" >>"$log"
+     [ "${FAKE_DIE_IN:-}" = pip ] && kill -9 $PPID $$
+     [ -z "${FAKE_PIP_FAILS:-}" ] || { echo "no space left" >&2; exit 1; }
+     [ -z "${FAKE_PIP_SLEEPS:-}" ] || sleep "$FAKE_PIP_SLEEPS" ;;
+  "-m pytest"*) echo "1 passed" ;;
+esac
+exit 0
+"""
+
+
+@pytest.fixture(params=["plain", "with a space"])
+def checkout(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """The scripts in a folder of their own, with a fake python3 on the PATH."""
+    root = tmp_path / request.param
+    for name in ("vidqa", "test", "lib/setup.sh"):
+        target = root / "scripts" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / "scripts" / name, target)
+    for name in ("pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, root / name)
+    fake = tmp_path / "bin" / "python3"
+    fake.parent.mkdir()
+    fake.write_text(FAKE_PYTHON)
+    fake.chmod(0o755)
+    return root
+
+
+def environment(checkout: Path, **more: str) -> dict[str, str]:
+    binaries = f"{checkout.parent / 'bin'}:/usr/bin:/bin"
+    return {"PATH": binaries, "HOME": str(checkout), "FAKE_LOG": str(checkout / "log"), **more}
+
+
+def call(checkout: Path, script: str = "vidqa", *words: str, **more: str) -> subprocess.CompletedProcess[str]:
+    command = [str(checkout / "scripts" / script), *words]
+    return subprocess.run(command, capture_output=True, text=True, env=environment(checkout, **more), check=False)
+
+
+def log(checkout: Path) -> list[str]:
+    path = checkout / "log"
+    return [line.split()[0] for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def test_the_first_run_sets_up_and_the_second_does_not(checkout: Path) -> None:
+    first = call(checkout, "vidqa", "ask", "my clip.mp4")
+    assert first.returncode == 0
+    assert first.stdout.splitlines()[0] == "ran ask my clip.mp4"
+    assert "setting up" in first.stderr
+    assert log(checkout) == ["venv", "pip"]
+    second = call(checkout, "vidqa")
+    assert second.stderr == ""
+    assert log(checkout) == ["venv", "pip"]
+
+
+def test_stdout_is_the_answers_alone_and_the_callers_folder_is_kept(checkout: Path, tmp_path: Path) -> None:
+    command = [str(checkout / "scripts" / "vidqa"), "x"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(checkout), cwd=tmp_path, check=True)
+    assert done.stdout == f"ran x\n{tmp_path}\n"
+
+
+def test_a_link_to_the_script_works(checkout: Path, tmp_path: Path) -> None:
+    link = tmp_path / "vidqa-link"
+    link.symlink_to(checkout / "scripts" / "vidqa")
+    done = subprocess.run([str(link)], capture_output=True, text=True, env=environment(checkout), check=True)
+    assert done.stdout.startswith("ran")
+
+
+@pytest.mark.parametrize("where", ["venv", "pip"])
+def test_an_interrupted_first_run_is_finished_by_the_next(checkout: Path, where: str) -> None:
+    assert call(checkout, FAKE_DIE_IN=where).returncode != 0
+    assert call(checkout).stdout.startswith("ran")
+    assert log(checkout)[-1] == "pip"
+
+
+def test_a_failed_install_is_told_and_tried_again(checkout: Path) -> None:
+    failed = call(checkout, FAKE_PIP_FAILS="1")
+    assert failed.returncode == 1
+    assert "no space left" in failed.stderr and "could not be installed" in failed.stderr
+    assert failed.stdout == ""
+    assert call(checkout).stdout.startswith("ran")
+
+
+def test_changed_requirements_are_installed(checkout: Path) -> None:
+    call(checkout)
+    with (checkout / "constraints.txt").open("a") as constraints:
+        constraints.write("# changed\n")
+    call(checkout)
+    assert log(checkout) == ["venv", "pip", "pip"]
+
+
+def test_a_moved_checkout_is_set_up_again(checkout: Path, tmp_path: Path) -> None:
+    call(checkout)
+    moved = tmp_path / "moved"
+    checkout.rename(moved)
+    assert "setting up" in call(moved).stderr
+
+
+def test_two_first_runs_at_once_install_once(checkout: Path) -> None:
+    command = [str(checkout / "scripts" / "vidqa")]
+    where = environment(checkout, FAKE_PIP_SLEEPS="0.5")
+    runs = [subprocess.Popen(command, env=where, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    assert all(run.communicate(timeout=30)[0].startswith("ran") for run in runs)
+    assert log(checkout).count("pip") == 1
+
+
+def test_the_test_script_ends_with_the_summary(checkout: Path) -> None:
+    assert call(checkout, "test", "-q").stdout.splitlines()[-1] == "1 passed"
+
+
+def test_without_python_the_remedy_is_told(checkout: Path) -> None:
+    (checkout.parent / "bin" / "python3").write_text("#!/bin/sh\nexit 1\n")
+    done = subprocess.run(
+        [str(checkout / "scripts" / "vidqa")], capture_output=True, text=True, check=False,
+        env=environment(checkout) | {"PATH": f"{checkout.parent / 'bin'}:{_tools(checkout)}"},
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "Python 3.11 or newer" in done.stderr
+
+
+def _tools(checkout: Path) -> Path:
+    """A folder with the shell tools and no real Python."""
+    folder = checkout.parent / "tools"
+    folder.mkdir()
+    for name in ("bash", "env", "dirname", "readlink", "sha256sum", "cat", "rm", "mv", "flock", "sh", "mkdir"):
+        if found := shutil.which(name):
+            (folder / name).symlink_to(found)
+    return folder
