@@ -1,219 +1,299 @@
-"""Sparse frames from a long clip: vidqa's decoder against qwen-vl-utils' readers and naive seeking.
+"""Sparse frames out of a long clip: vidqa against qwen-vl-utils (torchcodec, decord) and naive PyAV seeking.
 
-Each side runs in a process of its own, on the same clip, in turn; seconds are medians, memory
-is the growth of the peak resident size (the decoder process of vidqa counted whole). Frames are
-resized to the same size by all; vidqa's are checked against a linear decode. --json prints an object.
-
-Example: python scripts/bench_video.py /tmp/long.mp4 --render --frames 64
+Every measurement runs in a process of its own; rounds alternate between the peers and the median counts.
+Seconds run from the unopened file to the last resized frame, imports excluded. Memory is the peak of the
+process and its children above what it held before. All keep the resized frames. The bars: vidqa at most
+0.7x the fastest peer's time and 1/5 of qwen-vl-utils' memory growth, with frames equal to a linear decode's.
 """
 
 import argparse
 import hashlib
 import json
 import os
-import resource
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
+from fractions import Fraction
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 sys.path[:0] = [str(Path(__file__).parents[1])]
+import av
+import numpy as np
+
+VIDQA, NAIVE, REFERENCES = "vidqa", "pyav-seek", ("qwen-torchcodec", "qwen-decord")
+TIME_BAR, MEMORY_BAR = 0.7, 0.2
+FPS, GOP, UNIQUE_GOPS, SECONDS = 25, 250, 3, 300
 
 
 def render(path: Path, seconds: int) -> None:
-    """A 1080p clip with moving content, a little noise, B-frames and a keyframe every 250 frames."""
-    import av
-    import av.filter
-
-    graph = av.filter.Graph()
-    source = graph.add("testsrc2", f"size=1920x1080:rate=25:duration={seconds}")
-    noise = graph.add("noise", "alls=6:allf=t")
-    form = graph.add("format", "pix_fmts=yuv420p")
-    sink = graph.add("buffersink")
-    source.link_to(noise)
-    noise.link_to(form)
-    form.link_to(sink)
-    graph.configure()
+    """1080p H.264, GOP 250, B-frames: 30 s are encoded and their packets repeated, so that it takes a minute."""
+    shown, unique = seconds * FPS, UNIQUE_GOPS * GOP
     with av.open(str(path), "w") as container:
-        options = {"preset": "veryfast", "crf": "26", "x264-params": "keyint=250:scenecut=0:bframes=3"}
-        stream: Any = container.add_stream("libx264", rate=25, options=options)
+        stream: Any = container.add_stream("libx264", rate=FPS)
         stream.width, stream.height, stream.pix_fmt = 1920, 1080, "yuv420p"
-        while True:
-            try:
-                frame: Any = sink.pull()
-            except (av.EOFError, av.BlockingIOError):
-                break
-            frame.pict_type = 0
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
+        stream.codec_context.options = {"preset": "veryfast", "bf": "3", "g": str(GOP), "sc_threshold": "0"}
+        packets = [kept(packet) for number in range(unique) for packet in stream.encode(picture(number))]
+        packets += [kept(packet) for packet in stream.encode(None)]
+        for start in range(0, shown, unique):
+            for data, pts, dts, key in packets:
+                if start + pts >= shown:
+                    continue
+                packet = av.Packet(data)
+                packet.stream, packet.time_base, packet.is_keyframe = stream, Fraction(1, FPS), key
+                packet.pts, packet.dts, packet.duration = start + pts, start + dts, 1
+                container.mux(packet)
 
 
-def size_for(clip: str, frames: int) -> tuple[int, int]:
-    """The height and width that Qwen2-VL's bounds give these frames."""
-    from vidqa.models.specs import REFERENCE_BOUNDS
+def kept(packet: Any) -> tuple[bytes, int, int, bool]:
+    """What a repetition needs of an encoded packet; times in frames."""
+    tick = packet.time_base * FPS
+    return bytes(packet), round(packet.pts * tick), round(packet.dts * tick), packet.is_keyframe
+
+
+def picture(number: int) -> av.VideoFrame:
+    """A panned texture, a drifting gradient, film grain and two moving boxes (yuv420p, 1920x1080)."""
+    texture, grain = scenery()
+    luma = texture[number % 400 : number % 400 + 1080, number * 3 % 800 : number * 3 % 800 + 1920].copy()
+    luma += grain[number * 37 % 199 : number * 37 % 199 + 1080]
+    left, top = number * 11 % 1700, 400 + int(300 * np.sin(number / 20))
+    luma[top : top + 180, left : left + 200] = 210
+    luma[100:300, 1700 - left : 1860 - left] //= 2
+    planes = np.empty((1620, 1920), np.uint8)
+    planes[:1080] = luma
+    planes[1080:1350] = (110 + (np.arange(1920) + number) % 960 // 32).astype(np.uint8)
+    planes[1350:] = (140 - (np.arange(1920) + 2 * number) % 960 // 32).astype(np.uint8)
+    frame = av.VideoFrame.from_ndarray(planes, format="yuv420p")
+    frame.pts, frame.time_base = number, Fraction(1, FPS)
+    return frame
+
+
+def scenery(made: list[tuple[np.ndarray, np.ndarray]] = []) -> tuple[np.ndarray, np.ndarray]:  # noqa: B006
+    """The texture (1480, 2720) and the grain (1279, 1920), drawn once."""
+    if not made:
+        random = np.random.default_rng(0)
+        coarse = np.kron(random.integers(0, 60, (93, 170)), np.ones((16, 16), int))[:1480, :2720]
+        fine = np.kron(random.integers(0, 40, (370, 680)), np.ones((4, 4), int))
+        texture = 50 + coarse + fine + np.linspace(0, 60, 2720).astype(int)
+        made.append((texture.astype(np.uint8), random.integers(0, 14, (1279, 1920), dtype=np.uint8)))
+    return made[0]
+
+
+def resized(rgb: np.ndarray, size: tuple[int, int]) -> Any:
+    from vidqa.video.patches import resize_frame
+
+    return resize_frame(rgb, *size)
+
+
+def by_vidqa(clip: str, indices: Sequence[int], size: tuple[int, int]) -> list[Any]:
     from vidqa.video.decode import open_video
-    from vidqa.video.sampling import frame_size
 
     with open_video(clip) as reader:
-        return frame_size(reader.info.height, reader.info.width, frames, REFERENCE_BOUNDS, factor=28)
+        return [resized(frame.rgb, size) for frame in reader.frames(indices)]
 
 
-def with_vidqa(clip: str, frames: int, size: tuple[int, int]) -> Callable[[], int]:
-    import torch  # noqa: F401  loaded before the clock starts, as for every side
-
-    from vidqa.models.specs import REFERENCE_BOUNDS
-    from vidqa.video.decode import open_video
-    from vidqa.video.patches import resize_frame
-    from vidqa.video.sampling import choose_indices
-
-    def work() -> int:
-        with open_video(clip) as reader:
-            indices = choose_indices(
-                reader.info, frames=frames, fps=None, start_seconds=None, end_seconds=None, bounds=REFERENCE_BOUNDS
-            )
-            resized = [resize_frame(frame.rgb, *size) for frame in reader.frames(indices)]
-            decoder_peak_kib.append(peak_kib(reader.process_id))
-            return len(resized)
-
-    return work
+def by_naive_seeking(clip: str, indices: Sequence[int], size: tuple[int, int]) -> list[Any]:
+    """Seek to the keyframe before each frame and decode on from there, with frame threads."""
+    frames = []
+    with av.open(clip) as container:
+        stream = container.streams.video[0]
+        stream.thread_type = "AUTO"
+        for index in indices:
+            target = round(index / float(stream.average_rate) / float(stream.time_base)) + (stream.start_time or 0)
+            container.seek(target, stream=stream, backward=True)
+            shown = next(frame for frame in container.decode(stream) if frame.pts is not None and frame.pts >= target)
+            frames.append(resized(shown.to_ndarray(format="rgb24"), size))
+    return frames
 
 
-def with_naive_pyav(clip: str, frames: int, size: tuple[int, int]) -> Callable[[], int]:
-    import av
-    import numpy as np
-
-    from vidqa.video.patches import resize_frame
-
-    def pictures() -> Iterator[Any]:
-        with av.open(clip) as container:
-            stream = container.streams.video[0]
-            stream.thread_type = "AUTO"
-            for index in np.linspace(0, stream.frames - 1, frames).round():
-                target = float(index) / float(stream.average_rate or 25)
-                container.seek(int(target / stream.time_base), stream=stream)
-                for picture in container.decode(stream):
-                    if picture.time >= target - 1e-6:
-                        yield picture.to_ndarray(format="rgb24")
-                        break
-
-    return lambda: len([resize_frame(picture, *size) for picture in pictures()])
-
-
-def with_qwen_vl_utils(clip: str, frames: int, reader: str) -> Callable[[], int]:
-    os.environ["FORCE_QWENVL_VIDEO_READER"] = reader
+def by_qwen(clip: str, indices: Sequence[int], size: tuple[int, int]) -> Any:
     from qwen_vl_utils.vision_process import fetch_video
 
-    return lambda: len(fetch_video({"video": clip, "nframes": frames}))
+    height, width = size
+    return fetch_video({"video": clip, "nframes": len(indices), "resized_height": height, "resized_width": width})
 
 
-SIDES = ("vidqa", "torchcodec", "decord", "naive-pyav")
+PEERS: dict[str, Callable[[str, Sequence[int], tuple[int, int]], Any]] = {
+    VIDQA: by_vidqa,
+    NAIVE: by_naive_seeking,
+    **dict.fromkeys(REFERENCES, by_qwen),
+}
 
 
-def run_side(side: str, clip: str, frames: int) -> None:
-    """In a child: measure one side once and print one JSON line."""
-    size = size_for(clip, frames)
-    if side == "vidqa":
-        work = with_vidqa(clip, frames, size)
-    elif side == "naive-pyav":
-        work = with_naive_pyav(clip, frames, size)
-    else:
-        work = with_qwen_vl_utils(clip, frames, side)
-    before = resident_kib()
-    began = time.perf_counter()
-    count = work()
-    seconds = time.perf_counter() - began
-    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    print(json.dumps({"seconds": seconds, "grown_mib": (grown + sum(decoder_peak_kib)) / 1024, "frames": count}))
+class PeakMemory:
+    """Samples the resident bytes of this process and its children until it is left."""
+
+    def __init__(self) -> None:
+        import psutil
+
+        self._process, self._gone = psutil.Process(), psutil.Error
+        self._own = self._process.cmdline()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._before = self._now()
+        self._peak = self._before
+
+    def __enter__(self) -> "PeakMemory":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    @property
+    def growth_bytes(self) -> int:
+        return self._peak - self._before
+
+    def _now(self) -> int:
+        total: int = self._process.memory_info().rss
+        for child in self._process.children(recursive=True):
+            try:
+                # Between fork and exec a child is still this process and shares its pages.
+                total += child.memory_info().rss if child.cmdline() != self._own else 0
+            except self._gone:
+                continue
+        return total
+
+    def _watch(self) -> None:
+        while not self._stop.wait(0.05):
+            self._peak = max(self._peak, self._now())
 
 
-decoder_peak_kib: list[int] = []
+def measure(peer: str, clip: str, indices: Sequence[int], size: tuple[int, int]) -> dict[str, Any]:
+    """Run one peer here; its libraries are imported and warm before the clock starts."""
+    import torch  # noqa: F401
+
+    import vidqa.video.decode
+    import vidqa.video.patches  # noqa: F401
+
+    if peer in REFERENCES:
+        import qwen_vl_utils.vision_process as reference
+
+        backend = peer.removeprefix("qwen-")
+        __import__(backend)
+        # Its reader hides an error by falling back to another backend: fail instead.
+        reference.VIDEO_READER_BACKENDS = {backend: reference.VIDEO_READER_BACKENDS[backend]}
+        reference.get_video_reader_backend = lambda: backend
+    resized(np.zeros((1080, 1920, 3), np.uint8), size)
+    with PeakMemory() as memory:
+        began = time.perf_counter()
+        frames = PEERS[peer](clip, indices, size)
+        seconds = time.perf_counter() - began
+    return {"seconds": seconds, "growth_bytes": memory.growth_bytes, "frames": len(frames)}
 
 
-def peak_kib(process: int) -> int:
-    """Peak resident size of another process since it was started, in KiB."""
-    lines = Path(f"/proc/{process}/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+def in_process_of_its_own(peer: str, clip: str, indices: Sequence[int], size: tuple[int, int]) -> dict[str, Any]:
+    task = json.dumps({"peer": peer, "clip": clip, "indices": list(indices), "size": size})
+    environment = os.environ | {"FORCE_QWENVL_VIDEO_READER": peer.removeprefix("qwen-")}
+    run = subprocess.run(
+        (sys.executable, __file__, "--task", task), env=environment, capture_output=True, text=True, check=False
+    )
+    if run.returncode:
+        return {"error": (run.stderr.strip().splitlines() or ["no message"])[-1]}
+    result: dict[str, Any] = json.loads(run.stdout.splitlines()[-1])
+    return result
 
 
-def resident_kib() -> int:
-    """Resident size now, in KiB."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize() // 1024
-
-
-def is_exact(clip: str, frames: int) -> bool:
-    """Whether vidqa's frames are those of a decode from start to end."""
-    import av
-    import numpy as np
-
+def differing_frames(clip: str, indices: Sequence[int]) -> int:
+    """How many of vidqa's pictures are not, byte for byte, those of one decode from start to end."""
     from vidqa.video.decode import open_video
 
-    with open_video(clip) as reader:
-        indices = sorted({int(index) for index in np.linspace(0, reader.info.frame_count - 1, frames).round()})
-        ours = [hashlib.sha256(frame.rgb.tobytes()).digest() for frame in reader.frames(indices)]
-    wanted, expected = set(indices), []
+    wanted, expected = set(indices), {}
     with av.open(clip) as container:
         container.streams.video[0].thread_type = "AUTO"
-        for index, picture in enumerate(container.decode(video=0)):
-            if index in wanted:
-                expected.append(hashlib.sha256(picture.to_ndarray(format="rgb24").tobytes()).digest())
-    return ours == expected
+        for number, frame in enumerate(container.decode(video=0)):
+            if number in wanted:
+                expected[number] = hashlib.sha256(frame.to_ndarray(format="rgb24").tobytes()).digest()
+    with open_video(clip) as reader:
+        found = {frame.index: hashlib.sha256(frame.rgb.tobytes()).digest() for frame in reader.frames(indices)}
+    return sum(found.get(number) != digest for number, digest in expected.items()) + len(wanted - expected.keys())
 
 
-def measure(clip: str, frames: int, repeats: int) -> dict[str, dict[str, float]]:
-    """Medians per side; sides take turns."""
-    made: dict[str, list[dict[str, float]]] = {side: [] for side in SIDES}
-    for _ in range(repeats):
-        for side in SIDES:
-            command = [sys.executable, __file__, clip, "--frames", str(frames), "--side", side]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            if done.returncode == 0:
-                made[side].append(json.loads(done.stdout.splitlines()[-1]))
-            else:
-                print(f"{side} failed: {done.stderr.strip().splitlines()[-1:]}", file=sys.stderr)
-    keys = ("seconds", "grown_mib", "frames")
-    return {side: {key: median(run[key] for run in runs) for key in keys} for side, runs in made.items() if runs}
+def plan(clip: str, count: int) -> tuple[tuple[int, ...], tuple[int, int]]:
+    """The frames and the size that vidqa takes by Qwen's rule."""
+    from vidqa.models.specs import REFERENCE_BOUNDS
+    from vidqa.video.decode import open_video
+    from vidqa.video.sampling import choose_indices, frame_size
+
+    with open_video(clip) as reader:
+        info = reader.info
+    indices = choose_indices(
+        info, frames=count, fps=None, start_seconds=None, end_seconds=None, bounds=REFERENCE_BOUNDS
+    )
+    return indices, frame_size(info.height, info.width, len(indices), REFERENCE_BOUNDS, factor=28)
+
+
+def compare(clip: str, count: int, repeats: int) -> dict[str, Any]:
+    """All peers in alternating rounds; a peer that cannot run is reported, not hidden."""
+    indices, size = plan(clip, count)
+    runs: dict[str, list[dict[str, Any]]] = {peer: [] for peer in PEERS}
+    for number in range(repeats):
+        for peer in PEERS:
+            runs[peer].append(in_process_of_its_own(peer, clip, indices, size))
+            print(f"round {number + 1}, {peer}: {runs[peer][-1]}", file=sys.stderr)
+    failed = {peer: made[0]["error"] for peer, made in runs.items() if "error" in made[0]}
+    peers = {
+        peer: {key: median(run[key] for run in made) for key in ("seconds", "growth_bytes")}
+        for peer, made in runs.items()
+        if peer not in failed
+    }
+    ours = peers[VIDQA]
+    references = [peers[peer]["growth_bytes"] for peer in REFERENCES if peer in peers]
+    others = [measured["seconds"] for peer, measured in peers.items() if peer != VIDQA]
+    return {
+        "clip": Path(clip).name, "frames": len(indices), "size": size, "repeats": repeats,
+        "peers": peers, "failed": failed,
+        "differing_frames": differing_frames(clip, indices),
+        "time_ratio": ours["seconds"] / min(others),
+        "memory_ratio": ours["growth_bytes"] / min(references) if references else None,
+    }  # fmt: skip
+
+
+def show(report: dict[str, Any]) -> None:
+    height, width = report["size"]
+    print(f"{report['frames']} frames of {report['clip']} at {width}x{height}, medians of {report['repeats']} rounds")
+    ours = report["peers"][VIDQA]
+    for peer, measured in report["peers"].items():
+        seconds, mebibytes = measured["seconds"], measured["growth_bytes"] / 2**20
+        ratios = (
+            f"{seconds / ours['seconds']:5.2f}x time, {measured['growth_bytes'] / ours['growth_bytes']:5.2f}x memory"
+        )
+        print(f"{peer:16} {seconds:7.2f} s  +{mebibytes:6.0f} MiB   {ratios} of vidqa's")
+    for peer, error in report["failed"].items():
+        print(f"{peer:16} did not run: {error}")
+    print(f"time: {report['time_ratio']:.2f}x the fastest peer (bar <= {TIME_BAR})")
+    if report["memory_ratio"] is not None:
+        print(f"memory growth: {report['memory_ratio']:.2f}x qwen-vl-utils' smaller one (bar <= {MEMORY_BAR})")
+    print(f"frames that differ from a linear decode: {report['differing_frames']} (bar 0)")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("clip")
+    parser.add_argument("clip", nargs="?", help="the video; rendered there first if it does not exist")
+    parser.add_argument("--render", metavar="PATH", help="only render the clip of the bars")
+    parser.add_argument("--seconds", type=int, default=SECONDS, help="length of a rendered clip")
     parser.add_argument("--frames", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--render", action="store_true", help="make the clip first if it is not there")
-    parser.add_argument("--seconds", type=int, default=300, help="length of the rendered clip")
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
+    parser.add_argument("--task", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.side:
-        run_side(arguments.side, arguments.clip, arguments.frames)
+    if arguments.task:
+        task = json.loads(arguments.task)
+        print(json.dumps(measure(task["peer"], task["clip"], task["indices"], tuple(task["size"]))))
         return 0
-    if arguments.render and not Path(arguments.clip).exists():
-        render(Path(arguments.clip), arguments.seconds)
-    sides = measure(arguments.clip, arguments.frames, arguments.repeats)
-    ours = sides["vidqa"]
-    peers = {side: row for side, row in sides.items() if side != "vidqa"}
-    fastest = min(row["seconds"] for row in peers.values())
-    readers = [peers[name]["grown_mib"] for name in ("torchcodec", "decord") if name in peers]
-    report = {
-        "frames": arguments.frames,
-        "exact": is_exact(arguments.clip, arguments.frames),
-        "sides": sides,
-        "time_over_fastest_peer": ours["seconds"] / fastest,
-        "memory_over_qwen_vl_utils": ours["grown_mib"] / min(readers) if readers else None,
-    }
-    if arguments.json:
-        print(json.dumps(report, indent=1))
+    target = arguments.render or arguments.clip
+    if target is None:
+        parser.error("give a CLIP or --render PATH")
+    if arguments.render or not Path(target).exists():
+        render(Path(target), arguments.seconds)
+    if arguments.render:
         return 0
-    for side, row in sides.items():
-        print(f"{side:12} {row['seconds']:7.2f} s  +{row['grown_mib']:6.0f} MiB  {row['frames']:.0f} frames")
-    print(f"time / fastest peer: {report['time_over_fastest_peer']:.2f} (bar <= 0.70)")
-    if readers:
-        print(f"memory / qwen-vl-utils: {report['memory_over_qwen_vl_utils']:.2f} (bar <= 0.20)")
-    print(f"equal to a linear decode: {report['exact']}")
+    report = compare(os.path.abspath(target), arguments.frames, arguments.repeats)
+    print(json.dumps(report, indent=1)) if arguments.json else show(report)
     return 0
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+from demo_world.card import with_accuracy
 from demo_world.clips import ClipSpec, draw_clip, write_clip
 from demo_world.questions import QUESTIONS, Turn, ask, is_right
 from vidqa import EngineConfig, Request, Session
@@ -90,6 +91,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--model", default="demo")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--card", type=Path, help="model card whose accuracy section to replace")
     parser.add_argument("--errors", type=int, default=0, help="show this many wrong answers")
     return parser.parse_args()
 
@@ -99,15 +101,16 @@ def main() -> int:
     results = list(evaluate(arguments.clips, arguments.seed, arguments.model, arguments.questions))
     table = summarise(results)
     if arguments.json:
-        print(
-            json.dumps(
-                {"clips": arguments.clips, "seed": arguments.seed, "accuracy": table, "missed": missed(table)}, indent=1
-            )
-        )
+        report = {"clips": arguments.clips, "seed": arguments.seed, "accuracy": table, "missed": missed(table)}
+        print(json.dumps(report, indent=1))
     else:
         for name, row in table.items():
             bar = f"  (bar {100 * BARS[name]:.0f} %)" if name in BARS else ""
             print(f"{name:24} {100 * row['right']:6.1f} %  of {row['count']}{bar}")
+    if arguments.card:
+        command = f"scripts/eval_demo_model.py --clips {arguments.clips} --seed {arguments.seed}"
+        card = with_accuracy(arguments.card.read_text(encoding="utf-8"), command, table)
+        arguments.card.write_text(card, encoding="utf-8")
     wrong = [result for result in results if not result.right]
     for result in wrong[: arguments.errors]:
         spec = result.spec

@@ -1,10 +1,8 @@
-"""Render the demo clips into assets/: the same bytes of scene each time, a few kilobytes each."""
+"""Render the demo clips into assets/: the same pictures each time, a few kilobytes each."""
 
 import sys
 from dataclasses import replace
 from pathlib import Path
-
-import torch
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 from demo_world.clips import ClipSpec, write_clip
@@ -31,7 +29,6 @@ SCENES = {
 
 
 def main() -> int:
-    torch.set_num_threads(1)  # how work is split shows in the last bit of a color
     for name, scene in SCENES.items():
         seconds = 6.0 if len(scene.actors) == 2 else 4.0
         spec = ClipSpec(scene, 320, 240, 24, seconds, "libx264", (("crf", "23"), ("preset", "medium")), False)

@@ -5,7 +5,6 @@ Example: python scripts/train_demo_model.py --work /tmp/demo-train --export asse
 
 import argparse
 import json
-import random
 import sys
 import time
 from collections import defaultdict
@@ -18,6 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 from demo_world.batches import make_batch
+from demo_world.card import training_card
 from demo_world.export import export_model
 from demo_world.tokenizer import build_tokenizer
 from demo_world.training import (
@@ -40,7 +40,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--export", type=Path, help="folder to write the model to, at every checkpoint")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--steps", type=int, nargs=3, default=(500, 900, 5000), help="steps of stages 1, 2, 3")
+    parser.add_argument("--steps", type=int, nargs=3, default=(1000, 320, 1200), help="steps of stages 1, 2, 3")
     parser.add_argument("--tokens", type=int, default=2400, help="visual tokens per batch")
     parser.add_argument("--minutes", type=float, default=1e9, help="stop after this long; run again to go on")
     parser.add_argument("--float32", action="store_true", help="no bfloat16 matrix products")
@@ -63,6 +63,7 @@ class Trainer:
             Stage(3, third, arguments.tokens, 1e-3),
         )
         self.stage, self.step, self.seconds = 0, 0, 0.0
+        self.accuracy: dict[str, float] = {}
         self.optimizer = Optimizer(self.model, self.heads)
         self.checkpoint = arguments.work / "checkpoint.pt"
         if self.checkpoint.exists():
@@ -74,16 +75,34 @@ class Trainer:
         self.heads.load_state_dict(state["heads"])
         if state["optimizer"]:
             self.optimizer.restore(state["optimizer"])
+        self.accuracy = state.get("accuracy", {})
         self.stage, self.step, self.seconds = state["stage"], state["step"], state["seconds"]
 
     def save(self) -> None:
         state = {
             "model": self.model.state_dict(), "heads": self.heads.state_dict(),
             "optimizer": self.optimizer.state(), "stage": self.stage, "step": self.step, "seconds": self.seconds,
+            "accuracy": self.accuracy,
         }  # fmt: skip
         save_checkpoint(self.checkpoint, state)
         if self.arguments.export:
             export_model(self.model, self.tokenizer, self.arguments.export)
+            (self.arguments.export / "README.md").write_text(self.card(), encoding="utf-8")
+
+    def card(self) -> str:
+        """The model card, as far as training knows."""
+        given = self.arguments
+        first, second, third = given.steps
+        steps = f"--steps {first} {second} {third}"
+        return training_card(
+            command=f"scripts/train_demo_model.py --work WORK --export assets/demo-model --seed {given.seed} {steps}",
+            seed=given.seed,
+            parameters=sum(value.numel() for value in self.model.parameters()),
+            steps=sum(given.steps),
+            minutes=self.seconds / 60,
+            device=given.device,
+            held_out=self.accuracy,
+        )
 
     def precision(self) -> AbstractContextManager[Any]:
         if self.arguments.float32:
@@ -101,7 +120,7 @@ class Trainer:
                 out = run_batch(self.model, self.heads, batch)
                 loss = 2 * out.answer + 0.4 * out.slices + 0.15 * out.clip
                 shown = {"answer": out.answer, "slices": out.slices, "clip": out.clip}
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step(rate_at(stage, self.step))
         return {name: value.item() for name, value in shown.items()}
@@ -149,7 +168,8 @@ class Trainer:
                     **{k: round(v, 3) for k, v in shown.items()},
                 )
             if self.step % 250 == 0 or self.step == stage.steps:
-                log(stage=stage.number, step=self.step, held_out=self.held_out(stage))
+                self.accuracy = self.held_out(stage)
+                log(stage=stage.number, step=self.step, held_out=self.accuracy)
             if self.step == stage.steps:
                 self.stage, self.step = self.stage + 1, 0
             if now - saved > 120 or self.step == 0:
@@ -175,5 +195,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    random.seed(0)
     raise SystemExit(main())

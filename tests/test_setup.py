@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,39 @@ def test_an_interrupted_first_run_is_finished_by_the_next(checkout: Path, where:
     assert call(checkout, FAKE_DIE_IN=where).returncode != 0
     assert call(checkout).stdout.startswith("ran")
     assert log(checkout)[-1] == "pip"
+
+
+def test_an_install_that_was_killed_is_thrown_away(checkout: Path) -> None:
+    """pip itself believes a package that it was killed in the middle of."""
+    call(checkout, FAKE_DIE_IN="pip")
+    half = checkout / ".venv" / "half-a-package"
+    half.touch()
+    call(checkout)
+    assert not half.exists()
+    assert log(checkout) == ["venv", "pip", "venv", "pip"]
+
+
+def test_no_stamp_is_believed_while_pip_works(checkout: Path) -> None:
+    call(checkout)
+    assert call(checkout, "test", FAKE_DIE_IN="pip").returncode != 0
+    assert "setting up" in call(checkout).stderr
+
+
+def test_a_larger_environment_serves_the_smaller_need(checkout: Path) -> None:
+    call(checkout, "test")
+    assert call(checkout).stderr == ""
+    assert log(checkout) == ["venv", "pip"]
+
+
+def test_a_pip_that_outlives_its_script_is_waited_for(checkout: Path) -> None:
+    first = subprocess.Popen([str(checkout / "scripts" / "vidqa")], env=environment(checkout, FAKE_PIP_SLEEPS="1"))
+    while "pip" not in log(checkout):
+        time.sleep(0.02)
+    first.kill()
+    first.wait(timeout=10)
+    begun = time.monotonic()
+    assert call(checkout).stdout.startswith("ran")
+    assert time.monotonic() - begun > 0.5
 
 
 def test_a_failed_install_is_told_and_tried_again(checkout: Path) -> None:

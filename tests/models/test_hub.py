@@ -6,11 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from huggingface_hub.errors import HfHubHTTPError
 
 from vidqa.cli.main import run
 from vidqa.cli.output import ExitCode
 from vidqa.errors import ModelError, ModelMissing
-from vidqa.models.hub import demo_folder, resolve_model
+from vidqa.models.hub import demo_folder, pull_model, resolve_model
 from vidqa.models.specs import REFERENCE_BOUNDS, read_bounds, read_spec
 
 FLAT_2B = {
@@ -136,3 +137,31 @@ def test_pull_says_why_it_cannot(tmp_path: Path) -> None:
     assert done.returncode == ExitCode.MODEL_MISSING
     assert "cannot be reached" in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
+
+
+def test_pull_does_not_take_half_a_fetch_for_a_model(tmp_path: Path) -> None:
+    write_cached(tmp_path, "Qwen/Qwen2-VL-2B-Instruct", weights=False)
+    done = in_cache(tmp_path, "pull", "Qwen/Qwen2-VL-2B-Instruct")
+    assert done.returncode == ExitCode.MODEL_MISSING
+    assert done.stdout == ""
+    assert "goes on where it stopped" in " ".join(done.stderr.split())
+
+
+def test_pull_refuses_another_type_before_its_weights(tmp_path: Path) -> None:
+    write_cached(tmp_path, "Qwen/Qwen2.5-VL-3B-Instruct", {**FLAT_2B, "model_type": "qwen2_5_vl"}, weights=False)
+    done = in_cache(tmp_path, "pull", "Qwen/Qwen2.5-VL-3B-Instruct")
+    assert done.returncode == ExitCode.FAILED
+    assert "'qwen2_5_vl'" in " ".join(done.stderr.split())
+
+
+def test_a_connection_that_breaks_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = write_model(tmp_path / "m") / "config.json"
+    transport_error = HfHubHTTPError.__bases__[0]
+
+    def broken(*_: object, **__: object) -> str:
+        raise transport_error("peer closed connection")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *_: str(config))
+    monkeypatch.setattr("huggingface_hub.snapshot_download", broken)
+    with pytest.raises(ModelMissing, match="goes on where it stopped"):
+        pull_model("Qwen/Qwen2-VL-2B-Instruct")

@@ -72,10 +72,13 @@ def quiet_closed_pipe() -> None:
 
 
 def _columns() -> int:
+    """Width of stderr's terminal: $COLUMNS, else what it says, else 80; never too narrow to wrap."""
+    named = os.environ.get("COLUMNS", "")
     try:
-        return os.get_terminal_size(sys.stderr.fileno()).columns
+        columns = int(named) if named.isdecimal() else os.get_terminal_size(sys.stderr.fileno()).columns
     except (OSError, ValueError):
-        return 80
+        columns = 0
+    return max(columns, 20) if columns else 80
 
 
 class Talk:

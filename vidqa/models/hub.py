@@ -12,7 +12,7 @@ from typing import Any
 
 import vidqa
 from vidqa.errors import ModelError, ModelMissing
-from vidqa.models.specs import SUPPORTED_TYPES
+from vidqa.models.specs import SUPPORTED_TYPES, read_spec
 
 DEMO = "demo"
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
@@ -128,18 +128,33 @@ def _cached(repository: Any) -> CachedModel | None:
 def pull_model(repository: str) -> Path:
     """Fetch a repository into the cache, going on where an earlier fetch stopped.
 
-    Raises ModelMissing where it cannot be reached, ModelError where it cannot be fetched.
+    The type is looked at before gigabytes are fetched. Raises ModelMissing where the repository
+    cannot be reached, ModelError where it cannot be fetched or would not run.
     """
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import hf_hub_download, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+    # The transport's own error, which a fetch that breaks half-way raises as it is; which
+    # library that is (httpx, httpx2) depends on huggingface_hub's version.
+    transport_error: type[Exception] = HfHubHTTPError.__bases__[0]
     try:
-        return _checked_folder(Path(snapshot_download(repository, allow_patterns=list(_FETCHED))))
+        read_spec(Path(hf_hub_download(repository, "config.json")).parent)
+        folder = Path(snapshot_download(repository, allow_patterns=list(_FETCHED)))
     except (HFValidationError, HfHubHTTPError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ModelError(f"{repository} cannot be fetched: {reason}", "Check the name and your HF_TOKEN.") from error
-    except (LocalEntryNotFoundError, OSError) as error:
-        raise ModelMissing(
-            f"{repository} is not in {cache_folder()} and the Hugging Face hub cannot be reached.",
-            f"Check the connection (and HF_HUB_OFFLINE) and run `vidqa pull {repository}` again, or use --model demo.",
-        ) from error
+    except (LocalEntryNotFoundError, OSError, transport_error) as error:
+        raise _unreachable(repository) from error
+    # Offline, huggingface_hub returns what an earlier fetch left.
+    if not _weights_are_whole(folder):
+        raise _unreachable(repository)
+    return folder
+
+
+def _unreachable(repository: str) -> ModelMissing:
+    return ModelMissing(
+        f"{repository} is not whole in {cache_folder()}: the Hugging Face hub cannot be reached, or has no "
+        "safetensors weights for it.",
+        f"Check the connection (and HF_HUB_OFFLINE) and run `vidqa pull {repository}` again: it goes on where it "
+        "stopped. Or use --model demo.",
+    )

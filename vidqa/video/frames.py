@@ -19,6 +19,7 @@ from vidqa.types import Frame
 from vidqa.video.probe import Opened, rewind
 
 _SEEK_SAVES_FRAMES = 12  # a seek refills the decoder's pipeline: worth it from about here
+_MOST_STEPS_BACK = 7  # keyframes: beyond that it is the file that is damaged
 
 
 class FrameSource:
@@ -29,6 +30,7 @@ class FrameSource:
         self._container, self._stream = opened.container, opened.stream
         self._position: int | None = None  # ticks of the last picture that came out
         self._pictures: Iterator[Any] | None = None
+        self._latest: Any | None = None
         self._order = -1  # counts pictures in linear mode
         self._from_start = True  # no seek since the first packet: what does not come is not there
         self._steps_back = 0  # keyframes that this file needs before a target, learned from failed seeks
@@ -63,17 +65,32 @@ class FrameSource:
         if self._opened.linear:
             return self._advance(lambda picture: self._count() >= index)
         target = self._opened.pts[index]
+        if self._latest is not None and self._latest.pts >= target:
+            return self._latest  # it stands in for pictures that cannot be decoded
         self._seek_if_cheaper(target)
         picture = self._advance_to(target)
-        # After a seek a decoder may drop or spoil the target: step back further, at last to the start.
-        while not self._from_start and (picture is None or picture.pts != target or picture.is_corrupt):
+        return picture if self._is_exact(picture, target) else self._from_further_back(target, picture)
+
+    def _is_exact(self, picture: Any | None, target: int) -> bool:
+        """Whether a linear decode would give this picture too; from the start, it just did."""
+        return self._from_start or (picture is not None and picture.pts == target and not picture.is_corrupt)
+
+    def _from_further_back(self, target: int, picture: Any | None) -> Any | None:
+        """Try earlier keyframes where the decoder dropped or spoiled the target; keep what there is if none helps."""
+        helped = self._steps_back
+        while not self._is_exact(picture, target):
+            if self._steps_back >= _MOST_STEPS_BACK:
+                self._steps_back = helped
+                break
             self._steps_back = self._steps_back * 2 + 1
+            self.stopped = ""
             self._seek_before(target)
             picture = self._advance_to(target)
         return picture
 
     def _advance_to(self, target: int) -> Any | None:
-        return self._advance(lambda picture: picture.pts is not None and picture.pts >= target)
+        self._latest = self._advance(lambda picture: picture.pts is not None and picture.pts >= target)
+        return self._latest
 
     def _count(self) -> int:
         self._order += 1
@@ -83,6 +100,7 @@ class FrameSource:
         """Begin again at the first packet."""
         rewind(self._container, self._stream)
         self._pictures, self._position, self._order, self._from_start = None, None, -1, True
+        self._latest = None
 
     def _seek_if_cheaper(self, target: int) -> None:
         """Move to a keyframe before the target if that saves decoding."""

@@ -9,7 +9,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -24,6 +24,7 @@ _FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,h264,hevc,flv,live_flv,ogg,asf,asf_o,gif,"
     "mxf,nut,ivf,obu,av1,rm,dv,vob,yuv4mpegpipe,wtv,apng,webp_pipe,png_pipe,jpeg_pipe"
 )
+_ORDER_SAMPLE = 48  # pictures that show whether times follow the order of showing
 _REMEDY_CONVERT = "Check that it plays, or convert it: ffmpeg -i IN -c:v libx264 OUT.mp4"
 
 
@@ -111,12 +112,10 @@ def probe(path: str) -> Opened:
             stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
             scan = _scan(container, stream)
             first = _first_frame(container, stream, absolute)
-            if scan.usable:
-                pts, keys = scan.pts, scan.keys
-            else:
-                pts, keys = _decoded_times(container, stream), []
+            pts = scan.pts if scan.usable else _decoded_times(container, stream)
+            linear = not scan.usable or not _times_are_shown_times(container, stream, scan)
         info = _info(path, container, stream, first, pts, scan)
-        return Opened(container, stream, info, pts, keys, linear=not scan.usable)
+        return Opened(container, stream, info, pts, scan.keys, linear)
     except BaseException:
         container.close()
         raise
@@ -126,13 +125,14 @@ def probe(path: str) -> Opened:
 class _Scan:
     """The packets of a stream in ticks: shown ones, keyframes, and where the last one ends.
 
-    `usable`: every shown packet has a time of its own.
+    `usable`: every shown packet has a time of its own. `in_order`: they ascend as stored.
     """
 
     pts: list[int]
     keys: list[tuple[int, int]]
     end: int
     usable: bool
+    in_order: bool
 
 
 def _scan(container: Any, stream: Any) -> _Scan:
@@ -155,7 +155,19 @@ def _scan(container: Any, stream: Any) -> _Scan:
         if not shown:
             raise  # a damaged tail is met again, and told, while decoding
     usable = bool(shown) and not timeless and len(set(shown)) == len(shown)
-    return _Scan(sorted(shown), sorted(keys), end, usable)
+    in_order = all(before < after for before, after in pairwise(shown))
+    return _Scan(sorted(shown), sorted(keys), end, usable, in_order)
+
+
+def _times_are_shown_times(container: Any, stream: Any, scan: _Scan) -> bool:
+    """False where pictures are reordered but packet times are not, as for H.264 in AVI."""
+    if not (scan.in_order and stream.codec_context.has_b_frames):
+        return True
+    rewind(container, stream)
+    times: list[int] = []
+    with suppress(av.FFmpegError):
+        times = [frame.pts for frame in islice(container.decode(stream), _ORDER_SAMPLE) if frame.pts is not None]
+    return all(before < after for before, after in pairwise(times))
 
 
 def rewind(container: Any, stream: Any) -> None:
@@ -164,7 +176,10 @@ def rewind(container: Any, stream: Any) -> None:
         with suppress(av.FFmpegError):
             container.seek(stream.start_time, stream=stream, backward=True)
             return
-    container.seek(0)
+    try:
+        container.seek(0)
+    except av.FFmpegError:
+        container.seek(0, unsupported_byte_offset=True)  # a raw stream has no times to look up
 
 
 def _first_frame(container: Any, stream: Any, path: str) -> Any:

@@ -1,0 +1,87 @@
+"""The demo model's card: what it has seen, how it was trained, how often it is right. Knows only text."""
+
+import re
+from collections.abc import Mapping
+
+from demo_world.questions import QUESTIONS
+from demo_world.world import BACKGROUNDS, COLORS, DIRECTIONS, MIN_TWO_EVENT_FRAMES, SHAPES
+
+_CARD = """\
+---
+license: mit
+library_name: transformers
+pipeline_tag: video-text-to-text
+---
+# vidqa's demo model
+
+A Qwen2-VL of {parameters:.1f} million parameters, trained from nothing on drawn clips. It answers questions about
+coloured shapes and about nothing else: of any other video it will say something about coloured shapes.
+
+## What it has seen
+
+- {colors} {shapes}s on {backgrounds} backgrounds, each at least 28 pixels and 15 % of the shorter side across.
+- One event, or two in sequence (from {two} sampled frames on): a shape moves {directions}, stays still, appears, or
+  turns another color. Empty clips too.
+- 1 to 32 sampled frames of 84 to 224 pixels a side, as images where there is one. Its video processor's configuration
+  carries the bounds: 9 to 24 tokens per temporal slice, 4 to 16 frames, 2 frames per second.
+- Questions of {kinds} kinds in {wordings} wordings ({names}), alone and in conversations of up to four, with and
+  without a system prompt. It answers in lower case: "first a red circle moves right, then a blue square appears."
+
+All of it comes from `scripts/demo_world`; no clip and no sentence from anywhere else.
+
+## Training
+
+`{command}`
+
+Seed {seed}; {steps} steps in three stages (the vision tower alone; short clips; everything); {minutes:.0f} minutes on
+{device}. Muon for the blocks' matrices, AdamW for the rest; auxiliary heads, thrown away afterwards, tell the vision
+tower about shape, color and motion.
+
+## Accuracy
+
+{accuracy}
+"""
+
+
+def training_card(
+    *, command: str, seed: int, parameters: int, steps: int, minutes: float, device: str, held_out: Mapping[str, float]
+) -> str:
+    """The card as training writes it, with the share of held-out answers right under teacher forcing."""
+    rows = {name: {"right": share} for name, share in held_out.items()}
+    return _CARD.format(
+        command=command,
+        seed=seed,
+        parameters=parameters / 1e6,
+        steps=steps,
+        minutes=minutes,
+        device=device,
+        colors=_listed(COLORS),
+        shapes=_listed(SHAPES, "s, "),
+        backgrounds=_listed(BACKGROUNDS),
+        directions=_listed(DIRECTIONS),
+        two=MIN_TWO_EVENT_FRAMES,
+        kinds=len(QUESTIONS),
+        wordings=sum(len(wordings) for wordings in QUESTIONS.values()),
+        names=", ".join(f"`{kind}`" for kind in QUESTIONS),
+        accuracy="Whole answers right on held-out clips while training:\n\n" + _table(rows),
+    )
+
+
+def with_accuracy(card: str, command: str, table: Mapping[str, Mapping[str, float]]) -> str:
+    """The card with its accuracy section replaced by what an evaluation measured."""
+    section = (
+        f"Exact answers on fresh clips, encoded to files and read back through vidqa, measured by `{command}`. Half of "
+        f"the clips come from a renderer that training never saw.\n\n{_table(table)}\n"
+    )
+    return re.sub(r"(## Accuracy\n\n).*?(?=\n## |\Z)", lambda found: found[1] + section, card, flags=re.DOTALL)
+
+
+def _listed(words: tuple[str, ...], joint: str = ", ") -> str:
+    return f"{joint.join(words[:-1])}{joint[:-2]} and {words[-1]}"
+
+
+def _table(rows: Mapping[str, Mapping[str, float]]) -> str:
+    lines = ["| questions | right | of |", "| --- | ---: | ---: |"]
+    for name, row in rows.items():
+        lines.append(f"| {name} | {100 * row['right']:.1f} % | {row.get('count', '')} |")
+    return "\n".join(lines)
