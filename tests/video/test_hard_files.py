@@ -3,6 +3,7 @@
 import hashlib
 import random
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +112,7 @@ def test_pixel_aspect_widens_the_shown_size_only(tmp_path: Path) -> None:
     with av.open(str(path), "w") as container:
         stream: Any = container.add_stream("libx264", rate=25)
         stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
-        stream.codec_context.sample_aspect_ratio = "4/3"
+        stream.codec_context.sample_aspect_ratio = Fraction(4, 3)
         container.mux(stream.encode(av.VideoFrame.from_ndarray(numbered_picture(5, 96, 64), format="rgb24")))
         container.mux(stream.encode())
     with open_video(str(path)) as reader:

@@ -12,11 +12,10 @@ from itertools import chain
 from operator import itemgetter
 from typing import Any
 
-import av
 import numpy as np
 
 from vidqa.types import Frame
-from vidqa.video.probe import Opened, rewind
+from vidqa.video.probe import UNREADABLE, Opened, rewind
 
 _SEEK_SAVES_FRAMES = 12  # a seek refills the decoder's pipeline: worth it from about here
 _MOST_STEPS_BACK = 7  # keyframes: beyond that it is the file that is damaged
@@ -129,7 +128,7 @@ class FrameSource:
             self._container.seek(ticks, stream=self._stream, backward=True)
             packets = self._container.demux(self._stream)
             key = next((packet for packet in packets if packet.is_keyframe and packet.pts is not None), None)
-        except av.FFmpegError:
+        except UNREADABLE:
             return False
         if key is None or key.pts > target:
             return False
@@ -155,7 +154,7 @@ class FrameSource:
                 # Read by the decoder per packet: a picture that nothing refers to changes no other.
                 context.skip_frame = "DEFAULT" if exact else "NONREF"
                 yield from packet.decode()
-        except (av.FFmpegError, MemoryError) as error:
+        except UNREADABLE as error:
             self.stopped = getattr(error, "strerror", None) or str(error)
 
     def close(self) -> None:

@@ -24,6 +24,8 @@ _FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,h264,hevc,flv,live_flv,ogg,asf,asf_o,gif,"
     "mxf,nut,ivf,obu,av1,rm,dv,vob,yuv4mpegpipe,wtv,apng,webp_pipe,png_pipe,jpeg_pipe"
 )
+# What PyAV raises on damaged files; IndexError where a stream turns up after opening.
+UNREADABLE = (av.FFmpegError, UnicodeDecodeError, MemoryError, ValueError, IndexError)
 _ORDER_SAMPLE = 48  # pictures that show whether times follow the order of showing
 _REMEDY_CONVERT = "Check that it plays, or convert it: ffmpeg -i IN -c:v libx264 OUT.mp4"
 
@@ -49,7 +51,7 @@ def reading(path: str) -> Iterator[None]:
     """Turn what PyAV raises into VideoUnreadable."""
     try:
         yield
-    except (av.FFmpegError, UnicodeDecodeError, MemoryError, ValueError) as error:
+    except UNREADABLE as error:
         message = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise VideoUnreadable(f"{Path(path).name} cannot be read as a video: {message}.", _REMEDY_CONVERT) from error
 
@@ -151,7 +153,7 @@ def _scan(container: Any, stream: Any) -> _Scan:
             end = max(end, packet.pts + (packet.duration or 0))
             if packet.is_keyframe:
                 keys.append((packet.pts, packet.pts if packet.dts is None else packet.dts))
-    except av.FFmpegError:
+    except UNREADABLE:
         if not shown:
             raise  # a damaged tail is met again, and told, while decoding
     usable = bool(shown) and not timeless and len(set(shown)) == len(shown)
@@ -165,7 +167,7 @@ def _times_are_shown_times(container: Any, stream: Any, scan: _Scan) -> bool:
         return True
     rewind(container, stream)
     times: list[int] = []
-    with suppress(av.FFmpegError):
+    with suppress(*UNREADABLE):
         times = [frame.pts for frame in islice(container.decode(stream), _ORDER_SAMPLE) if frame.pts is not None]
     return all(before < after for before, after in pairwise(times))
 
@@ -199,7 +201,7 @@ def _decoded_times(container: Any, stream: Any) -> list[int]:
         for frame in container.decode(stream):
             after = ticks[-1] + step if ticks else 0
             ticks.append(frame.pts if frame.pts is not None and (not ticks or frame.pts > ticks[-1]) else after)
-    except av.FFmpegError:
+    except UNREADABLE:
         if not ticks:
             raise
     return ticks
@@ -290,5 +292,5 @@ def _header_seconds(container: Any, stream: Any) -> float | None:
     if stream.duration is not None:
         return float((stream.duration + (stream.start_time or 0)) * stream.time_base)
     if container.duration is not None and len(container.streams) == 1:
-        return (container.duration + (container.start_time or 0)) / av.time_base
+        return float(container.duration + (container.start_time or 0)) / av.time_base
     return None

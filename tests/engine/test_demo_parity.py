@@ -1,0 +1,141 @@
+"""The demo model through the whole Session against transformers' own processor, forward and generate."""
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import Qwen2VLForConditionalGeneration, Qwen2VLVideoProcessor
+
+from vidqa import EngineConfig, Request, Session
+from vidqa.events import Answered, Event, Noted, Planned, StageProgress, StageStarted, TextDelta
+from vidqa.models.hub import demo_folder
+from vidqa.models.loader import Loaded, load_model
+from vidqa.types import Answer
+from vidqa.video.decode import open_video
+from vidqa.video.patches import resize_frame
+
+ASSETS = Path(__file__).parents[2] / "assets"
+CLIP = str(ASSETS / "demo.mp4")
+QUESTION = "what happens?"
+
+
+@cache
+def loaded() -> Loaded:
+    return load_model(demo_folder(), torch.device("cpu"), torch.float32)
+
+
+@cache
+def oracle() -> Any:
+    model = Qwen2VLForConditionalGeneration.from_pretrained(demo_folder(), dtype=torch.float32)
+    model.eval()
+    return model
+
+
+def ask(**how: Any) -> Answer:
+    config = EngineConfig(prefill_chunk=how.pop("prefill_chunk", None),
+                          vision_chunk=how.pop("vision_chunk", None), isolate_decoder=False)  # fmt: skip
+    with Session(config) as session:
+        *_, last = session.ask(Request(video=CLIP, question=QUESTION, **how))
+    assert isinstance(last, Answered)
+    return last.answer
+
+
+def oracle_inputs(answer: Answer) -> dict[str, torch.Tensor]:
+    """The same frames through transformers' processor, and the same prompt through its tokenizer."""
+    plan, tokenizer = answer.plan, loaded().tokenizer
+    with open_video(CLIP) as reader:
+        indices = [round(seconds * reader.info.fps) for seconds in plan.timestamps_seconds]
+        frames = torch.stack([resize_frame(frame.rgb, plan.height, plan.width) for frame in reader.frames(indices)])
+    processor = Qwen2VLVideoProcessor.from_pretrained(demo_folder(), do_resize=False, cap_pixels_per_frame=True)
+    made = dict(processor(videos=[frames.float()], return_tensors="pt", do_sample_frames=False))
+    content = [{"type": "video"}, {"type": "text", "text": QUESTION}]
+    text = tokenizer.apply_chat_template(
+        [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+    )
+    text = text.replace("<|video_pad|>", "<|video_pad|>" * plan.visual_tokens)
+    ids = tokenizer(text, return_tensors="pt", add_special_tokens=False)["input_ids"]
+    assert ids.shape[1] == plan.prompt_tokens
+    video = ids == oracle().config.video_token_id
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "mm_token_type_ids": video.int() * 2, **made}
+
+
+@pytest.mark.parametrize(("frames", "size"), [(None, None), (4, (84, 84)), (2, (112, 84)), (8, (140, 140)), (1, None)])
+def test_answers_equal_generate(frames: int | None, size: tuple[int, int] | None) -> None:
+    answer = ask(frames=frames, size=size)
+    inputs = oracle_inputs(answer)
+    output = oracle().generate(**inputs, max_new_tokens=64, do_sample=False)[0, inputs["input_ids"].shape[1] :]
+    assert answer.text == loaded().tokenizer.decode(output, skip_special_tokens=True).strip()
+    assert answer.finish_reason == "stop"
+
+
+@pytest.mark.parametrize("vision_chunk", [1, 3, 100])
+@pytest.mark.parametrize("prefill_chunk", [1, 7, 64, 5000])
+def test_chunks_change_nothing(prefill_chunk: int, vision_chunk: int) -> None:
+    answer = ask(prefill_chunk=prefill_chunk, vision_chunk=vision_chunk)
+    assert answer.text == "a red circle moves right."
+    assert (answer.plan.prefill_chunk, answer.plan.vision_chunk) == (prefill_chunk, vision_chunk)
+
+
+def test_events_tell_the_whole_story_in_order() -> None:
+    with Session(EngineConfig(vision_chunk=1, prefill_chunk=32)) as session:
+        events: list[Event] = list(session.ask(Request(video=CLIP, question=QUESTION)))
+    stages = [event.stage for event in events if isinstance(event, StageStarted)]
+    assert stages == ["load", "video", "vision", "prefill", "decode"]
+    assert isinstance(events[-1], Answered)
+    plan = next(event for event in events if isinstance(event, Planned)).plan
+    answer = events[-1].answer
+    assert plan == answer.plan
+    assert "".join(event.text for event in events if isinstance(event, TextDelta)).strip() == answer.text
+    assert not [event for event in events if isinstance(event, Noted)]
+    for stage, total in (("vision", plan.frames), ("prefill", plan.prompt_tokens)):
+        done = [event.done for event in events if isinstance(event, StageProgress) and event.stage == stage]
+        assert done == sorted(done) and done[-1] == total and len(done) > 2
+
+
+def test_a_second_question_uses_the_loaded_model() -> None:
+    with Session(EngineConfig()) as session:
+        first, second = (list(session.ask(Request(video=CLIP, question=QUESTION)))[-1] for _ in range(2))
+    assert isinstance(first, Answered) and isinstance(second, Answered)
+    assert first.answer.text == second.answer.text
+    assert first.answer.timing.load_seconds > 0
+    assert second.answer.timing.load_seconds == 0
+
+
+def test_cancel_keeps_what_was_written_and_the_session_goes_on() -> None:
+    with Session(EngineConfig(isolate_decoder=False)) as session:
+        written = []
+        for event in session.ask(Request(video=CLIP, question=QUESTION)):
+            if isinstance(event, TextDelta):
+                written.append(event.text)
+                if len(written) == 2:
+                    session.cancel()
+        assert isinstance(event, Answered)
+        assert event.answer.finish_reason == "cancelled"
+        assert event.answer.text == "".join(written).strip()
+        assert 2 <= len(written) <= 3
+        *_, last = session.ask(Request(video=CLIP, question=QUESTION))
+        assert isinstance(last, Answered) and last.answer.text == "a red circle moves right."
+
+
+def test_a_session_answers_one_question_at_a_time() -> None:
+    from vidqa.errors import UsageError
+
+    with Session(EngineConfig(isolate_decoder=False)) as session:
+        running = iter(session.ask(Request(video=CLIP, question=QUESTION)))
+        next(running)
+        with pytest.raises(UsageError, match="another question"):
+            next(iter(session.ask(Request(video=CLIP, question=QUESTION))))
+        running.close()  # type: ignore[attr-defined]
+        *_, last = session.ask(Request(video=CLIP, question=QUESTION))
+        assert isinstance(last, Answered)
+
+
+@pytest.mark.needs_cuda
+def test_the_demo_is_right_on_a_gpu() -> None:
+    with Session(EngineConfig(device="cuda")) as session:
+        *_, last = session.ask(Request(video=CLIP, question=QUESTION))
+    assert isinstance(last, Answered)
+    assert last.answer.text == "a red circle moves right."
+    assert last.answer.memory.device_peak_bytes
