@@ -31,7 +31,7 @@ from vidqa.engine.planning import PREFILL_CHUNK_TOKENS, VISION_CHUNK_SLICES
 from vidqa.engine.prefill import prefill
 from vidqa.engine.prompt import position_after_video, text_positions, video_positions
 from vidqa.engine.sampler import Sampler
-from vidqa.engine.vision import encode_video
+from vidqa.engine.vision import GroupEncoder, Picture
 from vidqa.models.attention import make_kernel, register
 from vidqa.models.qwen2_vl import Qwen2VL
 from vidqa.models.specs import ModelSpec, VisionSpec
@@ -130,9 +130,11 @@ def last(stage: Generator[Any, None, Any]) -> Any:
 def run_vidqa(model: Qwen2VL, frames: torch.Tensor, tokens: int) -> Run:
     """The same through vidqa's stages with their default chunks."""
     began = time.perf_counter()
-    pictures = ((frame, 0.0) for frame in frames)
+    encoder = GroupEncoder(model, VISION_CHUNK_SLICES)
     rows, columns, slices = frames.shape[2] // 28, frames.shape[3] // 28, len(frames) // 2
-    groups = list(encode_video(model, pictures, VISION_CHUNK_SLICES))
+    groups = [group for frame in frames if (group := encoder.push(Picture(frame, 0.0)))]
+    if rest := encoder.flush():
+        groups.append(rest)
     after = position_after_video(len(HEAD), slices, rows, columns)
     with torch.no_grad():
         head, tail = model.embed(torch.tensor(HEAD)), model.embed(torch.tensor(TAIL))

@@ -40,7 +40,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--export", type=Path, help="folder to write the model to, at every checkpoint")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--steps", type=int, nargs=3, default=(1000, 320, 1200), help="steps of stages 1, 2, 3")
+    parser.add_argument("--steps", type=int, nargs=3, default=(600, 300, 700), help="steps of stages 1, 2, 3")
     parser.add_argument("--tokens", type=int, default=2400, help="visual tokens per batch")
     parser.add_argument("--minutes", type=float, default=1e9, help="stop after this long; run again to go on")
     parser.add_argument("--float32", action="store_true", help="no bfloat16 matrix products")
@@ -63,7 +63,7 @@ class Trainer:
             Stage(3, third, arguments.tokens, 1e-3),
         )
         self.stage, self.step, self.seconds = 0, 0, 0.0
-        self.accuracy: dict[str, float] = {}
+        self.curve: list[dict[str, float]] = []
         self.optimizer = Optimizer(self.model, self.heads)
         self.checkpoint = arguments.work / "checkpoint.pt"
         if self.checkpoint.exists():
@@ -75,14 +75,14 @@ class Trainer:
         self.heads.load_state_dict(state["heads"])
         if state["optimizer"]:
             self.optimizer.restore(state["optimizer"])
-        self.accuracy = state.get("accuracy", {})
+        self.curve = state["curve"]
         self.stage, self.step, self.seconds = state["stage"], state["step"], state["seconds"]
 
     def save(self) -> None:
         state = {
             "model": self.model.state_dict(), "heads": self.heads.state_dict(),
             "optimizer": self.optimizer.state(), "stage": self.stage, "step": self.step, "seconds": self.seconds,
-            "accuracy": self.accuracy,
+            "curve": self.curve,
         }  # fmt: skip
         save_checkpoint(self.checkpoint, state)
         if self.arguments.export:
@@ -101,7 +101,7 @@ class Trainer:
             steps=sum(given.steps),
             minutes=self.seconds / 60,
             device=given.device,
-            held_out=self.accuracy,
+            curve=self.curve,
         )
 
     def precision(self) -> AbstractContextManager[Any]:
@@ -168,8 +168,10 @@ class Trainer:
                     **{k: round(v, 3) for k, v in shown.items()},
                 )
             if self.step % 250 == 0 or self.step == stage.steps:
-                self.accuracy = self.held_out(stage)
-                log(stage=stage.number, step=self.step, held_out=self.accuracy)
+                self.curve.append(
+                    {"stage": stage.number, "step": self.step, "minutes": self.seconds / 60} | self.held_out(stage)
+                )
+                log(held_out=self.curve[-1])
             if self.step == stage.steps:
                 self.stage, self.step = self.stage + 1, 0
             if now - saved > 120 or self.step == 0:

@@ -14,18 +14,19 @@ from vidqa.engine.kv_cache import KVCache
 from vidqa.engine.prefill import prefill
 from vidqa.engine.sampler import Sampler
 from vidqa.engine.scope import without_grad
-from vidqa.engine.vision import encode_video
+from vidqa.engine.vision import GroupEncoder, Picture
 from vidqa.models.attention import make_kernel
 
 
 def test_no_tensor_of_any_stage_has_a_grad_fn_and_the_consumer_keeps_its_mode() -> None:
     models = pair("2B")
-    pictures = ((torch.randint(0, 255, (3, 56, 84), dtype=torch.uint8), float(index)) for index in range(6))
-    groups = []
-    for group in encode_video(models.ours, pictures, 1):
+    encoder, groups = GroupEncoder(models.ours, 1), []
+    for index in range(5):
+        picture = Picture(torch.randint(0, 255, (3, 56, 84), dtype=torch.uint8), float(index))
+        groups += [group for group in (encoder.push(picture),) if group]
         assert torch.is_grad_enabled()
-        groups.append(group)
-    assert len(groups) == 3
+    groups += [group for group in (encoder.flush(),) if group]
+    assert [group.timestamps_seconds for group in groups] == [(0, 1), (2, 3), (4, 4)]
     assert all(group.embeddings.grad_fn is None for group in groups)
 
     embeddings, positions = prompt_tensors(models, random_patches(3, 6, 8), 6, 8)

@@ -54,8 +54,10 @@ def run(arguments: argparse.Namespace) -> int:
     from vidqa.cli.default_model import choose_model
     from vidqa.config import EngineConfig, load_settings
     from vidqa.engine.session import Session
+    from vidqa.video.probe import check_file
 
     request = _request(arguments)
+    check_file(request.video)  # before anybody is asked which model to fetch
     settings = load_settings()
     talk = Talk(arguments.quiet)
     model = choose_model(arguments.model or settings.model, talk)
@@ -163,8 +165,8 @@ def _model_line(plan: Plan) -> str:
 def _plan_line(video: VideoInfo, plan: Plan) -> str:
     first, last = plan.timestamps_seconds[0], plan.timestamps_seconds[-1]
     return (
-        f"video: {video.width}×{video.height} {video.codec}, {format_timestamp(video.duration_seconds)} · "
-        f"{plan.frames} frames of {plan.width}×{plan.height} from {format_timestamp(first)} to "
+        f"video: {video.width}×{video.height} {video.codec}, {format_timestamp(video.duration_seconds)}\n"
+        f"plan: {plan.frames} frames of {plan.width}×{plan.height} from {format_timestamp(first)} to "
         f"{format_timestamp(last)} · {plan.visual_tokens} visual + {plan.prompt_tokens - plan.visual_tokens} text "
         f"tokens · KV cache {format_bytes(plan.kv_bytes)}"
     )

@@ -18,7 +18,7 @@ from vidqa.engine.prefill import prefill
 from vidqa.engine.prompt import Prompt, build_prompt, position_after_video, text_positions, video_positions
 from vidqa.engine.sampler import Sampler
 from vidqa.engine.timing import Stopwatch, Timed
-from vidqa.engine.vision import EncodedGroup, encode_video
+from vidqa.engine.vision import EncodedGroup, GroupEncoder, Picture
 from vidqa.errors import Interrupted
 from vidqa.events import Answered, Event, Noted, Planned, StageProgress, StageStarted, TextDelta
 from vidqa.memory.tracker import DevicePeak, host_peak_bytes
@@ -94,20 +94,22 @@ class Pipeline:
         """Decode, resize and encode all frames."""
         draft, total = self._draft, len(self._draft.indices)
         pictures = Timed(
-            (resize_frame(frame.rgb, draft.height, draft.width), frame.timestamp_seconds)
+            Picture(resize_frame(frame.rgb, draft.height, draft.width), frame.timestamp_seconds)
             for frame in self._reader.frames(draft.indices)
         )
-        watch = Stopwatch()
+        watch, encoder = Stopwatch(), GroupEncoder(self._model, draft.vision_chunk)
+        groups: list[EncodedGroup] = []
         yield StageStarted("video", total)
         yield StageStarted("vision", total)
-        groups: list[EncodedGroup] = []
-        seen = 0
-        for group in encode_video(self._model, pictures, draft.vision_chunk):
-            groups.append(group)
-            seen += len(group.timestamps_seconds)
-            yield StageProgress("video", seen, total)
-            yield StageProgress("vision", seen, total)
+        for seen, picture in enumerate(pictures, start=1):
             self._stop_if_cancelled("while the video was read")
+            yield StageProgress("video", seen, total)
+            if group := encoder.push(picture):
+                groups.append(group)
+                yield StageProgress("vision", seen, total)
+        if group := encoder.flush():
+            groups.append(group)
+            yield StageProgress("vision", total, total)
         self._reader.check_coverage(draft.indices)
         for note in self._reader.notes:
             yield Noted(note)

@@ -3,18 +3,21 @@
 Pixels live until their group is encoded. Knows patches and the model; knows no files.
 """
 
-from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 
 import torch
 from torch import Tensor
 
-from vidqa.engine.scope import without_grad
 from vidqa.models.qwen2_vl import Qwen2VL
 from vidqa.video.patches import to_patches
 
-Picture = tuple[Tensor, float]  # (3, height, width) uint8 at its final size, and its time in seconds
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A frame at its final size, (3, height, width) uint8, and its time."""
+
+    pixels: Tensor
+    timestamp_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,31 +29,31 @@ class EncodedGroup:
     timestamps_seconds: tuple[float, ...]
 
 
-@without_grad
-def encode_video(model: Qwen2VL, pictures: Iterable[Picture], group_slices: int) -> Generator[EncodedGroup, None, None]:
-    """Cut and embed a stream of equal pictures, `group_slices` temporal slices at a time.
+class GroupEncoder:
+    """Takes pictures of one size as they come; gives a group's embeddings whenever one is full."""
 
-    An odd last frame is doubled, as the reference does.
-    """
-    vision = model.spec.vision
-    for pixels, times in _groups(pictures, group_slices * vision.temporal_patch):
-        if missing := -len(pixels) % vision.temporal_patch:
-            pixels = torch.cat((pixels, pixels[-1:].expand(missing, -1, -1, -1)))
-            times = times + times[-1:] * missing
+    def __init__(self, model: Qwen2VL, group_slices: int) -> None:
+        self._model = model
+        self._size = group_slices * model.spec.vision.temporal_patch
+        self._waiting: list[Picture] = []
+
+    def push(self, picture: Picture) -> EncodedGroup | None:
+        """Add one picture; returns the group that it completes, if any."""
+        self._waiting.append(picture)
+        return self.flush() if len(self._waiting) == self._size else None
+
+    def flush(self) -> EncodedGroup | None:
+        """Encode what waits, if anything. An odd last frame is doubled, as the reference does."""
+        pictures, self._waiting = self._waiting, []
+        if len(pictures) % self._model.spec.vision.temporal_patch:
+            pictures.append(pictures[-1])
+        return self._encode(pictures) if pictures else None
+
+    @torch.no_grad()
+    def _encode(self, pictures: list[Picture]) -> EncodedGroup:
+        vision = self._model.spec.vision
+        pixels = torch.stack([picture.pixels for picture in pictures])  # (n, 3, height, width)
         patches = to_patches(pixels, patch=vision.patch, temporal_patch=vision.temporal_patch, merge=vision.merge)
         rows, columns = pixels.shape[2] // vision.patch, pixels.shape[3] // vision.patch
-        yield EncodedGroup(model.encode(patches, rows, columns), len(patches), times)
-
-
-def _groups(pictures: Iterable[Picture], size: int) -> Iterator[tuple[Tensor, tuple[float, ...]]]:
-    """Collect pictures: (n, 3, height, width) uint8 with their times, n ≤ size."""
-    for batch in batched(pictures, size):
-        pixels, times = zip(*batch, strict=True)
-        yield torch.stack(pixels), times
-
-
-def batched(items: Iterable[Picture], size: int) -> Iterator[list[Picture]]:
-    """Lists of up to `size` items (itertools.batched, which Python 3.11 lacks)."""
-    remaining = iter(items)
-    while batch := list(islice(remaining, size)):
-        yield batch
+        times = tuple(picture.timestamp_seconds for picture in pictures)
+        return EncodedGroup(self._model.encode(patches, rows, columns), len(patches), times)
