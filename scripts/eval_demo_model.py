@@ -108,7 +108,8 @@ def main() -> int:
             bar = f"  (bar {100 * BARS[name]:.0f} %)" if name in BARS else ""
             print(f"{name:24} {100 * row['right']:6.1f} %  of {row['count']}{bar}")
     if arguments.card:
-        command = f"scripts/eval_demo_model.py --clips {arguments.clips} --seed {arguments.seed}"
+        asked = f"--clips {arguments.clips} --questions {arguments.questions} --seed {arguments.seed}"
+        command = f"scripts/eval_demo_model.py {asked}"
         card = with_accuracy(arguments.card.read_text(encoding="utf-8"), command, table)
         arguments.card.write_text(card, encoding="utf-8")
     wrong = [result for result in results if not result.right]

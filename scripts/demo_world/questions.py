@@ -168,7 +168,7 @@ def _wording(rng: random.Random, kind: str) -> str:
         text = text[0].upper() + text[1:]
     elif chance < 0.4:
         text = text.lower()
-    elif chance < 0.43:
+    elif chance < 0.48:
         text = text.upper()
     return text.rstrip("?.") if rng.random() < 0.15 else text
 

@@ -14,6 +14,7 @@ from vidqa.errors import ModelError, ModelMissing
 from vidqa.models.hub import demo_folder, pull_model, resolve_model
 from vidqa.models.specs import REFERENCE_BOUNDS, read_bounds, read_spec
 
+DEMO_CLIP = Path(__file__).parents[2] / "assets" / "demo.mp4"
 FLAT_2B = {
     "model_type": "qwen2_vl", "hidden_size": 1536, "num_hidden_layers": 28, "num_attention_heads": 12,
     "num_key_value_heads": 2, "vocab_size": 151936, "max_position_embeddings": 32768, "video_token_id": 151656,
@@ -124,7 +125,7 @@ def test_cached_models_are_listed_with_size(tmp_path: Path) -> None:
 
 
 def test_a_missing_repository_is_an_error_in_one_paragraph(tmp_path: Path) -> None:
-    done = in_cache(tmp_path, "ask", "clip.mp4", "what?", "--model", "Qwen/Qwen2-VL-2B-Instruct")
+    done = in_cache(tmp_path, "ask", str(DEMO_CLIP), "what?", "--model", "Qwen/Qwen2-VL-2B-Instruct")
     said = " ".join(done.stderr.split())
     assert done.returncode == ExitCode.MODEL_MISSING
     assert done.stdout == ""

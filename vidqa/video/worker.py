@@ -14,14 +14,18 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
+from queue import Queue
+from threading import Thread
 from typing import Any, BinaryIO
 
 from vidqa.errors import VideoError
+from vidqa.types import Frame
 from vidqa.video.frames import FrameSource
 from vidqa.video.probe import probe
 
 _ADDRESS_SPACE_BYTES = 12 * 2**30
 _PR_SET_PDEATHSIG = 1
+_FRAMES_AHEAD = 2
 
 
 def send(out: BinaryIO, header: dict[str, Any], payload: memoryview | bytes = b"") -> None:
@@ -56,10 +60,24 @@ def _open(path: str, out: BinaryIO) -> FrameSource:
 
 
 def _send_frames(source: FrameSource, indices: Sequence[int], out: BinaryIO) -> None:
+    """Send frames while the next ones are decoded: the pipe holds less than one frame."""
+    ahead: Queue[Frame | None] = Queue(maxsize=_FRAMES_AHEAD)
+    writer = Thread(target=_write_frames, args=(ahead, out), daemon=True)
+    writer.start()
     for frame in source.frames(indices):
-        header = {"index": frame.index, "seconds": frame.timestamp_seconds, "shape": frame.rgb.shape[:2]}
-        send(out, header, frame.rgb.data.cast("B"))
+        ahead.put(frame)
+    ahead.put(None)
+    writer.join()
     send(out, {"end": source.stopped})
+
+
+def _write_frames(ahead: "Queue[Frame | None]", out: BinaryIO) -> None:
+    while (frame := ahead.get()) is not None:
+        header = {"index": frame.index, "seconds": frame.timestamp_seconds, "shape": frame.rgb.shape[:2]}
+        try:
+            send(out, header, frame.rgb.data.cast("B"))
+        except BrokenPipeError:  # the parent left: there is nobody to decode for
+            os._exit(0)
 
 
 def _confine() -> None:
