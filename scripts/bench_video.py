@@ -102,7 +102,8 @@ def by_naive_seeking(clip: str, indices: Sequence[int], size: tuple[int, int]) -
         stream = container.streams.video[0]
         stream.thread_type = "AUTO"
         for index in indices:
-            target = round(index / float(stream.average_rate) / float(stream.time_base)) + (stream.start_time or 0)
+            seconds = index / float(stream.average_rate or FPS)
+            target = round(seconds / float(stream.time_base)) + (stream.start_time or 0)
             container.seek(target, stream=stream, backward=True)
             shown = next(frame for frame in container.decode(stream) if frame.pts is not None and frame.pts >= target)
             frames.append(resized(shown.to_ndarray(format="rgb24"), size))

@@ -88,3 +88,10 @@ def test_demo_clips_are_small_and_answered(clip: str) -> None:
         for question in ("what happens?", "What happens", "WHAT HAPPENS", "what happens in this video?"):
             answer = answer_of(session, str(path), question, None)
             assert is_right(answer, tell(SCENES[clip])), (question, answer)
+
+
+@pytest.mark.long
+def test_it_reaches_its_bars() -> None:
+    from eval_demo_model import evaluate, missed, summarise
+
+    assert not missed(summarise(list(evaluate(200, 321, "demo", 4))))

@@ -94,7 +94,7 @@ def _confine() -> None:
 def main() -> None:
     """Serve the parent; native libraries that print go to stderr, never into the messages."""
     _confine()
-    out = os.fdopen(os.dup(1), "wb", buffering=0)
+    out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     with suppress(BrokenPipeError):
         serve(sys.stdin.buffer, out)
