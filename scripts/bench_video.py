@@ -99,7 +99,7 @@ def by_naive_seeking(clip: str, indices: Sequence[int], size: tuple[int, int]) -
     """Seek to the keyframe before each frame and decode on from there, with frame threads."""
     frames = []
     with av.open(clip) as container:
-        stream = container.streams.video[0]
+        stream: Any = container.streams.video[0]
         stream.thread_type = "AUTO"
         for index in indices:
             seconds = index / float(stream.average_rate or FPS)

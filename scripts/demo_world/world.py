@@ -98,8 +98,10 @@ def _two_actors(rng: random.Random, shot: Shot) -> tuple[Actor, Actor]:
         kinds.append("changes")
     first = _actor(rng, shot, rng.choice(kinds), 0.0, first_ends)
     kind = rng.choice(kinds)
-    second = _actor(rng, shot, "appears" if kind == "still" else kind, second_comes, 1.01)
-    return first, second
+    while True:  # the same shape twice could be one that goes on
+        second = _actor(rng, shot, "appears" if kind == "still" else kind, second_comes, 1.01)
+        if (second.shape, second.color) != (first.shape, first.end_color):
+            return first, second
 
 
 def _actor(rng: random.Random, shot: Shot, kind: Kind, begin: float, end: float) -> Actor:

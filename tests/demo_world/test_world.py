@@ -70,6 +70,11 @@ def test_the_first_of_two_leaves_before_the_second_comes() -> None:
     assert pairs and all(first.leave < second.appear for first, second in pairs)
 
 
+def test_the_second_shape_is_never_the_first_one_again() -> None:
+    pairs = [scene.actors for scene in _scenes(SHOTS[4], 400) if len(scene.actors) == 2]
+    assert all((first.shape, first.end_color) != (second.shape, second.color) for first, second in pairs)
+
+
 def test_all_kinds_colors_and_directions_occur() -> None:
     actors = [actor for scene in _scenes(SHOTS[4], 400) for actor in scene.actors]
     assert {actor.kind for actor in actors} == {"moves", "still", "appears", "changes"}
