@@ -26,6 +26,8 @@ _FORMATS = (
 )
 # What PyAV raises on damaged files; IndexError where a stream turns up after opening.
 UNREADABLE = (av.FFmpegError, UnicodeDecodeError, MemoryError, ValueError, IndexError)
+# Frame threads wait for each other's references: on 2 cores 8 of them took 0.62 of the time of FFmpeg's 3.
+_LEAST_THREADS, _MOST_THREADS = 8, 16
 _ORDER_SAMPLE = 48  # pictures that show whether times follow the order of showing
 _REMEDY_CONVERT = "Check that it plays, or convert it: ffmpeg -i IN -c:v libx264 OUT.mp4"
 
@@ -110,6 +112,7 @@ def probe(path: str) -> Opened:
     try:
         stream = best_stream(container, absolute)
         stream.thread_type = "AUTO"
+        stream.codec_context.thread_count = min(max(_LEAST_THREADS, (os.cpu_count() or 1) + 2), _MOST_THREADS)
         with reading(absolute):
             stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
             scan = _scan(container, stream)
