@@ -1,6 +1,6 @@
 """Train the demo model from a seed, in stages that resume: see assets/demo-model/README.md.
 
-Example: python scripts/train_demo_model.py --work /tmp/demo-train --export assets/demo-model
+Example: python scripts/train_demo_model.py --work training --export assets/demo-model
 """
 
 import argparse
