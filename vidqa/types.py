@@ -65,6 +65,28 @@ class PixelBounds:
 
 
 @dataclass(frozen=True, slots=True)
+class Device:
+    """One device as it is now, sizes in bytes. Rates are peak figures, for time estimates only.
+
+    `free_bytes` is what this process could still allocate: the smaller of the driver's word and
+    total - others - own. `process_bytes` and `other_bytes` are 0 where the driver does not say.
+    """
+
+    kind: Literal["cuda", "mps", "cpu"]
+    index: int
+    name: str
+    total_bytes: int
+    free_bytes: int
+    process_bytes: int
+    other_bytes: int
+    compute_capability: tuple[int, int] | None
+    bf16: bool
+    bandwidth_bytes_per_second: float
+    flops_per_second: float
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """One question about one video. `size` is (width, height) in pixels."""
 
