@@ -26,15 +26,16 @@ from transformers import (
 )
 
 from vidqa.engine.decode import decode
+from vidqa.engine.embeddings import PromptEmbeddings
 from vidqa.engine.kv_cache import KVCache
-from vidqa.engine.planning import PREFILL_CHUNK_TOKENS, VISION_CHUNK_SLICES
 from vidqa.engine.prefill import prefill
 from vidqa.engine.prompt import position_after_video, text_positions, video_positions
 from vidqa.engine.sampler import Sampler
 from vidqa.engine.vision import GroupEncoder, Picture
+from vidqa.memory.planner import CHUNKS
 from vidqa.models.attention import make_kernel, register
 from vidqa.models.qwen2_vl import Qwen2VL
-from vidqa.models.specs import ModelSpec, VisionSpec
+from vidqa.models.specs import parse_spec
 
 HEAD, TAIL, VIDEO = (5, 6, 7, 8, 1002), (1003, 9, 10, 11, 12, 13, 14, 15), 1001
 
@@ -68,11 +69,7 @@ def build(layers: int, width: int) -> tuple[Any, Any]:
 
 
 def adapter(model: Any) -> Qwen2VL:
-    text, vision = model.config.text_config, model.config.vision_config
-    spec = ModelSpec(
-        "qwen2_vl", text.num_hidden_layers, text.hidden_size, 12, 2, text.hidden_size // 12, text.vocab_size, 32768,
-        VIDEO, VisionSpec(vision.depth, vision.embed_dim, vision.num_heads, 14, 2, 2),
-    )  # fmt: skip
+    spec = parse_spec(model.config.to_dict(), "the benchmark's model")
     return Qwen2VL(model, spec, torch.device("cpu"), torch.float32, 0)
 
 
@@ -130,15 +127,16 @@ def last(stage: Generator[Any, None, Any]) -> Any:
 def run_vidqa(model: Qwen2VL, frames: torch.Tensor, tokens: int) -> Run:
     """The same through vidqa's stages with their default chunks."""
     began = time.perf_counter()
-    encoder = GroupEncoder(model, VISION_CHUNK_SLICES)
+    vision_chunk, prefill_chunk = CHUNKS[0]
     rows, columns, slices = frames.shape[2] // 28, frames.shape[3] // 28, len(frames) // 2
-    groups = [group for frame in frames if (group := encoder.push(Picture(frame, 0.0)))]
+    embeddings = PromptEmbeddings(model, HEAD, slices * rows * columns, TAIL, on_host=False)
+    encoder = GroupEncoder(model, vision_chunk)
+    for frame in frames:
+        if group := encoder.push(Picture(frame, 0.0)):
+            embeddings.add(group.embeddings)
     if rest := encoder.flush():
-        groups.append(rest)
+        embeddings.add(rest.embeddings)
     after = position_after_video(len(HEAD), slices, rows, columns)
-    with torch.no_grad():
-        head, tail = model.embed(torch.tensor(HEAD)), model.embed(torch.tensor(TAIL))
-        embeddings = torch.cat([head, *(group.embeddings for group in groups), tail])
     positions = torch.cat(
         (
             text_positions(0, len(HEAD)),
@@ -148,7 +146,7 @@ def run_vidqa(model: Qwen2VL, frames: torch.Tensor, tokens: int) -> Run:
         dim=1,
     )
     cache, kernel = KVCache(model.spec, len(embeddings) + tokens, torch.float32, model.device), make_kernel("auto")
-    logits = last(prefill(model, embeddings, positions, cache, kernel, PREFILL_CHUNK_TOKENS))
+    logits = last(prefill(model, embeddings, positions, cache, kernel, prefill_chunk))
     start = after + len(TAIL)
     made, times = [], []
     for token in decode(model, logits, start, cache, kernel, Sampler(0, 1, 0), frozenset(), tokens):

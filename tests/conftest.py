@@ -1,11 +1,13 @@
-"""Marks, and an environment without a network."""
+"""Marks, and an environment without a network and without the user's state."""
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ["VIDQA_STATE"] = tempfile.mkdtemp(prefix="vidqa-tests-")  # what tests measure is not the user's
 ROOT = Path(__file__).parents[1]
 REAL_CLIPS = ROOT.parent / "shared" / "videos"
 

@@ -59,7 +59,18 @@ def pair(layout: str) -> Pair:
             other.copy_(one)
     model.set_attn_implementation({"text_config": register(), "vision_config": "sdpa"})
     spec = ModelSpec(
-        "qwen2_vl", 2, heads * 16, heads, kv_heads, 16, 512, 32768, VIDEO_TOKEN, VisionSpec(2, 64, 4, 14, 2, 2)
+        "qwen2_vl",
+        2,
+        heads * 16,
+        96,
+        heads,
+        kv_heads,
+        16,
+        512,
+        32768,
+        VIDEO_TOKEN,
+        False,
+        VisionSpec(2, 64, 4, 14, 2, 2, 128),
     )
     return Pair(oracle, Qwen2VL(model, spec, torch.device("cpu"), torch.float32, 0))
 

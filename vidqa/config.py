@@ -12,23 +12,38 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from vidqa.errors import UsageError
+from vidqa.types import Placement
 
 ATTENTION_CHOICES = ("auto", "sdpa", "flex")
+QUALITY_CHOICES = ("fast", "balanced", "best")
+WEIGHT_CHOICES = ("fp32", "bf16", "fp16", "int8", "nf4", "nf4-dq")
+KV_CHOICES = ("native", "int8")
 
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
     """How a Session loads and runs its model.
 
-    `vision_chunk` is in temporal slices, `prefill_chunk` in tokens; None leaves them to the
-    engine. `isolate_decoder` runs FFmpeg in a process that can be killed.
+    What is None the planner chooses. `weights` is a precision, `kv` `native` or `int8`;
+    `vision_chunk` is in temporal slices, `prefill_chunk` in tokens. `vram_bytes` is a budget
+    to plan for instead of what is free, `reserve_bytes` is left to others. `isolate_decoder`
+    runs FFmpeg in a process that can be killed; `remember` keeps planned and measured peaks
+    in the user's state folder.
     """
 
     model: str = "demo"
     device: str = "auto"
     attention: str = "auto"
+    weights: str | None = None
+    kv: str | None = None
+    placement: Placement | None = None
     vision_chunk: int | None = None
     prefill_chunk: int | None = None
+    vram_bytes: int | None = None
+    reserve_bytes: int = 0
+    quality: str = "balanced"
+    max_wait_seconds: float | None = None
+    remember: bool = True
     isolate_decoder: bool = True
     decoder_deadline_seconds: float = 60.0
 
@@ -40,6 +55,7 @@ class Settings:
     model: str | None = None
     device: str | None = None
     attention: str | None = None
+    quality: str | None = None
 
 
 def config_path(environment: Mapping[str, str] = os.environ) -> Path:

@@ -62,7 +62,14 @@ class AttentionUnavailable(VidqaError):
 
 
 class DoesNotFit(VidqaError):
-    """The plan is larger than the memory or the context that there is."""
+    """The plan is larger than the memory or the context that there is.
+
+    `smallest_budget_bytes`: what the least that was asked for would need, where that is known.
+    """
+
+    def __init__(self, what: str, remedy: str = "", *, smallest_budget_bytes: int | None = None) -> None:
+        super().__init__(what, remedy)
+        self.smallest_budget_bytes = smallest_budget_bytes
 
 
 class Interrupted(VidqaError):

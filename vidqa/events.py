@@ -41,6 +41,25 @@ class Noted:
 
 
 @dataclass(frozen=True, slots=True)
+class MemorySampled:
+    """How the plan's device stands, at most ten times a second: this process's bytes, and others'."""
+
+    phase: str
+    current_bytes: int
+    peak_bytes: int
+    other_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Degraded:
+    """A phase ran out of memory; a smaller plan goes on. `step` says what was lowered."""
+
+    phase: str
+    step: str
+    plan: Plan
+
+
+@dataclass(frozen=True, slots=True)
 class TextDelta:
     """More text of the answer, in whole characters, untrusted."""
 
@@ -54,4 +73,4 @@ class Answered:
     answer: Answer
 
 
-Event = Planned | StageStarted | StageProgress | Noted | TextDelta | Answered
+Event = Planned | StageStarted | StageProgress | MemorySampled | Degraded | Noted | TextDelta | Answered

@@ -105,23 +105,112 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """What runs. Sizes in pixels, chunks in temporal slices (vision) and tokens (prefill)."""
+class MemoryLine:
+    """One part of a plan's memory: what it is, its bytes, and how they were computed."""
 
-    model: str
-    device: str
+    name: str
+    bytes: int
+    formula: str
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """What does not simply lie on the device in 16-bit; every True saves device memory and costs something.
+
+    `embedding_on_host`: rows of the table are looked up on the host. `visual_on_host`: vision
+    embeddings wait on the host for their prefill chunk. `vision_offloaded`: the vision tower
+    leaves the device before the prefill. `vision_quantized`, `lm_head_quantized`: they share
+    the precision of quantized weights. `kv_on_host`: each layer's keys and values visit the
+    device for its turn only.
+    """
+
+    embedding_on_host: bool = False
+    visual_on_host: bool = False
+    vision_offloaded: bool = False
+    vision_quantized: bool = False
+    lm_head_quantized: bool = False
+    kv_on_host: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """All that memory and time depend on. Sizes in pixels, `text_tokens` around the video.
+
+    `weights` and `kv` are precisions, `dtype` the one that is computed in; `vision_chunk` is
+    in temporal slices, `prefill_chunk` and `capacity` (of the KV cache) in tokens.
+    """
+
+    weights: str
+    kv: str
     dtype: str
+    attention: str
     frames: int
     height: int
     width: int
-    visual_tokens: int
-    prompt_tokens: int
-    timestamps_seconds: tuple[float, ...]
-    attention: str
+    text_tokens: int
+    max_tokens: int
     vision_chunk: int
     prefill_chunk: int
+    placement: Placement = Placement()
+    batch: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class TimeEstimate:
+    """Predicted seconds per stage, from FLOPs and bytes over the device's rates."""
+
+    video_seconds: float
+    vision_seconds: float
+    prefill_seconds: float
+    decode_seconds: float
+
+    @property
+    def total_seconds(self) -> float:
+        """All stages one after the other, the model loaded."""
+        return self.video_seconds + self.vision_seconds + self.prefill_seconds + self.decode_seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What runs, and what it is predicted to take. Sizes in pixels, memory in bytes.
+
+    `lines` are those of the phase that takes most, and add up to `required_bytes`: the
+    predicted peak and the margin. `limits` says for each choice that lowered something
+    which limit forced it.
+    """
+
+    model: str
+    device: str
+    draft: Draft
+    indices: tuple[int, ...]
+    timestamps_seconds: tuple[float, ...]
+    visual_tokens: int
+    prompt_tokens: int
     kv_capacity_tokens: int
-    kv_bytes: int
+    lines: tuple[MemoryLine, ...]
+    phase_bytes: Mapping[str, int]
+    peak_phase: str
+    margin_bytes: int
+    budget_bytes: int
+    limits: tuple[str, ...]
+    seconds: TimeEstimate
+    score: float
+
+    @property
+    def required_bytes(self) -> int:
+        """What the budget must hold: the sum of the lines."""
+        return sum(line.bytes for line in self.lines)
+
+    @property
+    def predicted_peak_bytes(self) -> int:
+        """The largest phase, without the margin."""
+        return self.required_bytes - self.margin_bytes
+
+    @property
+    def interval_seconds(self) -> float:
+        """Mean time between two frames; 0 for a single moment."""
+        times = self.timestamps_seconds
+        return (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,13 +232,31 @@ class Timing:
 
 
 @dataclass(frozen=True, slots=True)
+class PhaseUse:
+    """Measured bytes of one phase; `reserved_bytes` is the allocator's peak, where there is an allocator."""
+
+    name: str
+    start_bytes: int
+    peak_bytes: int
+    end_bytes: int
+    reserved_bytes: int | None
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class MemoryUse:
-    """Measured bytes: weights and KV cache exactly, peaks by the host's and the device's own count."""
+    """Measured bytes, beside the plan's: `measured_peak_bytes` is the process's on the plan's device.
+
+    `runtime_bytes` is what the process held there before any tensor.
+    """
 
     weights_bytes: int
     kv_bytes: int
+    runtime_bytes: int
+    measured_peak_bytes: int
     host_peak_bytes: int
-    device_peak_bytes: int | None
+    other_bytes: int
+    phases: tuple[PhaseUse, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,3 +271,4 @@ class Answer:
     timing: Timing
     memory: MemoryUse
     notes: tuple[str, ...] = ()
+    degraded: tuple[str, ...] = ()

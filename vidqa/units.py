@@ -5,6 +5,8 @@ import re
 from vidqa.errors import UsageError
 
 _BINARY = ("B", "KiB", "MiB", "GiB", "TiB")
+_SIZE = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*(?:([kmgt])(ib|b|)|b)?")
+_SPAN = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*(s|sec|m|min)?")
 _CLOCK = re.compile(r"(?:(?:(\d+):)?(\d+):)?(\d+(?:\.\d*)?|\.\d+)")
 
 
@@ -16,6 +18,27 @@ def format_bytes(count: int) -> str:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1024
     return f"{size:.1f} {_BINARY[-1]}"
+
+
+def parse_bytes(text: str) -> int:
+    """Read a number of bytes from `8GiB`, `7.5 GB`, `512M` or `1000`; raises UsageError.
+
+    Units without an i count in 1000s, except the bare letters K, M, G, T, which mean KiB and so on.
+    """
+    match = _SIZE.fullmatch(text.strip().lower())
+    if match is None:
+        raise UsageError(f"{text!r} is not a size.", "Write for example 8GiB, 7.5GB or 512MiB.")
+    number, letter, rest = match.groups()
+    base = 1000 if rest == "b" and letter else 1024
+    return int(float(number) * float(base) ** " kmgt".index(letter or " "))
+
+
+def parse_seconds(text: str) -> float:
+    """Read a span from `20`, `20s`, `1.5m` or `2min`; raises UsageError."""
+    match = _SPAN.fullmatch(text.strip().lower())
+    if match is None or float(match.group(1)) <= 0:
+        raise UsageError(f"{text!r} is not a span of time above 0.", "Write for example 20s or 2min.")
+    return float(match.group(1)) * (60 if (match.group(2) or "s").startswith("m") else 1)
 
 
 def parse_timestamp(text: str) -> float:

@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
 from demo_world.batches import CLIP_CLASSES, IGNORED, Batch, Targets, make_targets
-from vidqa.models.qwen2_vl import encode_slices
+from vidqa.models.qwen2_vl import embed_patches, encode_slices
 
 HIDDEN = 192
 VISION_WIDTH = 128
@@ -96,9 +96,9 @@ class Forward:
 
 def run_vision(model: Any, heads: Heads, batch: Batch) -> tuple[Tensor, Tensor, Targets]:
     """Embeddings (clips·slices, tokens, hidden), the slice losses, and the targets."""
-    device = model.device
+    device, visual = model.device, model.model.visual
     rows, columns = batch.shot.height // 14, batch.shot.width // 14
-    seen = encode_slices(model.model.visual, batch.patches.to(device), rows, columns)
+    seen = encode_slices(visual, embed_patches(visual, batch.patches.to(device)), rows, columns)
     targets = make_targets(batch.scenes, batch.shot.frames)
     return seen, heads.slice_losses(seen.mean(1), targets), targets
 

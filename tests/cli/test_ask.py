@@ -116,7 +116,7 @@ def test_special_tokens_in_a_question_stay_text(capsys: pytest.CaptureFixture[st
         (["--top-p", "0"], ExitCode.USAGE, "top-p"),
         (["--max-tokens", "0"], ExitCode.USAGE, "max-tokens"),
         (["--device", "abacus"], ExitCode.USAGE, "abacus"),
-        (["--max-tokens", "40000"], ExitCode.DOES_NOT_FIT, "32768"),
+        (["--max-tokens", "40000"], ExitCode.DOES_NOT_FIT, "32,768"),
     ],
 )
 def test_what_cannot_be_is_one_paragraph(

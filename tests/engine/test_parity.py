@@ -14,7 +14,7 @@ from vidqa.engine.prefill import prefill
 from vidqa.engine.prompt import position_after_video, text_positions, video_positions
 from vidqa.engine.sampler import Sampler
 from vidqa.models.attention import make_kernel
-from vidqa.models.qwen2_vl import encode_slices
+from vidqa.models.qwen2_vl import embed_patches, encode_slices
 
 GRIDS = [(1, 4, 4), (3, 6, 8), (4, 10, 8)]  # slices, rows, columns in patches; slices ≤ columns / 2
 ALL = 10_000
@@ -34,7 +34,7 @@ def prompt_tensors(models: Pair, patches: Tensor, rows: int, columns: int) -> tu
     """Embeddings and positions as the pipeline assembles them."""
     slices, after = len(patches), position_after_video(len(HEAD), len(patches), rows // 2, columns // 2)
     with torch.no_grad():
-        video = models.ours.encode(patches, rows, columns)
+        video = encode_slices(models.ours.visual, models.ours.embed_patches(patches), rows, columns).flatten(0, 1)
         parts = [models.ours.embed(torch.tensor(HEAD)), video, models.ours.embed(torch.tensor(TAIL))]
     positions = [
         text_positions(0, len(HEAD)),
@@ -63,8 +63,10 @@ def test_vision_tower_equals_transformers(layout: str, grid: tuple[int, int, int
     oracle = pair(layout).oracle.model.visual
     with torch.no_grad():
         expected = oracle(patches.flatten(0, 1), grid_thw=torch.tensor([grid])).pooler_output
-        ours = encode_slices(oracle, patches, rows, columns).flatten(0, 1)
-        by_slice = torch.cat([encode_slices(oracle, part[None], rows, columns)[0] for part in patches])
+        ours = encode_slices(oracle, embed_patches(oracle, patches), rows, columns).flatten(0, 1)
+        by_slice = torch.cat(
+            [encode_slices(oracle, embed_patches(oracle, part[None]), rows, columns)[0] for part in patches]
+        )
     assert torch.allclose(ours, expected, atol=1e-4, rtol=0)
     assert torch.allclose(by_slice, expected, atol=1e-4, rtol=0)
 

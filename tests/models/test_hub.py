@@ -12,12 +12,13 @@ from vidqa.cli.main import run
 from vidqa.cli.output import ExitCode
 from vidqa.errors import ModelError, ModelMissing
 from vidqa.models.hub import demo_folder, pull_model, resolve_model
-from vidqa.models.specs import REFERENCE_BOUNDS, read_bounds, read_spec
+from vidqa.models.specs import REFERENCE_BOUNDS, check_supported, read_bounds, read_spec
 
 DEMO_CLIP = Path(__file__).parents[2] / "assets" / "demo.mp4"
 FLAT_2B = {
     "model_type": "qwen2_vl", "hidden_size": 1536, "num_hidden_layers": 28, "num_attention_heads": 12,
-    "num_key_value_heads": 2, "vocab_size": 151936, "max_position_embeddings": 32768, "video_token_id": 151656,
+    "num_key_value_heads": 2, "intermediate_size": 8960, "tie_word_embeddings": True, "vocab_size": 151936,
+    "max_position_embeddings": 32768, "video_token_id": 151656,
     "vision_config": {"depth": 32, "embed_dim": 1280, "num_heads": 16, "patch_size": 14, "spatial_patch_size": 14},
 }  # fmt: skip
 
@@ -83,7 +84,9 @@ def test_the_checkpoints_own_video_bounds_win(tmp_path: Path, key: str) -> None:
 def test_what_is_not_runnable_is_refused(tmp_path: Path) -> None:
     other = write_model(tmp_path / "other", {**FLAT_2B, "model_type": "qwen2_5_vl"})
     with pytest.raises(ModelError, match="'qwen2_5_vl'"):
-        read_spec(other)
+        check_supported(read_spec(other), "other")
+    with pytest.raises(ModelError, match="'llama'"):
+        read_spec(write_model(tmp_path / "llama", {**FLAT_2B, "model_type": "llama"}))
     with pytest.raises(ModelMissing, match="incomplete or not safetensors"):
         resolve_model(str(write_model(tmp_path / "bare", weights=False)))
     with pytest.raises(ModelMissing, match=r"config\.json is missing"):

@@ -18,8 +18,9 @@ from vidqa.errors import (
     VideoError,
     VidqaError,
 )
-from vidqa.events import StageProgress, StageStarted
+from vidqa.events import MemorySampled, StageProgress, StageStarted
 from vidqa.text import safe_text
+from vidqa.units import format_bytes
 
 
 class ExitCode(IntEnum):
@@ -89,6 +90,7 @@ class Talk:
         self._stream = stream or sys.stderr
         self._bars = not quiet and self._stream.isatty() and os.environ.get("TERM") != "dumb"
         self._stages: dict[str, tuple[int, int]] = {}
+        self._memory = ""
 
     def say(self, text: str) -> None:
         """Print one line of talk."""
@@ -105,7 +107,18 @@ class Talk:
             self._stages.clear()
         done = event.done if isinstance(event, StageProgress) else 0
         self._stages[event.stage] = (done, event.total)
-        line = "  ".join(_bar(stage, *counts) for stage, counts in self._stages.items())
+        self._draw()
+
+    def memory(self, sample: MemorySampled) -> None:
+        """Show how memory stands at the end of the line of bars."""
+        self._memory = f"  {format_bytes(sample.current_bytes)}, peak {format_bytes(sample.peak_bytes)}"
+        if sample.other_bytes:
+            self._memory += f", others {format_bytes(sample.other_bytes)}"
+        if self._bars and self._stages:
+            self._draw()
+
+    def _draw(self) -> None:
+        line = "  ".join(_bar(stage, *counts) for stage, counts in self._stages.items()) + self._memory
         self._stream.write(f"\r\x1b[2K{line[: _columns() - 1]}")
         self._stream.flush()
 

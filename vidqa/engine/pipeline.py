@@ -1,38 +1,41 @@
-"""One question through all stages: frames → vision → prefill → decode, as events.
+"""One attempt at one question through all stages: frames → vision → prefill → decode, as events.
 
 The video is decoded by its own process, ahead of the stages that consume it; the stages
-are passive and this file drives them. Knows their order; knows no files and no terminal.
+are passive and this file drives them, exactly as the plan says. Knows their order; knows
+no files and no terminal.
 """
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor
 
-from vidqa.engine.decode import TextStream, decode
+from vidqa.engine.decode import decode
+from vidqa.engine.embeddings import PromptEmbeddings
 from vidqa.engine.kv_cache import KVCache
-from vidqa.engine.planning import Draft, check_context
 from vidqa.engine.prefill import prefill
-from vidqa.engine.prompt import Prompt, build_prompt, position_after_video, text_positions, video_positions
-from vidqa.engine.sampler import Sampler
+from vidqa.engine.prompt import Prompt, position_after_video, text_positions, video_positions
+from vidqa.engine.speech import Speech
 from vidqa.engine.timing import Stopwatch, Timed
 from vidqa.engine.vision import EncodedGroup, GroupEncoder, Picture
 from vidqa.errors import Interrupted
-from vidqa.events import Answered, Event, Noted, Planned, StageProgress, StageStarted, TextDelta
-from vidqa.memory.tracker import DevicePeak, host_peak_bytes
+from vidqa.events import Event, Noted, Planned, StageProgress, StageStarted, TextDelta
+from vidqa.memory.tracker import Tracker
 from vidqa.models.attention import Kernel, make_kernel
-from vidqa.types import Answer, FinishReason, MemoryUse, Plan, Request, Timing
+from vidqa.types import FinishReason, Plan, Request
 from vidqa.video.decode import VideoReader
 from vidqa.video.patches import resize_frame
 
 if TYPE_CHECKING:
     from vidqa.models.loader import Loaded
 
+Result = TypeVar("Result")
+
 
 @dataclass(slots=True)
-class _Clock:
+class Clock:
     """Seconds per stage, filled in as the stages end."""
 
     watch: Stopwatch
@@ -43,87 +46,122 @@ class _Clock:
     decode: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """What an attempt asks and tells around it: whether to stop, (in tests) whether a phase fails now, which it is."""
+
+    cancelled: Callable[[], bool]
+    fault: Callable[[str], None]
+    enter: Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a finished attempt leaves: the plan that ran, why the answer ended, and the cache's bytes."""
+
+    plan: Plan
+    reason: FinishReason
+    kv_bytes: int
+
+
 class Pipeline:
-    """Runs one request on a loaded model; `cancelled` is asked between units of work."""
+    """Runs one request by one plan on a loaded model."""
 
     def __init__(
         self,
         loaded: "Loaded",
         reader: VideoReader,
-        draft: Draft,
+        plan: Plan,
+        prompt: Prompt,
         request: Request,
-        attention: str,
-        cancelled: Callable[[], bool],
-        watch: Stopwatch,
+        speech: Speech,
+        tracker: Tracker,
+        hooks: Hooks,
+        clock: Clock,
     ) -> None:
-        self._loaded, self._reader, self._draft, self._request = loaded, reader, draft, request
+        self._loaded, self._reader, self._plan, self._request = loaded, reader, plan, request
         self._model, self._spec = loaded.model, loaded.model.spec
-        self._cancelled = cancelled
-        self._clock = _Clock(watch)
-        self._peak = DevicePeak(self._model.device)
-        self._kernel: Kernel = make_kernel(attention)
-        self._prompt: Prompt = build_prompt(loaded.tokenizer, self._spec.video_token, request.question, request.system)
+        self._prompt, self._speech, self._tracker, self._hooks, self._clock = prompt, speech, tracker, hooks, clock
+        self._kernel: Kernel = make_kernel(plan.draft.attention)
+        self._rows: PromptEmbeddings | None = None
+        self._slices, self._times = 0, list[float]()
 
-    def run(self, model_name: str, load_seconds: float) -> Generator[Event, None, None]:
-        """Yield the events of one question; the last is Answered."""
-        prompt_tokens = len(self._prompt.head) + self._draft.visual_tokens + len(self._prompt.tail)
-        check_context(self._spec, self._draft, prompt_tokens, self._request.max_tokens)
-        cache = KVCache(self._spec, prompt_tokens + self._request.max_tokens, self._model.dtype, self._model.device)
-        plan = self._plan(model_name, prompt_tokens, cache)
-        yield Planned(self._reader.info, plan)
-        groups = yield from self._see()
-        plan = self._plan_that_ran(plan, groups)
-        logits, position = yield from self._read(groups, cache)
-        text, tokens, reason = yield from self._write(logits, position, cache)
-        timing = self._timing(load_seconds, tokens)
-        memory = MemoryUse(self._model.weights_bytes, cache.bytes, host_peak_bytes(), self._peak.read())
-        yield Answered(
-            Answer(
-                text=text,
-                finish_reason=reason,
-                question=self._request.question,
-                video=self._reader.info,
-                plan=plan,
-                timing=timing,
-                memory=memory,
-                notes=self._reader.notes,
-            )
-        )
+    def run(self) -> Generator[Event, None, Outcome]:
+        """Yield the events of one attempt; returns how it went."""
+        yield Planned(self._reader.info, self._plan)
+        yield from self._measured("vision", self._see())
+        logits, position, cache = yield from self._measured("prefill", self._read())
+        reason = yield from self._measured("decode", self._write(logits, position, cache))
+        return Outcome(self._plan_that_ran(), reason, cache.bytes)
 
-    def _see(self) -> Generator[Event, None, list[EncodedGroup]]:
+    def _measured(self, phase: str, stage: Generator[Event, None, Result]) -> Generator[Event, None, Result]:
+        """Run a stage as a phase of the tracker, with samples of memory between its events."""
+        self._hooks.enter(phase)
+        with self._tracker.phase(phase):
+            while True:
+                try:
+                    event = next(stage)
+                except StopIteration as finished:
+                    result: Result = finished.value
+                    return result
+                yield event
+                if sample := self._tracker.sample():
+                    yield sample
+
+    def _see(self) -> Generator[Event, None, None]:
         """Decode, resize and encode all frames."""
-        draft, total = self._draft, len(self._draft.indices)
+        draft, total = self._plan.draft, len(self._plan.indices)
+        self._model.visual.to(self._model.device)
+        head, tail = self._prompt.head, (*self._prompt.tail, *self._speech.tokens)
+        self._rows = PromptEmbeddings(
+            self._model, head, self._plan.visual_tokens, tail, on_host=draft.placement.visual_on_host
+        )
         pictures = Timed(
             Picture(resize_frame(frame.rgb, draft.height, draft.width), frame.timestamp_seconds)
-            for frame in self._reader.frames(draft.indices)
+            for frame in self._reader.frames(self._plan.indices)
         )
         watch, encoder = Stopwatch(), GroupEncoder(self._model, draft.vision_chunk)
-        groups: list[EncodedGroup] = []
         yield StageStarted("video", total)
         yield StageStarted("vision", total)
         for seen, picture in enumerate(pictures, start=1):
             self._stop_if_cancelled("while the video was read")
+            self._hooks.fault("vision")
             yield StageProgress("video", seen, total)
-            if group := encoder.push(picture):
-                groups.append(group)
+            if self._encoded(encoder.push(picture)):
                 yield StageProgress("vision", seen, total)
-        if group := encoder.flush():
-            groups.append(group)
+        if self._encoded(encoder.flush()):
             yield StageProgress("vision", total, total)
-        self._reader.check_coverage(draft.indices)
+        self._reader.check_coverage(self._plan.indices)
         for note in self._reader.notes:
             yield Noted(note)
         self._clock.video = pictures.seconds
         self._clock.vision = watch.seconds() - pictures.seconds
-        return groups
 
-    def _read(self, groups: list[EncodedGroup], cache: KVCache) -> Generator[Event, None, tuple[Tensor, int]]:
-        """Prefill the prompt; returns the first logits and the position after the prompt."""
-        watch = Stopwatch()
-        embeddings, positions = self._assemble(groups)
-        total = embeddings.shape[0]
+    def _encoded(self, group: EncodedGroup | None) -> bool:
+        """Keep a finished group's embeddings and times; whether there was one."""
+        if group is None:
+            return False
+        assert self._rows is not None
+        self._rows.add(group.embeddings)
+        self._slices += group.slices
+        self._times += group.timestamps_seconds
+        return True
+
+    def _read(self) -> Generator[Event, None, tuple[Tensor, int, KVCache]]:
+        """Prefill the prompt; returns the first logits, the position after the prompt, and the cache."""
+        draft, watch, rows = self._plan.draft, Stopwatch(), self._rows
+        assert rows is not None
+        if draft.placement.vision_offloaded:
+            self._model.visual.to("cpu")
+        self._hooks.fault("prefill")
+        cache = KVCache(
+            self._spec, self._plan.kv_capacity_tokens, self._model.dtype, self._model.device,
+            quantized=draft.kv == "int8", on_host=draft.placement.kv_on_host,
+        )  # fmt: skip
+        positions = self._positions(len(self._prompt.tail) + len(self._speech.tokens))
+        total = positions.shape[1]
         yield StageStarted("prefill", total)
-        chunks = prefill(self._model, embeddings, positions, cache, self._kernel, self._draft.prefill_chunk)
+        chunks = prefill(self._model, rows, positions, cache, self._kernel, draft.prefill_chunk)
         while True:
             try:
                 done = next(chunks)
@@ -132,108 +170,67 @@ class Pipeline:
                 break
             yield StageProgress("prefill", done, total)
             self._stop_if_cancelled("while the prompt was read")
+            self._hooks.fault("prefill")
+        self._rows = None
         self._clock.prefill = watch.seconds()
-        return logits, int(positions.max()) + 1
+        return logits, int(positions.max()) + 1, cache
 
-    @torch.no_grad()
-    def _assemble(self, groups: list[EncodedGroup]) -> tuple[Tensor, Tensor]:
-        """Embeddings (n, hidden) and M-RoPE positions (3, n) of the whole prompt."""
-        head, tail = self._prompt.head, self._prompt.tail
-        slices = sum(group.slices for group in groups)
-        rows = self._draft.height // self._spec.pixel_factor
-        columns = self._draft.width // self._spec.pixel_factor
-        after = position_after_video(len(head), slices, rows, columns)
-        embeddings = torch.cat(
-            [self._model.embed(torch.tensor(head))]
-            + [group.embeddings for group in groups]
-            + [self._model.embed(torch.tensor(tail))]
-        )
-        positions = torch.cat(
+    def _positions(self, tail_tokens: int) -> Tensor:
+        """M-RoPE positions (3, n) of the whole prompt."""
+        head = len(self._prompt.head)
+        rows = self._plan.draft.height // self._spec.pixel_factor
+        columns = self._plan.draft.width // self._spec.pixel_factor
+        after = position_after_video(head, self._slices, rows, columns)
+        return torch.cat(
             (
-                text_positions(0, len(head)),
-                video_positions(len(head), slices, rows, columns),
-                text_positions(after, len(tail)),
+                text_positions(0, head),
+                video_positions(head, self._slices, rows, columns),
+                text_positions(after, tail_tokens),
             ),
             dim=1,
         )
-        return embeddings, positions
 
-    def _write(
-        self, logits: Tensor, position: int, cache: KVCache
-    ) -> Generator[Event, None, tuple[str, int, FinishReason]]:
-        """Decode the answer; returns its text, its tokens and why it ended."""
-        request = self._request
-        sampler = Sampler(request.temperature, request.top_p, request.seed)
-        stream, parts, count = TextStream(self._loaded.tokenizer), [], 0
-        yield StageStarted("decode", request.max_tokens)
+    def _write(self, logits: Tensor, position: int, cache: KVCache) -> Generator[Event, None, FinishReason]:
+        """Decode the rest of the answer; returns why it ended."""
+        speech, limit = self._speech, self._request.max_tokens
+        left = limit - len(speech.tokens)
+        self._hooks.fault("decode")
+        yield StageStarted("decode", limit)
         watch = Stopwatch()
-        tokens = decode(
-            self._model, logits, position, cache, self._kernel, sampler, self._loaded.stop_ids, request.max_tokens
-        )
+        tokens = decode(self._model, logits, position, cache, self._kernel, speech.sampler, self._loaded.stop_ids, left)
         reason: FinishReason = "cancelled"
-        while not self._cancelled():
+        while not self._hooks.cancelled():
             try:
                 token = next(tokens)
             except StopIteration as finished:
                 reason = finished.value
                 break
-            count += 1
-            if count == 1:
+            text = speech.say(token, self._loaded.tokenizer)
+            if len(speech.tokens) == 1:
                 self._clock.first_token = self._clock.watch.seconds()
                 watch = Stopwatch()  # decode speed starts after the first token
-            if text := stream.push(token):
-                parts.append(text)
+            if text:
                 yield TextDelta(text)
-            yield StageProgress("decode", count, request.max_tokens)
+            yield StageProgress("decode", len(speech.tokens), limit)
+            self._hooks.fault("decode")
         self._clock.decode = watch.seconds()
-        if text := stream.flush():
-            parts.append(text)
+        if text := speech.finish():
             yield TextDelta(text)
-        return "".join(parts).strip(), count, reason
+        return reason
 
     def _stop_if_cancelled(self, when: str) -> None:
-        if self._cancelled():
+        if self._hooks.cancelled():
             raise Interrupted(f"Stopped {when}.", "Nothing was answered yet.")
 
-    def _plan(self, model_name: str, prompt_tokens: int, cache: KVCache) -> Plan:
-        draft, info = self._draft, self._reader.info
-        return Plan(
-            model=model_name,
-            device=str(self._model.device),
-            dtype=str(self._model.dtype).removeprefix("torch."),
-            frames=len(draft.indices),
-            height=draft.height,
-            width=draft.width,
-            visual_tokens=draft.visual_tokens,
-            prompt_tokens=prompt_tokens,
-            timestamps_seconds=tuple(info.pts_seconds[index] - info.start_seconds for index in draft.indices),
-            attention=self._kernel.name,
-            vision_chunk=draft.vision_chunk,
-            prefill_chunk=draft.prefill_chunk,
-            kv_capacity_tokens=cache.capacity,
-            kv_bytes=cache.bytes,
-        )
-
-    def _plan_that_ran(self, plan: Plan, groups: list[EncodedGroup]) -> Plan:
+    def _plan_that_ran(self) -> Plan:
         """The plan with what was really seen: a damaged video gives fewer frames."""
-        times = tuple(time for group in groups for time in group.timestamps_seconds)
-        tokens = sum(group.embeddings.shape[0] for group in groups)
+        plan, draft = self._plan, self._plan.draft
+        slice_tokens = self._spec.visual_tokens(2, draft.height, draft.width)
+        tokens = self._slices * slice_tokens
         return replace(
             plan,
-            frames=len(times),
-            timestamps_seconds=times,
+            draft=replace(draft, frames=len(self._times)),
+            timestamps_seconds=tuple(self._times),
             visual_tokens=tokens,
             prompt_tokens=plan.prompt_tokens - plan.visual_tokens + tokens,
-        )
-
-    def _timing(self, load_seconds: float, tokens: int) -> Timing:
-        clock = self._clock
-        return Timing(
-            load_seconds=load_seconds,
-            video_seconds=clock.video,
-            vision_seconds=clock.vision,
-            prefill_seconds=clock.prefill,
-            first_token_seconds=clock.first_token,
-            decode_seconds=clock.decode,
-            tokens=tokens,
         )

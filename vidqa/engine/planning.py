@@ -1,28 +1,34 @@
-"""What will run for one request, from the files' headers: no weights, no frame, no torch."""
+"""From a request and a device to the planner's task: the budget, and what surrounds the tensors.
 
-from dataclasses import dataclass
+No weights, no frame, no torch. The search itself is `memory/planner.py`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
 
 from vidqa.config import EngineConfig
 from vidqa.errors import DoesNotFit, UsageError
-from vidqa.models.specs import ModelSpec
-from vidqa.types import PixelBounds, Request, VideoInfo
-from vidqa.video.sampling import choose_indices, frame_size
+from vidqa.memory.drift import measured_runtime
+from vidqa.memory.estimate import Surroundings, rounding_bytes
+from vidqa.memory.planner import Task, plan_video
+from vidqa.memory.setups import weight_choices
+from vidqa.models.choice import Checkpoint
+from vidqa.types import Device, Plan, Request, VideoInfo
+from vidqa.units import format_bytes, format_timestamp
 
-VISION_CHUNK_SLICES = 8
-PREFILL_CHUNK_TOKENS = 1024
-_MAX_SLICE_TOKENS = 16_384  # the largest picture Qwen2-VL was made for (qwen-vl-utils 0.0.14)
+_MIB = 2**20
+# What the runtime takes before any tensor, until it was measured on this machine. CUDA: context
+# and lazily loaded kernels of a PyTorch process; CPU: Python, torch and transformers imported
+# (RSS 733 MiB here), plus the tokenizer.
+_RUNTIME_BYTES = {"cuda": 480 * _MIB, "mps": 256 * _MIB, "cpu": 780 * _MIB}
+# aten/src/ATen/cuda/CublasHandlePool.cpp: 2 · 4096 + 8 · 16 KiB, and 32 MiB from Hopper on.
+_CUBLAS_BYTES = 8320 * 1024
+_CUBLAS_HOPPER_BYTES = 32 * _MIB
+_TEMPLATE_TOKENS = 32  # the chat template around a question, with Qwen's default system prompt
 
 
-@dataclass(frozen=True, slots=True)
-class Draft:
-    """Frames to take (indices into the video), the size to give them, and the chunks to run in."""
-
-    indices: tuple[int, ...]
-    height: int
-    width: int
-    visual_tokens: int
-    vision_chunk: int
-    prefill_chunk: int
+_CLOSE_SECONDS = 1.0  # frames further apart than this can miss what happens between them
+_FRAMES_PER_SECOND = 2
 
 
 def check_request(request: Request) -> None:
@@ -37,52 +43,125 @@ def check_request(request: Request) -> None:
         raise UsageError(f"--top-p {request.top_p} is not above 0 and at most 1.", "Use for example 0.9.")
 
 
-def draft_plan(config: EngineConfig, request: Request, video: VideoInfo, spec: ModelSpec, bounds: PixelBounds) -> Draft:
-    """Choose frames and their size by the checkpoint's rule or as asked."""
-    indices = choose_indices(
-        video,
-        frames=request.frames,
-        fps=request.fps,
-        start_seconds=request.start_seconds,
-        end_seconds=request.end_seconds,
-        bounds=bounds,
-    )
-    height, width = _asked_size(request, spec) or frame_size(
-        video.height, video.width, len(indices), bounds, factor=spec.pixel_factor
-    )
-    return Draft(
-        indices=indices,
-        height=height,
-        width=width,
-        visual_tokens=spec.visual_tokens(len(indices), height, width),
-        vision_chunk=config.vision_chunk or VISION_CHUNK_SLICES,
-        prefill_chunk=config.prefill_chunk or PREFILL_CHUNK_TOKENS,
-    )
+def most_text_tokens(request: Request) -> int:
+    """Upper bound of the tokens around the video: byte-level BPE makes no more tokens than UTF-8 bytes."""
+    texts = (request.question, request.system or "")
+    return _TEMPLATE_TOKENS + sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
 
 
-def _asked_size(request: Request, spec: ModelSpec) -> tuple[int, int] | None:
-    """`--size` rounded to whole tokens, as (height, width)."""
-    if request.size is None:
-        return None
-    factor = spec.pixel_factor
-    width, height = (max(factor, round(side / factor) * factor) for side in request.size)
-    tokens = height // factor * (width // factor)
-    if tokens > _MAX_SLICE_TOKENS:
+def budget_bytes(device: Device, config: EngineConfig) -> int:
+    """What this process may hold: what is free and what it holds already, or `--vram`, less `--reserve`.
+
+    Raises UsageError where nothing is left.
+    """
+    there = device.free_bytes + device.process_bytes
+    budget = (there if config.vram_bytes is None else min(config.vram_bytes, there)) - config.reserve_bytes
+    if budget <= 0:
         raise UsageError(
-            f"A frame of {width}x{height} is {tokens} tokens; the model takes at most {_MAX_SLICE_TOKENS}.",
-            "Ask for a smaller --size.",
+            f"Nothing is left to plan with: {format_bytes(there)} free on {device.name}, "
+            f"{format_bytes(config.reserve_bytes)} reserved.",
+            "Lower --reserve, or raise --vram.",
         )
-    return height, width
+    return budget
 
 
-def check_context(spec: ModelSpec, draft: Draft, prompt_tokens: int, max_tokens: int) -> None:
-    """Refuse what is longer than the model's context; raises DoesNotFit with the way out."""
-    needed = prompt_tokens + max_tokens
-    if needed <= spec.context_tokens:
-        return
-    raise DoesNotFit(
-        f"{len(draft.indices)} frames of {draft.width}x{draft.height} make {draft.visual_tokens} visual tokens; with "
-        f"the question and {max_tokens} tokens of answer that is {needed}, and the model's context is "
-        f"{spec.context_tokens}.",
-        "Use fewer --frames, a smaller --size, a shorter --start/--end range or fewer --max-tokens.",
+def surroundings(device: Device) -> Surroundings:
+    """The runtime's own memory on a device: as measured here before, else assumed."""
+    measured = measured_runtime(device)
+    hopper = device.compute_capability is not None and device.compute_capability >= (9, 0)
+    return Surroundings(
+        context_bytes=measured or _RUNTIME_BYTES[device.kind],
+        context_source="measured on this machine" if measured else "assumed until measured here",
+        workspace_bytes=(_CUBLAS_HOPPER_BYTES if hopper else _CUBLAS_BYTES) if device.kind == "cuda" else 0,
+        allocator_bytes=rounding_bytes() if device.kind == "cuda" else 0,
+        on_host=device.kind == "cpu",
     )
+
+
+def tasks_for(
+    checkpoints: Sequence[Checkpoint], video: VideoInfo, request: Request, config: EngineConfig, device: Device
+) -> list[Task]:
+    """One planner's task per model; raises UsageError for a budget of nothing."""
+    around, budget = surroundings(device), budget_bytes(device, config)
+    return [
+        Task(
+            model=found.name,
+            spec=found.spec,
+            bounds=found.bounds,
+            video=video,
+            request=request,
+            config=config,
+            device=device,
+            around=around,
+            budget_bytes=budget,
+            text_tokens=most_text_tokens(request),
+        )
+        for found in checkpoints
+    ]
+
+
+def plan_best(tasks: Sequence[Task]) -> tuple[int, Plan]:
+    """The task with the best plan, and that plan; raises the first DoesNotFit where none fits.
+
+    Of several models the plan says why it is this one.
+    """
+    plans: list[tuple[int, Plan]] = []
+    refusals: list[DoesNotFit] = []
+    for place, task in enumerate(tasks):
+        try:
+            plans.append((place, plan_video(task)))
+        except DoesNotFit as error:
+            refusals.append(error)
+    if not plans:
+        raise refusals[0]
+    place, plan = max(plans, key=lambda planned: planned[1].score)
+    if len(tasks) == 1:
+        return place, plan
+    told = [f"{plan.model} in {plan.draft.weights} is expected to answer best here ({plan.score:.1f} points)"]
+    told += [f"{other.model} in {other.draft.weights}: {other.score:.1f}" for _, other in plans if other is not plan]
+    told += [str(error.what) for error in refusals]
+    return place, replace(plan, limits=("; ".join(told), *plan.limits))
+
+
+def closer_look(plan: Plan, request: Request) -> str | None:
+    """What the answer cannot have seen, and the options that look closer; None where frames are close enough."""
+    if plan.interval_seconds <= _CLOSE_SECONDS:
+        return None
+    start = request.start_seconds or 0.0
+    end = start + plan.draft.frames / _FRAMES_PER_SECOND
+    return (
+        f"frames every {plan.interval_seconds:.1f} s: shorter events may be missed; look closer with "
+        f"--start {format_timestamp(start)} --end {format_timestamp(end)}"
+    )
+
+
+def matrix(
+    checkpoints: Sequence[Checkpoint],
+    gpus: Sequence[Device],
+    precisions: Sequence[str],
+    video: VideoInfo,
+    request: Request,
+    config: EngineConfig,
+) -> list[tuple[Device, list[tuple[str, str, Plan | None]]]]:
+    """For every GPU the plan of each (model, weights), None where it does not fit or the card cannot run it."""
+    table = []
+    for device in gpus:
+        row: list[tuple[str, str, Plan | None]] = []
+        for found in checkpoints:
+            for weights in precisions:
+                row.append((found.name, weights, _cell(found, weights, video, request, config, device)))
+        table.append((device, row))
+    return table
+
+
+def _cell(
+    found: Checkpoint, weights: str, video: VideoInfo, request: Request, config: EngineConfig, device: Device
+) -> Plan | None:
+    """One field of the matrix; `native` weights are the card's own 16-bit type."""
+    precision = weight_choices(device)[0] if weights == "native" else weights
+    if precision not in weight_choices(device):
+        return None
+    try:
+        return plan_video(*tasks_for([found], video, request, replace(config, weights=precision), device))
+    except DoesNotFit:
+        return None

@@ -1,38 +1,75 @@
 """Session: the one object that every face drives. A question goes in, events come out.
 
-Opens the video first (a bad file fails before a model is loaded), loads the model once,
-and runs the pipeline. Single-flight: one `ask` at a time; `cancel` from any thread.
+Opens the video first (a bad file fails before a model is loaded), plans for the memory that
+is free now, loads the model once and runs the pipeline; when memory runs out after all, it
+goes on with a smaller plan. Single-flight: one `ask` at a time; `cancel` from any thread.
 """
 
 import threading
-from collections.abc import Generator, Iterator
-from pathlib import Path
+from collections.abc import Callable, Generator, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 from vidqa.config import EngineConfig
-from vidqa.engine.planning import check_request, draft_plan
+from vidqa.engine.planning import budget_bytes, check_request, closer_look, plan_best, tasks_for
 from vidqa.engine.timing import Stopwatch
 from vidqa.errors import Interrupted, UsageError
-from vidqa.events import Event, StageProgress, StageStarted
-from vidqa.models.hub import resolve_model
-from vidqa.models.specs import read_bounds, read_spec
-from vidqa.types import Request
-from vidqa.video.decode import open_video
+from vidqa.events import Answered, Degraded, Event, Noted, StageProgress, StageStarted
+from vidqa.memory import drift
+from vidqa.memory.degrade import MAX_STEPS, gave_up, lower
+from vidqa.memory.device import find_device, reread
+from vidqa.memory.planner import Task, plan_video
+from vidqa.models.choice import Checkpoint, find_checkpoints
+from vidqa.types import Answer, MemoryUse, Plan, Request, Timing
+from vidqa.video.decode import VideoReader, open_video
 
 if TYPE_CHECKING:
+    from vidqa.engine.pipeline import Clock, Outcome
+    from vidqa.engine.speech import Speech
+    from vidqa.memory.tracker import Meter, Tracker
     from vidqa.models.loader import Loaded
+
+
+def _no_fault(phase: str) -> None:
+    """Nothing fails on purpose."""
+
+
+@dataclass(slots=True)
+class _Run:
+    """One `ask` on its way: what was asked, what runs now, and what was given up."""
+
+    request: Request
+    checkpoint: Checkpoint
+    task: Task
+    plan: Plan
+    phase: str = "load"
+    speech: "Speech | None" = None
+    load_seconds: float = 0.0
+    watch: Stopwatch = field(default_factory=Stopwatch)
+    degraded: list[str] = field(default_factory=list)
+
+    def enter(self, phase: str) -> None:
+        """Remember what is being done, in case it fails."""
+        self.phase = phase
 
 
 class Session:
     """Answers questions about videos with one loaded model.
 
     Errors are raised, progress is yielded; the last event of an `ask` is `Answered`.
+    `fault` is called with the name of each phase at every unit of its work: a test makes it
+    raise MemoryError there. `meter` replaces how memory is read.
     """
 
-    def __init__(self, config: EngineConfig) -> None:
+    def __init__(
+        self, config: EngineConfig, *, fault: Callable[[str], None] = _no_fault, meter: "Meter | None" = None
+    ) -> None:
         self.config = config
+        self._fault, self._meter = fault, meter
         self._loaded: Loaded | None = None
+        self._runtime_bytes = 0
         self._flight = threading.Lock()
         self._cancelled = threading.Event()
 
@@ -43,6 +80,12 @@ class Session:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def plan(self, request: Request) -> Plan:
+        """What `ask` would run now: reads the video's facts and the model's config, loads no weights."""
+        check_request(request)
+        with self._open(request) as reader:
+            return self._plan(reader, request, local=False).plan
 
     def ask(self, request: Request) -> Iterator[Event]:
         """Answer one question. Raises VidqaError children; closing the iterator frees what it held."""
@@ -68,39 +111,156 @@ class Session:
             self._flight.release()
 
     def _answer(self, request: Request) -> Generator[Event, None, None]:
-        accepted = Stopwatch()
-        folder = resolve_model(self.config.model)
-        spec, bounds = read_spec(folder), read_bounds(folder)
+        """Attempt after attempt, each with a smaller plan, until one gets through."""
+        reader = self._open(request)
+        try:
+            run = self._plan(reader, request, local=True)
+            while (yield from self._ran_out(run, reader)):
+                reader.close()
+                yield from self._lower(run)
+                reader = self._open(request)
+        finally:
+            reader.close()
+
+    def _open(self, request: Request) -> VideoReader:
         config = self.config
-        with open_video(
+        return open_video(
             request.video, isolated=config.isolate_decoder, deadline_seconds=config.decoder_deadline_seconds
-        ) as reader:
-            draft = draft_plan(config, request, reader.info, spec, bounds)
-            load_seconds = yield from self._load(folder)
-            from vidqa.engine.pipeline import Pipeline  # torch: after the files were found good
+        )
 
-            accepted.exclude(load_seconds)
-            pipeline = Pipeline(
-                self._loaded_model(), reader, draft, request, config.attention, self._cancelled.is_set, accepted
+    def _plan(self, reader: VideoReader, request: Request, *, local: bool) -> _Run:
+        """The best plan of the named model, or of all that there are; `local` ones have their weights here."""
+        config = self.config
+        if self._loaded is not None:  # what is loaded stays as it is
+            config = replace(config, weights=self._loaded.weights, placement=self._loaded.placement)
+        device = find_device(config.device)
+        checkpoints = find_checkpoints(config.model, local=local)
+        tasks = tasks_for(checkpoints, reader.info, request, config, device)
+        place, plan = plan_best(tasks)
+        return _Run(request, checkpoints[place], tasks[place], plan)
+
+    def _ran_out(self, run: _Run, reader: VideoReader) -> Generator[Event, None, bool]:
+        """One attempt; whether it ran out of memory. What it held is free when this returns."""
+        run.phase = "load"
+        try:
+            yield from self._attempt(run, reader)
+        except Exception as error:
+            from vidqa.models.loader import is_out_of_memory
+
+            if not is_out_of_memory(error):
+                raise
+            return True
+        return False
+
+    def _lower(self, run: _Run) -> Generator[Event, None, None]:
+        """Look at the memory again and take the next smaller plan."""
+        from vidqa.models.loader import release_cached_memory
+
+        release_cached_memory()
+        device, budget = reread(run.task.device), run.task.budget_bytes
+        with suppress(UsageError):  # nothing free at all: the smaller plan is still worth its try
+            budget = min(budget, budget_bytes(device, self.config))
+        task = replace(run.task, device=device, budget_bytes=budget)
+        if len(run.degraded) == MAX_STEPS:
+            raise gave_up(task, run.plan, run.phase)
+        lowered = lower(task, run.plan, run.phase)
+        run.task, run.plan = lowered.task, lowered.plan
+        run.degraded.append(f"{run.phase} ran out of memory: {lowered.step}")
+        yield Degraded(run.phase, lowered.step, lowered.plan)
+
+    def _attempt(self, run: _Run, reader: VideoReader) -> Generator[Event, None, None]:
+        loaded = yield from self._load(run)
+        from vidqa.engine.pipeline import Clock, Hooks, Pipeline  # torch: after the files were found good
+        from vidqa.engine.prompt import build_prompt
+        from vidqa.engine.speech import Speech
+        from vidqa.memory.tracker import Tracker
+
+        request, spec = run.request, run.checkpoint.spec
+        prompt = build_prompt(loaded.tokenizer, spec.video_token, request.question, request.system)
+        text_tokens = len(prompt.head) + len(prompt.tail)
+        if text_tokens > run.plan.draft.text_tokens:  # a template longer than any known one
+            run.task = replace(run.task, text_tokens=text_tokens)
+            run.plan = plan_video(run.task)
+        plan = replace(run.plan, prompt_tokens=run.plan.visual_tokens + text_tokens)
+        run.speech = run.speech or Speech(request)
+        tracker, clock = Tracker(run.task.device, self._meter), Clock(run.watch)
+        hooks = Hooks(self._cancelled.is_set, self._fault, run.enter)
+        pipeline = Pipeline(loaded, reader, plan, prompt, request, run.speech, tracker, hooks, clock)
+        outcome = yield from pipeline.run()
+        notes = list(reader.notes)
+        if note := closer_look(outcome.plan, request):
+            notes.append(note)
+            yield Noted(note)
+        memory = self._memory(run, loaded, tracker, outcome)
+        if self.config.remember:
+            self._remember(run, memory)
+        yield Answered(
+            Answer(
+                text=run.speech.text,
+                finish_reason=outcome.reason,
+                question=request.question,
+                video=reader.info,
+                plan=outcome.plan,
+                timing=_timing(run, clock, len(run.speech.tokens)),
+                memory=memory,
+                notes=tuple(notes),
+                degraded=tuple(run.degraded),
             )
-            yield from pipeline.run(config.model, load_seconds)
+        )
 
-    def _load(self, folder: Path) -> Generator[Event, None, float]:
-        """Load the model unless it is there; returns the seconds that it took now."""
+    def _load(self, run: _Run) -> Generator[Event, None, "Loaded"]:
+        """Load the model as planned, unless it is there."""
         if self._loaded is not None:
-            return 0.0
+            return self._loaded
         watch = Stopwatch()
         yield StageStarted("load", 1)
-        from vidqa.models.loader import choose_device, choose_dtype, load_model
+        from vidqa.memory.tracker import runtime_bytes
+        from vidqa.models.loader import load_model, torch_device
 
-        device = choose_device(self.config.device)
-        self._loaded = load_model(folder, device, choose_dtype(device))
+        self._fault("load")
+        device, draft = torch_device(run.plan.device), run.plan.draft
+        self._runtime_bytes = runtime_bytes(run.task.device)
+        self._loaded = load_model(run.checkpoint.local_folder(), device, draft.weights, draft.dtype, draft.placement)
         yield StageProgress("load", 1, 1)
         if self._cancelled.is_set():
             raise Interrupted("Stopped while the model was loaded.", "Nothing was answered yet.")
-        return watch.seconds()
-
-    def _loaded_model(self) -> "Loaded":
-        if self._loaded is None:
-            raise UsageError("This session is closed.", "Open another one.")
+        run.load_seconds += watch.seconds()
+        run.watch.exclude(watch.seconds())
         return self._loaded
+
+    def _memory(self, run: _Run, loaded: "Loaded", tracker: "Tracker", outcome: "Outcome") -> MemoryUse:
+        from vidqa.memory.tracker import host_peak_bytes
+
+        return MemoryUse(
+            weights_bytes=loaded.model.weights_bytes,
+            kv_bytes=outcome.kv_bytes,
+            runtime_bytes=self._runtime_bytes,
+            measured_peak_bytes=tracker.process_peak_bytes(self._runtime_bytes),
+            host_peak_bytes=host_peak_bytes(),
+            other_bytes=reread(run.task.device).other_bytes,
+            phases=tracker.phases,
+        )
+
+    def _remember(self, run: _Run, memory: MemoryUse) -> None:
+        """Keep what was planned and what it took, for the next plan on this machine."""
+        plan = run.plan
+        drift.remember(
+            run.task.device,
+            plan.model,
+            plan.draft.weights,
+            plan.predicted_peak_bytes,
+            memory.measured_peak_bytes,
+            memory.runtime_bytes,
+        )
+
+
+def _timing(run: _Run, clock: "Clock", tokens: int) -> Timing:
+    return Timing(
+        load_seconds=run.load_seconds,
+        video_seconds=clock.video,
+        vision_seconds=clock.vision,
+        prefill_seconds=clock.prefill,
+        first_token_seconds=clock.first_token,
+        decode_seconds=clock.decode,
+        tokens=tokens,
+    )

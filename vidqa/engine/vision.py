@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vidqa.models.qwen2_vl import Qwen2VL
+from vidqa.models.qwen2_vl import Qwen2VL, encode_slices
 from vidqa.video.patches import to_patches
 
 
@@ -42,18 +42,25 @@ class GroupEncoder:
         self._waiting.append(picture)
         return self.flush() if len(self._waiting) == self._size else None
 
+    @torch.no_grad()
     def flush(self) -> EncodedGroup | None:
         """Encode what waits, if anything. An odd last frame is doubled, as the reference does."""
-        pictures, self._waiting = self._waiting, []
-        if len(pictures) % self._model.spec.vision.temporal_patch:
-            pictures.append(pictures[-1])
-        return self._encode(pictures) if pictures else None
+        if not self._waiting:
+            return None
+        if len(self._waiting) % self._model.spec.vision.temporal_patch:
+            self._waiting.append(self._waiting[-1])
+        times = tuple(picture.timestamp_seconds for picture in self._waiting)
+        _, height, width = self._waiting[0].pixels.shape
+        patch = self._model.spec.vision.patch
+        # Nested, so that no name here keeps alive what the next step has replaced.
+        encoded = encode_slices(
+            self._model.visual, self._model.embed_patches(self._patches()), height // patch, width // patch
+        )
+        return EncodedGroup(encoded.flatten(0, 1), encoded.shape[0], times)
 
-    @torch.no_grad()
-    def _encode(self, pictures: list[Picture]) -> EncodedGroup:
+    def _patches(self) -> Tensor:
+        """The waiting pictures as patches (slices, patches, values); none waits afterwards."""
         vision = self._model.spec.vision
-        pixels = torch.stack([picture.pixels for picture in pictures])  # (n, 3, height, width)
-        patches = to_patches(pixels, patch=vision.patch, temporal_patch=vision.temporal_patch, merge=vision.merge)
-        rows, columns = pixels.shape[2] // vision.patch, pixels.shape[3] // vision.patch
-        times = tuple(picture.timestamp_seconds for picture in pictures)
-        return EncodedGroup(self._model.encode(patches, rows, columns), len(patches), times)
+        pixels = torch.stack([picture.pixels for picture in self._waiting])  # (n, 3, height, width)
+        self._waiting.clear()
+        return to_patches(pixels, patch=vision.patch, temporal_patch=vision.temporal_patch, merge=vision.merge)

@@ -1,33 +1,168 @@
-"""What memory a run really took: peaks of this process, by the host's and the device's own count.
+"""What memory a run really takes: per phase, and as samples while it runs.
 
-Measures; plans nothing.
+Measures; plans nothing. CUDA counts by its caching allocator and NVML, a CPU by the
+process's resident size (and by living tensors, where they are counted).
 """
 
-import resource
 import sys
-from typing import Any
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+from vidqa.events import MemorySampled
+from vidqa.memory.device import reread
+from vidqa.types import Device, PhaseUse
+
+_SAMPLE_SECONDS = 0.1
+_CLEAR = Path("/proc/self/clear_refs")
+
+
+class Meter(Protocol):
+    """Reads one kind of memory: bytes now, and the peak since the last reset."""
+
+    def now(self) -> int:
+        """Bytes at this moment."""
+
+    def peak(self) -> int:
+        """Largest since the reset."""
+
+    def reset(self) -> None:
+        """Start anew."""
+
+    def reserved(self) -> int | None:
+        """Bytes that the allocator holds at its peak, where there is one."""
+
+
+class CudaMeter:
+    """torch's caching allocator of one device; every reading waits for the device's work."""
+
+    def __init__(self, index: int) -> None:
+        import torch
+
+        self._cuda, self._index = torch.cuda, index
+
+    def now(self) -> int:
+        return int(self._cuda.memory_allocated(self._index))
+
+    def peak(self) -> int:
+        self._cuda.synchronize(self._index)
+        return int(self._cuda.max_memory_allocated(self._index))
+
+    def reset(self) -> None:
+        self._cuda.synchronize(self._index)
+        self._cuda.reset_peak_memory_stats(self._index)
+
+    def reserved(self) -> int | None:
+        return int(self._cuda.max_memory_reserved(self._index))
+
+
+class ResidentMeter:
+    """Resident size of this process. Linux can reset its high-water mark; elsewhere the peak only grows."""
+
+    def now(self) -> int:
+        import psutil
+
+        return int(psutil.Process().memory_info().rss)
+
+    def peak(self) -> int:
+        return host_peak_bytes()
+
+    def reset(self) -> None:
+        try:
+            _CLEAR.write_text("5", encoding="ascii")
+        except OSError:
+            return
+
+    def reserved(self) -> int | None:
+        return None
+
+
+class TensorMeter:
+    """Living tensors, as `LiveBytes` counts them."""
+
+    def __init__(self, live: Any) -> None:
+        self._live = live
+
+    def now(self) -> int:
+        return int(self._live.now)
+
+    def peak(self) -> int:
+        return int(self._live.peak)
+
+    def reset(self) -> None:
+        self._live.reset()
+
+    def reserved(self) -> int | None:
+        return None
 
 
 def host_peak_bytes() -> int:
-    """Largest resident size of this process so far, in bytes."""
+    """Largest resident size of this process, since the mark was last reset where that is possible."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(line for line in status.read_text(encoding="ascii").splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
+    import resource
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # kilobytes on Linux
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
-class DevicePeak:
-    """Peak bytes that torch allocated on a CUDA device since this object was made."""
-
-    def __init__(self, device: Any) -> None:
-        self._device = device if device.type == "cuda" else None
-        if self._device is not None:
-            import torch
-
-            torch.cuda.reset_peak_memory_stats(self._device)
-
-    def read(self) -> int | None:
-        """Peak bytes, or None on a device without a counter."""
-        if self._device is None:
-            return None
+def runtime_bytes(device: Device) -> int:
+    """What this process takes on the device before any tensor: its context, or Python with its libraries."""
+    if device.kind == "cuda":
         import torch
 
-        return int(torch.cuda.max_memory_allocated(self._device))
+        (torch.ones(1, 16, device=f"cuda:{device.index}") @ torch.ones(16, 16, device=f"cuda:{device.index}")).sum()
+        torch.cuda.synchronize(device.index)
+        held = reread(device).process_bytes - int(torch.cuda.memory_reserved(device.index))
+        return max(int(held), 0)
+    import transformers.models.qwen2_vl.modeling_qwen2_vl  # noqa: F401 - what loading a model imports anyway
+
+    return ResidentMeter().now()
+
+
+class Tracker:
+    """Phases and samples of one request on one device."""
+
+    def __init__(self, device: Device, meter: Meter | None = None) -> None:
+        self._device = device
+        self._meter: Meter = meter or (CudaMeter(device.index) if device.kind == "cuda" else ResidentMeter())
+        self._phase = ""
+        self._last_sample = 0.0
+        self._uses: dict[str, PhaseUse] = {}
+
+    @property
+    def phases(self) -> tuple[PhaseUse, ...]:
+        """The phases that ended so far."""
+        return tuple(self._uses.values())
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Measure what happens inside: bytes at the start, the peak and the end, and seconds."""
+        self._meter.reset()
+        self._phase, start, began = name, self._meter.now(), time.perf_counter()
+        try:
+            yield
+        finally:
+            peak = self._meter.peak()
+            seconds = time.perf_counter() - began
+            self._uses[name] = PhaseUse(name, start, peak, self._meter.now(), self._meter.reserved(), seconds)
+
+    def sample(self) -> MemorySampled | None:
+        """How memory stands, at most ten times a second; None when it is too early."""
+        moment = time.monotonic()
+        if moment - self._last_sample < _SAMPLE_SECONDS or not self._phase:
+            return None
+        self._last_sample = moment
+        now = self._meter.now()
+        peak = max([now, *(use.peak_bytes for use in self._uses.values())])
+        return MemorySampled(self._phase, now, peak, reread(self._device).other_bytes)
+
+    def process_peak_bytes(self, runtime_bytes: int) -> int:
+        """The process's peak: what the driver saw on CUDA (runtime and reserved), else its resident peak."""
+        if self._device.kind != "cuda":
+            return host_peak_bytes()
+        return runtime_bytes + max((use.reserved_bytes or use.peak_bytes for use in self._uses.values()), default=0)

@@ -19,7 +19,7 @@ from vidqa.config import ATTENTION_CHOICES
 from vidqa.errors import AttentionUnavailable, UsageError
 
 REGISTERED_NAME = "vidqa"
-_SDPA_ROWS = 128  # query positions per tile: bounds the mask at heads/kv_heads · 128 · length
+SDPA_ROWS = 128  # query positions per tile: bounds the mask at heads/kv_heads · 128 · length
 _FLEX_BLOCK = 128
 
 
@@ -32,6 +32,9 @@ class Kernel(Protocol):
     def begin(self, past: int, length: int, capacity: int, device: torch.device) -> None:
         """Prepare one forward pass: `length` new tokens after `past` cached ones."""
 
+    def end(self) -> None:
+        """Let go of what only this pass needed."""
+
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         """Causal attention of (1, heads, n, d) over (1, kv_heads, m, d); returns (1, heads, n, d)."""
 
@@ -43,43 +46,67 @@ def fold(query: Tensor, kv_heads: int) -> Tensor:
 
 
 class SdpaKernel:
-    """PyTorch's scaled_dot_product_attention on tiles of query rows."""
+    """PyTorch's scaled_dot_product_attention on tiles of query rows.
+
+    A tile's mask differs from its neighbour's only by the columns before it, so one mask,
+    aligned to the right, serves every tile of a pass, and its size is known before the pass:
+    heads/kv_heads · 128 rows by the filled cache.
+    """
 
     name = "sdpa"
-    whole_cache = False
+    whole_cache = True  # a tile's keys end at a whole block; what lies behind its rows is masked
 
     def __init__(self) -> None:
         self._past = 0
-        self._masks: dict[tuple[int, int], Tensor] = {}
+        self._last = 0
+        self._mask: Tensor | None = None
 
     def begin(self, past: int, length: int, capacity: int, device: torch.device) -> None:
-        self._past = past
-        self._masks = {}
+        self._past, self._last = past, self._tile_end(past, length)
+
+    def end(self) -> None:
+        self._mask = None
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
-        length = query.shape[2]
-        tiles = [
-            self._tile(query[:, :, start : start + _SDPA_ROWS], key, value, start, scaling)
-            for start in range(0, length, _SDPA_ROWS)
-        ]
-        return tiles[0] if len(tiles) == 1 else torch.cat(tiles, dim=2)
+        if query.shape[2] == 1:  # one position: every row of the group sees the same keys
+            end = self._past + 1
+            folded = fold(query, key.shape[1])
+            out = scaled_dot_product_attention(folded, key[:, :, :end], value[:, :, :end], scale=scaling)
+            return out.reshape(query.shape)  # the fused CUDA kernels answer in (length, heads) order
+        mixed = torch.empty_like(query)
+        for start in range(0, query.shape[2], SDPA_ROWS):
+            rows = slice(start, start + SDPA_ROWS)
+            mixed[:, :, rows] = self._tile(query[:, :, rows], key, value, start, scaling)
+        return mixed
+
+    @staticmethod
+    def _tile_end(past: int, length: int) -> int:
+        """Keys that the last tile reads: to the end of a whole block after its last row."""
+        tiles = -(-length // SDPA_ROWS)
+        return -(-(past + tiles * SDPA_ROWS) // SDPA_ROWS) * SDPA_ROWS
 
     def _tile(self, query: Tensor, key: Tensor, value: Tensor, start: int, scaling: float) -> Tensor:
         rows = query.shape[2]
-        seen = self._past + start + rows
-        mask = None if rows == 1 else self._mask(rows, seen, query.shape[1] // key.shape[1], query)
-        folded = fold(query, key.shape[1])
-        out = scaled_dot_product_attention(folded, key[:, :, :seen], value[:, :, :seen], attn_mask=mask, scale=scaling)
-        return out.view(query.shape)
+        query = pad(query, (0, 0, 0, SDPA_ROWS - rows)) if rows < SDPA_ROWS else query  # cheaper than a smaller mask
+        end = self._tile_end(self._past, start + SDPA_ROWS)
+        stop = min(end, key.shape[2])
+        mask = self._right_aligned(query.shape[1] // key.shape[1], query)
+        columns = slice(mask.shape[1] - end, mask.shape[1] - end + stop)
+        out = scaled_dot_product_attention(
+            fold(query, key.shape[1]), key[:, :, :stop], value[:, :, :stop], attn_mask=mask[:, columns], scale=scaling
+        )
+        return out.reshape(query.shape)[:, :, :rows]
 
-    def _mask(self, rows: int, seen: int, group: int, like: Tensor) -> Tensor:
-        """Additive causal mask (group·rows, seen), made once per tile and shared by all layers."""
-        if (rows, seen) not in self._masks:
-            mask = torch.zeros(rows, seen, dtype=like.dtype, device=like.device)
-            corner = torch.full((rows, rows), -torch.inf, dtype=like.dtype, device=like.device)
-            mask[:, seen - rows :] = corner.triu_(1)
-            self._masks[rows, seen] = mask.repeat(group, 1)
-        return self._masks[rows, seen]
+    def _right_aligned(self, group: int, like: Tensor) -> Tensor:
+        """Additive causal mask (group·128, columns) of a tile whose keys end at the last column."""
+        if self._mask is None:
+            beyond = (self._last - self._past) % SDPA_ROWS  # columns between a tile's last row and its block's end
+            width = SDPA_ROWS + beyond
+            mask = torch.zeros(group, SDPA_ROWS, self._last, dtype=like.dtype, device=like.device)
+            corner = torch.full((SDPA_ROWS, width), -torch.inf, dtype=like.dtype, device=like.device)
+            mask[:, :, self._last - width :] = corner.triu_(1)
+            self._mask = mask.flatten(0, 1)
+        return self._mask
 
 
 class FlexKernel:
@@ -105,6 +132,9 @@ class FlexKernel:
         self._block_mask = None
         if length > 1:
             self._block_mask = self._causal_blocks(past, _padded(length), capacity, self._past)
+
+    def end(self) -> None:
+        self._block_mask = None
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         length = query.shape[2]

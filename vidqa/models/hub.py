@@ -12,7 +12,7 @@ from typing import Any
 
 import vidqa
 from vidqa.errors import ModelError, ModelMissing
-from vidqa.models.specs import SUPPORTED_TYPES, read_spec
+from vidqa.models.specs import SUPPORTED_TYPES, check_supported, read_spec
 
 DEMO = "demo"
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
@@ -61,10 +61,11 @@ def _cached_folder(repository: str) -> Path:
     try:
         return Path(snapshot_download(repository, local_files_only=True, allow_patterns=list(_FETCHED)))
     except (LocalEntryNotFoundError, HFValidationError, OSError) as error:
-        raise _missing(repository) from error
+        raise missing(repository) from error
 
 
-def _missing(repository: str) -> ModelMissing:
+def missing(repository: str) -> ModelMissing:
+    """The error for a repository that is not in the cache."""
     return ModelMissing(
         f"The model {repository} is not here: it was looked for in {cache_folder()}.",
         f"Fetch it with `vidqa pull {repository}`, or try --model demo (coloured shapes only).",
@@ -138,7 +139,7 @@ def pull_model(repository: str) -> Path:
     # library that is (httpx, httpx2) depends on huggingface_hub's version.
     transport_error: type[Exception] = HfHubHTTPError.__bases__[0]
     try:
-        read_spec(Path(hf_hub_download(repository, "config.json")).parent)
+        check_supported(read_spec(Path(hf_hub_download(repository, "config.json")).parent), repository)
         folder = Path(snapshot_download(repository, allow_patterns=list(_FETCHED)))
     except (HFValidationError, HfHubHTTPError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]

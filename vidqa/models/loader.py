@@ -3,7 +3,9 @@
 Knows transformers' loading; decides nothing about memory.
 """
 
+import gc
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,67 +15,146 @@ import torch
 from vidqa.errors import ModelError, UsageError
 from vidqa.models.attention import register
 from vidqa.models.qwen2_vl import Qwen2VL
-from vidqa.models.specs import read_spec
+from vidqa.models.specs import check_supported, read_spec
+from vidqa.types import Placement
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_EMBEDDING = "model.language_model.embed_tokens"
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A model ready to run, its tokenizer, and the token ids that end an answer."""
+    """A model ready to run, its tokenizer, the token ids that end an answer, and how it was loaded."""
 
     model: Qwen2VL
     tokenizer: Any
     stop_ids: frozenset[int]
+    weights: str
+    placement: Placement
 
 
-def choose_device(choice: str) -> torch.device:
-    """The device that `auto`, `cpu`, `cuda`, `cuda:1` or `mps` names; raises UsageError if absent."""
-    if choice == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+def torch_device(name: str) -> torch.device:
+    """The device that `cpu`, `cuda:1` or `mps` names; raises UsageError where torch cannot use it."""
     try:
-        device = torch.device(choice)
+        device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise UsageError(
-            f"The device {choice!r} cannot be used: {str(error).splitlines()[0]}.", "Use --device auto or cpu."
+            f"The device {name!r} cannot be used: {_first_line(error)}.", "Use --device auto or cpu."
         ) from error
     return device
 
 
-def choose_dtype(device: torch.device) -> torch.dtype:
-    """The precision to compute in: bf16 where the device has it, fp16 on older GPUs, fp32 on a CPU."""
-    if device.type == "cpu":
-        return torch.float32
-    if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
-        return torch.bfloat16
-    return torch.float16
+def load_model(folder: Path, device: torch.device, weights: str, dtype: str, placement: Placement) -> Loaded:
+    """Load weights and tokenizer from a local folder in the planned precision and placement.
 
-
-def load_model(folder: Path, device: torch.device, dtype: torch.dtype) -> Loaded:
-    """Load weights and tokenizer from a local folder; raises ModelError when they are incomplete."""
+    Raises ModelError when they are incomplete, of a type that cannot run, or when a library is missing.
+    """
     from transformers import AutoTokenizer, Qwen2VLForConditionalGeneration
-    from transformers.utils import logging
+    from transformers.utils import logging as talk
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    talk.set_verbosity_error()
+    talk.disable_progress_bar()
     spec = read_spec(folder)
+    check_supported(spec, folder.name)
+    host_table = placement.embedding_on_host and device.type != "cpu"
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         model = Qwen2VLForConditionalGeneration.from_pretrained(
-            folder, dtype=dtype, device_map={"": device}, use_safetensors=True, local_files_only=True
+            folder,
+            dtype=DTYPES[dtype],
+            device_map={_EMBEDDING: "cpu", "": device} if host_table else {"": device},
+            use_safetensors=True,
+            local_files_only=True,
+            quantization_config=_quantization(weights, dtype, placement, host_table),
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
+        if is_out_of_memory(error):
+            raise
         raise ModelError(
             f"The model in {folder} cannot be loaded: {_first_line(error)}", "Fetch it again with `vidqa pull`."
         ) from error
+    if host_table:
+        _keep_on_host(model, folder)
     model.eval()
     model.set_attn_implementation({"text_config": register(), "vision_config": "sdpa"})
     if tokenizer.chat_template is None:
         tokenizer.chat_template = _chat_template(folder)
-    weights_bytes = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
-    adapter = Qwen2VL(model=model, spec=spec, device=device, dtype=dtype, weights_bytes=weights_bytes)
-    return Loaded(adapter, tokenizer, _stop_ids(model, tokenizer))
+    adapter = Qwen2VL(model=model, spec=spec, device=device, dtype=DTYPES[dtype], weights_bytes=weights_bytes(model))
+    return Loaded(adapter, tokenizer, _stop_ids(model, tokenizer), weights, placement)
+
+
+def release_cached_memory() -> None:
+    """Collect what a failed attempt left, and give the allocator's unused blocks back to the device."""
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
+def _quantization(weights: str, dtype: str, placement: Placement, host_table: bool) -> Any:
+    """bitsandbytes' configuration of a precision; None for whole numbers of bits."""
+    if weights in DTYPES:
+        return None
+    from transformers import BitsAndBytesConfig
+
+    skipped = [] if placement.vision_quantized else ["visual"]
+    skipped += [] if placement.lm_head_quantized else ["lm_head"]
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # one warning a layer about int8 on bf16
+    return BitsAndBytesConfig(
+        load_in_8bit=weights == "int8",
+        load_in_4bit=weights.startswith("nf4"),
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_compute_dtype=DTYPES[dtype],
+        bnb_4bit_use_double_quant=weights == "nf4-dq",
+        llm_int8_skip_modules=skipped,
+        llm_int8_enable_fp32_cpu_offload=host_table,
+    )
+
+
+def _keep_on_host(model: Any, folder: Path) -> None:
+    """Undo the hooks with which accelerate would carry the embedding table to the device for every lookup."""
+    from accelerate.hooks import remove_hook_from_submodules
+
+    remove_hook_from_submodules(model)
+    table = model.get_input_embeddings()
+    if table.weight.is_meta:
+        weight = _read_tensor(folder, "embed_tokens.weight").to(model.dtype)
+        table.weight = torch.nn.Parameter(weight, requires_grad=False)
+
+
+def _read_tensor(folder: Path, ending: str) -> torch.Tensor:
+    """The tensor of a checkpoint whose name ends so, on the host."""
+    from safetensors import safe_open
+
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="pt", device="cpu") as shard:
+            for name in shard.keys():  # noqa: SIM118 - a safetensors handle is no mapping
+                if name.endswith(ending):
+                    tensor: torch.Tensor = shard.get_tensor(name)
+                    return tensor
+    raise ModelError(f"The model in {folder} has no tensor {ending}.", "Fetch it again with `vidqa pull`.")
+
+
+def weights_bytes(model: torch.nn.Module) -> int:
+    """Bytes of all parameters, shared ones once, with the scales and tables of quantized ones."""
+    tensors = [part for parameter in model.parameters() for part in (parameter, *_quantization_state(parameter))]
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def _quantization_state(parameter: Any) -> list[torch.Tensor]:
+    """What bitsandbytes keeps beside a parameter's own numbers."""
+    state = getattr(parameter, "quant_state", None)
+    nested = getattr(state, "state2", None)
+    parts = [getattr(state, "absmax", None), getattr(state, "code", None), getattr(state, "offset", None)]
+    parts += [getattr(nested, "absmax", None), getattr(nested, "code", None), getattr(parameter, "SCB", None)]
+    return [part for part in parts if isinstance(part, torch.Tensor)]
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error means that an allocation failed, on the device or on the host."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error)
 
 
 def _chat_template(folder: Path) -> str:

@@ -10,11 +10,12 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import embedding, linear, scaled_dot_product_attention
 
 from vidqa.models.attention import Kernel
 from vidqa.models.specs import ModelSpec
 
+VISION_MLP_ROWS = 2048  # rows of the vision MLP that are wide at once
 _VISION_ROPE_THETA = 10_000.0  # Qwen2-VL's vision tower, fixed in every release
 
 
@@ -47,35 +48,56 @@ def vision_rotary(rows: int, columns: int, head_dim: int, merge: int, device: to
 
 
 def _rotate(states: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    """Apply the rotary embedding to (slices, heads, patches, head_dim) in float32."""
-    wide = states.float()
-    first, second = wide.chunk(2, dim=-1)
-    return (wide * cosine + torch.cat((-second, first), dim=-1) * sine).to(states.dtype)
+    """Apply the rotary embedding to (slices, heads, patches, head_dim): in float32, a half at a time."""
+    half = states.shape[-1] // 2
+    first, second = states[..., :half], states[..., half:]
+    cosine, sine = cosine[:, :half], sine[:, :half]  # both halves turn by the same angles
+    rotated = torch.empty(states.shape, dtype=states.dtype, device=states.device)
+    rotated[..., :half] = (first * cosine).sub_(second * sine)
+    rotated[..., half:] = (second * cosine).add_(first * sine)
+    return rotated
 
 
-def encode_slices(visual: nn.Module, patches: Tensor, rows: int, columns: int) -> Tensor:
-    """Run the vision tower on a group of temporal slices.
+def encode_slices(visual: nn.Module, hidden: Tensor, rows: int, columns: int) -> Tensor:
+    """Run the vision tower's blocks and merger on a group of temporal slices.
 
-    patches: (slices, rows·columns, 3·temporal_patch·patch²); rows and columns count patches.
+    hidden: embedded patches (slices, rows·columns, embed_dim); rows and columns count patches.
     Returns (slices, rows·columns / merge², hidden). Equal to `visual(...)`, since attention
     never crosses a slice.
     """
     tower: Any = visual
-    slices, count, width = patches.shape
-    hidden = tower.patch_embed(patches.reshape(slices * count, width)).view(slices, count, -1)
+    slices, count, _ = hidden.shape
     head_dim = hidden.shape[-1] // tower.blocks[0].attn.num_heads
     rotary = vision_rotary(rows, columns, head_dim, tower.spatial_merge_size, hidden.device)
     for block in tower.blocks:
-        hidden = hidden + _attend_within_slices(block.attn, block.norm1(hidden), *rotary)
-        hidden = hidden + block.mlp(block.norm2(hidden))
-    merged: Tensor = tower.merger(hidden.reshape(slices * count, -1))
+        hidden = hidden + _attend_within_slices(block, hidden, *rotary)
+        hidden = _widen_by_tiles(block, hidden.flatten(0, 1)).view(slices, count, -1)
+    merged: Tensor = tower.merger(hidden.flatten(0, 1))
     return merged.view(slices, -1, merged.shape[-1])
 
 
-def _attend_within_slices(attention: Any, hidden: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+def embed_patches(visual: nn.Module, patches: Tensor) -> Tensor:
+    """Embed patches (slices, patches, 3·temporal_patch·patch²): (slices, patches, embed_dim).
+
+    The patch convolution as the matrix product that it is: its stride is its kernel.
+    """
+    tower: Any = visual
+    projection = tower.patch_embed.proj
+    return linear(patches, projection.weight.flatten(1), projection.bias)
+
+
+def _widen_by_tiles(block: Any, rows: Tensor) -> Tensor:
+    """A block's MLP with its residual over (rows, embed_dim): wide for a tile of rows at a time."""
+    tiles = [tile + block.mlp(block.norm2(tile)) for tile in torch.split(rows, VISION_MLP_ROWS)]
+    return tiles[0] if len(tiles) == 1 else torch.cat(tiles)
+
+
+def _attend_within_slices(block: Any, hidden: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    """Attention of one block over (slices, patches, embed_dim), each slice by itself."""
     slices, count, width = hidden.shape
-    qkv = attention.qkv(hidden).view(slices, count, 3, attention.num_heads, -1).permute(2, 0, 3, 1, 4)
-    query, key, value = qkv.unbind(0)  # each (slices, heads, patches, head_dim)
+    attention = block.attn
+    qkv = attention.qkv(block.norm1(hidden)).view(slices, count, 3, attention.num_heads, -1)
+    query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (slices, heads, patches, head_dim)
     mixed = scaled_dot_product_attention(_rotate(query, cosine, sine), _rotate(key, cosine, sine), value)
     out: Tensor = attention.proj(mixed.transpose(1, 2).reshape(slices, count, width))
     return out
@@ -91,15 +113,21 @@ class Qwen2VL:
     dtype: torch.dtype
     weights_bytes: int
 
-    def encode(self, patches: Tensor, rows: int, columns: int) -> Tensor:
-        """Embed (slices, patches, values) float32 on the host: (tokens, hidden) on the device."""
-        moved = patches.to(device=self.device, dtype=self.dtype)
-        return encode_slices(self.model.model.visual, moved, rows, columns).flatten(0, 1)
+    @property
+    def visual(self) -> nn.Module:
+        """The vision tower, for `encode_slices`."""
+        tower: nn.Module = self.model.model.visual
+        return tower
+
+    def embed_patches(self, patches: Tensor) -> Tensor:
+        """Embed (slices, patches, values) on the host: (slices, patches, embed_dim) on the device."""
+        moved = patches.to(self.dtype).to(self.device)  # cast on the host: no float32 copy on the device
+        return embed_patches(self.visual, moved)
 
     def embed(self, ids: Tensor) -> Tensor:
-        """Embed token ids (n,): (n, hidden)."""
-        embedded: Tensor = self.model.get_input_embeddings()(ids.to(self.device))
-        return embedded
+        """Embed token ids (n,): (n, hidden). Rows are looked up where the table lies."""
+        table = self.model.get_input_embeddings().weight
+        return embedding(ids.to(table.device), table).to(self.device)
 
     def run(self, embeddings: Tensor, positions: Tensor, cache: TokenCache, kernel: Kernel) -> Tensor:
         """Run n tokens after what the cache holds, and append them to it.
@@ -116,8 +144,9 @@ class Qwen2VL:
             use_cache=True,
             vidqa_kernel=kernel,
         )
+        kernel.end()
         cache.advance(length)
-        last: Tensor = output.last_hidden_state[0, -1]
+        last: Tensor = output.last_hidden_state[0, -1].clone()  # a view would keep the whole chunk
         return last
 
     def score(self, hidden: Tensor) -> Tensor:

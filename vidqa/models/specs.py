@@ -24,11 +24,16 @@ REFERENCE_BOUNDS = PixelBounds(
     source="qwen-vl-utils",
 )
 SUPPORTED_TYPES = ("qwen2_vl",)
+PLANNED_TYPES = ("qwen2_vl", "qwen2_5_vl")
 
 
 @dataclass(frozen=True, slots=True)
 class VisionSpec:
-    """The vision tower: `patch` pixels a side, `temporal_patch` frames deep, `merge`² patches per token."""
+    """The vision tower: `patch` pixels a side, `temporal_patch` frames deep, `merge`² patches per token.
+
+    `mlp_hidden` is the width inside a block's MLP; `gated` towers (Qwen2.5-VL) have three
+    matrices there, and attend within windows of `window` pixels but in `full_attention` blocks.
+    """
 
     depth: int
     embed_dim: int
@@ -36,21 +41,40 @@ class VisionSpec:
     patch: int
     temporal_patch: int
     merge: int
+    mlp_hidden: int
+    gated: bool = False
+    window: int = 0
+    full_attention: tuple[int, ...] = ()
+
+    @property
+    def patch_values(self) -> int:
+        """Numbers in one patch: 3 colours of `temporal_patch` frames."""
+        return 3 * self.temporal_patch * self.patch * self.patch
+
+    def matrices(self, hidden: int) -> dict[str, tuple[int, int]]:
+        """Inputs and outputs of every matrix of the tower, by name; a block's ones occur `depth` times."""
+        wide = self.embed_dim * self.merge**2
+        block = {"qkv": (self.embed_dim, 3 * self.embed_dim), "proj": (self.embed_dim, self.embed_dim)}
+        block |= {"gate": (self.embed_dim, self.mlp_hidden)} if self.gated else {}
+        block |= {"up": (self.embed_dim, self.mlp_hidden), "down": (self.mlp_hidden, self.embed_dim)}
+        return block | {"merger.0": (wide, wide), "merger.2": (wide, hidden)}
 
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """A Qwen2-VL checkpoint in numbers."""
+    """A Qwen2-VL or Qwen2.5-VL checkpoint in numbers. `tied`: lm_head is the embedding table."""
 
     model_type: str
     layers: int
     hidden: int
+    intermediate: int
     heads: int
     kv_heads: int
     head_dim: int
     vocabulary: int
     context_tokens: int
     video_token: int
+    tied: bool
     vision: VisionSpec
 
     @property
@@ -69,43 +93,83 @@ class ModelSpec:
 
 
 def read_spec(folder: Path) -> ModelSpec:
-    """Read config.json of a checkpoint folder; raises ModelError for what the engine cannot run."""
+    """Read config.json of a checkpoint folder; raises ModelError for what cannot be planned."""
     config = _read_json(folder / "config.json")
+    return parse_spec(config, folder.name)
+
+
+def parse_spec(config: Mapping[str, Any], name: str) -> ModelSpec:
+    """A checkpoint's config as numbers; raises ModelError for other models and for missing values."""
     model_type = str(config.get("model_type"))
-    if model_type not in SUPPORTED_TYPES:
+    if model_type not in PLANNED_TYPES:
         raise ModelError(
-            f"{folder.name} is a {model_type!r} checkpoint; vidqa runs {' and '.join(SUPPORTED_TYPES)}.",
+            f"{name} is a {model_type!r} checkpoint; vidqa runs {' and '.join(SUPPORTED_TYPES)}.",
             "Choose for example --model Qwen/Qwen2-VL-2B-Instruct.",
         )
     text = config.get("text_config") or config  # hub checkpoints are flat, saved ones nested
     try:
         return _spec_from(model_type, config, text, config["vision_config"])
     except (KeyError, TypeError, ValueError) as error:
-        raise ModelError(f"{folder / 'config.json'} lacks or misstates {error}.", "Fetch the model again.") from error
+        raise ModelError(f"config.json of {name} lacks or misstates {error}.", "Fetch the model again.") from error
+
+
+def check_supported(spec: ModelSpec, name: str) -> None:
+    """Refuse what can be planned but not run yet; raises ModelError."""
+    if spec.model_type not in SUPPORTED_TYPES:
+        raise ModelError(
+            f"{name} is a {spec.model_type!r} checkpoint: it can be planned, but vidqa runs "
+            f"{' and '.join(SUPPORTED_TYPES)} so far.",
+            "Choose for example --model Qwen/Qwen2-VL-2B-Instruct.",
+        )
 
 
 def _spec_from(
     model_type: str, config: Mapping[str, Any], text: Mapping[str, Any], vision: Mapping[str, Any]
 ) -> ModelSpec:
     heads = int(text["num_attention_heads"])
+    tied = config.get("tie_word_embeddings", text.get("tie_word_embeddings", False))
     return ModelSpec(
         model_type=model_type,
         layers=int(text["num_hidden_layers"]),
         hidden=int(text["hidden_size"]),
+        intermediate=int(text["intermediate_size"]),
         heads=heads,
         kv_heads=int(text.get("num_key_value_heads") or heads),
         head_dim=int(text["hidden_size"]) // heads,
         vocabulary=int(text["vocab_size"]),
         context_tokens=int(text["max_position_embeddings"]),
         video_token=int(config.get("video_token_id", 151656)),
-        vision=VisionSpec(
-            depth=int(vision.get("depth", 32)),
-            embed_dim=int(vision.get("embed_dim", 1280)),
-            heads=int(vision.get("num_heads", 16)),
-            patch=int(vision.get("patch_size", vision.get("spatial_patch_size", 14))),
-            temporal_patch=int(vision.get("temporal_patch_size", 2)),
-            merge=int(vision.get("spatial_merge_size", 2)),
-        ),
+        tied=bool(tied),
+        vision=_gated_vision(vision) if model_type == "qwen2_5_vl" else _vision(vision),
+    )
+
+
+def _vision(vision: Mapping[str, Any]) -> VisionSpec:
+    width = int(vision.get("embed_dim", 1280))
+    return VisionSpec(
+        depth=int(vision.get("depth", 32)),
+        embed_dim=width,
+        heads=int(vision.get("num_heads", 16)),
+        patch=int(vision.get("patch_size", vision.get("spatial_patch_size", 14))),
+        temporal_patch=int(vision.get("temporal_patch_size", 2)),
+        merge=int(vision.get("spatial_merge_size", 2)),
+        mlp_hidden=int(width * vision.get("mlp_ratio", 4)),
+    )
+
+
+def _gated_vision(vision: Mapping[str, Any]) -> VisionSpec:
+    """Qwen2.5-VL's tower: its `hidden_size` is the tower's own width."""
+    return VisionSpec(
+        depth=int(vision.get("depth", 32)),
+        embed_dim=int(vision.get("hidden_size", 1280)),
+        heads=int(vision.get("num_heads", 16)),
+        patch=int(vision.get("patch_size", vision.get("spatial_patch_size", 14))),
+        temporal_patch=int(vision.get("temporal_patch_size", 2)),
+        merge=int(vision.get("spatial_merge_size", 2)),
+        mlp_hidden=int(vision.get("intermediate_size", 3420)),
+        gated=True,
+        window=int(vision.get("window_size", 112)),
+        full_attention=tuple(vision.get("fullatt_block_indexes", (7, 15, 23, 31))),
     )
 
 

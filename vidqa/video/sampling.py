@@ -17,6 +17,7 @@ from vidqa.units import format_timestamp
 
 _FRAMES_PER_SLICE = 2
 _MAX_ASPECT = 200
+_MAX_SLICE_TOKENS = 16_384  # the largest picture Qwen2-VL was made for (qwen-vl-utils 0.0.14)
 
 
 def choose_indices(
@@ -32,7 +33,7 @@ def choose_indices(
 
     Times count from the first frame. Raises UsageError for what cannot be.
     """
-    _check_counts(frames, fps)
+    check_counts(frames, fps)
     first, last = _range(info, start_seconds, end_seconds)
     available = last - first + 1
     if available == 1 or frames == 1:
@@ -44,7 +45,8 @@ def choose_indices(
     return _spread_in_time(info.pts_seconds, first, last, count)
 
 
-def _check_counts(frames: int | None, fps: float | None) -> None:
+def check_counts(frames: int | None, fps: float | None) -> None:
+    """Refuse a number of frames or a rate that cannot be; raises UsageError."""
     if frames is not None and fps is not None:
         raise UsageError("--frames and --fps exclude each other.", "Give one of them.")
     if frames is not None and frames < 1:
@@ -125,6 +127,50 @@ def _nearest(pts: Sequence[float], moment: float, first: int, last: int) -> int:
     after = min(bisect.bisect_left(pts, moment, first, last + 1), last)
     before = max(after - 1, first)
     return before if moment - pts[before] <= pts[after] - moment else after
+
+
+def frames_at_rate(info: VideoInfo, start_seconds: float | None, end_seconds: float | None, rate: float) -> int:
+    """Even number of frames that `rate` per second makes of the asked range, at least 2 and no more than there are."""
+    first, last = _range(info, start_seconds, end_seconds)
+    seconds = info.pts_seconds[last] - info.pts_seconds[first] + 1 / info.fps
+    return _even(min(int(seconds * rate + 1e-6), last - first + 1))
+
+
+def sampled_times(info: VideoInfo, indices: Sequence[int]) -> tuple[float, ...]:
+    """Seconds from the first frame of the video, one per index."""
+    return tuple(info.pts_seconds[index] - info.start_seconds for index in indices)
+
+
+def fitting_sizes(
+    info: VideoInfo, asked: tuple[int, int] | None, bounds: PixelBounds, min_pixels: int, *, factor: int
+) -> tuple[tuple[int, int], ...]:
+    """Every (height, width) that the rule gives between `min_pixels` and the checkpoint's maximum, ascending.
+
+    `asked` is (width, height) and is kept, rounded to whole tokens. Raises UsageError for one too large.
+    """
+    if asked is not None:
+        return (_asked_size(asked, factor),)
+    token = factor * factor
+    low, high = -(-min_pixels // token), max(bounds.max_pixels // token, -(-min_pixels // token))
+    found = {
+        smart_resize(info.height, info.width, factor=factor, min_pixels=min_pixels, max_pixels=tokens * token)
+        for tokens in range(low, high + 1)
+    }
+    by_area = {height * width: (height, width) for height, width in sorted(found)}
+    enough = [area for area in sorted(by_area) if area >= min_pixels] or [max(by_area)]
+    return tuple(by_area[area] for area in enough)
+
+
+def _asked_size(asked: tuple[int, int], factor: int) -> tuple[int, int]:
+    """`--size` (width, height) rounded to whole tokens, as (height, width)."""
+    width, height = (max(factor, round(side / factor) * factor) for side in asked)
+    tokens = height // factor * (width // factor)
+    if tokens > _MAX_SLICE_TOKENS:
+        raise UsageError(
+            f"A frame of {width}x{height} is {tokens} tokens; the model takes at most {_MAX_SLICE_TOKENS}.",
+            "Ask for a smaller --size.",
+        )
+    return height, width
 
 
 def frame_size(height: int, width: int, frames: int, bounds: PixelBounds, *, factor: int) -> tuple[int, int]:

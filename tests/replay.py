@@ -1,0 +1,160 @@
+"""Full-size models under fake tensors on a fake CUDA device, with every live byte counted.
+
+No weight is allocated and no kernel runs: the real modules and the engine's own steps are
+replayed, and storages are counted from their creation to their end, rounded to the 512
+bytes of CUDA's caching allocator. Two things a replay cannot see are told to it: fused
+attention (a fake tensor would go through the math kernel) and quantized matrices.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import TorchFunctionMode
+
+from vidqa.memory.live_bytes import LiveBytes
+from vidqa.models.attention import register
+from vidqa.models.qwen2_vl import Qwen2VL
+from vidqa.models.specs import ModelSpec
+
+
+@torch.library.custom_op("vidqa_replay::fused_attention", mutates_args=())
+def fused_attention(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    """Fused attention as PyTorch's flash and memory-efficient kernels allocate: the output and a log-sum-exp."""
+    raise AssertionError("only replayed")
+
+
+@fused_attention.register_fake
+def _(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    # aten/native/transformers/cuda/attention.cu, _flash_attention_forward: out like the query in
+    # (batch, length, heads, dim) order, and softmax_lse (batch, heads, length) in float32.
+    batch, heads, length, _ = query.shape
+    out = query.new_empty(batch, length, heads, value.shape[-1]).transpose(1, 2)
+    return out, query.new_empty(batch, heads, length, dtype=torch.float32)
+
+
+class FusedAttention(TorchFunctionMode):
+    """Sends scaled_dot_product_attention to what the fused kernels allocate."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.nn.functional.scaled_dot_product_attention:
+            return fused_attention(*args[:3])[0]
+        return func(*args, **(kwargs or {}))
+
+
+@torch.library.custom_op("vidqa_replay::linear_4bit", mutates_args=())
+def linear_4bit(states: Tensor, packed: Tensor, absmax: Tensor, outputs: int) -> Tensor:
+    """A 4-bit linear layer as bitsandbytes' gemm_4bit allocates on CUDA."""
+    raise AssertionError("only replayed")
+
+
+@linear_4bit.register_fake
+def _(states: Tensor, packed: Tensor, absmax: Tensor, outputs: int) -> Tensor:
+    return states.new_empty(*states.shape[:-1], outputs)
+
+
+class ReplayedLinear4bit(nn.Module):
+    """bitsandbytes' Linear4bit: packed weights, absmax per 64 values, a code of 16 floats."""
+
+    def __init__(self, linear: nn.Linear, nested: bool) -> None:
+        super().__init__()
+        device, values = linear.weight.device, linear.weight.numel()
+        self.outputs, self.shape = linear.out_features, tuple(linear.weight.shape)
+        self.packed = torch.empty(values // 2, 1, dtype=torch.uint8, device=device)
+        blocks = -(-values // 64)
+        self.absmax = torch.empty(blocks, dtype=torch.uint8 if nested else torch.float32, device=device)
+        self.code = torch.empty(16, device=device)
+        self.nested: list[Tensor] = []
+        if nested:
+            self.nested = [torch.empty(-(-blocks // 256), device=device), torch.empty(256, device=device)]
+            self.nested.append(torch.empty((), device=device))
+        self.bias = linear.bias
+
+    def forward(self, states: Tensor) -> Tensor:
+        rows = states.numel() // states.shape[-1]
+        if rows <= 4:  # the fused kernel reads the packed weights
+            return linear_4bit(states, self.packed, self.absmax, self.outputs)
+        # bitsandbytes/backends/cuda/ops.py, gemm_4bit: a 16-bit copy of the weight, then F.linear
+        whole = torch.empty(self.shape, dtype=states.dtype, device=states.device)
+        return nn.functional.linear(states, whole, self.bias)
+
+
+@dataclass
+class Replay:
+    """A fake model with its counter; valid inside `replayed`."""
+
+    model: Qwen2VL
+    live: LiveBytes
+
+
+def build_config(spec: ModelSpec) -> Any:
+    """transformers' configuration of a spec."""
+    from transformers import Qwen2VLConfig
+
+    vision = spec.vision
+    sections = {128: [16, 24, 24], 32: [4, 6, 6]}[spec.head_dim]
+    return Qwen2VLConfig(
+        text_config={
+            "vocab_size": spec.vocabulary, "hidden_size": spec.hidden, "intermediate_size": spec.intermediate,
+            "num_hidden_layers": spec.layers, "num_attention_heads": spec.heads,
+            "num_key_value_heads": spec.kv_heads, "max_position_embeddings": spec.context_tokens,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": sections},
+            "tie_word_embeddings": spec.tied, "bos_token_id": 1, "eos_token_id": None, "pad_token_id": None,
+        },
+        vision_config={
+            "depth": vision.depth, "embed_dim": vision.embed_dim, "num_heads": vision.heads,
+            "hidden_size": spec.hidden, "mlp_ratio": vision.mlp_hidden // vision.embed_dim,
+        },
+        tie_word_embeddings=spec.tied, video_token_id=spec.video_token,
+    )  # fmt: skip
+
+
+@contextmanager
+def replayed(spec: ModelSpec, weights: str, dtype: torch.dtype = torch.bfloat16) -> Iterator[Replay]:
+    """The model of a spec on a fake CUDA device, in the named precision of the language model's layers."""
+    from transformers import Qwen2VLForConditionalGeneration
+    from transformers.initialization import no_init_weights
+
+    live = LiveBytes("cuda")
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+        with torch.device("cuda"), no_init_weights(), _default_dtype(dtype):
+            model = Qwen2VLForConditionalGeneration(build_config(spec)).eval()
+            model.tie_weights()
+        if weights.startswith("nf4"):
+            _quantize(model.model.language_model, nested=weights.endswith("dq"))
+        model.set_attn_implementation({"text_config": register(), "vision_config": "sdpa"})
+        adapter = Qwen2VL(model, spec, torch.device("cuda"), dtype, 0)
+        for tensor in tensors_of(model):
+            live.count(tensor)
+        with live, FusedAttention():
+            yield Replay(adapter, live)
+
+
+@contextmanager
+def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def tensors_of(model: nn.Module) -> Iterator[Tensor]:
+    """Everything that a model keeps on its device."""
+    yield from model.parameters()
+    yield from model.buffers()
+    for module in model.modules():
+        if isinstance(module, ReplayedLinear4bit):
+            yield from (module.packed, module.absmax, module.code, *module.nested)
+
+
+def _quantize(tower: nn.Module, nested: bool) -> None:
+    for module in list(tower.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, nn.Linear):
+                setattr(module, name, ReplayedLinear4bit(child, nested))

@@ -1,0 +1,197 @@
+"""`vidqa plan VIDEO`: what would run and what it would take, before a byte is loaded.
+
+Renders plans as a table, a bar, a matrix or JSON. Plans nothing itself; loads no weights.
+"""
+
+import argparse
+import sys
+from typing import TYPE_CHECKING, Any
+
+from vidqa.cli.options import add_plan_options, add_video_options, make_config, make_request
+from vidqa.cli.output import ExitCode, write_json
+from vidqa.text import safe_line, safe_text
+from vidqa.types import Plan, VideoInfo
+from vidqa.units import format_bytes, format_timestamp
+
+if TYPE_CHECKING:
+    from vidqa.config import EngineConfig
+    from vidqa.memory.alternatives import Alternative
+    from vidqa.memory.planner import Task
+    from vidqa.types import Request
+
+_DEFAULT_QUESTION = "what happens?"
+_BAR_CELLS = 60
+_SHADES = "█▓▒░"
+
+
+def add_parser(commands: Any) -> None:
+    """Declare the command and its options."""
+    parser = commands.add_parser(
+        "plan",
+        help="show what would run and the memory it would take",
+        description="Shows frames, resolution, precision and chunks that fit, with the arithmetic. Loads no weights.",
+    )
+    parser.add_argument("video", metavar="VIDEO", help="a video file")
+    parser.add_argument("question", metavar="QUESTION", nargs="?", default=_DEFAULT_QUESTION,
+                        help="a question about text in the picture keeps the pixels it needs")  # fmt: skip
+    parser.add_argument("--gpu", metavar="NAME", help="plan for another GPU, for example t4; `all` prints a table")
+    add_video_options(parser)
+    add_plan_options(parser)
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Plan and print; returns the exit code."""
+    from vidqa.config import load_settings
+    from vidqa.engine.planning import check_request, plan_best, tasks_for
+    from vidqa.memory.device import find_device
+    from vidqa.memory.gpus import as_device, find_gpu
+    from vidqa.models.choice import find_checkpoints
+    from vidqa.video.decode import open_video
+
+    request = make_request(arguments, arguments.question)
+    check_request(request)
+    settings = load_settings()
+    with open_video(request.video, isolated=False) as reader:
+        video = reader.info
+    config = make_config(arguments, settings, arguments.model or settings.model or _default_model())
+    if arguments.gpu == "all":
+        return _print_matrix(arguments.json, config, video, request)
+    device = as_device(find_gpu(arguments.gpu)) if arguments.gpu else find_device(config.device)
+    tasks = tasks_for(find_checkpoints(config.model, local=False), video, request, config, device)
+    place, plan = plan_best(tasks)
+    others = _alternatives(tasks[place], plan)
+    if arguments.json:
+        write_json(_object(video, plan, others))
+    else:
+        sys.stdout.write(safe_text("\n".join(_table(tasks[place], plan, others))) + "\n")
+    return ExitCode.OK
+
+
+def _default_model() -> str:
+    """The first cached model, else the one that most cards can run: nobody is asked."""
+    from vidqa.cli.default_model import SUGGESTED_MODEL
+    from vidqa.models.hub import cached_models
+
+    return next((model.repository for model in cached_models() if model.runnable), SUGGESTED_MODEL)
+
+
+def _alternatives(task: "Task", plan: Plan) -> "tuple[Alternative, ...]":
+    from vidqa.memory.alternatives import alternatives
+
+    return alternatives(task, plan)
+
+
+def _object(video: VideoInfo, plan: Plan, others: "tuple[Alternative, ...]") -> dict[str, Any]:
+    from vidqa.cli.objects import SCHEMA_VERSION, plan_object, video_object
+
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "video": video_object(video),
+        "plan": plan_object(plan),
+        "alternatives": [{"kind": other.kind, "fits": other.fits, "plan": plan_object(other.plan)} for other in others],
+    }
+
+
+def _table(task: "Task", plan: Plan, others: "tuple[Alternative, ...]") -> list[str]:
+    """The whole answer as lines of text."""
+    video, draft = task.video, plan.draft
+    lines = [
+        f"video     {safe_line(video.path)}: {video.width}×{video.height} {video.codec}, "
+        f"{format_timestamp(video.duration_seconds)}",
+        f"model     {safe_line(plan.model)}, {draft.weights} weights, {draft.kv} KV cache, {draft.attention} attention",
+        f"device    {safe_line(task.device.name)} ({plan.device}), budget {format_bytes(plan.budget_bytes)}",
+        f"plan      {_size(plan)}, {plan.visual_tokens:,} visual + {plan.prompt_tokens - plan.visual_tokens} text "
+        f"tokens, {draft.max_tokens} for the answer",
+        f"chunks    {draft.vision_chunk} slices in the vision tower, {draft.prefill_chunk} tokens in the prefill",
+        f"time      {_seconds(plan)}",
+        "",
+        f"memory at its peak, in the {plan.peak_phase} phase",
+    ]
+    lines += [f"  {line.name:<40}{format_bytes(line.bytes):>10}  {line.formula}" for line in plan.lines]
+    lines += [f"  {'total':<40}{format_bytes(plan.required_bytes):>10}  of {format_bytes(plan.budget_bytes)}"]
+    phases = ", ".join(f"{name} {format_bytes(size)}" for name, size in plan.phase_bytes.items())
+    lines += [f"  {_bar(plan)}", "", f"phases    {phases}"]
+    lines += [f"limit     {limit}" for limit in plan.limits]
+    lines += [f"{other.kind:<10}{_alternative(other)}" for other in others]
+    times = " ".join(format_timestamp(seconds) for seconds in plan.timestamps_seconds)
+    return [*lines, f"frames at {times}"]
+
+
+def _size(plan: Plan) -> str:
+    every = f" every {plan.interval_seconds:.2f} s" if plan.interval_seconds else ""
+    return f"{plan.draft.frames} frames of {plan.draft.width}×{plan.draft.height}{every}"
+
+
+def _seconds(plan: Plan) -> str:
+    seconds = plan.seconds
+    return (
+        f"about {seconds.total_seconds:.0f} s: video {seconds.video_seconds:.1f}, vision {seconds.vision_seconds:.1f}, "
+        f"prefill {seconds.prefill_seconds:.1f}, answer {seconds.decode_seconds:.1f} (loading not counted)"
+    )
+
+
+def _alternative(other: "Alternative") -> str:
+    plan = other.plan
+    fits = "" if other.fits else f" of {format_bytes(plan.budget_bytes)}: does not fit"
+    return (
+        f"{_size(plan)}: {format_bytes(plan.required_bytes)}{fits}, about {plan.seconds.total_seconds:.0f} s, "
+        f"score {plan.score:.1f}"
+    )
+
+
+def _bar(plan: Plan) -> str:
+    """The budget as a bar: weights, cache, what runs and the rest, each in its own shade."""
+    groups = {"weights": 0, "KV cache": 0, "activations": 0, "runtime and margin": 0}
+    for line in plan.lines:
+        groups[_group(line.name)] += line.bytes
+    whole = max(plan.budget_bytes, plan.required_bytes)
+    cells = {name: round(size / whole * _BAR_CELLS) for name, size in groups.items()}
+    drawn = "".join(shade * cells[name] for shade, name in zip(_SHADES, groups, strict=True))
+    legend = ", ".join(f"{shade} {name}" for shade, name in zip(_SHADES, groups, strict=True))
+    return f"[{drawn[:_BAR_CELLS]:<{_BAR_CELLS}}] {legend}"
+
+
+def _group(name: str) -> str:
+    if name.startswith(("weights", "quantization")):
+        return "weights"
+    if name.startswith("KV"):
+        return "KV cache"
+    known = ("vision activations", "vision embeddings", "prefill chunk", "attention workspace", "decode step", "logits")
+    return "activations" if name in known else "runtime and margin"
+
+
+def _print_matrix(as_json: bool, config: "EngineConfig", video: VideoInfo, request: "Request") -> int:
+    """Every GPU of the catalog against models and precisions."""
+    from vidqa.engine.planning import matrix
+    from vidqa.memory.gpus import CATALOG, as_device
+    from vidqa.models.choice import SHORT_NAMES, find_checkpoints
+
+    names = [config.model] if config.model not in SHORT_NAMES.values() else list(SHORT_NAMES.values())[:2]
+    checkpoints = [found for name in names for found in find_checkpoints(name, local=False)]
+    precisions = [config.weights] if config.weights else ["native", "int8", "nf4"]
+    table = matrix(checkpoints, [as_device(gpu) for gpu in CATALOG], precisions, video, request, config)
+    if as_json:
+        write_json(_matrix_object(table))
+        return ExitCode.OK
+    heads = [f"{model.rsplit('/', 1)[-1].removesuffix('-Instruct')} {weights}" for model, weights, _ in table[0][1]]
+    lines = [f"{'':<32}" + "".join(f"{head:>20}" for head in heads)]
+    lines += [f"{device.name:<32}" + "".join(f"{_cell(plan):>20}" for *_, plan in row) for device, row in table]
+    sys.stdout.write(safe_text("\n".join(lines)) + "\n")
+    return ExitCode.OK
+
+
+def _cell(plan: Plan | None) -> str:
+    return "–" if plan is None else f"{plan.draft.frames} × {plan.draft.width}×{plan.draft.height}"
+
+
+def _matrix_object(table: Any) -> dict[str, Any]:
+    from vidqa.cli.objects import SCHEMA_VERSION, plan_object
+
+    cells = [
+        {"gpu": device.name, "model": model, "weights": weights, "plan": None if plan is None else plan_object(plan)}
+        for device, row in table
+        for model, weights, plan in row
+    ]
+    return {"schema_version": SCHEMA_VERSION, "matrix": cells}

@@ -1,0 +1,130 @@
+"""Bytes of what lives only while the model runs: the vision tower, a prefill chunk, attention.
+
+Each formula counts the tensors that are alive together at the worst moment of the engine's
+own steps, in elements of the compute precision; the derivations stand beside them, and the
+replay tests hold them against the real modules. Arithmetic only.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from vidqa.memory.weights import ELEMENT_BYTES, QUANTIZED
+from vidqa.types import Draft
+
+if TYPE_CHECKING:
+    from vidqa.models.specs import ModelSpec
+
+VISION_MLP_ROWS = 2048  # rows of the vision MLP that are wide at once
+SDPA_ROWS = 128  # query positions per tile of the SDPA kernel
+_WIDE = 4  # bytes of float32, in which rotations and logits are computed
+
+
+def patches_per_slice(spec: "ModelSpec", draft: Draft) -> int:
+    """Patches of one temporal slice: (height / patch) · (width / patch)."""
+    return draft.height // spec.vision.patch * (draft.width // spec.vision.patch)
+
+
+def vision_bytes(spec: "ModelSpec", draft: Draft) -> int:
+    """A group of temporal slices in the vision tower: R rows of E, tiles of T rows with M inside the MLP.
+
+    Attention, while the keys are rotated: hidden, qkv (3), the rotated queries and keys, and two
+    float32 halves: b·6·R·E + 4·R·E. MLP, in the last tile: hidden, the tiles before, the tile's
+    norm and three wide tensors (fc1, 1.702·fc1 and its sigmoid): b·(2·R·E + 3·T·M). Merger: hidden, norm and two of the
+    merged width: b·4·R·E. To these the rotary table: 2·4 bytes per patch of a slice and head_dim.
+    """
+    vision, element = spec.vision, ELEMENT_BYTES[draft.dtype]
+    patches = patches_per_slice(spec, draft)
+    rows = patches * group_slices(spec, draft) * draft.batch
+    tile = min(rows, VISION_MLP_ROWS)
+    attention = element * 6 * rows * vision.embed_dim + _WIDE * rows * vision.embed_dim
+    wide = 4 if vision.gated else 3
+    mlp = element * (2 * rows * vision.embed_dim + wide * tile * vision.mlp_hidden)
+    merger = element * 4 * rows * vision.embed_dim
+    rotary = 2 * _WIDE * patches * (vision.embed_dim // vision.heads)
+    return max(attention, mlp, merger) + rotary + quantized_copy_bytes(spec, draft, "vision")
+
+
+def group_slices(spec: "ModelSpec", draft: Draft) -> int:
+    """Temporal slices that are encoded together: the chunk, or all that there are."""
+    return min(draft.vision_chunk, -(-draft.frames // spec.vision.temporal_patch))
+
+
+def chunk_bytes(spec: "ModelSpec", draft: Draft) -> int:
+    """A prefill chunk of n tokens in one layer: H hidden, I inside the MLP, K = kv_heads · head_dim.
+
+    MLP, at the product of its two halves: the chunk's embeddings, the layer's input, the sum after
+    attention and its norm (4·n·H), the two halves and their product (3·n·I). Attention, while the
+    queries are rotated: 7·n·H + 2·n·K. To these cosine and sine (2·n·head_dim). A 4-bit layer
+    makes a 16-bit copy of its matrix instead of the product: 4·n·H + 2·n·I + H·I.
+    """
+    tokens = min(draft.prefill_chunk, prompt_tokens(spec, draft)) * draft.batch
+    return tokens_bytes(spec, draft, tokens)
+
+
+def tokens_bytes(spec: "ModelSpec", draft: Draft, tokens: int) -> int:
+    """`chunk_bytes` for a given number of tokens."""
+    element = ELEMENT_BYTES[draft.dtype]
+    keys = spec.kv_heads * spec.head_dim
+    product = 3 * tokens * spec.intermediate
+    if draft.weights in QUANTIZED and tokens > FUSED_4BIT_ROWS:
+        product = max(product, 2 * tokens * spec.intermediate + spec.hidden * spec.intermediate)
+    mlp = 4 * tokens * spec.hidden + product
+    attention = 7 * tokens * spec.hidden + 2 * tokens * keys
+    return element * (max(mlp, attention) + 2 * tokens * spec.head_dim)
+
+
+FUSED_4BIT_ROWS = 4  # up to here bitsandbytes 0.50 multiplies without a copy on every GPU (backends/cuda/ops.py)
+
+
+def quantized_copy_bytes(spec: "ModelSpec", draft: Draft, part: str) -> int:
+    """The 16-bit copy of a part's largest matrix, where that part is quantized."""
+    if draft.weights not in QUANTIZED:
+        return 0
+    element = ELEMENT_BYTES[draft.dtype]
+    if part == "vision" and draft.placement.vision_quantized:
+        return element * max(inputs * outputs for inputs, outputs in spec.vision.matrices(spec.hidden).values())
+    if part == "lm_head" and draft.placement.lm_head_quantized:
+        return element * spec.vocabulary * spec.hidden
+    return 0
+
+
+def logits_bytes(spec: "ModelSpec", draft: Draft) -> int:
+    """Logits of the last position only, their float32 copy, and the ones before: vocabulary · (b + 4 + 4)."""
+    return spec.vocabulary * (ELEMENT_BYTES[draft.dtype] + 2 * _WIDE) * draft.batch
+
+
+def prompt_tokens(spec: "ModelSpec", draft: Draft) -> int:
+    """Tokens to prefill: the video's and the text's."""
+    return spec.visual_tokens(draft.frames, draft.height, draft.width) + draft.text_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """What an attention kernel allocates beside its output: bytes and their formula."""
+
+    bytes: int
+    formula: str
+
+
+def attention_workspace(spec: "ModelSpec", draft: Draft) -> Workspace:
+    """Workspace of the chosen kernel during the last prefill chunk.
+
+    sdpa: one mask of heads/kv_heads · 128 rows by the filled cache, shared by tiles and layers,
+    and the corner it is made from. flex: the queries padded to whole blocks. math: the score
+    matrix of `math_workspace`, which nothing in vidqa allocates.
+    """
+    element = ELEMENT_BYTES[draft.dtype]
+    chunk = min(draft.prefill_chunk, prompt_tokens(spec, draft))
+    filled = -(-(prompt_tokens(spec, draft)) // SDPA_ROWS) * SDPA_ROWS
+    if draft.attention == "flex":
+        return Workspace(element * 2 * chunk * spec.hidden, f"2 · {chunk} tokens · {spec.hidden} · {element} B")
+    if draft.attention == "math":
+        return Workspace(math_workspace(spec.heads, chunk, filled, draft.batch), "2 · heads · n · m · 4 B")
+    group = spec.heads // spec.kv_heads
+    rows = SDPA_ROWS * group
+    return Workspace(element * rows * filled, f"mask: {SDPA_ROWS} · {group} rows · {filled} tokens · {element} B")
+
+
+def math_workspace(heads: int, rows: int, columns: int, batch: int = 1, element_bytes: int = 8) -> int:
+    """The *unbounded* part of unfused attention: a score and a probability (float32) per head, query and key."""
+    return batch * heads * rows * columns * element_bytes

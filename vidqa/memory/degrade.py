@@ -1,0 +1,78 @@
+"""After an allocation failed: the same request with less, one step at a time.
+
+First what costs no quality, then the KV cache's precision, then half of what is seen; the
+loaded weights stay unless loading them was what failed. What the user set is kept.
+Arithmetic only.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from vidqa.errors import DoesNotFit
+from vidqa.memory.planner import Task, plan_video
+from vidqa.memory.setups import weight_choices
+from vidqa.types import Plan
+from vidqa.units import format_bytes
+
+MAX_STEPS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Lowered:
+    """A narrower task, its plan, and what was given up, in words."""
+
+    task: Task
+    plan: Plan
+    step: str
+
+
+def lower(task: Task, plan: Plan, phase: str) -> Lowered:
+    """The next smaller plan after `phase` ran out of memory; raises DoesNotFit with the numbers when there is none.
+
+    `task` carries the memory that is free now.
+    """
+    for step, narrower in _steps(task, plan, phase):
+        try:
+            smaller = plan_video(narrower)
+        except DoesNotFit:
+            continue
+        if smaller.draft != plan.draft:
+            return Lowered(narrower, smaller, step)
+    raise gave_up(task, plan, phase)
+
+
+def gave_up(task: Task, plan: Plan, phase: str) -> DoesNotFit:
+    """The end of all steps, with its numbers."""
+    draft = plan.draft
+    return DoesNotFit(
+        f"The {phase} phase ran out of memory: {format_bytes(plan.predicted_peak_bytes)} were planned for "
+        f"{draft.frames} frames of {draft.width}x{draft.height} in {draft.weights}, {format_bytes(task.budget_bytes)} "
+        f"are there on {task.device.name}, and no smaller plan is left.",
+        "Close other programs on the device, ask for fewer --frames or a smaller --size, or use a smaller model.",
+    )
+
+
+def _steps(task: Task, plan: Plan, phase: str) -> Iterator[tuple[str, Task]]:
+    """Narrower tasks in the order of what they cost."""
+    config, draft = task.config, plan.draft
+    if phase == "load":
+        yield from _smaller_weights(task, plan)
+        return
+    config = replace(config, weights=draft.weights)
+    off_device = task.device.kind == "cuda"
+    place = replace(draft.placement, visual_on_host=off_device, vision_offloaded=off_device)
+    lean = replace(task, config=replace(config, placement=place), chunks=task.chunks[-1:])
+    moved = ", vision embeddings and tower off the device" if off_device and place != draft.placement else ""
+    yield f"smallest chunks{moved}", lean
+    if config.kv is None:
+        lean = replace(lean, config=replace(lean.config, kv="int8"))
+        yield "int8 KV cache", lean
+    yield "half of the visual tokens", replace(lean, most_visual_tokens=plan.visual_tokens // 2)
+
+
+def _smaller_weights(task: Task, plan: Plan) -> Iterator[tuple[str, Task]]:
+    if task.config.weights is not None:
+        return
+    choices = weight_choices(task.device)
+    for weights in choices[choices.index(plan.draft.weights) + 1 :]:
+        yield f"{weights} weights", replace(task, config=replace(task.config, weights=weights))

@@ -1,0 +1,79 @@
+"""Planned and measured peaks of past runs, kept in the user's state folder.
+
+One JSON line per run. From them come the runtime's own memory on this machine and how far
+predictions are off. Nothing here may stop an answer: an unwritable folder is no error.
+"""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from vidqa.types import Device
+
+_KEPT_RUNS = 500
+
+
+def state_folder() -> Path:
+    """Where vidqa keeps what it learns: $VIDQA_STATE, else the user's state folder."""
+    if named := os.environ.get("VIDQA_STATE"):
+        return Path(named)
+    import platformdirs
+
+    return Path(platformdirs.user_state_dir("vidqa"))
+
+
+def _journal() -> Path:
+    return state_folder() / "memory.jsonl"
+
+
+def remember(device: Device, model: str, weights: str, predicted: int, measured: int, runtime: int | None) -> None:
+    """Append one run, in bytes; the oldest runs go when there are too many."""
+    row = {
+        "device": _key(device),
+        "model": model,
+        "weights": weights,
+        "predicted_bytes": predicted,
+        "measured_bytes": measured,
+        "runtime_bytes": runtime,
+    }
+    with contextlib.suppress(OSError):
+        path = _journal()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        kept = [*lines[-(_KEPT_RUNS - 1) :], json.dumps(row)]
+        temporary = path.with_suffix(f".{os.getpid()}.tmp")
+        temporary.write_text("\n".join(kept) + "\n", encoding="utf-8")
+        temporary.replace(path)
+
+
+def runs() -> Iterator[dict[str, Any]]:
+    """Past runs, the oldest first; unreadable lines are passed over."""
+    try:
+        lines = _journal().read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return
+    for line in lines:
+        with contextlib.suppress(ValueError):
+            row = json.loads(line)
+            if isinstance(row, dict) and {"device", "predicted_bytes", "measured_bytes"} <= row.keys():
+                yield row
+
+
+def measured_runtime(device: Device) -> int | None:
+    """The largest of the last runtimes' own bytes seen on this device, or None."""
+    seen = [row["runtime_bytes"] for row in runs() if row["device"] == _key(device) and row.get("runtime_bytes")]
+    return max(seen[-20:]) if seen else None
+
+
+def summary() -> tuple[int, float] | None:
+    """Number of runs, and the median of measured over predicted; None before the first."""
+    ratios = [row["measured_bytes"] / row["predicted_bytes"] for row in runs() if row["predicted_bytes"]]
+    return (len(ratios), median(ratios)) if ratios else None
+
+
+def _key(device: Device) -> str:
+    return f"{device.kind}:{device.name}"

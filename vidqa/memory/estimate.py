@@ -1,0 +1,226 @@
+"""A draft's memory, part by part and phase by phase: the sum of the parts that are alive.
+
+Phases follow each other (load, vision, prefill, decode), so the peak is the largest of them
+and not their sum. Every part says its bytes, its formula and when it is there. Arithmetic
+only: this file looks at no device.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
+
+from vidqa.memory import activations
+from vidqa.memory.weights import BLOCK, ELEMENT_BYTES, QUANTIZED, largest_matrix_bytes, part_bytes, part_precision
+from vidqa.types import Draft, MemoryLine, Placement
+
+if TYPE_CHECKING:
+    from vidqa.models.specs import ModelSpec
+
+PHASES = ("load", "vision", "prefill", "decode")
+KV_ROUND_TOKENS = 128  # the cache holds whole attention blocks
+MARGIN_LIMIT_BYTES = 300 * 2**20
+_MARGIN_SHARE = 0.03  # of the predicted peak: what a prediction may be off by
+_LEAST_MARGIN_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a process takes on a device before any tensor: the runtime's own memory and its workspaces.
+
+    `on_host`: the device is the host itself, so moving something there saves nothing.
+    """
+
+    context_bytes: int
+    context_source: str
+    workspace_bytes: int
+    allocator_bytes: int
+    on_host: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One line of the table: when it is alive, its bytes and its formula for a draft."""
+
+    name: str
+    phases: frozenset[str]
+    bytes: Callable[["ModelSpec", Draft, bool], int]
+    formula: Callable[["ModelSpec", Draft], str]
+
+
+def kv_capacity(spec: "ModelSpec", draft: Draft) -> int:
+    """Tokens that the KV cache holds: prompt and answer, in whole blocks."""
+    tokens = activations.prompt_tokens(spec, draft) + draft.max_tokens
+    return -(-tokens // KV_ROUND_TOKENS) * KV_ROUND_TOKENS
+
+
+def kv_bytes(spec: "ModelSpec", draft: Draft) -> int:
+    """The whole KV cache, wherever it lies: 2 · layers · kv_heads · head_dim values a token, int8 with a scale."""
+    tokens = kv_capacity(spec, draft) * draft.batch
+    if draft.kv != "int8":
+        return tokens * spec.kv_bytes_per_token(ELEMENT_BYTES[draft.kv])
+    return tokens * (spec.kv_bytes_per_token(1) + 2 * spec.layers * spec.kv_heads * 2)
+
+
+def _kv_on_device(spec: "ModelSpec", draft: Draft, on_host: bool) -> int:
+    return 0 if draft.placement.kv_on_host and not on_host else kv_bytes(spec, draft)
+
+
+def _kv_scratch(spec: "ModelSpec", draft: Draft, on_host: bool) -> int:
+    """One layer's keys and values as they are read, where the cache cannot be read as it lies."""
+    if draft.kv != "int8" and not draft.placement.kv_on_host:
+        return 0
+    tokens = kv_capacity(spec, draft) * draft.batch
+    one_layer = tokens * 2 * spec.kv_heads * spec.head_dim * ELEMENT_BYTES[draft.dtype]
+    scales = tokens * 2 * spec.kv_heads * 2 if draft.kv == "int8" and draft.placement.kv_on_host else 0
+    return one_layer + scales
+
+
+def _visual_rows(spec: "ModelSpec", draft: Draft, on_host: bool) -> int:
+    if draft.placement.visual_on_host and not on_host:
+        return 0
+    tokens = spec.visual_tokens(draft.frames, draft.height, draft.width) * draft.batch
+    return tokens * spec.hidden * ELEMENT_BYTES[draft.dtype]
+
+
+@cache
+def _part(spec: "ModelSpec", part: str, weights: str, dtype: str, placement: Placement) -> int:
+    return part_bytes(spec, part, weights, dtype, placement)
+
+
+def _weights(part: str) -> Callable[["ModelSpec", Draft, bool], int]:
+    def count(spec: "ModelSpec", draft: Draft, on_host: bool) -> int:
+        if part == "embedding" and draft.placement.embedding_on_host and not on_host:
+            return 0
+        return _part(spec, part, draft.weights, draft.dtype, draft.placement)
+
+    return count
+
+
+def _resident_vision(spec: "ModelSpec", draft: Draft, on_host: bool) -> int:
+    return _weights("vision")(spec, draft, on_host) if on_host or not draft.placement.vision_offloaded else 0
+
+
+def _passing_vision(spec: "ModelSpec", draft: Draft, on_host: bool) -> int:
+    return _weights("vision")(spec, draft, on_host) - _resident_vision(spec, draft, on_host)
+
+
+def _precision(part: str) -> Callable[["ModelSpec", Draft], str]:
+    def formula(spec: "ModelSpec", draft: Draft) -> str:
+        from vidqa.memory.weights import parameters
+
+        precision = part_precision(part, draft.weights, draft.dtype, draft.placement)
+        return f"{parameters(spec, part):,} parameters in {precision}"
+
+    return formula
+
+
+def _staging(spec: "ModelSpec", draft: Draft, on_host: bool) -> int:
+    """Matrices that wait in 16-bit for their quantization; transformers materialises up to four at a time."""
+    return 4 * largest_matrix_bytes(spec, draft.dtype) if draft.weights in QUANTIZED else 0
+
+
+def _pixels(spec: "ModelSpec", draft: Draft, on_host: bool) -> int:
+    """A group's pictures on their way to patches, where the device is the host: uint8 twice, float32 twice."""
+    if not on_host:
+        return 0
+    values = activations.group_slices(spec, draft) * activations.patches_per_slice(spec, draft)
+    return values * spec.vision.patch_values * (2 + 2 * 4)
+
+
+def _vision(spec: "ModelSpec", draft: Draft, on_host: bool) -> int:
+    return max(activations.vision_bytes(spec, draft), _pixels(spec, draft, on_host))
+
+
+def _one_token(spec: "ModelSpec", draft: Draft, on_host: bool) -> int:
+    return activations.tokens_bytes(spec, draft, draft.batch)
+
+
+def _mask(spec: "ModelSpec", draft: Draft, on_host: bool) -> int:
+    return activations.attention_workspace(spec, draft).bytes
+
+
+def _logits(spec: "ModelSpec", draft: Draft, on_host: bool) -> int:
+    copied = activations.quantized_copy_bytes(spec, draft, "lm_head") if draft.batch > 1 else 0
+    return activations.logits_bytes(spec, draft) + copied
+
+
+_ALWAYS = frozenset(PHASES)
+_READING = frozenset(("prefill", "decode"))
+PARTS = (
+    Part("weights: language model", _ALWAYS, _weights("layers"), _precision("layers")),
+    Part("weights: embedding table", _ALWAYS, _weights("embedding"), _precision("embedding")),
+    Part("weights: lm_head", _ALWAYS, _weights("lm_head"), _precision("lm_head")),
+    Part("weights: vision tower", _ALWAYS, _resident_vision, _precision("vision")),
+    Part("weights: vision tower, until the prefill", frozenset(("load", "vision")), _passing_vision,
+         _precision("vision")),
+    Part("quantization staging", frozenset(("load",)), _staging, lambda spec, draft: "4 matrices in 16-bit"),
+    Part("vision activations", frozenset(("vision",)), _vision,
+         lambda spec, draft: f"{activations.group_slices(spec, draft)} slices of "
+         f"{activations.patches_per_slice(spec, draft)} patches · {spec.vision.embed_dim}"),
+    Part("vision embeddings", frozenset(("vision", "prefill")), _visual_rows,
+         lambda spec, draft: f"{spec.visual_tokens(draft.frames, draft.height, draft.width)} tokens · {spec.hidden} · "
+         f"{ELEMENT_BYTES[draft.dtype]} B"),
+    Part("KV cache", _READING, _kv_on_device,
+         lambda spec, draft: f"{kv_capacity(spec, draft)} tokens · 2 · {spec.layers} layers · {spec.kv_heads} heads · "
+         f"{spec.head_dim} in {draft.kv}"),
+    Part("KV scratch", _READING, _kv_scratch,
+         lambda spec, draft: f"{kv_capacity(spec, draft)} tokens of one layer in {draft.dtype}"),
+    Part("prefill chunk", frozenset(("prefill",)), lambda spec, draft, on_host: activations.chunk_bytes(spec, draft),
+         lambda spec, draft: f"{min(draft.prefill_chunk, activations.prompt_tokens(spec, draft))} tokens · "
+         f"(4 · {spec.hidden} + 3 · {spec.intermediate})"),
+    Part("attention workspace", frozenset(("prefill",)), _mask,
+         lambda spec, draft: f"{draft.attention}, {activations.attention_workspace(spec, draft).formula}"),
+    Part("decode step", frozenset(("decode",)), _one_token, lambda spec, draft: "1 token"),
+    Part("logits", frozenset(("decode",)), _logits, lambda spec, draft: f"{spec.vocabulary} · last position only"),
+)  # fmt: skip
+
+
+def tensor_bytes(spec: "ModelSpec", draft: Draft, *, on_host: bool = False) -> dict[str, int]:
+    """Bytes of living tensors at each phase's worst moment."""
+    sizes = [(part.phases, part.bytes(spec, draft, on_host)) for part in PARTS]
+    return {phase: sum(size for phases, size in sizes if phase in phases) for phase in PHASES}
+
+
+def phase_bytes(spec: "ModelSpec", draft: Draft, around: Surroundings) -> dict[str, int]:
+    """Bytes of the process at each phase's worst moment, without the margin."""
+    fixed = around.context_bytes + around.workspace_bytes + around.allocator_bytes
+    return {phase: size + fixed for phase, size in tensor_bytes(spec, draft, on_host=around.on_host).items()}
+
+
+def margin_bytes(peak_bytes: int) -> int:
+    """What is kept free for what no formula knows: 3 % of the peak, between 64 and 300 MiB."""
+    return min(max(round(peak_bytes * _MARGIN_SHARE), _LEAST_MARGIN_BYTES), MARGIN_LIMIT_BYTES)
+
+
+def required_bytes(spec: "ModelSpec", draft: Draft, around: Surroundings) -> int:
+    """What a budget must hold for this draft: the largest phase and the margin."""
+    peak = max(phase_bytes(spec, draft, around).values())
+    return peak + margin_bytes(peak)
+
+
+def memory_lines(spec: "ModelSpec", draft: Draft, around: Surroundings) -> tuple[str, tuple[MemoryLine, ...]]:
+    """The phase that takes most, and its parts with their formulas; they add up to `required_bytes`."""
+    phases = phase_bytes(spec, draft, around)
+    worst = max(phases, key=lambda phase: phases[phase])
+    lines = [
+        MemoryLine(part.name, size, part.formula(spec, draft))
+        for part in PARTS
+        if worst in part.phases and (size := part.bytes(spec, draft, around.on_host))
+    ]
+    lines.append(MemoryLine("runtime", around.context_bytes, around.context_source))
+    lines.append(MemoryLine("matrix library workspace", around.workspace_bytes, "cuBLAS, one stream"))
+    lines.append(MemoryLine("allocator rounding", around.allocator_bytes, "one large and one small segment begun"))
+    margin = margin_bytes(phases[worst])
+    lines.append(MemoryLine("margin", margin, "3 % of the peak, 64 to 300 MiB"))
+    return worst, tuple(line for line in lines if line.bytes)
+
+
+def breakdown(lines: tuple[MemoryLine, ...]) -> Mapping[str, int]:
+    """Bytes by name, for bars and tables."""
+    return {line.name: line.bytes for line in lines}
+
+
+def rounding_bytes() -> int:
+    """A large and a small segment of CUDA's caching allocator that are begun but not filled: 20 and 2 MiB."""
+    return 20 * 2**20 + 2 * 2**20 + BLOCK

@@ -1,0 +1,183 @@
+"""A catalog of GPUs for what-if plans, and rates for the devices that a driver names.
+
+Knows published figures; looks at no machine and imports no library that could. Memory is what
+CUDA reports as a card's total on Linux (ECC on where that is the default), not the marketing
+number: the driver keeps 0.4 to 0.6 GiB. Bandwidth and dense 16-bit tensor throughput with 32-bit
+accumulation, without sparsity, are from NVIDIA's data sheets and architecture papers (GA102,
+AD102, GB202: 128 FLOP per tensor core and clock on GeForce, twice that on the same chip's data
+centre cards). The GPU of a Jetson shares its memory with the processor; its throughput is
+half of the dense INT8 figure. Apple's throughput is that of 32-bit arithmetic: its GPUs have no faster
+16-bit unit until the M5, and newer chips than the M2 have no published figure.
+"""
+
+import difflib
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from vidqa.errors import UsageError
+from vidqa.types import Device
+
+_GIB = 2**30
+_GB_PER_SECOND = 1e9
+_TERA = 1e12
+# Metal's recommendedMaxWorkingSetSize as macOS reports it: 10,922 of 16,384 MiB, 21,845 of 32,768,
+# 49,152 of 65,536, 73,728 of 98,304 (logs in llama.cpp's issues 1870 and 3213, ollama's issue 434).
+_APPLE_SMALL_BYTES = 32 * _GIB
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """One row of the catalog; `memory_bytes` is what can be used, rates are peaks."""
+
+    key: str
+    name: str
+    memory_bytes: int
+    bandwidth_bytes_per_second: float
+    flops_per_second: float
+    compute_capability: tuple[int, int] | None
+
+    @property
+    def bf16(self) -> bool:
+        """Native bfloat16: NVIDIA since Ampere. Apple's GPUs run fp16 here."""
+        return self.compute_capability is not None and self.compute_capability >= (8, 0)
+
+
+def apple_working_set_bytes(memory_bytes: int) -> int:
+    """What Metal recommends to use of an Apple chip's memory: 2/3 up to 32 GiB, 3/4 above.
+
+    Newer macOS versions allow a little more; where torch is loaded, it knows the exact figure.
+    """
+    return memory_bytes * 2 // 3 if memory_bytes <= _APPLE_SMALL_BYTES else memory_bytes * 3 // 4
+
+
+def _nvidia(key: str, name: str, gib: float, bandwidth: float, tflops: float, capability: tuple[int, int]) -> Gpu:
+    return Gpu(key, name, round(gib * _GIB), bandwidth * _GB_PER_SECOND, tflops * _TERA, capability)
+
+
+def _apple(key: str, name: str, gib: int, bandwidth: float, tflops: float) -> Gpu:
+    memory = apple_working_set_bytes(gib * _GIB)
+    return Gpu(key, name, memory, bandwidth * _GB_PER_SECOND, tflops * _TERA, None)
+
+
+# key, name, usable GiB, GB/s, TFLOP/s, compute capability
+CATALOG: tuple[Gpu, ...] = (
+    _nvidia("t4", "NVIDIA T4", 14.56, 320, 65, (7, 5)),
+    _nvidia("l4", "NVIDIA L4", 22.03, 300, 121, (8, 9)),
+    _nvidia("a10g", "NVIDIA A10G", 21.98, 600, 70, (8, 6)),
+    _nvidia("rtx3060-8", "NVIDIA GeForce RTX 3060 8 GB", 7.66, 240, 25.5, (8, 6)),
+    _nvidia("rtx3060-12", "NVIDIA GeForce RTX 3060 12 GB", 11.63, 360, 25.5, (8, 6)),
+    _nvidia("rtx3080-10", "NVIDIA GeForce RTX 3080 10 GB", 9.63, 760, 59.5, (8, 6)),
+    _nvidia("rtx3080-12", "NVIDIA GeForce RTX 3080 12 GB", 11.63, 912, 61.3, (8, 6)),
+    _nvidia("rtx3090", "NVIDIA GeForce RTX 3090", 23.56, 936, 71, (8, 6)),
+    _nvidia("rtx4060", "NVIDIA GeForce RTX 4060", 7.62, 272, 30.2, (8, 9)),
+    _nvidia("rtx4060ti-8", "NVIDIA GeForce RTX 4060 Ti 8 GB", 7.62, 288, 44.1, (8, 9)),
+    _nvidia("rtx4060ti-16", "NVIDIA GeForce RTX 4060 Ti 16 GB", 15.57, 288, 44.1, (8, 9)),
+    _nvidia("rtx4070", "NVIDIA GeForce RTX 4070", 11.62, 504, 58.3, (8, 9)),
+    _nvidia("rtx4080", "NVIDIA GeForce RTX 4080", 15.56, 716.8, 97.5, (8, 9)),
+    _nvidia("rtx4090", "NVIDIA GeForce RTX 4090", 23.52, 1008, 165.2, (8, 9)),
+    _nvidia("rtx5070", "NVIDIA GeForce RTX 5070", 11.49, 672, 61.7, (12, 0)),
+    _nvidia("rtx5070ti", "NVIDIA GeForce RTX 5070 Ti", 15.46, 896, 87.9, (12, 0)),
+    _nvidia("rtx5080", "NVIDIA GeForce RTX 5080", 15.46, 960, 112.6, (12, 0)),
+    _nvidia("rtx5090", "NVIDIA GeForce RTX 5090", 31.36, 1792, 209.5, (12, 0)),
+    _nvidia("v100-16", "NVIDIA V100 16 GB", 15.77, 900, 125, (7, 0)),
+    _nvidia("v100-32", "NVIDIA V100 32 GB", 31.73, 900, 125, (7, 0)),
+    _nvidia("a100-40", "NVIDIA A100 40 GB", 39.49, 1555, 312, (8, 0)),
+    _nvidia("a100-80", "NVIDIA A100 80 GB", 79.15, 2039, 312, (8, 0)),
+    _nvidia("l40s", "NVIDIA L40S", 44.39, 864, 362, (8, 9)),
+    _nvidia("h100", "NVIDIA H100 80 GB", 79.11, 3350, 989, (9, 0)),
+    _nvidia("h200", "NVIDIA H200", 139.80, 4800, 989, (9, 0)),
+    _nvidia("orin-8", "NVIDIA Jetson Orin Nano 8 GB", 7.44, 102, 16.7, (8, 7)),
+    _nvidia("orin-16", "NVIDIA Jetson Orin NX 16 GB", 15.3, 102.4, 15, (8, 7)),
+    _nvidia("orin-32", "NVIDIA Jetson AGX Orin 32 GB", 29.9, 204.8, 27, (8, 7)),
+    _nvidia("orin-64", "NVIDIA Jetson AGX Orin 64 GB", 61.3, 204.8, 42.5, (8, 7)),
+    _apple("m-8", "Apple M1 8 GB", 8, 68.25, 2.6),
+    _apple("m-16", "Apple M2 16 GB", 16, 100, 3.6),
+    _apple("m-24", "Apple M2 24 GB", 24, 100, 3.6),
+    _apple("m-36", "Apple M3 Pro 36 GB", 36, 150, 6.4),  # not published: 18 cores · 128 lanes · 2 · 1.4 GHz
+    _apple("m-64", "Apple M1 Max 64 GB", 64, 400, 10.4),
+    _apple("m-96", "Apple M2 Max 96 GB", 96, 400, 13.6),
+    _apple("m-128", "Apple M1 Ultra 128 GB", 128, 800, 21),
+)
+
+_SIZE = re.compile(r"(?<=\d)\s*gi?b\b")
+_NOISE = re.compile(r"nvidia|geforce|tesla|jetson|agx|apple|graphics|laptop|gpu|sxm\d?|pcie|nvl|hbm\d?e?|[^a-z0-9]")
+
+
+def _squash(name: str) -> str:
+    """A name without vendor, form factor, unit and punctuation: `NVIDIA A100-SXM4-80GB` is `a10080`."""
+    return _NOISE.sub("", _SIZE.sub("", name.lower()))
+
+
+def _families(gpu: Gpu) -> set[str]:
+    """The squashed name and the key without their memory size, which several rows can share."""
+    return {_squash(re.sub(r" \d+ GB$", "", gpu.name)), _squash(re.sub(r"-\d+$", "", gpu.key))}
+
+
+def find_gpu(name: str) -> Gpu:
+    """The row that a user names: `t4`, `RTX 4060`, `A100 80GB`; case, spaces and dashes do not matter.
+
+    Raises UsageError for a name that fits several rows (`a100`) or none.
+    """
+    wanted = _squash(name)
+    wanted = f"rtx{wanted}" if wanted[:1] in tuple("345") else wanted
+    for gpu in CATALOG:
+        if wanted in {_squash(gpu.key), _squash(gpu.name)}:
+            return gpu
+    family = [gpu for gpu in CATALOG if wanted in _families(gpu)]
+    if len(family) == 1:
+        return family[0]
+    if family:
+        raise UsageError(f"{name!r} is sold in several sizes.", f"Name one of {_keys(family)}.")
+    near = difflib.get_close_matches(wanted, {_squash(gpu.key): gpu for gpu in CATALOG}, n=4, cutoff=0.5)
+    nearest = [gpu for gpu in CATALOG if _squash(gpu.key) in near] or CATALOG
+    raise UsageError(f"There is no GPU {name!r} in the catalog.", f"Did you mean {_keys(nearest)}?")
+
+
+def _keys(gpus: Iterable[Gpu]) -> str:
+    return ", ".join(gpu.key for gpu in gpus)
+
+
+def as_device(gpu: Gpu) -> Device:
+    """The GPU as a device of which everything is free."""
+    return Device(
+        kind="cuda" if gpu.compute_capability else "mps",
+        index=0,
+        name=gpu.name,
+        total_bytes=gpu.memory_bytes,
+        free_bytes=gpu.memory_bytes,
+        process_bytes=0,
+        other_bytes=0,
+        compute_capability=gpu.compute_capability,
+        bf16=gpu.bf16,
+        bandwidth_bytes_per_second=gpu.bandwidth_bytes_per_second,
+        flops_per_second=gpu.flops_per_second,
+    )
+
+
+def rates_for(name: str, memory_bytes: int, compute_capability: tuple[int, int] | None) -> tuple[float, float]:
+    """Bandwidth (bytes/s) and 16-bit throughput (FLOP/s) of the device that a driver calls `name`.
+
+    A name of the catalog gives its row, of several sizes the nearest in memory. A sibling
+    (`RTX 4080 SUPER`) gets the row of the name that it extends. Anything else gets the row of the
+    same generation (Apple: capability None) that is nearest in memory, of equals the slower:
+    a rough figure, good enough to rank plans.
+    """
+    generation = compute_capability[0] if compute_capability else None
+    kin = [gpu for gpu in CATALOG if _generation(gpu) == generation]
+    rows = _namesakes(_squash(name)) or kin or CATALOG
+    best = min(rows, key=lambda gpu: (round(abs(gpu.memory_bytes - memory_bytes) / _GIB), gpu.flops_per_second))
+    return best.bandwidth_bytes_per_second, best.flops_per_second
+
+
+def _generation(gpu: Gpu) -> int | None:
+    return gpu.compute_capability[0] if gpu.compute_capability else None
+
+
+def _namesakes(squashed: str) -> list[Gpu]:
+    """Rows of the longest family that the name is or extends by letters: `l40` does not extend `l4`."""
+    exact = [gpu for gpu in CATALOG if squashed == _squash(gpu.name)]
+    families = {family for gpu in CATALOG for family in _families(gpu)}
+    extended = [f for f in families if squashed.startswith(f) and not squashed[len(f) :][:1].isdigit()]
+    longest = max(extended, key=len, default="")
+    return exact or [gpu for gpu in CATALOG if longest in _families(gpu)]

@@ -1,0 +1,102 @@
+"""Why a plan is not larger: for every choice that lowered something, the limit that forced it.
+
+Asks the estimate what the next step up would need. Knows sentences; searches nothing.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from vidqa.memory.estimate import required_bytes
+from vidqa.memory.seconds import estimate_seconds
+from vidqa.memory.setups import compute_dtype, weight_choices
+from vidqa.types import Draft, Placement
+from vidqa.units import format_bytes
+
+if TYPE_CHECKING:
+    from vidqa.memory.planner import Space, Task
+
+_LEVERS = {
+    "visual_on_host": "vision embeddings wait in host memory",
+    "embedding_on_host": "the embedding table stays in host memory",
+    "vision_offloaded": "the vision tower leaves the device before the prefill",
+    "vision_quantized": "the vision tower is quantized too",
+    "lm_head_quantized": "lm_head is quantized too",
+    "kv_on_host": "the KV cache stays in host memory: slow",
+}
+
+
+def told_limits(task: "Task", space: "Space", draft: Draft) -> tuple[str, ...]:
+    """One sentence per lowered choice."""
+    return (
+        *_frames_limit(task, space, draft),
+        *_size_limit(task, space, draft),
+        *_weights_limit(task, draft),
+        *_kv_limit(task, draft),
+        *_placement_limits(task, draft),
+    )
+
+
+def reason(task: "Task", space: "Space", draft: Draft) -> str:
+    """What forbids a draft: memory, time, the context or the cap of the quality."""
+    tokens = task.spec.visual_tokens(draft.frames, draft.height, draft.width)
+    if tokens > space.most_tokens:
+        context = task.spec.context_tokens - task.text_tokens - task.request.max_tokens
+        if tokens > context:
+            return f"the model's context of {task.spec.context_tokens:,} tokens"
+        if task.most_visual_tokens is not None:
+            return "a larger plan ran out of memory"
+        return f"{space.most_tokens:,} visual tokens, past which little is gained (--quality {task.config.quality})"
+    needed = required_bytes(task.spec, draft, task.around)
+    if needed > task.budget_bytes:
+        return f"memory: more would need {format_bytes(needed)} of {format_bytes(task.budget_bytes)}"
+    seconds = estimate_seconds(task.spec, draft, task.device, task.video).total_seconds
+    if task.config.max_wait_seconds is not None and seconds > task.config.max_wait_seconds:
+        return f"time: more would take about {seconds:.0f} s (--max-wait {task.config.max_wait_seconds:g})"
+    return "frames go before pixels"
+
+
+def _frames_limit(task: "Task", space: "Space", draft: Draft) -> Iterator[str]:
+    if draft.frames >= space.wanted_frames:
+        return
+    told = f"{draft.frames} of {space.wanted_frames:,} frames (2 per second)"
+    more = [count for count in space.counts if count > draft.frames]
+    if more:
+        height, width = space.sizes[0]
+        yield f"{told}: {reason(task, space, replace(draft, frames=more[0], height=height, width=width))}"
+    elif task.request.frames is None and task.request.fps is None:
+        yield f"{told}: more than {draft.frames} add little (--quality {task.config.quality})"
+
+
+def _size_limit(task: "Task", space: "Space", draft: Draft) -> Iterator[str]:
+    place = space.sizes.index((draft.height, draft.width))
+    if place == len(space.sizes) - 1:
+        return
+    height, width = space.sizes[place + 1]
+    most_height, most_width = space.sizes[-1]
+    why = reason(task, space, replace(draft, height=height, width=width))
+    yield f"{draft.width}x{draft.height} instead of {most_width}x{most_height}: {why}"
+
+
+def _weights_limit(task: "Task", draft: Draft) -> Iterator[str]:
+    best = weight_choices(task.device)[0]
+    if task.config.weights or draft.weights == best:
+        return
+    dtype = compute_dtype(task.device)
+    native = replace(draft, weights=best, dtype=dtype, kv=dtype, placement=Placement())
+    needed = required_bytes(task.spec, native, task.around)
+    yield f"{draft.weights} weights: {best} would need {format_bytes(needed)} of {format_bytes(task.budget_bytes)}"
+
+
+def _kv_limit(task: "Task", draft: Draft) -> Iterator[str]:
+    if draft.kv == "int8" and not task.config.kv:
+        native = replace(draft, kv=draft.dtype)
+        needed = required_bytes(task.spec, native, task.around)
+        yield f"int8 KV cache: {draft.dtype} would need {format_bytes(needed)} of {format_bytes(task.budget_bytes)}"
+
+
+def _placement_limits(task: "Task", draft: Draft) -> Iterator[str]:
+    if task.config.placement is None:
+        for name, told in _LEVERS.items():
+            if getattr(draft.placement, name):
+                yield f"{told}: memory"

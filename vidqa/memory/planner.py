@@ -1,0 +1,282 @@
+"""From a budget, a video and a question to what runs: a search over setups, frames and sizes.
+
+The best score that fits the memory, the wait and the context wins; ties go to the simpler
+setup. Every candidate set is independent of the budget, so more memory never scores less.
+Arithmetic only: the same numbers give the same plan on every machine.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from vidqa.config import EngineConfig
+from vidqa.errors import DoesNotFit
+from vidqa.memory import quality
+from vidqa.memory.activations import prompt_tokens
+from vidqa.memory.estimate import (
+    Surroundings,
+    kv_capacity,
+    margin_bytes,
+    memory_lines,
+    phase_bytes,
+    required_bytes,
+)
+from vidqa.memory.limits import told_limits
+from vidqa.memory.seconds import estimate_seconds
+from vidqa.memory.setups import setups
+from vidqa.models.specs import ModelSpec
+from vidqa.types import Device, Draft, PixelBounds, Plan, Request, VideoInfo
+from vidqa.units import format_bytes
+from vidqa.video.sampling import check_counts, choose_indices, fitting_sizes, frames_at_rate, sampled_times
+
+# Vision group (temporal slices) and prefill chunk (tokens), from the fastest to the smallest.
+CHUNKS = ((8, 1024), (4, 1024), (2, 512), (1, 512), (1, 256), (1, 128))
+_COUNTS = (2, 4, 6, 8, 10, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256)
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """All that a plan is made from. `budget_bytes` is the memory, `config` holds what the user set.
+
+    `chunks` and `most_visual_tokens` narrow the search when a plan turned out too large.
+    """
+
+    model: str
+    spec: ModelSpec
+    bounds: PixelBounds
+    video: VideoInfo
+    request: Request
+    config: EngineConfig
+    device: Device
+    around: Surroundings
+    budget_bytes: int
+    text_tokens: int
+    chunks: tuple[tuple[int, int], ...] = CHUNKS
+    most_visual_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """What may be chosen for one task: frame counts and sizes, ascending, and the caps on them."""
+
+    counts: tuple[int, ...]
+    sizes: tuple[tuple[int, int], ...]
+    wanted_frames: int
+    most_tokens: int
+    most_slice_tokens: int
+
+
+def plan_video(task: Task) -> Plan:
+    """The best plan that fits; raises DoesNotFit with the smallest budget that would and the nearest plan."""
+    space = search_space(task)
+    found = best_draft(task, space)
+    if found is None:
+        raise _refusal(task, space)
+    return finish_plan(task, space, found)
+
+
+def search_space(task: Task) -> Space:
+    """Counts and sizes that the request and the quality allow, before memory and time are asked."""
+    request, spec = task.request, task.spec
+    check_counts(request.frames, request.fps)
+    caps = quality.CAPS[task.config.quality]
+    wanted = frames_at_rate(task.video, request.start_seconds, request.end_seconds, quality.FRAMES_PER_SECOND)
+    fixed_count = request.frames is not None or request.fps is not None
+    if fixed_count:
+        counts: tuple[int, ...] = (_frames(task, request.frames),)
+    else:
+        most = max(min(wanted, caps.frames, task.bounds.max_frames), 2)
+        least = min(max(task.bounds.min_frames, 2), most)
+        counts = tuple(sorted({count for count in _COUNTS if least <= count < most} | {_frames(task, most)}))
+    token = spec.pixel_factor**2
+    floor = quality.slice_floor(task.bounds, token, reading=quality.asks_to_read(request.question))
+    sizes = fitting_sizes(task.video, request.size, task.bounds, floor * token, factor=spec.pixel_factor)
+    context = spec.context_tokens - task.text_tokens - request.max_tokens
+    chosen = fixed_count and request.size is not None
+    allowed = context if fixed_count or chosen else min(context, caps.visual_tokens)
+    most_tokens = allowed if task.most_visual_tokens is None else min(allowed, task.most_visual_tokens)
+    return Space(counts, sizes, wanted, most_tokens, spec.visual_tokens(2, *sizes[-1]))
+
+
+def _frames(task: Task, frames: int | None) -> int:
+    request = task.request
+    return len(
+        choose_indices(
+            task.video,
+            frames=frames,
+            fps=request.fps if frames is None else None,
+            start_seconds=request.start_seconds,
+            end_seconds=request.end_seconds,
+            bounds=task.bounds,
+        )
+    )
+
+
+def best_draft(task: Task, space: Space) -> Draft | None:
+    """The draft with the highest score that fits; None where none does."""
+    best, best_score = None, float("-inf")
+    for setup in setups(task):
+        points = quality.setup_points(task.spec, setup)
+        if points + quality.frames_points(space.counts[-1]) <= best_score:
+            continue
+        if largest_fitting(task, space, replace(setup, frames=space.counts[0]), least_only=True) is None:
+            continue
+        for count in reversed(space.counts):
+            if points + quality.frames_points(count) + _most_slice_points(task, space, count) <= best_score:
+                continue
+            draft = largest_fitting(task, space, replace(setup, frames=count))
+            if draft and (reached := quality.score(task.spec, draft, space.most_slice_tokens)) > best_score:
+                best, best_score = draft, reached
+    return best
+
+
+def _most_slice_points(task: Task, space: Space, frames: int) -> float:
+    """Points of the largest slices that this many frames leave room for."""
+    slices = -(-frames // task.spec.vision.temporal_patch)
+    return quality.slice_points(max(space.most_tokens // slices, 1), space.most_slice_tokens)
+
+
+def largest_fitting(task: Task, space: Space, draft: Draft, *, least_only: bool = False) -> Draft | None:
+    """The draft at the largest size that fits (`least_only`: at the smallest), with its chunks; None if none does."""
+    low = fit(task, space, _sized(draft, space.sizes[0]))
+    if low is None or least_only:
+        return low
+    first, last = 0, len(space.sizes) - 1
+    while first < last:
+        middle = (first + last + 1) // 2
+        fitting = fit(task, space, _sized(draft, space.sizes[middle]))
+        if fitting is None:
+            last = middle - 1
+        else:
+            first, low = middle, fitting
+    return low
+
+
+def _sized(draft: Draft, size: tuple[int, int]) -> Draft:
+    return replace(draft, height=size[0], width=size[1])
+
+
+def fit(task: Task, space: Space, draft: Draft) -> Draft | None:
+    """The draft with the fastest chunks that fit; None where it does not fit at all."""
+    if task.spec.visual_tokens(draft.frames, draft.height, draft.width) > space.most_tokens:
+        return None
+    fitting = next((chunked for chunked in chunkings(task, draft) if _fits_memory(task, chunked)), None)
+    return fitting if fitting and fits_wait(task, fitting) else None
+
+
+def chunkings(task: Task, draft: Draft) -> Iterator[Draft]:
+    """The draft in all allowed chunks, from the fastest to the smallest; nothing where the smallest is too large."""
+    config = task.config
+    levels = [
+        replace(draft, vision_chunk=config.vision_chunk or vision, prefill_chunk=config.prefill_chunk or prefill)
+        for vision, prefill in task.chunks
+    ]
+    if _fits_memory(task, levels[-1]):
+        yield from levels
+
+
+def _fits_memory(task: Task, draft: Draft) -> bool:
+    return required_bytes(task.spec, draft, task.around) <= task.budget_bytes
+
+
+def fits_wait(task: Task, draft: Draft) -> bool:
+    """Whether the draft keeps `--max-wait`."""
+    wait = task.config.max_wait_seconds
+    return wait is None or estimate_seconds(task.spec, draft, task.device, task.video).total_seconds <= wait
+
+
+def finish_plan(task: Task, space: Space, draft: Draft) -> Plan:
+    """A draft with everything that is told about it: frames, lines, seconds and score."""
+    request, spec = task.request, task.spec
+    indices = choose_indices(
+        task.video,
+        frames=draft.frames if request.fps is None else None,
+        fps=request.fps,
+        start_seconds=request.start_seconds,
+        end_seconds=request.end_seconds,
+        bounds=task.bounds,
+    )
+    phase, lines = memory_lines(spec, draft, task.around)
+    phases = phase_bytes(spec, draft, task.around)
+    return Plan(
+        model=task.model,
+        device=device_name(task.device),
+        draft=draft,
+        indices=indices,
+        timestamps_seconds=sampled_times(task.video, indices),
+        visual_tokens=spec.visual_tokens(draft.frames, draft.height, draft.width),
+        prompt_tokens=prompt_tokens(spec, draft),
+        kv_capacity_tokens=kv_capacity(spec, draft),
+        lines=lines,
+        phase_bytes=phases,
+        peak_phase=phase,
+        margin_bytes=margin_bytes(phases[phase]),
+        budget_bytes=task.budget_bytes,
+        limits=told_limits(task, space, draft),
+        seconds=estimate_seconds(spec, draft, task.device, task.video),
+        score=quality.score(spec, draft, space.most_slice_tokens),
+    )
+
+
+def device_name(device: Device) -> str:
+    """As torch names it: `cpu`, `mps`, `cuda:0`."""
+    return f"cuda:{device.index}" if device.kind == "cuda" else device.kind
+
+
+def smallest_draft(task: Task, space: Space) -> Draft:
+    """The least that the user's own settings allow, in the setup that takes least memory."""
+    vision, prefill = task.chunks[-1]
+    least = [
+        replace(
+            _sized(setup, space.sizes[0]),
+            frames=space.counts[0],
+            vision_chunk=task.config.vision_chunk or vision,
+            prefill_chunk=task.config.prefill_chunk or prefill,
+        )
+        for setup in setups(task)
+    ]
+    return min(least, key=lambda draft: required_bytes(task.spec, draft, task.around))
+
+
+def _refusal(task: Task, space: Space) -> DoesNotFit:
+    """Why nothing fits: context, memory or time; with the number that would do."""
+    draft = smallest_draft(task, space)
+    tokens = task.spec.visual_tokens(draft.frames, draft.height, draft.width)
+    asked = f"{draft.frames} frames of {draft.width}x{draft.height} ({tokens:,} visual tokens)"
+    needed = required_bytes(task.spec, draft, task.around)
+    if tokens > space.most_tokens:
+        total = tokens + task.text_tokens + task.request.max_tokens
+        what = (
+            f"{asked}, the question and {task.request.max_tokens} tokens of answer make {total:,} tokens, and the "
+            f"model's context is {task.spec.context_tokens:,}."
+        )
+        remedy = "Use fewer --frames, a smaller --size, a shorter --start/--end range or fewer --max-tokens."
+    elif needed > task.budget_bytes:
+        what = (
+            f"{task.model} needs {format_bytes(needed)} for {asked} in {draft.weights}, and "
+            f"{format_bytes(task.budget_bytes)} are free on {task.device.name}."
+        )
+        remedy = _nearest(task) or f"The smallest budget that would do is {format_bytes(needed)}."
+    else:
+        fastest = estimate_seconds(task.spec, draft, task.device, task.video).total_seconds
+        what = (
+            f"The fastest plan for {asked} takes about {fastest:.0f} s, and --max-wait is "
+            f"{task.config.max_wait_seconds:g} s."
+        )
+        remedy = f"Allow --max-wait {fastest * 1.1 + 1:.0f}, or look at a shorter --start/--end range."
+    return DoesNotFit(what, remedy, smallest_budget_bytes=needed)
+
+
+def _nearest(task: Task) -> str | None:
+    """The nearest plan that fits when the user's own frames, size and precision are set aside."""
+    request = replace(task.request, frames=None, fps=None, size=None)
+    config = replace(task.config, weights=None, kv=None, prefill_chunk=None, vision_chunk=None, max_wait_seconds=None)
+    free = replace(task, request=request, config=config)
+    if (request, config) == (task.request, task.config):
+        return None
+    found = best_draft(free, search_space(free))
+    if found is None:
+        return None
+    return (
+        f"What fits: --weights {found.weights} --frames {found.frames} --size {found.width}x{found.height}, "
+        f"with {format_bytes(required_bytes(task.spec, found, task.around))}."
+    )

@@ -1,0 +1,80 @@
+"""How long a plan will take: FLOPs and bytes over the device's rates.
+
+Rates are peaks; the shares of them that are reached stand here with their source. A
+prediction is meant to choose between plans and to keep a time limit, not to be a
+benchmark. Arithmetic only.
+"""
+
+from typing import TYPE_CHECKING
+
+from vidqa.memory.activations import patches_per_slice, prompt_tokens
+from vidqa.memory.estimate import kv_bytes
+from vidqa.memory.weights import parameters, part_bytes
+from vidqa.types import Device, Draft, TimeEstimate, VideoInfo
+
+if TYPE_CHECKING:
+    from vidqa.models.specs import ModelSpec
+
+# Share of the peak that large matrix products reach in a model (gpt-fast and others: 0.4 to 0.6).
+_FLOPS_SHARE = 0.45
+# HF transformers on A100, Qwen2-VL README: 7B 39 tokens/s moves 27 % of the bandwidth, and the
+# 2B is no faster: 28 layers take about 25 ms whatever they read, about 0.9 ms a layer.
+_BANDWIDTH_SHARE = 0.7
+_LAYER_SECONDS = {"cuda": 0.9e-3, "mps": 0.9e-3, "cpu": 0.1e-3}
+# bitsandbytes 0.45 at batch 1, Llama-3.1-8B on H100: bf16 41.0, NF4 30.1, NF4 nested 24.3, int8 19.2.
+_SLOWER = {"int8": 2.1, "nf4": 1.4, "nf4-dq": 1.7}
+# Measured here: 64 frames of a 5-minute 1080p H.264 clip (GOP 250) in 16.6 s on 2 cores, about
+# 8,000 frames decoded on the way: 1.0e9 pixels a second.
+_DECODED_PIXELS_PER_SECOND = 1.0e9
+_FRAMES_ON_THE_WAY = 125  # half a long group of pictures
+_HOST_BUS_BYTES_PER_SECOND = 12e9  # PCIe 3.0 x16, practice
+
+
+def estimate_seconds(spec: "ModelSpec", draft: Draft, device: Device, video: VideoInfo) -> TimeEstimate:
+    """Seconds per stage of a draft, the model loaded."""
+    rate = device.flops_per_second * _FLOPS_SHARE
+    return TimeEstimate(
+        video_seconds=_video_seconds(draft, video),
+        vision_seconds=vision_flops(spec, draft) / rate + spec.vision.depth * _LAYER_SECONDS[device.kind],
+        prefill_seconds=prefill_flops(spec, draft) / rate + _prefill_overhead(spec, draft, device),
+        decode_seconds=draft.max_tokens * token_seconds(spec, draft, device),
+    )
+
+
+def _video_seconds(draft: Draft, video: VideoInfo) -> float:
+    decoded = min(video.frame_count, draft.frames * _FRAMES_ON_THE_WAY)
+    return decoded * video.coded_width * video.coded_height / _DECODED_PIXELS_PER_SECOND
+
+
+def vision_flops(spec: "ModelSpec", draft: Draft) -> float:
+    """2 per weight and patch, and 4 · patches² · width per slice and block of attention."""
+    patches, vision = patches_per_slice(spec, draft), spec.vision
+    slices = -(-draft.frames // vision.temporal_patch)
+    attention = 4 * patches * patches * vision.embed_dim * vision.depth
+    return slices * (2 * parameters(spec, "vision") * patches + attention)
+
+
+def prefill_flops(spec: "ModelSpec", draft: Draft) -> float:
+    """2 per weight and token, and 4 · n²/2 · hidden per layer of causal attention."""
+    tokens = prompt_tokens(spec, draft)
+    return 2 * parameters(spec, "layers") * tokens + 2 * tokens * tokens * spec.hidden * spec.layers
+
+
+def _prefill_overhead(spec: "ModelSpec", draft: Draft, device: Device) -> float:
+    """Each chunk starts every layer's kernels anew, and fetches what lies on the host."""
+    chunks = -(-prompt_tokens(spec, draft) // draft.prefill_chunk)
+    fetched = kv_bytes(spec, draft) / 2 if draft.placement.kv_on_host else 0.0
+    moved = part_bytes(spec, "vision", draft.weights, draft.dtype, draft.placement)
+    offload = 2 * moved / _HOST_BUS_BYTES_PER_SECOND if draft.placement.vision_offloaded else 0.0
+    layers = chunks * spec.layers * _LAYER_SECONDS[device.kind]
+    return layers + chunks * fetched / _HOST_BUS_BYTES_PER_SECOND + offload
+
+
+def token_seconds(spec: "ModelSpec", draft: Draft, device: Device) -> float:
+    """Seconds per decoded token: every weight and the filled cache are read once."""
+    parts = ("layers", "embedding" if spec.tied else "lm_head")
+    read = sum(part_bytes(spec, part, draft.weights, draft.dtype, draft.placement) for part in parts)
+    cache = kv_bytes(spec, draft)
+    bus = cache / _HOST_BUS_BYTES_PER_SECOND if draft.placement.kv_on_host else 0.0
+    streaming = (read + cache) / (device.bandwidth_bytes_per_second * _BANDWIDTH_SHARE)
+    return max(streaming, spec.layers * _LAYER_SECONDS[device.kind] * _SLOWER.get(draft.weights, 1.0)) + bus

@@ -1,0 +1,69 @@
+"""The ways in which a model can lie on a device, from the simplest to the last resort.
+
+Knows precisions and placements; whether one fits is the planner's question.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from vidqa.memory.weights import ELEMENT_BYTES, QUANTIZED
+from vidqa.types import Device, Draft, Placement
+
+if TYPE_CHECKING:
+    from vidqa.memory.planner import Task
+    from vidqa.models.specs import ModelSpec
+
+
+def compute_dtype(device: Device) -> str:
+    """The precision to compute in: bf16 where the device has it, fp16 on older GPUs, fp32 on a CPU."""
+    if device.kind == "cpu":
+        return "fp32"
+    return "bf16" if device.bf16 else "fp16"
+
+
+def weight_choices(device: Device) -> tuple[str, ...]:
+    """Precisions to try, the best first; 8- and 4-bit weights need bitsandbytes, which MPS lacks."""
+    if device.kind == "cpu":
+        return ("fp32", "bf16", "nf4")
+    native = compute_dtype(device)
+    return (native,) if device.kind == "mps" else (native, "int8", "nf4", "nf4-dq")
+
+
+def placements(spec: "ModelSpec", weights: str, device: Device) -> tuple[Placement, ...]:
+    """Levers in the order of what they cost, each with all before it."""
+    place = Placement()
+    if device.kind != "cuda":
+        return (place,)  # one memory for all
+    steps = [place, place := replace(place, visual_on_host=True)]
+    if not spec.tied:
+        steps.append(place := replace(place, embedding_on_host=True))
+    steps.append(place := replace(place, vision_offloaded=True))
+    if weights in QUANTIZED:
+        steps.append(place := replace(place, vision_quantized=True, lm_head_quantized=not spec.tied))
+    steps.append(replace(place, kv_on_host=True))
+    return tuple(steps)
+
+
+def setups(task: "Task") -> Iterator[Draft]:
+    """Every allowed combination of weights, KV precision and placement, without frames yet."""
+    config, device = task.config, task.device
+    for weights in (config.weights,) if config.weights else weight_choices(device):
+        dtype = weights if weights in ELEMENT_BYTES else compute_dtype(device)
+        places = (config.placement,) if config.placement else placements(task.spec, weights, device)
+        for place in places:
+            for kv in (config.kv,) if config.kv else (dtype, "int8"):
+                yield Draft(
+                    weights=weights,
+                    kv=dtype if kv == "native" else kv,
+                    dtype=dtype,
+                    attention=config.attention if config.attention != "auto" else "sdpa",
+                    frames=2,
+                    height=task.spec.pixel_factor,
+                    width=task.spec.pixel_factor,
+                    text_tokens=task.text_tokens,
+                    max_tokens=task.request.max_tokens,
+                    vision_chunk=1,
+                    prefill_chunk=1,
+                    placement=place,
+                )

@@ -1,0 +1,126 @@
+"""Bytes of a model's weights, tensor by tensor, for every precision and placement.
+
+A checkpoint is a list of matrices and vectors that follows from its numbers; a precision
+says what one of them takes. Arithmetic only: no file, no torch.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from vidqa.types import Placement
+
+if TYPE_CHECKING:
+    from vidqa.models.specs import ModelSpec
+
+BLOCK = (
+    512  # CUDA's caching allocator rounds every tensor up to this (c10/cuda/CUDACachingAllocator.cpp, kMinBlockSize)
+)
+ELEMENT_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
+QUANTIZED = ("int8", "nf4", "nf4-dq", "fp8")
+PRECISIONS = (*ELEMENT_BYTES, *QUANTIZED)
+_NF4_BLOCK = 64  # weights that share one absmax (bitsandbytes' default)
+_NESTED_BLOCK = 256  # absmaxes that share one scale when they are quantized in turn
+
+
+def rounded(count: int) -> int:
+    """Bytes that an allocation of `count` bytes takes."""
+    return -(-count // BLOCK) * BLOCK
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """One parameter: which part of the model it belongs to, its shape, and how often it occurs."""
+
+    part: str
+    rows: int
+    columns: int
+    times: int
+
+    @property
+    def values(self) -> int:
+        """Numbers in all of them."""
+        return self.rows * self.columns * self.times
+
+
+def tensors(spec: "ModelSpec") -> Iterator[Tensor]:
+    """Every parameter of a checkpoint. Parts: embedding, layers, lm_head, vision; vectors have one column."""
+    hidden, wide, kv = spec.hidden, spec.intermediate, spec.kv_heads * spec.head_dim
+    yield Tensor("embedding", spec.vocabulary, hidden, 1)
+    if not spec.tied:
+        yield Tensor("lm_head", spec.vocabulary, hidden, 1)
+    for rows, columns in ((hidden, hidden), (kv, hidden), (kv, hidden), (hidden, hidden)):  # q, k, v, o
+        yield Tensor("layers", rows, columns, spec.layers)
+    for rows, columns in ((wide, hidden), (wide, hidden), (hidden, wide)):  # gate, up, down
+        yield Tensor("layers", rows, columns, spec.layers)
+    for length in (hidden, kv, kv, hidden, hidden):  # biases of q, k, v; two norms
+        yield Tensor("layers", length, 1, spec.layers)
+    yield Tensor("layers", hidden, 1, 1)  # the last norm
+    yield from _vision_tensors(spec)
+
+
+def _vision_tensors(spec: "ModelSpec") -> Iterator[Tensor]:
+    vision = spec.vision
+    yield Tensor("vision", vision.embed_dim, vision.patch_values, 1)
+    for name, (inputs, outputs) in vision.matrices(spec.hidden).items():
+        times = 1 if name.startswith("merger") else vision.depth
+        yield Tensor("vision", outputs, inputs, times)
+        yield Tensor("vision", outputs, 1, times)
+    norm_vectors = 1 if vision.gated else 2  # RMSNorm has no bias
+    yield Tensor("vision", vision.embed_dim, 1, norm_vectors * (2 * vision.depth + 1))
+
+
+def parameters(spec: "ModelSpec", *parts: str) -> int:
+    """Number of parameters of a checkpoint, or of the named parts."""
+    return sum(tensor.values for tensor in tensors(spec) if not parts or tensor.part in parts)
+
+
+def tensor_bytes(tensor: Tensor, precision: str) -> int:
+    """Bytes of a parameter in a precision, rounded as it is allocated; vectors stay in 16-bit.
+
+    int8: one byte a weight and a float32 scale a row. nf4: half a byte, a float32 absmax per 64
+    weights and a table of 16 floats. nf4-dq: the absmaxes are bytes, with a float32 per 256 of
+    them, a table of 256 floats and an offset (Dettmers et al. 2023, section 3). fp8: a byte.
+    """
+    count = tensor.rows * tensor.columns
+    if tensor.columns == 1 and precision in QUANTIZED:
+        precision = "bf16"
+    if precision in ELEMENT_BYTES:
+        return tensor.times * rounded(count * ELEMENT_BYTES[precision])
+    if precision in ("int8", "fp8"):
+        return tensor.times * (rounded(count) + rounded(4 * tensor.rows))
+    blocks = -(-count // _NF4_BLOCK)
+    packed = rounded(-(-count // 2)) + rounded(16 * 4)
+    if precision == "nf4":
+        return tensor.times * (packed + rounded(4 * blocks))
+    nested = rounded(blocks) + rounded(4 * -(-blocks // _NESTED_BLOCK)) + rounded(256 * 4) + rounded(4)
+    return tensor.times * (packed + nested)
+
+
+def part_precision(part: str, weights: str, dtype: str, placement: Placement) -> str:
+    """The precision of a part: quantization takes the layers, and what the placement adds."""
+    if weights not in QUANTIZED:
+        return weights
+    quantized = {"layers": True, "vision": placement.vision_quantized, "lm_head": placement.lm_head_quantized}
+    return weights if quantized.get(part, False) else dtype
+
+
+def part_bytes(spec: "ModelSpec", part: str, weights: str, dtype: str, placement: Placement) -> int:
+    """Bytes of one part of the model, wherever it lies. The patch matrix is a convolution: never quantized."""
+    precision = part_precision(part, weights, dtype, placement)
+    total = 0
+    for tensor in tensors(spec):
+        if tensor.part == part:
+            whole = part == "vision" and tensor.columns == spec.vision.patch_values
+            total += tensor_bytes(tensor, dtype if whole and precision in QUANTIZED else precision)
+    return total + _BUFFERS.get(part, 0)
+
+
+# Rotary frequencies: two small tables for the language model, and the vision tower's.
+_BUFFERS = {"layers": 2 * BLOCK, "vision": 2 * BLOCK}
+
+
+def largest_matrix_bytes(spec: "ModelSpec", dtype: str) -> int:
+    """The largest matrix in the compute precision: what quantizing shard by shard stages on the device."""
+    quantized = (tensor for tensor in tensors(spec) if tensor.part == "layers")
+    return max(rounded(tensor.rows * tensor.columns * ELEMENT_BYTES[dtype]) for tensor in quantized)

@@ -1,0 +1,201 @@
+"""Which attention kernel really runs on a device for a model's heads: every kernel is asked alone, then all.
+
+Knows PyTorch's kernels and vidqa's calls to them; decides nothing. A kernel's documentation is
+not believed: the shapes are run, with fewer queries than keys, since kernels that accept a
+square call refuse (or misalign) a real one with cached keys.
+"""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import scaled_dot_product_attention
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from vidqa.errors import AttentionUnavailable
+from vidqa.models.attention import Kernel, make_kernel
+
+MATH = "math"
+_BACKENDS = {
+    "flash": SDPBackend.FLASH_ATTENTION,
+    "memory-efficient": SDPBackend.EFFICIENT_ATTENTION,
+    "cuDNN": SDPBackend.CUDNN_ATTENTION,
+    MATH: SDPBackend.MATH,
+}
+# Operators that the fused kernels appear as (ATen's native_functions.yaml); the math kernel is none of them.
+_FUSED = {
+    "flash_attention": "flash",
+    "efficient_attention": "memory-efficient",
+    "cudnn_attention": "cuDNN",
+    "attention_math_for_mps": "Metal",
+    "fused_attention_overrideable": "the vendor's",
+}
+_ROWS = 128  # queries of a prefill tile
+_KEYS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class HeadLayout:
+    """Query heads, key/value heads, and the width of each."""
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+
+    def score_bytes(self, tokens: int, element_bytes: int) -> int:
+        """Bytes of one layer's full score matrix, which only the math kernel builds: heads · tokens² · element."""
+        return self.heads * tokens * tokens * element_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class BackendProbe:
+    """Which calls one of SDPA's kernels accepts here, and why it refused the first that it did.
+
+    `plain` is one call with `enable_gqa`, `folded` is vidqa's decode step (a group's heads as
+    rows); `plain_masked` and `folded_masked` are a chunk after cached keys, with its causal mask.
+    """
+
+    name: str
+    plain: bool
+    plain_masked: bool
+    folded: bool
+    folded_masked: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionProbe:
+    """What runs where no kernel is forced: a name of `BackendProbe`, per kind of call; and flex's state."""
+
+    layout: HeadLayout
+    dtype: str
+    element_bytes: int
+    backends: tuple[BackendProbe, ...]
+    plain: str
+    plain_masked: str
+    folded: str
+    folded_masked: str
+    flex: str
+
+
+def probe_attention(layout: HeadLayout, device: str, dtype: torch.dtype, *, flex: bool) -> AttentionProbe:
+    """Run each call with each kernel alone, then with PyTorch's own choice. Takes milliseconds and a few MiB.
+
+    With `flex`, FlexAttention is compiled and run too, which takes half a minute.
+    """
+    calls = _calls(layout, torch.device(device), dtype)
+    chosen = {name: _chosen(call) for name, call in calls.items()}
+    return AttentionProbe(
+        layout=layout,
+        dtype=str(dtype).removeprefix("torch."),
+        element_bytes=dtype.itemsize,
+        backends=tuple(_probe(name, backend, calls) for name, backend in _BACKENDS.items()),
+        flex=_try_flex(layout, torch.device(device), dtype) if flex else "not tried",
+        **chosen,
+    )
+
+
+def device_dtype(device: str, bf16: bool) -> torch.dtype:
+    """The precision that attention is computed in: fp32 on a processor, else bf16 where it is native, else fp16."""
+    if device == "cpu":
+        return torch.float32
+    return torch.bfloat16 if bf16 else torch.float16
+
+
+def _calls(layout: HeadLayout, device: torch.device, dtype: torch.dtype) -> dict[str, Callable[[], Any]]:
+    chunk, key, value = _tensors(layout, _ROWS, device, dtype)
+    step = chunk[:, :, :1]
+    causal = torch.ones(_ROWS, _KEYS, dtype=torch.bool, device=device).tril(_KEYS - _ROWS)
+
+    def plain(mask: Tensor | None) -> Tensor:
+        return scaled_dot_product_attention(chunk, key, value, attn_mask=mask, enable_gqa=True)
+
+    return {
+        "plain": lambda: plain(None),
+        "plain_masked": lambda: plain(causal),
+        "folded": lambda: _attend(make_kernel("sdpa"), step, key, value),
+        "folded_masked": lambda: _attend(make_kernel("sdpa"), chunk, key, value),
+    }
+
+
+def _tensors(layout: HeadLayout, rows: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries (1, heads, rows, d), keys and values (1, kv_heads, 1024, d)."""
+    query = torch.ones(1, layout.heads, rows, layout.head_dim, device=device, dtype=dtype)
+    keys = torch.ones(2, 1, layout.kv_heads, _KEYS, layout.head_dim, device=device, dtype=dtype)
+    return query, keys[0], keys[1]
+
+
+def _attend(kernel: Kernel, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """vidqa's own call, its queries being the last of the keys."""
+    rows = query.shape[2]
+    kernel.begin(_KEYS - rows, rows, _KEYS, query.device)
+    try:
+        return kernel.attend(query, key, value, query.shape[3] ** -0.5)
+    finally:
+        kernel.end()
+
+
+def _probe(name: str, backend: SDPBackend, calls: dict[str, Callable[[], Any]]) -> BackendProbe:
+    refusals = {call: _refusal(backend, run) for call, run in calls.items()}
+    reason = next((refusal for refusal in refusals.values() if refusal), "")
+    return BackendProbe(name, **{call: not refusal for call, refusal in refusals.items()}, reason=reason)
+
+
+def _refusal(backend: SDPBackend, run: Callable[[], Any]) -> str:
+    """Why a kernel does not take a call when it is the only one allowed; nothing where it does."""
+    with warnings.catch_warnings(record=True) as said, torch.no_grad(), sdpa_kernel(backend):
+        warnings.simplefilter("always")
+        try:
+            run()
+        except RuntimeError as error:
+            return _reason([str(warning.message) for warning in said]) or _first_sentence(str(error))
+    return ""
+
+
+def _reason(warned: list[str]) -> str:
+    """SDPA warns one line per kernel and cause; lines that only say that a kernel was switched off are noise."""
+    causes = [_first_sentence(text) for text in warned if "not used because" not in text and "disabled" not in text]
+    return next(iter(causes), "")
+
+
+def _first_sentence(text: str) -> str:
+    if "No viable backend" in text or "No available kernel" in text:
+        return "not made for this device"
+    line = (text.splitlines() or [""])[0]
+    return line.partition(" (Triggered internally")[0].partition(". ")[0].strip().rstrip(".")
+
+
+class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Writes down which operators run below attention's front door."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+def _chosen(run: Callable[[], Any]) -> str:
+    """The kernel that PyTorch takes for a call: seen in the operators that it ran, not guessed from rules."""
+    with torch.no_grad(), _Operators() as operators:
+        run()
+    found = (name for operator in operators.names for part, name in _FUSED.items() if part in operator)
+    return next(found, MATH)
+
+
+def _try_flex(layout: HeadLayout, device: torch.device, dtype: torch.dtype) -> str:
+    """`runs`, or why FlexAttention did not, for a decode step and a chunk as vidqa calls it."""
+    chunk, key, value = _tensors(layout, _ROWS, device, dtype)
+    try:
+        with torch.no_grad():
+            for query in (chunk, chunk[:, :, :1]):
+                _attend(make_kernel("flex"), query, key, value)
+    except AttentionUnavailable as error:
+        return str(error)
+    return "runs"
