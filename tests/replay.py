@@ -20,6 +20,7 @@ from vidqa.memory.live_bytes import LiveBytes
 from vidqa.models.attention import register
 from vidqa.models.qwen2_vl import Qwen2VL
 from vidqa.models.specs import ModelSpec
+from vidqa.types import Placement
 
 
 @torch.library.custom_op("vidqa_replay::fused_attention", mutates_args=())
@@ -83,12 +84,20 @@ class ReplayedLinear4bit(nn.Module):
         return nn.functional.linear(states, whole, self.bias)
 
 
+_PLAIN = Placement()
+
+
 @dataclass
 class Replay:
     """A fake model with its counter; valid inside `replayed`."""
 
     model: Qwen2VL
     live: LiveBytes
+
+    def drop_vision(self) -> None:
+        """Move the vision tower to the fake host, as the pipeline does before the prefill."""
+        for tensor in tensors_of(self.model.visual):
+            tensor.data = torch.empty(tensor.shape, dtype=tensor.dtype)
 
 
 def build_config(spec: ModelSpec) -> Any:
@@ -114,18 +123,25 @@ def build_config(spec: ModelSpec) -> Any:
 
 
 @contextmanager
-def replayed(spec: ModelSpec, weights: str, dtype: torch.dtype = torch.bfloat16) -> Iterator[Replay]:
-    """The model of a spec on a fake CUDA device, in the named precision of the language model's layers."""
+def replayed(spec: ModelSpec, weights: str, placement: Placement = _PLAIN) -> Iterator[Replay]:
+    """The model of a spec on a fake CUDA device, in the named precision and placement."""
     from transformers import Qwen2VLForConditionalGeneration
     from transformers.initialization import no_init_weights
 
-    live = LiveBytes("cuda")
+    live, dtype = LiveBytes("cuda"), torch.bfloat16
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
         with torch.device("cuda"), no_init_weights(), _default_dtype(dtype):
             model = Qwen2VLForConditionalGeneration(build_config(spec)).eval()
             model.tie_weights()
         if weights.startswith("nf4"):
-            _quantize(model.model.language_model, nested=weights.endswith("dq"))
+            _quantize(model.model.language_model, weights)
+            if placement.vision_quantized:
+                _quantize(model.model.visual, weights)
+            if placement.lm_head_quantized:
+                model.lm_head = ReplayedLinear4bit(model.lm_head, weights == "nf4-dq")
+        if placement.embedding_on_host:
+            table = model.get_input_embeddings()
+            table.weight = nn.Parameter(torch.empty(table.weight.shape, dtype=dtype), requires_grad=False)
         model.set_attn_implementation({"text_config": register(), "vision_config": "sdpa"})
         adapter = Qwen2VL(model, spec, torch.device("cuda"), dtype, 0)
         for tensor in tensors_of(model):
@@ -153,8 +169,8 @@ def tensors_of(model: nn.Module) -> Iterator[Tensor]:
             yield from (module.packed, module.absmax, module.code, *module.nested)
 
 
-def _quantize(tower: nn.Module, nested: bool) -> None:
+def _quantize(tower: nn.Module, weights: str) -> None:
     for module in list(tower.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, nn.Linear):
-                setattr(module, name, ReplayedLinear4bit(child, nested))
+                setattr(module, name, ReplayedLinear4bit(child, weights == "nf4-dq"))

@@ -96,6 +96,8 @@ def _object(video: VideoInfo, plan: Plan, others: "tuple[Alternative, ...]") -> 
 
 def _table(task: "Task", plan: Plan, others: "tuple[Alternative, ...]") -> list[str]:
     """The whole answer as lines of text."""
+    from vidqa.memory.vanilla import vanilla_peak_bytes
+
     video, draft = task.video, plan.draft
     lines = [
         f"video     {safe_line(video.path)}: {video.width}×{video.height} {video.codec}, "
@@ -113,6 +115,8 @@ def _table(task: "Task", plan: Plan, others: "tuple[Alternative, ...]") -> list[
     lines += [f"  {'total':<40}{format_bytes(plan.required_bytes):>10}  of {format_bytes(plan.budget_bytes)}"]
     phases = ", ".join(f"{name} {format_bytes(size)}" for name, size in plan.phase_bytes.items())
     lines += [f"  {_bar(plan)}", "", f"phases    {phases}"]
+    plain = vanilla_peak_bytes(task.spec, plan.visual_tokens, draft.text_tokens, "bf16")
+    lines += [f"compare   {format_bytes(plain)} in one pass with unfused attention and 16-bit weights"]
     lines += [f"limit     {limit}" for limit in plan.limits]
     lines += [f"{other.kind:<10}{_alternative(other)}" for other in others]
     times = " ".join(format_timestamp(seconds) for seconds in plan.timestamps_seconds)

@@ -8,6 +8,7 @@ replay tests hold them against the real modules. Arithmetic only.
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from vidqa.memory.vanilla import math_attention_bytes
 from vidqa.memory.weights import ELEMENT_BYTES, QUANTIZED
 from vidqa.types import Draft
 
@@ -70,7 +71,8 @@ def tokens_bytes(spec: "ModelSpec", draft: Draft, tokens: int) -> int:
         product = max(product, 2 * tokens * spec.intermediate + spec.hidden * spec.intermediate)
     mlp = 4 * tokens * spec.hidden + product
     attention = 7 * tokens * spec.hidden + 2 * tokens * keys
-    return element * (max(mlp, attention) + 2 * tokens * spec.head_dim)
+    positions = 3 * 8 * tokens  # M-RoPE, int64
+    return element * (max(mlp, attention) + 2 * tokens * spec.head_dim) + positions
 
 
 FUSED_4BIT_ROWS = 4  # up to here bitsandbytes 0.50 multiplies without a copy on every GPU (backends/cuda/ops.py)
@@ -111,7 +113,7 @@ def attention_workspace(spec: "ModelSpec", draft: Draft) -> Workspace:
 
     sdpa: one mask of heads/kv_heads · 128 rows by the filled cache, shared by tiles and layers,
     and the corner it is made from. flex: the queries padded to whole blocks. math: the score
-    matrix of `math_workspace`, which nothing in vidqa allocates.
+    matrices that nothing in vidqa allocates, for comparison.
     """
     element = ELEMENT_BYTES[draft.dtype]
     chunk = min(draft.prefill_chunk, prompt_tokens(spec, draft))
@@ -119,12 +121,8 @@ def attention_workspace(spec: "ModelSpec", draft: Draft) -> Workspace:
     if draft.attention == "flex":
         return Workspace(element * 2 * chunk * spec.hidden, f"2 · {chunk} tokens · {spec.hidden} · {element} B")
     if draft.attention == "math":
-        return Workspace(math_workspace(spec.heads, chunk, filled, draft.batch), "2 · heads · n · m · 4 B")
+        scores = draft.batch * math_attention_bytes(spec.heads, chunk, filled)
+        return Workspace(scores, f"{chunk} · {filled} · ({spec.heads} heads · 9 B + 4 B)")
     group = spec.heads // spec.kv_heads
     rows = SDPA_ROWS * group
     return Workspace(element * rows * filled, f"mask: {SDPA_ROWS} · {group} rows · {filled} tokens · {element} B")
-
-
-def math_workspace(heads: int, rows: int, columns: int, batch: int = 1, element_bytes: int = 8) -> int:
-    """The *unbounded* part of unfused attention: a score and a probability (float32) per head, query and key."""
-    return batch * heads * rows * columns * element_bytes

@@ -145,6 +145,7 @@ def _logits(spec: "ModelSpec", draft: Draft, on_host: bool) -> int:
     return activations.logits_bytes(spec, draft) + copied
 
 
+_SMALL_TENSORS = 64
 _ALWAYS = frozenset(PHASES)
 _READING = frozenset(("prefill", "decode"))
 PARTS = (
@@ -172,6 +173,8 @@ PARTS = (
     Part("attention workspace", frozenset(("prefill",)), _mask,
          lambda spec, draft: f"{draft.attention}, {activations.attention_workspace(spec, draft).formula}"),
     Part("decode step", frozenset(("decode",)), _one_token, lambda spec, draft: "1 token"),
+    Part("small tensors", frozenset(("vision", "prefill", "decode")), lambda spec, draft, on_host: _SMALL_TENSORS * BLOCK,
+         lambda spec, draft: f"{_SMALL_TENSORS} tensors, {BLOCK} B of rounding each"),
     Part("logits", frozenset(("decode",)), _logits, lambda spec, draft: f"{spec.vocabulary} · last position only"),
 )  # fmt: skip
 

@@ -160,18 +160,18 @@ def rates_for(name: str, memory_bytes: int, compute_capability: tuple[int, int] 
 
     A name of the catalog gives its row, of several sizes the nearest in memory. A sibling
     (`RTX 4080 SUPER`) gets the row of the name that it extends. Anything else gets the row of the
-    same generation (Apple: capability None) that is nearest in memory, of equals the slower:
-    a rough figure, good enough to rank plans.
+    same generation, or else of the same maker (Apple: capability None), that is nearest in memory,
+    of equals the slower: a rough figure, good enough to rank plans.
     """
-    generation = compute_capability[0] if compute_capability else None
-    kin = [gpu for gpu in CATALOG if _generation(gpu) == generation]
-    rows = _namesakes(_squash(name)) or kin or CATALOG
+    makers = [gpu for gpu in CATALOG if bool(gpu.compute_capability) == bool(compute_capability)]
+    kin = [gpu for gpu in makers if _generation(gpu.compute_capability) == _generation(compute_capability)]
+    rows = _namesakes(_squash(name)) or kin or makers
     best = min(rows, key=lambda gpu: (round(abs(gpu.memory_bytes - memory_bytes) / _GIB), gpu.flops_per_second))
     return best.bandwidth_bytes_per_second, best.flops_per_second
 
 
-def _generation(gpu: Gpu) -> int | None:
-    return gpu.compute_capability[0] if gpu.compute_capability else None
+def _generation(compute_capability: tuple[int, int] | None) -> int | None:
+    return compute_capability[0] if compute_capability else None
 
 
 def _namesakes(squashed: str) -> list[Gpu]:

@@ -164,7 +164,7 @@ def _reason(warned: list[str]) -> str:
 
 def _first_sentence(text: str) -> str:
     if "No viable backend" in text or "No available kernel" in text:
-        return "not made for this device"
+        return "not offered on this device"
     line = (text.splitlines() or [""])[0]
     return line.partition(" (Triggered internally")[0].partition(". ")[0].strip().rstrip(".")
 
