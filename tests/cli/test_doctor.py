@@ -4,6 +4,7 @@ import argparse
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,7 @@ from vidqa.cli import doctor
 from vidqa.engine import checkup
 from vidqa.engine.checkup import Check, Subject, passed, run_checks
 from vidqa.memory.host import Machine
+from vidqa.models.probe_attention import HeadLayout, probe_attention
 
 HERE = machine(no_driver())
 
@@ -140,10 +142,9 @@ def test_predictions_that_are_too_low_are_a_fault(ratio: float, status: str, mon
 
 
 def test_plain_attention_that_falls_through_is_told_in_bytes() -> None:
-    probe: Any = SimpleNamespace(
-        plain="math", plain_masked="math", element_bytes=2, layout=SimpleNamespace(score_bytes=lambda n, e: 12 * n * n * e)
-    )  # fmt: skip
-    check = checkup._plain_call(probe)
+    probe = probe_attention(HeadLayout(12, 2, 128), "cpu", torch.float32, flex=False)
+    assert checkup._plain_call(probe).status == "ok"
+    check = checkup._plain_call(replace(probe, plain_masked="math", element_bytes=2))
     assert check.status == "absent"
     assert "1.5 GiB of scores per layer at 8192 tokens" in check.detail
 

@@ -38,12 +38,13 @@ def made_task(
 ) -> Task:
     """A task for a GPU of so many GiB; other words go to the request, the config or the task, whoever knows them."""
     request, config, device = Request("clip.mp4", question), EngineConfig(), how.pop("device", made_device(gib))
+    model = how.pop("model", "a model")
     for name in [name for name in how if hasattr(request, name)]:
         request = replace(request, **{name: how.pop(name)})
     for name in [name for name in how if hasattr(config, name)]:
         config = replace(config, **{name: how.pop(name)})
     task = Task(
-        "a model", spec, REFERENCE_BOUNDS, made_video(seconds), request, config, device, AROUND,
+        model, spec, REFERENCE_BOUNDS, made_video(seconds), request, config, device, AROUND,
         int(gib * GIB), 60,
     )  # fmt: skip
     return replace(task, **how)

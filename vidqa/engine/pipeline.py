@@ -24,7 +24,7 @@ from vidqa.errors import Interrupted
 from vidqa.events import Event, Noted, Planned, StageProgress, StageStarted, TextDelta
 from vidqa.memory.tracker import Tracker
 from vidqa.models.attention import Kernel, make_kernel
-from vidqa.types import FinishReason, Plan, Request
+from vidqa.types import FinishReason, Plan
 from vidqa.video.decode import VideoReader
 from vidqa.video.patches import resize_frame
 
@@ -73,18 +73,22 @@ class Pipeline:
         reader: VideoReader,
         plan: Plan,
         prompt: Prompt,
-        request: Request,
         speech: Speech,
         tracker: Tracker,
         hooks: Hooks,
         clock: Clock,
     ) -> None:
-        self._loaded, self._reader, self._plan, self._request = loaded, reader, plan, request
+        self._loaded, self._reader, self._plan = loaded, reader, plan
         self._model, self._spec = loaded.model, loaded.model.spec
         self._prompt, self._speech, self._tracker, self._hooks, self._clock = prompt, speech, tracker, hooks, clock
         self._kernel: Kernel = make_kernel(plan.draft.attention)
         self._rows: PromptEmbeddings | None = None
         self._slices, self._times = 0, list[float]()
+
+    @property
+    def kernel_name(self) -> str:
+        """The attention kernel that runs."""
+        return self._kernel.name
 
     def run(self) -> Generator[Event, None, Outcome]:
         """Yield the events of one attempt; returns how it went."""
@@ -192,7 +196,7 @@ class Pipeline:
 
     def _write(self, logits: Tensor, position: int, cache: KVCache) -> Generator[Event, None, FinishReason]:
         """Decode the rest of the answer; returns why it ended."""
-        speech, limit = self._speech, self._request.max_tokens
+        speech, limit = self._speech, self._plan.draft.max_tokens
         left = limit - len(speech.tokens)
         self._hooks.fault("decode")
         yield StageStarted("decode", limit)

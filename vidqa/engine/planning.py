@@ -65,7 +65,7 @@ def budget_bytes(device: Device, config: EngineConfig) -> int:
     return budget
 
 
-def surroundings(device: Device) -> Surroundings:
+def surroundings(device: Device, video: VideoInfo) -> Surroundings:
     """The runtime's own memory on a device: as measured here before, else assumed."""
     measured = measured_runtime(device)
     hopper = device.compute_capability is not None and device.compute_capability >= (9, 0)
@@ -74,7 +74,7 @@ def surroundings(device: Device) -> Surroundings:
         context_source="measured on this machine" if measured else "assumed until measured here",
         workspace_bytes=(_CUBLAS_HOPPER_BYTES if hopper else _CUBLAS_BYTES) if device.kind == "cuda" else 0,
         allocator_bytes=rounding_bytes() if device.kind == "cuda" else 0,
-        on_host=device.kind == "cpu",
+        host_pixels=video.coded_width * video.coded_height if device.kind == "cpu" else 0,
     )
 
 
@@ -82,7 +82,7 @@ def tasks_for(
     checkpoints: Sequence[Checkpoint], video: VideoInfo, request: Request, config: EngineConfig, device: Device
 ) -> list[Task]:
     """One planner's task per model; raises UsageError for a budget of nothing."""
-    around, budget = surroundings(device), budget_bytes(device, config)
+    around, budget = surroundings(device, video), budget_bytes(device, config)
     return [
         Task(
             model=found.name,

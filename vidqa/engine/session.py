@@ -81,6 +81,11 @@ class Session:
     ) -> None:
         self.close()
 
+    @property
+    def loaded(self) -> "Loaded | None":
+        """The model, once a question has loaded it."""
+        return self._loaded
+
     def plan(self, request: Request) -> Plan:
         """What `ask` would run now: reads the video's facts and the model's config, loads no weights."""
         check_request(request)
@@ -185,7 +190,7 @@ class Session:
         run.speech = run.speech or Speech(request)
         tracker, clock = Tracker(run.task.device, self._meter), Clock(run.watch)
         hooks = Hooks(self._cancelled.is_set, self._fault, run.enter)
-        pipeline = Pipeline(loaded, reader, plan, prompt, request, run.speech, tracker, hooks, clock)
+        pipeline = Pipeline(loaded, reader, plan, prompt, run.speech, tracker, hooks, clock)
         outcome = yield from pipeline.run()
         notes = list(reader.notes)
         if note := closer_look(outcome.plan, request):

@@ -58,8 +58,29 @@ def chunk_bytes(spec: "ModelSpec", draft: Draft) -> int:
     queries are rotated: 7·n·H + 2·n·K. To these cosine and sine (2·n·head_dim). A 4-bit layer
     makes a 16-bit copy of its matrix instead of the product: 4·n·H + 2·n·I + H·I.
     """
-    tokens = min(draft.prefill_chunk, prompt_tokens(spec, draft)) * draft.batch
-    return tokens_bytes(spec, draft, tokens)
+    tokens, _ = worst_pass(spec, draft)
+    return tokens_bytes(spec, draft, tokens * draft.batch)
+
+
+def worst_pass(spec: "ModelSpec", draft: Draft) -> tuple[int, int]:
+    """Tokens of the prefill pass that takes most, and tokens cached at its end.
+
+    The last whole chunk, or the shorter rest behind it, which sees more of the cache.
+    """
+    total, chunk = prompt_tokens(spec, draft), draft.prefill_chunk
+    whole = total // chunk * chunk
+    passes = [(chunk, whole)] if whole else []
+    passes += [(total - whole, total)] if total > whole else []
+    return max(passes, key=lambda one: tokens_bytes(spec, draft, one[0]) + attention_workspace(spec, draft, *one).bytes)
+
+
+def chunk_formula(spec: "ModelSpec", draft: Draft) -> str:
+    """The larger of the formulas of `chunk_bytes` with its numbers."""
+    tokens, _ = worst_pass(spec, draft)
+    whole = f"{tokens} tokens · (4 · {spec.hidden} + 3 · {spec.intermediate})"
+    if draft.weights in QUANTIZED and spec.hidden > tokens:
+        return f"{tokens} tokens · (4 · {spec.hidden} + 2 · {spec.intermediate}) + {spec.hidden} · {spec.intermediate}"
+    return whole
 
 
 def tokens_bytes(spec: "ModelSpec", draft: Draft, tokens: int) -> int:
@@ -108,16 +129,15 @@ class Workspace:
     formula: str
 
 
-def attention_workspace(spec: "ModelSpec", draft: Draft) -> Workspace:
-    """Workspace of the chosen kernel during the last prefill chunk.
+def attention_workspace(spec: "ModelSpec", draft: Draft, chunk: int, cached: int) -> Workspace:
+    """Workspace of the chosen kernel for a pass of `chunk` tokens that ends with `cached` ones.
 
     sdpa: one mask of heads/kv_heads · 128 rows by the filled cache, shared by tiles and layers,
     and the corner it is made from. flex: the queries padded to whole blocks. math: the score
     matrices that nothing in vidqa allocates, for comparison.
     """
     element = ELEMENT_BYTES[draft.dtype]
-    chunk = min(draft.prefill_chunk, prompt_tokens(spec, draft))
-    filled = -(-(prompt_tokens(spec, draft)) // SDPA_ROWS) * SDPA_ROWS
+    filled = -(-cached // SDPA_ROWS) * SDPA_ROWS
     if draft.attention == "flex":
         return Workspace(element * 2 * chunk * spec.hidden, f"2 · {chunk} tokens · {spec.hidden} · {element} B")
     if draft.attention == "math":

@@ -58,10 +58,9 @@ def _steps(task: Task, plan: Plan, phase: str) -> Iterator[tuple[str, Task]]:
     if phase == "load":
         yield from _smaller_weights(task, plan)
         return
-    config = replace(config, weights=draft.weights)
     off_device = task.device.kind == "cuda"
     place = replace(draft.placement, visual_on_host=off_device, vision_offloaded=off_device)
-    lean = replace(task, config=replace(config, placement=place), chunks=task.chunks[-1:])
+    lean = replace(task, config=replace(config, placement=place), chunks=task.chunks[-1:], pinned_weights=draft.weights)
     moved = ", vision embeddings and tower off the device" if off_device and place != draft.placement else ""
     yield f"smallest chunks{moved}", lean
     if config.kv is None:
@@ -75,4 +74,4 @@ def _smaller_weights(task: Task, plan: Plan) -> Iterator[tuple[str, Task]]:
         return
     choices = weight_choices(task.device)
     for weights in choices[choices.index(plan.draft.weights) + 1 :]:
-        yield f"{weights} weights", replace(task, config=replace(task.config, weights=weights))
+        yield f"{weights} weights", replace(task, pinned_weights=weights)

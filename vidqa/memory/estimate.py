@@ -5,6 +5,7 @@ and not their sum. Every part says its bytes, its formula and when it is there. 
 only: this file looks at no device.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -28,14 +29,15 @@ _LEAST_MARGIN_BYTES = 64 * 2**20
 class Surroundings:
     """What a process takes on a device before any tensor: the runtime's own memory and its workspaces.
 
-    `on_host`: the device is the host itself, so moving something there saves nothing.
+    `host_pixels`: where the device is the host itself, the pixels of a source frame that is resized
+    there; else 0. Moving something to the host saves nothing then.
     """
 
     context_bytes: int
     context_source: str
     workspace_bytes: int
     allocator_bytes: int
-    on_host: bool = False
+    host_pixels: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,7 @@ class Part:
 
     name: str
     phases: frozenset[str]
-    bytes: Callable[["ModelSpec", Draft, bool], int]
+    bytes: Callable[["ModelSpec", Draft, int], int]
     formula: Callable[["ModelSpec", Draft], str]
 
 
@@ -62,11 +64,11 @@ def kv_bytes(spec: "ModelSpec", draft: Draft) -> int:
     return tokens * (spec.kv_bytes_per_token(1) + 2 * spec.layers * spec.kv_heads * 2)
 
 
-def _kv_on_device(spec: "ModelSpec", draft: Draft, on_host: bool) -> int:
-    return 0 if draft.placement.kv_on_host and not on_host else kv_bytes(spec, draft)
+def _kv_on_device(spec: "ModelSpec", draft: Draft, host_pixels: int) -> int:
+    return 0 if draft.placement.kv_on_host and not host_pixels else kv_bytes(spec, draft)
 
 
-def _kv_scratch(spec: "ModelSpec", draft: Draft, on_host: bool) -> int:
+def _kv_scratch(spec: "ModelSpec", draft: Draft, host_pixels: int) -> int:
     """One layer's keys and values as they are read, where the cache cannot be read as it lies."""
     if draft.kv != "int8" and not draft.placement.kv_on_host:
         return 0
@@ -76,8 +78,8 @@ def _kv_scratch(spec: "ModelSpec", draft: Draft, on_host: bool) -> int:
     return one_layer + scales
 
 
-def _visual_rows(spec: "ModelSpec", draft: Draft, on_host: bool) -> int:
-    if draft.placement.visual_on_host and not on_host:
+def _visual_rows(spec: "ModelSpec", draft: Draft, host_pixels: int) -> int:
+    if draft.placement.visual_on_host and not host_pixels:
         return 0
     tokens = spec.visual_tokens(draft.frames, draft.height, draft.width) * draft.batch
     return tokens * spec.hidden * ELEMENT_BYTES[draft.dtype]
@@ -88,21 +90,21 @@ def _part(spec: "ModelSpec", part: str, weights: str, dtype: str, placement: Pla
     return part_bytes(spec, part, weights, dtype, placement)
 
 
-def _weights(part: str) -> Callable[["ModelSpec", Draft, bool], int]:
-    def count(spec: "ModelSpec", draft: Draft, on_host: bool) -> int:
-        if part == "embedding" and draft.placement.embedding_on_host and not on_host:
+def _weights(part: str) -> Callable[["ModelSpec", Draft, int], int]:
+    def count(spec: "ModelSpec", draft: Draft, host_pixels: int) -> int:
+        if part == "embedding" and draft.placement.embedding_on_host and not host_pixels:
             return 0
         return _part(spec, part, draft.weights, draft.dtype, draft.placement)
 
     return count
 
 
-def _resident_vision(spec: "ModelSpec", draft: Draft, on_host: bool) -> int:
-    return _weights("vision")(spec, draft, on_host) if on_host or not draft.placement.vision_offloaded else 0
+def _resident_vision(spec: "ModelSpec", draft: Draft, host_pixels: int) -> int:
+    return _weights("vision")(spec, draft, host_pixels) if host_pixels or not draft.placement.vision_offloaded else 0
 
 
-def _passing_vision(spec: "ModelSpec", draft: Draft, on_host: bool) -> int:
-    return _weights("vision")(spec, draft, on_host) - _resident_vision(spec, draft, on_host)
+def _passing_vision(spec: "ModelSpec", draft: Draft, host_pixels: int) -> int:
+    return _weights("vision")(spec, draft, host_pixels) - _resident_vision(spec, draft, host_pixels)
 
 
 def _precision(part: str) -> Callable[["ModelSpec", Draft], str]:
@@ -115,37 +117,53 @@ def _precision(part: str) -> Callable[["ModelSpec", Draft], str]:
     return formula
 
 
-def _staging(spec: "ModelSpec", draft: Draft, on_host: bool) -> int:
+def _staging(spec: "ModelSpec", draft: Draft, host_pixels: int) -> int:
     """Matrices that wait in 16-bit for their quantization; transformers materialises up to four at a time."""
     return 4 * largest_matrix_bytes(spec, draft.dtype) if draft.weights in QUANTIZED else 0
 
 
-def _pixels(spec: "ModelSpec", draft: Draft, on_host: bool) -> int:
-    """A group's pictures on their way to patches, where the device is the host: uint8 twice, float32 twice."""
-    if not on_host:
+def _pixels(spec: "ModelSpec", draft: Draft, host_pixels: int) -> int:
+    """Pictures on their way to patches, where the device is the host.
+
+    A group of V values becomes patches: uint8 once, float32 twice (normalised, and cut), and two
+    pictures pass by: 9·V. Before that, with the group's uint8 waiting, a source frame of P pixels
+    is resized: itself, in float32, its rows resized (P · w/W, about sqrt(P·h·w)), the result.
+    """
+    if not host_pixels:
         return 0
+    picture = draft.height * draft.width
     values = activations.group_slices(spec, draft) * activations.patches_per_slice(spec, draft)
-    return values * spec.vision.patch_values * (2 + 2 * 4)
+    values *= spec.vision.patch_values
+    resizing = 3 * (5 * host_pixels + 4 * math.isqrt(host_pixels * picture) + 5 * picture)
+    return max(9 * values + 2 * 3 * picture, values + resizing)
 
 
-def _vision(spec: "ModelSpec", draft: Draft, on_host: bool) -> int:
-    return max(activations.vision_bytes(spec, draft), _pixels(spec, draft, on_host))
+def _vision(spec: "ModelSpec", draft: Draft, host_pixels: int) -> int:
+    return max(activations.vision_bytes(spec, draft), _pixels(spec, draft, host_pixels))
 
 
-def _one_token(spec: "ModelSpec", draft: Draft, on_host: bool) -> int:
+def _one_token(spec: "ModelSpec", draft: Draft, host_pixels: int) -> int:
     return activations.tokens_bytes(spec, draft, draft.batch)
 
 
-def _mask(spec: "ModelSpec", draft: Draft, on_host: bool) -> int:
-    return activations.attention_workspace(spec, draft).bytes
+def _workspace(spec: "ModelSpec", draft: Draft) -> activations.Workspace:
+    return activations.attention_workspace(spec, draft, *activations.worst_pass(spec, draft))
 
 
-def _logits(spec: "ModelSpec", draft: Draft, on_host: bool) -> int:
+def _logits(spec: "ModelSpec", draft: Draft, host_pixels: int) -> int:
     copied = activations.quantized_copy_bytes(spec, draft, "lm_head") if draft.batch > 1 else 0
     return activations.logits_bytes(spec, draft) + copied
 
 
 _SMALL_TENSORS = 64
+
+
+def _small(spec: "ModelSpec", draft: Draft, host_pixels: int) -> int:
+    """Rounding of small tensors; on the host also the whole prompt's M-RoPE positions (3 int64)."""
+    positions = 3 * 8 * activations.prompt_tokens(spec, draft) if host_pixels else 0
+    return _SMALL_TENSORS * BLOCK + positions
+
+
 _ALWAYS = frozenset(PHASES)
 _READING = frozenset(("prefill", "decode"))
 PARTS = (
@@ -167,28 +185,28 @@ PARTS = (
          f"{spec.head_dim} in {draft.kv}"),
     Part("KV scratch", _READING, _kv_scratch,
          lambda spec, draft: f"{kv_capacity(spec, draft)} tokens of one layer in {draft.dtype}"),
-    Part("prefill chunk", frozenset(("prefill",)), lambda spec, draft, on_host: activations.chunk_bytes(spec, draft),
-         lambda spec, draft: f"{min(draft.prefill_chunk, activations.prompt_tokens(spec, draft))} tokens · "
-         f"(4 · {spec.hidden} + 3 · {spec.intermediate})"),
-    Part("attention workspace", frozenset(("prefill",)), _mask,
-         lambda spec, draft: f"{draft.attention}, {activations.attention_workspace(spec, draft).formula}"),
+    Part("prefill chunk", frozenset(("prefill",)), lambda spec, draft, _: activations.chunk_bytes(spec, draft),
+         activations.chunk_formula),
+    Part("attention workspace", frozenset(("prefill",)), lambda spec, draft, _: _workspace(spec, draft).bytes,
+         lambda spec, draft: f"{draft.attention}, {_workspace(spec, draft).formula}"),
     Part("decode step", frozenset(("decode",)), _one_token, lambda spec, draft: "1 token"),
-    Part("small tensors", frozenset(("vision", "prefill", "decode")), lambda spec, draft, on_host: _SMALL_TENSORS * BLOCK,
+    Part("small tensors", frozenset(("vision", "prefill", "decode")),
+         _small,
          lambda spec, draft: f"{_SMALL_TENSORS} tensors, {BLOCK} B of rounding each"),
     Part("logits", frozenset(("decode",)), _logits, lambda spec, draft: f"{spec.vocabulary} · last position only"),
 )  # fmt: skip
 
 
-def tensor_bytes(spec: "ModelSpec", draft: Draft, *, on_host: bool = False) -> dict[str, int]:
+def tensor_bytes(spec: "ModelSpec", draft: Draft, *, host_pixels: int = 0) -> dict[str, int]:
     """Bytes of living tensors at each phase's worst moment."""
-    sizes = [(part.phases, part.bytes(spec, draft, on_host)) for part in PARTS]
+    sizes = [(part.phases, part.bytes(spec, draft, host_pixels)) for part in PARTS]
     return {phase: sum(size for phases, size in sizes if phase in phases) for phase in PHASES}
 
 
 def phase_bytes(spec: "ModelSpec", draft: Draft, around: Surroundings) -> dict[str, int]:
     """Bytes of the process at each phase's worst moment, without the margin."""
     fixed = around.context_bytes + around.workspace_bytes + around.allocator_bytes
-    return {phase: size + fixed for phase, size in tensor_bytes(spec, draft, on_host=around.on_host).items()}
+    return {phase: size + fixed for phase, size in tensor_bytes(spec, draft, host_pixels=around.host_pixels).items()}
 
 
 def margin_bytes(peak_bytes: int) -> int:
@@ -209,7 +227,7 @@ def memory_lines(spec: "ModelSpec", draft: Draft, around: Surroundings) -> tuple
     lines = [
         MemoryLine(part.name, size, part.formula(spec, draft))
         for part in PARTS
-        if worst in part.phases and (size := part.bytes(spec, draft, around.on_host))
+        if worst in part.phases and (size := part.bytes(spec, draft, around.host_pixels))
     ]
     lines.append(MemoryLine("runtime", around.context_bytes, around.context_source))
     lines.append(MemoryLine("matrix library workspace", around.workspace_bytes, "cuBLAS, one stream"))

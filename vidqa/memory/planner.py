@@ -37,7 +37,7 @@ _COUNTS = (2, 4, 6, 8, 10, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 
 class Task:
     """All that a plan is made from. `budget_bytes` is the memory, `config` holds what the user set.
 
-    `chunks` and `most_visual_tokens` narrow the search when a plan turned out too large.
+    `chunks`, `most_visual_tokens` and `pinned_weights` narrow the search when a plan turned out too large.
     """
 
     model: str
@@ -52,6 +52,7 @@ class Task:
     text_tokens: int
     chunks: tuple[tuple[int, int], ...] = CHUNKS
     most_visual_tokens: int | None = None
+    pinned_weights: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,7 +48,8 @@ def placements(spec: "ModelSpec", weights: str, device: Device) -> tuple[Placeme
 def setups(task: "Task") -> Iterator[Draft]:
     """Every allowed combination of weights, KV precision and placement, without frames yet."""
     config, device = task.config, task.device
-    for weights in (config.weights,) if config.weights else weight_choices(device):
+    chosen = task.pinned_weights or config.weights
+    for weights in (chosen,) if chosen else weight_choices(device):
         dtype = weights if weights in ELEMENT_BYTES else compute_dtype(device)
         places = (config.placement,) if config.placement else placements(task.spec, weights, device)
         for place in places:

@@ -97,7 +97,7 @@ def _quantization(weights: str, dtype: str, placement: Placement, host_table: bo
         return None
     from transformers import BitsAndBytesConfig
 
-    skipped = [] if placement.vision_quantized else ["visual"]
+    skipped = [] if placement.vision_quantized else ["model.visual"]
     skipped += [] if placement.lm_head_quantized else ["lm_head"]
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # one warning a layer about int8 on bf16
     return BitsAndBytesConfig(

@@ -1,0 +1,328 @@
+#!/usr/bin/env python3
+"""Planned against measured memory: full-size models with random weights under caps, on a GPU.
+
+For each model, precision and cap a process of its own loads the model as planned and runs
+plans over frames, sizes and answer lengths; every peak (reserved by the allocator, and the
+driver's word for the process) is set beside the plan's. Without a GPU `--device cpu` does
+the same with the demo model and its living tensors. Results go to benchmarks/results/.
+
+    scripts/bench_memory.py [--device cuda|cpu] [--folder TEMP] [--quick]
+"""
+
+import argparse
+import json
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from vidqa.config import EngineConfig
+from vidqa.engine.planning import surroundings, tasks_for
+from vidqa.errors import DoesNotFit
+from vidqa.memory.planner import Task, plan_video
+from vidqa.models.choice import RELEASED, Checkpoint
+from vidqa.models.hub import demo_folder
+from vidqa.models.specs import REFERENCE_BOUNDS, ModelSpec, read_bounds, read_spec
+from vidqa.types import Device, Frame, Plan, Request, VideoInfo
+
+GIB = 2**30
+MODELS = {"2b": "Qwen/Qwen2-VL-2B-Instruct", "7b": "Qwen/Qwen2-VL-7B-Instruct"}
+# Model, precision (None: the planner's choice), cap in GiB.
+SETUPS: tuple[tuple[str, str | None, float], ...] = (
+    ("2b", "bf16", 6), ("2b", "bf16", 8), ("2b", "bf16", 12), ("2b", "bf16", 16), ("2b", "bf16", 24),
+    ("2b", "nf4", 6), ("7b", "nf4", 6), ("7b", "nf4", 8), ("7b", "nf4", 12), ("7b", "int8", 12),
+    ("7b", "nf4", 16), ("7b", "bf16", 24),
+)  # fmt: skip
+# Seconds of video, frames and size (None: the planner's choice), answer tokens.
+REQUESTS: tuple[tuple[float, int | None, tuple[int, int] | None, int], ...] = (
+    (4, None, None, 16), (60, None, None, 16), (600, None, None, 16), (60, 8, (448, 252), 64),
+    (60, 16, (1008, 560), 16), (60, 32, (448, 252), 16), (60, 64, (616, 336), 32), (60, 100, (448, 252), 16),
+    (60, 4, (1008, 560), 256),
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One plan and what it took, in bytes."""
+
+    model: str
+    weights: str
+    cap_gib: float
+    frames: int
+    width: int
+    height: int
+    tokens: int
+    answer_tokens: int
+    predicted: int
+    reserved: int
+    runtime: int
+    driver: int
+    out_of_memory: bool
+
+    @property
+    def measured(self) -> int:
+        """What the process held at its peak: its runtime and what the allocator reserved."""
+        return self.runtime + self.reserved
+
+    @property
+    def error(self) -> float:
+        """Predicted over measured, less one: positive is too much."""
+        return self.predicted / self.measured - 1
+
+
+class SyntheticReader:
+    """A video of noise that no file holds, with the reader's methods that the pipeline calls."""
+
+    notes: tuple[str, ...] = ()
+
+    def __init__(self, info: VideoInfo) -> None:
+        self.info = info
+
+    def frames(self, indices: Sequence[int]) -> Iterator[Frame]:
+        import numpy as np
+
+        picture = np.random.default_rng(0).integers(0, 255, (self.info.height, self.info.width, 3), dtype=np.uint8)
+        for index in indices:
+            yield Frame(index, index / self.info.fps, picture)
+
+    def check_coverage(self, indices: Sequence[int]) -> None:
+        """Noise is never damaged."""
+
+
+def synthetic_video(seconds: float) -> VideoInfo:
+    count = int(seconds * 25)
+    return VideoInfo(
+        path="noise", container="none", codec="none", width=1280, height=720, coded_width=1280, coded_height=720,
+        rotation_degrees=0, pixel_aspect=1.0, fps=25.0, frame_count=count, duration_seconds=count / 25,
+        start_seconds=0.0, constant_rate=True, pts_seconds=tuple(index / 25 for index in range(count)), sources={},
+    )  # fmt: skip
+
+
+def write_random_model(spec: ModelSpec, folder: Path) -> None:
+    """A checkpoint of full size with random weights and the demo model's tokenizer, shard by shard."""
+    import torch
+    from safetensors.torch import save_file
+    from transformers import AutoConfig, Qwen2VLForConditionalGeneration
+
+    demo = json.loads((demo_folder() / "config.json").read_text())
+    vision = spec.vision
+    demo["text_config"] |= {
+        "hidden_size": spec.hidden, "intermediate_size": spec.intermediate, "num_hidden_layers": spec.layers,
+        "num_attention_heads": spec.heads, "num_key_value_heads": spec.kv_heads, "vocab_size": spec.vocabulary,
+        "layer_types": ["full_attention"] * spec.layers, "tie_word_embeddings": spec.tied,
+    }  # fmt: skip
+    demo["text_config"]["rope_parameters"] |= {"mrope_section": [16, 24, 24], "rope_theta": 1e6}
+    demo["vision_config"] |= {
+        "depth": vision.depth, "embed_dim": vision.embed_dim, "num_heads": vision.heads, "hidden_size": spec.hidden,
+    }  # fmt: skip
+    demo["tie_word_embeddings"] = spec.tied
+    shutil.copytree(demo_folder(), folder, ignore=shutil.ignore_patterns("*.safetensors", "config.json", "README.md"))
+    (folder / "video_preprocessor_config.json").unlink(missing_ok=True)
+    (folder / "config.json").write_text(json.dumps(demo))
+    with torch.device("meta"):
+        model = Qwen2VLForConditionalGeneration(AutoConfig.from_pretrained(folder))
+    index: dict[str, str] = {}
+    for number, (name, parameter) in enumerate(model.state_dict().items()):
+        if spec.tied and name == "lm_head.weight":
+            continue
+        shard = f"part-{number:04}.safetensors"
+        weight = torch.empty(parameter.shape, dtype=torch.bfloat16).normal_(0, 0.02)
+        save_file({name: weight}, folder / shard, metadata={"format": "pt"})
+        index[name] = shard
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
+
+
+def capped(device: Device, cap_gib: float) -> Device:
+    """The device as if it had this much memory."""
+    size = min(int(cap_gib * GIB), device.free_bytes + device.process_bytes)
+    return replace(device, total_bytes=size, free_bytes=size, process_bytes=0, other_bytes=0)
+
+
+def make_plans(found: Checkpoint, device: Device, config: EngineConfig) -> Iterator[tuple[Task, Plan]]:
+    """The plans of all requests that fit under the cap."""
+    for seconds, frames, size, answer in REQUESTS:
+        request = Request("noise", "what happens?", frames=frames, size=size, max_tokens=answer)
+        (task,) = tasks_for([found], synthetic_video(seconds), request, config, device)
+        try:
+            yield task, plan_video(task)
+        except DoesNotFit:
+            continue
+
+
+def run_plan(loaded: Any, task: Task, plan: Plan, meter: Any = None) -> Any:
+    """One plan through the pipeline, to the last token; returns its tracker."""
+    from vidqa.engine.pipeline import Clock, Hooks, Pipeline
+    from vidqa.engine.prompt import build_prompt
+    from vidqa.engine.speech import Speech
+    from vidqa.engine.timing import Stopwatch
+    from vidqa.memory.tracker import Tracker
+
+    prompt = build_prompt(loaded.tokenizer, task.spec.video_token, task.request.question, None)
+    tracker = Tracker(task.device, meter)
+    hooks = Hooks(lambda: False, lambda phase: None, lambda phase: None)
+    endless = replace(loaded, stop_ids=frozenset())  # every planned token is written
+    reader: Any = SyntheticReader(task.video)
+    pipeline = Pipeline(endless, reader, plan, prompt, Speech(task.request), tracker, hooks, Clock(Stopwatch()))
+    for _ in pipeline.run():
+        pass
+    return tracker
+
+
+def measure_on_gpu(folder: Path, name: str, weights: str | None, cap_gib: float) -> list[Row]:
+    """All plans of one model under one cap, in this process."""
+    import torch
+
+    from vidqa.memory.device import find_device, reread
+    from vidqa.memory.tracker import runtime_bytes
+    from vidqa.models.loader import load_model, release_cached_memory, torch_device
+
+    real = find_device("cuda")
+    runtime = runtime_bytes(real)
+    allowed = cap_gib * GIB - runtime
+    torch.cuda.set_per_process_memory_fraction(allowed / torch.cuda.get_device_properties(real.index).total_memory)
+    device = capped(real, cap_gib)
+    found = Checkpoint(name, read_spec(folder), REFERENCE_BOUNDS, folder)
+    config = EngineConfig(weights=weights, remember=False)
+    plans = list(make_plans(found, device, config))
+    if not plans:
+        return []
+    place = plans[-1][1].draft.placement
+    config = replace(config, placement=place, weights=plans[-1][1].draft.weights)
+    draft = plans[-1][1].draft
+    loaded = load_model(folder, torch_device(f"cuda:{real.index}"), draft.weights, draft.dtype, place)
+    rows = []
+    for task, plan in make_plans(found, device, config):
+        exact = replace(surroundings(device, task.video), context_bytes=runtime)
+        (plan,) = [plan_video(replace(task, around=exact))]
+        release_cached_memory()
+        torch.cuda.reset_peak_memory_stats()
+        failed = False
+        try:
+            run_plan(loaded, replace(task, device=real), plan)
+        except torch.OutOfMemoryError:
+            failed = True
+        rows.append(_row(name, cap_gib, plan, torch.cuda.max_memory_reserved(), runtime, reread(real), failed))
+    return rows
+
+
+def _row(name: str, cap: float, plan: Plan, reserved: int, runtime: int, device: Device | None, failed: bool) -> Row:
+    draft = plan.draft
+    return Row(
+        name, draft.weights, cap, draft.frames, draft.width, draft.height, plan.prompt_tokens, draft.max_tokens,
+        # The load phase is over when these plans run: the largest of the others is what is compared.
+        max(size for phase, size in plan.phase_bytes.items() if phase != "load"),
+        reserved, runtime, device.process_bytes if device else 0, failed,
+    )  # fmt: skip
+
+
+def measure_on_cpu() -> list[Row]:
+    """The demo model's living tensors against its plans."""
+    import torch
+
+    from vidqa.memory.device import find_device
+    from vidqa.memory.live_bytes import LiveBytes
+    from vidqa.memory.tracker import TensorMeter
+    from vidqa.models.loader import load_model
+    from vidqa.types import Placement
+
+    folder, rows = demo_folder(), []
+    found = Checkpoint("demo", read_spec(folder), read_bounds(folder), folder)
+    loaded = load_model(folder, torch.device("cpu"), "fp32", "fp32", Placement())
+    live = LiveBytes("cpu")
+    live.count_model(loaded.model.model)
+    device = find_device("cpu")
+    for task, plan in make_plans(found, device, EngineConfig(weights="fp32", remember=False)):
+        plan = plan_video(replace(task, around=replace(task.around, context_bytes=0)))
+        with live:
+            tracker = run_plan(loaded, task, plan, TensorMeter(live))
+        peak = max(use.peak_bytes for use in tracker.phases)
+        rows.append(_row("demo", device.total_bytes / GIB, plan, peak, 0, None, False))
+    return rows
+
+
+def in_child(folder: Path, name: str, weights: str | None, cap: float) -> list[Row]:
+    """Run one setup in a process of its own: a fresh context and allocator."""
+    words = [sys.executable, __file__, "--child", json.dumps([str(folder), name, weights, cap])]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    if done.returncode:
+        print(f"{name} {weights} {cap} GiB: failed\n{done.stderr[-2000:]}")
+        return []
+    return [Row(**row) for row in json.loads(done.stdout.splitlines()[-1])]
+
+
+def summarise(rows: list[Row]) -> dict[str, Any]:
+    """The bars: median and 95th percentile of the error, the worst under-prediction, out-of-memory."""
+    errors = sorted(abs(row.error) for row in rows)
+    return {
+        "plans": len(rows),
+        "median_error": round(median(errors), 5),
+        "p95_error": round(quantiles(errors, n=20)[-1] if len(errors) > 1 else errors[0], 5),
+        "worst_under_bytes": max(max(row.measured - row.predicted for row in rows), 0),
+        "out_of_memory": sum(row.out_of_memory for row in rows),
+    }
+
+
+def environment(device: str) -> dict[str, str]:
+    import torch
+    import transformers
+
+    name = torch.cuda.get_device_name() if device == "cuda" else platform.processor() or platform.machine()
+    return {"device": name, "torch": torch.__version__, "transformers": transformers.__version__,
+            "python": platform.python_version(), "date": time.strftime("%Y-%m-%d")}  # fmt: skip
+
+
+def report(rows: list[Row], device: str) -> None:
+    print(
+        f"{'model':<6}{'weights':<8}{'cap':>6}{'frames':>8}{'size':>11}{'tokens':>8}{'predicted':>12}{'measured':>12}"
+    )
+    for row in rows:
+        told = "OUT OF MEMORY" if row.out_of_memory else f"{row.error:+.2%}"
+        print(
+            f"{row.model:<6}{row.weights:<8}{row.cap_gib:>6.1f}{row.frames:>8}{f'{row.width}x{row.height}':>11}"
+            f"{row.tokens:>8}{row.predicted / GIB:>12.3f}{row.measured / GIB:>12.3f}  {told}"
+        )
+    bars = summarise(rows)
+    print(json.dumps(bars))
+    results = ROOT / "benchmarks" / "results"
+    results.mkdir(parents=True, exist_ok=True)
+    content = {"environment": environment(device), "bars": bars, "rows": [asdict(row) for row in rows]}
+    (results / f"memory-{device}.json").write_text(json.dumps(content, indent=1) + "\n")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Planned against measured memory.")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--folder", type=Path, help="where the random checkpoints go (21 GB)")
+    parser.add_argument("--quick", action="store_true", help="two setups only")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.child:
+        folder, name, weights, cap = json.loads(arguments.child)
+        print(json.dumps([asdict(row) for row in measure_on_gpu(Path(folder), name, weights, cap)]))
+        return 0
+    if arguments.device == "cpu":
+        report(measure_on_cpu(), "cpu")
+        return 0
+    rows = []
+    setups = SETUPS[1:6:4] if arguments.quick else SETUPS
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as temporary:
+        for name in dict.fromkeys(setup[0] for setup in setups):
+            write_random_model(RELEASED[MODELS[name]], Path(temporary) / name)
+        for name, weights, cap in setups:
+            rows += in_child(Path(temporary) / name, name, weights, cap)
+    report(rows, "cuda")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

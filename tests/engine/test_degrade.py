@@ -1,0 +1,148 @@
+"""When memory runs out after all: a smaller plan answers, nothing said is taken back, nothing leaks."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from tests.engine.test_demo_parity import CLIP, QUESTION
+from tests.memory.made import SPEC_2B, SPEC_7B, made_task
+from vidqa import EngineConfig, Request, Session
+from vidqa.errors import DoesNotFit
+from vidqa.events import Answered, Degraded, Event, TextDelta
+from vidqa.memory.degrade import lower
+from vidqa.memory.live_bytes import LiveBytes
+from vidqa.memory.planner import plan_video
+from vidqa.memory.tracker import TensorMeter
+
+PHASES = ("load", "vision", "prefill", "decode")
+ANSWER = "a red circle moves right."
+
+
+def failing(phase: str, *, times: int, after: int = 0) -> Callable[[str], None]:
+    """A fault that raises MemoryError in one phase: `times` times, after `after` quiet units of it."""
+    left, quiet = times, after
+
+    def fault(entered: str) -> None:
+        nonlocal left, quiet
+        if entered != phase:
+            return
+        quiet -= 1
+        if quiet < 0 < left:
+            left -= 1
+            raise MemoryError(f"planted in {phase}")
+
+    return fault
+
+
+def ask(fault: Callable[[str], None], config: EngineConfig | None = None) -> list[Event]:
+    with Session(config or EngineConfig(isolate_decoder=False), fault=fault) as session:
+        return list(session.ask(Request(CLIP, QUESTION)))
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_a_phase_that_fails_once_is_answered(phase: str) -> None:
+    events = ask(failing(phase, times=1))
+    steps = [event for event in events if isinstance(event, Degraded)]
+    assert [step.phase for step in steps] == [phase]
+    assert isinstance(events[-1], Answered)
+    answer = events[-1].answer
+    assert answer.text == ANSWER
+    assert answer.degraded == (f"{phase} ran out of memory: {steps[0].step}",)
+    assert steps[0].plan.predicted_peak_bytes <= answer.plan.budget_bytes
+    lowered = "bf16 weights" if phase == "load" else "smallest chunks"
+    assert steps[0].step == lowered
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_a_phase_that_always_fails_ends_with_the_numbers(phase: str) -> None:
+    degraded = []
+    session = Session(EngineConfig(isolate_decoder=False), fault=failing(phase, times=1000))
+    told = f"The {phase} phase ran out of memory: .* were planned for"
+    with session, pytest.raises(DoesNotFit, match=told) as refused:
+        for event in session.ask(Request(CLIP, QUESTION)):
+            if isinstance(event, Degraded):
+                degraded.append(event.step)
+    assert degraded == (
+        ["bf16 weights", "nf4 weights"]
+        if phase == "load"
+        else ["smallest chunks", "int8 KV cache", "half of the visual tokens"]
+    )
+    assert "smaller model" in refused.value.remedy
+
+
+def test_what_was_said_stays_said() -> None:
+    events = ask(failing("decode", times=1, after=3))
+    texts = [event.text for event in events if isinstance(event, TextDelta)]
+    place = next(number for number, event in enumerate(events) if isinstance(event, Degraded))
+    assert any(isinstance(event, TextDelta) for event in events[:place])
+    assert isinstance(events[-1], Answered)
+    assert "".join(texts).strip() == events[-1].answer.text == ANSWER
+    assert events[-1].answer.timing.tokens == 6
+
+
+def test_three_steps_one_after_the_other() -> None:
+    events = ask(failing("prefill", times=3))
+    assert [event.step for event in events if isinstance(event, Degraded)] == [
+        "smallest chunks", "int8 KV cache", "half of the visual tokens",
+    ]  # fmt: skip
+    assert isinstance(events[-1], Answered)
+    draft = events[-1].answer.plan.draft
+    assert (draft.vision_chunk, draft.prefill_chunk, draft.kv, draft.frames) == (1, 128, "int8", 4)
+    assert events[-1].answer.text == ANSWER
+
+
+def test_a_failed_attempt_leaks_nothing() -> None:
+    live = LiveBytes("cpu")
+    config = EngineConfig(isolate_decoder=False, remember=False)
+    schedule = {"fault": failing("vision", times=0)}
+    with Session(config, fault=lambda phase: schedule["fault"](phase), meter=TensorMeter(live)) as session:
+        list(session.ask(Request(CLIP, QUESTION)))
+        with live:
+            list(session.ask(Request(CLIP, QUESTION)))
+            baseline = live.now
+            for phase in PHASES[1:]:
+                schedule["fault"] = failing(phase, times=2, after=2 if phase == "decode" else 1)
+                list(session.ask(Request(CLIP, QUESTION)))
+                assert live.now == baseline, phase
+
+
+def test_what_the_user_set_is_not_lowered() -> None:
+    config = EngineConfig(isolate_decoder=False, kv="native", prefill_chunk=64, vision_chunk=2)
+    with Session(config, fault=failing("prefill", times=1000)) as session, pytest.raises(DoesNotFit):
+        list(session.ask(Request(CLIP, QUESTION, frames=8, size=(140, 112))))
+    weights = EngineConfig(isolate_decoder=False, weights="fp32")
+    with Session(weights, fault=failing("load", times=1)) as session, pytest.raises(DoesNotFit, match="The load phase"):
+        list(session.ask(Request(CLIP, QUESTION)))
+
+
+def test_other_errors_are_not_taken_for_memory() -> None:
+    def fault(phase: str) -> None:
+        raise RuntimeError("planted")
+
+    with pytest.raises(RuntimeError, match="planted"):
+        ask(fault)
+
+
+def test_on_a_gpu_the_first_step_moves_what_costs_no_quality() -> None:
+    task = made_task(24, 60, SPEC_7B)
+    plan = plan_video(task)
+    first = lower(task, plan, "prefill")
+    assert first.step == "smallest chunks, vision embeddings and tower off the device"
+    place = first.plan.draft.placement
+    assert place.visual_on_host and place.vision_offloaded and not place.kv_on_host
+    assert first.plan.draft.frames == plan.draft.frames and first.plan.draft.weights == plan.draft.weights
+    second = lower(first.task, first.plan, "prefill")
+    third = lower(second.task, second.plan, "prefill")
+    assert second.plan.draft.kv == "int8"
+    assert third.plan.visual_tokens <= plan.visual_tokens // 2
+    peaks = [step.phase_bytes["prefill"] for step in (plan, first.plan, second.plan, third.plan)]
+    assert peaks == sorted(peaks, reverse=True) and len(set(peaks)) == 4
+
+
+def test_less_free_memory_than_planned_is_taken_into_account() -> None:
+    task = made_task(8, 60, SPEC_2B)
+    plan = plan_video(task)
+    squeezed = replace(task, budget_bytes=plan.required_bytes - 200 * 2**20)
+    lowered = lower(squeezed, plan, "vision")
+    assert lowered.plan.required_bytes <= squeezed.budget_bytes

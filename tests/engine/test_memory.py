@@ -1,0 +1,142 @@
+"""The demo model's living tensors against its plan, and what is left after every question."""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.engine.test_demo_parity import CLIP, QUESTION
+from vidqa import EngineConfig, Request, Session
+from vidqa.events import Answered, MemorySampled
+from vidqa.memory import drift
+from vidqa.memory.device import find_device
+from vidqa.memory.estimate import tensor_bytes
+from vidqa.memory.live_bytes import LiveBytes
+from vidqa.memory.tracker import TensorMeter, Tracker
+from vidqa.models.hub import demo_folder
+from vidqa.models.specs import read_spec
+from vidqa.types import Answer, Draft
+
+MIB = 2**20
+SPEC = read_spec(demo_folder())
+
+
+def answered(session: Session, **how: Any) -> Answer:
+    *_, last = session.ask(Request(CLIP, QUESTION, **how))
+    assert isinstance(last, Answered)
+    return last.answer
+
+
+@pytest.fixture
+def counted() -> Iterator[tuple[LiveBytes, Session]]:
+    """A session whose living tensors are counted, the weights among them."""
+    live = LiveBytes("cpu")
+    config = EngineConfig(isolate_decoder=False, remember=False)
+    with Session(config, meter=TensorMeter(live)) as session:
+        answered(session, frames=2, max_tokens=1)
+        assert session.loaded is not None
+        live.count_model(session.loaded.model.model)
+        with live:
+            yield live, session
+
+
+def peaks_of(answer: Answer) -> dict[str, int]:
+    return {use.name: use.peak_bytes for use in answer.memory.phases}
+
+
+def with_chunks(session: Session, draft: dict[str, Any]) -> dict[str, Any]:
+    """Set the chunks on the session's config; returns what is left for the request."""
+    rest = dict(draft)
+    session.config = EngineConfig(
+        isolate_decoder=False, remember=False, vision_chunk=rest.pop("vision"), prefill_chunk=rest.pop("prefill")
+    )
+    return rest
+
+
+DRAFTS = [
+    {"frames": frames, "size": size, "vision": vision, "prefill": prefill, "max_tokens": 4}
+    for frames in (8, 24)
+    for size in ((140, 112), (280, 280), (420, 420))
+    for vision, prefill in ((2, 256), (8, 1024))
+]
+
+
+def test_tensor_bytes_are_those_of_the_plan(counted: tuple[LiveBytes, Session]) -> None:
+    _, session = counted
+    for how in DRAFTS:
+        answer = answered(session, **with_chunks(session, how))
+        planned = tensor_bytes(SPEC, answer.plan.draft, host_pixels=320 * 240)
+        for phase, peak in peaks_of(answer).items():
+            assert peak <= planned[phase] <= peak * 1.02 + 2 * MIB, (phase, how)
+
+
+def test_slopes_of_the_plan_are_those_of_the_tensors(counted: tuple[LiveBytes, Session]) -> None:
+    _, session = counted
+    base = {"frames": 16, "size": (420, 420), "vision": 4, "prefill": 512, "max_tokens": 2}
+
+    def measure(**how: Any) -> tuple[dict[str, int], Draft]:
+        answer = answered(session, **with_chunks(session, base | how))
+        return peaks_of(answer), answer.plan.draft
+
+    for phase, low, high in (
+        ("vision", {"vision": 2}, {"vision": 8}),
+        ("prefill", {"prefill": 256}, {"prefill": 1024}),
+        ("prefill", {"frames": 8}, {"frames": 32}),
+        ("decode", {"frames": 8}, {"frames": 32}),
+    ):
+        (small, less), (large, more) = measure(**low), measure(**high)
+        planned = (
+            tensor_bytes(SPEC, more, host_pixels=320 * 240)[phase]
+            - tensor_bytes(SPEC, less, host_pixels=320 * 240)[phase]
+        )
+        assert planned / (large[phase] - small[phase]) == pytest.approx(1, abs=0.02), (phase, low)
+
+
+def test_200_questions_leave_nothing_behind(counted: tuple[LiveBytes, Session]) -> None:
+    live, session = counted
+    answered(session, frames=2, max_tokens=2)
+    baseline = live.now
+    for number in range(200):
+        answered(session, frames=2 + 2 * (number % 3), max_tokens=1 + number % 3)
+        assert live.now == baseline, number
+
+
+def test_a_stopped_question_leaves_nothing_behind(counted: tuple[LiveBytes, Session]) -> None:
+    live, session = counted
+    answered(session, frames=2, max_tokens=2)
+    baseline = live.now
+    for stop_after in (3, 8, 20):
+        events = session.ask(Request(CLIP, QUESTION))
+        for _ in range(stop_after):
+            next(events)
+        events.close()  # type: ignore[attr-defined]
+        del events
+        assert live.now == baseline, stop_after
+
+
+def test_phases_and_samples_are_told() -> None:
+    with Session(EngineConfig(vision_chunk=1, prefill_chunk=16)) as session:
+        events = list(session.ask(Request(CLIP, QUESTION)))
+    answer = events[-1].answer if isinstance(events[-1], Answered) else None
+    assert answer is not None
+    assert [use.name for use in answer.memory.phases] == ["vision", "prefill", "decode"]
+    for use in answer.memory.phases:
+        assert 0 < use.start_bytes <= use.peak_bytes and use.seconds > 0
+    samples = [event for event in events if isinstance(event, MemorySampled)]
+    assert samples and all(sample.current_bytes > 100 * MIB for sample in samples)
+    seconds = sum(use.seconds for use in answer.memory.phases)
+    assert len(samples) <= 10 * seconds + 2
+    assert answer.memory.measured_peak_bytes == answer.memory.host_peak_bytes
+    assert drift.summary() is not None  # what was planned and measured is remembered
+
+
+def test_a_sample_costs_less_than_a_hundredth() -> None:
+    """Ten samples a second may take a hundredth of it; each takes far less than the millisecond that allows."""
+    tracker, taken = Tracker(find_device("cpu")), 0
+    began = time.process_time()
+    with tracker.phase("vision"):
+        while taken < 3:
+            taken += tracker.sample() is not None
+            time.sleep(0.02)
+    assert (time.process_time() - began) / taken < 0.02

@@ -1,0 +1,239 @@
+"""Every field of a plan is what runs: change one, and the engine changes with it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import pytest
+import torch
+
+from tests.engine.test_demo_parity import CLIP, QUESTION
+from vidqa import EngineConfig, Request, Session
+from vidqa.engine.kv_cache import KVCache
+from vidqa.engine.pipeline import Clock, Hooks, Outcome, Pipeline
+from vidqa.engine.prompt import build_prompt
+from vidqa.engine.speech import Speech
+from vidqa.engine.timing import Stopwatch
+from vidqa.events import Event, Planned, StageProgress, StageStarted
+from vidqa.memory.device import find_device
+from vidqa.memory.estimate import kv_bytes
+from vidqa.memory.tracker import Tracker
+from vidqa.memory.weights import parameters, part_bytes
+from vidqa.models.hub import demo_folder
+from vidqa.models.loader import Loaded, load_model
+from vidqa.types import Draft, Placement, Plan
+from vidqa.video.decode import open_video
+
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What one plan did."""
+
+    events: list[Event]
+    outcome: Outcome
+    loaded: Loaded
+    text: str
+    rows_seen: int
+    kernel: str
+
+    def steps(self, stage: str) -> int:
+        """How often a stage told of progress."""
+        return sum(isinstance(event, StageProgress) and event.stage == stage for event in self.events)
+
+    def total(self, stage: str) -> int:
+        """How many units a stage announced."""
+        return next(event.total for event in self.events if isinstance(event, StageStarted) and event.stage == stage)
+
+
+def base_plan() -> Plan:
+    with Session(EngineConfig(isolate_decoder=False)) as session:
+        return session.plan(Request(CLIP, QUESTION))
+
+
+@contextmanager
+def moved(visual: Any) -> Iterator[list[torch.device]]:
+    """Note where the vision tower is sent."""
+    sent: list[torch.device] = []
+    original = visual.to
+
+    def to(device: Any) -> Any:
+        sent.append(torch.device(device))
+        return original(device)
+
+    visual.to = to
+    try:
+        yield sent
+    finally:
+        del visual.to
+
+
+def run(plan: Plan) -> Ran:
+    """Load and run a plan, without the session between."""
+    draft = plan.draft
+    loaded = load_model(demo_folder(), CPU, draft.weights, draft.dtype, draft.placement)
+    prompt = build_prompt(loaded.tokenizer, loaded.model.spec.video_token, QUESTION, None)
+    speech, hooks = Speech(Request(CLIP, QUESTION)), Hooks(lambda: False, lambda phase: None, lambda phase: None)
+    with open_video(CLIP, isolated=False) as reader:
+        pipeline = Pipeline(
+            loaded, reader, plan, prompt, speech, Tracker(find_device("cpu")), hooks, Clock(Stopwatch())
+        )
+        stage, events = pipeline.run(), []
+        while True:
+            try:
+                events.append(next(stage))
+            except StopIteration as finished:
+                outcome: Outcome = finished.value
+                break
+    seen = outcome.plan.prompt_tokens - len(prompt.head) - len(prompt.tail)
+    return Ran(events, outcome, loaded, speech.text, seen, pipeline.kernel_name)
+
+
+def with_draft(plan: Plan, **how: Any) -> Plan:
+    """The plan with other values in its draft, and the frames that belong to them."""
+    draft = replace(plan.draft, **how)
+    indices = plan.indices[:: len(plan.indices) // draft.frames][: draft.frames]
+    spec_tokens = draft.frames // 2 * (draft.height // 28) * (draft.width // 28)
+    text = plan.prompt_tokens - plan.visual_tokens
+    return replace(plan, draft=draft, indices=indices, visual_tokens=spec_tokens, prompt_tokens=text + spec_tokens)
+
+
+@pytest.fixture(scope="module")
+def plain() -> Plan:
+    return base_plan()
+
+
+@pytest.fixture(scope="module")
+def usual(plain: Plan) -> Ran:
+    return run(plain)
+
+
+def test_the_usual_plan_answers(usual: Ran, plain: Plan) -> None:
+    assert usual.text == "a red circle moves right."
+    planned = next(event for event in usual.events if isinstance(event, Planned)).plan
+    assert planned == plain
+    assert usual.loaded.model.weights_bytes == 4 * parameters(usual.loaded.model.spec)
+
+
+@pytest.mark.parametrize(("frames", "size"), [(4, (112, 140)), (8, (84, 84)), (2, (140, 168))])
+def test_frames_height_and_width(plain: Plan, frames: int, size: tuple[int, int]) -> None:
+    ran = run(with_draft(plain, frames=frames, height=size[0], width=size[1]))
+    assert ran.total("video") == frames
+    assert ran.outcome.plan.visual_tokens == frames // 2 * size[0] * size[1] // 784
+
+
+def test_indices_are_the_frames_that_are_read(plain: Plan) -> None:
+    ran = run(replace(plain, indices=tuple(range(8))))
+    assert ran.outcome.plan.timestamps_seconds == pytest.approx([index / 24 for index in range(8)])
+
+
+@pytest.mark.parametrize(("chunk", "groups"), [(1, 4), (2, 2), (8, 1)])
+def test_vision_chunk(plain: Plan, chunk: int, groups: int) -> None:
+    assert run(with_draft(plain, vision_chunk=chunk)).steps("vision") == groups
+
+
+@pytest.mark.parametrize(("chunk", "passes"), [(16, 7), (64, 2), (1024, 1)])
+def test_prefill_chunk(plain: Plan, chunk: int, passes: int) -> None:
+    assert run(with_draft(plain, prefill_chunk=chunk)).steps("prefill") == passes
+
+
+def test_max_tokens(plain: Plan) -> None:
+    ran = run(with_draft(plain, max_tokens=2))
+    assert (ran.steps("decode"), ran.outcome.reason) == (2, "length")
+
+
+def test_kv_capacity(plain: Plan, usual: Ran) -> None:
+    ran = run(replace(plain, kv_capacity_tokens=plain.kv_capacity_tokens * 2))
+    assert ran.outcome.kv_bytes == 2 * usual.outcome.kv_bytes == 2 * kv_bytes(usual.loaded.model.spec, plain.draft)
+
+
+def test_kv_precision_and_place(plain: Plan, usual: Ran) -> None:
+    small = run(with_draft(plain, kv="int8"))
+    spec = usual.loaded.model.spec
+    one_layer = usual.outcome.kv_bytes // spec.layers
+    assert small.outcome.kv_bytes == kv_bytes(spec, replace(plain.draft, kv="int8")) + one_layer
+    away = run(with_draft(plain, placement=Placement(kv_on_host=True)))
+    assert away.outcome.kv_bytes == usual.outcome.kv_bytes + one_layer
+    assert small.text == away.text == usual.text
+
+
+@pytest.mark.parametrize("weights", ["bf16", "int8", "nf4", "nf4-dq"])
+def test_weights(plain: Plan, usual: Ran, weights: str) -> None:
+    dtype = "bf16" if weights == "bf16" else "fp32"
+    draft = replace(plain.draft, weights=weights, dtype=dtype, kv=dtype)
+    ran = run(replace(plain, draft=draft))
+    assert ran.loaded.model.weights_bytes < usual.loaded.model.weights_bytes
+    spec = ran.loaded.model.spec
+    parts = ("embedding", "layers", "vision")  # lm_head is the embedding table here
+    planned = sum(part_bytes(spec, part, weights, dtype, Placement()) for part in parts)
+    assert ran.loaded.model.weights_bytes <= planned <= ran.loaded.model.weights_bytes + 512 * 250
+    assert ran.text.startswith("a ")
+
+
+def test_dtype(plain: Plan) -> None:
+    draft = replace(plain.draft, weights="bf16", dtype="bf16", kv="bf16")
+    ran = run(replace(plain, draft=draft))
+    assert ran.loaded.model.dtype == torch.bfloat16
+    assert ran.text == "a red circle moves right."
+
+
+def test_attention(plain: Plan, usual: Ran) -> None:
+    loaded, draft = usual.loaded, replace(plain.draft, attention="flex")
+    speech, hooks = Speech(Request(CLIP, QUESTION)), Hooks(lambda: False, lambda phase: None, lambda phase: None)
+    prompt = build_prompt(loaded.tokenizer, loaded.model.spec.video_token, QUESTION, None)
+    with open_video(CLIP, isolated=False) as reader:
+        pipeline = Pipeline(
+            loaded, reader, replace(plain, draft=draft), prompt, speech, Tracker(find_device("cpu")), hooks,
+            Clock(Stopwatch()),
+        )  # fmt: skip
+    assert (usual.kernel, pipeline.kernel_name) == ("sdpa", "flex")
+
+
+def test_quantized_vision_tower_and_lm_head(plain: Plan) -> None:
+    draft = replace(plain.draft, weights="nf4", dtype="fp32", kv="fp32")
+    alone = run(replace(plain, draft=draft)).loaded.model
+    both = run(replace(plain, draft=replace(draft, placement=Placement(vision_quantized=True)))).loaded.model
+    assert both.weights_bytes < alone.weights_bytes - 1_000_000
+    assert type(both.visual.blocks[0].mlp.fc1).__name__ == "Linear4bit"  # type: ignore[index, union-attr]
+
+
+def test_the_vision_tower_leaves_when_the_plan_says(usual: Ran, plain: Plan) -> None:
+    for offloaded, journey in ((False, 1), (True, 2)):
+        loaded = usual.loaded
+        plan = with_draft(plain, placement=Placement(vision_offloaded=offloaded))
+        speech, hooks = Speech(Request(CLIP, QUESTION)), Hooks(lambda: False, lambda phase: None, lambda phase: None)
+        prompt = build_prompt(loaded.tokenizer, loaded.model.spec.video_token, QUESTION, None)
+        with open_video(CLIP, isolated=False) as reader, moved(loaded.model.visual) as sent:
+            list(Pipeline(
+                loaded, reader, plan, prompt, speech, Tracker(find_device("cpu")), hooks, Clock(Stopwatch())
+            ).run())  # fmt: skip
+        assert len(sent) == journey
+
+
+def test_int8_keys_are_close_to_whole_ones() -> None:
+    spec = base_spec()
+    torch.manual_seed(0)
+    caches = [KVCache(spec, 64, torch.float32, CPU, quantized=quantized) for quantized in (False, True)]
+    keys, values = torch.randn(1, spec.kv_heads, 40, spec.head_dim), torch.randn(1, spec.kv_heads, 40, spec.head_dim)
+    whole, small = (cache.view(whole=False).update(keys, values, 1) for cache in caches)
+    for exact, rounded in zip(whole, small, strict=True):
+        scale = exact.abs().amax(dim=-1, keepdim=True) / 127
+        assert ((exact - rounded).abs() <= 0.51 * scale * 1.001).all()
+    assert not caches[1].write(1, keys[:, :, :0], values[:, :, :0]).isnan().any()
+
+
+def base_spec() -> Any:
+    from vidqa.models.specs import read_spec
+
+    return read_spec(demo_folder())
+
+
+def test_no_field_of_a_draft_is_forgotten() -> None:
+    tried = {
+        "frames", "height", "width", "vision_chunk", "prefill_chunk", "max_tokens", "kv", "weights", "dtype",
+        "attention", "placement",
+    }  # fmt: skip
+    only_predicted = {"text_tokens", "batch"}  # the prompt itself says how long it is; one request is one sequence
+    assert {field.name for field in fields(Draft)} == tried | only_predicted

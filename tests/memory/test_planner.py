@@ -1,0 +1,207 @@
+"""The search in plain numbers: what it promises for any budget, clip and question."""
+
+import time
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.memory.made import GIB, SPEC_2B, SPEC_7B, made_device, made_task, made_video
+from vidqa.engine.planning import closer_look, plan_best
+from vidqa.errors import DoesNotFit
+from vidqa.memory import quality
+from vidqa.memory.alternatives import alternatives
+from vidqa.memory.estimate import MARGIN_LIMIT_BYTES, required_bytes
+from vidqa.memory.planner import Task, plan_video
+from vidqa.models.choice import RELEASED
+from vidqa.types import Plan, Request
+
+BUDGETS = st.floats(3.0, 40.0)
+SECONDS = st.floats(0.2, 8000.0)
+SPECS = st.sampled_from([SPEC_2B, SPEC_7B, RELEASED["Qwen/Qwen2.5-VL-7B-Instruct"]])
+TASKS = st.builds(
+    made_task,
+    BUDGETS,
+    SECONDS,
+    SPECS,
+    st.sampled_from(["what happens?", "what does the sign read?"]),
+    quality=st.sampled_from(quality.QUALITIES),
+    max_tokens=st.integers(1, 2000),
+)
+
+
+def planned(task: Task) -> Plan | None:
+    """The plan, or None where nothing fits."""
+    try:
+        return plan_video(task)
+    except DoesNotFit:
+        return None
+
+
+@settings(max_examples=60, deadline=None)
+@given(TASKS)
+def test_a_plan_keeps_what_it_promises(task: Task) -> None:
+    plan = planned(task)
+    if plan is None:
+        return
+    assert sum(line.bytes for line in plan.lines) == plan.required_bytes <= plan.budget_bytes
+    assert plan.required_bytes == required_bytes(task.spec, plan.draft, task.around)
+    assert plan.predicted_peak_bytes == max(plan.phase_bytes.values()) == plan.phase_bytes[plan.peak_phase]
+    assert 0 < plan.margin_bytes <= MARGIN_LIMIT_BYTES
+    assert all(line.bytes > 0 and line.formula for line in plan.lines)
+    assert len(plan.indices) == len(plan.timestamps_seconds) == plan.draft.frames
+    tokens = plan.prompt_tokens + task.request.max_tokens
+    assert tokens <= min(plan.kv_capacity_tokens, task.spec.context_tokens)
+    assert plan.draft.height % 28 == plan.draft.width % 28 == 0
+
+
+@settings(max_examples=60, deadline=None)
+@given(TASKS, st.floats(0.01, 20.0))
+def test_more_memory_never_scores_less(task: Task, more_gib: float) -> None:
+    small = planned(task)
+    large = planned(replace(task, budget_bytes=task.budget_bytes + int(more_gib * GIB)))
+    if small is not None:
+        assert large is not None
+        assert large.score >= small.score
+
+
+@settings(max_examples=40, deadline=None)
+@given(TASKS, st.floats(1.0, 20.0))
+def test_a_longer_clip_stays_within_the_budget(task: Task, times: float) -> None:
+    longer = replace(task, video=made_video(task.video.duration_seconds * times))
+    for plan in (planned(task), planned(longer)):
+        assert plan is None or plan.required_bytes <= task.budget_bytes
+
+
+@settings(max_examples=40, deadline=None)
+@given(TASKS, st.floats(0.5, 60.0))
+def test_a_wait_is_a_second_budget(task: Task, seconds: float) -> None:
+    plan = planned(replace(task, config=replace(task.config, max_wait_seconds=seconds)))
+    assert plan is None or plan.seconds.total_seconds <= seconds
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.floats(8.0, 24.0),
+    st.sampled_from([4, 8, 30]),
+    st.sampled_from([(448, 252), (1008, 560)]),
+    st.sampled_from(["nf4", "int8"]),
+)
+def test_what_the_user_sets_is_kept(gib: float, frames: int, size: tuple[int, int], weights: str) -> None:
+    task = made_task(gib, 60, SPEC_2B, frames=frames, size=size, weights=weights, kv="int8", prefill_chunk=96)
+    draft = plan_video(task).draft
+    assert (draft.frames, draft.width, draft.height, draft.weights, draft.kv) == (frames, *size, weights, "int8")
+    assert draft.prefill_chunk == 96
+
+
+def test_frames_go_before_pixels_until_two_a_second() -> None:
+    short, long = plan_video(made_task(24, 10)).draft, plan_video(made_task(24, 600)).draft
+    assert (short.frames, short.width, short.height) == (20, 1008, 560)
+    assert long.frames > 200 and long.width < 600
+
+
+@pytest.mark.parametrize("gib", [5.0, 8.0, 24.0])
+def test_never_below_the_floor_and_reading_keeps_its_pixels(gib: float) -> None:
+    for question, least in (("what happens?", 128), ("what text is written on the sign?", 576)):
+        plan = plan_video(made_task(gib, 300, SPEC_2B, question))
+        assert SPEC_2B.visual_tokens(2, plan.draft.height, plan.draft.width) >= least
+
+
+def test_16k_tokens_are_enough_unless_the_best_is_asked() -> None:
+    tokens = {name: plan_video(made_task(80, 600, quality=name)).visual_tokens for name in quality.QUALITIES}
+    assert tokens["fast"] <= 4_096 < tokens["balanced"] <= 16_384 < tokens["best"] <= 24_576
+
+
+def test_the_published_order_of_frames() -> None:
+    # BOLT and QuickVideo, Qwen2.5-VL-7B: 53.8, 58.8, 62.2, 62.4 on Video-MME for 8, 16, 32, 64 frames.
+    points = [quality.frames_points(frames) for frames in (8, 16, 32, 64)]
+    assert points == sorted(points) and len(set(points)) == 4
+    scores = [plan_video(made_task(80, 600, frames=frames, size=(448, 252))).score for frames in (8, 16, 32, 64)]
+    assert scores == sorted(scores) and len(set(scores)) == 4
+    assert quality.frames_points(1024) < quality.frames_points(256)
+
+
+def test_every_row_of_the_table_names_its_source() -> None:
+    rows = (*quality.FRAMES, *quality.MODELS)
+    assert all(row.source and row.size > 0 for row in rows)
+    gains = [high.points - low.points for low, high in zip(quality.FRAMES[:-1], quality.FRAMES[1:-1], strict=False)]
+    assert min(gains) > quality.POINTS_PER_HALVED_SLICE  # frames before pixels
+
+
+@pytest.mark.parametrize(
+    ("gib", "weights"), [(7.6, "nf4"), (11.6, "int8"), (15.5, "int8"), (23.5, "bf16"), (39.4, "bf16")]
+)
+def test_7b_finds_room_on_every_card(gib: float, weights: str) -> None:
+    plan = plan_video(made_task(gib, 60, SPEC_7B))
+    assert (plan.draft.weights, plan.draft.frames) == (weights, 120)
+
+
+def test_every_lowered_choice_says_why() -> None:
+    told = " | ".join(plan_video(made_task(7.6, 600, SPEC_7B)).limits)
+    assert "nf4 weights: bf16 would need 1" in told
+    assert "frames (2 per second)" in told and "16,384 visual tokens" in told
+    assert "the embedding table stays in host memory" in told
+    waiting = plan_video(made_task(24, 600, max_wait_seconds=20.0))
+    assert any("--max-wait 20" in limit for limit in waiting.limits)
+    assert plan_video(made_task(24, 10)).limits == ()
+
+
+def test_what_cannot_fit_names_the_smallest_budget_and_the_nearest_plan() -> None:
+    with pytest.raises(DoesNotFit, match=r"7\.6 GiB are free on a GPU") as refused:
+        plan_video(made_task(7.6, 60, SPEC_7B, weights="bf16", frames=64))
+    assert "What fits: --weights nf4 --frames 120" in refused.value.remedy
+    smallest = refused.value.smallest_budget_bytes
+    assert smallest is not None
+    assert plan_video(made_task(smallest / GIB + 0.001, 60, SPEC_7B, weights="bf16", frames=64)).draft.frames == 64
+    with pytest.raises(DoesNotFit, match=r"2\.0 GiB are free") as small:
+        plan_video(made_task(2.0, 60, SPEC_2B))
+    assert "The smallest budget that would do is" in small.value.remedy
+
+
+def test_the_context_and_the_wait_refuse_too() -> None:
+    with pytest.raises(DoesNotFit, match="context is 32,768"):
+        plan_video(made_task(80, 600, frames=768))
+    with pytest.raises(DoesNotFit, match=r"--max-wait is 0\.1 s"):
+        plan_video(made_task(24, 60, max_wait_seconds=0.1))
+
+
+def test_neighbours_of_a_plan() -> None:
+    task = made_task(5.0, 60)
+    plan = plan_video(task)
+    found = {other.kind: other for other in alternatives(task, plan)}
+    assert found["better"].plan.score > plan.score > found["cheaper"].plan.score
+    assert not found["better"].fits and found["cheaper"].fits
+    assert found["cheaper"].plan.required_bytes <= plan.budget_bytes
+
+
+def test_auto_takes_the_model_that_answers_best_and_says_why() -> None:
+    def choose(gib: float) -> Plan:
+        return plan_best([made_task(gib, 60, spec, model=name) for name, spec in (("2B", SPEC_2B), ("7B", SPEC_7B))])[1]
+
+    assert choose(7.6).model == "7B" and choose(7.6).draft.weights == "nf4"
+    assert "7B in nf4 is expected to answer best here" in choose(7.6).limits[0]
+    assert choose(4.0).model == "2B" and "7B needs" in choose(4.0).limits[0]
+
+
+def test_frames_far_apart_are_told_with_the_way_to_look_closer() -> None:
+    sparse = plan_video(made_task(24, 1024))
+    told = closer_look(sparse, Request("clip.mp4", "what?", start_seconds=60.0))
+    assert told is not None and "frames every 4.6 s: shorter events may be missed" in told
+    assert "--start 1:00.0 --end 2:52.0" in told
+    assert closer_look(plan_video(made_task(24, 60)), Request("clip.mp4", "what?")) is None
+
+
+@pytest.mark.parametrize("how", [{}, {"weights": "nf4"}, {"max_wait_seconds": 30.0}, {"quality": "best"}])
+def test_the_search_is_quick(how: dict[str, Any]) -> None:
+    """Far above the 20 ms that it takes: this guards against a search that explodes, not against noise."""
+    task = made_task(6.0, 7200, SPEC_7B, **how)
+    began = time.process_time()
+    plan_video(task)
+    assert time.process_time() - began < 0.5
+
+
+def test_older_cards_compute_in_fp16() -> None:
+    plan = plan_video(made_task(14.56, 60, device=made_device(14.56, bf16=False)))
+    assert (plan.draft.weights, plan.draft.dtype, plan.draft.kv) == ("fp16", "fp16", "fp16")
