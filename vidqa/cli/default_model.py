@@ -47,3 +47,10 @@ def _ask_person(talk: Talk) -> str:
     talk.say(f"fetching {SUGGESTED_MODEL}")
     pull_model(SUGGESTED_MODEL)
     return SUGGESTED_MODEL
+
+
+def planned_model() -> str:
+    """The first cached model, else the one that most cards can run: nobody is asked, nothing is fetched."""
+    from vidqa.models.hub import cached_models
+
+    return next((model.repository for model in cached_models() if model.runnable), SUGGESTED_MODEL)

@@ -43,19 +43,19 @@ def add_parser(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Plan and print; returns the exit code."""
+    from vidqa.cli.default_model import planned_model
     from vidqa.config import load_settings
     from vidqa.engine.planning import check_request, plan_best, tasks_for
     from vidqa.memory.device import find_device
     from vidqa.memory.gpus import as_device, find_gpu
     from vidqa.models.choice import find_checkpoints
-    from vidqa.video.decode import open_video
+    from vidqa.video.probe import probe_facts
 
     request = make_request(arguments, arguments.question)
     check_request(request)
     settings = load_settings()
-    with open_video(request.video, isolated=False) as reader:
-        video = reader.info
-    config = make_config(arguments, settings, arguments.model or settings.model or _default_model())
+    video = probe_facts(request.video)
+    config = make_config(arguments, settings, arguments.model or settings.model or planned_model())
     if arguments.gpu == "all":
         return _print_matrix(arguments.json, config, video, request)
     device = as_device(find_gpu(arguments.gpu)) if arguments.gpu else find_device(config.device)
@@ -67,14 +67,6 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         sys.stdout.write(safe_text("\n".join(_table(tasks[place], plan, others))) + "\n")
     return ExitCode.OK
-
-
-def _default_model() -> str:
-    """The first cached model, else the one that most cards can run: nobody is asked."""
-    from vidqa.cli.default_model import SUGGESTED_MODEL
-    from vidqa.models.hub import cached_models
-
-    return next((model.repository for model in cached_models() if model.runnable), SUGGESTED_MODEL)
 
 
 def _alternatives(task: "Task", plan: Plan) -> "tuple[Alternative, ...]":

@@ -26,6 +26,8 @@ from vidqa.types import Answer, MemoryUse, Plan, Request, Timing
 from vidqa.video.decode import VideoReader, open_video
 
 if TYPE_CHECKING:
+    import numpy
+
     from vidqa.engine.pipeline import Clock, Outcome
     from vidqa.engine.speech import Speech
     from vidqa.memory.tracker import Meter, Tracker
@@ -91,6 +93,18 @@ class Session:
         check_request(request)
         with self._open(request) as reader:
             return self._plan(reader, request, local=False).plan
+
+    def see(self, request: Request) -> tuple[Plan, "list[numpy.ndarray]"]:
+        """The plan and the very pictures (height, width, 3) uint8 that the model would get; loads no weights."""
+        check_request(request)
+        with self._open(request) as reader:
+            plan = self._plan(reader, request, local=False).plan
+            from vidqa.video.patches import resize_frame
+
+            size = (plan.draft.height, plan.draft.width)
+            frames = [resize_frame(frame.rgb, *size).permute(1, 2, 0).numpy() for frame in reader.frames(plan.indices)]
+            reader.check_coverage(plan.indices)
+            return plan, frames
 
     def ask(self, request: Request) -> Iterator[Event]:
         """Answer one question. Raises VidqaError children; closing the iterator frees what it held."""

@@ -55,6 +55,8 @@ def resolve_model(name: str) -> Path:
 
 
 def _cached_folder(repository: str) -> Path:
+    if not (cache_folder() / f"models--{repository.replace('/', '--')}").is_dir():
+        raise missing(repository)  # told without the hub's library, whose import takes longest here
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
@@ -100,6 +102,8 @@ def cache_folder() -> Path:
 
 def cached_models() -> list[CachedModel]:
     """Vision-language models of the Qwen family in the cache, runnable ones first, then by name."""
+    if not any(cache_folder().glob("models--*")):
+        return []
     from huggingface_hub import scan_cache_dir
     from huggingface_hub.errors import CacheNotFound
 

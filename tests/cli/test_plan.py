@@ -1,0 +1,113 @@
+"""`vidqa plan` as a user types it: the table, the matrix, the JSON, what it refuses, and what it leaves unloaded."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vidqa.cli.main import run
+from vidqa.cli.output import ExitCode
+
+CLIP = str(Path(__file__).parents[2] / "assets" / "demo.mp4")
+
+
+def plan(*words: str) -> int:
+    return run(["plan", CLIP, *words])
+
+
+def plan_object(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
+    assert plan(*words, "--json") == ExitCode.OK
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return found
+
+
+def test_the_table_shows_the_arithmetic(capsys: pytest.CaptureFixture[str]) -> None:
+    assert plan("--gpu", "rtx4060", "--model", "7b") == ExitCode.OK
+    shown = capsys.readouterr().out
+    for word in ("nf4 weights", "8 frames", "budget 7.6 GiB", "6,525,621,760 parameters in nf4", "margin", "total",
+                 "phases", "compare", "limit     nf4 weights: bf16 would need", "frames at 0:00.0 0:00.6"):  # fmt: skip
+        assert word in shown
+    assert "[█" in shown
+
+
+def test_the_object_has_the_documented_fields(capsys: pytest.CaptureFixture[str]) -> None:
+    found = plan_object(capsys, "--gpu", "t4", "--model", "2b", "--max-tokens", "32")
+    assert set(found) == {"schema_version", "video", "plan", "alternatives"}
+    planned = found["plan"]
+    assert sum(line["bytes"] for line in planned["lines"]) == planned["required_bytes"]
+    assert planned["required_bytes"] == planned["predicted_peak_bytes"] + planned["margin_bytes"]
+    assert planned["required_bytes"] <= planned["budget_bytes"]
+    assert max(planned["phase_bytes"].values()) == planned["predicted_peak_bytes"]
+    assert planned["weights"] == planned["dtype"] == "fp16"
+    assert all({"name", "bytes", "formula"} == set(line) for line in planned["lines"])
+    assert [other["kind"] for other in found["alternatives"]] == ["cheaper"]
+
+
+def test_it_is_the_object_of_ask(capsys: pytest.CaptureFixture[str]) -> None:
+    planned = plan_object(capsys, "--model", "demo", "--device", "cpu")["plan"]
+    assert run(["ask", CLIP, "what happens?", "--model", "demo", "--device", "cpu", "--json"]) == ExitCode.OK
+    ran = json.loads(capsys.readouterr().out)["plan"]
+    assert planned.keys() == ran.keys()
+    same = ("model", "device", "weights", "kv", "frames", "height", "width", "timestamps_s", "kv_capacity_tokens")
+    assert {key: planned[key] for key in same} == {key: ran[key] for key in same}
+
+
+def test_every_gpu_of_the_catalog(capsys: pytest.CaptureFixture[str]) -> None:
+    assert plan("--gpu", "all") == ExitCode.OK
+    shown = capsys.readouterr().out
+    assert "Qwen2-VL-2B native" in shown and "Qwen2-VL-7B nf4" in shown
+    assert len(shown.splitlines()) > 30
+    t4 = next(line for line in shown.splitlines() if "NVIDIA T4" in line)
+    assert "8 × 392×280" in t4 and "–" in t4
+    cells = plan_object(capsys, "--gpu", "all", "--model", "demo", "--weights", "nf4")["matrix"]
+    assert {cell["model"] for cell in cells} == {"demo"}
+    assert all(cell["plan"]["weights"] == "nf4" for cell in cells if cell["plan"])
+
+
+def test_auto_says_which_model_and_why(capsys: pytest.CaptureFixture[str]) -> None:
+    assert plan("--gpu", "rtx4060", "--model", "auto") == ExitCode.OK
+    shown = capsys.readouterr().out
+    assert "Qwen/Qwen2-VL-7B-Instruct in nf4 is expected to answer best here" in shown
+    assert "72B-Instruct needs" in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["--gpu", "rtx4060", "--model", "7b", "--weights", "bf16"], ExitCode.DOES_NOT_FIT, "What fits: --weights nf4"),
+        (["--gpu", "abacus"], ExitCode.USAGE, "abacus"),
+        (["--vram", "100MiB", "--model", "2b"], ExitCode.DOES_NOT_FIT, "100.0 MiB are free"),
+        (["--vram", "1GiB", "--reserve", "2GiB", "--model", "2b"], ExitCode.USAGE, "Nothing is left"),
+        (["--max-wait", "never"], ExitCode.USAGE, "not a span"),
+        (["--prefill-chunk", "0"], ExitCode.USAGE, "--prefill-chunk 0"),
+        (["--model", "someone/else"], ExitCode.MODEL_MISSING, "someone/else"),
+        (["", "--gpu", "t4"], ExitCode.USAGE, "question is empty"),
+    ],
+)
+def test_what_cannot_be_is_one_paragraph(
+    words: Sequence[str], code: ExitCode, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert plan(*words) == code
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert said in " ".join(told.err.split())
+
+
+def test_qwen25_is_planned_and_refused_to_run(capsys: pytest.CaptureFixture[str]) -> None:
+    assert plan("--gpu", "rtx4090", "--model", "Qwen/Qwen2.5-VL-3B-Instruct") == ExitCode.OK
+    assert "Qwen2.5-VL-3B" in capsys.readouterr().out
+
+
+def test_no_torch_is_imported() -> None:
+    code = (
+        "import sys\nfrom vidqa.cli.main import run\n"
+        f"run(['plan', {CLIP!r}, '--gpu', 'all', '--model', 'demo'])\n"
+        "heavy = [name for name in ('torch', 'transformers', 'numpy', 'huggingface_hub') if name in sys.modules]\n"
+        "sys.stderr.write(' '.join(heavy))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == ""

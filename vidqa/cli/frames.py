@@ -1,0 +1,48 @@
+"""`vidqa frames VIDEO -o SHEET.png`: the very frames, sizes and times that the model gets.
+
+Plans as `ask` does, decodes and resizes as `ask` does, and writes one picture.
+"""
+
+import argparse
+from typing import Any
+
+from vidqa.cli.options import add_plan_options, add_video_options, make_config, make_request
+from vidqa.cli.output import ExitCode, Talk
+
+
+def add_parser(commands: Any) -> None:
+    """Declare the command and its options."""
+    parser = commands.add_parser(
+        "frames",
+        help="write the frames that the model would see as one picture",
+        description="Writes the frames that a plan samples, at their size and with their times, as one PNG.",
+    )
+    parser.add_argument("video", metavar="VIDEO", help="a video file")
+    parser.add_argument("question", metavar="QUESTION", nargs="?", default="what happens?",
+                        help="a question about text in the picture keeps the pixels it needs")  # fmt: skip
+    parser.add_argument("-o", "--output", metavar="FILE", default="frames.png", help="default frames.png")
+    parser.add_argument("--columns", type=int, metavar="N", help="frames side by side")
+    add_video_options(parser)
+    add_plan_options(parser)
+    parser.add_argument("--quiet", action="store_true", help="nothing but errors on stderr")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Plan, decode, write; returns the exit code."""
+    from vidqa.cli.default_model import planned_model
+    from vidqa.config import load_settings
+    from vidqa.engine.session import Session
+    from vidqa.text import safe_line
+    from vidqa.video.contact_sheet import write_sheet
+
+    request, settings = make_request(arguments, arguments.question), load_settings()
+    config = make_config(arguments, settings, arguments.model or settings.model or planned_model())
+    with Session(config) as session:
+        plan, pictures = session.see(request)
+    width, height = write_sheet(pictures, plan.timestamps_seconds, arguments.output, columns=arguments.columns)
+    draft = plan.draft
+    Talk(arguments.quiet).say(
+        f"{safe_line(arguments.output)}: {draft.frames} frames of {draft.width}×{draft.height} in {width}×{height} pixels"
+    )
+    return ExitCode.OK
