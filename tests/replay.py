@@ -17,6 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 
 from vidqa.memory.live_bytes import LiveBytes
+from vidqa.memory.weights import QUANTIZED
 from vidqa.models.attention import register
 from vidqa.models.qwen2_vl import Qwen2VL
 from vidqa.models.specs import ModelSpec
@@ -87,6 +88,39 @@ class ReplayedLinear4bit(nn.Module):
 _PLAIN = Placement()
 
 
+class ReplayedLinear8bit(nn.Module):
+    """bitsandbytes' Linear8bitLt: int8 weights with a float32 scale a row, and what its steps allocate."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.outputs = linear.out_features
+        self.packed = torch.empty(linear.weight.shape, dtype=torch.int8, device=linear.weight.device)
+        self.absmax = torch.empty(linear.out_features, device=linear.weight.device)
+        self.bias = linear.bias
+
+    def forward(self, states: Tensor) -> Tensor:
+        # bitsandbytes/autograd/_functions.py, MatMul8bitLt, and backends/default/ops.py: rows to int8
+        # by way of float16, the product in int32, dequantised in float16, then cast.
+        rows = states.reshape(-1, states.shape[-1])
+        quantized = self._rows(rows.to(torch.float16))
+        outliers = max(rows.shape[1] // 64, 1)
+        picked = rows[:, :outliers].contiguous()
+        columns = self.packed[:, :outliers].contiguous()
+        whole = torch.empty(rows.shape[0], self.outputs, dtype=torch.int32, device=rows.device)
+        half = torch.empty(whole.shape, dtype=torch.float16, device=rows.device)
+        out = half.to(states.dtype)
+        del quantized, picked, columns, whole, half
+        return out.view(*states.shape[:-1], self.outputs)
+
+    @staticmethod
+    def _rows(half: Tensor) -> Tensor:
+        """Rows as int8; the outlier mask lives while they are made."""
+        outliers = half.abs() >= 6.0
+        made = torch.empty(half.shape, dtype=torch.int8, device=half.device)
+        del outliers
+        return made
+
+
 @dataclass
 class Replay:
     """A fake model with its counter; valid inside `replayed`."""
@@ -133,12 +167,12 @@ def replayed(spec: ModelSpec, weights: str, placement: Placement = _PLAIN) -> It
         with torch.device("cuda"), no_init_weights(), _default_dtype(dtype):
             model = Qwen2VLForConditionalGeneration(build_config(spec)).eval()
             model.tie_weights()
-        if weights.startswith("nf4"):
+        if weights in QUANTIZED:
             _quantize(model.model.language_model, weights)
             if placement.vision_quantized:
                 _quantize(model.model.visual, weights)
             if placement.lm_head_quantized:
-                model.lm_head = ReplayedLinear4bit(model.lm_head, weights == "nf4-dq")
+                model.lm_head = _quantized(model.lm_head, weights)
         if placement.embedding_on_host:
             table = model.get_input_embeddings()
             table.weight = nn.Parameter(torch.empty(table.weight.shape, dtype=dtype), requires_grad=False)
@@ -167,10 +201,16 @@ def tensors_of(model: nn.Module) -> Iterator[Tensor]:
     for module in model.modules():
         if isinstance(module, ReplayedLinear4bit):
             yield from (module.packed, module.absmax, module.code, *module.nested)
+        if isinstance(module, ReplayedLinear8bit):
+            yield from (module.packed, module.absmax)
 
 
 def _quantize(tower: nn.Module, weights: str) -> None:
     for module in list(tower.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, nn.Linear):
-                setattr(module, name, ReplayedLinear4bit(child, weights == "nf4-dq"))
+                setattr(module, name, _quantized(child, weights))
+
+
+def _quantized(linear: nn.Linear, weights: str) -> nn.Module:
+    return ReplayedLinear8bit(linear) if weights == "int8" else ReplayedLinear4bit(linear, weights == "nf4-dq")

@@ -16,7 +16,8 @@ from vidqa.types import Placement
 
 ATTENTION_CHOICES = ("auto", "sdpa", "flex")
 QUALITY_CHOICES = ("fast", "balanced", "best")
-WEIGHT_CHOICES = ("fp32", "bf16", "fp16", "int8", "nf4", "nf4-dq")
+WEIGHT_CHOICES = ("fp32", "bf16", "fp16", "int8", "nf4", "nf4-dq", "fp8")
+PLANNED_ONLY = ("fp8",)
 KV_CHOICES = ("native", "int8")
 
 

@@ -85,7 +85,7 @@ def test_auto_says_which_model_and_why(capsys: pytest.CaptureFixture[str]) -> No
         (["--max-wait", "never"], ExitCode.USAGE, "not a span"),
         (["--prefill-chunk", "0"], ExitCode.USAGE, "--prefill-chunk 0"),
         (["--model", "someone/else"], ExitCode.MODEL_MISSING, "someone/else"),
-        (["", "--gpu", "t4"], ExitCode.USAGE, "question is empty"),
+        (["--question", " ", "--gpu", "t4"], ExitCode.USAGE, "question is empty"),
     ],
 )
 def test_what_cannot_be_is_one_paragraph(

@@ -8,15 +8,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.memory.made import GIB, SPEC_2B, SPEC_7B, made_device, made_task, made_video
+from tests.memory.made import GIB, SPEC_2B, SPEC_7B, made_device, made_draft, made_task, made_video
 from vidqa.engine.planning import closer_look, plan_best
 from vidqa.errors import DoesNotFit
 from vidqa.memory import quality
 from vidqa.memory.alternatives import alternatives
-from vidqa.memory.estimate import MARGIN_LIMIT_BYTES, required_bytes
+from vidqa.memory.estimate import MARGIN_LIMIT_BYTES, required_bytes, tensor_bytes
 from vidqa.memory.planner import Task, plan_video
+from vidqa.memory.weights import part_bytes
 from vidqa.models.choice import RELEASED
-from vidqa.types import Plan, Request
+from vidqa.types import Placement, Plan, Request
 
 BUDGETS = st.floats(3.0, 40.0)
 SECONDS = st.floats(0.2, 8000.0)
@@ -172,7 +173,7 @@ def test_neighbours_of_a_plan() -> None:
     plan = plan_video(task)
     found = {other.kind: other for other in alternatives(task, plan)}
     assert found["better"].plan.score > plan.score > found["cheaper"].plan.score
-    assert not found["better"].fits and found["cheaper"].fits
+    assert found["better"].held_back_by and found["cheaper"].held_back_by is None
     assert found["cheaper"].plan.required_bytes <= plan.budget_bytes
 
 
@@ -205,3 +206,22 @@ def test_the_search_is_quick(how: dict[str, Any]) -> None:
 def test_older_cards_compute_in_fp16() -> None:
     plan = plan_video(made_task(14.56, 60, device=made_device(14.56, bf16=False)))
     assert (plan.draft.weights, plan.draft.dtype, plan.draft.kv) == ("fp16", "fp16", "fp16")
+
+
+def test_a_batch_multiplies_what_belongs_to_a_sequence() -> None:
+    one, four = (tensor_bytes(SPEC_2B, made_draft(batch=batch)) for batch in (1, 4))
+    weights = tensor_bytes(SPEC_2B, made_draft())["load"]
+    assert one["load"] == four["load"] == weights
+    assert (four["decode"] - weights) / (one["decode"] - weights) == pytest.approx(4, rel=0.01)
+    assert (four["prefill"] - weights) / (one["prefill"] - weights) == pytest.approx(4, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("weights", "gib"),
+    [("fp32", 33.17), ("bf16", 16.58), ("int8", 10.06), ("fp8", 10.06), ("nf4", 7.20), ("nf4-dq", 6.90)],
+)
+def test_weights_of_the_7b(weights: str, gib: float) -> None:
+    dtype = weights if weights in ("fp32", "bf16") else "bf16"
+    parts = ("embedding", "layers", "lm_head", "vision")
+    total = sum(part_bytes(SPEC_7B, part, weights, dtype, Placement()) for part in parts)
+    assert total / 1e9 == pytest.approx(gib, abs=0.01)

@@ -20,14 +20,14 @@ from vidqa.engine.prefill import prefill
 from vidqa.engine.vision import GroupEncoder, Picture
 from vidqa.memory.activations import prompt_tokens
 from vidqa.memory.estimate import kv_capacity, tensor_bytes
-from vidqa.memory.weights import parameters
+from vidqa.memory.weights import QUANTIZED, parameters
 from vidqa.models.attention import make_kernel
 from vidqa.models.specs import ModelSpec
 from vidqa.types import Draft, Placement
 
 MIB = 2**20
 MODELS = {"2B": SPEC_2B, "7B": SPEC_7B}
-SETUPS = (("2B", "bf16"), ("2B", "nf4"), ("7B", "bf16"), ("7B", "nf4"), ("7B", "nf4-dq"))
+SETUPS = (("2B", "bf16"), ("2B", "nf4"), ("7B", "bf16"), ("7B", "nf4"), ("7B", "int8"))
 SHAPES = ((2, 560, 1008), (4, 560, 1008), (6, 252, 448), (8, 252, 448), (16, 252, 448), (32, 112, 140))
 CHUNKS = ((1, 256), (2, 512), (8, 1024))
 MOST_PASSES = 2  # a replayed prefill chunk takes a quarter of a second
@@ -116,7 +116,7 @@ def test_weights_are_counted_to_the_byte(model: str, weights: str) -> None:
     with replayed(spec, weights) as replay:
         resting = replay.live.now
     planned = tensor_bytes(spec, draft)["load"]
-    staging = 4 * 2 * spec.hidden * spec.intermediate if weights.startswith("nf4") else 0
+    staging = 4 * 2 * spec.hidden * spec.intermediate if weights in QUANTIZED else 0
     assert planned - staging == resting
 
 
@@ -147,6 +147,7 @@ LEVERS = (
     ("7B", "nf4", "bf16", Placement(visual_on_host=True, embedding_on_host=True, vision_offloaded=True)),
     ("7B", "nf4", "bf16", Placement(vision_quantized=True, lm_head_quantized=True)),
     ("7B", "nf4", "int8", Placement()),
+    ("7B", "nf4-dq", "bf16", Placement()),
     ("2B", "bf16", "int8", Placement(kv_on_host=True)),
     ("2B", "bf16", "bf16", Placement(kv_on_host=True, visual_on_host=True)),
 )

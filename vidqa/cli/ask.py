@@ -105,23 +105,17 @@ def _render(events: Iterator[Any], talk: Talk, as_object: bool) -> Answer:
     """Show the events as they come; returns the answer."""
     from vidqa.events import Answered, Degraded, MemorySampled, Noted, Planned, StageProgress, StageStarted, TextDelta
 
-    streamed, told = False, False
+    streamed, planned_bytes = False, 0
     for event in events:
         match event:
-            case Planned(video, plan) if not told:
-                told = True
-                talk.say(_model_line(plan))
-                talk.say(_plan_line(video, plan))
-                for limit in plan.limits:
-                    talk.say(f"limit: {limit}")
+            case Planned(video, plan):
+                if not planned_bytes:
+                    _introduce(video, plan, talk)
+                planned_bytes = plan.predicted_peak_bytes
             case MemorySampled():
-                talk.memory(event)
+                talk.memory(event, planned_bytes)
             case Degraded(phase, step, plan):
-                draft = plan.draft
-                talk.say(
-                    f"{phase} ran out of memory; going on with {step}: {draft.frames} frames of "
-                    f"{draft.width}×{draft.height}, {format_bytes(plan.predicted_peak_bytes)}"
-                )
+                talk.say(("\n" if streamed else "") + _degraded_line(phase, step, plan))
             case StageStarted() | StageProgress():
                 if not (event.stage == "decode" and not as_object):
                     talk.progress(event)
@@ -140,6 +134,22 @@ def _render(events: Iterator[Any], talk: Talk, as_object: bool) -> Answer:
                     sys.stdout.flush()
                 return answer
     raise RuntimeError("the session ended without an answer")
+
+
+def _introduce(video: VideoInfo, plan: Plan, talk: Talk) -> None:
+    """Say what will run, and what it was limited by."""
+    talk.say(_model_line(plan))
+    talk.say(_plan_line(video, plan))
+    for limit in plan.limits:
+        talk.say(f"limit: {limit}")
+
+
+def _degraded_line(phase: str, step: str, plan: Plan) -> str:
+    draft = plan.draft
+    return (
+        f"{phase} ran out of memory; going on with {step}: {draft.frames} frames of {draft.width}×{draft.height}, "
+        f"{format_bytes(plan.predicted_peak_bytes)}"
+    )
 
 
 def _model_line(plan: Plan) -> str:

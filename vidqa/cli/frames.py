@@ -18,8 +18,12 @@ def add_parser(commands: Any) -> None:
         description="Writes the frames that a plan samples, at their size and with their times, as one PNG.",
     )
     parser.add_argument("video", metavar="VIDEO", help="a video file")
-    parser.add_argument("question", metavar="QUESTION", nargs="?", default="what happens?",
-                        help="a question about text in the picture keeps the pixels it needs")  # fmt: skip
+    parser.add_argument(
+        "--question",
+        metavar="TEXT",
+        default="what happens?",
+        help="a question about text in the picture keeps the pixels it needs",
+    )
     parser.add_argument("-o", "--output", metavar="FILE", default="frames.png", help="default frames.png")
     parser.add_argument("--columns", type=int, metavar="N", help="frames side by side")
     add_video_options(parser)
@@ -42,7 +46,6 @@ def run(arguments: argparse.Namespace) -> int:
         plan, pictures = session.see(request)
     width, height = write_sheet(pictures, plan.timestamps_seconds, arguments.output, columns=arguments.columns)
     draft = plan.draft
-    Talk(arguments.quiet).say(
-        f"{safe_line(arguments.output)}: {draft.frames} frames of {draft.width}×{draft.height} in {width}×{height} pixels"
-    )
+    told = f"{draft.frames} frames of {draft.width}×{draft.height} in {width}×{height} pixels"
+    Talk(arguments.quiet).say(f"{safe_line(arguments.output)}: {told}")
     return ExitCode.OK

@@ -109,9 +109,12 @@ class Talk:
         self._stages[event.stage] = (done, event.total)
         self._draw()
 
-    def memory(self, sample: MemorySampled) -> None:
+    def memory(self, sample: MemorySampled, planned_bytes: int) -> None:
         """Show how memory stands at the end of the line of bars."""
-        self._memory = f"  {format_bytes(sample.current_bytes)}, peak {format_bytes(sample.peak_bytes)}"
+        self._memory = (
+            f"  {format_bytes(sample.current_bytes)} of {format_bytes(planned_bytes)} planned, "
+            f"peak {format_bytes(sample.peak_bytes)}"
+        )
         if sample.other_bytes:
             self._memory += f", others {format_bytes(sample.other_bytes)}"
         if self._bars and self._stages:

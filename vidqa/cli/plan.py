@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from vidqa.memory.planner import Task
     from vidqa.types import Request
 
-_DEFAULT_QUESTION = "what happens?"
 _BAR_CELLS = 60
+_TIMES_SHOWN = 24
 _SHADES = "█▓▒░"
 
 
@@ -32,8 +32,12 @@ def add_parser(commands: Any) -> None:
         description="Shows frames, resolution, precision and chunks that fit, with the arithmetic. Loads no weights.",
     )
     parser.add_argument("video", metavar="VIDEO", help="a video file")
-    parser.add_argument("question", metavar="QUESTION", nargs="?", default=_DEFAULT_QUESTION,
-                        help="a question about text in the picture keeps the pixels it needs")  # fmt: skip
+    parser.add_argument(
+        "--question",
+        metavar="TEXT",
+        default="what happens?",
+        help="a question about text in the picture keeps the pixels it needs",
+    )
     parser.add_argument("--gpu", metavar="NAME", help="plan for another GPU, for example t4; `all` prints a table")
     add_video_options(parser)
     add_plan_options(parser)
@@ -82,7 +86,15 @@ def _object(video: VideoInfo, plan: Plan, others: "tuple[Alternative, ...]") -> 
         "schema_version": SCHEMA_VERSION,
         "video": video_object(video),
         "plan": plan_object(plan),
-        "alternatives": [{"kind": other.kind, "fits": other.fits, "plan": plan_object(other.plan)} for other in others],
+        "alternatives": [
+            {
+                "kind": other.kind,
+                "fits": not other.held_back_by,
+                "held_back_by": other.held_back_by,
+                "plan": plan_object(other.plan),
+            }
+            for other in others
+        ],
     }
 
 
@@ -111,8 +123,16 @@ def _table(task: "Task", plan: Plan, others: "tuple[Alternative, ...]") -> list[
     lines += [f"compare   {format_bytes(plain)} in one pass with unfused attention and 16-bit weights"]
     lines += [f"limit     {limit}" for limit in plan.limits]
     lines += [f"{other.kind:<10}{_alternative(other)}" for other in others]
-    times = " ".join(format_timestamp(seconds) for seconds in plan.timestamps_seconds)
-    return [*lines, f"frames at {times}"]
+    return [*lines, f"frames at {_times(plan)}"]
+
+
+def _times(plan: Plan) -> str:
+    """When the frames are taken; of many the first and the last ones."""
+    times = [format_timestamp(seconds) for seconds in plan.timestamps_seconds]
+    if len(times) > _TIMES_SHOWN:
+        half = _TIMES_SHOWN // 2
+        times = [*times[:half], "…", *times[-half:], "(--json lists them all)"]
+    return " ".join(times)
 
 
 def _size(plan: Plan) -> str:
@@ -130,10 +150,10 @@ def _seconds(plan: Plan) -> str:
 
 def _alternative(other: "Alternative") -> str:
     plan = other.plan
-    fits = "" if other.fits else f" of {format_bytes(plan.budget_bytes)}: does not fit"
+    held_back = f"; not taken: {other.held_back_by}" if other.held_back_by else ""
     return (
-        f"{_size(plan)}: {format_bytes(plan.required_bytes)}{fits}, about {plan.seconds.total_seconds:.0f} s, "
-        f"score {plan.score:.1f}"
+        f"{_size(plan)}: {format_bytes(plan.required_bytes)}, about {plan.seconds.total_seconds:.0f} s, "
+        f"score {plan.score:.1f}{held_back}"
     )
 
 

@@ -21,7 +21,7 @@ from vidqa.engine.speech import Speech
 from vidqa.engine.timing import Stopwatch, Timed
 from vidqa.engine.vision import EncodedGroup, GroupEncoder, Picture
 from vidqa.errors import Interrupted
-from vidqa.events import Event, Noted, Planned, StageProgress, StageStarted, TextDelta
+from vidqa.events import Event, Noted, StageProgress, StageStarted, TextDelta
 from vidqa.memory.tracker import Tracker
 from vidqa.models.attention import Kernel, make_kernel
 from vidqa.types import FinishReason, Plan
@@ -92,7 +92,6 @@ class Pipeline:
 
     def run(self) -> Generator[Event, None, Outcome]:
         """Yield the events of one attempt; returns how it went."""
-        yield Planned(self._reader.info, self._plan)
         yield from self._measured("vision", self._see())
         logits, position, cache = yield from self._measured("prefill", self._read())
         reason = yield from self._measured("decode", self._write(logits, position, cache))

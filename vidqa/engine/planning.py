@@ -6,7 +6,7 @@ No weights, no frame, no torch. The search itself is `memory/planner.py`.
 from collections.abc import Sequence
 from dataclasses import replace
 
-from vidqa.config import EngineConfig
+from vidqa.config import PLANNED_ONLY, EngineConfig
 from vidqa.errors import DoesNotFit, UsageError
 from vidqa.memory.drift import measured_runtime
 from vidqa.memory.estimate import Surroundings, rounding_bytes
@@ -41,6 +41,14 @@ def check_request(request: Request) -> None:
         raise UsageError(f"--temperature {request.temperature} is not 0 or more.", "Use 0 for the likeliest words.")
     if not 0 < request.top_p <= 1:
         raise UsageError(f"--top-p {request.top_p} is not above 0 and at most 1.", "Use for example 0.9.")
+
+
+def check_config(config: EngineConfig) -> None:
+    """Refuse to run what can only be planned; raises UsageError."""
+    if config.weights in PLANNED_ONLY:
+        raise UsageError(
+            f"{config.weights} weights can be planned, but vidqa does not run them yet.", "Use --weights int8 or nf4."
+        )
 
 
 def most_text_tokens(request: Request) -> int:

@@ -13,10 +13,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from vidqa.config import EngineConfig
-from vidqa.engine.planning import budget_bytes, check_request, closer_look, plan_best, tasks_for
+from vidqa.engine.planning import budget_bytes, check_config, check_request, closer_look, plan_best, tasks_for
 from vidqa.engine.timing import Stopwatch
 from vidqa.errors import Interrupted, UsageError
-from vidqa.events import Answered, Degraded, Event, Noted, StageProgress, StageStarted
+from vidqa.events import Answered, Degraded, Event, Noted, Planned, StageProgress, StageStarted
 from vidqa.memory import drift
 from vidqa.memory.degrade import MAX_STEPS, gave_up, lower
 from vidqa.memory.device import find_device, reread
@@ -109,6 +109,7 @@ class Session:
     def ask(self, request: Request) -> Iterator[Event]:
         """Answer one question. Raises VidqaError children; closing the iterator frees what it held."""
         check_request(request)
+        check_config(self.config)
         return self._ask(request)
 
     def cancel(self) -> None:
@@ -205,11 +206,12 @@ class Session:
         tracker, clock = Tracker(run.task.device, self._meter), Clock(run.watch)
         hooks = Hooks(self._cancelled.is_set, self._fault, run.enter)
         pipeline = Pipeline(loaded, reader, plan, prompt, run.speech, tracker, hooks, clock)
-        outcome = yield from pipeline.run()
-        notes = list(reader.notes)
-        if note := closer_look(outcome.plan, request):
-            notes.append(note)
+        yield Planned(reader.info, plan)
+        note = closer_look(plan, request)
+        if note and not run.degraded:
             yield Noted(note)
+        outcome = yield from pipeline.run()
+        notes = [*([note] if note else []), *reader.notes]
         memory = self._memory(run, loaded, tracker, outcome)
         if self.config.remember:
             self._remember(run, memory)
@@ -237,6 +239,7 @@ class Session:
         from vidqa.models.loader import load_model, torch_device
 
         self._fault("load")
+        self._look_again(run)
         device, draft = torch_device(run.plan.device), run.plan.draft
         self._runtime_bytes = runtime_bytes(run.task.device)
         self._loaded = load_model(run.checkpoint.local_folder(), device, draft.weights, draft.dtype, draft.placement)
@@ -246,6 +249,14 @@ class Session:
         run.load_seconds += watch.seconds()
         run.watch.exclude(watch.seconds())
         return self._loaded
+
+    def _look_again(self, run: _Run) -> None:
+        """Others may have taken memory since the plan was made: plan anew where it would no longer fit."""
+        device = reread(run.task.device)
+        budget = budget_bytes(device, self.config)
+        if budget < run.plan.required_bytes:
+            run.task = replace(run.task, device=device, budget_bytes=budget)
+            run.plan = plan_video(run.task)
 
     def _memory(self, run: _Run, loaded: "Loaded", tracker: "Tracker", outcome: "Outcome") -> MemoryUse:
         from vidqa.memory.tracker import host_peak_bytes

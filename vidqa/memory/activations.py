@@ -54,7 +54,8 @@ def chunk_bytes(spec: "ModelSpec", draft: Draft) -> int:
     """A prefill chunk of n tokens in one layer: H hidden, I inside the MLP, K = kv_heads · head_dim.
 
     MLP, at the product of its two halves: the chunk's embeddings, the layer's input, the sum after
-    attention and its norm (4·n·H), the two halves and their product (3·n·I). Attention, while the
+    attention and its norm (4·n·H), and what `_mlp_bytes` says: the two halves and their product
+    (3·n·I) where nothing is quantized. Attention, while the
     queries are rotated: 7·n·H + 2·n·K. To these cosine and sine (2·n·head_dim). A 4-bit layer
     makes a 16-bit copy of its matrix instead of the product: 4·n·H + 2·n·I + H·I.
     """
@@ -77,25 +78,42 @@ def worst_pass(spec: "ModelSpec", draft: Draft) -> tuple[int, int]:
 def chunk_formula(spec: "ModelSpec", draft: Draft) -> str:
     """The larger of the formulas of `chunk_bytes` with its numbers."""
     tokens, _ = worst_pass(spec, draft)
-    whole = f"{tokens} tokens · (4 · {spec.hidden} + 3 · {spec.intermediate})"
-    if draft.weights in QUANTIZED and spec.hidden > tokens:
-        return f"{tokens} tokens · (4 · {spec.hidden} + 2 · {spec.intermediate}) + {spec.hidden} · {spec.intermediate}"
-    return whole
+    hidden, wide = spec.hidden, spec.intermediate
+    if draft.weights == "int8":
+        return f"{tokens} tokens · (4 · {hidden} + {wide} in {draft.dtype}, int32, fp16 and cast)"
+    if draft.weights in QUANTIZED and hidden > tokens:
+        return f"{tokens} tokens · (4 · {hidden} + 2 · {wide}) + {hidden} · {wide}"
+    return f"{tokens} tokens · (4 · {hidden} + 3 · {wide})"
 
 
 def tokens_bytes(spec: "ModelSpec", draft: Draft, tokens: int) -> int:
     """`chunk_bytes` for a given number of tokens."""
     element = ELEMENT_BYTES[draft.dtype]
     keys = spec.kv_heads * spec.head_dim
-    product = 3 * tokens * spec.intermediate
-    if draft.weights in QUANTIZED and tokens > FUSED_4BIT_ROWS:
-        product = max(product, 2 * tokens * spec.intermediate + spec.hidden * spec.intermediate)
-    mlp = 4 * tokens * spec.hidden + product
-    attention = 7 * tokens * spec.hidden + 2 * tokens * keys
+    mlp = element * 4 * tokens * spec.hidden + _mlp_bytes(spec, draft, tokens)
+    attention = element * (7 * tokens * spec.hidden + 2 * tokens * keys)
     positions = 3 * 8 * tokens  # M-RoPE, int64
-    return element * (max(mlp, attention) + 2 * tokens * spec.head_dim) + positions
+    return max(mlp, attention) + element * 2 * tokens * spec.head_dim + positions
 
 
+def _mlp_bytes(spec: "ModelSpec", draft: Draft, tokens: int) -> int:
+    """The worst moment inside the MLP: the product of its halves, or the second half's matrix.
+
+    int8 (bitsandbytes/backends/default/ops.py, int8_scaled_mm): beside the first half the rows as
+    int8, the product in int32, in float16 and cast, and a 64th of the columns as outliers.
+    """
+    element, wide = ELEMENT_BYTES[draft.dtype], tokens * spec.intermediate
+    product = 3 * element * wide
+    if draft.weights == "int8":
+        cast = 0 if draft.dtype == "fp16" else element
+        outliers = 3 * spec.intermediate * spec.hidden // _OUTLIER_SHARE
+        return max(product, (element + _WIDE + 2 + cast) * wide + tokens * spec.hidden + outliers)
+    if draft.weights in QUANTIZED and tokens > FUSED_4BIT_ROWS:
+        return max(product, element * (2 * wide + spec.hidden * spec.intermediate))
+    return product
+
+
+_OUTLIER_SHARE = 64  # LLM.int8() finds outliers in 0.1 to 1 % of the columns (Dettmers et al. 2022, section 4)
 FUSED_4BIT_ROWS = 4  # up to here bitsandbytes 0.50 multiplies without a copy on every GPU (backends/cuda/ops.py)
 
 

@@ -6,6 +6,7 @@ Asks the planner with narrower or wider requests. Arithmetic only.
 from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
+from vidqa.memory.limits import reason
 from vidqa.memory.planner import Space, Task, finish_plan, fit, search_space
 from vidqa.types import Draft, Plan
 
@@ -15,11 +16,11 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True, slots=True)
 class Alternative:
-    """A neighbour of a plan."""
+    """A neighbour of a plan, and the limit that holds it back, if one does."""
 
     kind: Kind
     plan: Plan
-    fits: bool
+    held_back_by: str | None
 
 
 def alternatives(task: Task, plan: Plan) -> tuple[Alternative, ...]:
@@ -34,7 +35,8 @@ def alternatives(task: Task, plan: Plan) -> tuple[Alternative, ...]:
 
 def _alternative(task: Task, space: Space, kind: Kind, draft: Draft) -> Alternative:
     fitting = fit(task, space, draft)
-    return Alternative(kind, finish_plan(task, space, fitting or draft), fitting is not None)
+    held_back = None if fitting else reason(task, space, draft)
+    return Alternative(kind, finish_plan(task, space, fitting or draft), held_back)
 
 
 def _step(space: Space, draft: Draft, direction: int) -> Draft | None:

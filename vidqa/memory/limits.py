@@ -65,7 +65,9 @@ def _frames_limit(task: "Task", space: "Space", draft: Draft) -> Iterator[str]:
         height, width = space.sizes[0]
         yield f"{told}: {reason(task, space, replace(draft, frames=more[0], height=height, width=width))}"
     elif task.request.frames is None and task.request.fps is None:
-        yield f"{told}: more than {draft.frames} add little (--quality {task.config.quality})"
+        own = draft.frames >= task.bounds.max_frames // 2 * 2
+        why = "the checkpoint's own limit" if own else f"more add little (--quality {task.config.quality})"
+        yield f"{told}: {why}"
 
 
 def _size_limit(task: "Task", space: "Space", draft: Draft) -> Iterator[str]:

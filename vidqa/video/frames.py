@@ -12,10 +12,9 @@ from itertools import chain
 from operator import itemgetter
 from typing import Any
 
-import numpy as np
-
 from vidqa.types import Frame
-from vidqa.video.probe import UNREADABLE, Opened, rewind
+from vidqa.video.container import UNREADABLE, rewind
+from vidqa.video.probe import Opened
 
 _SEEK_SAVES_FRAMES = 12  # a seek refills the decoder's pipeline: worth it from about here
 _MOST_STEPS_BACK = 7  # keyframes: beyond that it is the file that is damaged
@@ -53,6 +52,8 @@ class FrameSource:
             yield last
 
     def _frame(self, index: int, picture: Any) -> Frame:
+        import numpy as np  # late: a plan opens videos and converts no picture
+
         info = self._opened.info
         rgb = picture.to_ndarray(format="rgb24")
         turns = round((picture.rotation or 0) / 90) % 4

@@ -1,21 +1,18 @@
 """The packets of one video stream in ticks: every presentation time, the keyframes, and where the last one ends.
 
-A long file's times are looked up in the container's own table where that is proven to be the same
-(stored_packets.py); otherwise every packet is demuxed. Decodes nothing; knows no seconds.
+A long file's times are looked up in the container's own table where that is shown to be the same
+(lookup.py); otherwise every packet is demuxed. Decodes nothing; knows no seconds.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
-from operator import lt
 from typing import Any
 
 import av
 
-from vidqa.video.stored_packets import look_up
+from vidqa.video.container import UNREADABLE, best_stream, leave_out_others, open_container, reading
+from vidqa.video.lookup import look_up
+from vidqa.video.stored import ascending
 
-# What PyAV raises on damaged files; IndexError where a stream turns up after opening.
-UNREADABLE = (av.FFmpegError, UnicodeDecodeError, MemoryError, ValueError, IndexError)
 _MANY_FRAMES = 10_000  # below that, reading every packet takes less than 50 ms
 
 
@@ -33,22 +30,45 @@ class PacketTable:
     in_order: bool
 
 
-def packet_table(path: str, container: Any, stream: Any) -> PacketTable:
-    """Looked up in a long file that allows it, else read; the times are the same either way."""
-    table = looked_up(path, container, stream) if _expected_frames(container, stream) >= _MANY_FRAMES else None
-    return table or read(container, stream)
+def open_with_packets(path: str) -> tuple[Any, Any, PacketTable]:
+    """An open container, its best stream and that stream's packets; raises VideoError children.
+
+    The packets are looked up in a long file that allows it, else read: the times are the same either way.
+    """
+    container, stream = _open(path)
+    try:
+        if _expected_frames(container, stream) >= _MANY_FRAMES:
+            if table := looked_up(path, container, stream):
+                return container, stream, table
+            container.close()  # a new one, for a seek back need not find the very first packet
+            container, stream = _open(path)
+        with reading(path):
+            return container, stream, read(container, stream)
+    except BaseException:
+        container.close()
+        raise
+
+
+def _open(path: str) -> tuple[Any, Any]:
+    container = open_container(path)
+    try:
+        stream = best_stream(container, path)
+        leave_out_others(container, stream)
+    except BaseException:
+        container.close()
+        raise
+    return container, stream
 
 
 def _expected_frames(container: Any, stream: Any) -> float:
-    return max(stream.frames, float(stream.average_rate or 0) * (container.duration or 0) / av.time_base)
+    by_duration = float(stream.average_rate or 0) * (container.duration or 0) / av.time_base
+    return max(float(stream.frames), by_duration)
 
 
 def looked_up(path: str, container: Any, stream: Any) -> PacketTable | None:
-    """The table without reading the packets, or None where it might not be the same."""
-    stored = look_up(path, container, stream)
-    if stored is None:
-        return None
-    return _table(stored.shown(), stored.key_times(), stored.end, timeless=0)
+    """The table without reading the packets, or None where it might not be the same; the container is left anywhere."""
+    found = look_up(path, container, stream)
+    return None if found is None else _table(found.shown, found.keys, found.end, timeless=0)
 
 
 def read(container: Any, stream: Any) -> PacketTable:
@@ -82,8 +102,3 @@ def _table(shown: list[int], keys: list[tuple[int, int]], end: int, timeless: in
     pts = shown if in_order else sorted(shown)
     usable = bool(shown) and not timeless and (in_order or ascending(pts))
     return PacketTable(pts, sorted(keys), end, usable, in_order)
-
-
-def ascending(values: Sequence[int]) -> bool:
-    """Whether each is larger than the one before."""
-    return all(map(lt, values, islice(values, 1, None)))

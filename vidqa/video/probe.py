@@ -1,15 +1,16 @@
 """A file to an open container and a VideoInfo: what is in it, and where each value came from.
 
-All of FFmpeg's danger is met here: only local files, only real containers, capped
-pixels. Knows containers and packets; converts no picture.
+Knows a stream's facts and how far to trust them; leaves opening to container.py and the
+packets' times to packets.py. Converts no picture.
 """
 
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
-from itertools import islice, pairwise
+from itertools import islice, pairwise, repeat
+from operator import mul, sub
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -18,18 +19,12 @@ import av
 
 from vidqa.errors import VideoNotFound, VideoTooDamaged, VideoUnreadable
 from vidqa.types import VideoInfo
+from vidqa.video.container import MAX_PIXELS, REMEDY_CONVERT, UNREADABLE, reading, rewind
+from vidqa.video.packets import PacketTable, open_with_packets
 
-MAX_PIXELS = 8192 * 4352
-_FORMATS = (
-    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,h264,hevc,flv,live_flv,ogg,asf,asf_o,gif,"
-    "mxf,nut,ivf,obu,av1,rm,dv,vob,yuv4mpegpipe,wtv,apng,webp_pipe,png_pipe,jpeg_pipe"
-)
-# What PyAV raises on damaged files; IndexError where a stream turns up after opening.
-UNREADABLE = (av.FFmpegError, UnicodeDecodeError, MemoryError, ValueError, IndexError)
 # Frame threads wait for each other's references: on 2 cores 8 of them took 0.62 of the time of FFmpeg's 3.
 _LEAST_THREADS, _MOST_THREADS = 8, 16
 _ORDER_SAMPLE = 48  # pictures that show whether times follow the order of showing
-_REMEDY_CONVERT = "Check that it plays, or convert it: ffmpeg -i IN -c:v libx264 OUT.mp4"
 
 
 @dataclass(slots=True)
@@ -46,16 +41,6 @@ class Opened:
     pts: list[int]
     keys: list[tuple[int, int]]
     linear: bool
-
-
-@contextmanager
-def reading(path: str) -> Iterator[None]:
-    """Turn what PyAV raises into VideoUnreadable."""
-    try:
-        yield
-    except UNREADABLE as error:
-        message = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise VideoUnreadable(f"{Path(path).name} cannot be read as a video: {message}.", _REMEDY_CONVERT) from error
 
 
 def check_file(path: str) -> str:
@@ -80,42 +65,15 @@ def check_file(path: str) -> str:
     return absolute
 
 
-def open_container(absolute: str) -> Any:
-    """Open with local files only, real containers only and capped pixels."""
-    options = {"protocol_whitelist": "file", "format_whitelist": _FORMATS, "max_pixels": str(MAX_PIXELS)}
-    with reading(absolute):
-        return av.open(absolute, options=options, metadata_errors="replace")
-
-
-def best_stream(container: Any, path: str) -> Any:
-    """The largest video stream that is not a cover picture; raises VideoUnreadable if there is none."""
-    name = Path(path).name
-    streams = [stream for stream in container.streams.video if not _is_cover(stream)]
-    if not streams:
-        kinds = sorted({stream.type for stream in container.streams})
-        what = f"only {', '.join(kinds)}" if kinds else "no stream at all"
-        raise VideoUnreadable(f"{name} has no video: it contains {what}.", "Give a file with a picture.")
-    decodable = [stream for stream in streams if stream.codec_context is not None]
-    if not decodable:
-        raise VideoUnreadable(f"{name} uses a codec that FFmpeg does not know.", _REMEDY_CONVERT)
-    return max(decodable, key=lambda stream: (stream.codec_context.width * stream.codec_context.height, -stream.index))
-
-
-def _is_cover(stream: Any) -> bool:
-    return bool(stream.disposition & av.stream.Disposition.attached_pic)
-
-
 def probe(path: str) -> Opened:
     """Open a file and learn all about its best video stream; raises VideoError children."""
     absolute = check_file(path)
-    container = open_container(absolute)
+    container, stream, scan = open_with_packets(absolute)
     try:
-        stream = best_stream(container, absolute)
         stream.thread_type = "AUTO"
         stream.codec_context.thread_count = min(max(_LEAST_THREADS, (os.cpu_count() or 1) + 2), _MOST_THREADS)
         with reading(absolute):
             stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
-            scan = _scan(container, stream)
             first = _first_frame(container, stream, absolute)
             pts = scan.pts if scan.usable else _decoded_times(container, stream)
             linear = not scan.usable or not _times_are_shown_times(container, stream, scan)
@@ -126,45 +84,14 @@ def probe(path: str) -> Opened:
         raise
 
 
-@dataclass(frozen=True, slots=True)
-class _Scan:
-    """The packets of a stream in ticks: shown ones, keyframes, and where the last one ends.
-
-    `usable`: every shown packet has a time of its own. `in_order`: they ascend as stored.
-    """
-
-    pts: list[int]
-    keys: list[tuple[int, int]]
-    end: int
-    usable: bool
-    in_order: bool
+def probe_facts(path: str) -> VideoInfo:
+    """What a probe learns, with the file closed again; raises VideoError children."""
+    opened = probe(path)
+    opened.container.close()
+    return opened.info
 
 
-def _scan(container: Any, stream: Any) -> _Scan:
-    """Read all packets without decoding any."""
-    shown: list[int] = []
-    keys: list[tuple[int, int]] = []
-    end, timeless = 0, 0
-    try:
-        for packet in container.demux(stream):
-            if packet.size == 0 or packet.is_discard:
-                continue
-            if packet.pts is None:
-                timeless += 1
-                continue
-            shown.append(packet.pts)
-            end = max(end, packet.pts + (packet.duration or 0))
-            if packet.is_keyframe:
-                keys.append((packet.pts, packet.pts if packet.dts is None else packet.dts))
-    except UNREADABLE:
-        if not shown:
-            raise  # a damaged tail is met again, and told, while decoding
-    usable = bool(shown) and not timeless and len(set(shown)) == len(shown)
-    in_order = all(before < after for before, after in pairwise(shown))
-    return _Scan(sorted(shown), sorted(keys), end, usable, in_order)
-
-
-def _times_are_shown_times(container: Any, stream: Any, scan: _Scan) -> bool:
+def _times_are_shown_times(container: Any, stream: Any, scan: PacketTable) -> bool:
     """False where pictures are reordered but packet times are not, as for H.264 in AVI."""
     if not (scan.in_order and stream.codec_context.has_b_frames):
         return True
@@ -175,23 +102,11 @@ def _times_are_shown_times(container: Any, stream: Any, scan: _Scan) -> bool:
     return all(before < after for before, after in pairwise(times))
 
 
-def rewind(container: Any, stream: Any) -> None:
-    """Go to the first packet, which may lie before time zero."""
-    if (stream.start_time or 0) < 0:
-        with suppress(av.FFmpegError):
-            container.seek(stream.start_time, stream=stream, backward=True)
-            return
-    try:
-        container.seek(0)
-    except av.FFmpegError:
-        container.seek(0, unsupported_byte_offset=True)  # a raw stream has no times to look up
-
-
 def _first_frame(container: Any, stream: Any, path: str) -> Any:
     rewind(container, stream)
     for frame in container.decode(stream):
         return frame
-    raise VideoUnreadable(f"{Path(path).name} contains no picture that can be decoded.", _REMEDY_CONVERT)
+    raise VideoUnreadable(f"{Path(path).name} contains no picture that can be decoded.", REMEDY_CONVERT)
 
 
 def _decoded_times(container: Any, stream: Any) -> list[int]:
@@ -210,9 +125,9 @@ def _decoded_times(container: Any, stream: Any) -> list[int]:
     return ticks
 
 
-def _info(path: str, container: Any, stream: Any, first: Any, pts: list[int], scan: _Scan) -> VideoInfo:
+def _info(path: str, container: Any, stream: Any, first: Any, pts: list[int], scan: PacketTable) -> VideoInfo:
     tick = float(stream.time_base)
-    seconds = tuple(value * tick for value in pts)
+    seconds = tuple(map(mul, pts, repeat(tick)))
     fps, fps_source = _rate(stream, seconds)
     constant = _is_constant(seconds, tick)
     rotation = round((first.rotation or 0) / 90) * 90 % 360
@@ -263,9 +178,10 @@ def _is_constant(seconds: tuple[float, ...], tick: float) -> bool:
     """Whether frames follow each other evenly, to the rounding of the time base."""
     if len(seconds) < 3:
         return True
-    steps = [after - before for before, after in pairwise(seconds)]
+    steps = list(map(sub, islice(seconds, 1, None), seconds))
     mean = fmean(steps)
-    return all(abs(step - mean) <= tick * 1.01 + mean * 0.01 for step in steps)
+    furthest: float = max(max(steps) - mean, mean - min(steps))
+    return furthest <= tick * 1.01 + mean * 0.01
 
 
 def _shown_size(width: int, height: int, rotation: int, aspect: float) -> tuple[int, int]:
@@ -278,7 +194,7 @@ def _rotation_note(first: Any) -> Iterator[str]:
         yield f"The picture is rotated by {first.rotation}°; it is shown turned to the nearest right angle."
 
 
-def _truncation_note(path: str, container: Any, stream: Any, scan: _Scan) -> Iterator[str]:
+def _truncation_note(path: str, container: Any, stream: Any, scan: PacketTable) -> Iterator[str]:
     """Say what is missing; raises VideoTooDamaged where less than half of the promised time is there."""
     promised = _header_seconds(container, stream)
     there = scan.end * float(stream.time_base)

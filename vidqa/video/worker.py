@@ -13,7 +13,8 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import fields
+from importlib import import_module
 from queue import Queue
 from threading import Thread
 from typing import Any, BinaryIO
@@ -53,9 +54,10 @@ def serve(commands: BinaryIO, out: BinaryIO) -> None:
 
 def _open(path: str, out: BinaryIO) -> FrameSource:
     opened = probe(path)
-    header = asdict(opened.info)
-    times = array.array("d", header.pop("pts_seconds"))
-    send(out, {"info": header}, times.tobytes())
+    info = opened.info  # not asdict: it copies every single time
+    header = {field.name: getattr(info, field.name) for field in fields(info) if field.name != "pts_seconds"}
+    send(out, {"info": header}, array.array("d", info.pts_seconds).tobytes())
+    import_module("numpy")  # for the pictures, while the parent plans
     return FrameSource(opened)
 
 

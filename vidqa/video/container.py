@@ -1,0 +1,77 @@
+"""Opens containers: local files only, real containers only, capped pixels; and finds the best picture in them.
+
+All of FFmpeg's danger is met here. Knows containers and streams; reads no packet, decodes nothing.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import av
+
+from vidqa.errors import VideoUnreadable
+
+MAX_PIXELS = 8192 * 4352
+# What PyAV raises on damaged files; IndexError where a stream turns up after opening.
+UNREADABLE = (av.FFmpegError, UnicodeDecodeError, MemoryError, ValueError, IndexError)
+REMEDY_CONVERT = "Check that it plays, or convert it: ffmpeg -i IN -c:v libx264 OUT.mp4"
+_FORMATS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,h264,hevc,flv,live_flv,ogg,asf,asf_o,gif,"
+    "mxf,nut,ivf,obu,av1,rm,dv,vob,yuv4mpegpipe,wtv,apng,webp_pipe,png_pipe,jpeg_pipe"
+)
+_INDEPENDENT = ("mov,", "matroska,")  # formats that find each stream's packets by themselves
+
+
+@contextmanager
+def reading(path: str) -> Iterator[None]:
+    """Turn what PyAV raises into VideoUnreadable."""
+    try:
+        yield
+    except UNREADABLE as error:
+        message = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise VideoUnreadable(f"{Path(path).name} cannot be read as a video: {message}.", REMEDY_CONVERT) from error
+
+
+def open_container(absolute: str) -> Any:
+    """Open with local files only, real containers only and capped pixels."""
+    options = {"protocol_whitelist": "file", "format_whitelist": _FORMATS, "max_pixels": str(MAX_PIXELS)}
+    with reading(absolute):
+        return av.open(absolute, options=options, metadata_errors="replace")
+
+
+def best_stream(container: Any, path: str) -> Any:
+    """The largest video stream that is not a cover picture; raises VideoUnreadable if there is none."""
+    name = Path(path).name
+    streams = [stream for stream in container.streams.video if not _is_cover(stream)]
+    if not streams:
+        kinds = sorted({stream.type for stream in container.streams})
+        what = f"only {', '.join(kinds)}" if kinds else "no stream at all"
+        raise VideoUnreadable(f"{name} has no video: it contains {what}.", "Give a file with a picture.")
+    decodable = [stream for stream in streams if stream.codec_context is not None]
+    if not decodable:
+        raise VideoUnreadable(f"{name} uses a codec that FFmpeg does not know.", REMEDY_CONVERT)
+    return max(decodable, key=lambda stream: (stream.codec_context.width * stream.codec_context.height, -stream.index))
+
+
+def _is_cover(stream: Any) -> bool:
+    return bool(stream.disposition & av.stream.Disposition.attached_pic)
+
+
+def leave_out_others(container: Any, stream: Any) -> None:
+    """Let the demuxer pass over sound and other streams, where that changes nothing about this one."""
+    if container.format.name.startswith(_INDEPENDENT):
+        for other in container.streams:
+            other.discard = other.discard if other.index == stream.index else av.stream.Discard.all
+
+
+def rewind(container: Any, stream: Any) -> None:
+    """Go to the first packet, which may lie before time zero."""
+    if (stream.start_time or 0) < 0:
+        with suppress(av.FFmpegError):
+            container.seek(stream.start_time, stream=stream, backward=True)
+            return
+    try:
+        container.seek(0)
+    except av.FFmpegError:
+        container.seek(0, unsupported_byte_offset=True)  # a raw stream has no times to look up
