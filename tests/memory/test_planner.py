@@ -132,11 +132,15 @@ def test_every_row_of_the_table_names_its_source() -> None:
 
 
 @pytest.mark.parametrize(
-    ("gib", "weights"), [(7.6, "nf4"), (11.6, "int8"), (15.5, "int8"), (23.5, "bf16"), (39.4, "bf16")]
+    ("gib", "weights"), [(7.6, "nf4"), (11.6, "nf4"), (15.5, "nf4"), (23.5, "bf16"), (39.4, "bf16")]
 )
 def test_7b_finds_room_on_every_card(gib: float, weights: str) -> None:
     plan = plan_video(made_task(gib, 60, SPEC_7B))
     assert (plan.draft.weights, plan.draft.frames) == (weights, 120)
+
+
+def test_the_2b_loses_less_in_int8() -> None:
+    assert plan_video(made_task(3.9, 60, SPEC_2B)).draft.weights == "int8"
 
 
 def test_every_lowered_choice_says_why() -> None:

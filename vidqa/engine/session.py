@@ -203,7 +203,7 @@ class Session:
             run.plan = plan_video(run.task)
         plan = replace(run.plan, prompt_tokens=run.plan.visual_tokens + text_tokens)
         run.speech = run.speech or Speech(request)
-        tracker, clock = Tracker(run.task.device, self._meter), Clock(run.watch)
+        tracker, clock = Tracker(run.task.device, self._meter, self._runtime_bytes), Clock(run.watch)
         hooks = Hooks(self._cancelled.is_set, self._fault, run.enter)
         pipeline = Pipeline(loaded, reader, plan, prompt, run.speech, tracker, hooks, clock)
         yield Planned(reader.info, plan)
@@ -265,7 +265,7 @@ class Session:
             weights_bytes=loaded.model.weights_bytes,
             kv_bytes=outcome.kv_bytes,
             runtime_bytes=self._runtime_bytes,
-            measured_peak_bytes=tracker.process_peak_bytes(self._runtime_bytes),
+            measured_peak_bytes=tracker.process_peak_bytes(),
             host_peak_bytes=host_peak_bytes(),
             other_bytes=reread(run.task.device).other_bytes,
             phases=tracker.phases,

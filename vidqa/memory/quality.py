@@ -55,6 +55,7 @@ _PRECISION_ROWS = {
     "int8": (Row(2.2e9, -0.07, "GPTQ-Int8 2B"), Row(8.3e9, 0.0, "Int8 7B"), Row(73.4e9, -0.51, "Int8 72B")),
     "nf4": (Row(2.2e9, -1.93, "GPTQ-Int4 2B"), Row(8.3e9, -0.12, "Int4 7B"), Row(73.4e9, -0.70, "Int4 72B")),
 }
+_RESOLUTION = 0.25  # points: smaller differences between precisions are noise of four benchmarks
 # No benchmark is behind these: they order what costs (nearly) no quality.
 _NESTED_POINTS = -0.1  # nf4-dq against nf4
 _INT8_KV_POINTS = -0.05  # KIVI (2402.02750): 4-bit KV loses 0.01 on a GQA model
@@ -122,7 +123,7 @@ def setup_points(spec: "ModelSpec", draft: Draft) -> float:
     size, place = parameters(spec), draft.placement
     points = interpolate(MODELS, size)
     if rows := _PRECISION_ROWS.get(draft.weights.removesuffix("-dq")):
-        points += interpolate(rows, size)
+        points += round(interpolate(rows, size) / _RESOLUTION) * _RESOLUTION
     points += _NESTED_POINTS * draft.weights.endswith("-dq") + _INT8_KV_POINTS * (draft.kv == "int8")
     points += _QUANTIZED_ENDS_POINTS * (place.vision_quantized + place.lm_head_quantized)
     points += _MOVED_POINTS * (place.embedding_on_host + place.visual_on_host + place.vision_offloaded)

@@ -23,7 +23,7 @@ def compute_dtype(device: Device) -> str:
 
 
 def weight_choices(device: Device) -> tuple[str, ...]:
-    """Precisions to try, the best first; 8- and 4-bit weights need bitsandbytes, which MPS lacks."""
+    """Precisions that can run, the largest first; 8- and 4-bit weights need bitsandbytes, which MPS lacks."""
     if device.kind == "cpu":
         return ("fp32", "bf16", "nf4")
     native = compute_dtype(device)
@@ -45,11 +45,16 @@ def placements(spec: "ModelSpec", weights: str, device: Device) -> tuple[Placeme
     return tuple(steps)
 
 
+# bitsandbytes 0.45 at batch 1: NF4 30, nested NF4 24, int8 19 tokens/s (Llama-3.1-8B, H100): where the
+# scores are equal, the fastest is taken.
+_LATER = ("int8", "nf4-dq")
+
+
 def setups(task: "Task") -> Iterator[Draft]:
     """Every allowed combination of weights, KV precision and placement, without frames yet."""
     config, device = task.config, task.device
     chosen = task.pinned_weights or config.weights
-    for weights in (chosen,) if chosen else weight_choices(device):
+    for weights in (chosen,) if chosen else sorted(weight_choices(device), key=_LATER.__contains__):
         dtype = weights if weights in ELEMENT_BYTES else compute_dtype(device)
         places = (config.placement,) if config.placement else placements(task.spec, weights, device)
         for place in places:

@@ -125,10 +125,11 @@ def runtime_bytes(device: Device) -> int:
 
 
 class Tracker:
-    """Phases and samples of one request on one device."""
+    """Phases and samples of one request on one device, where the runtime itself takes `runtime_bytes`."""
 
-    def __init__(self, device: Device, meter: Meter | None = None) -> None:
+    def __init__(self, device: Device, meter: Meter | None = None, runtime_bytes: int = 0) -> None:
         self._device = device
+        self._runtime_bytes = runtime_bytes if device.kind == "cuda" else 0  # a resident size has it already
         self._meter: Meter = meter or (CudaMeter(device.index) if device.kind == "cuda" else ResidentMeter())
         self._phase = ""
         self._last_sample = 0.0
@@ -157,12 +158,14 @@ class Tracker:
         if moment - self._last_sample < _SAMPLE_SECONDS or not self._phase:
             return None
         self._last_sample = moment
-        now = self._meter.now()
-        peak = max([now, *(use.peak_bytes for use in self._uses.values())])
+        now = self._meter.now() + self._runtime_bytes
+        peak = max([now, *(use.peak_bytes + self._runtime_bytes for use in self._uses.values())])
         return MemorySampled(self._phase, now, peak, reread(self._device).other_bytes)
 
-    def process_peak_bytes(self, runtime_bytes: int) -> int:
+    def process_peak_bytes(self) -> int:
         """The process's peak: what the driver saw on CUDA (runtime and reserved), else its resident peak."""
         if self._device.kind != "cuda":
             return host_peak_bytes()
-        return runtime_bytes + max((use.reserved_bytes or use.peak_bytes for use in self._uses.values()), default=0)
+        return self._runtime_bytes + max(
+            (use.reserved_bytes or use.peak_bytes for use in self._uses.values()), default=0
+        )

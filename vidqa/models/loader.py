@@ -75,7 +75,7 @@ def load_model(folder: Path, device: torch.device, weights: str, dtype: str, pla
             f"The model in {folder} cannot be loaded: {_first_line(error)}", "Fetch it again with `vidqa pull`."
         ) from error
     if host_table:
-        _keep_on_host(model, folder)
+        keep_on_host(model, folder)
     model.eval()
     model.set_attn_implementation({"text_config": register(), "vision_config": "sdpa"})
     if tokenizer.chat_template is None:
@@ -111,7 +111,7 @@ def _quantization(weights: str, dtype: str, placement: Placement, host_table: bo
     )
 
 
-def _keep_on_host(model: Any, folder: Path) -> None:
+def keep_on_host(model: Any, folder: Path) -> None:
     """Undo the hooks with which accelerate would carry the embedding table to the device for every lookup."""
     from accelerate.hooks import remove_hook_from_submodules
 

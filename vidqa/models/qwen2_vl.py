@@ -151,5 +151,5 @@ class Qwen2VL:
 
     def score(self, hidden: Tensor) -> Tensor:
         """Logits (vocabulary,) in float32 of one token's (hidden,): never of the whole prompt."""
-        logits: Tensor = self.model.lm_head(hidden)
-        return logits.float()
+        logits: Tensor = self.model.lm_head(hidden[None])  # quantized layers take rows only
+        return logits[0].float()

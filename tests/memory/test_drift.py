@@ -1,0 +1,45 @@
+"""What past runs taught about this machine, and that it never stops an answer."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.memory.made import made_device
+from vidqa.memory import drift
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("VIDQA_STATE", str(tmp_path / "state"))
+    return tmp_path / "state"
+
+
+def test_runs_are_kept_per_device(folder: Path) -> None:
+    device = made_device(8)
+    assert drift.summary() is None and drift.measured_runtime(device) is None
+    for measured, runtime in ((900, 300), (1000, 410), (1100, 400)):
+        drift.remember(device, "2b", "bf16", 1000, measured, runtime)
+    assert drift.summary() == (3, 1.0)
+    assert drift.measured_runtime(device) == 410  # the largest of the last: a plan may rather be high
+    assert drift.measured_runtime(made_device(8, bf16=False)) == 410  # the same name
+    assert [row["measured_bytes"] for row in drift.runs()] == [900, 1000, 1100]
+
+
+def test_torn_lines_are_passed_over_and_old_ones_go(folder: Path) -> None:
+    device = made_device(8)
+    drift.remember(device, "2b", "bf16", 1000, 1000, None)
+    journal = folder / "memory.jsonl"
+    journal.write_text(journal.read_text() + '{"device": "torn\n[]\n{}\n')
+    assert len(list(drift.runs())) == 1
+    for _ in range(600):
+        drift.remember(device, "2b", "bf16", 1000, 1200, None)
+    assert len(list(drift.runs())) == 500
+    assert drift.summary() == (500, 1.2)
+
+
+def test_a_folder_that_cannot_be_written_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("not a folder")
+    monkeypatch.setenv("VIDQA_STATE", str(blocked / "below"))
+    drift.remember(made_device(8), "2b", "bf16", 1000, 1000, None)
+    assert drift.summary() is None
