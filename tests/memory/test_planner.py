@@ -192,10 +192,10 @@ def test_auto_takes_the_model_that_answers_best_and_says_why() -> None:
 
 def test_frames_far_apart_are_told_with_the_way_to_look_closer() -> None:
     sparse = plan_video(made_task(24, 1024))
-    told = closer_look(sparse, Request("clip.mp4", "what?", start_seconds=60.0))
-    assert told is not None and "frames every 4.6 s: shorter events may be missed" in told
+    (told,) = closer_look(sparse, Request("clip.mp4", "what?", start_seconds=60.0))
+    assert "frames every 4.6 s: shorter events may be missed" in told
     assert "--start 1:00.0 --end 2:52.0" in told
-    assert closer_look(plan_video(made_task(24, 60)), Request("clip.mp4", "what?")) is None
+    assert not list(closer_look(plan_video(made_task(24, 60)), Request("clip.mp4", "what?")))
 
 
 @pytest.mark.parametrize("how", [{}, {"weights": "nf4"}, {"max_wait_seconds": 30.0}, {"quality": "best"}])

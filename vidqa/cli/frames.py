@@ -6,7 +6,7 @@ Plans as `ask` does, decodes and resizes as `ask` does, and writes one picture.
 import argparse
 from typing import Any
 
-from vidqa.cli.options import add_plan_options, add_video_options, make_config, make_request
+from vidqa.cli.options import add_planned_video, make_config, make_request
 from vidqa.cli.output import ExitCode, Talk
 
 
@@ -17,17 +17,9 @@ def add_parser(commands: Any) -> None:
         help="write the frames that the model would see as one picture",
         description="Writes the frames that a plan samples, at their size and with their times, as one PNG.",
     )
-    parser.add_argument("video", metavar="VIDEO", help="a video file")
-    parser.add_argument(
-        "--question",
-        metavar="TEXT",
-        default="what happens?",
-        help="a question about text in the picture keeps the pixels it needs",
-    )
+    add_planned_video(parser)
     parser.add_argument("-o", "--output", metavar="FILE", default="frames.png", help="default frames.png")
     parser.add_argument("--columns", type=int, metavar="N", help="frames side by side")
-    add_video_options(parser)
-    add_plan_options(parser)
     parser.add_argument("--quiet", action="store_true", help="nothing but errors on stderr")
     parser.set_defaults(run=run)
 
@@ -38,8 +30,9 @@ def run(arguments: argparse.Namespace) -> int:
     from vidqa.config import load_settings
     from vidqa.engine.session import Session
     from vidqa.text import safe_line
-    from vidqa.video.contact_sheet import write_sheet
+    from vidqa.video.contact_sheet import check_target, write_sheet
 
+    check_target(arguments.output)  # before anything is decoded for it
     request, settings = make_request(arguments, arguments.question), load_settings()
     config = make_config(arguments, settings, arguments.model or settings.model or planned_model())
     with Session(config) as session:

@@ -24,6 +24,17 @@ def add_video_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--size", metavar="WxH", help="size to give the frames, in pixels")
 
 
+def add_planned_video(parser: argparse.ArgumentParser) -> None:
+    """A video that is planned without being asked about."""
+    parser.add_argument("video", metavar="VIDEO", help="a video file")
+    parser.add_argument(
+        "--question", metavar="TEXT", default="what happens?",
+        help="a question about text in the picture keeps the pixels it needs",
+    )  # fmt: skip
+    add_video_options(parser)
+    add_plan_options(parser)
+
+
 def add_plan_options(parser: argparse.ArgumentParser) -> None:
     """What the planner keeps to."""
     group = parser.add_argument_group("plan")

@@ -7,7 +7,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
-from vidqa.cli.options import add_plan_options, add_video_options, make_config, make_request
+from vidqa.cli.options import add_planned_video, make_config, make_request
 from vidqa.cli.output import ExitCode, write_json
 from vidqa.text import safe_line, safe_text
 from vidqa.types import Plan, VideoInfo
@@ -31,16 +31,8 @@ def add_parser(commands: Any) -> None:
         help="show what would run and the memory it would take",
         description="Shows frames, resolution, precision and chunks that fit, with the arithmetic. Loads no weights.",
     )
-    parser.add_argument("video", metavar="VIDEO", help="a video file")
-    parser.add_argument(
-        "--question",
-        metavar="TEXT",
-        default="what happens?",
-        help="a question about text in the picture keeps the pixels it needs",
-    )
+    add_planned_video(parser)
     parser.add_argument("--gpu", metavar="NAME", help="plan for another GPU, for example t4; `all` prints a table")
-    add_video_options(parser)
-    add_plan_options(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     parser.set_defaults(run=run)
 
@@ -100,6 +92,7 @@ def _object(video: VideoInfo, plan: Plan, others: "tuple[Alternative, ...]") -> 
 
 def _table(task: "Task", plan: Plan, others: "tuple[Alternative, ...]") -> list[str]:
     """The whole answer as lines of text."""
+    from vidqa.engine.planning import closer_look
     from vidqa.memory.vanilla import vanilla_peak_bytes
 
     video, draft = task.video, plan.draft
@@ -122,6 +115,7 @@ def _table(task: "Task", plan: Plan, others: "tuple[Alternative, ...]") -> list[
     plain = vanilla_peak_bytes(task.spec, plan.visual_tokens, draft.text_tokens, "bf16")
     lines += [f"compare   {format_bytes(plain)} in one pass with unfused attention and 16-bit weights"]
     lines += [f"limit     {limit}" for limit in plan.limits]
+    lines += [f"note      {note}" for note in (*task.device.notes, *closer_look(plan, task.request))]
     lines += [f"{other.kind:<10}{_alternative(other)}" for other in others]
     return [*lines, f"frames at {_times(plan)}"]
 

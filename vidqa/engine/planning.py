@@ -3,7 +3,7 @@
 No weights, no frame, no torch. The search itself is `memory/planner.py`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from vidqa.config import PLANNED_ONLY, EngineConfig
@@ -131,13 +131,13 @@ def plan_best(tasks: Sequence[Task]) -> tuple[int, Plan]:
     return place, replace(plan, limits=("; ".join(told), *plan.limits))
 
 
-def closer_look(plan: Plan, request: Request) -> str | None:
-    """What the answer cannot have seen, and the options that look closer; None where frames are close enough."""
+def closer_look(plan: Plan, request: Request) -> Iterator[str]:
+    """What the answer cannot have seen, and the options that look closer; nothing where frames are close enough."""
     if plan.interval_seconds <= _CLOSE_SECONDS:
-        return None
+        return
     start = request.start_seconds or 0.0
     end = start + plan.draft.frames / _FRAMES_PER_SECOND
-    return (
+    yield (
         f"frames every {plan.interval_seconds:.1f} s: shorter events may be missed; look closer with "
         f"--start {format_timestamp(start)} --end {format_timestamp(end)}"
     )

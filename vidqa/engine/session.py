@@ -207,11 +207,11 @@ class Session:
         hooks = Hooks(self._cancelled.is_set, self._fault, run.enter)
         pipeline = Pipeline(loaded, reader, plan, prompt, run.speech, tracker, hooks, clock)
         yield Planned(reader.info, plan)
-        note = closer_look(plan, request)
-        if note and not run.degraded:
-            yield Noted(note)
+        planned_notes = [*run.task.device.notes, *closer_look(plan, request)]
+        if not run.degraded:
+            yield from map(Noted, planned_notes)
         outcome = yield from pipeline.run()
-        notes = [*([note] if note else []), *reader.notes]
+        notes = [*planned_notes, *reader.notes]
         memory = self._memory(run, loaded, tracker, outcome)
         if self.config.remember:
             self._remember(run, memory)

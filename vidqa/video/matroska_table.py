@@ -19,7 +19,7 @@ _BLOCK, _DURATION, _REFERENCE = 0xA1, 0x9B, 0xFB
 _TRACK, _NUMBER, _TYPE, _CODEC = 0xAE, 0xD7, 0x83, 0x86
 _TRANSFORMED = {0x23314F, 0x56AA, 0x6D80}  # TrackTimestampScale, CodecDelay, ContentEncodings
 _CODECS = {b"V_MPEG4/ISO/AVC", b"V_MPEGH/ISO/HEVC", b"V_AV1", b"V_VP8", b"V_VP9"}
-_PICTURES = b"\x01"
+_PICTURES, _SOUND_AND_TEXT = b"\x01", (b"\x02", b"\x11")
 _KEY, _LACED = 0x80, 0x06
 _WINDOW_BYTES = 4096  # read at once: many small blocks, or the head of one large block
 _HEAD_BYTES = 16
@@ -51,6 +51,14 @@ def matroska_table(path: str, stream: Any) -> Stored:
     return Stored(walk.pts, [], walk.keys, frozenset(), walk.end)
 
 
+def _owner(track: dict[int, bytes]) -> int:
+    """A track's number as its blocks begin with it."""
+    number = int.from_bytes(track.get(_NUMBER, b""), "big")
+    if not 1 <= number <= 126:
+        raise Unusual("a track number of more than one byte")
+    return 0x80 | number
+
+
 class _Walk:
     """One pass over an open file; collects the blocks of its only picture track."""
 
@@ -60,7 +68,8 @@ class _Walk:
         self.end = 0
         self._descriptor = descriptor
         self._window, self._base, self._last = b"", 0, -1
-        self._track = 0
+        self._track = 0  # as blocks write a number of one byte
+        self._others: frozenset[int] = frozenset()
 
     def segment(self, begin: int, end: int) -> None:
         """Read everything; the tracks come before the clusters."""
@@ -68,7 +77,7 @@ class _Walk:
         for kind, start, stop in self.children(begin, end):
             seen.add(kind)
             if kind == _TRACKS:
-                self._track = 0x80 | self._picture_track(start, stop)
+                self._tracks(start, stop)
             elif kind == _CLUSTER and self._track:
                 self._cluster(start, stop)
             elif kind != _CUES and kind not in _BESIDE:
@@ -111,8 +120,8 @@ class _Walk:
     def _bytes(self, begin: int, end: int) -> bytes:
         return os.pread(self._descriptor, min(end - begin, _WINDOW_BYTES), begin)
 
-    def _picture_track(self, begin: int, end: int) -> int:
-        """The number of the only picture track; raises Unusual if its times or blocks are transformed."""
+    def _tracks(self, begin: int, end: int) -> None:
+        """Find the only picture track; raises Unusual if its times or blocks are transformed."""
         entries = [
             {kind: self._bytes(*content) for kind, *content in self.children(start, stop)}
             for entry, start, stop in self.children(begin, end)
@@ -121,14 +130,16 @@ class _Walk:
         pictures = [entry for entry in entries if entry.get(_TYPE) == _PICTURES]
         if len(pictures) != 1 or pictures[0].get(_CODEC, b"").rstrip(b"\0") not in _CODECS:
             raise Unusual("not one picture track of a known codec")
-        number = int.from_bytes(pictures[0].get(_NUMBER, b""), "big")
-        if _TRANSFORMED & pictures[0].keys() or not 1 <= number <= 126:
+        if _TRANSFORMED & pictures[0].keys():
             raise Unusual("a track with transformed times or blocks")
-        return number
+        self._track = _owner(pictures[0])
+        self._others = frozenset(_owner(entry) for entry in entries if entry.get(_TYPE) in _SOUND_AND_TEXT)
+        if self._track in self._others:
+            raise Unusual("two tracks of one number")
 
     def _cluster(self, at: int, end: int) -> None:
         """All blocks of a cluster. This loop runs for every packet of the file, sound included."""
-        clock, track, keep = -(2**15) - 1, self._track, self.pts.append
+        clock, track, others, keep = -(2**15) - 1, self._track, self._others, self.pts.append
         while at < end:
             place = at - self._base
             if not 0 <= place <= self._last:
@@ -147,11 +158,18 @@ class _Walk:
                 if flags & _KEY:
                     self.keys.append(len(self.pts))
                 keep(clock + shift)
+            elif owner not in others:
+                self._check_owner(owner)
             if size == mask:
                 raise Unusual("an unknown size")
             at += header + size
         if at != end:
             raise Unusual("blocks do not fill their cluster")
+
+    def _check_owner(self, owner: int) -> None:
+        """FFmpeg skips to the next cluster after a block of a track that it does not know."""
+        if owner not in self._others:
+            raise Unusual("a block without a track")
 
     def _other(self, at: int, clock: int) -> tuple[int, int]:
         """The cluster's clock and the next position after anything but a plain SimpleBlock."""
@@ -170,9 +188,10 @@ class _Walk:
         if _BLOCK not in parts:
             raise Unusual("a group without a block")
         start, stop = parts[_BLOCK]
-        owner, shift, flags = _BLOCK_HEAD.unpack_from(self._window, self._view(start))
+        place = self._view(start)  # first: it moves the window
+        owner, shift, flags = _BLOCK_HEAD.unpack_from(self._window, place)
         if owner != self._track:
-            return
+            return self._check_owner(owner)
         if flags & _LACED or stop - start < _LEAST_BLOCK_BYTES:
             raise Unusual("laced or empty blocks")
         if _REFERENCE not in parts:
