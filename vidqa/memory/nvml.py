@@ -7,7 +7,6 @@ unanswered (MIG, containers, WSL, Jetson): what is not told is left out, never g
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,9 +42,12 @@ class Driver:
     cuda: str
 
 
-@contextmanager
-def _opened(machine: Machine) -> Iterator[Any]:
-    """NVML between its start and its end; raises UsageError where there is no driver."""
+def _opened(machine: Machine) -> Any:
+    """NVML, started; raises UsageError where there is no driver.
+
+    It stays started until the process ends: the first start takes tens of milliseconds, later
+    ones only count, and memory is read many times a second.
+    """
     try:
         nvml = machine.nvml()
     except ImportError as error:
@@ -56,11 +58,7 @@ def _opened(machine: Machine) -> Iterator[Any]:
         raise UsageError(
             f"No NVIDIA driver answers: {error}.", "Install or restart NVIDIA's driver, or use --device cpu."
         ) from error
-    try:
-        yield nvml
-    finally:
-        with suppress(nvml.NVMLError):
-            nvml.nvmlShutdown()
+    return nvml
 
 
 def _ask(nvml: Any, question: str, *arguments: Any) -> Any:
@@ -73,21 +71,21 @@ def _ask(nvml: Any, question: str, *arguments: Any) -> Any:
 
 def driver(machine: Machine) -> Driver:
     """Versions of the driver; raises UsageError where there is none."""
-    with _opened(machine) as nvml:
-        number = _ask(nvml, "nvmlSystemGetCudaDriverVersion_v2") or 0
-        cuda = f"{number // 1000}.{number % 1000 // 10}" if number else "unknown"
-        return Driver(str(_ask(nvml, "nvmlSystemGetDriverVersion") or "unknown"), cuda)
+    nvml = _opened(machine)
+    number = _ask(nvml, "nvmlSystemGetCudaDriverVersion_v2") or 0
+    cuda = f"{number // 1000}.{number % 1000 // 10}" if number else "unknown"
+    return Driver(str(_ask(nvml, "nvmlSystemGetDriverVersion") or "unknown"), cuda)
 
 
 def cuda_devices(machine: Machine) -> tuple[Device, ...]:
     """The GPUs that CUDA shows to this process, in its order; raises UsageError where there is no driver."""
-    with _opened(machine) as nvml:
-        groups = list(_groups(nvml))
-        cards = _torch_order(machine, groups)
-        sure = cards is not None or _order_is_sure(machine, groups)
-        if cards is None:
-            cards = _visible(groups if sure else _fastest_first(nvml, groups), machine)
-        return tuple(_device(nvml, machine, index, card, sure) for index, card in enumerate(cards))
+    nvml = _opened(machine)
+    groups = list(_groups(nvml))
+    cards = _torch_order(machine, groups)
+    sure = cards is not None or _order_is_sure(machine, groups)
+    if cards is None:
+        cards = _visible(groups if sure else _fastest_first(nvml, groups), machine)
+    return tuple(_device(nvml, machine, index, card, sure) for index, card in enumerate(cards))
 
 
 def _groups(nvml: Any) -> Iterator[list[Card]]:

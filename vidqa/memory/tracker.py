@@ -16,6 +16,7 @@ from vidqa.memory.device import reread
 from vidqa.types import Device, PhaseUse
 
 _SAMPLE_SECONDS = 0.1
+_OTHERS_SECONDS = 1.0  # asking the driver about everybody takes longer than a sample may
 _CLEAR = Path("/proc/self/clear_refs")
 
 
@@ -132,7 +133,8 @@ class Tracker:
         self._runtime_bytes = runtime_bytes if device.kind == "cuda" else 0  # a resident size has it already
         self._meter: Meter = meter or (CudaMeter(device.index) if device.kind == "cuda" else ResidentMeter())
         self._phase = ""
-        self._last_sample = 0.0
+        self._last_sample = self._last_look = 0.0
+        self._others_bytes = device.other_bytes
         self._uses: dict[str, PhaseUse] = {}
 
     @property
@@ -160,7 +162,9 @@ class Tracker:
         self._last_sample = moment
         now = self._meter.now() + self._runtime_bytes
         peak = max([now, *(use.peak_bytes + self._runtime_bytes for use in self._uses.values())])
-        return MemorySampled(self._phase, now, peak, reread(self._device).other_bytes)
+        if moment - self._last_look >= _OTHERS_SECONDS:
+            self._last_look, self._others_bytes = moment, reread(self._device).other_bytes
+        return MemorySampled(self._phase, now, peak, self._others_bytes)
 
     def process_peak_bytes(self) -> int:
         """The process's peak: what the driver saw on CUDA (runtime and reserved), else its resident peak."""

@@ -1,4 +1,4 @@
-"""Packet times out of a container's own table, and the proof that the demuxer gives the same.
+"""Packet times out of a container's own table, and the check that the demuxer gives the same.
 
 Only well-formed MP4, QuickTime and Matroska, with a codec whose packets FFmpeg passes on as they are stored. What was
 looked up is compared with demuxed packets at the start, in the middle and at the end; anything unusual anywhere
@@ -45,7 +45,7 @@ def look_up(path: str, container: Any, stream: Any) -> Found | None:
     try:
         stored = _TABLES[kind](path, stream)
         end = _confirmed_end(stored, container, stream)
-    except (Unusual, OSError, *UNREADABLE):
+    except (Unusual, OSError, OverflowError, *UNREADABLE):
         return None
     return Found(_shown(stored), _keys(stored), end)
 
@@ -63,8 +63,8 @@ def _keys(stored: Stored) -> list[tuple[int, int]]:
 def _confirmed_end(stored: Stored, container: Any, stream: Any) -> int:
     """Where the last packet ends; raises Unusual unless the demuxed packets are the stored ones.
 
-    Three places suffice: what a well-formed table leaves open (a shift, the place of a packet in the table, which
-    pictures count as keyframes, where the file ends) is off from some packet on, or everywhere.
+    The table readers vouch for the form; what a well-formed table leaves open (a shift, the place of a packet in the
+    table, which pictures count as keyframes, where the file ends) is off everywhere, or from some packet to the end.
     """
     keys = frozenset(stored.keys)
     if _agreement(stored, keys, islice(_packets(container, stream), _COMPARED))[0] != 0:
@@ -73,7 +73,7 @@ def _confirmed_end(stored: Stored, container: Any, stream: Any) -> int:
     _agreement(stored, keys, islice(_packets(container, stream), _COMPARED))
     container.seek(stored.pts[stored.keys[-1]], stream=stream, backward=True)
     first, past, end = _agreement(stored, keys, islice(_packets(container, stream), _LONGEST_TAIL))
-    if past != len(stored.pts) or max(stored.end, *stored.pts[:first], 0) > end:
+    if past != len(stored.pts) or max(stored.end, max(stored.pts[:first], default=0)) > end:
         raise Unusual("the last packets are not the last to be shown")
     return end
 

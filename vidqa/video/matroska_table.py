@@ -174,7 +174,7 @@ class _Walk:
     def _other(self, at: int, clock: int) -> tuple[int, int]:
         """The cluster's clock and the next position after anything but a plain SimpleBlock."""
         kind, start, stop = self._element(at)
-        if kind == _TIME:
+        if kind == _TIME and stop - start <= 8:
             return int.from_bytes(self._bytes(start, stop), "big"), stop
         if kind == _GROUP:
             self._group(clock, start, stop)
