@@ -17,6 +17,8 @@ HEAVY = ("torch", "transformers", "av", "numpy", "textual", "huggingface_hub", "
         ("import vidqa.cli.main", HEAVY),
         ("from vidqa import EngineConfig, Request, Session, VidqaError", ("torch", "transformers", "av", "textual")),
         ("import vidqa.video.sampling, vidqa.models.specs, vidqa.engine.planning", HEAVY),
+        ("import vidqa.video.probe", ("torch", "numpy")),
+        ("import vidqa.memory.planner, vidqa.memory.degrade, vidqa.memory.alternatives, vidqa.memory.device", HEAVY),
         ("import vidqa.video.worker", ("torch", "transformers", "textual")),
         ("from vidqa.cli.main import run\ntry: run(['--help'])\nexcept SystemExit: pass", HEAVY),
     ],
