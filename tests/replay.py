@@ -81,8 +81,12 @@ class ReplayedLinear4bit(nn.Module):
         if rows <= 4:  # the fused kernel reads the packed weights
             return linear_4bit(states, self.packed, self.absmax, self.outputs)
         # bitsandbytes/backends/cuda/ops.py, gemm_4bit: a 16-bit copy of the weight, then F.linear
+        # (nested: _dequant_linear_fallback unpacks the scales to float32, and adds their offset).
+        scales = [torch.empty(self.absmax.numel(), device=states.device) for _ in range(2 * bool(self.nested))]
         whole = torch.empty(self.shape, dtype=states.dtype, device=states.device)
-        return nn.functional.linear(states, whole, self.bias)
+        out = nn.functional.linear(states, whole, self.bias)
+        del scales
+        return out
 
 
 _PLAIN = Placement()

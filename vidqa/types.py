@@ -233,13 +233,15 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class PhaseUse:
-    """Measured bytes of one phase; `reserved_bytes` is the allocator's peak, where there is an allocator."""
+    """Measured bytes of one phase: tensors', and what the allocator held, where there is one."""
 
     name: str
     start_bytes: int
     peak_bytes: int
     end_bytes: int
-    reserved_bytes: int | None
+    reserved_start_bytes: int | None
+    reserved_peak_bytes: int | None
+    reserved_end_bytes: int | None
     seconds: float
 
 

@@ -80,7 +80,7 @@ def test_auto_says_which_model_and_why(capsys: pytest.CaptureFixture[str]) -> No
     [
         (["--gpu", "rtx4060", "--model", "7b", "--weights", "bf16"], ExitCode.DOES_NOT_FIT, "What fits: --weights nf4"),
         (["--gpu", "abacus"], ExitCode.USAGE, "abacus"),
-        (["--vram", "100MiB", "--model", "2b"], ExitCode.DOES_NOT_FIT, "100.0 MiB are free"),
+        (["--vram", "100MiB", "--model", "2b"], ExitCode.DOES_NOT_FIT, "100.0 MiB are allowed by --vram"),
         (["--vram", "1GiB", "--reserve", "2GiB", "--model", "2b"], ExitCode.USAGE, "Nothing is left"),
         (["--max-wait", "never"], ExitCode.USAGE, "not a span"),
         (["--prefill-chunk", "0"], ExitCode.USAGE, "--prefill-chunk 0"),

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -9,13 +10,14 @@ from tests.engine.test_demo_parity import CLIP, QUESTION
 from tests.memory.made import SPEC_2B, SPEC_7B, made_task
 from vidqa import EngineConfig, Request, Session
 from vidqa.errors import DoesNotFit
-from vidqa.events import Answered, Degraded, Event, TextDelta
+from vidqa.events import Answered, Degraded, Event, Noted, TextDelta
 from vidqa.memory.degrade import lower
 from vidqa.memory.live_bytes import LiveBytes
 from vidqa.memory.planner import plan_video
 from vidqa.memory.tracker import TensorMeter
 
 PHASES = ("load", "vision", "prefill", "decode")
+TWO_EVENTS = str(Path(CLIP).with_name("demo-two.mp4"))
 ANSWER = "a red circle moves right."
 
 
@@ -50,7 +52,8 @@ def test_a_phase_that_fails_once_is_answered(phase: str) -> None:
     assert answer.text == ANSWER
     assert answer.degraded == (f"{phase} ran out of memory: {steps[0].step}",)
     assert steps[0].plan.predicted_peak_bytes <= answer.plan.budget_bytes
-    lowered = "bf16 weights" if phase == "load" else "smallest chunks"
+    # The prompt of 104 tokens is one chunk already: smaller chunks save nothing in the prefill.
+    lowered = {"load": "bf16 weights", "vision": "smallest chunks"}.get(phase, "int8 KV cache")
     assert steps[0].step == lowered
 
 
@@ -63,10 +66,14 @@ def test_a_phase_that_always_fails_ends_with_the_numbers(phase: str) -> None:
         for event in session.ask(Request(CLIP, QUESTION)):
             if isinstance(event, Degraded):
                 degraded.append(event.step)
-    assert degraded == (
-        ["bf16 weights", "nf4 weights"]
-        if phase == "load"
-        else ["smallest chunks", "int8 KV cache", "half of the visual tokens"]
+    assert (
+        degraded
+        == {
+            "load": ["bf16 weights"],  # nf4 would take more here while it is loaded
+            "vision": ["smallest chunks", "half of the visual tokens"],
+            "prefill": ["int8 KV cache", "half of the visual tokens"],
+            "decode": ["int8 KV cache", "half of the visual tokens"],
+        }[phase]
     )
     assert "smaller model" in refused.value.remedy
 
@@ -82,14 +89,15 @@ def test_what_was_said_stays_said() -> None:
 
 
 def test_three_steps_one_after_the_other() -> None:
-    events = ask(failing("prefill", times=3))
+    with Session(EngineConfig(isolate_decoder=False), fault=failing("prefill", times=3)) as session:
+        events = list(session.ask(Request(TWO_EVENTS, QUESTION)))  # 12 frames: more than one small chunk
     assert [event.step for event in events if isinstance(event, Degraded)] == [
         "smallest chunks", "int8 KV cache", "half of the visual tokens",
     ]  # fmt: skip
     assert isinstance(events[-1], Answered)
     draft = events[-1].answer.plan.draft
-    assert (draft.vision_chunk, draft.prefill_chunk, draft.kv, draft.frames) == (1, 128, "int8", 4)
-    assert events[-1].answer.text == ANSWER
+    assert (draft.vision_chunk, draft.prefill_chunk, draft.kv, draft.frames) == (1, 128, "int8", 6)
+    assert events[-1].answer.text.startswith("first a red circle moves right")
 
 
 def test_a_failed_attempt_leaks_nothing() -> None:
@@ -146,3 +154,59 @@ def test_less_free_memory_than_planned_is_taken_into_account() -> None:
     squeezed = replace(task, budget_bytes=plan.required_bytes - 200 * 2**20)
     lowered = lower(squeezed, plan, "vision")
     assert lowered.plan.required_bytes <= squeezed.budget_bytes
+
+
+def test_every_step_lowers_the_phase_that_failed() -> None:
+    for phase in ("vision", "prefill", "decode", "load"):
+        task = made_task(24, 60, SPEC_7B)
+        plan = plan_video(task)
+        for _ in range(3):
+            try:
+                lowered = lower(task, plan, phase)
+            except DoesNotFit:
+                break
+            assert lowered.plan.phase_bytes[phase] < plan.phase_bytes[phase], (phase, lowered.step)
+            task, plan = lowered.task, lowered.plan
+        assert plan.phase_bytes[phase] < plan_video(made_task(24, 60, SPEC_7B)).phase_bytes[phase]
+
+
+def test_the_vision_phase_gives_up_pixels_first() -> None:
+    task = made_task(24, 60, SPEC_2B, frames=8)
+    plan = plan_video(task)
+    first = lower(task, plan, "vision")
+    second = lower(first.task, first.plan, "vision")
+    assert second.step == "half of the pixels"
+    assert second.plan.draft.frames == 8 and second.plan.draft.height < plan.draft.height
+
+
+def test_a_retry_keeps_its_clock_and_says_what_changed() -> None:
+    events = ask(failing("decode", times=1, after=3))
+    assert isinstance(events[-1], Answered)
+    timing = events[-1].answer.timing
+    assert 0 < timing.first_token_seconds < 60 and timing.decode_seconds > 0
+    assert timing.tokens_per_second < 50_000
+
+
+def test_stopping_a_retry_keeps_what_was_said() -> None:
+    with Session(EngineConfig(isolate_decoder=False), fault=failing("decode", times=1, after=3)) as session:
+        events = []
+        for event in session.ask(Request(CLIP, QUESTION)):
+            events.append(event)
+            if isinstance(event, Degraded):
+                session.cancel()
+    assert isinstance(events[-1], Answered)
+    assert events[-1].answer.finish_reason == "cancelled"
+    assert ANSWER.startswith(events[-1].answer.text) and events[-1].answer.text
+
+
+def test_sparser_frames_are_told_again() -> None:
+    events = ask_long(failing("prefill", times=1))
+    notes = [event.text for event in events if isinstance(event, Noted)]
+    assert len(notes) >= 1 and len(set(notes)) == len(notes)
+    assert isinstance(events[-1], Answered) and tuple(notes) == events[-1].answer.notes
+
+
+def ask_long(fault: Callable[[str], None]) -> list[Event]:
+    """Four frames of four seconds: more than a second apart."""
+    with Session(EngineConfig(isolate_decoder=False), fault=fault) as session:
+        return list(session.ask(Request(CLIP, QUESTION, frames=4)))

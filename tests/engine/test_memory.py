@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from statistics import median
 from typing import Any
 
 import pytest
@@ -120,7 +121,7 @@ def test_phases_and_samples_are_told() -> None:
         events = list(session.ask(Request(CLIP, QUESTION)))
     answer = events[-1].answer if isinstance(events[-1], Answered) else None
     assert answer is not None
-    assert [use.name for use in answer.memory.phases] == ["vision", "prefill", "decode"]
+    assert [use.name for use in answer.memory.phases] == ["load", "vision", "prefill", "decode"]
     for use in answer.memory.phases:
         assert 0 < use.start_bytes <= use.peak_bytes and use.seconds > 0
     samples = [event for event in events if isinstance(event, MemorySampled)]
@@ -132,11 +133,12 @@ def test_phases_and_samples_are_told() -> None:
 
 
 def test_a_sample_costs_less_than_a_hundredth() -> None:
-    """Ten samples a second may take a hundredth of it; each takes far less than the millisecond that allows."""
-    tracker, taken = Tracker(find_device("cpu")), 0
-    began = time.process_time()
+    """Ten samples a second may take a hundredth of it, so one of them a millisecond; here it is a tenth of that."""
+    tracker, seconds = Tracker(find_device("cpu")), []
     with tracker.phase("vision"):
-        while taken < 3:
-            taken += tracker.sample() is not None
-            time.sleep(0.02)
-    assert (time.process_time() - began) / taken < 0.02
+        for _ in range(8):
+            time.sleep(0.11)
+            began = time.process_time()
+            assert tracker.sample() is not None
+            seconds.append(time.process_time() - began)
+    assert median(seconds) < 0.001

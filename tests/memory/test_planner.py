@@ -1,5 +1,6 @@
 """The search in plain numbers: what it promises for any budget, clip and question."""
 
+import re
 import time
 from dataclasses import replace
 from typing import Any
@@ -229,3 +230,45 @@ def test_weights_of_the_7b(weights: str, gib: float) -> None:
     parts = ("embedding", "layers", "lm_head", "vision")
     total = sum(part_bytes(SPEC_7B, part, weights, dtype, Placement()) for part in parts)
     assert total / 1e9 == pytest.approx(gib, abs=0.01)
+
+
+def test_one_frame_is_the_middle_one() -> None:
+    plan = plan_video(made_task(24, 60, frames=1))
+    assert plan.indices == (749, 749) and plan.draft.frames == 2
+
+
+def test_what_was_asked_and_cannot_be_is_told() -> None:
+    assert "124 frames instead of 500" in plan_video(made_task(24, 4.99, frames=500, size=(448, 252))).limits[0]
+    far = plan_video(made_task(80, 300, RELEASED["Qwen/Qwen2.5-VL-7B-Instruct"], frames=256, size=(1008, 560)))
+    assert any("past 32,768" in limit for limit in far.limits)
+    assert any("slices and" in limit for limit in plan_video(made_task(5.0, 10)).limits)
+
+
+def test_a_size_beyond_the_cap_of_a_quality_is_kept() -> None:
+    plan = plan_video(made_task(80, 4, quality="fast", size=(1960, 1960)))
+    assert (plan.draft.width, plan.draft.height) == (1960, 1960)
+
+
+def test_the_wait_is_refused_with_the_fastest_plan() -> None:
+    default = plan_video(made_task(14.56, 60))
+    with pytest.raises(DoesNotFit, match=r"takes about (\d+) s") as refused:
+        plan_video(made_task(14.56, 60, max_wait_seconds=1.0))
+    told = re.search(r"about (\d+) s", refused.value.what)
+    assert told is not None and int(told.group(1)) <= default.seconds.total_seconds
+    assert refused.value.smallest_budget_bytes is None
+
+
+@pytest.mark.parametrize(
+    ("question", "reads"),
+    [
+        ("what does the sign read?", True),
+        ("What text is on the screen?", True),
+        ("what does the shirt say?", True),
+        ("which number is on the plate?", True),
+        ("what number of cars pass?", False),
+        ("what happens?", False),
+        ("is the score close?", False),
+    ],
+)
+def test_questions_about_text(question: str, reads: bool) -> None:
+    assert quality.asks_to_read(question) == reads

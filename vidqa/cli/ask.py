@@ -4,7 +4,6 @@ Arguments become a Request and an EngineConfig; the session's events become text
 """
 
 import argparse
-import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -52,7 +51,6 @@ def run(arguments: argparse.Namespace) -> int:
     settings = load_settings()
     talk = Talk(arguments.quiet)
     config = make_config(arguments, settings, choose_model(arguments.model or settings.model, talk))
-    prepare_allocator()
     with Session(config) as session, _signals(session) as received:
         try:
             answer = _render(session.ask(request), talk, arguments.json)
@@ -63,13 +61,6 @@ def run(arguments: argparse.Namespace) -> int:
         write_json(answer_object(answer))
     talk.say(_usage(answer))
     return received.exit_code() if answer.finish_reason == "cancelled" else ExitCode.OK
-
-
-def prepare_allocator() -> None:
-    """Let CUDA's allocator grow its segments, which torch reads once when it starts."""
-    from vidqa.memory.device import allocator_environment
-
-    os.environ.update(allocator_environment(os.environ))
 
 
 @dataclass(slots=True)

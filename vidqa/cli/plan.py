@@ -53,7 +53,8 @@ def run(arguments: argparse.Namespace) -> int:
     video = probe_facts(request.video)
     config = make_config(arguments, settings, arguments.model or settings.model or planned_model())
     if arguments.gpu == "all":
-        return _print_matrix(arguments.json, config, video, request)
+        named = arguments.model or settings.model
+        return _print_matrix(arguments.json, config, video, request, named=named is not None)
     device = as_device(find_gpu(arguments.gpu)) if arguments.gpu else find_device(config.device)
     tasks = tasks_for(find_checkpoints(config.model, local=False), video, request, config, device)
     place, plan = plan_best(tasks)
@@ -172,13 +173,13 @@ def _group(name: str) -> str:
     return "activations" if name in known else "runtime and margin"
 
 
-def _print_matrix(as_json: bool, config: "EngineConfig", video: VideoInfo, request: "Request") -> int:
+def _print_matrix(as_json: bool, config: "EngineConfig", video: VideoInfo, request: "Request", *, named: bool) -> int:
     """Every GPU of the catalog against models and precisions."""
     from vidqa.engine.planning import matrix
     from vidqa.memory.gpus import CATALOG, as_device
     from vidqa.models.choice import SHORT_NAMES, find_checkpoints
 
-    names = [config.model] if config.model not in SHORT_NAMES.values() else list(SHORT_NAMES.values())[:2]
+    names = [config.model] if named else list(SHORT_NAMES.values())[:2]
     checkpoints = [found for name in names for found in find_checkpoints(name, local=False)]
     precisions = [config.weights] if config.weights else ["native", "int8", "nf4"]
     table = matrix(checkpoints, [as_device(gpu) for gpu in CATALOG], precisions, video, request, config)

@@ -18,7 +18,7 @@ from vidqa.engine.kv_cache import KVCache
 from vidqa.engine.prefill import prefill
 from vidqa.engine.prompt import Prompt, position_after_video, text_positions, video_positions
 from vidqa.engine.speech import Speech
-from vidqa.engine.timing import Stopwatch, Timed
+from vidqa.engine.timing import Clock, Stopwatch, Timed
 from vidqa.engine.vision import EncodedGroup, GroupEncoder, Picture
 from vidqa.errors import Interrupted
 from vidqa.events import Event, Noted, StageProgress, StageStarted, TextDelta
@@ -32,18 +32,6 @@ if TYPE_CHECKING:
     from vidqa.models.loader import Loaded
 
 Result = TypeVar("Result")
-
-
-@dataclass(slots=True)
-class Clock:
-    """Seconds per stage, filled in as the stages end."""
-
-    watch: Stopwatch
-    video: float = 0.0
-    vision: float = 0.0
-    prefill: float = 0.0
-    first_token: float = 0.0
-    decode: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +84,10 @@ class Pipeline:
         logits, position, cache = yield from self._measured("prefill", self._read())
         reason = yield from self._measured("decode", self._write(logits, position, cache))
         return Outcome(self._plan_that_ran(), reason, cache.bytes)
+
+    def stopped(self) -> Outcome:
+        """What is left of an attempt that was stopped after an earlier one had begun to answer."""
+        return Outcome(self._plan, "cancelled", 0)
 
     def _measured(self, phase: str, stage: Generator[Event, None, Result]) -> Generator[Event, None, Result]:
         """Run a stage as a phase of the tracker, with samples of memory between its events."""
@@ -199,7 +191,7 @@ class Pipeline:
         left = limit - len(speech.tokens)
         self._hooks.fault("decode")
         yield StageStarted("decode", limit)
-        watch = Stopwatch()
+        watch, before = Stopwatch(), self._clock.decode
         tokens = decode(self._model, logits, position, cache, self._kernel, speech.sampler, self._loaded.stop_ids, left)
         reason: FinishReason = "cancelled"
         while not self._hooks.cancelled():
@@ -212,11 +204,11 @@ class Pipeline:
             if len(speech.tokens) == 1:
                 self._clock.first_token = self._clock.watch.seconds()
                 watch = Stopwatch()  # decode speed starts after the first token
+            self._clock.decode = before + watch.seconds()
             if text:
                 yield TextDelta(text)
             yield StageProgress("decode", len(speech.tokens), limit)
             self._hooks.fault("decode")
-        self._clock.decode = watch.seconds()
         if text := speech.finish():
             yield TextDelta(text)
         return reason

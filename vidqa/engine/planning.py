@@ -67,7 +67,8 @@ def budget_bytes(device: Device, config: EngineConfig) -> int:
     if budget <= 0:
         raise UsageError(
             f"Nothing is left to plan with: {format_bytes(there)} free on {device.name}, "
-            f"{format_bytes(config.reserve_bytes)} reserved.",
+            + (f"--vram {format_bytes(config.vram_bytes)}, " if config.vram_bytes is not None else "")
+            + f"{format_bytes(config.reserve_bytes)} reserved.",
             "Lower --reserve, or raise --vram.",
         )
     return budget

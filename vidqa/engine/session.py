@@ -5,6 +5,7 @@ is free now, loads the model once and runs the pipeline; when memory runs out af
 goes on with a smaller plan. Single-flight: one `ask` at a time; `cancel` from any thread.
 """
 
+import os
 import threading
 from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
@@ -14,12 +15,12 @@ from typing import TYPE_CHECKING
 
 from vidqa.config import EngineConfig
 from vidqa.engine.planning import budget_bytes, check_config, check_request, closer_look, plan_best, tasks_for
-from vidqa.engine.timing import Stopwatch
+from vidqa.engine.timing import Clock, Stopwatch
 from vidqa.errors import Interrupted, UsageError
 from vidqa.events import Answered, Degraded, Event, Noted, Planned, StageProgress, StageStarted
 from vidqa.memory import drift
 from vidqa.memory.degrade import MAX_STEPS, gave_up, lower
-from vidqa.memory.device import find_device, reread
+from vidqa.memory.device import allocator_environment, find_device, reread
 from vidqa.memory.planner import Task, plan_video
 from vidqa.models.choice import Checkpoint, find_checkpoints
 from vidqa.types import Answer, MemoryUse, Plan, Request, Timing
@@ -28,7 +29,7 @@ from vidqa.video.decode import VideoReader, open_video
 if TYPE_CHECKING:
     import numpy
 
-    from vidqa.engine.pipeline import Clock, Outcome
+    from vidqa.engine.pipeline import Outcome
     from vidqa.engine.speech import Speech
     from vidqa.memory.tracker import Meter, Tracker
     from vidqa.models.loader import Loaded
@@ -49,12 +50,19 @@ class _Run:
     phase: str = "load"
     speech: "Speech | None" = None
     load_seconds: float = 0.0
-    watch: Stopwatch = field(default_factory=Stopwatch)
+    clock: Clock = field(default_factory=Clock)
     degraded: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def enter(self, phase: str) -> None:
         """Remember what is being done, in case it fails."""
         self.phase = phase
+
+    def note(self, text: str) -> Iterator[Event]:
+        """Tell and keep a sentence, once."""
+        if text not in self.notes:
+            self.notes.append(text)
+            yield Noted(text)
 
 
 class Session:
@@ -71,9 +79,11 @@ class Session:
         self.config = config
         self._fault, self._meter = fault, meter
         self._loaded: Loaded | None = None
+        self._checkpoint: Checkpoint | None = None
         self._runtime_bytes = 0
         self._flight = threading.Lock()
         self._cancelled = threading.Event()
+        os.environ.update(allocator_environment(os.environ))  # torch reads it once, when it starts
 
     def __enter__(self) -> "Session":
         return self
@@ -119,7 +129,7 @@ class Session:
     def close(self) -> None:
         """Let go of the model."""
         self.cancel()
-        self._loaded = None
+        self._loaded = self._checkpoint = None
 
     def _ask(self, request: Request) -> Generator[Event, None, None]:
         if not self._flight.acquire(blocking=False):
@@ -150,12 +160,12 @@ class Session:
 
     def _plan(self, reader: VideoReader, request: Request, *, local: bool) -> _Run:
         """The best plan of the named model, or of all that there are; `local` ones have their weights here."""
-        config = self.config
-        if self._loaded is not None:  # what is loaded stays as it is
-            config = replace(config, weights=self._loaded.weights, placement=self._loaded.placement)
+        config, loaded = self.config, self._loaded
         device = find_device(config.device)
-        checkpoints = find_checkpoints(config.model, local=local)
+        checkpoints = [self._checkpoint] if self._checkpoint else find_checkpoints(config.model, local=local)
         tasks = tasks_for(checkpoints, reader.info, request, config, device)
+        if loaded is not None:  # what is loaded stays as it is
+            tasks = [replace(tasks[0], pinned_weights=loaded.weights, pinned_placement=loaded.placement)]
         place, plan = plan_best(tasks)
         return _Run(request, checkpoints[place], tasks[place], plan)
 
@@ -189,11 +199,10 @@ class Session:
         yield Degraded(run.phase, lowered.step, lowered.plan)
 
     def _attempt(self, run: _Run, reader: VideoReader) -> Generator[Event, None, None]:
-        loaded = yield from self._load(run)
-        from vidqa.engine.pipeline import Clock, Hooks, Pipeline  # torch: after the files were found good
+        loaded, tracker = yield from self._load(run)
+        from vidqa.engine.pipeline import Hooks, Pipeline  # torch: after the files were found good
         from vidqa.engine.prompt import build_prompt
         from vidqa.engine.speech import Speech
-        from vidqa.memory.tracker import Tracker
 
         request, spec = run.request, run.checkpoint.spec
         prompt = build_prompt(loaded.tokenizer, spec.video_token, request.question, request.system)
@@ -203,15 +212,19 @@ class Session:
             run.plan = plan_video(run.task)
         plan = replace(run.plan, prompt_tokens=run.plan.visual_tokens + text_tokens)
         run.speech = run.speech or Speech(request)
-        tracker, clock = Tracker(run.task.device, self._meter, self._runtime_bytes), Clock(run.watch)
         hooks = Hooks(self._cancelled.is_set, self._fault, run.enter)
-        pipeline = Pipeline(loaded, reader, plan, prompt, run.speech, tracker, hooks, clock)
+        pipeline = Pipeline(loaded, reader, plan, prompt, run.speech, tracker, hooks, run.clock)
         yield Planned(reader.info, plan)
-        planned_notes = [*run.task.device.notes, *closer_look(plan, request)]
-        if not run.degraded:
-            yield from map(Noted, planned_notes)
-        outcome = yield from pipeline.run()
-        notes = [*planned_notes, *reader.notes]
+        for note in (*run.task.device.notes, *closer_look(plan, request)):
+            yield from run.note(note)
+        try:
+            outcome = yield from pipeline.run()
+        except Interrupted:
+            if not run.speech.tokens:
+                raise
+            outcome = pipeline.stopped()  # what was said before memory ran out is the answer
+        for note in reader.notes:
+            yield from run.note(note)
         memory = self._memory(run, loaded, tracker, outcome)
         if self.config.remember:
             self._remember(run, memory)
@@ -222,33 +235,38 @@ class Session:
                 question=request.question,
                 video=reader.info,
                 plan=outcome.plan,
-                timing=_timing(run, clock, len(run.speech.tokens)),
+                timing=_timing(run, len(run.speech.tokens)),
                 memory=memory,
-                notes=tuple(notes),
+                notes=tuple(run.notes),
                 degraded=tuple(run.degraded),
             )
         )
 
-    def _load(self, run: _Run) -> Generator[Event, None, "Loaded"]:
-        """Load the model as planned, unless it is there."""
+    def _load(self, run: _Run) -> Generator[Event, None, "tuple[Loaded, Tracker]"]:
+        """Load the model as planned, unless it is there; its phase is the first that the tracker measures."""
+        from vidqa.memory.tracker import Tracker, runtime_bytes
+
         if self._loaded is not None:
-            return self._loaded
+            return self._loaded, Tracker(run.task.device, self._meter, self._runtime_bytes)
         watch = Stopwatch()
         yield StageStarted("load", 1)
-        from vidqa.memory.tracker import runtime_bytes
         from vidqa.models.loader import load_model, torch_device
 
         self._fault("load")
         self._look_again(run)
         device, draft = torch_device(run.plan.device), run.plan.draft
         self._runtime_bytes = runtime_bytes(run.task.device)
-        self._loaded = load_model(run.checkpoint.local_folder(), device, draft.weights, draft.dtype, draft.placement)
+        tracker = Tracker(run.task.device, self._meter, self._runtime_bytes)
+        with tracker.phase("load"):
+            folder = run.checkpoint.local_folder()
+            self._loaded = load_model(folder, device, draft.weights, draft.dtype, draft.placement)
+        self._checkpoint = run.checkpoint
         yield StageProgress("load", 1, 1)
         if self._cancelled.is_set():
             raise Interrupted("Stopped while the model was loaded.", "Nothing was answered yet.")
         run.load_seconds += watch.seconds()
-        run.watch.exclude(watch.seconds())
-        return self._loaded
+        run.clock.watch.exclude(watch.seconds())
+        return self._loaded, tracker
 
     def _look_again(self, run: _Run) -> None:
         """Others may have taken memory since the plan was made: plan anew where it would no longer fit."""
@@ -284,7 +302,8 @@ class Session:
         )
 
 
-def _timing(run: _Run, clock: "Clock", tokens: int) -> Timing:
+def _timing(run: _Run, tokens: int) -> Timing:
+    clock = run.clock
     return Timing(
         load_seconds=run.load_seconds,
         video_seconds=clock.video,

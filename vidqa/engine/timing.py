@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
@@ -20,6 +21,18 @@ class Stopwatch:
     def seconds(self) -> float:
         """Seconds since the start."""
         return time.perf_counter() - self._start
+
+
+@dataclass(slots=True)
+class Clock:
+    """Seconds per stage of one question, filled in as the stages end; `watch` runs from its acceptance."""
+
+    watch: Stopwatch = field(default_factory=Stopwatch)
+    video: float = 0.0
+    vision: float = 0.0
+    prefill: float = 0.0
+    first_token: float = 0.0
+    decode: float = 0.0
 
 
 class Timed(Generic[Item]):

@@ -109,7 +109,10 @@ def _mlp_bytes(spec: "ModelSpec", draft: Draft, tokens: int) -> int:
         outliers = 3 * spec.intermediate * spec.hidden // _OUTLIER_SHARE
         return max(product, (element + _WIDE + 2 + cast) * wide + tokens * spec.hidden + outliers)
     if draft.weights in QUANTIZED and tokens > FUSED_4BIT_ROWS:
-        return max(product, element * (2 * wide + spec.hidden * spec.intermediate))
+        matrix = spec.hidden * spec.intermediate
+        # nested: the scales are unpacked to float32 twice (_dequant_linear_fallback)
+        scales = 2 * _WIDE * matrix // 64 if draft.weights == "nf4-dq" else 0
+        return max(product, element * (2 * wide + matrix) + scales)
     return product
 
 

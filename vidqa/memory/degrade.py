@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from vidqa.errors import DoesNotFit
 from vidqa.memory.planner import Task, plan_video
-from vidqa.memory.setups import weight_choices
+from vidqa.memory.setups import placements, weight_choices
 from vidqa.types import Plan
 from vidqa.units import format_bytes
 
@@ -29,14 +29,14 @@ class Lowered:
 def lower(task: Task, plan: Plan, phase: str) -> Lowered:
     """The next smaller plan after `phase` ran out of memory; raises DoesNotFit with the numbers when there is none.
 
-    `task` carries the memory that is free now.
+    `task` carries the memory that is free now. A step counts only if that phase takes less by it.
     """
     for step, narrower in _steps(task, plan, phase):
         try:
             smaller = plan_video(narrower)
         except DoesNotFit:
             continue
-        if smaller.draft != plan.draft:
+        if smaller.phase_bytes[phase] < plan.phase_bytes[phase]:
             return Lowered(narrower, smaller, step)
     raise gave_up(task, plan, phase)
 
@@ -56,7 +56,7 @@ def _steps(task: Task, plan: Plan, phase: str) -> Iterator[tuple[str, Task]]:
     """Narrower tasks in the order of what they cost."""
     config, draft = task.config, plan.draft
     if phase == "load":
-        yield from _smaller_weights(task, plan)
+        yield from _lighter_loads(task, plan)
         return
     off_device = task.device.kind == "cuda"
     place = replace(draft.placement, visual_on_host=off_device, vision_offloaded=off_device)
@@ -64,14 +64,26 @@ def _steps(task: Task, plan: Plan, phase: str) -> Iterator[tuple[str, Task]]:
     moved = ", vision embeddings and tower off the device" if off_device and place != draft.placement else ""
     yield f"smallest chunks{moved}", lean
     if config.kv is None:
-        lean = replace(lean, config=replace(lean.config, kv="int8"))
-        yield "int8 KV cache", lean
+        small = replace(lean, config=replace(lean.config, kv="int8"))
+        yield "int8 KV cache", small
+        lean = small if phase != "vision" else lean
+    slice_tokens = task.spec.visual_tokens(2, draft.height, draft.width)
+    if phase == "vision":  # a group is what is too large, not the number of frames
+        yield "half of the pixels", replace(lean, most_slice_tokens=slice_tokens // 2)
+        yield "a quarter of the pixels", replace(lean, most_slice_tokens=slice_tokens // 4)
     yield "half of the visual tokens", replace(lean, most_visual_tokens=plan.visual_tokens // 2)
 
 
-def _smaller_weights(task: Task, plan: Plan) -> Iterator[tuple[str, Task]]:
-    if task.config.weights is not None:
-        return
-    choices = weight_choices(task.device)
-    for weights in choices[choices.index(plan.draft.weights) + 1 :]:
-        yield f"{weights} weights", replace(task, pinned_weights=weights)
+def _lighter_loads(task: Task, plan: Plan) -> Iterator[tuple[str, Task]]:
+    """The embedding table on the host, then smaller weights."""
+    draft = plan.draft
+    if task.config.placement is None:
+        for place in placements(task.spec, draft.weights, task.device):
+            if place.embedding_on_host and not draft.placement.embedding_on_host:
+                config = replace(task.config, placement=place)
+                yield "embedding table in host memory", replace(task, config=config, pinned_weights=draft.weights)
+                break
+    if task.config.weights is None:
+        choices = weight_choices(task.device)
+        for weights in choices[choices.index(draft.weights) + 1 :]:
+            yield f"{weights} weights", replace(task, pinned_weights=weights)

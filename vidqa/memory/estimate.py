@@ -12,7 +12,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from vidqa.memory import activations
-from vidqa.memory.weights import BLOCK, ELEMENT_BYTES, QUANTIZED, largest_matrix_bytes, part_bytes, part_precision
+from vidqa.memory.weights import BLOCK, ELEMENT_BYTES, part_bytes, part_precision, staging_bytes
 from vidqa.types import Draft, MemoryLine, Placement
 
 if TYPE_CHECKING:
@@ -118,8 +118,7 @@ def _precision(part: str) -> Callable[["ModelSpec", Draft], str]:
 
 
 def _staging(spec: "ModelSpec", draft: Draft, host_pixels: int) -> int:
-    """Matrices that wait in 16-bit for their quantization; transformers materialises up to four at a time."""
-    return 4 * largest_matrix_bytes(spec, draft.dtype) if draft.weights in QUANTIZED else 0
+    return staging_bytes(spec, draft.weights, draft.dtype, draft.placement)
 
 
 def _pixels(spec: "ModelSpec", draft: Draft, host_pixels: int) -> int:
@@ -144,6 +143,12 @@ def _vision(spec: "ModelSpec", draft: Draft, host_pixels: int) -> int:
 
 def _one_token(spec: "ModelSpec", draft: Draft, host_pixels: int) -> int:
     return activations.tokens_bytes(spec, draft, draft.batch)
+
+
+def _chunk(spec: "ModelSpec", draft: Draft, host_pixels: int) -> int:
+    """A chunk in its layers, or the last token's logits after a very small one."""
+    logits = activations.logits_bytes(spec, draft) - _workspace(spec, draft).bytes
+    return max(activations.chunk_bytes(spec, draft), logits)
 
 
 def _workspace(spec: "ModelSpec", draft: Draft) -> activations.Workspace:
@@ -173,7 +178,8 @@ PARTS = (
     Part("weights: vision tower", _ALWAYS, _resident_vision, _precision("vision")),
     Part("weights: vision tower, until the prefill", frozenset(("load", "vision")), _passing_vision,
          _precision("vision")),
-    Part("quantization staging", frozenset(("load",)), _staging, lambda spec, draft: "4 matrices in 16-bit"),
+    Part("quantization staging", frozenset(("load",)), _staging,
+         lambda spec, draft: "the largest matrix, one at a time"),
     Part("vision activations", frozenset(("vision",)), _vision,
          lambda spec, draft: f"{activations.group_slices(spec, draft)} slices of "
          f"{activations.patches_per_slice(spec, draft)} patches · {spec.vision.embed_dim}"),
@@ -185,7 +191,7 @@ PARTS = (
          f"{spec.head_dim} in {draft.kv}"),
     Part("KV scratch", _READING, _kv_scratch,
          lambda spec, draft: f"{kv_capacity(spec, draft)} tokens of one layer in {draft.dtype}"),
-    Part("prefill chunk", frozenset(("prefill",)), lambda spec, draft, _: activations.chunk_bytes(spec, draft),
+    Part("prefill chunk", frozenset(("prefill",)), _chunk,
          activations.chunk_formula),
     Part("attention workspace", frozenset(("prefill",)), lambda spec, draft, _: _workspace(spec, draft).bytes,
          lambda spec, draft: f"{draft.attention}, {_workspace(spec, draft).formula}"),

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from vidqa.memory import quality
 from vidqa.memory.estimate import required_bytes
 from vidqa.memory.seconds import estimate_seconds
 from vidqa.memory.setups import compute_dtype, weight_choices
@@ -29,16 +30,19 @@ _LEVERS = {
 def told_limits(task: "Task", space: "Space", draft: Draft) -> tuple[str, ...]:
     """One sentence per lowered choice."""
     return (
+        *_asked_frames(task, draft),
         *_frames_limit(task, space, draft),
         *_size_limit(task, space, draft),
         *_weights_limit(task, draft),
         *_kv_limit(task, draft),
         *_placement_limits(task, draft),
+        *_chunk_limit(task, draft),
+        *_beyond_training(task, draft),
     )
 
 
-def reason(task: "Task", space: "Space", draft: Draft) -> str:
-    """What forbids a draft: memory, time, the context or the cap of the quality."""
+def reason(task: "Task", space: "Space", draft: Draft, otherwise: str = "frames go before pixels") -> str:
+    """What forbids a draft: memory, time, the context or the cap of the quality; `otherwise` where nothing does."""
     tokens = task.spec.visual_tokens(draft.frames, draft.height, draft.width)
     if tokens > space.most_tokens:
         context = task.spec.context_tokens - task.text_tokens - task.request.max_tokens
@@ -49,11 +53,12 @@ def reason(task: "Task", space: "Space", draft: Draft) -> str:
         return f"{space.most_tokens:,} visual tokens, past which little is gained (--quality {task.config.quality})"
     needed = required_bytes(task.spec, draft, task.around)
     if needed > task.budget_bytes:
-        return f"memory: more would need {format_bytes(needed)} of {format_bytes(task.budget_bytes)}"
+        over = format_bytes(needed - task.budget_bytes)
+        return f"memory: more would need {over} beyond {format_bytes(task.budget_bytes)}"
     seconds = estimate_seconds(task.spec, draft, task.device, task.video).total_seconds
     if task.config.max_wait_seconds is not None and seconds > task.config.max_wait_seconds:
         return f"time: more would take about {seconds:.0f} s (--max-wait {task.config.max_wait_seconds:g})"
-    return "frames go before pixels"
+    return otherwise
 
 
 def _frames_limit(task: "Task", space: "Space", draft: Draft) -> Iterator[str]:
@@ -63,7 +68,8 @@ def _frames_limit(task: "Task", space: "Space", draft: Draft) -> Iterator[str]:
     more = [count for count in space.counts if count > draft.frames]
     if more:
         height, width = space.sizes[0]
-        yield f"{told}: {reason(task, space, replace(draft, frames=more[0], height=height, width=width))}"
+        larger = replace(draft, frames=more[0], height=height, width=width)
+        yield f"{told}: {reason(task, space, larger, 'more would have to be smaller than is worth it')}"
     elif task.request.frames is None and task.request.fps is None:
         own = draft.frames >= task.bounds.max_frames // 2 * 2
         why = "the checkpoint's own limit" if own else f"more add little (--quality {task.config.quality})"
@@ -87,7 +93,11 @@ def _weights_limit(task: "Task", draft: Draft) -> Iterator[str]:
     dtype = compute_dtype(task.device)
     native = replace(draft, weights=best, dtype=dtype, kv=dtype, placement=Placement())
     needed = required_bytes(task.spec, native, task.around)
-    yield f"{draft.weights} weights: {best} would need {format_bytes(needed)} of {format_bytes(task.budget_bytes)}"
+    if needed > task.budget_bytes:
+        yield f"{draft.weights} weights: {best} would need {format_bytes(needed)} of {format_bytes(task.budget_bytes)}"
+    elif task.config.max_wait_seconds is not None:
+        seconds = estimate_seconds(task.spec, native, task.device, task.video).total_seconds
+        yield f"{draft.weights} weights: {best} would take about {seconds:.0f} s"
 
 
 def _kv_limit(task: "Task", draft: Draft) -> Iterator[str]:
@@ -101,4 +111,23 @@ def _placement_limits(task: "Task", draft: Draft) -> Iterator[str]:
     if task.config.placement is None:
         for name, told in _LEVERS.items():
             if getattr(draft.placement, name):
-                yield f"{told}: memory"
+                yield f"{told}, to save memory"
+
+
+def _chunk_limit(task: "Task", draft: Draft) -> Iterator[str]:
+    vision, prefill = task.chunks[0]
+    smaller = (draft.vision_chunk, draft.prefill_chunk) < (vision, prefill)
+    if smaller and task.config.vision_chunk is None and task.config.prefill_chunk is None:
+        yield f"{draft.vision_chunk} slices and {draft.prefill_chunk} tokens at a time, to save memory"
+
+
+def _asked_frames(task: "Task", draft: Draft) -> Iterator[str]:
+    asked = task.request.frames
+    if asked is not None and asked > 1 and asked != draft.frames:
+        yield f"{draft.frames} frames instead of {asked}: an even number, and no more than there are"
+
+
+def _beyond_training(task: "Task", draft: Draft) -> Iterator[str]:
+    tokens = task.spec.visual_tokens(draft.frames, draft.height, draft.width)
+    if tokens > quality.MOST_TRAINED_TOKENS:
+        yield f"{tokens:,} visual tokens: past {quality.MOST_TRAINED_TOKENS:,} scores fall; no model was trained there"

@@ -216,7 +216,9 @@ def _device(nvml: Any, machine: Machine, index: int, card: Card, order_is_sure: 
     total, free = _total_and_free(nvml, machine, index, card)
     use = _use(nvml, card)
     own = use.bytes_by_process.get(machine.process()) or _torch_reserved(machine, index)
-    told = use.held_by(frozenset(use.bytes_by_process) - {machine.process()})
+    # In a container the driver names our process by a number that we do not know: its table says nothing then.
+    known = machine.process() in use.bytes_by_process or not own
+    told = use.held_by(frozenset(use.bytes_by_process) - {machine.process()}) if known else 0
     others = max(told, total - free - own, 0)
     bandwidth, flops = _rates(nvml, card)
     return Device(

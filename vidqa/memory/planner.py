@@ -24,7 +24,7 @@ from vidqa.memory.limits import told_limits
 from vidqa.memory.seconds import estimate_seconds
 from vidqa.memory.setups import setups
 from vidqa.models.specs import ModelSpec
-from vidqa.types import Device, Draft, PixelBounds, Plan, Request, VideoInfo
+from vidqa.types import Device, Draft, PixelBounds, Placement, Plan, Request, VideoInfo
 from vidqa.units import format_bytes
 from vidqa.video.sampling import check_counts, choose_indices, fitting_sizes, frames_at_rate, sampled_times
 
@@ -37,7 +37,8 @@ _COUNTS = (2, 4, 6, 8, 10, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 
 class Task:
     """All that a plan is made from. `budget_bytes` is the memory, `config` holds what the user set.
 
-    `chunks`, `most_visual_tokens` and `pinned_weights` narrow the search when a plan turned out too large.
+    The rest narrows the search: to what a smaller plan may have after memory ran out, and to how
+    the model is already loaded (`pinned_weights`, and the lasting parts of `pinned_placement`).
     """
 
     model: str
@@ -52,7 +53,9 @@ class Task:
     text_tokens: int
     chunks: tuple[tuple[int, int], ...] = CHUNKS
     most_visual_tokens: int | None = None
+    most_slice_tokens: int | None = None
     pinned_weights: str | None = None
+    pinned_placement: Placement | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +94,11 @@ def search_space(task: Task) -> Space:
     token = spec.pixel_factor**2
     floor = quality.slice_floor(task.bounds, token, reading=quality.asks_to_read(request.question))
     sizes = fitting_sizes(task.video, request.size, task.bounds, floor * token, factor=spec.pixel_factor)
+    if task.most_slice_tokens is not None:
+        sizes = tuple(size for size in sizes if spec.visual_tokens(2, *size) <= task.most_slice_tokens) or sizes[:1]
     context = spec.context_tokens - task.text_tokens - request.max_tokens
-    chosen = fixed_count and request.size is not None
-    allowed = context if fixed_count or chosen else min(context, caps.visual_tokens)
+    least = spec.visual_tokens(counts[0], *sizes[0])  # what the user asked for may pass the quality's cap
+    allowed = context if fixed_count else min(context, max(caps.visual_tokens, least))
     most_tokens = allowed if task.most_visual_tokens is None else min(allowed, task.most_visual_tokens)
     return Space(counts, sizes, wanted, most_tokens, spec.visual_tokens(2, *sizes[-1]))
 
@@ -190,7 +195,7 @@ def finish_plan(task: Task, space: Space, draft: Draft) -> Plan:
     request, spec = task.request, task.spec
     indices = choose_indices(
         task.video,
-        frames=draft.frames if request.fps is None else None,
+        frames=request.frames or (draft.frames if request.fps is None else None),
         fps=request.fps,
         start_seconds=request.start_seconds,
         end_seconds=request.end_seconds,
@@ -243,7 +248,8 @@ def _refusal(task: Task, space: Space) -> DoesNotFit:
     draft = smallest_draft(task, space)
     tokens = task.spec.visual_tokens(draft.frames, draft.height, draft.width)
     asked = f"{draft.frames} frames of {draft.width}x{draft.height} ({tokens:,} visual tokens)"
-    needed = required_bytes(task.spec, draft, task.around)
+    needed: int | None = required_bytes(task.spec, draft, task.around)
+    assert needed is not None
     if tokens > space.most_tokens:
         total = tokens + task.text_tokens + task.request.max_tokens
         what = (
@@ -254,17 +260,28 @@ def _refusal(task: Task, space: Space) -> DoesNotFit:
     elif needed > task.budget_bytes:
         what = (
             f"{task.model} needs {format_bytes(needed)} for {asked} in {draft.weights}, and "
-            f"{format_bytes(task.budget_bytes)} are free on {task.device.name}."
+            f"{format_bytes(task.budget_bytes)} are {_allowed_by(task)} on {task.device.name}."
         )
         remedy = _nearest(task) or f"The smallest budget that would do is {format_bytes(needed)}."
     else:
-        fastest = estimate_seconds(task.spec, draft, task.device, task.video).total_seconds
+        fastest, needed = _least_seconds(task, space), None
         what = (
             f"The fastest plan for {asked} takes about {fastest:.0f} s, and --max-wait is "
             f"{task.config.max_wait_seconds:g} s."
         )
         remedy = f"Allow --max-wait {fastest * 1.1 + 1:.0f}, or look at a shorter --start/--end range."
     return DoesNotFit(what, remedy, smallest_budget_bytes=needed)
+
+
+def _allowed_by(task: Task) -> str:
+    return "free" if task.config.vram_bytes is None else "allowed by --vram"
+
+
+def _least_seconds(task: Task, space: Space) -> float:
+    """Seconds of the fastest plan that fits the memory, with the fewest and smallest frames that may be chosen."""
+    drafts = (replace(_sized(setup, space.sizes[0]), frames=space.counts[0]) for setup in setups(task))
+    fitting = (draft for setup in drafts for draft in chunkings(task, setup) if _fits_memory(task, draft))
+    return min(estimate_seconds(task.spec, draft, task.device, task.video).total_seconds for draft in fitting)
 
 
 def _nearest(task: Task) -> str | None:

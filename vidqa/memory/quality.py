@@ -66,6 +66,7 @@ _KV_ON_HOST_POINTS = -8.0  # a last resort: every token reads the whole cache ov
 LEAST_SLICE_TOKENS = 128  # qwen-vl-utils' floor; Q-Frame: below about 70 tokens an image the model is lost
 READING_SLICE_TOKENS = 576  # Qwen2-VL, table of fixed image tokens: OCRBench 572 at 64 tokens, 828 at 576
 MOST_FRAMES = 256  # QuickVideo: more score less
+MOST_TRAINED_TOKENS = 32_768  # positions of the released checkpoints; a video had at most 16,384 in training
 FRAMES_PER_SECOND = 2.0  # what Qwen2-VL was trained with
 
 
@@ -81,8 +82,8 @@ class Caps:
 # little is gained. 24,576 is the checkpoints' own limit (qwen-vl-utils, VIDEO_TOTAL_PIXELS).
 CAPS = {"fast": Caps(64, 4_096), "balanced": Caps(MOST_FRAMES, 16_384), "best": Caps(MOST_FRAMES, 24_576)}
 _READING = re.compile(
-    r"\b(read|text|texts|word|words|written|writes?|spell(ed)?|caption|subtitles?|letters?|number|numbers|digits?|"
-    r"signs?|plate|label|title|headline|score(board)?|price|timecode|clock)\b",
+    r"\b(read|texts?|words?|written|writes?|spell(ed)?|caption|subtitles?|letters?|numbers?(?! of)|digits?|"
+    r"signs?|plate|label|title|headline|scoreboard|price|timecode|clock|(does|do) .+ say)\b",
     re.IGNORECASE,
 )
 

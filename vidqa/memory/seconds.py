@@ -47,10 +47,12 @@ def _video_seconds(draft: Draft, video: VideoInfo) -> float:
 
 
 def vision_flops(spec: "ModelSpec", draft: Draft) -> float:
-    """2 per weight and patch, and 4 · patches² · width per slice and block of attention."""
+    """2 per weight and patch, and 4 · patches² · width per slice and block of attention, or its windows' share."""
     patches, vision = patches_per_slice(spec, draft), spec.vision
     slices = -(-draft.frames // vision.temporal_patch)
-    attention = 4 * patches * patches * vision.embed_dim * vision.depth
+    whole = len(vision.full_attention) if vision.window else vision.depth
+    in_windows = min((vision.window // vision.patch) ** 2, patches) * (vision.depth - whole)
+    attention = 4 * patches * vision.embed_dim * (patches * whole + in_windows)
     return slices * (2 * parameters(spec, "vision") * patches + attention)
 
 

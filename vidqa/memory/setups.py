@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from vidqa.memory.weights import ELEMENT_BYTES, QUANTIZED
+from vidqa.memory.weights import ELEMENT_BYTES
 from vidqa.types import Device, Draft, Placement
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def compute_dtype(device: Device) -> str:
 
 
 def weight_choices(device: Device) -> tuple[str, ...]:
-    """Precisions that can run, the largest first; 8- and 4-bit weights need bitsandbytes, which MPS lacks."""
+    """Precisions that are tried, the largest first; 8- and 4-bit weights on CUDA (nf4 on a CPU as a last resort)."""
     if device.kind == "cpu":
         return ("fp32", "bf16", "nf4")
     native = compute_dtype(device)
@@ -39,10 +39,22 @@ def placements(spec: "ModelSpec", weights: str, device: Device) -> tuple[Placeme
     if not spec.tied:
         steps.append(place := replace(place, embedding_on_host=True))
     steps.append(place := replace(place, vision_offloaded=True))
-    if weights in QUANTIZED:
+    if weights.startswith("nf4"):  # int8's layers do not move with the tower, and take more while they run
         steps.append(place := replace(place, vision_quantized=True, lm_head_quantized=not spec.tied))
     steps.append(replace(place, kv_on_host=True))
     return tuple(steps)
+
+
+def _as_loaded(place: Placement, loaded: Placement | None) -> Placement:
+    """A placement with what loading has settled: where the table lies, and what is quantized."""
+    if loaded is None:
+        return place
+    return replace(
+        place,
+        embedding_on_host=loaded.embedding_on_host,
+        vision_quantized=loaded.vision_quantized,
+        lm_head_quantized=loaded.lm_head_quantized,
+    )
 
 
 # bitsandbytes 0.45 at batch 1: NF4 30, nested NF4 24, int8 19 tokens/s (Llama-3.1-8B, H100): where the
@@ -57,7 +69,7 @@ def setups(task: "Task") -> Iterator[Draft]:
     for weights in (chosen,) if chosen else sorted(weight_choices(device), key=_LATER.__contains__):
         dtype = weights if weights in ELEMENT_BYTES else compute_dtype(device)
         places = (config.placement,) if config.placement else placements(task.spec, weights, device)
-        for place in places:
+        for place in dict.fromkeys(_as_loaded(place, task.pinned_placement) for place in places):
             for kv in (config.kv,) if config.kv else (dtype, "int8"):
                 yield Draft(
                     weights=weights,

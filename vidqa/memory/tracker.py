@@ -8,11 +8,12 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
 from vidqa.events import MemorySampled
-from vidqa.memory.device import reread
+from vidqa.memory.device import find_device, reread
 from vidqa.types import Device, PhaseUse
 
 _SAMPLE_SECONDS = 0.1
@@ -33,7 +34,10 @@ class Meter(Protocol):
         """Start anew."""
 
     def reserved(self) -> int | None:
-        """Bytes that the allocator holds at its peak, where there is one."""
+        """Bytes that the allocator holds now, where there is one."""
+
+    def reserved_peak(self) -> int | None:
+        """The most that it held since the reset."""
 
 
 class CudaMeter:
@@ -56,6 +60,9 @@ class CudaMeter:
         self._cuda.reset_peak_memory_stats(self._index)
 
     def reserved(self) -> int | None:
+        return int(self._cuda.memory_reserved(self._index))
+
+    def reserved_peak(self) -> int | None:
         return int(self._cuda.max_memory_reserved(self._index))
 
 
@@ -79,6 +86,8 @@ class ResidentMeter:
     def reserved(self) -> int | None:
         return None
 
+    reserved_peak = reserved
+
 
 class TensorMeter:
     """Living tensors, as `LiveBytes` counts them."""
@@ -98,6 +107,8 @@ class TensorMeter:
     def reserved(self) -> int | None:
         return None
 
+    reserved_peak = reserved
+
 
 def host_peak_bytes() -> int:
     """Largest resident size of this process, since the mark was last reset where that is possible."""
@@ -111,8 +122,18 @@ def host_peak_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+@cache
+def _first_runtime_bytes(kind: str, index: int) -> int:
+    """Measured once per process: later there are leftovers of what ran."""
+    return _measured_runtime(find_device(f"cuda:{index}" if kind == "cuda" else kind))
+
+
 def runtime_bytes(device: Device) -> int:
     """What this process takes on the device before any tensor: its context, or Python with its libraries."""
+    return _first_runtime_bytes(device.kind, device.index)
+
+
+def _measured_runtime(device: Device) -> int:
     if device.kind == "cuda":
         import torch
 
@@ -146,13 +167,14 @@ class Tracker:
     def phase(self, name: str) -> Iterator[None]:
         """Measure what happens inside: bytes at the start, the peak and the end, and seconds."""
         self._meter.reset()
-        self._phase, start, began = name, self._meter.now(), time.perf_counter()
+        meter, began = self._meter, time.perf_counter()
+        self._phase, start, held = name, meter.now(), meter.reserved()
         try:
             yield
         finally:
-            peak = self._meter.peak()
-            seconds = time.perf_counter() - began
-            self._uses[name] = PhaseUse(name, start, peak, self._meter.now(), self._meter.reserved(), seconds)
+            peak, seconds = meter.peak(), time.perf_counter() - began
+            reserved = (held, meter.reserved_peak(), meter.reserved())
+            self._uses[name] = PhaseUse(name, start, peak, meter.now(), *reserved, seconds)
 
     def sample(self) -> MemorySampled | None:
         """How memory stands, at most ten times a second; None when it is too early."""
@@ -171,5 +193,5 @@ class Tracker:
         if self._device.kind != "cuda":
             return host_peak_bytes()
         return self._runtime_bytes + max(
-            (use.reserved_bytes or use.peak_bytes for use in self._uses.values()), default=0
+            (use.reserved_peak_bytes or use.peak_bytes for use in self._uses.values()), default=0
         )

@@ -6,6 +6,7 @@ says what one of them takes. Arithmetic only: no file, no torch.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 from vidqa.types import Placement
@@ -70,6 +71,7 @@ def _vision_tensors(spec: "ModelSpec") -> Iterator[Tensor]:
     yield Tensor("vision", vision.embed_dim, 1, norm_vectors * (2 * vision.depth + 1))
 
 
+@cache
 def parameters(spec: "ModelSpec", *parts: str) -> int:
     """Number of parameters of a checkpoint, or of the named parts."""
     return sum(tensor.values for tensor in tensors(spec) if not parts or tensor.part in parts)
@@ -105,6 +107,7 @@ def part_precision(part: str, weights: str, dtype: str, placement: Placement) ->
     return weights if quantized.get(part, False) else dtype
 
 
+@cache
 def part_bytes(spec: "ModelSpec", part: str, weights: str, dtype: str, placement: Placement) -> int:
     """Bytes of one part of the model, wherever it lies. The patch matrix is a convolution: never quantized."""
     precision = part_precision(part, weights, dtype, placement)
@@ -120,7 +123,16 @@ def part_bytes(spec: "ModelSpec", part: str, weights: str, dtype: str, placement
 _BUFFERS = {"layers": 2 * BLOCK, "vision": 2 * BLOCK}
 
 
-def largest_matrix_bytes(spec: "ModelSpec", dtype: str) -> int:
-    """The largest matrix in the compute precision: what quantizing shard by shard stages on the device."""
-    quantized = (tensor for tensor in tensors(spec) if tensor.part == "layers")
-    return max(rounded(tensor.rows * tensor.columns * ELEMENT_BYTES[dtype]) for tensor in quantized)
+@cache
+def staging_bytes(spec: "ModelSpec", weights: str, dtype: str, placement: Placement) -> int:
+    """The largest quantized matrix in the compute precision, which waits on the device while it is quantized.
+
+    transformers 5 loads one tensor at a time then (core_model_loading.py, has_on_the_fly_quantization);
+    bitsandbytes makes a float16 copy more for int8 (nn/modules.py, Int8Params).
+    """
+    quantized = [part for part in ("layers", "vision", "lm_head")
+                 if part_precision(part, weights, dtype, placement) in QUANTIZED]  # fmt: skip
+    if not quantized:
+        return 0
+    matrices = (tensor.rows * tensor.columns for tensor in tensors(spec) if tensor.part in quantized)
+    return max(matrices) * (ELEMENT_BYTES[dtype] + (2 if weights == "int8" else 0))

@@ -158,6 +158,8 @@ class FlexKernel:
             warnings.filterwarnings("error", message=".*unfused implementation.*")
             try:
                 out: Tensor = self._compiled(query, key, value, blocks, scaling)
+            except torch.OutOfMemoryError:
+                raise  # memory is the planner's business
             except Exception as error:  # whatever the compiler raises, the asked kernel did not run
                 raise AttentionUnavailable(
                     f"FlexAttention did not compile on {query.device.type}: {type(error).__name__}.",

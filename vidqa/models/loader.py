@@ -6,6 +6,8 @@ Knows transformers' loading; decides nothing about memory.
 import gc
 import json
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,27 +55,29 @@ def load_model(folder: Path, device: torch.device, weights: str, dtype: str, pla
     from transformers import AutoTokenizer, Qwen2VLForConditionalGeneration
     from transformers.utils import logging as talk
 
-    talk.set_verbosity_error()
     talk.disable_progress_bar()
     spec = read_spec(folder)
     check_supported(spec, folder.name)
     host_table = placement.embedding_on_host and device.type != "cpu"
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        model = Qwen2VLForConditionalGeneration.from_pretrained(
-            folder,
-            dtype=DTYPES[dtype],
-            device_map={_EMBEDDING: "cpu", "": device} if host_table else {"": device},
-            use_safetensors=True,
-            local_files_only=True,
-            quantization_config=_quantization(weights, dtype, placement, host_table),
-        )
-    except (OSError, ValueError, RuntimeError, ImportError) as error:
-        if is_out_of_memory(error):
-            raise
-        raise ModelError(
-            f"The model in {folder} cannot be loaded: {_first_line(error)}", "Fetch it again with `vidqa pull`."
-        ) from error
+    with _listening() as heard:
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            model = Qwen2VLForConditionalGeneration.from_pretrained(
+                folder,
+                dtype=DTYPES[dtype],
+                device_map={_EMBEDDING: "cpu", "": device} if host_table else {"": device},
+                use_safetensors=True,
+                local_files_only=True,
+                quantization_config=_quantization(weights, dtype, placement, host_table),
+            )
+        except (OSError, ValueError, RuntimeError, ImportError) as error:
+            if is_out_of_memory(error):
+                raise
+            if "out of memory" in heard.text:  # transformers tells of a failed conversion in its log alone
+                raise MemoryError(heard.text[-200:]) from error
+            raise ModelError(
+                f"The model in {folder} cannot be loaded: {_first_line(error)}", "Fetch it again with `vidqa pull`."
+            ) from error
     if host_table:
         keep_on_host(model, folder)
     model.eval()
@@ -89,6 +93,8 @@ def release_cached_memory() -> None:
     gc.collect()
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
+    if torch.backends.mps.is_available():
+        torch.mps.empty_cache()
 
 
 def _quantization(weights: str, dtype: str, placement: Placement, host_table: bool) -> Any:
@@ -154,7 +160,39 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error means that an allocation failed, on the device or on the host."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error)
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _MEMORY_SIGNS)
+
+
+_MEMORY_SIGNS = (
+    "DefaultCPUAllocator: can't allocate memory",
+    "out of memory",  # CUDA's and Metal's own words
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
+
+
+class _Heard(logging.Handler):
+    """Keeps what transformers says while it loads: an error there may be told nowhere else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.text = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.text += record.getMessage()
+
+
+@contextmanager
+def _listening() -> Iterator[_Heard]:
+    logger, heard = logging.getLogger("transformers"), _Heard()
+    before = (logger.handlers, logger.level, logger.propagate)
+    logger.handlers, logger.propagate = [heard], False
+    logger.setLevel(logging.WARNING)
+    try:
+        yield heard
+    finally:
+        logger.handlers, level, logger.propagate = before
+        logger.setLevel(level)
 
 
 def _chat_template(folder: Path) -> str:
