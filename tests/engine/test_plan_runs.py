@@ -11,10 +11,10 @@ import torch
 from tests.engine.test_demo_parity import CLIP, QUESTION
 from vidqa import EngineConfig, Request, Session
 from vidqa.engine.kv_cache import KVCache
-from vidqa.engine.pipeline import Clock, Hooks, Outcome, Pipeline
+from vidqa.engine.pipeline import Hooks, Outcome, Pipeline
 from vidqa.engine.prompt import build_prompt
 from vidqa.engine.speech import Speech
-from vidqa.engine.timing import Stopwatch
+from vidqa.engine.timing import Clock, Stopwatch
 from vidqa.events import Event, StageProgress, StageStarted
 from vidqa.memory.device import find_device
 from vidqa.memory.estimate import kv_bytes
@@ -236,3 +236,22 @@ def test_no_field_of_a_draft_is_forgotten() -> None:
     }  # fmt: skip
     only_predicted = {"text_tokens", "batch"}  # the prompt itself says how long it is; one request is one sequence
     assert {field.name for field in fields(Draft)} == tried | only_predicted
+
+
+def test_auto_stays_with_the_model_that_is_loaded(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import vidqa.engine.session as session_module
+    from vidqa.models.choice import Checkpoint
+    from vidqa.models.specs import read_bounds
+
+    folder = demo_folder()
+    small = Checkpoint("small", base_spec(), read_bounds(folder), folder)
+    large = replace(small, name="large", spec=replace(small.spec, layers=400))
+    offered = [[small], [small, large]]
+    monkeypatch.setattr(session_module, "find_checkpoints", lambda name, *, local: offered.pop(0))
+    with Session(EngineConfig(model="auto", isolate_decoder=False)) as session:
+        answers = []
+        for _ in range(2):
+            *_, last = session.ask(Request(CLIP, QUESTION))
+            answers.append(last.answer)  # type: ignore[union-attr]
+    assert [answer.plan.model for answer in answers] == ["small", "small"]
+    assert len(offered) == 1  # the second question asked for no other

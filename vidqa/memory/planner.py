@@ -5,6 +5,7 @@ setup. Every candidate set is independent of the budget, so more memory never sc
 Arithmetic only: the same numbers give the same plan on every machine.
 """
 
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -124,9 +125,7 @@ def best_draft(task: Task, space: Space) -> Draft | None:
         points = quality.setup_points(task.spec, setup)
         if points + quality.frames_points(space.counts[-1]) <= best_score:
             continue
-        if largest_fitting(task, space, replace(setup, frames=space.counts[0]), least_only=True) is None:
-            continue
-        for count in reversed(space.counts):
+        for count in reversed(_fitting_counts(task, space, setup)):
             if points + quality.frames_points(count) + _most_slice_points(task, space, count) <= best_score:
                 continue
             draft = largest_fitting(task, space, replace(setup, frames=count))
@@ -135,26 +134,23 @@ def best_draft(task: Task, space: Space) -> Draft | None:
     return best
 
 
+def _fitting_counts(task: Task, space: Space, setup: Draft) -> tuple[int, ...]:
+    """The frame counts that fit at the smallest size: whatever is asked of a plan grows with its frames."""
+    smallest = _sized(setup, space.sizes[0])
+    many = bisect_left(space.counts, True, key=lambda count: fit(task, space, replace(smallest, frames=count)) is None)
+    return space.counts[:many]
+
+
 def _most_slice_points(task: Task, space: Space, frames: int) -> float:
     """Points of the largest slices that this many frames leave room for."""
     slices = -(-frames // task.spec.vision.temporal_patch)
     return quality.slice_points(max(space.most_tokens // slices, 1), space.most_slice_tokens)
 
 
-def largest_fitting(task: Task, space: Space, draft: Draft, *, least_only: bool = False) -> Draft | None:
-    """The draft at the largest size that fits (`least_only`: at the smallest), with its chunks; None if none does."""
-    low = fit(task, space, _sized(draft, space.sizes[0]))
-    if low is None or least_only:
-        return low
-    first, last = 0, len(space.sizes) - 1
-    while first < last:
-        middle = (first + last + 1) // 2
-        fitting = fit(task, space, _sized(draft, space.sizes[middle]))
-        if fitting is None:
-            last = middle - 1
-        else:
-            first, low = middle, fitting
-    return low
+def largest_fitting(task: Task, space: Space, draft: Draft) -> Draft | None:
+    """The draft at the largest size that fits, with its chunks; None if none does."""
+    many = bisect_left(space.sizes, True, key=lambda size: fit(task, space, _sized(draft, size)) is None)
+    return fit(task, space, _sized(draft, space.sizes[many - 1])) if many else None
 
 
 def _sized(draft: Draft, size: tuple[int, int]) -> Draft:
@@ -165,19 +161,23 @@ def fit(task: Task, space: Space, draft: Draft) -> Draft | None:
     """The draft with the fastest chunks that fit; None where it does not fit at all."""
     if task.spec.visual_tokens(draft.frames, draft.height, draft.width) > space.most_tokens:
         return None
+    if not fits_wait(task, _chunked(task, draft, *task.chunks[0])):  # the fastest chunks: the cheaper question first
+        return None
     fitting = next((chunked for chunked in chunkings(task, draft) if _fits_memory(task, chunked)), None)
     return fitting if fitting and fits_wait(task, fitting) else None
 
 
 def chunkings(task: Task, draft: Draft) -> Iterator[Draft]:
     """The draft in all allowed chunks, from the fastest to the smallest; nothing where the smallest is too large."""
+    if _fits_memory(task, _chunked(task, draft, *task.chunks[-1])):
+        for vision, prefill in task.chunks:
+            yield _chunked(task, draft, vision, prefill)
+
+
+def _chunked(task: Task, draft: Draft, vision: int, prefill: int) -> Draft:
+    """The draft in these chunks, but for what the user set."""
     config = task.config
-    levels = [
-        replace(draft, vision_chunk=config.vision_chunk or vision, prefill_chunk=config.prefill_chunk or prefill)
-        for vision, prefill in task.chunks
-    ]
-    if _fits_memory(task, levels[-1]):
-        yield from levels
+    return replace(draft, vision_chunk=config.vision_chunk or vision, prefill_chunk=config.prefill_chunk or prefill)
 
 
 def _fits_memory(task: Task, draft: Draft) -> bool:
@@ -230,14 +230,8 @@ def device_name(device: Device) -> str:
 
 def smallest_draft(task: Task, space: Space) -> Draft:
     """The least that the user's own settings allow, in the setup that takes least memory."""
-    vision, prefill = task.chunks[-1]
     least = [
-        replace(
-            _sized(setup, space.sizes[0]),
-            frames=space.counts[0],
-            vision_chunk=task.config.vision_chunk or vision,
-            prefill_chunk=task.config.prefill_chunk or prefill,
-        )
+        _chunked(task, replace(_sized(setup, space.sizes[0]), frames=space.counts[0]), *task.chunks[-1])
         for setup in setups(task)
     ]
     return min(least, key=lambda draft: required_bytes(task.spec, draft, task.around))
