@@ -241,7 +241,10 @@ def test_what_was_asked_and_cannot_be_is_told() -> None:
     assert "124 frames instead of 500" in plan_video(made_task(24, 4.99, frames=500, size=(448, 252))).limits[0]
     far = plan_video(made_task(80, 300, RELEASED["Qwen/Qwen2.5-VL-7B-Instruct"], frames=256, size=(1008, 560)))
     assert any("past 32,768" in limit for limit in far.limits)
-    assert any("slices and" in limit for limit in plan_video(made_task(5.0, 10)).limits)
+    assert any(
+        "slices and" in limit
+        for limit in plan_video(made_task(5.0, 10, placement=Placement(), weights="bf16", kv="native")).limits
+    )
 
 
 def test_a_size_beyond_the_cap_of_a_quality_is_kept() -> None:

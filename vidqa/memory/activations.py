@@ -6,6 +6,7 @@ replay tests hold them against the real modules. Arithmetic only.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from vidqa.memory.vanilla import math_attention_bytes
@@ -63,6 +64,7 @@ def chunk_bytes(spec: "ModelSpec", draft: Draft) -> int:
     return tokens_bytes(spec, draft, tokens * draft.batch)
 
 
+@lru_cache(maxsize=4096)
 def worst_pass(spec: "ModelSpec", draft: Draft) -> tuple[int, int]:
     """Tokens of the prefill pass that takes most, and tokens cached at its end.
 
@@ -92,6 +94,9 @@ def tokens_bytes(spec: "ModelSpec", draft: Draft, tokens: int) -> int:
     keys = spec.kv_heads * spec.head_dim
     mlp = element * 4 * tokens * spec.hidden + _mlp_bytes(spec, draft, tokens)
     attention = element * (7 * tokens * spec.hidden + 2 * tokens * keys)
+    if tokens > 1:  # a tile of queries, padded, mixed and put in order, however few rows are real
+        tile = element * (5 * tokens * spec.hidden + 2 * tokens * keys + 4 * SDPA_ROWS * spec.hidden)
+        attention = max(attention, tile)
     positions = 3 * 8 * tokens  # M-RoPE, int64
     return max(mlp, attention) + element * 2 * tokens * spec.head_dim + positions
 

@@ -120,18 +120,46 @@ def _frames(task: Task, frames: int | None) -> int:
 
 def best_draft(task: Task, space: Space) -> Draft | None:
     """The draft with the highest score that fits; None where none does."""
-    best, best_score = None, float("-inf")
-    for setup in setups(task):
-        points = quality.setup_points(task.spec, setup)
-        if points + quality.frames_points(space.counts[-1]) <= best_score:
+    best, best_score, settled = None, float("-inf"), set[str]()
+    for narrowed, setup in _families(task):
+        if setup.weights in settled:
             continue
-        for count in reversed(_fitting_counts(task, space, setup)):
-            if points + quality.frames_points(count) + _most_slice_points(task, space, count) <= best_score:
-                continue
-            draft = largest_fitting(task, space, replace(setup, frames=count))
-            if draft and (reached := quality.score(task.spec, draft, space.most_slice_tokens)) > best_score:
-                best, best_score = draft, reached
+        draft = _best_of_setup(narrowed, space, setup, best_score)
+        if draft is not None:
+            best, best_score = draft, quality.score(task.spec, draft, space.most_slice_tokens)
+            if _has_room(narrowed, space, draft):  # memory is no limit: the levers that save it can only cost
+                settled.add(setup.weights)
     return best
+
+
+def _best_of_setup(task: Task, space: Space, setup: Draft, to_beat: float) -> Draft | None:
+    """The best draft of one setup that scores more than `to_beat`."""
+    best, points = None, quality.setup_points(task.spec, setup)
+    if points + quality.frames_points(space.counts[-1]) <= to_beat:
+        return None
+    for count in reversed(_fitting_counts(task, space, setup)):
+        if points + quality.frames_points(count) + _most_slice_points(task, space, count) <= to_beat:
+            continue
+        draft = largest_fitting(task, space, replace(setup, frames=count))
+        if draft and (reached := quality.score(task.spec, draft, space.most_slice_tokens)) > to_beat:
+            best, to_beat = draft, reached
+    return best
+
+
+def _has_room(task: Task, space: Space, draft: Draft) -> bool:
+    """Whether all frames, or the largest, would still fit the memory."""
+    most = _sized(replace(draft, frames=space.counts[-1]), (draft.height, draft.width))
+    return _fits_memory(task, most) and _fits_memory(task, _sized(draft, space.sizes[-1]))
+
+
+def _families(task: Task) -> Iterator[tuple[Task, Draft]]:
+    """Every setup with prefill chunks of a good size, and again with small ones, which score a little less."""
+    good = tuple(chunk for chunk in task.chunks if chunk[1] >= quality.SMALL_CHUNK_TOKENS)
+    small = tuple(chunk for chunk in task.chunks if chunk not in good)
+    for chunks in filter(None, (good, small)):
+        narrowed = replace(task, chunks=chunks)
+        for setup in setups(task):
+            yield narrowed, _chunked(task, setup, *chunks[0])
 
 
 def _fitting_counts(task: Task, space: Space, setup: Draft) -> tuple[int, ...]:

@@ -61,6 +61,8 @@ _NESTED_POINTS = -0.1  # nf4-dq against nf4
 _INT8_KV_POINTS = -0.05  # KIVI (2402.02750): 4-bit KV loses 0.01 on a GQA model
 _QUANTIZED_ENDS_POINTS = -0.3  # vision tower or lm_head in the weights' precision
 _MOVED_POINTS = -0.02  # each placement that only costs time
+_SMALL_CHUNK_POINTS = -0.05  # prefill chunks below this many tokens read (or unpack) all weights too often
+SMALL_CHUNK_TOKENS = 512
 _KV_ON_HOST_POINTS = -8.0  # a last resort: every token reads the whole cache over the bus
 
 LEAST_SLICE_TOKENS = 128  # qwen-vl-utils' floor; Q-Frame: below about 70 tokens an image the model is lost
@@ -128,6 +130,7 @@ def setup_points(spec: "ModelSpec", draft: Draft) -> float:
     points += _NESTED_POINTS * draft.weights.endswith("-dq") + _INT8_KV_POINTS * (draft.kv == "int8")
     points += _QUANTIZED_ENDS_POINTS * (place.vision_quantized + place.lm_head_quantized)
     points += _MOVED_POINTS * (place.embedding_on_host + place.visual_on_host + place.vision_offloaded)
+    points += _SMALL_CHUNK_POINTS * (draft.prefill_chunk < SMALL_CHUNK_TOKENS)
     return points + _KV_ON_HOST_POINTS * place.kv_on_host
 
 
