@@ -277,14 +277,12 @@ class Session:
             run.plan = plan_video(run.task)
 
     def _memory(self, run: _Run, loaded: "Loaded", tracker: "Tracker", outcome: "Outcome") -> MemoryUse:
-        from vidqa.memory.tracker import host_peak_bytes
-
         return MemoryUse(
             weights_bytes=loaded.model.weights_bytes,
             kv_bytes=outcome.kv_bytes,
-            runtime_bytes=self._runtime_bytes,
+            runtime_bytes=tracker.runtime_bytes or self._runtime_bytes,
             measured_peak_bytes=tracker.process_peak_bytes(),
-            host_peak_bytes=host_peak_bytes(),
+            host_peak_bytes=tracker.host_peak_bytes(),
             other_bytes=reread(run.task.device).other_bytes,
             phases=tracker.phases,
         )

@@ -188,10 +188,23 @@ class Tracker:
             self._last_look, self._others_bytes = moment, reread(self._device).other_bytes
         return MemorySampled(self._phase, now, peak, self._others_bytes)
 
+    @property
+    def runtime_bytes(self) -> int:
+        """What the process holds beside its tensors by now: kernels are loaded as they are first used."""
+        if self._device.kind == "cuda":
+            held = reread(self._device).process_bytes - (self._meter.reserved() or 0)
+            self._runtime_bytes = max(self._runtime_bytes, held)
+        return self._runtime_bytes
+
+    def host_peak_bytes(self) -> int:
+        """The process's resident peak over all phases: each of them may have reset the system's mark."""
+        resident = isinstance(self._meter, ResidentMeter)
+        return max([host_peak_bytes(), *(use.peak_bytes for use in self._uses.values() if resident)])
+
     def process_peak_bytes(self) -> int:
         """The process's peak: what the driver saw on CUDA (runtime and reserved), else its resident peak."""
         if self._device.kind != "cuda":
-            return host_peak_bytes()
-        return self._runtime_bytes + max(
+            return self.host_peak_bytes()
+        return self.runtime_bytes + max(
             (use.reserved_peak_bytes or use.peak_bytes for use in self._uses.values()), default=0
         )
