@@ -8,7 +8,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -26,14 +26,13 @@ from transformers import (
 )
 
 from vidqa.engine.decode import decode
-from vidqa.engine.embeddings import PromptEmbeddings
 from vidqa.engine.kv_cache import KVCache
-from vidqa.engine.prefill import prefill
+from vidqa.engine.prefill import Prefill
 from vidqa.engine.prompt import position_after_video, text_positions, video_positions
 from vidqa.engine.sampler import Sampler
 from vidqa.engine.vision import GroupEncoder, Picture
 from vidqa.memory.planner import CHUNKS
-from vidqa.models.attention import make_kernel, register
+from vidqa.models.attention import make_kernel
 from vidqa.models.qwen2_vl import Qwen2VL
 from vidqa.models.specs import parse_spec
 
@@ -64,7 +63,6 @@ def build(layers: int, width: int) -> tuple[Any, Any]:
     ours: Any = Qwen2VLForConditionalGeneration(configuration(layers, width)).eval()
     ours.load_state_dict(oracle.state_dict())
     oracle.set_attn_implementation("sdpa")
-    ours.set_attn_implementation({"text_config": register(), "vision_config": "sdpa"})
     return oracle, ours
 
 
@@ -115,13 +113,10 @@ def run_transformers(model: Any, processor: Any, frames: torch.Tensor, tokens: i
     return Run(began, clock.times, output[0, ids.shape[1] :].tolist())
 
 
-def last(stage: Generator[Any, None, Any]) -> Any:
-    """Run a stage for what it returns."""
-    while True:
-        try:
-            next(stage)
-        except StopIteration as finished:
-            return finished.value
+def drain(stage: Iterator[Any]) -> None:
+    """Run a stage for what it does."""
+    for _ in stage:
+        pass
 
 
 def run_vidqa(model: Qwen2VL, frames: torch.Tensor, tokens: int) -> Run:
@@ -129,25 +124,20 @@ def run_vidqa(model: Qwen2VL, frames: torch.Tensor, tokens: int) -> Run:
     began = time.perf_counter()
     vision_chunk, prefill_chunk = CHUNKS[0]
     rows, columns, slices = frames.shape[2] // 28, frames.shape[3] // 28, len(frames) // 2
-    embeddings = PromptEmbeddings(model, HEAD, slices * rows * columns, TAIL, on_host=False)
-    encoder = GroupEncoder(model, vision_chunk)
+    total = len(HEAD) + slices * rows * columns + len(TAIL)
+    cache, kernel = KVCache(model.spec, total + tokens, torch.float32, model.device), make_kernel("flash", model.device)
+    prefill, encoder, seen = Prefill(model, cache, kernel, prefill_chunk), GroupEncoder(model, vision_chunk), 0
+    drain(prefill.push(model.embed(torch.tensor(HEAD)), text_positions(0, len(HEAD))))
     for frame in frames:
-        if group := encoder.push(Picture(frame, 0.0)):
-            embeddings.add(group.embeddings)
-    if rest := encoder.flush():
-        embeddings.add(rest.embeddings)
+        if encoder.push(Picture(frame, 0.0)) and (group := encoder.encode()):
+            drain(prefill.push(group.embeddings, video_positions(len(HEAD), group.slices, rows, columns, seen)))
+            seen += group.slices
+    if rest := encoder.encode():
+        drain(prefill.push(rest.embeddings, video_positions(len(HEAD), rest.slices, rows, columns, seen)))
     after = position_after_video(len(HEAD), slices, rows, columns)
-    positions = torch.cat(
-        (
-            text_positions(0, len(HEAD)),
-            video_positions(len(HEAD), slices, rows, columns),
-            text_positions(after, len(TAIL)),
-        ),
-        dim=1,
-    )
-    cache, kernel = KVCache(model.spec, len(embeddings) + tokens, torch.float32, model.device), make_kernel("auto")
-    logits = last(prefill(model, embeddings, positions, cache, kernel, prefill_chunk))
-    start = after + len(TAIL)
+    drain(prefill.push(model.embed(torch.tensor(TAIL)), text_positions(after, len(TAIL))))
+    drain(prefill.flush())
+    logits, start = prefill.logits(), after + len(TAIL)
     made, times = [], []
     for token in decode(model, logits, start, cache, kernel, Sampler(0, 1, 0), frozenset(), tokens):
         made.append(token)

@@ -165,9 +165,10 @@ def make_plans(
 
 def run_plan(loaded: Any, task: Task, plan: Plan, meter: Any = None) -> Any:
     """One plan through the pipeline, to the last token; returns its tracker."""
-    from vidqa.engine.pipeline import Hooks, Pipeline
+    from vidqa.engine.pipeline import Pipeline
     from vidqa.engine.prompt import build_prompt
     from vidqa.engine.speech import Speech
+    from vidqa.engine.stages import Hooks
     from vidqa.engine.timing import Clock, Stopwatch
     from vidqa.memory.tracker import Tracker
 
@@ -176,8 +177,8 @@ def run_plan(loaded: Any, task: Task, plan: Plan, meter: Any = None) -> Any:
     hooks = Hooks(lambda: False, lambda phase: None, lambda phase: None)
     endless = replace(loaded, stop_ids=frozenset())  # every planned token is written
     reader: Any = SyntheticReader(task.video)
-    pipeline = Pipeline(endless, reader, plan, prompt, Speech(task.request), tracker, hooks, Clock(Stopwatch()))
-    for _ in pipeline.run():
+    pipeline = Pipeline(endless, plan, prompt, Speech(task.request), tracker, hooks, Clock(Stopwatch()))
+    for _ in pipeline.run(reader):
         pass
     return tracker
 

@@ -18,7 +18,6 @@ from torch.overrides import TorchFunctionMode
 
 from vidqa.memory.live_bytes import LiveBytes
 from vidqa.memory.weights import QUANTIZED
-from vidqa.models.attention import register
 from vidqa.models.qwen2_vl import Qwen2VL
 from vidqa.models.specs import ModelSpec
 from vidqa.types import Placement
@@ -40,7 +39,7 @@ def _(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class FusedAttention(TorchFunctionMode):
-    """Sends scaled_dot_product_attention to what the fused kernels allocate."""
+    """Sends scaled_dot_product_attention, and the fused operators, to what the fused kernels allocate."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.nn.functional.scaled_dot_product_attention:
@@ -132,10 +131,21 @@ class Replay:
     model: Qwen2VL
     live: LiveBytes
 
-    def drop_vision(self) -> None:
-        """Move the vision tower to the fake host, as the pipeline does before the prefill."""
-        for tensor in tensors_of(self.model.visual):
-            tensor.data = torch.empty(tensor.shape, dtype=tensor.dtype)
+    @contextmanager
+    def vision_is_moved_by_hand(self) -> Iterator[None]:
+        """Modules of fake tensors cannot be moved: the tower's tensors are, when the engine sends it to the host."""
+        tower: Any = self.model.visual
+
+        def to(device: Any) -> None:
+            if torch.device(device).type == "cpu":
+                for tensor in tensors_of(tower):
+                    tensor.data = torch.empty(tensor.shape, dtype=tensor.dtype)
+
+        tower.to = to
+        try:
+            yield
+        finally:
+            del tower.to
 
 
 def build_config(spec: ModelSpec) -> Any:
@@ -180,7 +190,6 @@ def replayed(spec: ModelSpec, weights: str, placement: Placement = _PLAIN) -> It
         if placement.embedding_on_host:
             table = model.get_input_embeddings()
             table.weight = nn.Parameter(torch.empty(table.weight.shape, dtype=dtype), requires_grad=False)
-        model.set_attn_implementation({"text_config": register(), "vision_config": "sdpa"})
         adapter = Qwen2VL(model, spec, torch.device("cuda"), dtype, 0)
         for tensor in tensors_of(model):
             live.count(tensor)

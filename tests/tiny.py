@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
-from vidqa.models.attention import register
+from vidqa.engine.kv_cache import KVCache
+from vidqa.engine.prefill import Prefill
+from vidqa.models.attention import Kernel
 from vidqa.models.qwen2_vl import Qwen2VL
 from vidqa.models.specs import ModelSpec, VisionSpec
 
@@ -57,7 +59,6 @@ def pair(layout: str) -> Pair:
             if one.dim() > 1:
                 one.mul_(3)
             other.copy_(one)
-    model.set_attn_implementation({"text_config": register(), "vision_config": "sdpa"})
     spec = ModelSpec(
         "qwen2_vl",
         2,
@@ -73,6 +74,16 @@ def pair(layout: str) -> Pair:
         VisionSpec(2, 64, 4, 14, 2, 2, 128),
     )
     return Pair(oracle, Qwen2VL(model, spec, torch.device("cpu"), torch.float32, 0))
+
+
+def prefill_all(
+    model: Qwen2VL, embeddings: Tensor, positions: Tensor, cache: KVCache, kernel: Kernel, chunk: int
+) -> Tensor:
+    """Run a whole prompt (n, hidden) at (3, n) positions; the logits after it."""
+    prefill = Prefill(model, cache, kernel, chunk)
+    for _ in (*prefill.push(embeddings, positions), *prefill.flush()):
+        pass
+    return prefill.logits()
 
 
 def random_patches(slices: int, rows: int, columns: int) -> Tensor:

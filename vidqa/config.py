@@ -14,7 +14,7 @@ from pathlib import Path
 from vidqa.errors import UsageError
 from vidqa.types import Placement
 
-ATTENTION_CHOICES = ("auto", "sdpa", "flex")
+ATTENTION_CHOICES = ("auto", "flash", "cudnn", "efficient", "flex", "tiled")
 QUALITY_CHOICES = ("fast", "balanced", "best")
 WEIGHT_CHOICES = ("fp32", "bf16", "fp16", "int8", "nf4", "nf4-dq", "fp8")
 PLANNED_ONLY = ("fp8",)
@@ -28,7 +28,8 @@ class EngineConfig:
     What is None the planner chooses. `weights` is a precision, `kv` `native` or `int8`;
     `vision_chunk` is in temporal slices, `prefill_chunk` in tokens. `vram_bytes` is a budget
     to plan for instead of what is free, `reserve_bytes` is left to others. `isolate_decoder`
-    runs FFmpeg in a process that can be killed; `remember` keeps planned and measured peaks
+    runs FFmpeg in a process that can be killed; `conversation_tokens` is room in the KV cache for the
+    questions and answers that follow the first; `remember` keeps planned and measured peaks
     in the user's state folder.
     """
 
@@ -44,6 +45,7 @@ class EngineConfig:
     reserve_bytes: int = 0
     quality: str = "balanced"
     max_wait_seconds: float | None = None
+    conversation_tokens: int = 0
     remember: bool = True
     isolate_decoder: bool = True
     decoder_deadline_seconds: float = 60.0

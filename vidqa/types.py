@@ -87,11 +87,20 @@ class Device:
 
 
 @dataclass(frozen=True, slots=True)
+class Turn:
+    """A question about a video and the answer that was given."""
+
+    question: str
+    answer: str
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
-    """One question about one video. `size` is (width, height) in pixels."""
+    """One question about one video. `size` is (width, height) in pixels; `history` are the turns before it."""
 
     video: str
     question: str
+    history: tuple[Turn, ...] = ()
     system: str | None = None
     frames: int | None = None
     fps: float | None = None
@@ -117,15 +126,14 @@ class MemoryLine:
 class Placement:
     """What does not simply lie on the device in 16-bit; every True saves device memory and costs something.
 
-    `embedding_on_host`: rows of the table are looked up on the host. `visual_on_host`: vision
-    embeddings wait on the host for their prefill chunk. `vision_offloaded`: the vision tower
-    leaves the device before the prefill. `vision_quantized`, `lm_head_quantized`: they share
+    `embedding_on_host`: rows of the table are looked up on the host. `vision_offloaded`: the whole
+    video is encoded first, its embeddings wait on the host, and the vision tower leaves the device
+    before the KV cache is made. `vision_quantized`, `lm_head_quantized`: they share
     the precision of quantized weights. `kv_on_host`: each layer's keys and values visit the
     device for its turn only.
     """
 
     embedding_on_host: bool = False
-    visual_on_host: bool = False
     vision_offloaded: bool = False
     vision_quantized: bool = False
     lm_head_quantized: bool = False
@@ -137,7 +145,8 @@ class Draft:
     """All that memory and time depend on. Sizes in pixels, `text_tokens` around the video.
 
     `weights` and `kv` are precisions, `dtype` the one that is computed in; `vision_chunk` is
-    in temporal slices, `prefill_chunk` and `capacity` (of the KV cache) in tokens.
+    in temporal slices, `prefill_chunk` in tokens; so is `spare_tokens`, what the KV cache holds
+    beyond prompt and answer, for the questions that follow.
     """
 
     weights: str
@@ -153,6 +162,7 @@ class Draft:
     prefill_chunk: int
     placement: Placement = Placement()
     batch: int = 1
+    spare_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

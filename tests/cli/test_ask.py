@@ -71,7 +71,7 @@ def test_json_is_one_object_with_what_ran(capsys: pytest.CaptureFixture[str]) ->
     assert answer["video"]["path"] == DEMO
     assert (answer["video"]["width"], answer["video"]["height"], answer["video"]["duration_s"]) == (320, 240, 4.0)
     plan = answer["plan"]
-    assert (plan["model"], plan["device"], plan["attention"]) == ("demo", "cpu", "sdpa")
+    assert (plan["model"], plan["device"], plan["attention"]) == ("demo", "cpu", "flash")
     assert (plan["frames"], plan["width"], plan["height"]) == (6, 112, 84)
     assert plan["visual_tokens"] == 3 * 4 * 3
     assert len(plan["timestamps_s"]) == 6

@@ -17,7 +17,8 @@ from vidqa.cli import doctor
 from vidqa.engine import checkup
 from vidqa.engine.checkup import Check, Subject, passed, run_checks
 from vidqa.memory.host import Machine
-from vidqa.models.probe_attention import HeadLayout, probe_attention
+from vidqa.models.ladder import HeadLayout
+from vidqa.models.probe_attention import probe_attention
 
 HERE = machine(no_driver())
 
@@ -145,7 +146,7 @@ def test_predictions_that_are_too_low_are_a_fault(ratio: float, status: str, mon
 
 
 def test_plain_attention_that_falls_through_is_told_in_bytes() -> None:
-    probe = probe_attention(HeadLayout(12, 2, 128), "cpu", torch.float32, flex=False)
+    probe = probe_attention(HeadLayout(12, 2, 128), "cpu", torch.float32)
     assert checkup._plain_call(probe).status == "ok"
     check = checkup._plain_call(replace(probe, plain_masked="math", element_bytes=2))
     assert check.status == "absent"

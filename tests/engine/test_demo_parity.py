@@ -84,7 +84,9 @@ def test_events_tell_the_whole_story_in_order() -> None:
     with Session(EngineConfig(vision_chunk=1, prefill_chunk=32)) as session:
         events: list[Event] = list(session.ask(Request(video=CLIP, question=QUESTION)))
     stages = [event.stage for event in events if isinstance(event, StageStarted)]
-    assert stages == ["load", "video", "vision", "prefill", "decode"]
+    assert stages == ["load", "prefill", "video", "vision", "decode"]  # the text before the video is read first
+    progress = [event.stage for event in events if isinstance(event, StageProgress)]
+    assert progress.index("prefill") < progress.index("vision") < len(progress) - progress[::-1].index("prefill")
     assert isinstance(events[-1], Answered)
     plan = next(event for event in events if isinstance(event, Planned)).plan
     answer = events[-1].answer

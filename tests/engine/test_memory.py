@@ -10,7 +10,7 @@ import pytest
 from tests.engine.test_demo_parity import CLIP, QUESTION
 from vidqa import EngineConfig, Request, Session
 from vidqa.events import Answered, MemorySampled
-from vidqa.memory import drift
+from vidqa.memory import drift, estimate
 from vidqa.memory.device import find_device
 from vidqa.memory.estimate import tensor_bytes
 from vidqa.memory.live_bytes import LiveBytes
@@ -20,6 +20,7 @@ from vidqa.models.specs import read_spec
 from vidqa.types import Answer, Draft
 
 MIB = 2**20
+PIXELS = 320 * 240
 SPEC = read_spec(demo_folder())
 
 
@@ -55,6 +56,12 @@ def with_chunks(session: Session, draft: dict[str, Any]) -> dict[str, Any]:
     return rest
 
 
+def counted_bytes(draft: Draft) -> dict[str, int]:
+    """What the plan says of the tensors that are counted: those of the thread that reads frames are not."""
+    planned, ahead = tensor_bytes(SPEC, draft, host_pixels=PIXELS), estimate._frames_ahead(SPEC, draft, PIXELS)
+    return planned | {"vision": planned["vision"] - ahead}
+
+
 DRAFTS = [
     {"frames": frames, "size": size, "vision": vision, "prefill": prefill, "max_tokens": 4}
     for frames in (8, 24)
@@ -67,7 +74,7 @@ def test_tensor_bytes_are_those_of_the_plan(counted: tuple[LiveBytes, Session]) 
     _, session = counted
     for how in DRAFTS:
         answer = answered(session, **with_chunks(session, how))
-        planned = tensor_bytes(SPEC, answer.plan.draft, host_pixels=320 * 240)
+        planned = counted_bytes(answer.plan.draft)
         for phase, peak in peaks_of(answer).items():
             assert peak <= planned[phase] <= peak * 1.02 + 2 * MIB, (phase, how)
 
@@ -83,29 +90,33 @@ def test_slopes_of_the_plan_are_those_of_the_tensors(counted: tuple[LiveBytes, S
     for phase, low, high in (
         ("vision", {"vision": 2}, {"vision": 8}),
         ("prefill", {"prefill": 256}, {"prefill": 1024}),
-        ("prefill", {"frames": 8}, {"frames": 32}),
+        ("prefill", {"frames": 16}, {"frames": 40}),  # one group alone is read without a copy
         ("decode", {"frames": 8}, {"frames": 32}),
     ):
         (small, less), (large, more) = measure(**low), measure(**high)
-        planned = (
-            tensor_bytes(SPEC, more, host_pixels=320 * 240)[phase]
-            - tensor_bytes(SPEC, less, host_pixels=320 * 240)[phase]
-        )
+        planned = counted_bytes(more)[phase] - counted_bytes(less)[phase]
         assert planned / (large[phase] - small[phase]) == pytest.approx(1, abs=0.02), (phase, low)
 
 
 def test_200_questions_leave_nothing_behind(counted: tuple[LiveBytes, Session]) -> None:
     live, session = counted
+    session.forget()
     answered(session, frames=2, max_tokens=2)
+    kept = live.now
+    session.forget()
     baseline = live.now
     for number in range(200):
         answered(session, frames=2 + 2 * (number % 3), max_tokens=1 + number % 3)
-        assert live.now == baseline, number
+        if number % 3 == 0:  # the same pictures as at first: what is kept of them is as much
+            assert baseline < live.now <= kept, number
+            session.forget()
+            assert live.now == baseline, number
 
 
 def test_a_stopped_question_leaves_nothing_behind(counted: tuple[LiveBytes, Session]) -> None:
     live, session = counted
     answered(session, frames=2, max_tokens=2)
+    session.forget()
     baseline = live.now
     for stop_after in (3, 8, 20):
         events = session.ask(Request(CLIP, QUESTION))
@@ -113,6 +124,7 @@ def test_a_stopped_question_leaves_nothing_behind(counted: tuple[LiveBytes, Sess
             next(events)
         events.close()  # type: ignore[attr-defined]
         del events
+        session.forget()
         assert live.now == baseline, stop_after
 
 

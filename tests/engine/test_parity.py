@@ -7,10 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.tiny import HEAD, TAIL, Pair, oracle_inputs, pair, random_patches
+from tests.tiny import HEAD, TAIL, Pair, oracle_inputs, pair, prefill_all, random_patches
 from vidqa.engine.decode import decode
 from vidqa.engine.kv_cache import KVCache
-from vidqa.engine.prefill import prefill
 from vidqa.engine.prompt import position_after_video, text_positions, video_positions
 from vidqa.engine.sampler import Sampler
 from vidqa.models.attention import make_kernel
@@ -45,13 +44,13 @@ def prompt_tensors(models: Pair, patches: Tensor, rows: int, columns: int) -> tu
 
 
 def run_prefill(
-    models: Pair, patches: Tensor, rows: int, columns: int, chunk: int, attention: str = "sdpa", room: int = 64
+    models: Pair, patches: Tensor, rows: int, columns: int, chunk: int, attention: str = "flash", room: int = 64
 ) -> tuple[Tensor, KVCache, int, Any]:
     """Logits after the prompt, the filled cache, the next position, and the kernel."""
     embeddings, positions = prompt_tensors(models, patches, rows, columns)
     cache = KVCache(models.ours.spec, embeddings.shape[0] + room, torch.float32, torch.device("cpu"))
-    kernel = make_kernel(attention)
-    _, logits = finish(prefill(models.ours, embeddings, positions, cache, kernel, chunk))
+    kernel = make_kernel(attention, torch.device("cpu"))
+    logits = prefill_all(models.ours, embeddings, positions, cache, kernel, chunk)
     return logits, cache, int(positions.max()) + 1, kernel
 
 
@@ -143,7 +142,7 @@ def test_positions_equal_get_rope_index(grid: tuple[int, int, int]) -> None:
     assert torch.equal(positions, expected[:, 0])
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "flex"])
+@pytest.mark.parametrize("attention", ["flash", "efficient", "tiled", "flex"])
 @pytest.mark.parametrize("layout", ["2B", "7B"])
 def test_a_cache_allocated_full_of_nan_changes_nothing(
     layout: str, attention: str, monkeypatch: pytest.MonkeyPatch

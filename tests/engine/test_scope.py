@@ -5,13 +5,12 @@ import weakref
 from collections.abc import Generator
 
 import torch
-from torch import Tensor
 
 from tests.engine.test_parity import prompt_tensors
 from tests.tiny import pair, random_patches
 from vidqa.engine.decode import decode
 from vidqa.engine.kv_cache import KVCache
-from vidqa.engine.prefill import prefill
+from vidqa.engine.prefill import Prefill
 from vidqa.engine.sampler import Sampler
 from vidqa.engine.scope import without_grad
 from vidqa.engine.vision import GroupEncoder, Picture
@@ -23,26 +22,24 @@ def test_no_tensor_of_any_stage_has_a_grad_fn_and_the_consumer_keeps_its_mode() 
     encoder, groups = GroupEncoder(models.ours, 1), []
     for index in range(5):
         picture = Picture(torch.randint(0, 255, (3, 56, 84), dtype=torch.uint8), float(index))
-        groups += [group for group in (encoder.push(picture),) if group]
+        groups += [group for group in (encoder.encode() if encoder.push(picture) else None,) if group]
         assert torch.is_grad_enabled()
-    groups += [group for group in (encoder.flush(),) if group]
+    groups += [group for group in (encoder.encode(),) if group]
     assert [group.timestamps_seconds for group in groups] == [(0, 1), (2, 3), (4, 4)]
     assert all(group.embeddings.grad_fn is None for group in groups)
 
     embeddings, positions = prompt_tensors(models, random_patches(3, 6, 8), 6, 8)
-    cache, kernel = KVCache(models.ours.spec, 256, torch.float32, torch.device("cpu")), make_kernel("sdpa")
-    stage = prefill(models.ours, embeddings, positions, cache, kernel, 16)
-    steps, nothing = 0, torch.zeros(1, 2, 0, 16)
-    while True:
-        try:
-            next(stage)
-        except StopIteration as finished:
-            logits: Tensor = finished.value
-            break
-        steps += 1
-        assert torch.is_grad_enabled()
-        assert not cache.view(whole=True).update(nothing, nothing, 0)[0].requires_grad
-    assert steps == 3  # 45 tokens in chunks of 16
+    cache, kernel = (
+        KVCache(models.ours.spec, 256, torch.float32, torch.device("cpu")),
+        make_kernel("flash", torch.device("cpu")),
+    )
+    prefill, nothing = Prefill(models.ours, cache, kernel, 16), torch.zeros(0, 2, 16)
+    for stage in (prefill.push(embeddings, positions), prefill.flush()):
+        for _ in stage:
+            assert torch.is_grad_enabled()
+            assert not cache.write(0, nothing, nothing).requires_grad
+    assert cache.length == 45  # two chunks of 16 and the rest
+    logits = prefill.logits()
     assert logits.grad_fn is None
     for _ in decode(models.ours, logits, int(positions.max()) + 1, cache, kernel, Sampler(0, 1, 0), frozenset(), 4):
         assert torch.is_grad_enabled()
@@ -75,10 +72,11 @@ def test_a_half_read_prefill_frees_its_cache() -> None:
     embeddings, positions = prompt_tensors(models, random_patches(3, 6, 8), 6, 8)
     cache = KVCache(models.ours.spec, 256, torch.float32, torch.device("cpu"))
     watched = weakref.ref(cache)
-    stage = prefill(models.ours, embeddings, positions, cache, make_kernel("sdpa"), 8)
+    prefill = Prefill(models.ours, cache, make_kernel("flash", torch.device("cpu")), 8)
+    stage = prefill.push(embeddings, positions)
     next(stage)
     stage.close()
-    del cache, stage
+    del cache, stage, prefill
     gc.collect()
     assert watched() is None
 

@@ -4,11 +4,11 @@ from dataclasses import replace
 from typing import Any
 
 from vidqa.config import EngineConfig
-from vidqa.memory.estimate import Surroundings
+from vidqa.memory.estimate import Surroundings, kv_capacity
 from vidqa.memory.planner import Task
 from vidqa.models.choice import RELEASED
 from vidqa.models.specs import REFERENCE_BOUNDS, ModelSpec
-from vidqa.types import Device, Draft, Placement, Request, VideoInfo
+from vidqa.types import Device, Draft, Placement, Plan, Request, TimeEstimate, VideoInfo
 
 GIB = 2**30
 SPEC_2B = RELEASED["Qwen/Qwen2-VL-2B-Instruct"]
@@ -50,7 +50,19 @@ def made_task(
     return replace(task, **how)
 
 
+def plan_of(draft: Draft, spec: ModelSpec) -> Plan:
+    """A plan that runs a draft, whatever the budget."""
+    visual, seconds = spec.visual_tokens(draft.frames, draft.height, draft.width), TimeEstimate(0, 0, 0, 0)
+    indices = tuple(range(draft.frames))
+    return Plan(
+        model="a model", device="cuda:0", draft=draft, indices=indices, timestamps_seconds=tuple(map(float, indices)),
+        visual_tokens=visual, prompt_tokens=visual + draft.text_tokens, kv_capacity_tokens=kv_capacity(spec, draft),
+        lines=(), phase_bytes={}, peak_phase="prefill", margin_bytes=0, budget_bytes=0, limits=(), seconds=seconds,
+        score=0.0,
+    )  # fmt: skip
+
+
 def made_draft(**how: Any) -> Draft:
     """A draft of 8 frames of 1008x560 in bf16, but for what is said."""
-    draft = Draft("bf16", "bf16", "bf16", "sdpa", 8, 560, 1008, 50, 16, 2, 512, Placement())
+    draft = Draft("bf16", "bf16", "bf16", "flash", 8, 560, 1008, 50, 16, 2, 512, Placement())
     return replace(draft, **how)

@@ -5,25 +5,26 @@ the replay counts by 2 % and 2 MiB and never fall below it, and its slopes over 
 tokens and chunk sizes must be the replay's: a constant cannot pass.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 
+import numpy as np
 import pytest
 import torch
 
-from tests.memory.made import SPEC_2B, SPEC_7B, made_draft
+from tests.memory.made import SPEC_2B, SPEC_7B, made_device, made_draft, plan_of
 from tests.replay import Replay, replayed
-from vidqa.engine.embeddings import PromptEmbeddings
-from vidqa.engine.kv_cache import KVCache
-from vidqa.engine.prefill import prefill
-from vidqa.engine.vision import GroupEncoder, Picture
+from vidqa.engine.filling import Filling
+from vidqa.engine.stages import Hooks, Stages
+from vidqa.engine.timing import Sections
 from vidqa.memory.activations import prompt_tokens
-from vidqa.memory.estimate import kv_capacity, tensor_bytes
+from vidqa.memory.estimate import kv_bytes, tensor_bytes
+from vidqa.memory.tracker import TensorMeter, Tracker
 from vidqa.memory.weights import parameters, staging_bytes
 from vidqa.models.attention import make_kernel
 from vidqa.models.specs import ModelSpec
-from vidqa.types import Draft, Placement
+from vidqa.types import Draft, Frame, Placement
 
 MIB = 2**20
 MODELS = {"2B": SPEC_2B, "7B": SPEC_7B}
@@ -34,52 +35,40 @@ MOST_PASSES = 2  # a replayed prefill chunk takes a quarter of a second
 HEAD = 25
 
 
-def run_vision(replay: Replay, draft: Draft, spec: ModelSpec) -> PromptEmbeddings:
-    """All frames through the vision tower, as the pipeline does it."""
-    visual = spec.visual_tokens(draft.frames, draft.height, draft.width)
+class Frames:
+    """Frames that are there at once, at the size that is asked for."""
+
+    notes = ()
+
+    def __init__(self, draft: Draft) -> None:
+        self._picture = np.zeros((draft.height, draft.width, 3), np.uint8)
+
+    def frames(self, indices: Sequence[int]) -> Iterator[Frame]:
+        for index in indices:
+            yield Frame(index, float(index), self._picture)
+
+    def check_coverage(self, indices: Sequence[int]) -> None:
+        """All were delivered."""
+
+
+def run_phases(replay: Replay, draft: Draft, spec: ModelSpec) -> dict[str, int]:
+    """Replayed peaks per phase, by the engine's own tracker."""
+    model, tracker = replay.model, Tracker(made_device(80), TensorMeter(replay.live))
+    hooks = Hooks(lambda: False, lambda phase: None, lambda phase: None)
+    stages, kernel = Stages(tracker, hooks, Sections("replayed")), make_kernel(draft.attention, torch.device("cuda"))
     tail = range(draft.text_tokens - HEAD)
-    rows = PromptEmbeddings(replay.model, range(HEAD), visual, tail, on_host=draft.placement.visual_on_host)
-    encoder = GroupEncoder(replay.model, draft.vision_chunk)
-    for _ in range(draft.frames):
-        group = encoder.push(Picture(torch.empty(3, draft.height, draft.width, dtype=torch.uint8), 0.0))
-        if group:
-            rows.add(group.embeddings)
-        del group
-    if group := encoder.flush():
-        rows.add(group.embeddings)
-    return rows
-
-
-def run_phases(replay: Replay, draft: Draft, spec: ModelSpec) -> Iterator[tuple[str, int]]:
-    """Replayed peaks per phase."""
-    live = replay.live
-    live.reset()
-    rows = run_vision(replay, draft, spec)
-    yield "vision", live.peak
-    if draft.placement.vision_offloaded:
-        replay.drop_vision()
-    live.reset()
-    kernel, quantized = make_kernel(draft.attention), draft.kv == "int8"
-    cache = KVCache(
-        spec, kv_capacity(spec, draft), replay.model.dtype, replay.model.device,
-        quantized=quantized, on_host=draft.placement.kv_on_host,
-    )  # fmt: skip
-    positions = torch.zeros(3, prompt_tokens(spec, draft), dtype=torch.long)
-    stage = prefill(replay.model, rows, positions, cache, kernel, draft.prefill_chunk)
-    while True:
-        try:
-            next(stage)
-        except StopIteration as finished:
-            logits = finished.value
-            break
-    yield "prefill", live.peak
-    del rows, stage
-    live.reset()
-    for _ in range(2):
-        embedded, positions = replay.model.embed(torch.tensor([1])), torch.zeros(3, 1, dtype=torch.long)
-        logits = replay.model.score(replay.model.run(embedded, positions, cache, kernel))
-    yield "decode", live.peak
-    del logits
+    filling = Filling(model, plan_of(draft, spec), range(HEAD), tail, kernel, stages, None, None)
+    with replay.vision_is_moved_by_hand():
+        for _ in (run := filling.run(Frames(draft))):  # type: ignore[arg-type]
+            pass
+    del run
+    assert filling.read is not None
+    with tracker.phase("decode"):
+        for _ in range(2):
+            embedded, positions = model.embed(torch.tensor([1])), torch.zeros(3, 1, dtype=torch.long)
+            logits = model.score(model.run(embedded, positions, filling.read.cache, kernel))
+        del logits
+    return {use.name: use.peak_bytes for use in tracker.phases}
 
 
 @cache
@@ -87,7 +76,7 @@ def replayed_peaks(model: str, drafts: tuple[Draft, ...]) -> list[dict[str, int]
     """Peaks of every draft; all share the model's weights."""
     spec = MODELS[model]
     with replayed(spec, drafts[0].weights, drafts[0].placement) as replay:
-        return [dict(run_phases(replay, draft, spec)) for draft in drafts]
+        return [run_phases(replay, draft, spec) for draft in drafts]
 
 
 def all_drafts(weights: str) -> tuple[Draft, ...]:
@@ -141,14 +130,13 @@ def test_slopes(model: str) -> None:
 
 
 LEVERS = (
-    ("7B", "nf4", "bf16", Placement(visual_on_host=True)),
-    ("7B", "nf4", "bf16", Placement(visual_on_host=True, embedding_on_host=True)),
-    ("7B", "nf4", "bf16", Placement(visual_on_host=True, embedding_on_host=True, vision_offloaded=True)),
+    ("7B", "nf4", "bf16", Placement(embedding_on_host=True)),
+    ("7B", "nf4", "bf16", Placement(embedding_on_host=True, vision_offloaded=True)),
     ("7B", "nf4", "bf16", Placement(vision_quantized=True, lm_head_quantized=True)),
     ("7B", "nf4", "int8", Placement()),
     ("7B", "nf4-dq", "bf16", Placement()),
     ("2B", "bf16", "int8", Placement(kv_on_host=True)),
-    ("2B", "bf16", "bf16", Placement(kv_on_host=True, visual_on_host=True)),
+    ("2B", "bf16", "bf16", Placement(kv_on_host=True)),
 )
 
 
@@ -159,6 +147,31 @@ def test_every_lever_saves_what_the_plan_says(model: str, weights: str, kv: str,
     planned = tensor_bytes(MODELS[model], draft)
     for phase, peak in peaks.items():
         assert peak <= planned[phase] <= peak * 1.02 + 2 * MIB, phase
+
+
+@pytest.mark.parametrize("attention", ["efficient", "tiled"])
+def test_every_rung_takes_what_the_plan_says(attention: str) -> None:
+    for chunk in (64, 1024):
+        draft = made_draft(attention=attention, frames=4, prefill_chunk=chunk)
+        (peaks,) = replayed_peaks("7B", (draft,))
+        planned = tensor_bytes(SPEC_7B, draft)
+        for phase, peak in peaks.items():
+            assert peak <= planned[phase] <= peak * 1.02 + 2 * MIB, (phase, chunk)
+
+
+@pytest.mark.parametrize("model", ["2B", "7B"])
+def test_eight_and_768_frames_differ_by_the_cache_alone(model: str) -> None:
+    """Neither pixels nor embeddings nor scores pile up: the engine's own steps, from 8 to 768 frames."""
+    few, many = (made_draft(frames=frames, height=112, width=168, vision_chunk=8) for frames in (8, 768))
+    spec = MODELS[model]
+    low, high = (max(run_peaks(model, draft).values()) for draft in (few, many))
+    cache = kv_bytes(spec, many) - kv_bytes(spec, few)
+    assert high - low == pytest.approx(cache, rel=0.02)
+
+
+def run_peaks(model: str, draft: Draft) -> dict[str, int]:
+    (peaks,) = replayed_peaks(model, (draft,))
+    return peaks
 
 
 @pytest.mark.parametrize("chunk", [3, 7])

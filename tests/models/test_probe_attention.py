@@ -5,31 +5,32 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from vidqa.models import probe_attention as probing
-from vidqa.models.probe_attention import AttentionProbe, HeadLayout, device_dtype, probe_attention
+from vidqa.models.ladder import HeadLayout
+from vidqa.models.probe_attention import AttentionProbe, device_dtype, probe_attention
 
 QWEN_2B = HeadLayout(12, 2, 128)
 QWEN_7B = HeadLayout(28, 4, 128)
 
 
 def on_cpu(layout: HeadLayout) -> AttentionProbe:
-    return probe_attention(layout, "cpu", torch.float32, flex=False)
+    return probe_attention(layout, "cpu", torch.float32)
 
 
 @pytest.mark.parametrize("layout", [QWEN_2B, QWEN_7B, HeadLayout(6, 2, 32), HeadLayout(4, 4, 16)])
 def test_a_processor_has_flash_and_math_and_nothing_else(layout: HeadLayout) -> None:
     probe = on_cpu(layout)
-    takes = {one.name: (one.plain, one.plain_masked, one.folded, one.folded_masked) for one in probe.backends}
-    everything, nothing = (True,) * 4, (False,) * 4
+    takes = {one.name: (one.plain, one.plain_masked) for one in probe.backends}
+    everything, nothing = (True,) * 2, (False,) * 2
     assert takes == {"flash": everything, "memory-efficient": nothing, "cuDNN": nothing, "math": everything}
     assert [one.reason for one in probe.backends if one.reason] == ["not offered on this device"] * 2
-    assert {probe.plain, probe.plain_masked, probe.folded, probe.folded_masked} == {"flash"}
-    assert (probe.flex, probe.dtype, probe.element_bytes) == ("not tried", "float32", 4)
+    assert {probe.plain, probe.plain_masked} == {"flash"}
+    assert (probe.dtype, probe.element_bytes) == ("float32", 4)
 
 
 def test_what_falls_through_is_seen_as_math() -> None:
     with sdpa_kernel(SDPBackend.MATH):
         probe = on_cpu(QWEN_2B)
-    assert {probe.plain, probe.plain_masked, probe.folded, probe.folded_masked} == {"math"}
+    assert {probe.plain, probe.plain_masked} == {"math"}
 
 
 def test_the_probe_has_fewer_queries_than_keys(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,11 +67,6 @@ def test_the_reason_is_the_cause_and_not_the_switch(warned: list[str], reason: s
     assert probing._reason(warned) == reason
 
 
-def test_the_score_matrix_in_numbers() -> None:
-    assert HeadLayout(32, 32, 128).score_bytes(8192, 2) == 4 * 2**30  # Llama's 32 heads, fp16
-    assert QWEN_2B.score_bytes(8192, 2) == 3 * 2**29
-
-
 @pytest.mark.parametrize(
     ("device", "bf16", "dtype"),
     [("cpu", True, torch.float32), ("cuda", True, torch.bfloat16), ("cuda", False, torch.float16),
@@ -80,19 +76,13 @@ def test_the_precision_is_the_devices(device: str, bf16: bool, dtype: torch.dtyp
     assert device_dtype(device, bf16) == dtype
 
 
-@pytest.mark.long
-def test_flex_is_compiled_and_run_where_it_is_asked_for() -> None:
-    assert probe_attention(QWEN_2B, "cpu", torch.float32, flex=True).flex == "runs"
-
-
 @pytest.mark.needs_cuda
 @pytest.mark.parametrize("layout", [QWEN_2B, QWEN_7B])
-def test_on_a_gpu_vidqas_calls_never_fall_through(layout: HeadLayout) -> None:
+def test_on_a_gpu_what_is_chosen_also_runs_alone(layout: HeadLayout) -> None:
     dtype = device_dtype("cuda", torch.cuda.is_bf16_supported(including_emulation=False))
-    probe = probe_attention(layout, "cuda", dtype, flex=False)
+    probe = probe_attention(layout, "cuda", dtype)
     by_name = {one.name: one for one in probe.backends}
-    assert "math" not in {probe.folded, probe.folded_masked}
-    for call in ("plain", "plain_masked", "folded", "folded_masked"):
-        assert getattr(by_name[getattr(probe, call)], call)  # what was chosen also runs alone
+    for call in ("plain", "plain_masked"):
+        assert getattr(by_name[getattr(probe, call)], call)
     assert not by_name["flash"].plain_masked  # it refuses masks
     assert by_name["flash"].reason

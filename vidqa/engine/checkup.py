@@ -24,7 +24,8 @@ from vidqa.types import Device
 from vidqa.units import format_bytes
 
 if TYPE_CHECKING:
-    from vidqa.models.probe_attention import AttentionProbe, BackendProbe
+    from vidqa.models.ladder import HeadLayout
+    from vidqa.models.probe_attention import AttentionProbe
 
 Status = Literal["ok", "bad", "absent"]
 # FFmpeg 8.1 brought libavcodec 62.28; 8.0.1 and before carry CVE-2026-40962.
@@ -211,7 +212,7 @@ def _triton(subject: Subject) -> Iterator[Check]:
     elif importlib.util.find_spec("triton") is None:
         yield Check("triton", "absent", "not installed: --attn flex cannot be built", "Install triton.")
     elif capability < _OLDEST_FOR_TRITON:
-        detail = f"does not support compute capability {capability[0]}.{capability[1]} any more: SDPA is used"
+        detail = f"does not support compute capability {capability[0]}.{capability[1]} any more: flex cannot be used"
         yield Check("triton", "absent", detail)
     else:
         yield Check("triton", "ok", importlib.metadata.version("triton"))
@@ -223,30 +224,21 @@ def _checkpoint(subject: Subject) -> Checkpoint:
 
 
 def _attention(subject: Subject) -> Iterator[Check]:
-    from vidqa.models.probe_attention import HeadLayout, device_dtype, probe_attention
+    from vidqa.models.ladder import HeadLayout, climb
+    from vidqa.models.probe_attention import device_dtype, probe_attention
 
     device, spec = subject.find_device(), _checkpoint(subject).spec
     layout = HeadLayout(spec.heads, spec.kv_heads, spec.head_dim)
     where = f"cuda:{device.index}" if device.kind == "cuda" else device.kind
-    probe = probe_attention(layout, where, device_dtype(device.kind, device.bf16), flex=subject.flex)
-    heads = f"{layout.heads}/{layout.kv_heads} heads of {layout.head_dim}, {probe.dtype}"
-    runs = f"vidqa runs {probe.folded} (decode) and {probe.folded_masked} (prefill, in tiles)"
-    yield Check("attention", "ok", f"{runs}: {heads}")
-    yield _plain_call(probe)
-    yield from map(_backend, probe.backends)
-    yield _flex(probe, subject)
-
-
-def _backend(backend: "BackendProbe") -> Check:
-    calls = {
-        "plain": backend.plain,
-        "plain with mask": backend.plain_masked,
-        "folded": backend.folded,
-        "folded with mask": backend.folded_masked,
-    }
-    taken = ", ".join(call for call, takes in calls.items() if takes)
-    why = f" ({backend.reason})" if backend.reason else ""
-    return Check(f"attention: {backend.name}", "ok" if taken else "absent", f"takes {taken or 'no call'}{why}")
+    dtype = device_dtype(device.kind, device.bf16)
+    *missed, chosen = climb(layout, where, dtype)
+    heads = f"{layout.heads}/{layout.kv_heads} heads of {layout.head_dim}, {str(dtype).removeprefix('torch.')}"
+    exact = f"within {chosen.difference:.0e} of float32, {1e3 * chosen.chunk_seconds:.1f} ms for 128 tokens after 896"
+    yield Check("attention", "ok", f"vidqa runs {chosen.name}: {heads}; {exact}")
+    for rung in missed:
+        yield Check(f"attention: {rung.name}", "absent", rung.reason)
+    yield _plain_call(probe_attention(layout, where, dtype))
+    yield _flex(subject, layout, where, dtype)
 
 
 def _plain_call(probe: "AttentionProbe") -> Check:
@@ -262,13 +254,16 @@ def _plain_call(probe: "AttentionProbe") -> Check:
     )  # fmt: skip
 
 
-def _flex(probe: "AttentionProbe", subject: Subject) -> Check:
+def _flex(subject: Subject, layout: "HeadLayout", where: str, dtype: Any) -> Check:
+    from vidqa.models.ladder import try_rung
+
     name = "attention: flex"
     if not subject.flex:
         return Check(name, "absent", "not tried", "Add --flex to compile it, which takes half a minute.")
-    if probe.flex == "runs":
-        return Check(name, "ok", "compiles and runs: --attn flex can be used")
-    return Check(name, "bad", probe.flex, "Stay with --attn sdpa, the default.")
+    rung = try_rung("flex", layout, where, dtype)
+    if rung.runs:
+        return Check(name, "ok", f"compiles and runs, {1e3 * rung.chunk_seconds:.1f} ms: --attn flex can be used")
+    return Check(name, "bad", rung.reason, "Stay with --attn auto, the default.")
 
 
 def _model(subject: Subject) -> Iterator[Check]:

@@ -48,20 +48,16 @@ class KVCache:
         parts = (self._store, self._scales, self._scratch)
         return sum(part.numel() * part.element_size() for part in parts if part is not None)
 
-    def view(self, *, whole: bool) -> "CacheView":
-        """What transformers' layers write through; `whole` returns full buffers instead of the filled part."""
-        return CacheView(self, whole)
-
     def write(self, layer: int, keys: Tensor, values: Tensor) -> Tensor:
-        """Put (1, kv_heads, n, head_dim) after the cached tokens; returns the layer's (2, ...) buffers."""
-        end = self.length + keys.shape[2]
+        """Put (n, kv_heads, d) after the cached tokens; returns the layer's (2, kv_heads, capacity, d)."""
+        end = self.length + keys.shape[0]
         if end > self.capacity:
             raise DoesNotFit(
                 f"The KV cache holds {self.capacity} tokens and {end} are needed.", "Ask for fewer frames or tokens."
             )
         fresh = slice(self.length, end)
-        for part, states in enumerate((keys[0], values[0])):
-            self._put(layer, part, fresh, states)
+        for part, states in enumerate((keys, values)):
+            self._put(layer, part, fresh, states.transpose(0, 1))
         return self._store[layer] if self._scratch is None else self._recall(layer, end)
 
     def _put(self, layer: int, part: int, fresh: slice, states: Tensor) -> None:
@@ -95,23 +91,3 @@ _SMALLEST_SCALE = 2.0**-14  # float16's smallest normal number: a row of zeros s
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     return torch.empty(shape, dtype=dtype, device=device).zero_()
-
-
-class CacheView:
-    """The two methods that transformers' attention layers call on a cache."""
-
-    def __init__(self, cache: KVCache, whole: bool) -> None:
-        self._cache = cache
-        self._whole = whole
-
-    def update(
-        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: object, **__: object
-    ) -> tuple[Tensor, Tensor]:
-        """Store one layer's keys and values in place; returns views (1, kv_heads, m, head_dim)."""
-        store = self._cache.write(layer_idx, key_states, value_states)
-        end = self._cache.capacity if self._whole else self._cache.length + key_states.shape[2]
-        return store[0, None, :, :end], store[1, None, :, :end]
-
-    def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Cached tokens before this pass."""
-        return self._cache.length

@@ -24,6 +24,7 @@ _RUNTIME_BYTES = {"cuda": 480 * _MIB, "mps": 256 * _MIB, "cpu": 780 * _MIB}
 # aten/src/ATen/cuda/CublasHandlePool.cpp: 2 · 4096 + 8 · 16 KiB, and 32 MiB from Hopper on.
 _CUBLAS_BYTES = 8320 * 1024
 _CUBLAS_HOPPER_BYTES = 32 * _MIB
+_TURN_TOKENS = 16  # the template around one more question and answer
 _TEMPLATE_TOKENS = 32  # the chat template around a question, with Qwen's default system prompt
 
 
@@ -53,8 +54,13 @@ def check_config(config: EngineConfig) -> None:
 
 def most_text_tokens(request: Request) -> int:
     """Upper bound of the tokens around the video: byte-level BPE makes no more tokens than UTF-8 bytes."""
-    texts = (request.question, request.system or "")
-    return _TEMPLATE_TOKENS + sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
+    said = [text for turn in request.history for text in (turn.question, turn.answer)]
+    texts = (request.question, request.system or "", *said)
+    return (
+        _TEMPLATE_TOKENS
+        + _TURN_TOKENS * len(request.history)
+        + sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
+    )
 
 
 def budget_bytes(device: Device, config: EngineConfig) -> int:

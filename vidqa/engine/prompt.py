@@ -3,6 +3,7 @@
 Knows the chat template and positions; knows no pixels and no weights.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from vidqa.errors import ModelError
+from vidqa.types import Turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,16 +22,21 @@ class Prompt:
     tail: tuple[int, ...]
 
 
-def build_prompt(tokenizer: Any, video_token: int, question: str, system: str | None) -> Prompt:
-    """Render the checkpoint's chat template for one video and one question.
+def build_prompt(
+    tokenizer: Any, video_token: int, question: str, system: str | None, history: Sequence[Turn] = ()
+) -> Prompt:
+    """Render the checkpoint's chat template for one video, the turns so far and one question.
 
-    Special tokens that the question or the system text spell out are broken up, so that
-    text stays text.
+    Special tokens that a text spells out are broken up, so that text stays text.
     """
-    user = [{"type": "video"}, {"type": "text", "text": _plain(tokenizer, question)}]
-    messages: list[dict[str, Any]] = [{"role": "user", "content": user}]
+    messages: list[dict[str, Any]] = []
     if system is not None:
-        messages.insert(0, {"role": "system", "content": _plain(tokenizer, system)})
+        messages.append({"role": "system", "content": _plain(tokenizer, system)})
+    for turn in history:
+        messages.append({"role": "user", "content": _text(tokenizer, turn.question)})
+        messages.append({"role": "assistant", "content": _text(tokenizer, turn.answer)})
+    messages.append({"role": "user", "content": _text(tokenizer, question)})
+    messages[system is not None]["content"].insert(0, {"type": "video"})  # the first thing that the user shows
     rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     ids: list[int] = tokenizer(rendered, add_special_tokens=False)["input_ids"]
     if ids.count(video_token) != 1:
@@ -39,6 +46,10 @@ def build_prompt(tokenizer: Any, video_token: int, question: str, system: str | 
         )
     where = ids.index(video_token)
     return Prompt(head=tuple(ids[:where]), tail=tuple(ids[where + 1 :]))
+
+
+def _text(tokenizer: Any, text: str) -> list[dict[str, str]]:
+    return [{"type": "text", "text": _plain(tokenizer, text)}]
 
 
 def _plain(tokenizer: Any, text: str) -> str:

@@ -2,26 +2,28 @@
 
 Opens the video first (a bad file fails before a model is loaded), plans for the memory that
 is free now, loads the model once and runs the pipeline; when memory runs out after all, it
-goes on with a smaller plan. Single-flight: one `ask` at a time; `cancel` from any thread.
+goes on with a smaller plan. What the next question about the same pictures needs stays.
+Single-flight: one `ask` at a time; `cancel` from any thread.
 """
 
 import os
 import threading
 from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 from vidqa.config import EngineConfig
 from vidqa.engine.planning import budget_bytes, check_config, check_request, closer_look, plan_best, tasks_for
-from vidqa.engine.timing import Clock, Stopwatch
+from vidqa.engine.run import Kept, Run, keep, prompt_of, recall
+from vidqa.engine.timing import Stopwatch
 from vidqa.errors import Interrupted, UsageError
-from vidqa.events import Answered, Degraded, Event, Noted, Planned, StageProgress, StageStarted
+from vidqa.events import Answered, Degraded, Event, Planned, StageProgress, StageStarted
 from vidqa.memory import drift
 from vidqa.memory.degrade import MAX_STEPS, gave_up, lower
 from vidqa.memory.device import allocator_environment, find_device, reread
-from vidqa.memory.planner import Task, plan_video
+from vidqa.memory.planner import plan_video
 from vidqa.models.choice import Checkpoint, find_checkpoints
 from vidqa.types import Answer, MemoryUse, Plan, Request, Timing
 from vidqa.video.decode import VideoReader, open_video
@@ -30,39 +32,12 @@ if TYPE_CHECKING:
     import numpy
 
     from vidqa.engine.pipeline import Outcome
-    from vidqa.engine.speech import Speech
     from vidqa.memory.tracker import Meter, Tracker
     from vidqa.models.loader import Loaded
 
 
 def _no_fault(phase: str) -> None:
     """Nothing fails on purpose."""
-
-
-@dataclass(slots=True)
-class _Run:
-    """One `ask` on its way: what was asked, what runs now, and what was given up."""
-
-    request: Request
-    checkpoint: Checkpoint
-    task: Task
-    plan: Plan
-    phase: str = "load"
-    speech: "Speech | None" = None
-    load_seconds: float = 0.0
-    clock: Clock = field(default_factory=Clock)
-    degraded: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    def enter(self, phase: str) -> None:
-        """Remember what is being done, in case it fails."""
-        self.phase = phase
-
-    def note(self, text: str) -> Iterator[Event]:
-        """Tell and keep a sentence, once."""
-        if text not in self.notes:
-            self.notes.append(text)
-            yield Noted(text)
 
 
 class Session:
@@ -80,6 +55,7 @@ class Session:
         self._fault, self._meter = fault, meter
         self._loaded: Loaded | None = None
         self._checkpoint: Checkpoint | None = None
+        self._kept: Kept | None = None
         self._runtime_bytes = 0
         self._flight = threading.Lock()
         self._cancelled = threading.Event()
@@ -126,9 +102,14 @@ class Session:
         """Ask the running `ask` to stop at the next chunk or token; callable from any thread."""
         self._cancelled.set()
 
+    def forget(self) -> None:
+        """Let go of what is kept of the last video."""
+        self._kept = None
+
     def close(self) -> None:
         """Let go of the model."""
         self.cancel()
+        self.forget()
         self._loaded = self._checkpoint = None
 
     def _ask(self, request: Request) -> Generator[Event, None, None]:
@@ -142,15 +123,24 @@ class Session:
 
     def _answer(self, request: Request) -> Generator[Event, None, None]:
         """Attempt after attempt, each with a smaller plan, until one gets through."""
-        reader = self._open(request)
+        kept, self._kept = self._kept, None  # what this question does not need goes before it begins
+        run = recall(kept, request, self.config, self._loaded) if kept and self._loaded else None
+        del kept
+        reader = None
         try:
-            run = self._plan(reader, request, local=True)
-            while (yield from self._ran_out(run, reader)):
-                reader.close()
-                yield from self._lower(run)
+            if run is None:
                 reader = self._open(request)
+                run = self._plan(reader, request, local=True)
+            while (yield from self._ran_out(run, reader)):
+                if reader is not None:
+                    reader.close()
+                yield from self._lower(run)
+                reader = None if run.visual else self._open(request)
         finally:
-            reader.close()
+            if reader is not None:
+                reader.close()
+            if run is not None:
+                self._kept = keep(run, self.config)
 
     def _open(self, request: Request) -> VideoReader:
         config = self.config
@@ -158,7 +148,7 @@ class Session:
             request.video, isolated=config.isolate_decoder, deadline_seconds=config.decoder_deadline_seconds
         )
 
-    def _plan(self, reader: VideoReader, request: Request, *, local: bool) -> _Run:
+    def _plan(self, reader: VideoReader, request: Request, *, local: bool) -> Run:
         """The best plan of the named model, or of all that there are; `local` ones have their weights here."""
         config, loaded = self.config, self._loaded
         device = find_device(config.device)
@@ -167,9 +157,9 @@ class Session:
         if loaded is not None:  # what is loaded stays as it is
             tasks = [replace(tasks[0], pinned_weights=loaded.weights, pinned_placement=loaded.placement)]
         place, plan = plan_best(tasks)
-        return _Run(request, checkpoints[place], tasks[place], plan)
+        return Run(request, reader.info, checkpoints[place], tasks[place], plan)
 
-    def _ran_out(self, run: _Run, reader: VideoReader) -> Generator[Event, None, bool]:
+    def _ran_out(self, run: Run, reader: VideoReader | None) -> Generator[Event, None, bool]:
         """One attempt; whether it ran out of memory. What it held is free when this returns."""
         run.phase = "load"
         try:
@@ -182,10 +172,11 @@ class Session:
             return True
         return False
 
-    def _lower(self, run: _Run) -> Generator[Event, None, None]:
+    def _lower(self, run: Run) -> Generator[Event, None, None]:
         """Look at the memory again and take the next smaller plan."""
         from vidqa.models.loader import release_cached_memory
 
+        run.read = None
         release_cached_memory()
         device, budget = reread(run.task.device), run.task.budget_bytes
         with suppress(UsageError):  # nothing free at all: the smaller plan is still worth its try
@@ -194,36 +185,34 @@ class Session:
         if len(run.degraded) == MAX_STEPS:
             raise gave_up(task, run.plan, run.phase)
         lowered = lower(task, run.plan, run.phase)
-        run.task, run.plan = lowered.task, lowered.plan
+        run.lower(lowered.task, lowered.plan)
         run.degraded.append(f"{run.phase} ran out of memory: {lowered.step}")
         yield Degraded(run.phase, lowered.step, lowered.plan)
 
-    def _attempt(self, run: _Run, reader: VideoReader) -> Generator[Event, None, None]:
+    def _attempt(self, run: Run, reader: VideoReader | None) -> Generator[Event, None, None]:
         loaded, tracker = yield from self._load(run)
-        from vidqa.engine.pipeline import Hooks, Pipeline  # torch: after the files were found good
-        from vidqa.engine.prompt import build_prompt
+        from vidqa.engine.pipeline import Pipeline  # torch: after the files were found good
         from vidqa.engine.speech import Speech
+        from vidqa.engine.stages import Hooks
 
-        request, spec = run.request, run.checkpoint.spec
-        prompt = build_prompt(loaded.tokenizer, spec.video_token, request.question, request.system)
-        text_tokens = len(prompt.head) + len(prompt.tail)
-        if text_tokens > run.plan.draft.text_tokens:  # a template longer than any known one
-            run.task = replace(run.task, text_tokens=text_tokens)
-            run.plan = plan_video(run.task)
-        plan = replace(run.plan, prompt_tokens=run.plan.visual_tokens + text_tokens)
-        run.speech = run.speech or Speech(request)
+        yield from self._settle_attention(run, loaded)
+        prompt = prompt_of(run.request, loaded)
+        plan = self._plan_for(run, len(prompt.head) + len(prompt.tail))
+        run.speech = run.speech or Speech(run.request)
         hooks = Hooks(self._cancelled.is_set, self._fault, run.enter)
-        pipeline = Pipeline(loaded, reader, plan, prompt, run.speech, tracker, hooks, run.clock)
-        yield Planned(reader.info, plan)
-        for note in (*run.task.device.notes, *closer_look(plan, request)):
+        pipeline = Pipeline(loaded, plan, prompt, run.speech, tracker, hooks, run.clock, run.visual, run.read)
+        yield Planned(run.video, plan)
+        for note in (*_dropped(run), *run.task.device.notes, *closer_look(plan, run.request)):
             yield from run.note(note)
         try:
-            outcome = yield from pipeline.run()
+            outcome = yield from pipeline.run(reader)
         except Interrupted:
             if not run.speech.tokens:
                 raise
             outcome = pipeline.stopped()  # what was said before memory ran out is the answer
-        for note in reader.notes:
+        finally:
+            run.keep(pipeline)
+        for note in reader.notes if reader else ():
             yield from run.note(note)
         memory = self._memory(run, loaded, tracker, outcome)
         if self.config.remember:
@@ -232,8 +221,8 @@ class Session:
             Answer(
                 text=run.speech.text,
                 finish_reason=outcome.reason,
-                question=request.question,
-                video=reader.info,
+                question=run.request.question,
+                video=run.video,
                 plan=outcome.plan,
                 timing=_timing(run, len(run.speech.tokens)),
                 memory=memory,
@@ -242,7 +231,28 @@ class Session:
             )
         )
 
-    def _load(self, run: _Run) -> Generator[Event, None, "tuple[Loaded, Tracker]"]:
+    def _settle_attention(self, run: Run, loaded: "Loaded") -> Iterator[Event]:
+        """Replace the expected rung of the attention ladder by the first one that really runs here."""
+        if self.config.attention != "auto" or run.read is not None:
+            return
+        from vidqa.models.ladder import HeadLayout, climb
+
+        spec, model = loaded.model.spec, loaded.model
+        *missed, rung = climb(HeadLayout(spec.heads, spec.kv_heads, spec.head_dim), str(model.device), model.dtype)
+        if rung.name != run.plan.draft.attention:
+            why = "; ".join(f"{one.name}: {one.reason}" for one in missed)
+            yield from run.note(f"attention runs by the {rung.name} kernel ({why})")
+            run.task = replace(run.task, config=replace(run.task.config, attention=rung.name))
+            run.plan = plan_video(run.task)
+
+    def _plan_for(self, run: Run, text_tokens: int) -> Plan:
+        """The run's plan with the prompt's real length."""
+        if run.read is None and text_tokens > run.plan.draft.text_tokens:  # a template longer than any known one
+            run.task = replace(run.task, text_tokens=text_tokens)
+            run.plan = plan_video(run.task)
+        return replace(run.plan, prompt_tokens=run.plan.visual_tokens + text_tokens)
+
+    def _load(self, run: Run) -> Generator[Event, None, "tuple[Loaded, Tracker]"]:
         """Load the model as planned, unless it is there; its phase is the first that the tracker measures."""
         from vidqa.memory.tracker import Tracker, runtime_bytes
 
@@ -268,7 +278,7 @@ class Session:
         run.clock.watch.exclude(watch.seconds())
         return self._loaded, tracker
 
-    def _look_again(self, run: _Run) -> None:
+    def _look_again(self, run: Run) -> None:
         """Others may have taken memory since the plan was made: plan anew where it would no longer fit."""
         device = reread(run.task.device)
         budget = budget_bytes(device, self.config)
@@ -276,7 +286,7 @@ class Session:
             run.task = replace(run.task, device=device, budget_bytes=budget)
             run.plan = plan_video(run.task)
 
-    def _memory(self, run: _Run, loaded: "Loaded", tracker: "Tracker", outcome: "Outcome") -> MemoryUse:
+    def _memory(self, run: Run, loaded: "Loaded", tracker: "Tracker", outcome: "Outcome") -> MemoryUse:
         return MemoryUse(
             weights_bytes=loaded.model.weights_bytes,
             kv_bytes=outcome.kv_bytes,
@@ -287,7 +297,7 @@ class Session:
             phases=tracker.phases,
         )
 
-    def _remember(self, run: _Run, memory: MemoryUse) -> None:
+    def _remember(self, run: Run, memory: MemoryUse) -> None:
         """Keep what was planned and what it took, for the next plan on this machine."""
         plan = run.plan
         drift.remember(
@@ -300,7 +310,15 @@ class Session:
         )
 
 
-def _timing(run: _Run, tokens: int) -> Timing:
+def _dropped(run: Run) -> Iterator[str]:
+    if run.dropped_turns:
+        yield (
+            f"the conversation outgrew its {run.plan.kv_capacity_tokens:,} planned tokens: the oldest "
+            f"{run.dropped_turns} of its questions and answers are no longer remembered"
+        )
+
+
+def _timing(run: Run, tokens: int) -> Timing:
     clock = run.clock
     return Timing(
         load_seconds=run.load_seconds,

@@ -1,9 +1,11 @@
 """Clocks of one question. Knows seconds and nothing else."""
 
 import time
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 Item = TypeVar("Item")
 
@@ -51,3 +53,43 @@ class Timed(Generic[Item]):
             return next(self._items)
         finally:
             self.seconds += watch.seconds()
+
+
+class Sections:
+    """Seconds that a device works for each of several stages that take turns.
+
+    On CUDA work is only queued when a call returns, so events are recorded around it and read
+    at the end; waiting in between would keep the stages from overlapping.
+    """
+
+    def __init__(self, device_type: str) -> None:
+        self._on_cuda = device_type == "cuda"
+        self._seconds: defaultdict[str, float] = defaultdict(float)
+        self._events: list[tuple[str, Any, Any]] = []
+
+    @contextmanager
+    def of(self, name: str) -> Iterator[None]:
+        """Count what is done inside as `name`'s."""
+        watch, start = Stopwatch(), self._mark()
+        yield
+        if self._on_cuda:
+            self._events.append((name, start, self._mark()))
+        else:
+            self._seconds[name] += watch.seconds()
+
+    def _mark(self) -> Any:
+        if not self._on_cuda:
+            return None
+        import torch
+
+        event: Any = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event.record()
+        return event
+
+    def seconds(self, name: str) -> float:
+        """All of a stage's time so far; waits for the device."""
+        for stage, start, end in self._events:
+            end.synchronize()
+            self._seconds[stage] += start.elapsed_time(end) / 1000
+        self._events.clear()
+        return self._seconds[name]

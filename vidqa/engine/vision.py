@@ -30,20 +30,20 @@ class EncodedGroup:
 
 
 class GroupEncoder:
-    """Takes pictures of one size as they come; gives a group's embeddings whenever one is full."""
+    """Takes pictures of one size as they come, and encodes them a group at a time."""
 
     def __init__(self, model: Qwen2VL, group_slices: int) -> None:
         self._model = model
         self._size = group_slices * model.spec.vision.temporal_patch
         self._waiting: list[Picture] = []
 
-    def push(self, picture: Picture) -> EncodedGroup | None:
-        """Add one picture; returns the group that it completes, if any."""
+    def push(self, picture: Picture) -> bool:
+        """Add one picture; whether it completes a group, which is to be encoded then."""
         self._waiting.append(picture)
-        return self.flush() if len(self._waiting) == self._size else None
+        return len(self._waiting) == self._size
 
     @torch.no_grad()
-    def flush(self) -> EncodedGroup | None:
+    def encode(self) -> EncodedGroup | None:
         """Encode what waits, if anything. An odd last frame is doubled, as the reference does."""
         if not self._waiting:
             return None

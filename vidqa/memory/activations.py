@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from vidqa.models.specs import ModelSpec
 
 VISION_MLP_ROWS = 2048  # rows of the vision MLP that are wide at once
-SDPA_ROWS = 128  # query positions per tile of the SDPA kernel
+TILE_ROWS = 128  # query positions per tile of the tiled kernel, and rows in one of flex's blocks
+BLOCK_KEYS = 1024  # keys that a tile meets at a time
 _WIDE = 4  # bytes of float32, in which rotations and logits are computed
 
 
@@ -32,7 +33,7 @@ def vision_bytes(spec: "ModelSpec", draft: Draft) -> int:
     Attention, while the keys are rotated: hidden, qkv (3), the rotated queries and keys, and two
     float32 halves: b·6·R·E + 4·R·E. MLP, in the last tile: hidden, the tiles before, the tile's
     norm and three wide tensors (fc1, 1.702·fc1 and its sigmoid): b·(2·R·E + 3·T·M). Merger: hidden, norm and two of the
-    merged width: b·4·R·E. To these the rotary table: 2·4 bytes per patch of a slice and head_dim.
+    merged width: b·4·R·E. To these the rotary table: 2·4 bytes per patch of a slice and half of head_dim.
     """
     vision, element = spec.vision, ELEMENT_BYTES[draft.dtype]
     patches = patches_per_slice(spec, draft)
@@ -42,7 +43,7 @@ def vision_bytes(spec: "ModelSpec", draft: Draft) -> int:
     wide = 4 if vision.gated else 3
     mlp = element * (2 * rows * vision.embed_dim + wide * tile * vision.mlp_hidden)
     merger = element * 4 * rows * vision.embed_dim
-    rotary = 2 * _WIDE * patches * (vision.embed_dim // vision.heads)
+    rotary = _WIDE * patches * (vision.embed_dim // vision.heads)
     return max(attention, mlp, merger) + rotary + quantized_copy_bytes(spec, draft, "vision")
 
 
@@ -51,14 +52,33 @@ def group_slices(spec: "ModelSpec", draft: Draft) -> int:
     return min(draft.vision_chunk, -(-draft.frames // spec.vision.temporal_patch))
 
 
-def chunk_bytes(spec: "ModelSpec", draft: Draft) -> int:
-    """A prefill chunk of n tokens in one layer: H hidden, I inside the MLP, K = kv_heads · head_dim.
+def group_tokens(spec: "ModelSpec", draft: Draft) -> int:
+    """Visual tokens of one group of slices."""
+    return group_slices(spec, draft) * (patches_per_slice(spec, draft) // spec.vision.merge**2)
 
-    MLP, at the product of its two halves: the chunk's embeddings, the layer's input, the sum after
-    attention and its norm (4·n·H), and what `_mlp_bytes` says: the two halves and their product
-    (3·n·I) where nothing is quantized. Attention, while the
-    queries are rotated: 7·n·H + 2·n·K. To these cosine and sine (2·n·head_dim). A 4-bit layer
-    makes a 16-bit copy of its matrix instead of the product: 4·n·H + 2·n·I + H·I.
+
+def waiting_rows(spec: "ModelSpec", draft: Draft, phase: str) -> int:
+    """Embeddings on the device that wait for their chunk to be full.
+
+    In the prefill the last group of G, read in part, stays whole; the chunk's own rows are counted
+    there. In the vision phase fewer than a chunk of n wait: all in one group where n ≤ G, else n + G.
+    Where the tower is moved away first, they wait on the host, and only the group that was just
+    encoded is on the device.
+    """
+    group, every = group_tokens(spec, draft), spec.visual_tokens(draft.frames, draft.height, draft.width)
+    if draft.placement.vision_offloaded:
+        return group if phase == "vision" else 0
+    together = phase == "prefill" or draft.prefill_chunk <= group
+    return min(every, group if together else draft.prefill_chunk + group)
+
+
+def chunk_bytes(spec: "ModelSpec", draft: Draft) -> int:
+    """A prefill chunk of n tokens in one layer: H hidden, I inside the MLP.
+
+    MLP, at the product of its two halves: the chunk's embeddings, the layer's input and its norm
+    (3·n·H), and what `_mlp_bytes` says: the two halves and their product (3·n·I) where nothing is
+    quantized. Attention, while the queries are rotated: also the queries before and after (5·n·H),
+    and two halves in float32 (4 bytes · n·H). To these cosine and sine (4 bytes · n·head_dim).
     """
     tokens, _ = worst_pass(spec, draft)
     return tokens_bytes(spec, draft, tokens * draft.batch)
@@ -82,23 +102,19 @@ def chunk_formula(spec: "ModelSpec", draft: Draft) -> str:
     tokens, _ = worst_pass(spec, draft)
     hidden, wide = spec.hidden, spec.intermediate
     if draft.weights == "int8":
-        return f"{tokens} tokens · (4 · {hidden} + {wide} in {draft.dtype}, int32, fp16 and cast)"
+        return f"{tokens} tokens · (3 · {hidden} + {wide} in {draft.dtype}, int32, fp16 and cast)"
     if draft.weights in QUANTIZED and hidden > tokens:
-        return f"{tokens} tokens · (4 · {hidden} + 2 · {wide}) + {hidden} · {wide}"
-    return f"{tokens} tokens · (4 · {hidden} + 3 · {wide})"
+        return f"{tokens} tokens · (3 · {hidden} + 2 · {wide}) + {hidden} · {wide}"
+    return f"{tokens} tokens · (3 · {hidden} + 3 · {wide})"
 
 
 def tokens_bytes(spec: "ModelSpec", draft: Draft, tokens: int) -> int:
     """`chunk_bytes` for a given number of tokens."""
-    element = ELEMENT_BYTES[draft.dtype]
-    keys = spec.kv_heads * spec.head_dim
-    mlp = element * 4 * tokens * spec.hidden + _mlp_bytes(spec, draft, tokens)
-    attention = element * (7 * tokens * spec.hidden + 2 * tokens * keys)
-    if tokens > 1:  # a tile of queries, padded, mixed and put in order, however few rows are real
-        tile = element * (5 * tokens * spec.hidden + 2 * tokens * keys + 4 * SDPA_ROWS * spec.hidden)
-        attention = max(attention, tile)
+    element, rows = ELEMENT_BYTES[draft.dtype], tokens * spec.hidden
+    mlp = element * 3 * rows + _mlp_bytes(spec, draft, tokens)
+    rotation = (element * 5 + _WIDE) * rows
     positions = 3 * 8 * tokens  # M-RoPE, int64
-    return max(mlp, attention) + element * 2 * tokens * spec.head_dim + positions
+    return max(mlp, rotation) + _WIDE * tokens * spec.head_dim + positions
 
 
 def _mlp_bytes(spec: "ModelSpec", draft: Draft, tokens: int) -> int:
@@ -156,19 +172,39 @@ class Workspace:
 
 
 def attention_workspace(spec: "ModelSpec", draft: Draft, chunk: int, cached: int) -> Workspace:
-    """Workspace of the chosen kernel for a pass of `chunk` tokens that ends with `cached` ones.
+    """What the chosen kernel takes beyond `tokens_bytes` in a pass of `chunk` tokens that ends with `cached` ones.
 
-    sdpa: one mask of heads/kv_heads · 128 rows by the filled cache, shared by tiles and layers,
-    and the corner it is made from. flex: the queries padded to whole blocks. math: the score
-    matrices that nothing in vidqa allocates, for comparison.
+    None of vidqa's kernels grows with the cache. math: the score matrices that nothing in vidqa
+    allocates, for comparison.
     """
-    element = ELEMENT_BYTES[draft.dtype]
-    filled = -(-cached // SDPA_ROWS) * SDPA_ROWS
-    if draft.attention == "flex":
-        return Workspace(element * 2 * chunk * spec.hidden, f"2 · {chunk} tokens · {spec.hidden} · {element} B")
     if draft.attention == "math":
-        scores = draft.batch * math_attention_bytes(spec.heads, chunk, filled)
-        return Workspace(scores, f"{chunk} · {filled} · ({spec.heads} heads · 9 B + 4 B)")
-    group = spec.heads // spec.kv_heads
-    rows = SDPA_ROWS * group
-    return Workspace(element * rows * filled, f"mask: {SDPA_ROWS} · {group} rows · {filled} tokens · {element} B")
+        scores = draft.batch * math_attention_bytes(spec.heads, chunk, cached)
+        return Workspace(scores, f"{chunk} · {cached} · ({spec.heads} heads · 9 B + 4 B)")
+    tokens = chunk * draft.batch
+    beyond = _attend_bytes(spec, draft, tokens) - tokens_bytes(spec, draft, tokens)
+    return Workspace(max(beyond, 0), f"{chunk} tokens, whatever the cache holds")
+
+
+def _attend_bytes(spec: "ModelSpec", draft: Draft, tokens: int) -> int:
+    """A layer inside the attention: embeddings, the layer's input, queries (3·n·H), keys and values (2·n·K), and
+
+    flash, cudnn: outputs for the past and for the chunk itself with their log-sum-exps.
+    efficient: the same, the queries folded, and the output unfolded.
+    flex: queries and output padded to whole blocks. tiled: the output, and for a tile its queries
+    in float32 (three times, with two running outputs), scores twice and a block of keys.
+    """
+    element, rows = ELEMENT_BYTES[draft.dtype], tokens * spec.hidden
+    base = element * (3 * rows + 2 * tokens * spec.kv_heads * spec.head_dim)
+    sums = tokens * spec.heads * (3 * _WIDE + element)
+    if draft.attention == "flex":
+        padded = -(-tokens // TILE_ROWS) * TILE_ROWS
+        return base + element * 2 * padded * spec.hidden + padded * spec.heads * _WIDE
+    if draft.attention == "tiled":
+        tile, keys = min(tokens, TILE_ROWS), spec.kv_heads * BLOCK_KEYS * spec.head_dim
+        return base + element * rows + _WIDE * (6 * tile * spec.hidden + 2 * tile * spec.heads * BLOCK_KEYS + keys)
+    return base + element * (4 if draft.attention == "efficient" else 2) * rows + sums
+
+
+def decode_scores_bytes(spec: "ModelSpec", draft: Draft, capacity: int) -> int:
+    """Scores of one new token over the whole cache: in float32, their softmax, and that in the compute precision."""
+    return draft.batch * spec.heads * capacity * (2 * _WIDE + ELEMENT_BYTES[draft.dtype])

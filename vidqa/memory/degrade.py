@@ -59,9 +59,9 @@ def _steps(task: Task, plan: Plan, phase: str) -> Iterator[tuple[str, Task]]:
         yield from _lighter_loads(task, plan)
         return
     off_device = task.device.kind == "cuda"
-    place = replace(draft.placement, visual_on_host=off_device, vision_offloaded=off_device)
+    place = replace(draft.placement, vision_offloaded=off_device)
     lean = replace(task, config=replace(config, placement=place), chunks=task.chunks[-1:], pinned_weights=draft.weights)
-    moved = ", vision embeddings and tower off the device" if off_device and place != draft.placement else ""
+    moved = ", vision tower off the device" if off_device and place != draft.placement else ""
     yield f"smallest chunks{moved}", lean
     if config.kv is None:
         small = replace(lean, config=replace(lean.config, kv="int8"))

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 PHASES = ("load", "vision", "prefill", "decode")
 KV_ROUND_TOKENS = 128  # the cache holds whole attention blocks
 MARGIN_LIMIT_BYTES = 300 * 2**20
+GROUPS_AHEAD = 2  # groups of pictures that may be ready before the vision tower takes them
 _MARGIN_SHARE = 0.03  # of the predicted peak: what a prediction may be off by
 _LEAST_MARGIN_BYTES = 64 * 2**20
 
@@ -51,8 +52,8 @@ class Part:
 
 
 def kv_capacity(spec: "ModelSpec", draft: Draft) -> int:
-    """Tokens that the KV cache holds: prompt and answer, in whole blocks."""
-    tokens = activations.prompt_tokens(spec, draft) + draft.max_tokens
+    """Tokens that the KV cache holds: prompt, answer and what is kept free for more, in whole blocks."""
+    tokens = activations.prompt_tokens(spec, draft) + draft.max_tokens + draft.spare_tokens
     return -(-tokens // KV_ROUND_TOKENS) * KV_ROUND_TOKENS
 
 
@@ -78,11 +79,27 @@ def _kv_scratch(spec: "ModelSpec", draft: Draft, host_pixels: int) -> int:
     return one_layer + scales
 
 
-def _visual_rows(spec: "ModelSpec", draft: Draft, host_pixels: int) -> int:
-    if draft.placement.visual_on_host and not host_pixels:
-        return 0
+def _waiting(phase: str) -> Callable[["ModelSpec", Draft, int], int]:
+    def count(spec: "ModelSpec", draft: Draft, host_pixels: int) -> int:
+        rows = activations.waiting_rows(spec, draft, phase) * draft.batch
+        return rows * spec.hidden * ELEMENT_BYTES[draft.dtype]
+
+    return count
+
+
+def _kept_rows(spec: "ModelSpec", draft: Draft, host_pixels: int) -> int:
+    """All vision embeddings, which are kept on the host, where that is the device."""
     tokens = spec.visual_tokens(draft.frames, draft.height, draft.width) * draft.batch
-    return tokens * spec.hidden * ELEMENT_BYTES[draft.dtype]
+    return tokens * spec.hidden * ELEMENT_BYTES[draft.dtype] if host_pixels else 0
+
+
+def _streaming(kv: Callable[["ModelSpec", Draft, int], int]) -> Callable[["ModelSpec", Draft, int], int]:
+    """The KV cache while vision and prefill take turns; where the tower leaves first, it is made later."""
+
+    def count(spec: "ModelSpec", draft: Draft, host_pixels: int) -> int:
+        return 0 if draft.placement.vision_offloaded else kv(spec, draft, host_pixels)
+
+    return count
 
 
 @cache
@@ -121,28 +138,36 @@ def _staging(spec: "ModelSpec", draft: Draft, host_pixels: int) -> int:
     return staging_bytes(spec, draft.weights, draft.dtype, draft.placement)
 
 
-def _pixels(spec: "ModelSpec", draft: Draft, host_pixels: int) -> int:
-    """Pictures on their way to patches, where the device is the host.
-
-    A group of V values becomes patches: uint8 once, float32 twice (normalised, and cut), and two
-    pictures pass by: 9·V. Before that, with the group's uint8 waiting, a source frame of P pixels
-    is resized: itself, in float32, its rows resized (P · w/W, about sqrt(P·h·w)), the result.
-    """
-    if not host_pixels:
-        return 0
-    picture = draft.height * draft.width
-    values = activations.group_slices(spec, draft) * activations.patches_per_slice(spec, draft)
-    values *= spec.vision.patch_values
-    resizing = 3 * (5 * host_pixels + 4 * math.isqrt(host_pixels * picture) + 5 * picture)
-    return max(9 * values + 2 * 3 * picture, values + resizing)
+def _pixels(spec: "ModelSpec", draft: Draft) -> int:
+    """A group of V values on its way from pictures to patches: uint8 once, float32 twice."""
+    return (
+        9
+        * activations.group_slices(spec, draft)
+        * activations.patches_per_slice(spec, draft)
+        * (spec.vision.patch_values)
+    )
 
 
 def _vision(spec: "ModelSpec", draft: Draft, host_pixels: int) -> int:
-    return max(activations.vision_bytes(spec, draft), _pixels(spec, draft, host_pixels))
+    """The tower, or on a host the pixels that become its input."""
+    return max(activations.vision_bytes(spec, draft), _pixels(spec, draft) if host_pixels else 0)
+
+
+def _frames_ahead(spec: "ModelSpec", draft: Draft, host_pixels: int) -> int:
+    """Pictures that wait for the tower, where the device is the host, and a source frame of P pixels that is resized:
+    itself, in float32, its rows resized (P · w/W, about sqrt(P·h·w)), the result."""
+    if not host_pixels:
+        return 0
+    picture = draft.height * draft.width
+    waiting = min((GROUPS_AHEAD + 1) * draft.vision_chunk * spec.vision.temporal_patch, draft.frames)
+    return 3 * (waiting * picture + 5 * host_pixels + 4 * math.isqrt(host_pixels * picture) + 5 * picture)
 
 
 def _one_token(spec: "ModelSpec", draft: Draft, host_pixels: int) -> int:
-    return activations.tokens_bytes(spec, draft, draft.batch)
+    capacity = kv_capacity(spec, draft)
+    scores = 0 if host_pixels else activations.decode_scores_bytes(spec, draft, capacity)
+    workspace = activations.attention_workspace(spec, draft, 1, capacity).bytes
+    return activations.tokens_bytes(spec, draft, draft.batch) + max(scores, workspace)
 
 
 def _chunk(spec: "ModelSpec", draft: Draft, host_pixels: int) -> int:
@@ -169,7 +194,21 @@ def _small(spec: "ModelSpec", draft: Draft, host_pixels: int) -> int:
     return _SMALL_TENSORS * BLOCK + positions
 
 
+def _waiting_formula(spec: "ModelSpec", draft: Draft) -> str:
+    return f"a group of {activations.group_tokens(spec, draft)} tokens, chunks of {draft.prefill_chunk} · {spec.hidden}"
+
+
+def _kv_formula(spec: "ModelSpec", draft: Draft) -> str:
+    heads = f"{spec.layers} layers · {spec.kv_heads} heads · {spec.head_dim}"
+    return f"{kv_capacity(spec, draft)} tokens · 2 · {heads} in {draft.kv}"
+
+
+def _scratch_formula(spec: "ModelSpec", draft: Draft) -> str:
+    return f"{kv_capacity(spec, draft)} tokens of one layer in {draft.dtype}"
+
+
 _ALWAYS = frozenset(PHASES)
+_SEEN = frozenset(("vision", "prefill", "decode"))
 _READING = frozenset(("prefill", "decode"))
 PARTS = (
     Part("weights: language model", _ALWAYS, _weights("layers"), _precision("layers")),
@@ -183,20 +222,23 @@ PARTS = (
     Part("vision activations", frozenset(("vision",)), _vision,
          lambda spec, draft: f"{activations.group_slices(spec, draft)} slices of "
          f"{activations.patches_per_slice(spec, draft)} patches · {spec.vision.embed_dim}"),
-    Part("vision embeddings", frozenset(("vision", "prefill")), _visual_rows,
+    Part("frames on their way", frozenset(("vision",)), _frames_ahead,
+         lambda spec, draft: f"{GROUPS_AHEAD} groups of pictures, and one that is resized"),
+    Part("vision embeddings, waiting", frozenset(("vision",)), _waiting("vision"), _waiting_formula),
+    Part("vision embeddings, waiting for a chunk", frozenset(("prefill",)), _waiting("prefill"), _waiting_formula),
+    Part("vision embeddings, kept", _SEEN, _kept_rows,
          lambda spec, draft: f"{spec.visual_tokens(draft.frames, draft.height, draft.width)} tokens · {spec.hidden} · "
          f"{ELEMENT_BYTES[draft.dtype]} B"),
-    Part("KV cache", _READING, _kv_on_device,
-         lambda spec, draft: f"{kv_capacity(spec, draft)} tokens · 2 · {spec.layers} layers · {spec.kv_heads} heads · "
-         f"{spec.head_dim} in {draft.kv}"),
-    Part("KV scratch", _READING, _kv_scratch,
-         lambda spec, draft: f"{kv_capacity(spec, draft)} tokens of one layer in {draft.dtype}"),
+    Part("KV cache", frozenset(("vision",)), _streaming(_kv_on_device), _kv_formula),
+    Part("KV scratch", frozenset(("vision",)), _streaming(_kv_scratch), _scratch_formula),
+    Part("KV cache", _READING, _kv_on_device, _kv_formula),
+    Part("KV scratch", _READING, _kv_scratch, _scratch_formula),
     Part("prefill chunk", frozenset(("prefill",)), _chunk,
          activations.chunk_formula),
     Part("attention workspace", frozenset(("prefill",)), lambda spec, draft, _: _workspace(spec, draft).bytes,
          lambda spec, draft: f"{draft.attention}, {_workspace(spec, draft).formula}"),
     Part("decode step", frozenset(("decode",)), _one_token, lambda spec, draft: "1 token"),
-    Part("small tensors", frozenset(("vision", "prefill", "decode")),
+    Part("small tensors", _SEEN,
          _small,
          lambda spec, draft: f"{_SMALL_TENSORS} tensors, {BLOCK} B of rounding each"),
     Part("logits", frozenset(("decode",)), _logits, lambda spec, draft: f"{spec.vocabulary} · last position only"),

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from vidqa.memory.planner import Space, Task
 
 _LEVERS = {
-    "visual_on_host": "vision embeddings wait in host memory",
     "embedding_on_host": "the embedding table stays in host memory",
     "vision_offloaded": "the vision tower leaves the device before the prefill",
     "vision_quantized": "the vision tower is quantized too",
@@ -45,7 +44,9 @@ def reason(task: "Task", space: "Space", draft: Draft, otherwise: str = "frames 
     """What forbids a draft: memory, time, the context or the cap of the quality; `otherwise` where nothing does."""
     tokens = task.spec.visual_tokens(draft.frames, draft.height, draft.width)
     if tokens > space.most_tokens:
-        context = task.spec.context_tokens - task.text_tokens - task.request.max_tokens
+        context = (
+            task.spec.context_tokens - task.text_tokens - task.request.max_tokens - task.config.conversation_tokens
+        )
         if tokens > context:
             return f"the model's context of {task.spec.context_tokens:,} tokens"
         if task.most_visual_tokens is not None:

@@ -97,7 +97,7 @@ def search_space(task: Task) -> Space:
     sizes = fitting_sizes(task.video, request.size, task.bounds, floor * token, factor=spec.pixel_factor)
     if task.most_slice_tokens is not None:
         sizes = tuple(size for size in sizes if spec.visual_tokens(2, *size) <= task.most_slice_tokens) or sizes[:1]
-    context = spec.context_tokens - task.text_tokens - request.max_tokens
+    context = spec.context_tokens - task.text_tokens - request.max_tokens - task.config.conversation_tokens
     least = spec.visual_tokens(counts[0], *sizes[0])  # what the user asked for may pass the quality's cap
     allowed = context if fixed_count else min(context, max(caps.visual_tokens, least))
     most_tokens = allowed if task.most_visual_tokens is None else min(allowed, task.most_visual_tokens)

@@ -129,7 +129,7 @@ def setup_points(spec: "ModelSpec", draft: Draft) -> float:
         points += round(interpolate(rows, size) / _RESOLUTION) * _RESOLUTION
     points += _NESTED_POINTS * draft.weights.endswith("-dq") + _INT8_KV_POINTS * (draft.kv == "int8")
     points += _QUANTIZED_ENDS_POINTS * (place.vision_quantized + place.lm_head_quantized)
-    points += _MOVED_POINTS * (place.embedding_on_host + place.visual_on_host + place.vision_offloaded)
+    points += _MOVED_POINTS * (place.embedding_on_host + place.vision_offloaded)
     points += _SMALL_CHUNK_POINTS * (draft.prefill_chunk < SMALL_CHUNK_TOKENS)
     return points + _KV_ON_HOST_POINTS * place.kv_on_host
 

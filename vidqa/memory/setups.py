@@ -30,12 +30,23 @@ def weight_choices(device: Device) -> tuple[str, ...]:
     return (native,) if device.kind == "mps" else (native, "int8", "nf4", "nf4-dq")
 
 
+def usual_attention(device: Device) -> str:
+    """The rung of the attention ladder that a device is expected to have.
+
+    PyTorch's flash kernel needs compute capability 8.0, the memory-efficient one 5.0; on a CPU
+    its flash kernel runs everywhere (aten/native/transformers/cuda/sdp_utils.cpp).
+    """
+    if device.kind == "mps":
+        return "tiled"
+    return "efficient" if device.compute_capability and device.compute_capability < (8, 0) else "flash"
+
+
 def placements(spec: "ModelSpec", weights: str, device: Device) -> tuple[Placement, ...]:
     """Levers in the order of what they cost, each with all before it."""
     place = Placement()
     if device.kind != "cuda":
         return (place,)  # one memory for all
-    steps = [place, place := replace(place, visual_on_host=True)]
+    steps = [place]
     if not spec.tied:
         steps.append(place := replace(place, embedding_on_host=True))
     steps.append(place := replace(place, vision_offloaded=True))
@@ -75,7 +86,7 @@ def setups(task: "Task") -> Iterator[Draft]:
                     weights=weights,
                     kv=dtype if kv == "native" else kv,
                     dtype=dtype,
-                    attention=config.attention if config.attention != "auto" else "sdpa",
+                    attention=config.attention if config.attention != "auto" else usual_attention(device),
                     frames=2,
                     height=task.spec.pixel_factor,
                     width=task.spec.pixel_factor,
@@ -84,4 +95,5 @@ def setups(task: "Task") -> Iterator[Draft]:
                     vision_chunk=1,
                     prefill_chunk=1,
                     placement=place,
+                    spare_tokens=config.conversation_tokens,
                 )

@@ -8,12 +8,14 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
 from vidqa.events import MemorySampled
 from vidqa.memory.device import find_device, reread
+from vidqa.memory.estimate import PHASES
 from vidqa.types import Device, PhaseUse
 
 _SAMPLE_SECONDS = 0.1
@@ -41,7 +43,10 @@ class Meter(Protocol):
 
 
 class CudaMeter:
-    """torch's caching allocator of one device; every reading waits for the device's work."""
+    """torch's caching allocator of one device.
+
+    It counts when work is queued, not when it is done: no reading waits for the device.
+    """
 
     def __init__(self, index: int) -> None:
         import torch
@@ -52,11 +57,9 @@ class CudaMeter:
         return int(self._cuda.memory_allocated(self._index))
 
     def peak(self) -> int:
-        self._cuda.synchronize(self._index)
         return int(self._cuda.max_memory_allocated(self._index))
 
     def reset(self) -> None:
-        self._cuda.synchronize(self._index)
         self._cuda.reset_peak_memory_stats(self._index)
 
     def reserved(self) -> int | None:
@@ -146,6 +149,19 @@ def _measured_runtime(device: Device) -> int:
     return ResidentMeter().now()
 
 
+def _joined(first: PhaseUse, second: PhaseUse) -> PhaseUse:
+    """Two visits of one phase as one."""
+    peaks = (first.reserved_peak_bytes, second.reserved_peak_bytes)
+    return replace(
+        second,
+        start_bytes=first.start_bytes,
+        peak_bytes=max(first.peak_bytes, second.peak_bytes),
+        reserved_start_bytes=first.reserved_start_bytes,
+        reserved_peak_bytes=None if None in peaks else max(peak for peak in peaks if peak is not None),
+        seconds=first.seconds + second.seconds,
+    )
+
+
 class Tracker:
     """Phases and samples of one request on one device, where the runtime itself takes `runtime_bytes`."""
 
@@ -160,12 +176,15 @@ class Tracker:
 
     @property
     def phases(self) -> tuple[PhaseUse, ...]:
-        """The phases that ended so far."""
-        return tuple(self._uses.values())
+        """The phases so far, in the order of the stages."""
+        return tuple(sorted(self._uses.values(), key=lambda use: PHASES.index(use.name)))
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Measure what happens inside: bytes at the start, the peak and the end, and seconds."""
+        """Measure what happens inside: bytes at the start, the peak and the end, and seconds.
+
+        Phases may take turns: a second visit goes on with the first one's figures.
+        """
         self._meter.reset()
         meter, began = self._meter, time.perf_counter()
         self._phase, start, held = name, meter.now(), meter.reserved()
@@ -174,7 +193,9 @@ class Tracker:
         finally:
             peak, seconds = meter.peak(), time.perf_counter() - began
             reserved = (held, meter.reserved_peak(), meter.reserved())
-            self._uses[name] = PhaseUse(name, start, peak, meter.now(), *reserved, seconds)
+            use = PhaseUse(name, start, peak, meter.now(), *reserved, seconds)
+            before = self._uses.get(name)
+            self._uses[name] = use if before is None else _joined(before, use)
 
     def sample(self) -> MemorySampled | None:
         """How memory stands, at most ten times a second; None when it is too early."""

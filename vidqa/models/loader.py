@@ -15,7 +15,6 @@ from typing import Any
 import torch
 
 from vidqa.errors import ModelError, UsageError
-from vidqa.models.attention import register
 from vidqa.models.qwen2_vl import Qwen2VL
 from vidqa.models.specs import check_supported, read_spec
 from vidqa.types import Placement
@@ -81,7 +80,6 @@ def load_model(folder: Path, device: torch.device, weights: str, dtype: str, pla
     if host_table:
         keep_on_host(model, folder)
     model.eval()
-    model.set_attn_implementation({"text_config": register(), "vision_config": "sdpa"})
     if tokenizer.chat_template is None:
         tokenizer.chat_template = _chat_template(folder)
     adapter = Qwen2VL(model=model, spec=spec, device=device, dtype=DTYPES[dtype], weights_bytes=weights_bytes(model))

@@ -1,8 +1,8 @@
-"""Which attention kernel really runs on a device for a model's heads: every kernel is asked alone, then all.
+"""What a plain call of PyTorch's attention would get on a device: every kernel is asked alone, then all.
 
-Knows PyTorch's kernels and vidqa's calls to them; decides nothing. A kernel's documentation is
-not believed: the shapes are run, with fewer queries than keys, since kernels that accept a
-square call refuse (or misalign) a real one with cached keys.
+vidqa makes no such call; others do, and their memory goes here. Knows PyTorch's kernels;
+decides nothing. A kernel's documentation is not believed: the shapes are run, with fewer
+queries than keys.
 """
 
 import warnings
@@ -11,13 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vidqa.errors import AttentionUnavailable
-from vidqa.models.attention import Kernel, make_kernel
+from vidqa.models.ladder import HeadLayout
 
 MATH = "math"
 _BACKENDS = {
@@ -39,37 +37,18 @@ _KEYS = 1024
 
 
 @dataclass(frozen=True, slots=True)
-class HeadLayout:
-    """Query heads, key/value heads, and the width of each."""
-
-    heads: int
-    kv_heads: int
-    head_dim: int
-
-    def score_bytes(self, tokens: int, element_bytes: int) -> int:
-        """Bytes of one layer's full score matrix, which only the math kernel builds: heads · tokens² · element."""
-        return self.heads * tokens * tokens * element_bytes
-
-
-@dataclass(frozen=True, slots=True)
 class BackendProbe:
-    """Which calls one of SDPA's kernels accepts here, and why it refused the first that it did.
-
-    `plain` is one call with `enable_gqa`, `folded` is vidqa's decode step (a group's heads as
-    rows); `plain_masked` and `folded_masked` are a chunk after cached keys, with its causal mask.
-    """
+    """Whether one of SDPA's kernels takes a plain grouped call, and one with a causal mask; why it refused one."""
 
     name: str
     plain: bool
     plain_masked: bool
-    folded: bool
-    folded_masked: bool
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class AttentionProbe:
-    """What runs where no kernel is forced: a name of `BackendProbe`, per kind of call; and flex's state."""
+    """What runs where no kernel is forced: a name of `BackendProbe`, per kind of call."""
 
     layout: HeadLayout
     dtype: str
@@ -77,25 +56,17 @@ class AttentionProbe:
     backends: tuple[BackendProbe, ...]
     plain: str
     plain_masked: str
-    folded: str
-    folded_masked: str
-    flex: str
 
 
-def probe_attention(layout: HeadLayout, device: str, dtype: torch.dtype, *, flex: bool) -> AttentionProbe:
-    """Run each call with each kernel alone, then with PyTorch's own choice. Takes milliseconds and a few MiB.
-
-    With `flex`, FlexAttention is compiled and run too, which takes half a minute.
-    """
+def probe_attention(layout: HeadLayout, device: str, dtype: torch.dtype) -> AttentionProbe:
+    """Run each call with each kernel alone, then with PyTorch's own choice. Takes milliseconds and a few MiB."""
     calls = _calls(layout, torch.device(device), dtype)
-    chosen = {name: _chosen(call) for name, call in calls.items()}
     return AttentionProbe(
         layout=layout,
         dtype=str(dtype).removeprefix("torch."),
         element_bytes=dtype.itemsize,
         backends=tuple(_probe(name, backend, calls) for name, backend in _BACKENDS.items()),
-        flex=_try_flex(layout, torch.device(device), dtype) if flex else "not tried",
-        **chosen,
+        **{name: _chosen(call) for name, call in calls.items()},
     )
 
 
@@ -107,36 +78,13 @@ def device_dtype(device: str, bf16: bool) -> torch.dtype:
 
 
 def _calls(layout: HeadLayout, device: torch.device, dtype: torch.dtype) -> dict[str, Callable[[], Any]]:
-    chunk, key, value = _tensors(layout, _ROWS, device, dtype)
-    step = chunk[:, :, :1]
+    query = torch.ones(1, layout.heads, _ROWS, layout.head_dim, device=device, dtype=dtype)
+    key, value = torch.ones(2, 1, layout.kv_heads, _KEYS, layout.head_dim, device=device, dtype=dtype)
     causal = torch.ones(_ROWS, _KEYS, dtype=torch.bool, device=device).tril(_KEYS - _ROWS)
-
-    def plain(mask: Tensor | None) -> Tensor:
-        return scaled_dot_product_attention(chunk, key, value, attn_mask=mask, enable_gqa=True)
-
     return {
-        "plain": lambda: plain(None),
-        "plain_masked": lambda: plain(causal),
-        "folded": lambda: _attend(make_kernel("sdpa"), step, key, value),
-        "folded_masked": lambda: _attend(make_kernel("sdpa"), chunk, key, value),
+        "plain": lambda: scaled_dot_product_attention(query, key, value, enable_gqa=True),
+        "plain_masked": lambda: scaled_dot_product_attention(query, key, value, attn_mask=causal, enable_gqa=True),
     }
-
-
-def _tensors(layout: HeadLayout, rows: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries (1, heads, rows, d), keys and values (1, kv_heads, 1024, d)."""
-    query = torch.ones(1, layout.heads, rows, layout.head_dim, device=device, dtype=dtype)
-    keys = torch.ones(2, 1, layout.kv_heads, _KEYS, layout.head_dim, device=device, dtype=dtype)
-    return query, keys[0], keys[1]
-
-
-def _attend(kernel: Kernel, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """vidqa's own call, its queries being the last of the keys."""
-    rows = query.shape[2]
-    kernel.begin(_KEYS - rows, rows, _KEYS, query.device)
-    try:
-        return kernel.attend(query, key, value, query.shape[3] ** -0.5)
-    finally:
-        kernel.end()
 
 
 def _probe(name: str, backend: SDPBackend, calls: dict[str, Callable[[], Any]]) -> BackendProbe:
@@ -187,15 +135,3 @@ def _chosen(run: Callable[[], Any]) -> str:
         run()
     found = (name for operator in operators.names for part, name in _FUSED.items() if part in operator)
     return next(found, MATH)
-
-
-def _try_flex(layout: HeadLayout, device: torch.device, dtype: torch.dtype) -> str:
-    """`runs`, or why FlexAttention did not, for a decode step and a chunk as vidqa calls it."""
-    chunk, key, value = _tensors(layout, _ROWS, device, dtype)
-    try:
-        with torch.no_grad():
-            for query in (chunk, chunk[:, :, :1]):
-                _attend(make_kernel("flex"), query, key, value)
-    except AttentionUnavailable as error:
-        return str(error)
-    return "runs"

@@ -6,6 +6,7 @@ all slices of a group in one batched call. Knows tensors; knows no files and no 
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding, linear, scaled_dot_product_attention
 
 from vidqa.models.attention import Kernel
+from vidqa.models.decoder import Rotary, rotate, run_layers
 from vidqa.models.specs import ModelSpec
 
 VISION_MLP_ROWS = 2048  # rows of the vision MLP that are wide at once
@@ -25,15 +27,15 @@ class TokenCache(Protocol):
     length: int
     capacity: int
 
-    def view(self, *, whole: bool) -> Any:
-        """The object that transformers' layers call `update` on."""
+    def write(self, layer: int, keys: Tensor, values: Tensor, /) -> Tensor:
+        """Put (rows, kv_heads, d) after the cached tokens; returns the layer's (2, kv_heads, capacity, d)."""
 
-    def advance(self, tokens: int) -> None:
+    def advance(self, tokens: int, /) -> None:
         """Count tokens as cached once every layer has written them."""
 
 
 def vision_rotary(rows: int, columns: int, head_dim: int, merge: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Cosine and sine (patches, head_dim) of the 2-D rotary embedding of one slice.
+    """Cosine and sine (patches, head_dim / 2) of the 2-D rotary embedding of one slice.
 
     Half of the frequencies turn with the row, half with the column (Qwen2-VL, section 2.1);
     patches come in merge order: the merge² patches of one token side by side.
@@ -42,20 +44,8 @@ def vision_rotary(rows: int, columns: int, head_dim: int, merge: int, device: to
     order = grid.permute(0, 2, 1, 3).reshape(-1)
     frequencies = _VISION_ROPE_THETA ** -(torch.arange(0, head_dim // 2, 2, device=device).float() / (head_dim // 2))
     coordinates = torch.stack((order // columns, order % columns), dim=1).float()  # (patches, 2)
-    angles = (coordinates[:, :, None] * frequencies).reshape(len(order), -1)  # (patches, head_dim / 2)
-    both = torch.cat((angles, angles), dim=-1)
-    return both.cos(), both.sin()
-
-
-def _rotate(states: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    """Apply the rotary embedding to (slices, heads, patches, head_dim): in float32, a half at a time."""
-    half = states.shape[-1] // 2
-    first, second = states[..., :half], states[..., half:]
-    cosine, sine = cosine[:, :half], sine[:, :half]  # both halves turn by the same angles
-    rotated = torch.empty(states.shape, dtype=states.dtype, device=states.device)
-    rotated[..., :half] = (first * cosine).sub_(second * sine)
-    rotated[..., half:] = (second * cosine).add_(first * sine)
-    return rotated
+    angles = (coordinates[:, :, None] * frequencies).reshape(len(order), -1)
+    return angles.cos(), angles.sin()
 
 
 def encode_slices(visual: nn.Module, hidden: Tensor, rows: int, columns: int) -> Tensor:
@@ -98,12 +88,12 @@ def _attend_within_slices(block: Any, hidden: Tensor, cosine: Tensor, sine: Tens
     attention = block.attn
     qkv = attention.qkv(block.norm1(hidden)).view(slices, count, 3, attention.num_heads, -1)
     query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (slices, heads, patches, head_dim)
-    mixed = scaled_dot_product_attention(_rotate(query, cosine, sine), _rotate(key, cosine, sine), value)
+    mixed = scaled_dot_product_attention(rotate(query, cosine, sine), rotate(key, cosine, sine), value)
     out: Tensor = attention.proj(mixed.transpose(1, 2).reshape(slices, count, width))
     return out
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Qwen2VL:
     """A loaded model with what the engine needs to run it."""
 
@@ -112,6 +102,12 @@ class Qwen2VL:
     device: torch.device
     dtype: torch.dtype
     weights_bytes: int
+
+    @cached_property
+    def rotary(self) -> Rotary:
+        """The language model's rotation."""
+        text = self.model.model.language_model
+        return Rotary(text.rotary_emb.inv_freq, text.config.rope_parameters["mrope_section"])
 
     @property
     def visual(self) -> nn.Module:
@@ -134,19 +130,19 @@ class Qwen2VL:
 
         embeddings: (n, hidden); positions: (3, n) M-RoPE. Returns the last token's (hidden,).
         """
-        length = embeddings.shape[0]
+        text, length = self.model.model.language_model, embeddings.shape[0]
         kernel.begin(cache.length, length, cache.capacity, self.device)
-        output = self.model.model.language_model(
-            inputs_embeds=embeddings[None],
-            position_ids=positions[:, None].to(self.device),
-            attention_mask={"full_attention": None},
-            past_key_values=cache.view(whole=kernel.whole_cache),
-            use_cache=True,
-            vidqa_kernel=kernel,
-        )
+        scale = self.spec.head_dim**-0.5
+
+        def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            keys, values = cache.write(layer, key, value).unsqueeze(1).unbind(0)
+            mixed = kernel.attend(query.transpose(0, 1)[None], keys, values, scale)
+            return mixed[0].transpose(0, 1).flatten(1)
+
+        hidden = run_layers(text.layers, embeddings, self.rotary.of_positions(positions.to(self.device)), attend)
         kernel.end()
         cache.advance(length)
-        last: Tensor = output.last_hidden_state[0, -1].clone()  # a view would keep the whole chunk
+        last: Tensor = text.norm(hidden[-1:])[0]  # the other rows have done their work: they are cached
         return last
 
     def score(self, hidden: Tensor) -> Tensor:

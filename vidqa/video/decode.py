@@ -37,6 +37,9 @@ class _Source(Protocol):
     def frames(self, indices: Sequence[int]) -> Iterator[Frame]:
         """Frames in order, until the end or the damage."""
 
+    def abandon(self) -> None:
+        """Make `frames` end soon, from another thread."""
+
     def close(self) -> None:
         """Let go of the file."""
 
@@ -95,6 +98,10 @@ class VideoReader:
             raise VideoTooDamaged(told, "Fetch it again, or ask about the part that is there with --end.")
         self._notes.append(told)
 
+    def abandon(self) -> None:
+        """Give up on the frames that another thread is waiting for; only `close` may follow."""
+        self._source.abandon()
+
     def close(self) -> None:
         """Stop decoding and let go of the file."""
         self._source.close()
@@ -146,6 +153,10 @@ class Worker:
             height, width = header["shape"]
             rgb = np.frombuffer(payload, np.uint8).reshape(height, width, 3)
             yield Frame(header["index"], header["seconds"], rgb)
+
+    def abandon(self) -> None:
+        """Kill the process: whoever reads from it finds the pipe at its end."""
+        self._process.kill()
 
     def close(self) -> None:
         """Kill the process and collect it."""

@@ -158,6 +158,9 @@ class FrameSource:
         except UNREADABLE as error:
             self.stopped = getattr(error, "strerror", None) or str(error)
 
+    def abandon(self) -> None:
+        """Nothing can be stopped within a process: the reading ends with the frame that it is at."""
+
     def close(self) -> None:
         """Close the container."""
         self._container.close()

@@ -1,0 +1,195 @@
+"""A prompt into the KV cache: from the video, from embeddings that wait, or from where the cache already is.
+
+A group of slices goes through the vision tower and straight on into the cache, so neither
+pixels nor embeddings pile up on the device; only where the tower has to leave it first do
+all embeddings wait on the host. Knows the order of a prompt; knows no text.
+"""
+
+from collections.abc import Generator, Sequence
+
+import torch
+from torch import Tensor
+
+from vidqa.engine.feed import pictures_ahead
+from vidqa.engine.kept import Read, Visual
+from vidqa.engine.kv_cache import KVCache
+from vidqa.engine.prefill import Prefill
+from vidqa.engine.prompt import position_after_video, text_positions, video_positions
+from vidqa.engine.stages import Stages
+from vidqa.engine.timing import Timed
+from vidqa.engine.vision import GroupEncoder
+from vidqa.events import Event, Noted, StageProgress, StageStarted
+from vidqa.memory.estimate import GROUPS_AHEAD
+from vidqa.models.attention import Kernel
+from vidqa.models.qwen2_vl import Qwen2VL
+from vidqa.types import Plan
+from vidqa.video.decode import VideoReader
+
+Events = Generator[Event, None, None]
+
+
+class Filling:
+    """One prompt of ids `head`, a video, and ids `tail` on its way into the cache.
+
+    `visual` and `read` are what is there already; afterwards they are what this prompt left.
+    """
+
+    def __init__(
+        self,
+        model: Qwen2VL,
+        plan: Plan,
+        head: Sequence[int],
+        tail: Sequence[int],
+        kernel: Kernel,
+        stages: Stages,
+        visual: Visual | None,
+        read: Read | None,
+    ) -> None:
+        self._model, self._plan, self._kernel, self._stages = model, plan, kernel, stages
+        self._head, self._tail = tuple(head), tuple(tail)
+        self._total = len(self._head) + plan.visual_tokens + len(self._tail)
+        self._prefill: Prefill | None = None
+        self.visual, self.read = visual, read
+        self.video_seconds = 0.0
+
+    def run(self, reader: VideoReader | None) -> Generator[Event, None, Tensor]:
+        """Fill the cache; returns the logits after the prompt. `reader` is asked where the video is not there yet."""
+        same = self.read.shared(self._head, self._tail) if self.read else None
+        if same is None:
+            yield from self._read_video(reader)
+        else:
+            yield from self._go_on(same)
+        rest = self._tail[same or 0 :]
+        yield from self._text(rest, self.position_after_video() + (same or 0))
+        assert self._prefill is not None
+        with self._stages.during("prefill"):
+            return self._prefill.logits()
+
+    def position_after_video(self) -> int:
+        """The M-RoPE position of the first id behind the video."""
+        assert self.visual is not None
+        return position_after_video(len(self._head), self.visual.slices, *self._grid())
+
+    def _go_on(self, same: int) -> Events:
+        """The cache has the video and `same` ids behind it: only the rest is new."""
+        assert self.read is not None
+        self.read.cut(same)
+        self._prefill = Prefill(self._model, self.read.cache, self._kernel, self._plan.draft.prefill_chunk)
+        yield StageStarted("prefill", self._total)
+
+    def _read_video(self, reader: VideoReader | None) -> Events:
+        self.read = None  # its memory goes before the new cache is made
+        there = self.visual is not None and self.visual.complete
+        offloaded = self._plan.draft.placement.vision_offloaded
+        if not there:
+            assert reader is not None
+            if not offloaded:
+                yield from self._begin()
+            yield from self._see(reader, streaming=not offloaded)
+        if offloaded:
+            self._model.visual.to("cpu")
+        if there or offloaded:
+            yield from self._begin()
+            yield from self._read_waiting()
+        self._note_video()
+
+    def _note_video(self) -> None:
+        """The cache has all of the video now."""
+        assert self.read is not None and self.visual is not None
+        self.read.visual_tokens = self.visual.filled
+
+    def _begin(self) -> Events:
+        """Make the cache and read the ids before the video, while its first frames are decoded."""
+        draft = self._plan.draft
+        with self._stages.during("prefill"):
+            cache = KVCache(
+                self._model.spec, self._plan.kv_capacity_tokens, self._model.dtype, self._model.device,
+                quantized=draft.kv == "int8", on_host=draft.placement.kv_on_host,
+            )  # fmt: skip
+        self.read = Read(cache, self._head)
+        self._prefill = Prefill(self._model, cache, self._kernel, draft.prefill_chunk)
+        yield StageStarted("prefill", self._total)
+
+    def _see(self, reader: VideoReader, *, streaming: bool) -> Events:
+        """Decode, resize and encode all frames, and read each group where it streams."""
+        draft, total = self._plan.draft, len(self._plan.indices)
+        self._model.visual.to(self._model.device)
+        self.visual = Visual.reserve(
+            self._plan.visual_tokens, self._model.spec.hidden, self._model.dtype, self._model.device
+        )
+        encoder = GroupEncoder(self._model, draft.vision_chunk)
+        room = GROUPS_AHEAD * draft.vision_chunk * self._model.spec.vision.temporal_patch
+        ahead = pictures_ahead(
+            reader, self._plan.indices, (draft.height, draft.width), min(room, total), self._stop_in_video
+        )
+        pictures = Timed(ahead)
+        yield StageStarted("video", total)
+        yield StageStarted("vision", total)
+        try:
+            if streaming:
+                yield from self._text(self._head, 0)
+            for seen, picture in enumerate(pictures, start=1):
+                self._stop_in_video()
+                yield StageProgress("video", seen, total)
+                if encoder.push(picture):
+                    yield from self._encode(encoder, seen, streaming)
+            yield from self._encode(encoder, total, streaming)
+        finally:
+            ahead.close()
+        self.video_seconds = pictures.seconds
+        reader.check_coverage(self._plan.indices)
+        self.visual.complete = True
+        for note in reader.notes:
+            yield Noted(note)
+
+    def _stop_in_video(self) -> None:
+        self._stages.stop_if_cancelled("while the video was read")
+
+    def _encode(self, encoder: GroupEncoder, seen: int, streaming: bool) -> Events:
+        """Encode a group, keep it on the host, and read it."""
+        assert self.visual is not None
+        with self._stages.during("vision"):
+            group = encoder.encode()
+        if group is None:
+            return
+        first = self.visual.slices
+        self.visual.add(group)
+        yield StageProgress("vision", seen, len(self._plan.indices))
+        if streaming:
+            positions = video_positions(len(self._head), group.slices, *self._grid(), first)
+            yield from self._push(group.embeddings, positions)
+
+    def _read_waiting(self) -> Events:
+        """Read the embeddings that wait on the host, and the ids before them."""
+        assert self.visual is not None
+        yield from self._text(self._head, 0)
+        positions = video_positions(len(self._head), self.visual.slices, *self._grid())
+        for rows in self.visual.chunks(self._plan.draft.prefill_chunk):
+            yield from self._push(rows.to(self._model.device, non_blocking=True), positions[:, : len(rows)])
+            positions = positions[:, len(rows) :]
+
+    def _text(self, ids: Sequence[int], position: int) -> Events:
+        """Read ids, and whatever waits for the rest of its chunk."""
+        embedded = self._model.embed(torch.tensor(ids))
+        yield from self._push(embedded, text_positions(position, len(ids)))
+        assert self._prefill is not None
+        yield from self._told(self._prefill.flush())
+
+    def _push(self, embeddings: Tensor, positions: Tensor) -> Events:
+        assert self._prefill is not None
+        yield from self._told(self._prefill.push(embeddings, positions))
+
+    def _told(self, chunks: Generator[int, None, None]) -> Events:
+        """Run chunks one by one, telling of each."""
+        while True:
+            with self._stages.during("prefill"):
+                done = next(chunks, None)
+            if done is None:
+                return
+            yield StageProgress("prefill", done, self._total)
+            self._stages.stop_if_cancelled("while the prompt was read")
+
+    def _grid(self) -> tuple[int, int]:
+        """Rows and columns of tokens in a slice."""
+        factor = self._model.spec.pixel_factor
+        return self._plan.draft.height // factor, self._plan.draft.width // factor
