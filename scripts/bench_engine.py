@@ -26,7 +26,7 @@ from transformers import (
 )
 
 from vidqa.engine.decode import decode
-from vidqa.engine.kv_cache import KVCache
+from vidqa.engine.kv_cache import make_cache
 from vidqa.engine.prefill import Prefill
 from vidqa.engine.prompt import position_after_video, text_positions, video_positions
 from vidqa.engine.sampler import Sampler
@@ -125,7 +125,10 @@ def run_vidqa(model: Qwen2VL, frames: torch.Tensor, tokens: int) -> Run:
     vision_chunk, prefill_chunk = CHUNKS[0]
     rows, columns, slices = frames.shape[2] // 28, frames.shape[3] // 28, len(frames) // 2
     total = len(HEAD) + slices * rows * columns + len(TAIL)
-    cache, kernel = KVCache(model.spec, total + tokens, torch.float32, model.device), make_kernel("flash", model.device)
+    cache, kernel = (
+        make_cache(model.spec, total + tokens, torch.float32, model.device),
+        make_kernel("flash", model.device),
+    )
     prefill, encoder, seen = Prefill(model, cache, kernel, prefill_chunk), GroupEncoder(model, vision_chunk), 0
     drain(prefill.push(model.embed(torch.tensor(HEAD)), text_positions(0, len(HEAD))))
     for frame in frames:

@@ -10,10 +10,10 @@ if TYPE_CHECKING:
     from vidqa.config import EngineConfig
     from vidqa.engine.session import Session
     from vidqa.errors import VidqaError
-    from vidqa.types import Answer, Plan, Request
+    from vidqa.types import Answer, Plan, Request, Turn
 
 __version__ = "0.1.0"
-__all__ = ["Answer", "EngineConfig", "Plan", "Request", "Session", "VidqaError"]
+__all__ = ["Answer", "EngineConfig", "Plan", "Request", "Session", "Turn", "VidqaError"]
 
 _HOMES = {
     "Answer": "vidqa.types",
@@ -21,6 +21,7 @@ _HOMES = {
     "Plan": "vidqa.types",
     "Request": "vidqa.types",
     "Session": "vidqa.engine.session",
+    "Turn": "vidqa.types",
     "VidqaError": "vidqa.errors",
 }
 

@@ -56,6 +56,27 @@ def test_true_answers(clip: str, question: str, answer: str, capsys: pytest.Capt
     assert capsys.readouterr() == (answer + "\n", "")
 
 
+def test_then_asks_on_about_the_same_video(capsys: pytest.CaptureFixture[str]) -> None:
+    assert ask(DEMO, "what happens?", "--then", "what color is it?", "--then", "which way does it move?") == ExitCode.OK
+    out, err = capsys.readouterr()
+    assert out == "a red circle moves right.\nred.\nright.\n"
+    assert err.count("plan: ") == 1 and err.count("first after") == 3
+
+
+def test_then_gives_a_line_of_json_for_each_question(capsys: pytest.CaptureFixture[str]) -> None:
+    assert ask(DEMO, "what happens?", "--then", "what color is it?", "--json") == ExitCode.OK
+    first, second = map(json.loads, capsys.readouterr().out.splitlines())
+    assert [first["answer"], second["answer"]] == ["a red circle moves right.", "red."]
+    assert first["timing"]["vision_s"] > 0 == second["timing"]["vision_s"] == second["timing"]["load_s"]
+    assert second["plan"]["prompt_tokens"] > first["plan"]["prompt_tokens"]  # with the first turn
+    assert second["plan"]["kv_capacity_tokens"] == first["plan"]["kv_capacity_tokens"]
+
+
+def test_every_question_is_looked_at_before_the_first_is_asked(capsys: pytest.CaptureFixture[str]) -> None:
+    assert ask(DEMO, "what happens?", "--then", " ") == ExitCode.USAGE
+    assert capsys.readouterr().out == ""
+
+
 def test_a_range_of_time_is_looked_at_alone(capsys: pytest.CaptureFixture[str]) -> None:
     assert ask(str(ASSETS / "demo-two.mp4"), "what color is it?", "--start", "0:03.5", "--end", "6") == ExitCode.OK
     assert capsys.readouterr().out == "blue.\n"

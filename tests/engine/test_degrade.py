@@ -52,8 +52,7 @@ def test_a_phase_that_fails_once_is_answered(phase: str) -> None:
     assert answer.text == ANSWER
     assert answer.degraded == (f"{phase} ran out of memory: {steps[0].step}",)
     assert steps[0].plan.predicted_peak_bytes <= answer.plan.budget_bytes
-    # The prompt of 104 tokens is one chunk already: smaller chunks save nothing in the prefill.
-    lowered = {"load": "bf16 weights", "vision": "smallest chunks"}.get(phase, "int8 KV cache")
+    lowered = {"load": "bf16 weights", "decode": "int8 KV cache"}.get(phase, "smallest chunks")
     assert steps[0].step == lowered
 
 
@@ -71,7 +70,7 @@ def test_a_phase_that_always_fails_ends_with_the_numbers(phase: str) -> None:
         == {
             "load": ["bf16 weights"],  # nf4 would take more here while it is loaded
             "vision": ["smallest chunks", "int8 KV cache", "half of the visual tokens"],  # the cache fills meanwhile
-            "prefill": ["int8 KV cache", "half of the visual tokens"],
+            "prefill": ["smallest chunks", "int8 KV cache", "half of the visual tokens"],
             "decode": ["int8 KV cache", "half of the visual tokens"],
         }[phase]
     )

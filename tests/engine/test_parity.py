@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tests.tiny import HEAD, TAIL, Pair, oracle_inputs, pair, prefill_all, random_patches
 from vidqa.engine.decode import decode
-from vidqa.engine.kv_cache import KVCache
+from vidqa.engine.kv_cache import KVCache, make_cache
 from vidqa.engine.prompt import position_after_video, text_positions, video_positions
 from vidqa.engine.sampler import Sampler
 from vidqa.models.attention import make_kernel
@@ -48,7 +48,7 @@ def run_prefill(
 ) -> tuple[Tensor, KVCache, int, Any]:
     """Logits after the prompt, the filled cache, the next position, and the kernel."""
     embeddings, positions = prompt_tensors(models, patches, rows, columns)
-    cache = KVCache(models.ours.spec, embeddings.shape[0] + room, torch.float32, torch.device("cpu"))
+    cache = make_cache(models.ours.spec, embeddings.shape[0] + room, torch.float32, torch.device("cpu"))
     kernel = make_kernel(attention, torch.device("cpu"))
     logits = prefill_all(models.ours, embeddings, positions, cache, kernel, chunk)
     return logits, cache, int(positions.max()) + 1, kernel

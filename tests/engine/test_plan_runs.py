@@ -10,7 +10,7 @@ import torch
 
 from tests.engine.test_demo_parity import CLIP, QUESTION
 from vidqa import EngineConfig, Request, Session
-from vidqa.engine.kv_cache import KVCache
+from vidqa.engine.kv_cache import make_cache
 from vidqa.engine.pipeline import Outcome, Pipeline
 from vidqa.engine.prompt import build_prompt
 from vidqa.engine.speech import Speech
@@ -217,7 +217,7 @@ def test_the_vision_tower_leaves_when_the_plan_says(usual: Ran, plain: Plan) -> 
 def test_int8_keys_are_close_to_whole_ones() -> None:
     spec = base_spec()
     torch.manual_seed(0)
-    caches = [KVCache(spec, 64, torch.float32, CPU, quantized=quantized) for quantized in (False, True)]
+    caches = [make_cache(spec, 64, torch.float32, CPU, quantized=quantized) for quantized in (False, True)]
     keys, values = torch.randn(40, spec.kv_heads, spec.head_dim), torch.randn(40, spec.kv_heads, spec.head_dim)
     whole, small = (cache.write(1, keys, values)[:, :, :40] for cache in caches)
     for exact, rounded in zip(whole, small, strict=True):

@@ -9,7 +9,7 @@ import torch
 from tests.engine.test_parity import prompt_tensors
 from tests.tiny import pair, random_patches
 from vidqa.engine.decode import decode
-from vidqa.engine.kv_cache import KVCache
+from vidqa.engine.kv_cache import make_cache
 from vidqa.engine.prefill import Prefill
 from vidqa.engine.sampler import Sampler
 from vidqa.engine.scope import without_grad
@@ -30,7 +30,7 @@ def test_no_tensor_of_any_stage_has_a_grad_fn_and_the_consumer_keeps_its_mode() 
 
     embeddings, positions = prompt_tensors(models, random_patches(3, 6, 8), 6, 8)
     cache, kernel = (
-        KVCache(models.ours.spec, 256, torch.float32, torch.device("cpu")),
+        make_cache(models.ours.spec, 256, torch.float32, torch.device("cpu")),
         make_kernel("flash", torch.device("cpu")),
     )
     prefill, nothing = Prefill(models.ours, cache, kernel, 16), torch.zeros(0, 2, 16)
@@ -70,7 +70,7 @@ def test_closing_a_half_read_stage_frees_what_it_held() -> None:
 def test_a_half_read_prefill_frees_its_cache() -> None:
     models = pair("2B")
     embeddings, positions = prompt_tensors(models, random_patches(3, 6, 8), 6, 8)
-    cache = KVCache(models.ours.spec, 256, torch.float32, torch.device("cpu"))
+    cache = make_cache(models.ours.spec, 256, torch.float32, torch.device("cpu"))
     watched = weakref.ref(cache)
     prefill = Prefill(models.ours, cache, make_kernel("flash", torch.device("cpu")), 8)
     stage = prefill.push(embeddings, positions)

@@ -1,4 +1,4 @@
-"""`vidqa ask VIDEO QUESTION`: one question, one answer on stdout.
+"""`vidqa ask VIDEO QUESTION [--then QUESTION]`: an answer on stdout for every question.
 
 Arguments become a Request and an EngineConfig; the session's events become text or JSON.
 """
@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import FrameType
 from typing import Any
 
@@ -16,7 +16,7 @@ from vidqa.cli.options import add_plan_options, add_video_options, make_config, 
 from vidqa.cli.output import ExitCode, Talk, write_json
 from vidqa.errors import Interrupted
 from vidqa.text import safe_line, safe_text
-from vidqa.types import Answer, Plan, VideoInfo
+from vidqa.types import Answer, Plan, Turn, VideoInfo
 from vidqa.units import format_bytes, format_timestamp
 
 
@@ -33,7 +33,11 @@ def add_parser(commands: Any) -> None:
     group.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0 (default) is greedy")
     group.add_argument("--top-p", type=float, default=1.0, metavar="P", help="nucleus sampling (default 1)")
     group.add_argument("--seed", type=int, metavar="N", help="make sampling repeatable")
-    group.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+    group.add_argument(
+        "--then", action="append", default=[], metavar="QUESTION",
+        help="ask this next, about the same video; may be repeated",
+    )  # fmt: skip
+    group.add_argument("--json", action="store_true", help="print JSON instead of text, a line for each question")
     group.add_argument("--quiet", action="store_true", help="nothing but errors on stderr")
     parser.set_defaults(run=run)
 
@@ -43,24 +47,34 @@ def run(arguments: argparse.Namespace) -> int:
     from vidqa.cli.default_model import choose_model
     from vidqa.cli.objects import answer_object
     from vidqa.config import load_settings
+    from vidqa.engine.planning import check_request, most_turn_tokens
     from vidqa.engine.session import Session
     from vidqa.video.probe import check_file
 
-    request = make_request(arguments, arguments.question)
-    check_file(request.video)  # before anybody is asked which model to fetch
+    requests = [make_request(arguments, question) for question in (arguments.question, *arguments.then)]
+    check_file(requests[0].video)  # before anybody is asked which model to fetch
+    for request in requests:
+        check_request(request)
     settings = load_settings()
     talk = Talk(arguments.quiet)
     config = make_config(arguments, settings, choose_model(arguments.model or settings.model, talk))
+    config = replace(config, conversation_tokens=sum(map(most_turn_tokens, requests[1:])))
+    history: tuple[Turn, ...] = ()
     with Session(config) as session, _signals(session) as received:
-        try:
-            answer = _render(session.ask(request), talk, arguments.json)
-        except Interrupted as stopped:
-            talk.say(str(stopped))
-            return received.exit_code()
-    if arguments.json:
-        write_json(answer_object(answer))
-    talk.say(_usage(answer))
-    return received.exit_code() if answer.finish_reason == "cancelled" else ExitCode.OK
+        for request in requests:
+            try:
+                events = session.ask(replace(request, history=history))
+                answer = _render(events, talk, arguments.json, introduce=not history)
+            except Interrupted as stopped:
+                talk.say(str(stopped))
+                return received.exit_code()
+            if arguments.json:
+                write_json(answer_object(answer))
+            talk.say(_usage(answer))
+            if answer.finish_reason == "cancelled":
+                return received.exit_code()
+            history += (Turn(request.question, answer.text),)
+    return ExitCode.OK
 
 
 @dataclass(slots=True)
@@ -92,7 +106,7 @@ def _signals(session: Any) -> Iterator[_Received]:
             signal.signal(number, handler)
 
 
-def _render(events: Iterator[Any], talk: Talk, as_object: bool) -> Answer:
+def _render(events: Iterator[Any], talk: Talk, as_object: bool, *, introduce: bool) -> Answer:
     """Show the events as they come; returns the answer."""
     from vidqa.events import Answered, Degraded, MemorySampled, Noted, Planned, StageProgress, StageStarted, TextDelta
 
@@ -100,7 +114,7 @@ def _render(events: Iterator[Any], talk: Talk, as_object: bool) -> Answer:
     for event in events:
         match event:
             case Planned(video, plan):
-                if not planned_bytes:
+                if introduce and not planned_bytes:
                     _introduce(video, plan, talk)
                 planned_bytes = plan.predicted_peak_bytes
             case MemorySampled():

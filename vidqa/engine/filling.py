@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vidqa.engine.feed import pictures_ahead
 from vidqa.engine.kept import Read, Visual
-from vidqa.engine.kv_cache import KVCache
+from vidqa.engine.kv_cache import make_cache
 from vidqa.engine.prefill import Prefill
 from vidqa.engine.prompt import position_after_video, text_positions, video_positions
 from vidqa.engine.stages import Stages
@@ -102,7 +102,7 @@ class Filling:
         """Make the cache and read the ids before the video, while its first frames are decoded."""
         draft = self._plan.draft
         with self._stages.during("prefill"):
-            cache = KVCache(
+            cache = make_cache(
                 self._model.spec, self._plan.kv_capacity_tokens, self._model.dtype, self._model.device,
                 quantized=draft.kv == "int8", on_host=draft.placement.kv_on_host,
             )  # fmt: skip

@@ -5,6 +5,8 @@ device, or on the host. Whatever is not ready to be read goes through one layer'
 Knows bytes and positions; knows nothing of attention. Nothing is ever concatenated.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -12,6 +14,7 @@ from vidqa.errors import DoesNotFit
 from vidqa.models.specs import ModelSpec
 
 ROUND_TOKENS = 128  # whole attention blocks
+_SMALLEST_SCALE = 2.0**-14  # float16's smallest normal number: a row of zeros stays zeros
 
 
 def rounded_capacity(tokens: int) -> int:
@@ -19,34 +22,77 @@ def rounded_capacity(tokens: int) -> int:
     return -(-tokens // ROUND_TOKENS) * ROUND_TOKENS
 
 
-class KVCache:
-    """A preallocated cache of (layers, 2, kv_heads, capacity, head_dim)."""
+def to_int8(states: Tensor) -> tuple[Tensor, Tensor]:
+    """Whole numbers from -127 to 127 for (..., d), and the float16 scale (...) that they are multiples of."""
+    scale = (states.abs().amax(dim=-1).float() / 127).clamp_(min=_SMALLEST_SCALE).to(torch.float16)
+    return (states / scale[..., None]).round_().clamp_(-127, 127), scale
 
-    def __init__(
-        self,
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """The allocations behind the caches of B sequences of equal capacity.
+
+    store: (layers, 2, B, kv_heads, capacity, d); scales: the same without d, for int8; scratch:
+    (2, kv_heads, capacity, d) for one layer of one sequence, where the store cannot be read as it lies.
+    """
+
+    store: Tensor
+    scales: Tensor | None
+    scratch: Tensor | None
+
+    @classmethod
+    def allocate(
+        cls,
         spec: ModelSpec,
         tokens: int,
         dtype: torch.dtype,
         device: torch.device,
         *,
+        sequences: int = 1,
         quantized: bool = False,
         on_host: bool = False,
-    ) -> None:
-        self.capacity = rounded_capacity(tokens)
-        self.length = 0
-        self._quantized = quantized
+    ) -> "Storage":
+        """Make room for `tokens` of each sequence, rounded up to whole blocks."""
         place = torch.device("cpu") if on_host else device
-        shape = (spec.layers, 2, spec.kv_heads, self.capacity, spec.head_dim)
+        shape = (spec.layers, 2, sequences, spec.kv_heads, rounded_capacity(tokens), spec.head_dim)
         # Zeroed once: a kernel that reads masked positions multiplies them by 0, and 0 · NaN is NaN.
-        self._store = _zeros(shape, torch.int8 if quantized else dtype, place)
-        self._scales = _zeros(shape[:-1], torch.float16, place) if quantized else None
-        self._scratch = _zeros(shape[1:], dtype, device) if quantized or on_host else None
+        return cls(
+            _zeros(shape, torch.int8 if quantized else dtype, place),
+            _zeros(shape[:-1], torch.float16, place) if quantized else None,
+            _zeros((2, *shape[3:]), dtype, device) if quantized or on_host else None,
+        )
+
+    @property
+    def sequences(self) -> int:
+        """How many there are."""
+        return self.store.shape[2]
+
+    @property
+    def capacity(self) -> int:
+        """Tokens that each of them holds."""
+        return self.store.shape[4]
 
     @property
     def bytes(self) -> int:
-        """Bytes of all its allocations."""
-        parts = (self._store, self._scales, self._scratch)
+        """Bytes of all allocations."""
+        parts = (self.store, self.scales, self.scratch)
         return sum(part.numel() * part.element_size() for part in parts if part is not None)
+
+
+class KVCache:
+    """The cache of one sequence; `length` tokens of it are filled."""
+
+    def __init__(self, storage: Storage, sequence: int = 0) -> None:
+        self.storage, self.sequence = storage, sequence
+        self.capacity = storage.capacity
+        self.length = 0
+        self._store = storage.store[:, :, sequence]
+        self._scales = None if storage.scales is None else storage.scales[:, :, sequence]
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the allocations that it lies in."""
+        return self.storage.bytes
 
     def write(self, layer: int, keys: Tensor, values: Tensor) -> Tensor:
         """Put (n, kv_heads, d) after the cached tokens; returns the layer's (2, kv_heads, capacity, d)."""
@@ -58,24 +104,23 @@ class KVCache:
         fresh = slice(self.length, end)
         for part, states in enumerate((keys, values)):
             self._put(layer, part, fresh, states.transpose(0, 1))
-        return self._store[layer] if self._scratch is None else self._recall(layer, end)
+        return self._store[layer] if self.storage.scratch is None else self._recall(layer, end)
 
     def _put(self, layer: int, part: int, fresh: slice, states: Tensor) -> None:
-        """Store (kv_heads, n, head_dim) of keys (part 0) or values (part 1)."""
+        """Store (kv_heads, n, d) of keys (part 0) or values (part 1)."""
         if self._scales is not None:
-            scale = (states.abs().amax(dim=-1).float() / 127).clamp_(min=_SMALLEST_SCALE).to(torch.float16)
-            self._scales[layer, part, :, fresh] = scale
-            states = (states / scale[..., None]).round_().clamp_(-127, 127)
+            states, self._scales[layer, part, :, fresh] = to_int8(states)
         self._store[layer, part, :, fresh] = states
 
     def _recall(self, layer: int, end: int) -> Tensor:
         """Bring a layer's first `end` tokens, as numbers to compute with, into the scratch."""
-        assert self._scratch is not None
-        filled = self._scratch[:, :, :end]
+        scratch = self.storage.scratch
+        assert scratch is not None
+        filled = scratch[:, :, :end]
         filled.copy_(self._store[layer, :, :, :end])
         if self._scales is not None:
             filled.mul_(self._scales[layer, :, :, :end, None].to(filled.device))
-        return self._scratch
+        return scratch
 
     def advance(self, tokens: int) -> None:
         """Count `tokens` more as cached, once all layers have written them."""
@@ -86,7 +131,17 @@ class KVCache:
         self.length = min(self.length, length)
 
 
-_SMALLEST_SCALE = 2.0**-14  # float16's smallest normal number: a row of zeros stays zeros
+def make_cache(
+    spec: ModelSpec,
+    tokens: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    quantized: bool = False,
+    on_host: bool = False,
+) -> KVCache:
+    """A cache for one sequence of `tokens`."""
+    return KVCache(Storage.allocate(spec, tokens, dtype, device, quantized=quantized, on_host=on_host))
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:

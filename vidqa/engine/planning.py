@@ -63,6 +63,11 @@ def most_text_tokens(request: Request) -> int:
     )
 
 
+def most_turn_tokens(request: Request) -> int:
+    """Upper bound of what a later question and its answer add to a conversation."""
+    return _TURN_TOKENS + len(request.question.encode("utf-8", "surrogatepass")) + request.max_tokens
+
+
 def budget_bytes(device: Device, config: EngineConfig) -> int:
     """What this process may hold: what is free and what it holds already, or `--vram`, less `--reserve`.
 
