@@ -31,6 +31,7 @@ from vidqa.engine.prefill import Prefill
 from vidqa.engine.prompt import position_after_video, text_positions, video_positions
 from vidqa.engine.sampler import Sampler
 from vidqa.engine.vision import GroupEncoder, Picture
+from vidqa.engine.writers import make_writer
 from vidqa.memory.planner import CHUNKS
 from vidqa.models.attention import make_kernel
 from vidqa.models.qwen2_vl import Qwen2VL
@@ -142,7 +143,8 @@ def run_vidqa(model: Qwen2VL, frames: torch.Tensor, tokens: int) -> Run:
     drain(prefill.flush())
     logits, start = prefill.logits(), after + len(TAIL)
     made, times = [], []
-    for token in decode(model, logits, start, cache, kernel, Sampler(0, 1, 0), frozenset(), tokens):
+    writer = make_writer(model, cache, kernel, start, Sampler(0, 1, 0))
+    for token in decode(writer, logits, frozenset(), tokens):
         made.append(token)
         times.append(time.perf_counter())
     return Run(began, times, made)

@@ -12,6 +12,7 @@ from vidqa.engine.decode import decode
 from vidqa.engine.kv_cache import KVCache, make_cache
 from vidqa.engine.prompt import position_after_video, text_positions, video_positions
 from vidqa.engine.sampler import Sampler
+from vidqa.engine.writers import make_writer
 from vidqa.models.attention import make_kernel
 from vidqa.models.qwen2_vl import embed_patches, encode_slices
 
@@ -102,7 +103,8 @@ def assert_same_until_a_tie(ours: list[int], expected: list[int], gaps: list[flo
 
 def decode_tokens(models: Pair, start: tuple[Tensor, KVCache, int, Any], count: int) -> list[int]:
     logits, cache, position, kernel = start
-    stage = decode(models.ours, logits, position, cache, kernel, Sampler(0, 1, 0), frozenset(), count)
+    writer = make_writer(models.ours, cache, kernel, position, Sampler(0, 1, 0))
+    stage = decode(writer, logits, frozenset(), count)
     tokens, reason = finish(stage)
     assert reason == "length"
     return tokens

@@ -14,6 +14,7 @@ from vidqa.engine.prefill import Prefill
 from vidqa.engine.sampler import Sampler
 from vidqa.engine.scope import without_grad
 from vidqa.engine.vision import GroupEncoder, Picture
+from vidqa.engine.writers import make_writer
 from vidqa.models.attention import make_kernel
 
 
@@ -41,7 +42,8 @@ def test_no_tensor_of_any_stage_has_a_grad_fn_and_the_consumer_keeps_its_mode() 
     assert cache.length == 45  # two chunks of 16 and the rest
     logits = prefill.logits()
     assert logits.grad_fn is None
-    for _ in decode(models.ours, logits, int(positions.max()) + 1, cache, kernel, Sampler(0, 1, 0), frozenset(), 4):
+    writer = make_writer(models.ours, cache, kernel, int(positions.max()) + 1, Sampler(0, 1, 0))
+    for _ in decode(writer, logits, frozenset(), 4):
         assert torch.is_grad_enabled()
 
 

@@ -56,7 +56,7 @@ def static_tokens(models: Pair, storage: Storage, count: int, layer: Any = run_l
     places = Places.of([cache.length for cache in caches], positions, CPU)
     current, tokens = torch.stack(logits), [torch.stack(logits).argmax(-1)]
     for _ in range(count):
-        current = next_logits(models.ours, tokens[-1], storage, places, layer)
+        current = next_logits(models.ours, models.ours.embed(tokens[-1]), storage, places, layer)
         tokens.append(current.argmax(-1))
     assert places.lengths.tolist() == [cache.length + count for cache in caches]
     return torch.stack(tokens).T.tolist(), current

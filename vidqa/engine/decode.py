@@ -3,45 +3,70 @@
 Knows tokens and characters; knows nothing of videos.
 """
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from vidqa.engine.kv_cache import KVCache
-from vidqa.engine.prompt import text_positions
-from vidqa.engine.sampler import Sampler
+from vidqa.engine.sampler import NOT_A_NUMBER
 from vidqa.engine.scope import without_grad
-from vidqa.models.attention import Kernel
-from vidqa.models.qwen2_vl import Qwen2VL
+from vidqa.engine.writers import Writer
+from vidqa.errors import ModelError
 from vidqa.types import FinishReason
 
 
 @without_grad
 def decode(
-    model: Qwen2VL,
-    logits: Tensor,
-    position: int,
-    cache: KVCache,
-    kernel: Kernel,
-    sampler: Sampler,
-    stop_ids: frozenset[int],
-    max_tokens: int,
+    writer: Writer, logits: Tensor, stop_ids: frozenset[int], max_tokens: int
 ) -> Generator[int, None, FinishReason]:
-    """Yield token ids, the first one from the prefill's `logits`; returns why it ended.
+    """Yield token ids, the first one from the prefill's `logits` (vocabulary,); returns why it ended.
 
-    `position` is the M-RoPE position of the first new token.
+    A writer that works ahead has its next step queued before a token is read, so the device never
+    waits for the host. Raises ModelError where the logits are not finite: a token chosen from them
+    would mean nothing.
     """
-    for count in range(max_tokens):
-        token = sampler.choose(logits)
-        if token in stop_ids:
+    token = writer.first(logits)
+    for left in reversed(range(max_tokens)):
+        reading = _begin_reading(token)
+        ahead = writer.ahead and left > 0
+        if ahead:
+            token = writer.next(token)
+        number = reading()
+        if number == NOT_A_NUMBER:
+            raise _overflow(writer)
+        if number in stop_ids:
+            if ahead:
+                writer.take_back()
             return "stop"
-        yield token
-        if count + 1 < max_tokens:
-            embedded = model.embed(torch.tensor([token]))
-            logits = model.score(model.run(embedded, text_positions(position + count, 1), cache, kernel))
+        yield number
+        if left and not ahead:
+            token = writer.next(token)
     return "length"
+
+
+def _begin_reading(token: Tensor) -> Callable[[], int]:
+    """Start a copy to the host; the result waits for it, and not for what is queued behind it."""
+    if not token.is_cuda:
+        return lambda: int(token)
+    import torch
+
+    copied = torch.empty(token.shape, dtype=token.dtype, pin_memory=True)
+    copied.copy_(token, non_blocking=True)
+    event: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    event.record()
+
+    def wait() -> int:
+        event.synchronize()
+        return int(copied)
+
+    return wait
+
+
+def _overflow(writer: Writer) -> ModelError:
+    return ModelError(
+        f"The model's scores are not finite in {writer.dtype}: its numbers overflowed, or its weights are damaged.",
+        "Use --weights bf16 or fp32 where the device has them, or fetch the model again with `vidqa pull`.",
+    )
 
 
 class TextStream:

@@ -16,6 +16,7 @@ from vidqa.engine.prompt import Prompt
 from vidqa.engine.speech import Speech
 from vidqa.engine.stages import Hooks, Stages
 from vidqa.engine.timing import Clock, Sections, Stopwatch
+from vidqa.engine.writers import make_writer
 from vidqa.events import Event, StageProgress, StageStarted, TextDelta
 from vidqa.memory.tracker import Tracker
 from vidqa.models.attention import Kernel, make_kernel
@@ -105,10 +106,8 @@ class Pipeline:
         assert self.read is not None
         speech, limit = self._speech, self._plan.draft.max_tokens
         position = self._filling.position_after_video() + self._position
-        tokens = decode(
-            self._loaded.model, logits, position, self.read.cache, self._kernel, speech.sampler,
-            self._loaded.stop_ids, limit - len(speech.tokens),
-        )  # fmt: skip
+        writer = make_writer(self._loaded.model, self.read.cache, self._kernel, position, speech.sampler)
+        tokens = decode(writer, logits, self._loaded.stop_ids, limit - len(speech.tokens))
         yield StageStarted("decode", limit)
         watch, before = Stopwatch(), self._clock.decode
         reason: FinishReason = "cancelled"

@@ -1,14 +1,16 @@
-"""Logits to a token. Temperature 0 is greedy. Knows one row of logits and nothing else."""
+"""Logits to tokens, on the device that holds them. Temperature 0 is greedy. Knows rows of logits and nothing else."""
 
 import torch
 from torch import Tensor
+
+NOT_A_NUMBER = -1  # stands for a token where the logits are not all finite
 
 
 class Sampler:
     """Chooses tokens by temperature and nucleus (top-p) sampling, repeatably from a seed."""
 
     def __init__(self, temperature: float, top_p: float, seed: int | None) -> None:
-        self._temperature = temperature
+        self.temperature = temperature
         self._top_p = top_p
         self._generator = torch.Generator()  # on the host: the same draws on every device
         if seed is None:
@@ -16,18 +18,23 @@ class Sampler:
         else:
             self._generator.manual_seed(seed)
 
-    def choose(self, logits: Tensor) -> int:
-        """Pick a token id from float32 logits (vocabulary,)."""
-        if self._temperature == 0:
-            return int(logits.argmax())
-        probabilities = torch.softmax(logits.cpu() / self._temperature, dim=-1)
-        kept = self._nucleus(probabilities)
-        return int(torch.multinomial(kept, 1, generator=self._generator))
+    def draw(self, count: int) -> Tensor:
+        """The next uniform numbers (count,) in [0, 1), on the host."""
+        return torch.rand(count, generator=self._generator)
 
-    def _nucleus(self, probabilities: Tensor) -> Tensor:
-        """Zero all but the smallest set of tokens that holds `top_p` (Holtzman et al. 2020)."""
-        if self._top_p >= 1:
-            return probabilities
-        ordered, order = probabilities.sort(descending=True)
-        outside = ordered.cumsum(0) - ordered >= self._top_p  # the first token always stays
-        return probabilities.index_fill(0, order[outside], 0.0)
+    def choose(self, logits: Tensor, uniform: Tensor) -> Tensor:
+        """Token ids (B,) from float32 logits (B, vocabulary) and uniform numbers (B,); NOT_A_NUMBER where they are not.
+
+        Makes no copy to the host: the ids can be fed on before anybody has read them.
+        """
+        tokens = logits.argmax(-1) if self.temperature == 0 else self._drawn(logits, uniform)
+        return torch.where(torch.isfinite(logits).all(-1), tokens, NOT_A_NUMBER)
+
+    def _drawn(self, logits: Tensor, uniform: Tensor) -> Tensor:
+        """Invert the cumulative distribution over the tokens, the likeliest first (Holtzman et al. 2020 for top-p)."""
+        ordered, order = torch.softmax(logits / self.temperature, dim=-1).sort(dim=-1, descending=True)
+        below = ordered.cumsum(-1)
+        outside = below - ordered >= self._top_p  # the first token always stays
+        kept = ordered.masked_fill(outside, 0.0).cumsum(-1)
+        place = torch.searchsorted(kept, uniform[:, None] * kept[:, -1:], right=True)
+        return order.gather(-1, place.clamp(max=logits.shape[-1] - 1))[:, 0]

@@ -31,26 +31,24 @@ class Places:
         """From numbers on the host."""
         return cls(torch.tensor(lengths, device=device), torch.tensor(positions, device=device))
 
-    def advance(self) -> None:
-        """One more token each."""
-        self.lengths.add_(1)
-        self.positions.add_(1)
+    def advance(self, tokens: int = 1) -> None:
+        """So many more tokens each; or fewer."""
+        self.lengths.add_(tokens)
+        self.positions.add_(tokens)
 
 
-# (layer module, hidden (B, H), cosine, sine, keys and values of the layer, their scales, lengths, hidden columns).
-Layer = Callable[..., Tensor]
+Layer = Callable[..., Tensor]  # `run_layer`, or it compiled
 
 
-def next_logits(model: Qwen2VL, tokens: Tensor, storage: Storage, places: Places, layer_step: Layer) -> Tensor:
-    """Append tokens (B,) to their sequences; logits (B, vocabulary) in float32 of what follows them.
+def next_logits(model: Qwen2VL, hidden: Tensor, storage: Storage, places: Places, layer_step: Layer) -> Tensor:
+    """Append embedded tokens (B, hidden) to their sequences; logits (B, vocabulary) in float32 of what follows.
 
     `layer_step` is `run_layer`, or that compiled. The storage lies on the device.
     """
     text = model.model.model.language_model
     cosine, sine = model.rotary.of_text(places.positions)
-    columns = torch.arange(storage.capacity, device=tokens.device)
+    columns = torch.arange(storage.capacity, device=hidden.device)
     unwritten = (columns > places.lengths[:, None])[:, None, None]  # (B, 1, 1, capacity)
-    hidden = model.embed(tokens)
     for index, layer in enumerate(text.layers):
         scales = None if storage.scales is None else storage.scales[index]
         hidden = layer_step(layer, hidden, cosine, sine, storage.store[index], scales, places.lengths, unwritten)
