@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from vidqa.measure.allocations import Timeline
 
 KINDS = (".png", ".svg")
-_GIB = 2**30
+_GIB, _MIB = 2**30, 2**20
 _COLOURS: dict[str, str] = {"vidqa": "#1b7f5c", "transformers": "#b5452c"}
 _PREDICTED = {"vidqa": "planned", "transformers": "predicted, unfused attention"}
 _STACKED = 7  # kinds of allocations with a colour of their own
@@ -52,7 +52,7 @@ def draw_sweep(rows: Sequence[Row], title: str, path: str, *, over_sizes: bool) 
             _draw_seconds(seconds, side, mine, places)
     for axes, label in ((memory, "peak memory, GiB"), (seconds, "seconds to the first token")):
         axes.set_ylabel(label)
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, axes.get_ylim()[1] * 1.08)
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small")
         _label_places(axes, rows, places, over_sizes=over_sizes)
@@ -101,7 +101,9 @@ def _draw_memory(axes: "Axes", side: Side, rows: Sequence[Row], places: dict[tup
         (places[_key(row)], row.predicted_peak_bytes / _GIB) for row in rows if row.predicted_peak_bytes is not None
     ]
     if predicted:
-        axes.plot(*zip(*predicted, strict=True), "--", color=_COLOURS[side], alpha=0.6, label=f"{side}, {_PREDICTED[side]}")
+        axes.plot(
+            *zip(*predicted, strict=True), "--", color=_COLOURS[side], alpha=0.6, label=f"{side}, {_PREDICTED[side]}"
+        )
     if done:
         axes.plot(*zip(*done, strict=True), "o-", color=_COLOURS[side], label=f"{side}, measured")
     for row in rows:
@@ -127,7 +129,9 @@ def _label_places(
         top = axes.secondary_xaxis("top")
         top.set_xticks(list(places.values()), [str(asked // 2 * 2 or 2) for asked, _, _ in places], fontsize="x-small")
         return
-    axes.set_xticks(list(places.values()), [f"{asked} × {width}×{height}" for asked, width, height in places], rotation=20)
+    axes.set_xticks(
+        list(places.values()), [f"{asked} × {width}×{height}" for asked, width, height in places], rotation=20
+    )
     axes.set_xlabel("frames × size, at one number of visual tokens")
 
 
@@ -136,14 +140,17 @@ def draw_timeline(timeline: "Timeline", title: str, path: str) -> None:
     figure = _figure(2)
     axes = figure.subplots()
     names = timeline.largest(_STACKED)
-    layers = [[value / _GIB for value in timeline.layer(name)] for name in names]
-    layers.append([value / _GIB for value in timeline.rest(names)])
-    axes.stackplot(timeline.seconds, layers, labels=[*map(_plain, names), "other"], step="post")
-    for phase, begin in timeline.phases:
+    unit, size = ("GiB", _GIB) if max(timeline.total()) >= _GIB else ("MiB", _MIB)
+    layers = [[value / size for value in timeline.layer(name)] for name in names]
+    layers.append([value / size for value in timeline.rest(names)])
+    axes.stackplot(timeline.seconds, layers, labels=[*map(_plain, names), "the rest"], step="post")
+    for place, (phase, begin) in enumerate(timeline.phases):
         axes.axvline(begin, color="black", linewidth=0.6, linestyle=":")
-        axes.annotate(f" {phase}", (begin, 0.97), xycoords=("data", "axes fraction"), fontsize="small", va="top")
-    axes.set_xlabel("seconds")
-    axes.set_ylabel("living tensors, GiB")
+        height = 0.98 - 0.04 * (place % 4)  # phases may begin close together
+        axes.annotate(f" {phase}", (begin, height), xycoords=("data", "axes fraction"), fontsize="small", va="top")
+    axes.set_xlabel("seconds, slowed by the profiler")
+    axes.set_ylabel(f"living tensors, {unit}")
+    axes.set_ylim(0, axes.get_ylim()[1] * 1.1)
     handles, labels = axes.get_legend_handles_labels()
     axes.legend(handles[::-1], labels[::-1], fontsize="small", loc="upper left", bbox_to_anchor=(1.0, 1.0))
     axes.set_title(_plain(title))

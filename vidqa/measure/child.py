@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from vidqa.memory.tracker import Tracker
     from vidqa.types import Device
 
-_WARM_UP_SIDE = 56  # pixels: four tokens, the smallest picture with rows and columns
+WARM_UP_SIDE = 56  # pixels: four tokens, the smallest picture with rows and columns
 
 
 def main() -> int:
@@ -65,7 +65,7 @@ def _first_line(error: BaseException) -> str:
 
 def warm_up(request: Request) -> Request:
     """The same question about two tiny frames: nothing of it serves the real one."""
-    return replace(request, frames=2, fps=None, size=(_WARM_UP_SIDE, _WARM_UP_SIDE), max_tokens=2)
+    return replace(request, frames=2, fps=None, size=(WARM_UP_SIDE, WARM_UP_SIDE), max_tokens=2)
 
 
 def _run_vidqa(job: Job) -> dict[str, Any]:

@@ -235,7 +235,9 @@ def _least(rows: Sequence[Row], test: Callable[[Row], bool]) -> int | None:
 
 def _worst_prediction(rows: Sequence[Row]) -> float | None:
     """The prediction that is furthest off, as predicted over measured less one."""
-    ratios = [row.predicted_peak_bytes / row.peak_bytes - 1 for row in rows if row.peak_bytes and row.predicted_peak_bytes]
+    ratios = [
+        row.predicted_peak_bytes / row.peak_bytes - 1 for row in rows if row.peak_bytes and row.predicted_peak_bytes
+    ]
     return max(ratios, key=abs, default=None)
 
 

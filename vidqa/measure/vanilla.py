@@ -4,7 +4,6 @@ Its own modules, SDPA and its growing cache, as its users run it. The frames are
 that vidqa takes, resized one by one, so its video stage is already leaner than theirs.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,20 +61,15 @@ class PlainTransformers:
         reader: VideoReader,
         indices: tuple[int, ...],
         size: tuple[int, int],
-        tell: Callable[[str], None] = lambda phase: None,
     ) -> Spoken:
-        """Answer greedily from these frames at `size` (height, width); `tell` hears when a phase begins."""
+        """Answer greedily from these frames at `size` (height, width)."""
         watch = Stopwatch()
-        tell("video")
-        frames = torch.stack([resize_frame(frame.rgb, *size) for frame in reader.frames(indices)])
-        made = self._processed(frames)
-        del frames
+        made = self._processed(self._frames(reader, indices, size))
         prompt = build_prompt(
             self._loaded.tokenizer, self._loaded.model.spec.video_token, request.question, request.system
         )
         inputs = self._inputs(prompt, made)
         length, clock = inputs["input_ids"].shape[1], _FirstToken(watch)
-        tell("generate")
         with torch.no_grad():
             output = self._generate(inputs, request.max_tokens, clock)[0, length:].tolist()
         text = self._loaded.tokenizer.decode(output, skip_special_tokens=True).strip()
@@ -83,6 +77,11 @@ class PlainTransformers:
             output.pop()
         visual = length - len(prompt.head) - len(prompt.tail)
         return Spoken(clock.seconds, text, tuple(output), visual, length)
+
+    @staticmethod
+    def _frames(reader: VideoReader, indices: tuple[int, ...], size: tuple[int, int]) -> Tensor:
+        """All frames at once: (n, 3, height, width) uint8."""
+        return torch.stack([resize_frame(frame.rgb, *size) for frame in reader.frames(indices)])
 
     def _processed(self, frames: Tensor) -> dict[str, Tensor]:
         """transformers' own video processor on (n, 3, height, width) frames that have their size."""
