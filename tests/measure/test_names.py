@@ -71,7 +71,8 @@ def test_words(operator: str, shapes: tuple[Shape, ...], how: dict[str, tuple[st
 @pytest.mark.parametrize(
     ("functions", "phase"),
     [
-        (("vidqa/engine/pipeline.py(9): run", "vidqa/engine/prefill.py(30): prefill", "nn.Module: Linear_3"), "prefill"),
+        (("vidqa/engine/pipeline.py(9): run", "vidqa/engine/prefill.py(30): prefill", "nn.Module: Linear_3"),
+         "prefill"),
         (("vidqa/engine/pipeline.py(9): run", "vidqa/video/patches.py(27): resize_frame"), "video"),
         # a stage that draws on another one: the inner one is at work
         (("vidqa/engine/prefill.py(30): prefill", "vidqa/engine/vision.py(45): flush",

@@ -86,7 +86,7 @@ def test_sizes_share_a_token_budget() -> None:
 
 
 def test_a_video_too_short_for_a_size_is_refused_with_numbers() -> None:
-    with pytest.raises(UsageError, match="112x112 needs 360 frames .* the video has 250"):
+    with pytest.raises(UsageError, match=r"112x112 needs 360 frames .* the video has 250"):
         size_points(made_video(10), SPEC_2B, REFERENCE_BOUNDS, ((1008, 560), (112, 112)), 8, REQUEST)
 
 

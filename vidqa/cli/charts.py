@@ -40,7 +40,7 @@ def check_target(path: str) -> None:
         raise UsageError(f"The folder of {path} is not there.", "Make it first, or write elsewhere.")
 
 
-def draw_sweep(rows: Sequence[Row], title: str, path: str, *, over_sizes: bool) -> None:
+def draw_sweep(rows: Sequence[Row], title: str, path: str, *, over_sizes: bool, limit_bytes: int | None) -> None:
     """Peak memory and time to the first token over visual tokens (or sizes), both sides and the predictions."""
     figure = _figure(2)
     memory, seconds = figure.subplots(1, 2)
@@ -50,14 +50,28 @@ def draw_sweep(rows: Sequence[Row], title: str, path: str, *, over_sizes: bool) 
         if mine:
             _draw_memory(memory, side, mine, places)
             _draw_seconds(seconds, side, mine, places)
-    for axes, label in ((memory, "peak memory, GiB"), (seconds, "seconds to the first token")):
+    if limit_bytes is not None:
+        memory.axhline(limit_bytes / _GIB, color="black", linewidth=0.8, label="limit")
+    for axes, label, top in (
+        (memory, "peak memory, GiB", _top(rows, limit_bytes)),
+        (seconds, "seconds to the first token", None),
+    ):
         axes.set_ylabel(label)
-        axes.set_ylim(0, axes.get_ylim()[1] * 1.08)
+        axes.set_ylim(0, top or axes.get_ylim()[1] * 1.08)
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small")
         _label_places(axes, rows, places, over_sizes=over_sizes)
     figure.suptitle(_plain(title))
     _save(figure, path)
+
+
+def _top(rows: Sequence[Row], limit_bytes: int | None) -> float | None:
+    """The height of the memory axis in GiB: a prediction far above what was measured may leave the picture."""
+    sizes = [row.peak_bytes for row in rows if row.peak_bytes is not None]
+    if not sizes:
+        return None
+    planned = [row.predicted_peak_bytes or 0 for row in rows if row.side == "vidqa"]
+    return 1.3 * max([*sizes, *planned, limit_bytes or 0]) / _GIB
 
 
 def _figure(columns: int) -> "Figure":

@@ -90,7 +90,8 @@ def run(arguments: argparse.Namespace) -> int:
     elif rows:
         sys.stdout.write(safe_text("\n".join(_table(series, rows))) + "\n")
     if arguments.plot and rows:
-        draw_sweep(rows, _title(series), arguments.plot, over_sizes=bool(arguments.sizes))
+        over_sizes = bool(arguments.sizes)
+        draw_sweep(rows, _title(series), arguments.plot, over_sizes=over_sizes, limit_bytes=series.limit_bytes)
         talk.say(f"drawn: {safe_line(arguments.plot)}")
     if interrupted:
         return ExitCode.INTERRUPTED
@@ -207,9 +208,16 @@ def _summary_lines(series: "Series", rows: "Sequence[Row]") -> list[str]:
         lines.append(f"{'runtime':<14}{format_bytes(runtime)} of every peak were there before any tensor")
     if summary["same_answers"] is not None:
         lines.append(f"{'answers':<14}{'the same on both sides' if summary['same_answers'] else 'differ; see --json'}")
+    lines += [f"{'note':<14}{safe_line(note)}" for note in _told_notes(rows)]
     if any(row.side == "transformers" for row in rows):
         lines.append("* predicted for attention without a fused kernel, as on a T4")
     return lines
+
+
+def _told_notes(rows: "Sequence[Row]") -> list[str]:
+    """What made a run another one than was asked, and where transformers follows another rule; each once."""
+    told = (note for row in rows for note in row.notes if row.side == "transformers" or note.startswith("degraded"))
+    return list(dict.fromkeys(told))
 
 
 def _signed(size: float) -> str:

@@ -163,7 +163,9 @@ def _position_notes(slices: int, columns: int, rows: int) -> list[str]:
     """Where the two sides differ by rule: see `position_after_video`."""
     if slices <= max(rows, columns):
         return []
-    return ["more slices than rows and columns: transformers places the question elsewhere than the paper"]
+    return [
+        "more slices than rows and columns: transformers places the question at max(H, W), the paper at max(T, H, W)"
+    ]
 
 
 def _is_host(job: Job) -> bool:

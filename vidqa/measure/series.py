@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from vidqa.config import EngineConfig
-from vidqa.engine.planning import tasks_for
+from vidqa.engine.planning import plan_best, tasks_for
 from vidqa.errors import DoesNotFit
 from vidqa.measure.jobs import CHILD, Job, run_job
 from vidqa.measure.sweep import Point, Row, Side, frame_points, make_row, size_points
@@ -55,7 +55,10 @@ def prepare(
     Raises ModelMissing where the weights are not here, UsageError for what cannot be sampled.
     """
     device = find_device(config.device)
-    found = find_checkpoints(config.model, local=True)[0]
+    candidates = find_checkpoints(config.model, local=True)
+    found = candidates[0]
+    if len(candidates) > 1:
+        found = candidates[plan_best(tasks_for(candidates, video, request, config, device))[0]]
     found.local_folder()  # a missing model is told before anything runs
     if sizes:
         points, notes = size_points(video, found.spec, found.bounds, sizes, counts[0], request)
