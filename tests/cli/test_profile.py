@@ -44,6 +44,7 @@ def check_sums(told: dict[str, Any]) -> None:
 def test_a_question_is_taken_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     told = profiled(tmp_path / "new", capsys, "--picture", "svg")
     assert told["asked"]["answer"] == "a red circle moves right."
+    assert told["notes"] == []  # every stage was seen
     phases = {phase["name"]: phase for phase in told["phases"]}
     assert list(phases)[:5] == ["load", "video", "vision", "prefill", "decode"]
     for name in ("video", "vision", "prefill", "decode"):

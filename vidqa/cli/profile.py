@@ -128,7 +128,7 @@ def _table(profile: "Profile") -> list[str]:
         f"  {format_bytes(one.size_bytes):>10}  {one.words:<26}{safe_line(one.operator)} {one.shape}"
         for one in profile.at_peak[:_SHOWN]
     ]
-    return [*lines, "", _compare(profile)]
+    return [*lines, "", _compare(profile), *(f"note: {note}" for note in profile.notes)]
 
 
 def _totals(head: str, totals: "Sequence[Total]", *, timed: bool = False) -> list[str]:
@@ -185,6 +185,7 @@ def _object(profile: "Profile", question: str, files: dict[str, str]) -> dict[st
         "at_peak": [_without(asdict(one), "begin", "end") for one in profile.at_peak[: 4 * _SHOWN]],
         "unfused_scores": {"cumulative_bytes": cumulative, "peak_bytes": peak},
         "files": files,
+        "notes": list(profile.notes),
     }
 
 

@@ -199,7 +199,9 @@ def _summary_lines(series: "Series", rows: "Sequence[Row]") -> list[str]:
             kv = format_bytes(series.kv_bytes_per_token)
             parts.append(f"{_signed(told['bytes_per_token'])} per visual token (KV cache: {kv})")
         if told["peak_spread"] is not None:
-            parts.append(f"peaks within {told['peak_spread']:.1%}")
+            alone = told["peak_spread_without_runtime"]
+            beside = "" if alone is None else f" ({alone:.1%} without the runtime)"
+            parts.append(f"peaks within {told['peak_spread']:.1%}{beside}")
         if told["out_of_memory_from_frames"] is not None:
             parts.append(f"out of memory from {told['out_of_memory_from_frames']} frames on")
         lines.append(f"{side:<14}{', '.join(parts)}")

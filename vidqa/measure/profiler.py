@@ -80,6 +80,7 @@ class Profile:
     at_peak: tuple[Allocation, ...]
     device_seconds: Mapping[str, float]
     timeline: Timeline
+    notes: tuple[str, ...] = ()
 
 
 def profile_vidqa(config: EngineConfig, request: Request, trace_path: Path) -> Profile:
@@ -150,7 +151,15 @@ def assemble(trace: Trace, asked: Asked, facts: Facts) -> Profile:
         at_peak=tuple(alive_at_peak(made)),
         device_seconds=dict(trace.device_seconds),
         timeline=make_timeline(made, {WEIGHTS: asked.weights_bytes}),
+        notes=tuple(_unseen(trace)),
     )
+
+
+def _unseen(trace: Trace) -> Iterator[str]:
+    """The stages of which the profiler saw no operator: it follows the thread that started it, and no other."""
+    for phase in _PHASES:
+        if not trace.phase_seconds.get(phase):
+            yield f"nothing of the {phase} phase was seen: the profiler does not follow other threads"
 
 
 def _phases(made: list[Allocation], asked: Asked) -> tuple[Phase, ...]:

@@ -17,7 +17,6 @@ from vidqa.video.sampling import choose_indices, fitting_sizes, frame_size
 Side = Literal["vidqa", "transformers"]
 Outcome = Literal["ok", "out_of_memory", "does_not_fit", "failed"]
 SIDES: tuple[Side, ...] = ("vidqa", "transformers")
-FLAT = 0.05  # peaks at one token budget may differ by this share
 _MOST_COUNTS = 200
 
 
@@ -202,10 +201,9 @@ def _bytes_per_token(rows: Sequence[Row]) -> float | None:
     return slope([(row.visual_tokens, row.peak_bytes) for row in rows if row.peak_bytes is not None])
 
 
-def spread(rows: Sequence[Row]) -> float | None:
-    """How far the largest peak lies above the smallest, as a share; None without two."""
-    peaks = [row.peak_bytes for row in rows if row.peak_bytes is not None]
-    return max(peaks) / min(peaks) - 1 if len(peaks) > 1 else None
+def spread(sizes: Sequence[int]) -> float | None:
+    """How far the largest lies above the smallest, as a share; None without two."""
+    return max(sizes) / min(sizes) - 1 if len(sizes) > 1 and min(sizes) > 0 else None
 
 
 def summarise(rows: Sequence[Row], kv_bytes_per_token: int) -> dict[str, Any]:
@@ -221,7 +219,10 @@ def summarise(rows: Sequence[Row], kv_bytes_per_token: int) -> dict[str, Any]:
             sides[side] = {
                 "measured": len(good),
                 "bytes_per_token": _bytes_per_token(good),
-                "peak_spread": spread(good),
+                "peak_spread": spread([row.peak_bytes for row in good if row.peak_bytes]),
+                "peak_spread_without_runtime": spread(
+                    [row.peak_bytes - row.runtime_bytes for row in good if row.peak_bytes and row.runtime_bytes]
+                ),
                 "largest_frames": max((row.frames for row in good), default=None),
                 "out_of_memory_from_frames": _least(mine, lambda row: row.outcome == "out_of_memory"),
                 "prediction_off_by": _worst_prediction(good),
