@@ -19,6 +19,8 @@ HEAVY = ("torch", "transformers", "av", "numpy", "textual", "huggingface_hub", "
         ("import vidqa.video.sampling, vidqa.models.specs, vidqa.engine.planning", HEAVY),
         ("import vidqa.video.probe", ("torch", "numpy")),
         ("import vidqa.memory.planner, vidqa.memory.degrade, vidqa.memory.alternatives, vidqa.memory.device", HEAVY),
+        ("import vidqa.cli.sweep, vidqa.cli.profile, vidqa.measure.series, vidqa.measure.allocations", HEAVY),
+        ("import vidqa.cli.charts", (*HEAVY, "matplotlib")),
         ("import vidqa.video.worker", ("torch", "transformers", "textual")),
         ("from vidqa.cli.main import run\ntry: run(['--help'])\nexcept SystemExit: pass", HEAVY),
     ],

@@ -49,7 +49,7 @@ def add_plan_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--attn", choices=ATTENTION_CHOICES, help="attention kernel")
     group.add_argument("--vision-chunk", type=int, metavar="N", help="temporal slices to encode together")
     group.add_argument("--prefill-chunk", type=int, metavar="N", help="tokens to prefill together")
-    group.add_argument("--max-tokens", type=int, default=256, metavar="N", help="longest answer (default 256)")
+    group.add_argument("--max-tokens", type=int, default=256, metavar="N", help="longest answer (default %(default)s)")
     group.add_argument("--system", metavar="TEXT", help="system prompt")
     group.add_argument("--decode-in-process", action="store_true", help="no separate process for FFmpeg")
 
