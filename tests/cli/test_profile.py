@@ -44,11 +44,12 @@ def check_sums(told: dict[str, Any]) -> None:
 def test_a_question_is_taken_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     told = profiled(tmp_path / "new", capsys, "--picture", "svg")
     assert told["asked"]["answer"] == "a red circle moves right."
-    assert told["notes"] == []  # every stage was seen
+    assert told["notes"] == []  # every stage of this thread was seen
     phases = {phase["name"]: phase for phase in told["phases"]}
     assert list(phases)[:5] == ["load", "video", "vision", "prefill", "decode"]
-    for name in ("video", "vision", "prefill", "decode"):
+    for name in ("vision", "prefill", "decode"):
         assert phases[name]["seconds"] > 0 and phases[name]["cumulative_bytes"] > 0
+    assert phases["video"]["seconds"] > 0  # its tensors are another thread's
     check_sums(told)
     kinds = {kind["name"]: kind for kind in told["kinds"]}
     assert {"MLP", "logits", "KV cache", "frames and patches", "attention output"} <= kinds.keys()

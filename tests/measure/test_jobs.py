@@ -28,7 +28,7 @@ def scripted(*lines: str) -> tuple[str, ...]:
 
 
 def test_a_job_survives_its_way_to_the_child() -> None:
-    for job in (JOB, Job("transformers", JOB.request, EngineConfig(placement=Placement(visual_on_host=True)), 5)):
+    for job in (JOB, Job("transformers", JOB.request, EngineConfig(placement=Placement(vision_offloaded=True)), 5)):
         assert from_json(to_json(job)) == job
 
 

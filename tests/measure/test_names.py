@@ -57,7 +57,7 @@ def test_a_profiles_33_gb_are_cumulative() -> None:
         ("aten::_scaled_dot_product_flash_attention", ((1, 12, TOKENS, 128),) * 3, {}, "attention output"),
         ("aten::empty_strided", (), {"functions": ("transformers/modeling_utils.py(3): from_pretrained",)}, "weights"),
         ("aten::zeros", (), {"functions": ("vidqa/engine/kv_cache.py(30): __init__",)}, "KV cache"),
-        ("aten::zeros", (), {"functions": ("vidqa/models/attention.py(99): _right_aligned",)}, "attention mask"),
+        ("aten::zeros", (), {"functions": ("vidqa/models/attention/flex.py(45): _causal_blocks",)}, "attention mask"),
         ("aten::pow", ((1, 20, 1536), ()), {"functions": ("nn.Module: Qwen2VLRMSNorm_1",)}, "norms"),
         ("aten::_upsample_bicubic2d_aa", ((1, 3, 720, 1280),),
          {"functions": ("vidqa/video/patches.py(27): resize_frame",)}, "frames and patches"),

@@ -136,17 +136,17 @@ RULES: tuple[tuple[str, Rule], ...] = (
     ("frames and patches", _frames),
     (CONCATENATION, _concatenates_kv),
     ("KV cache", _called("kv_cache.py")),
-    ("attention mask", _called("_mask", "masking_utils.py", "_right_aligned")),
+    ("attention mask", _called("_mask", "masking_utils.py", "_causal_blocks")),
     (SCORES, _scores),
     ("attention output", _within("scaled_dot_product", "_attention")),
     (LOGITS, _logits),
-    ("rotary embedding", _called("rotary", "Rotary")),
+    ("rotary embedding", _called("rotary", "Rotary", ": rotate", ": _turned")),
     (MLP, _mlp),
     ("vision merger", _called("PatchMerger")),
     ("norms", _called("RMSNorm", "LayerNorm")),
-    ("queries, keys and values", _called("Attention", "_attend_within_slices")),
-    ("embeddings of the prompt", _called("embeddings.py", "embed_patches", ": embed", "get_input_embeddings")),
-    ("hidden states", _called("DecoderLayer", "VisionBlock", "encode_slices", "TextModel")),
+    ("queries, keys and values", _called("Attention", "_attend_within_slices", ": _projected", ": _mixed")),
+    ("embeddings of the prompt", _called("kept.py", "embed_patches", ": embed", "get_input_embeddings")),
+    ("hidden states", _called("DecoderLayer", "VisionBlock", "encode_slices", "TextModel", ": run_layers")),
 )
 
 
@@ -160,9 +160,9 @@ _PHASES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("video", (": resize_frame", "video/frames.py", "video/decode.py", "video_processing")),
     ("vision", ("engine/vision.py", "VisionTransformer", "Qwen2VisionTransformer", "get_video_features")),
     ("prefill", ("engine/prefill.py", ": _prefill")),
-    ("decode", ("engine/decode.py", "engine/sampler.py", ": _sample")),
+    ("decode", ("engine/decode.py", "engine/writers.py", "engine/sampler.py", ": _sample")),
 )
-_PHASES_BY_OWNER = (("prefill", "kv_cache.py"), ("vision", "embeddings.py"))
+_PHASES_BY_OWNER = (("prefill", "kv_cache.py"), ("vision", "kept.py"))
 ELSEWHERE = "elsewhere"
 
 
