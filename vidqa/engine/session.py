@@ -22,8 +22,9 @@ from vidqa.errors import Interrupted, UsageError
 from vidqa.events import Answered, Degraded, Event, Planned, StageProgress, StageStarted
 from vidqa.memory import drift
 from vidqa.memory.degrade import MAX_STEPS, gave_up, lower
-from vidqa.memory.device import allocator_environment, find_device, reread
+from vidqa.memory.device import allocator_environment, compiler_environment, find_device, reread
 from vidqa.memory.planner import plan_video
+from vidqa.memory.weights import QUANTIZED
 from vidqa.models.choice import Checkpoint, find_checkpoints
 from vidqa.types import Answer, MemoryUse, Plan, Request, Timing
 from vidqa.video.decode import VideoReader, open_video
@@ -59,7 +60,8 @@ class Session:
         self._runtime_bytes = 0
         self._flight = threading.Lock()
         self._cancelled = threading.Event()
-        os.environ.update(allocator_environment(os.environ))  # torch reads it once, when it starts
+        # torch reads both when it starts
+        os.environ.update(allocator_environment(os.environ) | compiler_environment(os.environ))
 
     def __enter__(self) -> "Session":
         return self
@@ -191,7 +193,8 @@ class Session:
 
     def _attempt(self, run: Run, reader: VideoReader | None) -> Generator[Event, None, None]:
         loaded, tracker = yield from self._load(run)
-        from vidqa.engine.pipeline import Pipeline  # torch: after the files were found good
+        from vidqa.engine import compiling  # torch: after the files were found good
+        from vidqa.engine.pipeline import Pipeline
         from vidqa.engine.speech import Speech
         from vidqa.engine.stages import Hooks
 
@@ -200,9 +203,12 @@ class Session:
         plan = self._plan_for(run, len(prompt.head) + len(prompt.tail))
         run.speech = run.speech or Speech(run.request)
         hooks = Hooks(self._cancelled.is_set, self._fault, run.enter)
-        pipeline = Pipeline(loaded, plan, prompt, run.speech, tracker, hooks, run.clock, run.visual, run.read)
+        step = compiling.layer_step(loaded.model, self.config.compile, quantized=loaded.weights in QUANTIZED)
+        pipeline = Pipeline(loaded, plan, prompt, run.speech, tracker, hooks, run.clock, step, run.visual, run.read)
         yield Planned(run.video, plan)
-        for note in (*_dropped(run), *run.task.device.notes, *closer_look(plan, run.request)):
+        compiled = compiling.pending(loaded.model, plan.draft.attention, step)
+        told = (*_dropped(run), *run.task.device.notes, *closer_look(plan, run.request), *compiled.values())
+        for note in told:
             yield from run.note(note)
         try:
             outcome = yield from pipeline.run(reader)
@@ -212,6 +218,8 @@ class Session:
             outcome = pipeline.stopped()  # what was said before memory ran out is the answer
         finally:
             run.keep(pipeline)
+        for key in compiled:
+            compiling.remember(key, run.clock.watch.seconds())
         for note in reader.notes if reader else ():
             yield from run.note(note)
         memory = self._memory(run, loaded, tracker, outcome)
