@@ -34,13 +34,13 @@ def test_no_tensor_of_any_stage_has_a_grad_fn_and_the_consumer_keeps_its_mode() 
         make_cache(models.ours.spec, 256, torch.float32, torch.device("cpu")),
         make_kernel("flash", torch.device("cpu")),
     )
-    prefill, nothing = Prefill(models.ours, cache, kernel, 16), torch.zeros(0, 2, 16)
-    for stage in (prefill.push(embeddings, positions), prefill.flush()):
+    prefill, nothing = Prefill(models.ours, kernel, 16), torch.zeros(0, 2, 16)
+    for stage in (prefill.push(cache, embeddings, positions), prefill.flush(cache)):
         for _ in stage:
             assert torch.is_grad_enabled()
             assert not cache.write(0, nothing, nothing).requires_grad
     assert cache.length == 45  # two chunks of 16 and the rest
-    logits = prefill.logits()
+    logits = prefill.logits(cache)
     assert logits.grad_fn is None
     writer = make_writer(models.ours, cache, kernel, int(positions.max()) + 1, Sampler(0, 1, 0))
     for _ in decode(writer, logits, frozenset(), 4):
@@ -74,8 +74,8 @@ def test_a_half_read_prefill_frees_its_cache() -> None:
     embeddings, positions = prompt_tensors(models, random_patches(3, 6, 8), 6, 8)
     cache = make_cache(models.ours.spec, 256, torch.float32, torch.device("cpu"))
     watched = weakref.ref(cache)
-    prefill = Prefill(models.ours, cache, make_kernel("flash", torch.device("cpu")), 8)
-    stage = prefill.push(embeddings, positions)
+    prefill = Prefill(models.ours, make_kernel("flash", torch.device("cpu")), 8)
+    stage = prefill.push(cache, embeddings, positions)
     next(stage)
     stage.close()
     del cache, stage, prefill

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vidqa.engine.feed import pictures_ahead
 from vidqa.engine.kept import Read, Visual
-from vidqa.engine.kv_cache import make_cache
+from vidqa.engine.kv_cache import KVCache, make_cache
 from vidqa.engine.prefill import Prefill
 from vidqa.engine.prompt import position_after_video, text_positions, video_positions
 from vidqa.engine.stages import Stages
@@ -20,7 +20,6 @@ from vidqa.engine.timing import Timed
 from vidqa.engine.vision import GroupEncoder
 from vidqa.events import Event, Noted, StageProgress, StageStarted
 from vidqa.memory.estimate import GROUPS_AHEAD
-from vidqa.models.attention import Kernel
 from vidqa.models.qwen2_vl import Qwen2VL
 from vidqa.types import Plan
 from vidqa.video.decode import VideoReader
@@ -40,20 +39,20 @@ class Filling:
         plan: Plan,
         head: Sequence[int],
         tail: Sequence[int],
-        kernel: Kernel,
+        prefill: Prefill,
         stages: Stages,
         visual: Visual | None,
         read: Read | None,
     ) -> None:
-        self._model, self._plan, self._kernel, self._stages = model, plan, kernel, stages
+        self._model, self._plan, self._stages = model, plan, stages
         self._head, self._tail = tuple(head), tuple(tail)
         self._total = len(self._head) + plan.visual_tokens + len(self._tail)
-        self._prefill: Prefill | None = None
+        self._prefill = prefill
         self.visual, self.read = visual, read
         self.video_seconds = 0.0
 
     def run(self, reader: VideoReader | None) -> Generator[Event, None, Tensor]:
-        """Fill the cache; returns the logits after the prompt. `reader` is asked where the video is not there yet."""
+        """Fill the cache; returns the logits (1, vocabulary) after the prompt. `reader` is asked where the video is not there yet."""
         same = self.read.shared(self._head, self._tail) if self.read else None
         if same is None:
             yield from self._read_video(reader)
@@ -61,9 +60,13 @@ class Filling:
             yield from self._go_on(same)
         rest = self._tail[same or 0 :]
         yield from self._text(rest, self.position_after_video() + (same or 0))
-        assert self._prefill is not None
         with self._stages.during("prefill"):
-            return self._prefill.logits()
+            return self._prefill.logits(self._cache)
+
+    @property
+    def _cache(self) -> KVCache:
+        assert self.read is not None
+        return self.read.cache
 
     def position_after_video(self) -> int:
         """The M-RoPE position of the first id behind the video."""
@@ -74,7 +77,6 @@ class Filling:
         """The cache has the video and `same` ids behind it: only the rest is new."""
         assert self.read is not None
         self.read.cut(same)
-        self._prefill = Prefill(self._model, self.read.cache, self._kernel, self._plan.draft.prefill_chunk)
         yield StageStarted("prefill", self._total)
 
     def _read_video(self, reader: VideoReader | None) -> Events:
@@ -107,7 +109,6 @@ class Filling:
                 quantized=draft.kv == "int8", on_host=draft.placement.kv_on_host,
             )  # fmt: skip
         self.read = Read(cache, self._head)
-        self._prefill = Prefill(self._model, cache, self._kernel, draft.prefill_chunk)
         yield StageStarted("prefill", self._total)
 
     def _see(self, reader: VideoReader, *, streaming: bool) -> Events:
@@ -172,12 +173,10 @@ class Filling:
         """Read ids, and whatever waits for the rest of its chunk."""
         embedded = self._model.embed(torch.tensor(ids))
         yield from self._push(embedded, text_positions(position, len(ids)))
-        assert self._prefill is not None
-        yield from self._told(self._prefill.flush())
+        yield from self._told(self._prefill.flush(self._cache))
 
     def _push(self, embeddings: Tensor, positions: Tensor) -> Events:
-        assert self._prefill is not None
-        yield from self._told(self._prefill.push(embeddings, positions))
+        yield from self._told(self._prefill.push(self._cache, embeddings, positions))
 
     def _told(self, chunks: Generator[int, None, None]) -> Events:
         """Run chunks one by one, telling of each."""

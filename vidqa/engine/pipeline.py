@@ -12,6 +12,7 @@ from torch import Tensor
 from vidqa.engine.decode import decode
 from vidqa.engine.filling import Filling
 from vidqa.engine.kept import Read, Visual
+from vidqa.engine.prefill import Prefill
 from vidqa.engine.prompt import Prompt
 from vidqa.engine.speech import Speech
 from vidqa.engine.stages import Hooks, Stages
@@ -62,7 +63,8 @@ class Pipeline:
         self._stages = Stages(tracker, hooks, Sections(loaded.model.device.type))
         self._kernel: Kernel = make_kernel(plan.draft.attention, loaded.model.device)
         tail = (*prompt.tail, *speech.tokens)
-        self._filling = Filling(loaded.model, plan, prompt.head, tail, self._kernel, self._stages, visual, read)
+        prefill = Prefill(loaded.model, self._kernel, plan.draft.prefill_chunk)
+        self._filling = Filling(loaded.model, plan, prompt.head, tail, prefill, self._stages, visual, read)
         self._position = len(tail)
 
     @property
