@@ -31,7 +31,8 @@ class EngineConfig:
     to plan for instead of what is free, `reserve_bytes` is left to others. `isolate_decoder`
     runs FFmpeg in a process that can be killed; `conversation_tokens` is room in the KV cache for the
     questions and answers that follow the first; `compile` is for the decode step on CUDA (`auto`:
-    where `vidqa warmup` has compiled it); `remember` keeps planned and measured peaks
+    where `vidqa warmup` has compiled it); `batch` is how many requests memory is planned for;
+    `remember` keeps planned and measured peaks
     in the user's state folder.
     """
 
@@ -49,6 +50,7 @@ class EngineConfig:
     max_wait_seconds: float | None = None
     conversation_tokens: int = 0
     compile: str = "auto"
+    batch: int = 1
     remember: bool = True
     isolate_decoder: bool = True
     decoder_deadline_seconds: float = 60.0

@@ -39,9 +39,9 @@ def decode_together(
     """Yield (sequence, token id), and at its end (sequence, why); the first tokens come from `logits` (B, vocabulary).
 
     A writer that works ahead has its next step queued before a token is read, so the device never
-    waits for the host.
+    waits for the host. A sequence with a limit of 0 is passed over.
     """
-    left = dict(enumerate(max_tokens))
+    left = {sequence: limit for sequence, limit in enumerate(max_tokens) if limit}
     tokens = writer.first(logits)
     while left:
         reading = _begin_reading(tokens)

@@ -30,7 +30,8 @@ Events = Generator[Event, None, None]
 class Filling:
     """One prompt of ids `head`, a video, and ids `tail` on its way into the cache.
 
-    `visual` and `read` are what is there already; afterwards they are what this prompt left.
+    `visual` and `read` are what is there already; afterwards they are what this prompt left. With a
+    `row` of a batch the cache is that, and chunks are shared with the other rows.
     """
 
     def __init__(
@@ -41,27 +42,39 @@ class Filling:
         tail: Sequence[int],
         prefill: Prefill,
         stages: Stages,
-        visual: Visual | None,
-        read: Read | None,
+        visual: Visual | None = None,
+        read: Read | None = None,
+        row: KVCache | None = None,
     ) -> None:
         self._model, self._plan, self._stages = model, plan, stages
         self._head, self._tail = tuple(head), tuple(tail)
         self._total = len(self._head) + plan.visual_tokens + len(self._tail)
-        self._prefill = prefill
+        self._prefill, self._row = prefill, row
         self.visual, self.read = visual, read
         self.video_seconds = 0.0
 
     def run(self, reader: VideoReader | None) -> Generator[Event, None, Tensor]:
-        """Fill the cache; returns the logits (1, vocabulary) after the prompt. `reader` is asked where the video is not there yet."""
+        """Fill the cache; returns the logits (1, vocabulary). `reader` is asked where the video is not there yet."""
+        yield from self.fill(reader)
+        yield from self._told(self._prefill.flush(self._cache))
+        with self._stages.during("prefill"):
+            return self._prefill.logits(self._cache)
+
+    def fill(self, reader: VideoReader | None) -> Events:
+        """Hand over the whole prompt; what does not fill a chunk still waits."""
         same = self.read.shared(self._head, self._tail) if self.read else None
         if same is None:
             yield from self._read_video(reader)
         else:
             yield from self._go_on(same)
-        rest = self._tail[same or 0 :]
-        yield from self._text(rest, self.position_after_video() + (same or 0))
-        with self._stages.during("prefill"):
-            return self._prefill.logits(self._cache)
+        yield from self._text(self._tail[same or 0 :], self.position_after_video() + (same or 0))
+
+    def begin_with(self, other: "Filling") -> None:
+        """Take over the head and the video that another prompt has read, in a row of the same storage."""
+        assert other.read is not None and other.read.visual_tokens is not None and self._row is not None
+        self._row.copy_from(other.read.cache, len(other.read.head) + other.read.visual_tokens)
+        self.read = Read(self._row, other.read.head, other.read.visual_tokens)
+        self.visual = other.visual
 
     @property
     def _cache(self) -> KVCache:
@@ -104,7 +117,7 @@ class Filling:
         """Make the cache and read the ids before the video, while its first frames are decoded."""
         draft = self._plan.draft
         with self._stages.during("prefill"):
-            cache = make_cache(
+            cache = self._row or make_cache(
                 self._model.spec, self._plan.kv_capacity_tokens, self._model.dtype, self._model.device,
                 quantized=draft.kv == "int8", on_host=draft.placement.kv_on_host,
             )  # fmt: skip
@@ -129,6 +142,8 @@ class Filling:
         try:
             if streaming:
                 yield from self._text(self._head, 0)
+                if self._row is None:  # alone there is nothing to share the chunk with, and frames take their time
+                    yield from self._told(self._prefill.flush(self._cache))
             for seen, picture in enumerate(pictures, start=1):
                 self._stop_in_video()
                 yield StageProgress("video", seen, total)
@@ -170,10 +185,8 @@ class Filling:
             positions = positions[:, len(rows) :]
 
     def _text(self, ids: Sequence[int], position: int) -> Events:
-        """Read ids, and whatever waits for the rest of its chunk."""
         embedded = self._model.embed(torch.tensor(ids))
         yield from self._push(embedded, text_positions(position, len(ids)))
-        yield from self._told(self._prefill.flush(self._cache))
 
     def _push(self, embeddings: Tensor, positions: Tensor) -> Events:
         yield from self._told(self._prefill.push(self._cache, embeddings, positions))

@@ -126,6 +126,13 @@ class KVCache:
         """Count `tokens` more as cached, once all layers have written them."""
         self.length += tokens
 
+    def copy_from(self, other: "KVCache", tokens: int) -> None:
+        """Begin with another sequence's first `tokens`, in the same storage."""
+        self._store[:, :, :, :tokens] = other._store[:, :, :, :tokens]
+        if self._scales is not None and other._scales is not None:
+            self._scales[:, :, :, :tokens] = other._scales[:, :, :, :tokens]
+        self.length = tokens
+
     def truncate(self, length: int) -> None:
         """Forget everything from position `length` on."""
         self.length = min(self.length, length)

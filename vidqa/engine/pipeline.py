@@ -103,7 +103,7 @@ class Pipeline:
         with self._stages.tracker.phase("decode"):  # one visit: a token is too short to measure around
             reason = yield from self._write(logits)
         assert self.read is not None
-        return Outcome(self._plan_that_ran(), reason, self.read.cache.bytes)
+        return Outcome(plan_that_ran(self._plan, self.visual), reason, self.read.cache.bytes)
 
     def _write(self, logits: Tensor) -> Generator[Event, None, FinishReason]:
         """Decode the rest of the answer; returns why it ended."""
@@ -136,14 +136,14 @@ class Pipeline:
             yield TextDelta(text)
         return reason
 
-    def _plan_that_ran(self) -> Plan:
-        """The plan with what was really seen: a damaged video gives fewer frames."""
-        plan, visual = self._plan, self.visual
-        assert visual is not None
-        return replace(
-            plan,
-            draft=replace(plan.draft, frames=len(visual.times)),
-            timestamps_seconds=tuple(visual.times),
-            visual_tokens=visual.filled,
-            prompt_tokens=plan.prompt_tokens - plan.visual_tokens + visual.filled,
-        )
+
+def plan_that_ran(plan: Plan, visual: Visual | None) -> Plan:
+    """The plan with what was really seen: a damaged video gives fewer frames."""
+    assert visual is not None
+    return replace(
+        plan,
+        draft=replace(plan.draft, frames=len(visual.times)),
+        timestamps_seconds=tuple(visual.times),
+        visual_tokens=visual.filled,
+        prompt_tokens=plan.prompt_tokens - plan.visual_tokens + visual.filled,
+    )

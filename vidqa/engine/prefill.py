@@ -41,6 +41,10 @@ class Prefill:
             self._run(rows)
             yield cache.length
 
+    def forget(self, cache: TokenCache) -> None:
+        """Drop the rows of a sequence that goes on no more."""
+        self._waiting = deque(part for part in self._waiting if part.cache is not cache)
+
     @torch.no_grad()
     def logits(self, *caches: TokenCache) -> Tensor:
         """Scores (caches, vocabulary) of the tokens after the last rows; everything was flushed."""

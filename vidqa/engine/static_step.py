@@ -33,8 +33,8 @@ class Places:
     @classmethod
     def of(cls, lengths: Sequence[int], positions: Sequence[int], device: torch.device) -> "Places":
         """From numbers on the host; all go on."""
-        here = [torch.tensor(numbers, device=device) for numbers in (lengths, positions)]
-        return cls(*here, torch.ones_like(here[0]))
+        cached = torch.tensor(lengths, device=device)
+        return cls(cached, torch.tensor(positions, device=device), torch.ones_like(cached))
 
     def advance(self, tokens: int = 1) -> None:
         """So many more tokens for each that goes on; or fewer."""
