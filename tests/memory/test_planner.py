@@ -14,7 +14,7 @@ from vidqa.engine.planning import closer_look, plan_best
 from vidqa.errors import DoesNotFit
 from vidqa.memory import quality
 from vidqa.memory.alternatives import alternatives
-from vidqa.memory.estimate import MARGIN_LIMIT_BYTES, required_bytes, tensor_bytes
+from vidqa.memory.estimate import MARGIN_LIMIT_BYTES, kv_bytes, required_bytes, tensor_bytes
 from vidqa.memory.planner import Task, plan_video
 from vidqa.memory.weights import part_bytes
 from vidqa.models.choice import RELEASED
@@ -217,8 +217,11 @@ def test_a_batch_multiplies_what_belongs_to_a_sequence() -> None:
     one, four = (tensor_bytes(SPEC_2B, made_draft(batch=batch)) for batch in (1, 4))
     weights = tensor_bytes(SPEC_2B, made_draft())["load"]
     assert one["load"] == four["load"] == weights
+    cache = kv_bytes(SPEC_2B, made_draft())
+    assert kv_bytes(SPEC_2B, made_draft(batch=4)) == 4 * cache
+    for phase in ("vision", "prefill"):  # one sequence after the other
+        assert four[phase] - one[phase] == 3 * cache
     assert (four["decode"] - weights) / (one["decode"] - weights) == pytest.approx(4, rel=0.01)
-    assert (four["prefill"] - weights) / (one["prefill"] - weights) == pytest.approx(4, rel=0.05)
 
 
 @pytest.mark.parametrize(

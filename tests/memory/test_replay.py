@@ -122,7 +122,11 @@ def slope(model: str, phase: str, low: Draft, high: Draft) -> float:
 def test_slopes(model: str) -> None:
     base = made_draft(frames=48, height=252, width=448, vision_chunk=8, prefill_chunk=1024)
     pairs = {
-        "slices in a group": ("vision", replace(base, vision_chunk=4), replace(base, vision_chunk=12)),
+        "slices in a group": (
+            "vision",
+            replace(base, vision_chunk=4, prefill_chunk=512),
+            replace(base, vision_chunk=12, prefill_chunk=512),
+        ),
         "pixels": ("vision", replace(base, frames=8), replace(base, frames=8, height=504, width=896)),
         "tokens": ("prefill", replace(base, frames=32), replace(base, frames=64)),  # one group needs no copy
         "prefill chunk": ("prefill", replace(base, prefill_chunk=512), base),

@@ -60,21 +60,17 @@ def group_tokens(spec: "ModelSpec", draft: Draft) -> int:
 def waiting_rows(spec: "ModelSpec", draft: Draft, phase: str) -> int:
     """Embeddings on the device that wait for their chunk to be full.
 
-    In the prefill the last group, read in part, stays whole; the chunk's own rows are counted
-    there. In the vision phase it is what the groups before have left. Where the tower is moved
-    away first, they wait on the host, and only the group that was just encoded is on the device.
+    In the prefill the last group of G, read in part, stays whole; the chunk's own rows are counted
+    there. In the vision phase fewer than a chunk of n wait: all in one group where n ≤ G, else in
+    groups of less than n + G together (a bound that grows with G, as the search needs it). Where the
+    tower is moved away first, they wait on the host, and only the group that was just encoded is on
+    the device.
     """
     group, every = group_tokens(spec, draft), spec.visual_tokens(draft.frames, draft.height, draft.width)
     if draft.placement.vision_offloaded:
         return group if phase == "vision" else 0
-    return min(every, group if phase == "prefill" else _most_left(group, every, draft.prefill_chunk))
-
-
-@lru_cache(maxsize=4096)
-def _most_left(group: int, every: int, chunk: int) -> int:
-    """Rows of the groups that hold the most unread rows: behind i groups, the last i · group mod chunk ones."""
-    unread = (count * group % chunk for count in range(1, -(-every // group)))
-    return max((-(-rows // group) * group for rows in unread), default=0)
+    together = phase == "prefill" or draft.prefill_chunk <= group
+    return min(every, group if together else draft.prefill_chunk + group)
 
 
 def chunk_bytes(spec: "ModelSpec", draft: Draft) -> int:

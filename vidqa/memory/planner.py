@@ -158,7 +158,8 @@ def _families(task: Task) -> Iterator[tuple[Task, Draft]]:
     small = tuple(chunk for chunk in task.chunks if chunk not in good)
     for chunks in filter(None, (good, small)):
         narrowed = replace(task, chunks=chunks)
-        for setup in setups(task):
+        # What costs least first: once one leaves room, those after it can only score less.
+        for setup in sorted(setups(task), key=lambda setup: -quality.setup_points(task.spec, setup)):
             yield narrowed, _chunked(task, setup, *chunks[0])
 
 

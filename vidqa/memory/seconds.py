@@ -21,6 +21,9 @@ _FLOPS_SHARE = 0.45
 # 2B is no faster: 28 layers take about 25 ms whatever they read, about 0.9 ms a layer.
 _BANDWIDTH_SHARE = 0.7
 _LAYER_SECONDS = {"cuda": 0.9e-3, "mps": 0.9e-3, "cpu": 0.1e-3}
+# A captured step (engine/writers.py) launches nothing: about 30 small kernels of 3 µs a layer. Assumed until
+# measured on a GPU.
+_CAPTURED_LAYER_SECONDS = 0.1e-3
 # bitsandbytes 0.45 at batch 1, Llama-3.1-8B on H100: bf16 41.0, NF4 30.1, NF4 nested 24.3, int8 19.2.
 _SLOWER = {"int8": 2.1, "nf4": 1.4, "nf4-dq": 1.7}
 # Measured here: 64 frames of a 5-minute 1080p H.264 clip (GOP 250) in 16.6 s on 2 cores, about
@@ -79,4 +82,6 @@ def token_seconds(spec: "ModelSpec", draft: Draft, device: Device) -> float:
     cache = kv_bytes(spec, draft)
     bus = cache / _HOST_BUS_BYTES_PER_SECOND if draft.placement.kv_on_host else 0.0
     streaming = (read + cache) / (device.bandwidth_bytes_per_second * _BANDWIDTH_SHARE)
-    return max(streaming, spec.layers * _LAYER_SECONDS[device.kind] * _SLOWER.get(draft.weights, 1.0)) + bus
+    captured = device.kind == "cuda" and not (draft.placement.kv_on_host or draft.placement.embedding_on_host)
+    layer = _CAPTURED_LAYER_SECONDS if captured else _LAYER_SECONDS[device.kind]
+    return max(streaming, spec.layers * layer * _SLOWER.get(draft.weights, 1.0)) + bus
