@@ -1,0 +1,166 @@
+"""The demo model in every precision on the same pictures and questions: accuracy and KL divergence against fp32.
+
+Loads one copy of the model per setup, side by side, and runs the engine's own stages on pictures that
+were decoded once. Knows models and tensors; knows no files of video.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import Qwen2VLForConditionalGeneration
+
+from demo_world.questions import Turn, is_right
+from vidqa.engine.decode import decode
+from vidqa.engine.embeddings import PromptEmbeddings
+from vidqa.engine.kv_cache import KVCache
+from vidqa.engine.prefill import prefill
+from vidqa.engine.prompt import build_prompt, position_after_video, text_positions, video_positions
+from vidqa.engine.sampler import Sampler
+from vidqa.engine.vision import GroupEncoder, Picture
+from vidqa.models.attention import make_kernel
+from vidqa.models.hub import demo_folder
+from vidqa.models.loader import Loaded, load_model
+from vidqa.types import Placement
+
+_CPU = torch.device("cpu")
+_MOST_TOKENS = 64
+REFERENCE = "fp32"
+_PLAIN = Placement()
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """A way to hold and run the model: precision of the weights, of the computation and of the KV cache."""
+
+    weights: str
+    dtype: str
+    kv: str = "native"
+    placement: Placement = _PLAIN
+
+
+# Quantized weights compute in bf16 here, as they do on a GPU that has it.
+SETUPS = {
+    REFERENCE: Setup("fp32", "fp32"),
+    "bf16": Setup("bf16", "bf16"),
+    "fp16": Setup("fp16", "fp16"),
+    "int8": Setup("int8", "bf16"),
+    "nf4": Setup("nf4", "bf16"),
+    "nf4-dq": Setup("nf4-dq", "bf16"),
+    "fp32, KV int8": Setup("fp32", "fp32", "int8"),
+    "nf4, vision tower too": Setup("nf4", "bf16", placement=Placement(vision_quantized=True)),
+    "nf4, lm_head too": Setup("nf4", "bf16", placement=Placement(lm_head_quantized=True)),
+}
+
+
+@dataclass(slots=True)
+class Measured:
+    """One setup's results, question by question, in the order of the reference's."""
+
+    weights_bytes: int
+    right: list[bool] = field(default_factory=list)
+    divergence: list[float] = field(default_factory=list)
+
+    def row(self, reference: "Measured") -> dict[str, float]:
+        """Shares and counts against the reference; KL divergence in nats, `points` in percentage points."""
+        pairs = list(zip(reference.right, self.right, strict=True))
+        lost, won = pairs.count((True, False)), pairs.count((False, True))
+        count, ordered = len(pairs), sorted(self.divergence)
+        change = (won - lost) / count
+        spread = ((won + lost) / count - change**2) / count  # variance of a mean of -1, 0 and 1
+        return {
+            "right": sum(self.right) / count, "count": count, "lost": lost, "won": won,
+            "points": 100 * change, "points_error": 100 * spread**0.5,
+            "kl_mean": fmean(ordered), "kl_p99": ordered[int(0.99 * (count - 1))],
+            "weights_bytes": self.weights_bytes,
+        }  # fmt: skip
+
+
+def separate_lm_head(folder: Path) -> Path:
+    """Write the demo model with an lm_head of its own: the same numbers, but a matrix that can be quantized."""
+    model = Qwen2VLForConditionalGeneration.from_pretrained(demo_folder(), dtype=torch.bfloat16)
+    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
+    model.config.tie_word_embeddings = model.config.text_config.tie_word_embeddings = False
+    model.save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "video_preprocessor_config.json"):
+        (folder / name).write_bytes((demo_folder() / name).read_bytes())
+    return folder
+
+
+class Copies:
+    """The demo model once per setup, and what each of them has answered so far."""
+
+    def __init__(self, setups: Sequence[str], folder: Path) -> None:
+        self._models = {name: self._load(SETUPS[name], folder) for name in dict.fromkeys((REFERENCE, *setups))}
+        self.measured = {name: Measured(loaded.model.weights_bytes) for name, loaded in self._models.items()}
+
+    @staticmethod
+    def _load(setup: Setup, folder: Path) -> Loaded:
+        whole = separate_lm_head(folder) if setup.placement.lm_head_quantized else demo_folder()
+        return load_model(whole, _CPU, setup.weights, setup.dtype, setup.placement)
+
+    @torch.no_grad()
+    def ask(self, rgb: np.ndarray, turns: Sequence[Turn]) -> None:
+        """Put the same questions about the same pictures (frames, height, width, 3) uint8 to every copy."""
+        pictures = [Picture(picture, 0.0) for picture in torch.from_numpy(rgb).permute(0, 3, 1, 2)]
+        expected: list[Tensor] = []
+        for name, loaded in self._models.items():
+            result = self.measured[name]
+            for number, (turn, logits, text) in enumerate(_answers(loaded, SETUPS[name], pictures, turns)):
+                if name == REFERENCE:
+                    expected.append(logits)
+                result.right.append(is_right(text, turn.answer))
+                result.divergence.append(divergence(expected[number], logits))
+
+    def table(self) -> dict[str, dict[str, float]]:
+        """A row per setup."""
+        return {name: measured.row(self.measured[REFERENCE]) for name, measured in self.measured.items()}
+
+
+def divergence(reference: Tensor, other: Tensor) -> float:
+    """KL(reference || other) in nats of the distributions that two rows of logits (vocabulary,) stand for."""
+    expected, got = (torch.log_softmax(logits.double(), dim=-1) for logits in (reference, other))
+    return max(float((expected.exp() * (expected - got)).sum()), 0.0)
+
+
+def _answers(
+    loaded: Loaded, setup: Setup, pictures: Sequence[Picture], turns: Sequence[Turn]
+) -> Iterator[tuple[Turn, Tensor, str]]:
+    """First-token logits and the greedy answer to each question; the video is encoded once."""
+    model, tokenizer, spec = loaded.model, loaded.tokenizer, loaded.model.spec
+    encoder = GroupEncoder(model, len(pictures))
+    groups = [group for picture in pictures if (group := encoder.push(picture))]
+    groups += [group for group in (encoder.flush(),) if group]
+    slices = sum(group.slices for group in groups)
+    _, height, width = pictures[0].pixels.shape
+    rows, columns = height // spec.pixel_factor, width // spec.pixel_factor
+    for turn in turns:
+        prompt = build_prompt(tokenizer, spec.video_token, turn.question, None)
+        head, tail = len(prompt.head), len(prompt.tail)
+        embedded = PromptEmbeddings(model, prompt.head, slices * rows * columns, prompt.tail, on_host=False)
+        for group in groups:
+            embedded.add(group.embeddings)
+        after = position_after_video(head, slices, rows, columns)
+        positions = torch.cat(
+            (text_positions(0, head), video_positions(head, slices, rows, columns), text_positions(after, tail)), dim=1
+        )
+        capacity, quantized = len(embedded) + _MOST_TOKENS, setup.kv == "int8"
+        cache, kernel = KVCache(spec, capacity, model.dtype, model.device, quantized=quantized), make_kernel("sdpa")
+        logits = _finished(prefill(model, embedded, positions, cache, kernel, len(embedded)))
+        sampler, position = Sampler(0.0, 1.0, None), int(positions.max()) + 1
+        tokens = list(decode(model, logits, position, cache, kernel, sampler, loaded.stop_ids, _MOST_TOKENS))
+        yield turn, logits, tokenizer.decode(tokens, skip_special_tokens=True)
+
+
+def _finished(stage: Iterator[int]) -> Tensor:
+    """Run a stage to its end; what it returned."""
+    while True:
+        try:
+            next(stage)
+        except StopIteration as finished:
+            logits: Tensor = finished.value
+            return logits
