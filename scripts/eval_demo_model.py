@@ -82,7 +82,7 @@ def compare(clips: int, seed: int, questions: int, precisions: str, pictures: Pa
     from demo_world.precisions import SETUPS, Copies
 
     torch.set_num_threads(1)  # layers of 192 do not share well
-    setups = list(SETUPS) if precisions == "all" else [name.strip() for name in precisions.split(",")]
+    setups = list(SETUPS) if precisions == "all" else precisions.split(",")
     with tempfile.TemporaryDirectory() as folder, Session(EngineConfig(isolate_decoder=False)) as session:
         copies = Copies(setups, Path(folder))
         for index in range(clips):
@@ -102,7 +102,8 @@ def seen(session: Session, spec: ClipSpec, kept: Path) -> "np.ndarray":
         _, pictures = session.see(Request(video=str(clip), question="?", frames=spec.asked_frames, max_tokens=64))
         clip.unlink()
         np.save(kept, np.stack(pictures))
-    return np.load(kept)
+    kept_pictures: np.ndarray = np.load(kept)
+    return kept_pictures
 
 
 def answer_of(session: Session, path: str, question: str, frames: int | None) -> str:

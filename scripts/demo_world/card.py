@@ -91,7 +91,8 @@ def with_precisions(card: str, command: str, clips: int, rows: Mapping[str, Mapp
         f"## Precisions\n\nThe same {clips:,} clips and questions for every precision of the weights, against fp32, "
         f"measured by `{command}` on a CPU. Points are percentage points of exact answers with their standard error, "
         "lost and won the answers behind them; KL is the divergence of the first answer token's distribution, in "
-        "nats. Quantized weights compute in bf16.\n\n" + "\n".join(precision_lines(rows)) + "\n"
+        "nats. Quantized weights compute in bf16 but where fp16 is named; `+` names what is quantized besides the "
+        "layers of the language model.\n\n" + "\n".join(precision_lines(rows)) + "\n"
     )
     without = re.sub(r"## Precisions\n.*?(?=\n## |\Z)\n?", "", card, flags=re.DOTALL)
     return re.sub(r"(## Accuracy\n.*?(?=\n## |\Z))", lambda found: f"{found[1]}\n{section}", without, flags=re.DOTALL)

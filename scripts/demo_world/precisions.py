@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,7 +44,7 @@ class Setup:
     placement: Placement = _PLAIN
 
 
-# Quantized weights compute in bf16 here, as they do on a GPU that has it.
+# Quantized weights compute in bf16 here, as they do on a GPU that has it; `nf4/fp16` is for one that has not.
 SETUPS = {
     REFERENCE: Setup("fp32", "fp32"),
     "bf16": Setup("bf16", "bf16"),
@@ -51,9 +52,10 @@ SETUPS = {
     "int8": Setup("int8", "bf16"),
     "nf4": Setup("nf4", "bf16"),
     "nf4-dq": Setup("nf4-dq", "bf16"),
-    "fp32, KV int8": Setup("fp32", "fp32", "int8"),
-    "nf4, vision tower too": Setup("nf4", "bf16", placement=Placement(vision_quantized=True)),
-    "nf4, lm_head too": Setup("nf4", "bf16", placement=Placement(lm_head_quantized=True)),
+    "nf4/fp16": Setup("nf4", "fp16"),
+    "nf4+vision": Setup("nf4", "bf16", placement=Placement(vision_quantized=True)),
+    "nf4+lm_head": Setup("nf4", "bf16", placement=Placement(lm_head_quantized=True)),
+    "fp32+kv-int8": Setup("fp32", "fp32", "int8"),
 }
 
 
@@ -80,12 +82,17 @@ class Measured:
         }  # fmt: skip
 
 
-def separate_lm_head(folder: Path) -> Path:
-    """Write the demo model with an lm_head of its own: the same numbers, but a matrix that can be quantized."""
-    model = Qwen2VLForConditionalGeneration.from_pretrained(demo_folder(), dtype=torch.bfloat16)
+def with_separate_lm_head() -> Any:
+    """The demo model in float32 with an lm_head of its own: the same numbers, but a matrix that can be quantized."""
+    model: Any = Qwen2VLForConditionalGeneration.from_pretrained(demo_folder(), dtype=torch.float32)
     model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
     model.config.tie_word_embeddings = model.config.text_config.tie_word_embeddings = False
-    model.save_pretrained(folder)
+    return model
+
+
+def write_checkpoint(model: Any, folder: Path, **how: Any) -> Path:
+    """Save a changed demo model with the demo model's tokenizer and processor."""
+    model.save_pretrained(folder, **how)
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "video_preprocessor_config.json"):
         (folder / name).write_bytes((demo_folder() / name).read_bytes())
     return folder
@@ -100,8 +107,10 @@ class Copies:
 
     @staticmethod
     def _load(setup: Setup, folder: Path) -> Loaded:
-        whole = separate_lm_head(folder) if setup.placement.lm_head_quantized else demo_folder()
-        return load_model(whole, _CPU, setup.weights, setup.dtype, setup.placement)
+        where = demo_folder()
+        if setup.placement.lm_head_quantized:
+            where = write_checkpoint(with_separate_lm_head(), folder)
+        return load_model(where, _CPU, setup.weights, setup.dtype, setup.placement)
 
     @torch.no_grad()
     def ask(self, rgb: np.ndarray, turns: Sequence[Turn]) -> None:
@@ -110,7 +119,7 @@ class Copies:
         expected: list[Tensor] = []
         for name, loaded in self._models.items():
             result = self.measured[name]
-            for number, (turn, logits, text) in enumerate(_answers(loaded, SETUPS[name], pictures, turns)):
+            for number, (turn, logits, text) in enumerate(answers(loaded, SETUPS[name], pictures, turns)):
                 if name == REFERENCE:
                     expected.append(logits)
                 result.right.append(is_right(text, turn.answer))
@@ -127,7 +136,7 @@ def divergence(reference: Tensor, other: Tensor) -> float:
     return max(float((expected.exp() * (expected - got)).sum()), 0.0)
 
 
-def _answers(
+def answers(
     loaded: Loaded, setup: Setup, pictures: Sequence[Picture], turns: Sequence[Turn]
 ) -> Iterator[tuple[Turn, Tensor, str]]:
     """First-token logits and the greedy answer to each question; the video is encoded once."""

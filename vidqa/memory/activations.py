@@ -26,6 +26,11 @@ def patches_per_slice(spec: "ModelSpec", draft: Draft) -> int:
     return draft.height // spec.vision.patch * (draft.width // spec.vision.patch)
 
 
+def residual_element_bytes(draft: Draft) -> int:
+    """Bytes of an element of the residual streams: float32 beside float16 (models/half.py)."""
+    return _WIDE if draft.dtype == "fp16" else ELEMENT_BYTES[draft.dtype]
+
+
 def vision_bytes(spec: "ModelSpec", draft: Draft) -> int:
     """A group of temporal slices in the vision tower: R rows of E, tiles of T rows with M inside the MLP.
 
@@ -33,14 +38,16 @@ def vision_bytes(spec: "ModelSpec", draft: Draft) -> int:
     float32 halves: b·6·R·E + 4·R·E. MLP, in the last tile: hidden, the tiles before, the tile's
     norm and three wide tensors (fc1, 1.702·fc1 and its sigmoid): b·(2·R·E + 3·T·M). Merger: hidden, norm and two of the
     merged width: b·4·R·E. To these the rotary table: 2·4 bytes per patch of a slice and head_dim.
+    In float16 the hidden states, and the tiles before, are float32.
     """
-    vision, element = spec.vision, ELEMENT_BYTES[draft.dtype]
+    vision, element, residual = spec.vision, ELEMENT_BYTES[draft.dtype], residual_element_bytes(draft)
     patches = patches_per_slice(spec, draft)
     rows = patches * group_slices(spec, draft) * draft.batch
     tile = min(rows, VISION_MLP_ROWS)
-    attention = element * 6 * rows * vision.embed_dim + _WIDE * rows * vision.embed_dim
+    attention = (residual + element * 5 + _WIDE) * rows * vision.embed_dim
     wide = 4 if vision.gated else 3
-    mlp = element * (2 * rows * vision.embed_dim + wide * tile * vision.mlp_hidden)
+    mlp = element * tile * (vision.embed_dim + wide * vision.mlp_hidden)
+    mlp += residual * (2 * rows - tile) * vision.embed_dim
     merger = element * 4 * rows * vision.embed_dim
     rotary = 2 * _WIDE * patches * (vision.embed_dim // vision.heads)
     return max(attention, mlp, merger) + rotary + quantized_copy_bytes(spec, draft, "vision")
@@ -58,7 +65,8 @@ def chunk_bytes(spec: "ModelSpec", draft: Draft) -> int:
     attention and its norm (4·n·H), and what `_mlp_bytes` says: the two halves and their product
     (3·n·I) where nothing is quantized. Attention, while the
     queries are rotated: 7·n·H + 2·n·K. To these cosine and sine (2·n·head_dim). A 4-bit layer
-    makes a 16-bit copy of its matrix instead of the product: 4·n·H + 2·n·I + H·I.
+    makes a 16-bit copy of its matrix instead of the product: 4·n·H + 2·n·I + H·I. In float16 the
+    layer's input and the sum are float32: 6·n·H instead of 4·n·H.
     """
     tokens, _ = worst_pass(spec, draft)
     return tokens_bytes(spec, draft, tokens * draft.batch)
@@ -81,11 +89,12 @@ def chunk_formula(spec: "ModelSpec", draft: Draft) -> str:
     """The larger of the formulas of `chunk_bytes` with its numbers."""
     tokens, _ = worst_pass(spec, draft)
     hidden, wide = spec.hidden, spec.intermediate
+    rows = 2 + 2 * residual_element_bytes(draft) // ELEMENT_BYTES[draft.dtype]
     if draft.weights == "int8":
-        return f"{tokens} tokens · (4 · {hidden} + {wide} in {draft.dtype}, int32, fp16 and cast)"
+        return f"{tokens} tokens · ({rows} · {hidden} + {wide} in {draft.dtype}, int32, fp16 and cast)"
     if draft.weights in QUANTIZED and hidden > tokens:
-        return f"{tokens} tokens · (4 · {hidden} + 2 · {wide}) + {hidden} · {wide}"
-    return f"{tokens} tokens · (4 · {hidden} + 3 · {wide})"
+        return f"{tokens} tokens · ({rows} · {hidden} + 2 · {wide}) + {hidden} · {wide}"
+    return f"{tokens} tokens · ({rows} · {hidden} + 3 · {wide})"
 
 
 def tokens_bytes(spec: "ModelSpec", draft: Draft, tokens: int) -> int:
@@ -98,7 +107,8 @@ def tokens_bytes(spec: "ModelSpec", draft: Draft, tokens: int) -> int:
         tile = element * (5 * tokens * spec.hidden + 2 * tokens * keys + 4 * SDPA_ROWS * spec.hidden)
         attention = max(attention, tile)
     positions = 3 * 8 * tokens  # M-RoPE, int64
-    return max(mlp, attention) + element * 2 * tokens * spec.head_dim + positions
+    wider = 2 * (residual_element_bytes(draft) - element) * tokens * spec.hidden
+    return max(mlp, attention) + wider + element * 2 * tokens * spec.head_dim + positions
 
 
 def _mlp_bytes(spec: "ModelSpec", draft: Draft, tokens: int) -> int:

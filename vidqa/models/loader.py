@@ -16,6 +16,7 @@ import torch
 
 from vidqa.errors import ModelError, UsageError
 from vidqa.models.attention import register
+from vidqa.models.half import keep_finite, largest_weight
 from vidqa.models.qwen2_vl import Qwen2VL
 from vidqa.models.specs import check_supported, read_spec
 from vidqa.types import Placement
@@ -80,6 +81,8 @@ def load_model(folder: Path, device: torch.device, weights: str, dtype: str, pla
             ) from error
     if host_table:
         keep_on_host(model, folder)
+    if dtype == "fp16":
+        keep_finite(model, largest_weight)
     model.eval()
     model.set_attn_implementation({"text_config": register(), "vision_config": "sdpa"})
     if tokenizer.chat_template is None:
