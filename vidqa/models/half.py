@@ -121,8 +121,7 @@ def power_of_two(sizes: Tensor, limit: float) -> Tensor:
     """The smallest powers of two, at least 1, that bring float32 sizes to the limit or below."""
     ratio = (sizes / limit).clamp(min=0.5)
     mantissa, _ = torch.frexp(ratio)
-    power: Tensor = ratio / mantissa  # m · 2^e / m, with m from 0.5 to 1: exactly 2^e
-    return power
+    return ratio / mantissa  # m · 2^e / m, with m from 0.5 to 1: exactly 2^e
 
 
 @torch.no_grad()
@@ -143,4 +142,5 @@ def largest_weight(linear: Any) -> float:
 
 def _largest(states: Tensor) -> Tensor:
     """The largest absolute value of each row, in float32."""
-    return vector_norm(states, ord=math.inf, dim=-1, keepdim=True).float()
+    largest: Tensor = vector_norm(states, ord=math.inf, dim=-1, keepdim=True)
+    return largest.float()
