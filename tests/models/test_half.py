@@ -72,8 +72,9 @@ def planted(plant: Any, folder: Path) -> Path:
     return write_checkpoint(model, folder)
 
 
-def texts(folder: Path, weights: str) -> list[str]:
-    with Session(EngineConfig(model=str(folder), weights=weights, isolate_decoder=False, remember=False)) as session:
+def texts(folder: Path, weights: str, device: str = "cpu") -> list[str]:
+    config = EngineConfig(model=str(folder), device=device, weights=weights, isolate_decoder=False, remember=False)
+    with Session(config) as session:
         said = []
         for question in QUESTIONS:
             *_, last = session.ask(Request(CLIP, question, max_tokens=32))
@@ -103,6 +104,13 @@ def test_planted_overflow_is_answered_as_in_float32(plant: Any, tmp_path: Path) 
     expected = texts(folder, "fp32")
     assert expected[:2] == ["a red circle moves right.", "red."]
     assert texts(folder, "fp16") == expected
+
+
+@pytest.mark.needs_cuda
+@pytest.mark.parametrize("plant", PLANTS)
+def test_planted_overflow_is_answered_on_a_gpu(plant: Any, tmp_path: Path) -> None:
+    folder = planted(plant, tmp_path)
+    assert texts(folder, "fp16", "cuda") == texts(folder, "fp32")
 
 
 @pytest.mark.parametrize("weights", ["nf4", "nf4-dq", "int8"])
@@ -174,7 +182,8 @@ def test_logits_that_are_no_numbers_are_an_error(temperature: float, bad: float,
 def test_a_model_whose_logits_are_nan_says_nothing(tmp_path: Path) -> None:
     model = with_separate_lm_head()
     model.lm_head.weight.data[5, 3] = torch.nan
-    config = EngineConfig(model=str(write_checkpoint(model, tmp_path)), isolate_decoder=False, remember=False)
+    folder = write_checkpoint(model, tmp_path)
+    config = EngineConfig(model=str(folder), device="cpu", isolate_decoder=False, remember=False)
     events: list[Event] = []
     with Session(config) as session, pytest.raises(NotFinite) as failed:
         events.extend(session.ask(Request(CLIP, QUESTION)))

@@ -88,7 +88,7 @@ def _size_limit(task: "Task", space: "Space", draft: Draft) -> Iterator[str]:
 
 def _weights_limit(task: "Task", draft: Draft) -> Iterator[str]:
     best = weight_choices(task.device)[0]
-    if task.config.weights or draft.weights == best:
+    if task.config.weights or task.spec.stored or draft.weights == best:
         return
     dtype = compute_dtype(task.device)
     native = replace(draft, weights=best, dtype=dtype, kv=dtype, placement=Placement())

@@ -126,7 +126,9 @@ def power_of_two(sizes: Tensor, limit: float) -> Tensor:
 
 @torch.no_grad()
 def largest_weight(linear: Any) -> float:
-    """The largest absolute weight of a linear layer, or a bound of it where bitsandbytes has packed it."""
+    """The largest absolute weight of a linear layer, or a bound of it where it is packed."""
+    if hasattr(linear, "qweight"):  # AWQ and GPTQ: scales · (code - zero)
+        return float(linear.scales.abs().max()) * float(2**linear.bits)
     weight = linear.weight
     if (state := getattr(weight, "quant_state", None)) is not None:  # codes reach from -1 to 1
         scales = state.absmax

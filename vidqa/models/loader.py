@@ -51,7 +51,8 @@ def torch_device(name: str) -> torch.device:
 def load_model(folder: Path, device: torch.device, weights: str, dtype: str, placement: Placement) -> Loaded:
     """Load weights and tokenizer from a local folder in the planned precision and placement.
 
-    Raises ModelError when they are incomplete, of a type that cannot run, or when a library is missing.
+    A checkpoint that is stored quantized is loaded as it is. Raises ModelError when they are
+    incomplete, of a type that cannot run, or when a library is missing.
     """
     from transformers import AutoTokenizer, Qwen2VLForConditionalGeneration
     from transformers.utils import logging as talk
@@ -69,9 +70,14 @@ def load_model(folder: Path, device: torch.device, weights: str, dtype: str, pla
                 device_map={_EMBEDDING: "cpu", "": device} if host_table else {"": device},
                 use_safetensors=True,
                 local_files_only=True,
-                quantization_config=_quantization(weights, dtype, placement, host_table),
+                quantization_config=None
+                if spec.stored
+                else _quantization(weights, dtype, placement, spec.tied, host_table),
             )
-        except (OSError, ValueError, RuntimeError, ImportError) as error:
+        except ImportError as error:
+            what = f"The model in {folder} cannot be loaded: {_first_line(error)}"
+            raise ModelError(what, "Install what is missing.") from error
+        except (OSError, ValueError, RuntimeError) as error:
             if is_out_of_memory(error):
                 raise
             if "out of memory" in heard.text:  # transformers tells of a failed conversion in its log alone
@@ -81,13 +87,15 @@ def load_model(folder: Path, device: torch.device, weights: str, dtype: str, pla
             ) from error
     if host_table:
         keep_on_host(model, folder)
-    if dtype == "fp16":
+    if spec.stored is not None:
+        compute_in(model, DTYPES[dtype])
+    if model.dtype == torch.float16:  # AWQ's kernels choose it themselves
         keep_finite(model, largest_weight)
     model.eval()
     model.set_attn_implementation({"text_config": register(), "vision_config": "sdpa"})
     if tokenizer.chat_template is None:
         tokenizer.chat_template = _chat_template(folder)
-    adapter = Qwen2VL(model=model, spec=spec, device=device, dtype=DTYPES[dtype], weights_bytes=weights_bytes(model))
+    adapter = Qwen2VL(model=model, spec=spec, device=device, dtype=model.dtype, weights_bytes=weights_bytes(model))
     return Loaded(adapter, tokenizer, _stop_ids(model, tokenizer), weights, placement)
 
 
@@ -100,14 +108,14 @@ def release_cached_memory() -> None:
         torch.mps.empty_cache()
 
 
-def _quantization(weights: str, dtype: str, placement: Placement, host_table: bool) -> Any:
+def _quantization(weights: str, dtype: str, placement: Placement, tied: bool, host_table: bool) -> Any:
     """bitsandbytes' configuration of a precision; None for whole numbers of bits."""
     if weights in DTYPES:
         return None
     from transformers import BitsAndBytesConfig
 
     skipped = [] if placement.vision_quantized else ["model.visual"]
-    skipped += [] if placement.lm_head_quantized else ["lm_head"]
+    skipped += [] if placement.lm_head_quantized and not tied else ["lm_head"]  # else it is the table, in 16-bit
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # one warning a layer about int8 on bf16
     return BitsAndBytesConfig(
         load_in_8bit=weights == "int8",
@@ -118,6 +126,13 @@ def _quantization(weights: str, dtype: str, placement: Placement, host_table: bo
         llm_int8_skip_modules=skipped,
         llm_int8_enable_fp32_cpu_offload=host_table,
     )
+
+
+def compute_in(model: Any, dtype: torch.dtype) -> None:
+    """Let stored 4-bit layers compute in the planned precision: the checkpoint may name another one."""
+    for module in model.modules():
+        if hasattr(module, "compute_dtype"):
+            module.compute_dtype = dtype
 
 
 def keep_on_host(model: Any, folder: Path) -> None:
