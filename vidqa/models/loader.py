@@ -61,6 +61,7 @@ def load_model(folder: Path, device: torch.device, weights: str, dtype: str, pla
     spec = read_spec(folder)
     check_supported(spec, folder.name)
     host_table = placement.embedding_on_host and device.type != "cpu"
+    quantization = None if spec.stored else _quantization(weights, dtype, placement, spec.tied, host_table)
     with _listening() as heard:
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
