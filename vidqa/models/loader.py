@@ -71,9 +71,7 @@ def load_model(folder: Path, device: torch.device, weights: str, dtype: str, pla
                 device_map={_EMBEDDING: "cpu", "": device} if host_table else {"": device},
                 use_safetensors=True,
                 local_files_only=True,
-                quantization_config=None
-                if spec.stored
-                else _quantization(weights, dtype, placement, spec.tied, host_table),
+                quantization_config=quantization,
             )
         except ImportError as error:
             what = f"The model in {folder} cannot be loaded: {_first_line(error)}"
