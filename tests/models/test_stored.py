@@ -59,6 +59,7 @@ def test_a_bitsandbytes_checkpoint_is_loaded_and_planned_as_it_is(
     draft = said.plan.draft
     assert (draft.weights, draft.placement.vision_quantized) == (weights, placement.vision_quantized)
     assert said.text == "a red circle moves right."
+    assert not said.plan.limits  # nothing was chosen
     assert session.loaded is not None
     model = session.loaded.model
     assert type(model.model.model.language_model.layers[0].mlp.up_proj).__name__.startswith("Linear")

@@ -24,7 +24,8 @@ _ELEMENT_BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "
 _PACKED = ("U8", "I8", "I32", "I16")
 _NOT_KEPT = (".weight_format", ".quant_state.bitsandbytes__nf4")  # read while loading, not kept on the device
 _LONGEST_HEADER = 100_000_000  # safetensors' own limit
-_REMEDY = "Use the unquantized checkpoint, with --weights int8 or nf4."
+_UNQUANTIZED = "use the unquantized checkpoint with --weights int8 or nf4."
+_REMEDY = _UNQUANTIZED.capitalize()
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,7 @@ class StoredWeights:
         if absent:
             raise ModelError(
                 f"{name} is stored quantized by {self.method}, which needs {' and '.join(absent)}: not installed here.",
-                f"Install it with `pip install {' '.join(absent)}`. Or: {_REMEDY}",
+                f"Install what is missing with `pip install {' '.join(absent)}`, or {_UNQUANTIZED}",
             )
 
 
