@@ -27,7 +27,7 @@ from vidqa.types import Placement
 
 CPU = torch.device("cpu")
 FACTOR = 2.0**12
-QUESTIONS = (QUESTION, "what color is it?", "Describe this video in detail.")
+QUESTIONS = (QUESTION, "what color is it?")
 
 
 def scale(*modules: Any, by: float) -> None:
@@ -102,7 +102,7 @@ def test_planted_overflow_is_answered_as_in_float32(plant: Any, tmp_path: Path) 
     assert logits_of_transformers(folder, torch.float32).isfinite().all()
     assert logits_of_transformers(folder, torch.float16).isnan().all()  # what the published "!!!!" is
     expected = texts(folder, "fp32")
-    assert expected[:2] == ["a red circle moves right.", "red."]
+    assert expected == ["a red circle moves right.", "red."]
     assert texts(folder, "fp16") == expected
 
 

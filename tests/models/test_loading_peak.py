@@ -24,10 +24,7 @@ from vidqa.models.loader import load_model
 from vidqa.models.specs import read_spec
 from vidqa.types import Placement
 
-SETUPS = (
-    ("fp32", "fp32"), ("bf16", "bf16"), ("fp16", "fp16"), ("int8", "bf16"), ("nf4", "bf16"), ("nf4-dq", "bf16"),
-    ("nf4", "fp16"),
-)  # fmt: skip
+SETUPS = (("fp32", "fp32"), ("bf16", "bf16"), ("int8", "bf16"), ("nf4-dq", "bf16"), ("nf4", "fp16"))
 SHARD_BYTES = 600_000
 SMALL_BYTES = 16 * BLOCK  # bitsandbytes' code tables, which all its layers share
 
