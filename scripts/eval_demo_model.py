@@ -1,30 +1,40 @@
 """Accuracy of a demo model on freshly drawn clips, encoded to video files and read back through vidqa.
 
 Half of the clips come from a renderer that training never saw. Prints a table and what misses its
-bar; --json prints an object. Ends with 1 if a bar is missed.
+bar; --json prints an object. Ends with 1 if a bar is missed. With --precisions the same clips and
+questions go to every precision, and the table tells what each loses against fp32.
 """
 
 import argparse
 import json
+import platform
 import random
 import sys
 import tempfile
+import time
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
-from demo_world.card import with_accuracy
+from demo_world.card import precision_lines, with_accuracy, with_precisions
 from demo_world.clips import ClipSpec, draw_clip, write_clip
 from demo_world.questions import QUESTIONS, Turn, ask, is_right
 from vidqa import EngineConfig, Request, Session
 from vidqa.events import Answered
 
+if TYPE_CHECKING:
+    from demo_world.precisions import Copies
+
 CLIP_SEED = 90_000_000
 BARS = {
     "single: all": 0.90, "single: color": 0.97, "single: motion": 0.97, "single: shape": 0.93, "two: all": 0.75,
 }  # fmt: skip
+NF4_BAR_POINTS = -2.0  # what nf4 may lose against fp32
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,18 +56,54 @@ class Result:
         return is_right(self.answer, self.turn.answer)
 
 
+def draw_case(index: int, seed: int, questions: int) -> tuple[ClipSpec, list[Turn]]:
+    """A clip and what is asked of it: `what happens?` and other questions."""
+    spec = draw_clip(CLIP_SEED + seed * 1_000_000 + index, other_renderer=index % 2 == 1)
+    rng = random.Random(f"questions/{seed}/{index}")
+    kinds = ["happens", *rng.sample([kind for kind in QUESTIONS if kind != "happens"], questions - 1)]
+    return spec, [ask(spec.scene, kind, rng.choice(QUESTIONS[kind])) for kind in kinds]
+
+
 def evaluate(clips: int, seed: int, model: str, questions: int) -> Iterator[Result]:
-    """Draw clips, write them, and ask `what happens?` and other questions of each."""
+    """Draw clips, write them, and put their questions to a session."""
     with tempfile.TemporaryDirectory() as folder, Session(EngineConfig(model=model, isolate_decoder=False)) as session:
         path = Path(folder) / "clip.mp4"
         for index in range(clips):
-            spec = draw_clip(CLIP_SEED + seed * 1_000_000 + index, other_renderer=index % 2 == 1)
+            spec, turns = draw_case(index, seed, questions)
             write_clip(spec, path)
-            rng = random.Random(f"questions/{seed}/{index}")
-            kinds = ["happens", *rng.sample([kind for kind in QUESTIONS if kind != "happens"], questions - 1)]
-            for kind in kinds:
-                turn = ask(spec.scene, kind, rng.choice(QUESTIONS[kind]))
+            for turn in turns:
                 yield Result(spec, turn, answer_of(session, str(path), turn.question, spec.asked_frames))
+
+
+def compare(clips: int, seed: int, questions: int, precisions: str, pictures: Path | None) -> "Copies":
+    """Put the same clips and questions to a copy of the demo model in each precision (`all`, or a list)."""
+    import torch
+
+    from demo_world.precisions import SETUPS, Copies
+
+    torch.set_num_threads(1)  # layers of 192 do not share well
+    setups = list(SETUPS) if precisions == "all" else precisions.split(",")
+    with tempfile.TemporaryDirectory() as folder, Session(EngineConfig(isolate_decoder=False)) as session:
+        copies = Copies(setups, Path(folder))
+        for index in range(clips):
+            spec, turns = draw_case(index, seed, questions)
+            kept = (pictures or Path(folder)) / f"{seed}-{index}.npy"
+            copies.ask(seen(session, spec, kept), turns)
+            if pictures is None:
+                kept.unlink()
+    return copies
+
+
+def seen(session: Session, spec: ClipSpec, kept: Path) -> "np.ndarray":
+    """The very pictures (frames, height, width, 3) that the model gets of a clip; kept in a file, read from there."""
+    if not kept.exists():
+        clip = kept.with_suffix(".mp4")
+        write_clip(spec, clip)
+        _, pictures = session.see(Request(video=str(clip), question="?", frames=spec.asked_frames, max_tokens=64))
+        clip.unlink()
+        np.save(kept, np.stack(pictures))
+    kept_pictures: np.ndarray = np.load(kept)
+    return kept_pictures
 
 
 def answer_of(session: Session, path: str, question: str, frames: int | None) -> str:
@@ -92,12 +138,57 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--model", default="demo")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--card", type=Path, help="model card whose accuracy section to replace")
+    parser.add_argument("--precisions", help="`all` or a list: compare them with fp32 on the same clips")
+    parser.add_argument("--pictures", type=Path, help="with --precisions: keep decoded pictures in this folder")
+    parser.add_argument("--out", type=Path, help="with --precisions: write the figures to this JSON file")
     parser.add_argument("--errors", type=int, default=0, help="show this many wrong answers")
     return parser.parse_args()
 
 
+def environment() -> dict[str, str]:
+    """What the figures were measured with."""
+    import torch
+    import transformers
+
+    versions = {"torch": torch.__version__, "transformers": transformers.__version__}
+    return {"device": platform.machine(), **versions, "python": platform.python_version()}
+
+
+def report_precisions(arguments: argparse.Namespace) -> int:
+    """Compare precisions, tell and keep the figures; 1 if nf4 misses its bar."""
+    began = time.monotonic()
+    asked = f"--precisions {arguments.precisions} --clips {arguments.clips} --questions {arguments.questions}"
+    copies = compare(arguments.clips, arguments.seed, arguments.questions, arguments.precisions, arguments.pictures)
+    rows = copies.table()
+    late = [f"nf4 loses {-rows['nf4']['points']:.2f} points"] if _too_bad(rows) else []
+    report: dict[str, Any] = {
+        "environment": {**environment(), "date": time.strftime("%Y-%m-%d")},
+        "clips": arguments.clips, "seed": arguments.seed, "questions_per_clip": arguments.questions,
+        "seconds": round(time.monotonic() - began), "bars": {"nf4": NF4_BAR_POINTS}, "missed": late, "rows": rows,
+    }  # fmt: skip
+    print(json.dumps(report, indent=1) if arguments.json else "\n".join(precision_lines(rows)))
+    if arguments.out:
+        arguments.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    if arguments.card:
+        card = arguments.card.read_text(encoding="utf-8")
+        command = f"scripts/eval_demo_model.py {asked} --seed {arguments.seed}"
+        arguments.card.write_text(with_precisions(card, command, arguments.clips, rows), encoding="utf-8")
+    for line in late:
+        print(f"{line}, and may lose {-NF4_BAR_POINTS:.0f}", file=sys.stderr)
+    return 1 if late else 0
+
+
+def _too_bad(rows: dict[str, dict[str, float]]) -> bool:
+    return "nf4" in rows and rows["nf4"]["points"] < NF4_BAR_POINTS
+
+
 def main() -> int:
     arguments = parse_arguments()
+    return report_precisions(arguments) if arguments.precisions else report_accuracy(arguments)
+
+
+def report_accuracy(arguments: argparse.Namespace) -> int:
+    """Measure and tell the shares of right answers; 1 if a bar is missed."""
     results = list(evaluate(arguments.clips, arguments.seed, arguments.model, arguments.questions))
     table = summarise(results)
     if arguments.json:

@@ -18,6 +18,8 @@ from torch.overrides import TorchFunctionMode
 
 from vidqa.memory.live_bytes import LiveBytes
 from vidqa.memory.weights import QUANTIZED
+from vidqa.models.half import keep_finite
+from vidqa.models.loader import DTYPES
 from vidqa.models.qwen2_vl import Qwen2VL
 from vidqa.models.skeleton import config_of
 from vidqa.models.specs import ModelSpec
@@ -65,7 +67,7 @@ class ReplayedLinear4bit(nn.Module):
     def __init__(self, linear: nn.Linear, nested: bool) -> None:
         super().__init__()
         device, values = linear.weight.device, linear.weight.numel()
-        self.outputs, self.shape = linear.out_features, tuple(linear.weight.shape)
+        self.outputs, self.shape, self.in_features = linear.out_features, tuple(linear.weight.shape), linear.in_features
         self.packed = torch.empty(values // 2, 1, dtype=torch.uint8, device=device)
         blocks = -(-values // 64)
         self.absmax = torch.empty(blocks, dtype=torch.uint8 if nested else torch.float32, device=device)
@@ -97,7 +99,7 @@ class ReplayedLinear8bit(nn.Module):
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
-        self.outputs = linear.out_features
+        self.outputs, self.in_features = linear.out_features, linear.in_features
         self.packed = torch.empty(linear.weight.shape, dtype=torch.int8, device=linear.weight.device)
         self.absmax = torch.empty(linear.out_features, device=linear.weight.device)
         self.bias = linear.bias
@@ -150,12 +152,14 @@ class Replay:
 
 
 @contextmanager
-def replayed(spec: ModelSpec, weights: str, placement: Placement = _PLAIN) -> Iterator[Replay]:
-    """The model of a spec on a fake CUDA device, in the named precision and placement."""
+def replayed(
+    spec: ModelSpec, weights: str, placement: Placement = _PLAIN, dtype_name: str = "bf16"
+) -> Iterator[Replay]:
+    """The model of a spec on a fake CUDA device, in the named precisions and placement."""
     from transformers import Qwen2VLForConditionalGeneration
     from transformers.initialization import no_init_weights
 
-    live, dtype = LiveBytes("cuda"), torch.bfloat16
+    live, dtype = LiveBytes("cuda"), DTYPES[dtype_name]
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
         with torch.device("cuda"), no_init_weights(), _default_dtype(dtype):
             model = Qwen2VLForConditionalGeneration(config_of(spec)).eval()
@@ -166,6 +170,8 @@ def replayed(spec: ModelSpec, weights: str, placement: Placement = _PLAIN) -> It
                 _quantize(model.model.visual, weights)
             if placement.lm_head_quantized:
                 model.lm_head = _quantized(model.lm_head, weights)
+        if dtype_name == "fp16":
+            keep_finite(model, lambda linear: 1.0)  # a fake weight has no values
         if placement.embedding_on_host:
             table = model.get_input_embeddings()
             table.weight = nn.Parameter(torch.empty(table.weight.shape, dtype=dtype), requires_grad=False)

@@ -3,6 +3,7 @@
 VidqaError
 ├── UsageError            a request that contradicts itself or asks for what cannot be
 ├── ModelError            the model cannot be used
+│   ├── NotFinite         its numbers became NaN or infinite: there is no answer in them
 │   └── ModelMissing      not in the cache and not fetched; names the command that fetches it
 ├── VideoError            the video cannot be used
 │   ├── VideoNotFound     no such file, or not a file
@@ -39,6 +40,10 @@ class ModelError(VidqaError):
 
 class ModelMissing(ModelError):
     """The model is neither cached nor reachable."""
+
+
+class NotFinite(ModelError):
+    """The model's logits are NaN or infinite."""
 
 
 class VideoError(VidqaError):

@@ -85,6 +85,32 @@ def with_accuracy(card: str, command: str, table: Mapping[str, Mapping[str, floa
     return re.sub(r"(## Accuracy\n\n).*?(?=\n## |\Z)", lambda found: found[1] + section, card, flags=re.DOTALL)
 
 
+def with_precisions(card: str, command: str, clips: int, rows: Mapping[str, Mapping[str, float]]) -> str:
+    """The card with its precision section, before its last one, replaced by what a comparison measured."""
+    section = (
+        f"## Precisions\n\nThe same {clips:,} clips and questions for every precision of the weights, against fp32, "
+        f"measured by `{command}` on a CPU. Points are percentage points of exact answers with their standard error, "
+        "lost and won the answers behind them; KL is the divergence of the first answer token's distribution, in "
+        "nats. Quantized weights compute in bf16 but where fp16 is named; `+` names what is quantized besides the "
+        "layers of the language model.\n\n" + "\n".join(precision_lines(rows)) + "\n"
+    )
+    without = re.sub(r"## Precisions\n.*?(?=\n## |\Z)\n?", "", card, flags=re.DOTALL)
+    return re.sub(r"(## Accuracy\n.*?(?=\n## |\Z))", lambda found: f"{found[1]}\n{section}", without, flags=re.DOTALL)
+
+
+def precision_lines(rows: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """A Markdown table of a row per precision, as `Measured.row` gives them."""
+    lines = ["| weights | MB | right | of | points against fp32 | lost, won | mean KL | p99 KL |"]
+    lines.append("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
+    for name, row in rows.items():
+        change = f"{row['points']:+.2f} ± {row['points_error']:.2f} | {row['lost']:.0f}, {row['won']:.0f}"
+        lines.append(
+            f"| {name} | {row['weights_bytes'] / 1e6:.1f} | {100 * row['right']:.2f} % | {row['count']:.0f} "
+            f"| {change} | {row['kl_mean']:.1e} | {row['kl_p99']:.1e} |"
+        )
+    return lines
+
+
 def _listed(words: tuple[str, ...], joint: str = ", ") -> str:
     return f"{joint.join(words[:-1])}{joint[:-2]} and {words[-1]}"
 

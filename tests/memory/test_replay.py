@@ -78,7 +78,7 @@ def run_phases(replay: Replay, draft: Draft, spec: ModelSpec) -> dict[str, int]:
 def replayed_peaks(model: str, drafts: tuple[Draft, ...]) -> list[dict[str, int]]:
     """Peaks of every draft; all share the model's weights."""
     spec = MODELS[model]
-    with replayed(spec, drafts[0].weights, drafts[0].placement) as replay:
+    with replayed(spec, drafts[0].weights, drafts[0].placement, drafts[0].dtype) as replay:
         return [run_phases(replay, draft, spec) for draft in drafts]
 
 
@@ -176,6 +176,24 @@ def test_eight_and_768_frames_differ_by_the_cache_alone(model: str) -> None:
     with replayed(spec, "bf16") as replay:
         low, high = (max(run_phases(replay, draft, spec).values()) for draft in (few, many))
     assert high - low == pytest.approx(kv_bytes(spec, many) - kv_bytes(spec, few), rel=0.02)
+
+
+@pytest.mark.parametrize(("model", "weights"), [("2B", "fp16"), ("7B", "nf4"), ("7B", "int8")])
+def test_float16_is_planned_with_its_float32_residual_streams(model: str, weights: str) -> None:
+    shapes = ((2, 560, 1008, 2, 512), (4, 560, 1008, 8, 1024), (6, 252, 448, 1, 256), (32, 112, 140, 8, 1024))
+    drafts = tuple(
+        made_draft(
+            weights=weights, dtype="fp16", kv="fp16", frames=frames, height=height, width=width, vision_chunk=vision,
+            prefill_chunk=chunk,
+        )
+        for frames, height, width, vision, chunk in shapes
+    )  # fmt: skip
+    for draft, peaks in zip(drafts, replayed_peaks(model, drafts), strict=True):
+        planned = tensor_bytes(MODELS[model], draft)
+        narrow = tensor_bytes(MODELS[model], replace(draft, dtype="bf16", kv="bf16"))
+        for phase, peak in peaks.items():
+            assert peak <= planned[phase] <= peak * 1.02 + 2 * MIB, (phase, draft)
+        assert weights == "int8" or any(narrow[phase] < peak for phase, peak in peaks.items())  # float32 is seen
 
 
 @pytest.mark.parametrize("chunk", [3, 7])

@@ -59,3 +59,10 @@ def test_a_device_that_is_not_there_is_told() -> None:
     for name in ("abacus", "cuda:99"):
         with pytest.raises(UsageError, match=name):
             torch_device(name)
+
+
+def test_a_tied_lm_head_stays_as_the_table_is() -> None:
+    place = Placement(lm_head_quantized=True)
+    model = load_model(demo_folder(), CPU, "nf4", "fp32", place).model.model
+    assert model.lm_head.weight is model.get_input_embeddings().weight
+    assert type(model.lm_head) is torch.nn.Linear

@@ -12,7 +12,7 @@ from torch import Tensor
 from vidqa.engine.sampler import NOT_A_NUMBER
 from vidqa.engine.scope import without_grad
 from vidqa.engine.writers import Writer
-from vidqa.errors import ModelError
+from vidqa.errors import NotFinite
 from vidqa.types import FinishReason
 
 
@@ -22,7 +22,7 @@ def decode(
 ) -> Generator[int, None, FinishReason]:
     """Yield token ids, the first one from the prefill's `logits` (1, vocabulary); returns why it ended.
 
-    Raises ModelError where the logits are not finite: a token chosen from them would mean nothing.
+    Raises NotFinite where the logits are not finite: a token chosen from them would mean nothing.
     """
     running = decode_together(writer, logits, stop_ids, [max_tokens])
     for _, token in running:
@@ -64,9 +64,9 @@ def decode_together(
 
 
 def _ending(writer: Writer, number: int, stop_ids: frozenset[int]) -> FinishReason | None:
-    """`stop` for a token that ends the answer; raises ModelError for none at all."""
+    """`stop` for a token that ends the answer; raises NotFinite for none at all."""
     if number == NOT_A_NUMBER:
-        raise ModelError(
+        raise NotFinite(
             f"The model's scores are not finite in {writer.dtype}: its numbers overflowed, or its weights are damaged.",
             "Use --weights bf16 or fp32 where the device has them, or fetch the model again with `vidqa pull`.",
         )

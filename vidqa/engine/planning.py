@@ -5,6 +5,7 @@ No weights, no frame, no torch. The search itself is `memory/planner.py`.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 from vidqa.config import PLANNED_ONLY, EngineConfig
 from vidqa.errors import DoesNotFit, UsageError
@@ -13,7 +14,7 @@ from vidqa.memory.estimate import Surroundings, rounding_bytes
 from vidqa.memory.planner import Task, plan_video
 from vidqa.memory.setups import weight_choices
 from vidqa.models.choice import Checkpoint
-from vidqa.types import Device, Plan, Request, VideoInfo
+from vidqa.types import Device, Placement, Plan, Request, VideoInfo
 from vidqa.units import format_bytes, format_timestamp
 
 _MIB = 2**20
@@ -103,7 +104,9 @@ def surroundings(device: Device, video: VideoInfo) -> Surroundings:
 def tasks_for(
     checkpoints: Sequence[Checkpoint], video: VideoInfo, request: Request, config: EngineConfig, device: Device
 ) -> list[Task]:
-    """One planner's task per model; raises UsageError for a budget of nothing."""
+    """One planner's task per model; raises UsageError for a budget of nothing, and for weights that a model has not."""
+    if len(checkpoints) == 1:
+        _check_stored(checkpoints[0], config)
     around, budget = surroundings(device, video), budget_bytes(device, config)
     return [
         Task(
@@ -117,9 +120,28 @@ def tasks_for(
             around=around,
             budget_bytes=budget,
             text_tokens=most_text_tokens(request),
+            **_as_stored(found),
         )
         for found in checkpoints
     ]
+
+
+def _check_stored(found: Checkpoint, config: EngineConfig) -> None:
+    stored = found.spec.stored
+    if stored is not None and config.weights not in (None, stored.weights):
+        raise UsageError(
+            f"{found.name} is stored in {stored.weights}: there are no {config.weights} weights in it.",
+            "Leave --weights away, or name the unquantized checkpoint.",
+        )
+
+
+def _as_stored(found: Checkpoint) -> dict[str, Any]:
+    """What a checkpoint that is stored quantized settles of its task: precision, and which parts have it."""
+    stored = found.spec.stored
+    if stored is None:
+        return {}
+    place = Placement(vision_quantized="vision" in stored.quantized, lm_head_quantized="lm_head" in stored.quantized)
+    return {"pinned_weights": stored.weights, "pinned_placement": place}
 
 
 def plan_best(tasks: Sequence[Task]) -> tuple[int, Plan]:
@@ -181,7 +203,7 @@ def _cell(
 ) -> Plan | None:
     """One field of the matrix; `native` weights are the card's own 16-bit type."""
     precision = weight_choices(device)[0] if weights == "native" else weights
-    if precision not in weight_choices(device):
+    if precision not in weight_choices(device) or (found.spec.stored and found.spec.stored.weights != precision):
         return None
     try:
         return plan_video(*tasks_for([found], video, request, replace(config, weights=precision), device))

@@ -27,6 +27,11 @@ def patches_per_slice(spec: "ModelSpec", draft: Draft) -> int:
     return draft.height // spec.vision.patch * (draft.width // spec.vision.patch)
 
 
+def residual_element_bytes(draft: Draft) -> int:
+    """Bytes of an element of the residual streams: float32 beside float16 (models/half.py)."""
+    return _WIDE if draft.dtype == "fp16" else ELEMENT_BYTES[draft.dtype]
+
+
 def vision_bytes(spec: "ModelSpec", draft: Draft) -> int:
     """A group of temporal slices in the vision tower: R rows of E, tiles of T rows with M inside the MLP.
 
@@ -34,14 +39,16 @@ def vision_bytes(spec: "ModelSpec", draft: Draft) -> int:
     float32 halves: b·6·R·E + 4·R·E. MLP, in the last tile: hidden, the tiles before, the tile's
     norm and three wide tensors (fc1, 1.702·fc1 and its sigmoid): b·(2·R·E + 3·T·M). Merger: hidden, norm and two of the
     merged width: b·4·R·E. To these the rotary table: 2·4 bytes per patch of a slice and half of head_dim.
+    In float16 the hidden states, and the tiles before, are float32.
     """
-    vision, element = spec.vision, ELEMENT_BYTES[draft.dtype]
+    vision, element, residual = spec.vision, ELEMENT_BYTES[draft.dtype], residual_element_bytes(draft)
     patches = patches_per_slice(spec, draft)
     rows = patches * group_slices(spec, draft)
     tile = min(rows, VISION_MLP_ROWS)
-    attention = element * 6 * rows * vision.embed_dim + _WIDE * rows * vision.embed_dim
+    attention = (residual + element * 5 + _WIDE) * rows * vision.embed_dim
     wide = 4 if vision.gated else 3
-    mlp = element * (2 * rows * vision.embed_dim + wide * tile * vision.mlp_hidden)
+    mlp = element * tile * (vision.embed_dim + wide * vision.mlp_hidden)
+    mlp += residual * (2 * rows - tile) * vision.embed_dim
     merger = element * 4 * rows * vision.embed_dim
     rotary = _WIDE * patches * (vision.embed_dim // vision.heads)
     return max(attention, mlp, merger) + rotary + quantized_copy_bytes(spec, draft, "vision")
@@ -79,7 +86,9 @@ def chunk_bytes(spec: "ModelSpec", draft: Draft) -> int:
     MLP, at the product of its two halves: the chunk's embeddings, the layer's input and its norm
     (3·n·H), and what `_mlp_bytes` says: the two halves and their product (3·n·I) where nothing is
     quantized. Attention, while the queries are rotated: also the queries before and after (5·n·H),
-    and two halves in float32 (4 bytes · n·H). To these cosine and sine (4 bytes · n·head_dim).
+    and two halves in float32 (4 bytes · n·H). To these cosine and sine (4 bytes · n·head_dim). A 4-bit
+    layer makes a 16-bit copy of its matrix instead of the product. In float16 the layer's input is
+    float32.
     """
     tokens, _ = worst_pass(spec, draft)
     return tokens_bytes(spec, draft, tokens)
@@ -102,11 +111,12 @@ def chunk_formula(spec: "ModelSpec", draft: Draft) -> str:
     """The larger of the formulas of `chunk_bytes` with its numbers."""
     tokens, _ = worst_pass(spec, draft)
     hidden, wide = spec.hidden, spec.intermediate
+    rows = 2 + residual_element_bytes(draft) // ELEMENT_BYTES[draft.dtype]
     if draft.weights == "int8":
-        return f"{tokens} tokens · (3 · {hidden} + {wide} in {draft.dtype}, int32, fp16 and cast)"
+        return f"{tokens} tokens · ({rows} · {hidden} + {wide} in {draft.dtype}, int32, fp16 and cast)"
     if draft.weights in QUANTIZED and hidden > tokens:
-        return f"{tokens} tokens · (3 · {hidden} + 2 · {wide}) + {hidden} · {wide}"
-    return f"{tokens} tokens · (3 · {hidden} + 3 · {wide})"
+        return f"{tokens} tokens · ({rows} · {hidden} + 2 · {wide}) + {hidden} · {wide}"
+    return f"{tokens} tokens · ({rows} · {hidden} + 3 · {wide})"
 
 
 def tokens_bytes(spec: "ModelSpec", draft: Draft, tokens: int) -> int:
@@ -115,7 +125,8 @@ def tokens_bytes(spec: "ModelSpec", draft: Draft, tokens: int) -> int:
     mlp = element * 3 * rows + _mlp_bytes(spec, draft, tokens)
     rotation = (element * 5 + _WIDE) * rows
     positions = 3 * 8 * tokens  # M-RoPE, int64
-    return max(mlp, rotation) + _WIDE * tokens * spec.head_dim + positions
+    wider = (residual_element_bytes(draft) - element) * rows
+    return max(mlp, rotation) + wider + _WIDE * tokens * spec.head_dim + positions
 
 
 def _mlp_bytes(spec: "ModelSpec", draft: Draft, tokens: int) -> int:
@@ -194,14 +205,16 @@ def _attend_bytes(spec: "ModelSpec", draft: Draft, tokens: int) -> int:
     in float32 (three times, with two running outputs), scores twice and a block of keys.
     """
     element, rows = ELEMENT_BYTES[draft.dtype], tokens * spec.hidden
-    base = element * (3 * rows + 2 * tokens * spec.kv_heads * spec.head_dim)
+    base = (residual_element_bytes(draft) - element) * rows + element * (
+        3 * rows + 2 * tokens * spec.kv_heads * spec.head_dim
+    )
     sums = tokens * spec.heads * (3 * _WIDE + element)
     if draft.attention == "flex":
         padded = -(-tokens // TILE_ROWS) * TILE_ROWS
         return base + element * 2 * padded * spec.hidden + padded * spec.heads * _WIDE
     if draft.attention == "tiled":
-        tile, keys = min(tokens, TILE_ROWS), spec.kv_heads * BLOCK_KEYS * spec.head_dim
-        return base + element * rows + _WIDE * (6 * tile * spec.hidden + 2 * tile * spec.heads * BLOCK_KEYS + keys)
+        tile, block = min(tokens, TILE_ROWS), spec.kv_heads * BLOCK_KEYS * spec.head_dim
+        return base + element * rows + _WIDE * (6 * tile * spec.hidden + 2 * tile * spec.heads * BLOCK_KEYS + block)
     return base + element * (4 if draft.attention == "efficient" else 2) * rows + sums
 
 

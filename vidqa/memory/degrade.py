@@ -77,6 +77,8 @@ def _steps(task: Task, plan: Plan, phase: str) -> Iterator[tuple[str, Task]]:
 def _lighter_loads(task: Task, plan: Plan) -> Iterator[tuple[str, Task]]:
     """The embedding table on the host, then smaller weights."""
     draft = plan.draft
+    if task.spec.stored is not None:
+        return  # it is as it is
     if task.config.placement is None:
         for place in placements(task.spec, draft.weights, task.device):
             if place.embedding_on_host and not draft.placement.embedding_on_host:

@@ -24,6 +24,7 @@ _LEVERS = {
     "lm_head_quantized": "lm_head is quantized too",
     "kv_on_host": "the KV cache stays in host memory: slow",
 }
+_QUANTIZED_LEVERS = ("vision_quantized", "lm_head_quantized")  # no choice where a checkpoint is stored so
 
 
 def told_limits(task: "Task", space: "Space", draft: Draft) -> tuple[str, ...]:
@@ -89,7 +90,7 @@ def _size_limit(task: "Task", space: "Space", draft: Draft) -> Iterator[str]:
 
 def _weights_limit(task: "Task", draft: Draft) -> Iterator[str]:
     best = weight_choices(task.device)[0]
-    if task.config.weights or draft.weights == best:
+    if task.config.weights or task.spec.stored or draft.weights == best:
         return
     dtype = compute_dtype(task.device)
     native = replace(draft, weights=best, dtype=dtype, kv=dtype, placement=Placement())
@@ -110,8 +111,9 @@ def _kv_limit(task: "Task", draft: Draft) -> Iterator[str]:
 
 def _placement_limits(task: "Task", draft: Draft) -> Iterator[str]:
     if task.config.placement is None:
+        as_stored = _QUANTIZED_LEVERS if task.spec.stored else ()
         for name, told in _LEVERS.items():
-            if getattr(draft.placement, name):
+            if getattr(draft.placement, name) and name not in as_stored:
                 yield f"{told}, to save memory"
 
 

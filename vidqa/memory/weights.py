@@ -18,7 +18,7 @@ BLOCK = (
     512  # CUDA's caching allocator rounds every tensor up to this (c10/cuda/CUDACachingAllocator.cpp, kMinBlockSize)
 )
 ELEMENT_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
-QUANTIZED = ("int8", "nf4", "nf4-dq", "fp8")
+QUANTIZED = ("int8", "nf4", "nf4-dq", "fp8", "awq", "gptq")  # the last two only as a checkpoint stores them
 PRECISIONS = (*ELEMENT_BYTES, *QUANTIZED)
 _NF4_BLOCK = 64  # weights that share one absmax (bitsandbytes' default)
 _NESTED_BLOCK = 256  # absmaxes that share one scale when they are quantized in turn
@@ -109,7 +109,12 @@ def part_precision(part: str, weights: str, dtype: str, placement: Placement) ->
 
 @cache
 def part_bytes(spec: "ModelSpec", part: str, weights: str, dtype: str, placement: Placement) -> int:
-    """Bytes of one part of the model, wherever it lies. The patch matrix is a convolution: never quantized."""
+    """Bytes of one part of the model, wherever it lies. The patch matrix is a convolution: never quantized.
+
+    A checkpoint that is stored quantized has its own bytes, whatever the placement.
+    """
+    if spec.stored is not None:
+        return spec.stored.part_bytes(part, ELEMENT_BYTES[dtype]) + _BUFFERS.get(part, 0)
     precision = part_precision(part, weights, dtype, placement)
     total = 0
     for tensor in tensors(spec):
@@ -132,7 +137,7 @@ def staging_bytes(spec: "ModelSpec", weights: str, dtype: str, placement: Placem
     """
     quantized = [part for part in ("layers", "vision", "lm_head")
                  if part_precision(part, weights, dtype, placement) in QUANTIZED]  # fmt: skip
-    if not quantized:
+    if not quantized or spec.stored is not None:
         return 0
     matrices = (tensor.rows * tensor.columns for tensor in tensors(spec) if tensor.part in quantized)
     return max(matrices) * (ELEMENT_BYTES[dtype] + (2 if weights == "int8" else 0))

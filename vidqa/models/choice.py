@@ -4,11 +4,12 @@ A model can be planned before it is fetched: the released Qwen2-VL and Qwen2.5-V
 checkpoints stand here in numbers. Knows no torch.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from vidqa.errors import ModelMissing
-from vidqa.models.hub import cached_models, missing, resolve_model
+from vidqa.errors import ModelError, ModelMissing
+from vidqa.models.hub import CachedModel, cached_models, missing, resolve_model
 from vidqa.models.specs import REFERENCE_BOUNDS, ModelSpec, VisionSpec, check_supported, read_bounds, read_spec
 from vidqa.types import PixelBounds
 
@@ -81,11 +82,7 @@ def find_checkpoints(name: str, *, local: bool) -> list[Checkpoint]:
 
 
 def _candidates(local: bool) -> list[Checkpoint]:
-    cached = [
-        Checkpoint(model.repository, read_spec(model.folder), read_bounds(model.folder), model.folder)
-        for model in cached_models()
-        if model.runnable
-    ]
+    cached = [found for model in cached_models() if model.runnable for found in _readable(model, local)]
     if cached:
         return cached
     if local:
@@ -94,3 +91,14 @@ def _candidates(local: bool) -> list[Checkpoint]:
             "Fetch one with `vidqa pull OWNER/NAME`, or add --model demo (coloured shapes only).",
         )
     return [Checkpoint(name, RELEASED[name], REFERENCE_BOUNDS, None) for name in SHORT_NAMES.values()]
+
+
+def _readable(model: CachedModel, local: bool) -> Iterator[Checkpoint]:
+    """A cached model as a checkpoint; nothing where its quantization cannot be planned, or (`local`) run here."""
+    try:
+        found = Checkpoint(model.repository, read_spec(model.folder), read_bounds(model.folder), model.folder)
+        if local:
+            check_supported(found.spec, found.name)
+    except ModelError:
+        return
+    yield found

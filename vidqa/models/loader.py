@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from vidqa.errors import ModelError, UsageError
+from vidqa.models.half import keep_finite, largest_weight
 from vidqa.models.qwen2_vl import Qwen2VL
 from vidqa.models.specs import check_supported, read_spec
 from vidqa.types import Placement
@@ -49,7 +50,8 @@ def torch_device(name: str) -> torch.device:
 def load_model(folder: Path, device: torch.device, weights: str, dtype: str, placement: Placement) -> Loaded:
     """Load weights and tokenizer from a local folder in the planned precision and placement.
 
-    Raises ModelError when they are incomplete, of a type that cannot run, or when a library is missing.
+    A checkpoint that is stored quantized is loaded as it is. Raises ModelError when they are
+    incomplete, of a type that cannot run, or when a library is missing.
     """
     from transformers import AutoTokenizer, Qwen2VLForConditionalGeneration
     from transformers.utils import logging as talk
@@ -58,6 +60,7 @@ def load_model(folder: Path, device: torch.device, weights: str, dtype: str, pla
     spec = read_spec(folder)
     check_supported(spec, folder.name)
     host_table = placement.embedding_on_host and device.type != "cpu"
+    quantization = None if spec.stored else _quantization(weights, dtype, placement, spec.tied, host_table)
     with _listening() as heard:
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
@@ -67,9 +70,12 @@ def load_model(folder: Path, device: torch.device, weights: str, dtype: str, pla
                 device_map={_EMBEDDING: "cpu", "": device} if host_table else {"": device},
                 use_safetensors=True,
                 local_files_only=True,
-                quantization_config=_quantization(weights, dtype, placement, host_table),
+                quantization_config=quantization,
             )
-        except (OSError, ValueError, RuntimeError, ImportError) as error:
+        except ImportError as error:
+            what = f"The model in {folder} cannot be loaded: {_first_line(error)}"
+            raise ModelError(what, "Install what is missing.") from error
+        except (OSError, ValueError, RuntimeError) as error:
             if is_out_of_memory(error):
                 raise
             if "out of memory" in heard.text:  # transformers tells of a failed conversion in its log alone
@@ -79,10 +85,14 @@ def load_model(folder: Path, device: torch.device, weights: str, dtype: str, pla
             ) from error
     if host_table:
         keep_on_host(model, folder)
+    if spec.stored is not None:
+        compute_in(model, DTYPES[dtype])
+    if model.dtype == torch.float16:  # AWQ's kernels choose it themselves
+        keep_finite(model, largest_weight)
     model.eval()
     if tokenizer.chat_template is None:
         tokenizer.chat_template = _chat_template(folder)
-    adapter = Qwen2VL(model=model, spec=spec, device=device, dtype=DTYPES[dtype], weights_bytes=weights_bytes(model))
+    adapter = Qwen2VL(model=model, spec=spec, device=device, dtype=model.dtype, weights_bytes=weights_bytes(model))
     return Loaded(adapter, tokenizer, _stop_ids(model, tokenizer), weights, placement)
 
 
@@ -95,14 +105,14 @@ def release_cached_memory() -> None:
         torch.mps.empty_cache()
 
 
-def _quantization(weights: str, dtype: str, placement: Placement, host_table: bool) -> Any:
+def _quantization(weights: str, dtype: str, placement: Placement, tied: bool, host_table: bool) -> Any:
     """bitsandbytes' configuration of a precision; None for whole numbers of bits."""
     if weights in DTYPES:
         return None
     from transformers import BitsAndBytesConfig
 
     skipped = [] if placement.vision_quantized else ["model.visual"]
-    skipped += [] if placement.lm_head_quantized else ["lm_head"]
+    skipped += [] if placement.lm_head_quantized and not tied else ["lm_head"]  # else it is the table, in 16-bit
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # one warning a layer about int8 on bf16
     return BitsAndBytesConfig(
         load_in_8bit=weights == "int8",
@@ -113,6 +123,13 @@ def _quantization(weights: str, dtype: str, placement: Placement, host_table: bo
         llm_int8_skip_modules=skipped,
         llm_int8_enable_fp32_cpu_offload=host_table,
     )
+
+
+def compute_in(model: Any, dtype: torch.dtype) -> None:
+    """Let stored 4-bit layers compute in the planned precision: the checkpoint may name another one."""
+    for module in model.modules():
+        if hasattr(module, "compute_dtype"):
+            module.compute_dtype = dtype
 
 
 def keep_on_host(model: Any, folder: Path) -> None:

@@ -5,11 +5,12 @@ Pure reading: no torch, no transformers, no weights. Costs are methods of the de
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from vidqa.errors import ModelError
+from vidqa.models.stored import StoredWeights, read_stored
 from vidqa.types import PixelBounds
 
 # qwen-vl-utils 0.0.14, vision_process.py: tokens of 28x28 pixels per temporal slice, frames, fps.
@@ -62,7 +63,10 @@ class VisionSpec:
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """A Qwen2-VL or Qwen2.5-VL checkpoint in numbers. `tied`: lm_head is the embedding table."""
+    """A Qwen2-VL or Qwen2.5-VL checkpoint in numbers.
+
+    `tied`: lm_head is the embedding table. `stored`: how the weights are quantized in the files, if they are.
+    """
 
     model_type: str
     layers: int
@@ -76,6 +80,7 @@ class ModelSpec:
     video_token: int
     tied: bool
     vision: VisionSpec
+    stored: StoredWeights | None = None
 
     @property
     def pixel_factor(self) -> int:
@@ -95,7 +100,7 @@ class ModelSpec:
 def read_spec(folder: Path) -> ModelSpec:
     """Read config.json of a checkpoint folder; raises ModelError for what cannot be planned."""
     config = _read_json(folder / "config.json")
-    return parse_spec(config, folder.name)
+    return replace(parse_spec(config, folder.name), stored=read_stored(folder, config))
 
 
 def parse_spec(config: Mapping[str, Any], name: str) -> ModelSpec:
@@ -114,7 +119,9 @@ def parse_spec(config: Mapping[str, Any], name: str) -> ModelSpec:
 
 
 def check_supported(spec: ModelSpec, name: str) -> None:
-    """Refuse what can be planned but not run yet; raises ModelError."""
+    """Refuse what can be planned but not run yet, or not without a library that is missing; raises ModelError."""
+    if spec.stored is not None:
+        spec.stored.check_installed(name)
     if spec.model_type not in SUPPORTED_TYPES:
         raise ModelError(
             f"{name} is a {spec.model_type!r} checkpoint: it can be planned, but vidqa runs "

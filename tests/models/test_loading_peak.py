@@ -1,0 +1,91 @@
+"""Loading goes tensor by tensor: the peak is the final weights and one shard or staging, as planned."""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers.core_model_loading as loading
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
+
+from demo_world.precisions import write_checkpoint
+from tests.memory.made import made_draft
+from vidqa.memory.estimate import tensor_bytes
+from vidqa.memory.live_bytes import LiveBytes
+from vidqa.memory.weights import BLOCK, staging_bytes
+from vidqa.models.hub import demo_folder
+from vidqa.models.loader import load_model
+from vidqa.models.specs import read_spec
+from vidqa.types import Placement
+
+SETUPS = (("fp32", "fp32"), ("bf16", "bf16"), ("int8", "bf16"), ("nf4-dq", "bf16"), ("nf4", "fp16"))
+SHARD_BYTES = 600_000
+SMALL_BYTES = 16 * BLOCK  # bitsandbytes' code tables, which all its layers share
+
+
+class SharedLiveBytes(LiveBytes):
+    """Counts in several threads: transformers reads in its own."""
+
+    def __init__(self) -> None:
+        super().__init__("cpu")
+        self._lock = threading.RLock()
+
+    def count(self, tensor: Tensor) -> None:
+        with self._lock:
+            super().count(tensor)
+
+    def _forget(self, key: int) -> None:
+        with self._lock:
+            super()._forget(key)
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo model in eleven files."""
+    model = Qwen2VLForConditionalGeneration.from_pretrained(demo_folder(), dtype=torch.bfloat16)
+    return write_checkpoint(model, tmp_path_factory.mktemp("shards"), max_shard_size=SHARD_BYTES)
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], Any]], tuple[LiveBytes, Any]]:
+    """Run something with every tensor counted, also in the threads that transformers loads with."""
+
+    def run(work: Callable[[], Any]) -> tuple[LiveBytes, Any]:
+        live = SharedLiveBytes()
+        monkeypatch.setattr(loading, "ThreadPoolExecutor", partial(ThreadPoolExecutor, initializer=live.__enter__))
+        with live:
+            return live, work()
+
+    return run
+
+
+def load_all_at_once(folder: Path) -> Any:
+    """What loading must not be: every shard in memory before the model is filled."""
+    tensors = {
+        name: tensor.float() for path in folder.glob("*.safetensors") for name, tensor in load_file(path).items()
+    }
+    model = Qwen2VLForConditionalGeneration(Qwen2VLConfig.from_pretrained(folder))
+    model.load_state_dict(tensors, strict=False)
+    return model
+
+
+@pytest.mark.parametrize(("weights", "dtype"), SETUPS)
+def test_the_peak_is_the_weights_and_one_shard_or_staging(shards: Path, counted: Any, weights: str, dtype: str) -> None:
+    assert len(list(shards.glob("*.safetensors"))) > 8
+    live, loaded = counted(lambda: load_model(shards, torch.device("cpu"), weights, dtype, Placement()))
+    spec, staging = read_spec(shards), staging_bytes(read_spec(shards), weights, dtype, Placement())
+    assert loaded.model.weights_bytes <= live.now <= live.peak <= live.now + max(SHARD_BYTES, staging)
+    planned = tensor_bytes(spec, made_draft(weights=weights, dtype=dtype, kv=dtype))["load"]
+    assert live.now <= planned + SMALL_BYTES
+    assert planned - staging <= live.peak <= planned + SHARD_BYTES
+
+
+def test_a_loader_that_reads_everything_first_would_be_seen(shards: Path, counted: Any) -> None:
+    live, _ = counted(lambda: load_all_at_once(shards))
+    assert live.peak > live.now + 10 * SHARD_BYTES
