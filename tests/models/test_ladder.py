@@ -20,7 +20,7 @@ def fresh() -> None:
 @pytest.mark.parametrize("layout", [QWEN_2B, QWEN_7B, HeadLayout(6, 2, 32)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_processor_runs_flash(layout: HeadLayout, dtype: torch.dtype) -> None:
-    (chosen,) = climb(layout, "cpu", dtype)
+    (chosen,) = climb(layout, "cpu", dtype, timed=True)
     assert chosen.name == "flash" and chosen.runs and chosen.chunk_seconds > 0
     assert chosen.difference < (1e-5 if dtype == torch.float32 else 2e-2)
 

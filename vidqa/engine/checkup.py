@@ -231,7 +231,7 @@ def _attention(subject: Subject) -> Iterator[Check]:
     layout = HeadLayout(spec.heads, spec.kv_heads, spec.head_dim)
     where = f"cuda:{device.index}" if device.kind == "cuda" else device.kind
     dtype = device_dtype(device.kind, device.bf16)
-    *missed, chosen = climb(layout, where, dtype)
+    *missed, chosen = climb(layout, where, dtype, timed=True)
     heads = f"{layout.heads}/{layout.kv_heads} heads of {layout.head_dim}, {str(dtype).removeprefix('torch.')}"
     exact = f"within {chosen.difference:.0e} of float32, {1e3 * chosen.chunk_seconds:.1f} ms for 128 tokens after 896"
     yield Check("attention", "ok", f"vidqa runs {chosen.name}: {heads}; {exact}")

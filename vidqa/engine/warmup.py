@@ -34,7 +34,7 @@ def warm_up(spec: ModelSpec, device: torch.device, dtype: torch.dtype, *, flex: 
     """Try the attention ladder and compile the decode step for a model's shapes; with `flex`, FlexAttention too."""
     layout = HeadLayout(spec.heads, spec.kv_heads, spec.head_dim)
     watch = Stopwatch()
-    *_, rung = climb(layout, str(device), dtype)
+    *_, rung = climb(layout, str(device), dtype, timed=True)
     yield Warmed("attention", True, _told(rung), watch.seconds())
     if flex:
         watch = Stopwatch()

@@ -39,7 +39,10 @@ class HeadLayout:
 
 @dataclass(frozen=True, slots=True)
 class Rung:
-    """One kernel here: whether it can be used, its largest difference from float32, seconds of a chunk, or why not."""
+    """One kernel here: whether it can be used, its largest difference from float32, or why not.
+
+    `chunk_seconds` is the quickest run of a chunk, 0 where that was not asked for.
+    """
 
     name: str
     runs: bool
@@ -49,11 +52,11 @@ class Rung:
 
 
 @functools.cache
-def climb(layout: HeadLayout, device: str, dtype: torch.dtype) -> tuple[Rung, ...]:
+def climb(layout: HeadLayout, device: str, dtype: torch.dtype, *, timed: bool = False) -> tuple[Rung, ...]:
     """Try the ladder from its top until a rung runs: what was tried, the choice last. Once per process."""
     tried: list[Rung] = []
     for name in LADDER:
-        tried.append(try_rung(name, layout, device, dtype))
+        tried.append(try_rung(name, layout, device, dtype, timed=timed))
         if tried[-1].runs:
             return tuple(tried)
     reasons = "; ".join(f"{rung.name}: {rung.reason}" for rung in tried)
@@ -61,7 +64,7 @@ def climb(layout: HeadLayout, device: str, dtype: torch.dtype) -> tuple[Rung, ..
 
 
 @torch.no_grad()
-def try_rung(name: str, layout: HeadLayout, device: str, dtype: torch.dtype) -> Rung:
+def try_rung(name: str, layout: HeadLayout, device: str, dtype: torch.dtype, *, timed: bool = True) -> Rung:
     """Run one rung on a chunk and on one token; milliseconds and a few MiB, for flex half a minute of compilation."""
     try:
         kernel = make_kernel(name, torch.device(device))
@@ -69,7 +72,7 @@ def try_rung(name: str, layout: HeadLayout, device: str, dtype: torch.dtype) -> 
         difference = max(_difference(kernel, states, rows) for rows in (_ROWS, 1))
         if not difference <= _TOLERANCE[dtype]:  # a NaN too
             return Rung(name, False, difference, 0.0, f"differs from float32 by {difference:.1e}")
-        return Rung(name, True, difference, _seconds(kernel, states))
+        return Rung(name, True, difference, _seconds(kernel, states) if timed else 0.0)
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, AttentionUnavailable, NotImplementedError) as error:
