@@ -14,7 +14,6 @@ from vidqa.events import Event, Noted
 from vidqa.memory.planner import Task
 from vidqa.models.choice import Checkpoint
 from vidqa.types import Plan, Request, VideoInfo
-from vidqa.video.probe import check_file
 
 if TYPE_CHECKING:
     from vidqa.engine.kept import Read, Scene, Visual
@@ -95,6 +94,7 @@ def recall(kept: Kept, request: Request, config: EngineConfig, loaded: "Loaded")
     Raises VideoError children where the file is gone.
     """
     from vidqa.engine.kept import scene_of
+    from vidqa.video.probe import check_file
 
     check_file(request.video)
     last = kept.run
