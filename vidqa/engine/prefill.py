@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from vidqa.engine.kv_cache import KVCache
-from vidqa.engine.scope import without_grad
+from vidqa.engine.scope import unrecorded, without_grad
 from vidqa.models.attention import Kernel
 from vidqa.models.qwen2_vl import Qwen2VL
 
@@ -37,7 +37,7 @@ class Prefill:
         if rows := self._rows():
             yield self._run(rows)
 
-    @torch.no_grad()
+    @unrecorded()
     def logits(self) -> Tensor:
         """Scores (vocabulary,) of the token after the last row; everything was flushed."""
         assert self._last is not None and not self._waiting
