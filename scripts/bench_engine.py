@@ -130,18 +130,18 @@ def run_vidqa(model: Qwen2VL, frames: torch.Tensor, tokens: int) -> Run:
         make_cache(model.spec, total + tokens, torch.float32, model.device),
         make_kernel("flash", model.device),
     )
-    prefill, encoder, seen = Prefill(model, cache, kernel, prefill_chunk), GroupEncoder(model, vision_chunk), 0
-    drain(prefill.push(model.embed(torch.tensor(HEAD)), text_positions(0, len(HEAD))))
+    prefill, encoder, seen = Prefill(model, kernel, prefill_chunk), GroupEncoder(model, vision_chunk), 0
+    drain(prefill.push(cache, model.embed(torch.tensor(HEAD)), text_positions(0, len(HEAD))))
     for frame in frames:
         if encoder.push(Picture(frame, 0.0)) and (group := encoder.encode()):
-            drain(prefill.push(group.embeddings, video_positions(len(HEAD), group.slices, rows, columns, seen)))
+            drain(prefill.push(cache, group.embeddings, video_positions(len(HEAD), group.slices, rows, columns, seen)))
             seen += group.slices
     if rest := encoder.encode():
-        drain(prefill.push(rest.embeddings, video_positions(len(HEAD), rest.slices, rows, columns, seen)))
+        drain(prefill.push(cache, rest.embeddings, video_positions(len(HEAD), rest.slices, rows, columns, seen)))
     after = position_after_video(len(HEAD), slices, rows, columns)
-    drain(prefill.push(model.embed(torch.tensor(TAIL)), text_positions(after, len(TAIL))))
-    drain(prefill.flush())
-    logits, start = prefill.logits(), after + len(TAIL)
+    drain(prefill.push(cache, model.embed(torch.tensor(TAIL)), text_positions(after, len(TAIL))))
+    drain(prefill.flush(cache))
+    logits, start = prefill.logits(cache), after + len(TAIL)
     made, times = [], []
     writer = make_writer(model, cache, kernel, start, Sampler(0, 1, 0))
     for token in decode(writer, logits, frozenset(), tokens):

@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 from vidqa.memory.live_bytes import LiveBytes
 from vidqa.memory.weights import QUANTIZED
 from vidqa.models.qwen2_vl import Qwen2VL
+from vidqa.models.skeleton import config_of
 from vidqa.models.specs import ModelSpec
 from vidqa.types import Placement
 
@@ -148,28 +149,6 @@ class Replay:
             del tower.to
 
 
-def build_config(spec: ModelSpec) -> Any:
-    """transformers' configuration of a spec."""
-    from transformers import Qwen2VLConfig
-
-    vision = spec.vision
-    sections = {128: [16, 24, 24], 32: [4, 6, 6]}[spec.head_dim]
-    return Qwen2VLConfig(
-        text_config={
-            "vocab_size": spec.vocabulary, "hidden_size": spec.hidden, "intermediate_size": spec.intermediate,
-            "num_hidden_layers": spec.layers, "num_attention_heads": spec.heads,
-            "num_key_value_heads": spec.kv_heads, "max_position_embeddings": spec.context_tokens,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": sections},
-            "tie_word_embeddings": spec.tied, "bos_token_id": 1, "eos_token_id": None, "pad_token_id": None,
-        },
-        vision_config={
-            "depth": vision.depth, "embed_dim": vision.embed_dim, "num_heads": vision.heads,
-            "hidden_size": spec.hidden, "mlp_ratio": vision.mlp_hidden // vision.embed_dim,
-        },
-        tie_word_embeddings=spec.tied, video_token_id=spec.video_token,
-    )  # fmt: skip
-
-
 @contextmanager
 def replayed(spec: ModelSpec, weights: str, placement: Placement = _PLAIN) -> Iterator[Replay]:
     """The model of a spec on a fake CUDA device, in the named precision and placement."""
@@ -179,7 +158,7 @@ def replayed(spec: ModelSpec, weights: str, placement: Placement = _PLAIN) -> It
     live, dtype = LiveBytes("cuda"), torch.bfloat16
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
         with torch.device("cuda"), no_init_weights(), _default_dtype(dtype):
-            model = Qwen2VLForConditionalGeneration(build_config(spec)).eval()
+            model = Qwen2VLForConditionalGeneration(config_of(spec)).eval()
             model.tie_weights()
         if weights in QUANTIZED:
             _quantize(model.model.language_model, weights)

@@ -79,11 +79,11 @@ def pair(layout: str) -> Pair:
 def prefill_all(
     model: Qwen2VL, embeddings: Tensor, positions: Tensor, cache: KVCache, kernel: Kernel, chunk: int
 ) -> Tensor:
-    """Run a whole prompt (n, hidden) at (3, n) positions; the logits after it."""
-    prefill = Prefill(model, cache, kernel, chunk)
-    for _ in (*prefill.push(embeddings, positions), *prefill.flush()):
+    """Run a whole prompt (n, hidden) at (3, n) positions; the logits (1, vocabulary) after it."""
+    prefill = Prefill(model, kernel, chunk)
+    for _ in (*prefill.push(cache, embeddings, positions), *prefill.flush(cache)):
         pass
-    return prefill.logits()
+    return prefill.logits(cache)
 
 
 def random_patches(slices: int, rows: int, columns: int) -> Tensor:

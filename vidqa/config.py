@@ -18,6 +18,7 @@ ATTENTION_CHOICES = ("auto", "flash", "cudnn", "efficient", "flex", "tiled")
 QUALITY_CHOICES = ("fast", "balanced", "best")
 WEIGHT_CHOICES = ("fp32", "bf16", "fp16", "int8", "nf4", "nf4-dq", "fp8")
 PLANNED_ONLY = ("fp8",)
+COMPILE_CHOICES = ("auto", "on", "off")
 KV_CHOICES = ("native", "int8")
 
 
@@ -29,7 +30,9 @@ class EngineConfig:
     `vision_chunk` is in temporal slices, `prefill_chunk` in tokens. `vram_bytes` is a budget
     to plan for instead of what is free, `reserve_bytes` is left to others. `isolate_decoder`
     runs FFmpeg in a process that can be killed; `conversation_tokens` is room in the KV cache for the
-    questions and answers that follow the first; `remember` keeps planned and measured peaks
+    questions and answers that follow the first; `compile` is for the decode step on CUDA (`auto`:
+    where `vidqa warmup` has compiled it); `batch` is how many requests memory is planned for;
+    `remember` keeps planned and measured peaks
     in the user's state folder.
     """
 
@@ -46,6 +49,8 @@ class EngineConfig:
     quality: str = "balanced"
     max_wait_seconds: float | None = None
     conversation_tokens: int = 0
+    compile: str = "auto"
+    batch: int = 1
     remember: bool = True
     isolate_decoder: bool = True
     decoder_deadline_seconds: float = 60.0

@@ -1,8 +1,9 @@
-"""The stream that every face renders. This file knows `types` and nothing else."""
+"""The stream that every face renders. This file knows `types` and `errors` and nothing else."""
 
 from dataclasses import dataclass
 from typing import Literal
 
+from vidqa.errors import VidqaError
 from vidqa.types import Answer, Plan, VideoInfo
 
 Stage = Literal["load", "video", "vision", "prefill", "decode"]
@@ -73,4 +74,11 @@ class Answered:
     answer: Answer
 
 
-Event = Planned | StageStarted | StageProgress | MemorySampled | Degraded | Noted | TextDelta | Answered
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The last event of one request among several: the others go on."""
+
+    error: VidqaError
+
+
+Event = Planned | StageStarted | StageProgress | MemorySampled | Degraded | Noted | TextDelta | Answered | Failed

@@ -146,7 +146,8 @@ class Draft:
 
     `weights` and `kv` are precisions, `dtype` the one that is computed in; `vision_chunk` is
     in temporal slices, `prefill_chunk` in tokens; so is `spare_tokens`, what the KV cache holds
-    beyond prompt and answer, for the questions that follow.
+    beyond prompt and answer, for the questions that follow. `batch` sequences are decoded together:
+    each has its cache, and they are encoded and prefilled one after the other.
     """
 
     weights: str

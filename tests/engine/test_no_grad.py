@@ -58,14 +58,25 @@ class Watched:
         every = (kept.run.visual.rows, storage.store, storage.scales, storage.scratch)
         return [tensor for tensor in every if tensor is not None]
 
-    def follow(self, request: Request) -> tuple[Living, str]:
-        """Living bytes at every event that does not hang on a clock, and the answer."""
-        told: Living = []
-        for event in self.session.ask(request):
-            assert torch.is_grad_enabled()
+    def follow(self, request: Request | list[Request]) -> tuple[Living, list[str]]:
+        """Living bytes at every event that does not hang on a clock, and the answers. The mode stays what it was."""
+        told, answers, before = [], {}, modes()
+        ask = self.session.ask_many if isinstance(request, list) else self._ask
+        for number, event in ask(request):  # type: ignore[operator]
+            assert modes() == before
             if not isinstance(event, MemorySampled):
                 told.append((type(event).__name__, getattr(event, "stage", ""), self.live.now))
-        return told, text_of(event)
+            if isinstance(event, Answered):
+                answers[number] = event.answer.text
+        return told, [answers[number] for number in sorted(answers)]
+
+    def _ask(self, request: Request) -> Iterator[tuple[int, Event]]:
+        for event in self.session.ask(request):
+            yield 0, event
+
+
+def modes() -> tuple[bool, bool]:
+    return torch.is_grad_enabled(), torch.is_inference_mode_enabled()
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +118,7 @@ def ask_twice(watched: Watched) -> tuple[Living, list[str]]:
     watched.session.forget()
     first, told = watched.follow(FIRST)
     second, then = watched.follow(FOLLOW_UP)
-    return first + second, [told, then]
+    return first + second, told + then
 
 
 @pytest.fixture
@@ -193,7 +204,7 @@ def test_what_a_stopped_question_leaves_to_the_next_has_no_graph(watched: Watche
     assert all(tensor.grad_fn is None and not tensor.requires_grad for tensor in watched.kept())
     with Recorded() as recorded:
         _, answer = watched.follow(FOLLOW_UP)
-    assert (answer, recorded.calls) == ("red.", [])
+    assert (answer, recorded.calls) == (["red."], [])
 
 
 @pytest.mark.parametrize("phase", ["vision", "prefill", "decode"])
@@ -212,6 +223,40 @@ def test_an_error_leaves_the_mode_and_no_memory(watched: Watched, phase: str, mo
     watched.session.forget()
     gc.collect()  # pytest's record of the error leads back to the frames that raised it
     assert watched.live.now == baseline
+
+
+TOGETHER = [FIRST, replace(FIRST, question="what color is it?"), replace(FIRST, size=(112, 84))]
+
+
+def test_several_requests_at_once_record_nothing_in_any_mode(watched: Watched) -> None:
+    watched.require_grad(False)
+    frozen = watched.follow(TOGETHER)
+    watched.require_grad()
+    with Recorded() as recorded:
+        assert watched.follow(TOGETHER) == frozen
+        with torch.inference_mode():
+            assert watched.follow(TOGETHER)[1] == frozen[1]
+    assert recorded.calls == []
+    assert frozen[1] == [ANSWER, "red.", ANSWER]
+
+
+@pytest.mark.usefixtures("unscoped")
+def test_without_the_scope_several_requests_record(watched: Watched) -> None:
+    with Recorded() as recorded:
+        watched.follow(TOGETHER)
+    assert {"linear", "embedding"} <= set(recorded.calls)
+
+
+def test_several_requests_that_are_left_half_way_leave_nothing(watched: Watched) -> None:
+    baseline, told = watched.live.now, len(watched.follow(TOGETHER)[0])
+    for stop_after in range(1, told, 8):
+        events: Any = watched.session.ask_many(TOGETHER)
+        for _ in range(stop_after):
+            next(events)
+        events.close()
+        assert torch.is_grad_enabled()
+        assert watched.live.now == baseline, stop_after
+    assert told > 40
 
 
 def test_the_consumer_trains_between_events(watched: Watched) -> None:
@@ -240,24 +285,19 @@ def test_the_consumer_trains_between_events(watched: Watched) -> None:
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.enable_grad, torch.inference_mode])
 def test_the_mode_between_events_is_the_consumers(watched: Watched, mode: Callable[[], Any]) -> None:
     with mode():
-        expected = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
-        told = []
-        for event in watched.session.ask(FIRST):
-            told.append(event)
-            assert (torch.is_grad_enabled(), torch.is_inference_mode_enabled()) == expected
-    assert text_of(told[-1]) == ANSWER
+        assert watched.follow(FIRST)[1] == [ANSWER]
 
 
 def test_a_mode_that_changes_while_a_question_runs(watched: Watched) -> None:
     """Every step in another mode, and the end in yet another: what is made in one is written to in the next."""
-    modes = (torch.inference_mode, torch.enable_grad, torch.no_grad)
+    every = (torch.inference_mode, torch.enable_grad, torch.no_grad)
     events = watched.session.ask(FIRST)
     with Recorded() as recorded:
         for turn in range(30):
-            with modes[turn % 3]():
-                before = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+            with every[turn % 3]():
+                before = modes()
                 next(events)
-                assert (torch.is_grad_enabled(), torch.is_inference_mode_enabled()) == before
+                assert modes() == before
         *_, last = events
     assert text_of(last) == ANSWER and recorded.calls == []
 
@@ -270,7 +310,7 @@ def test_what_is_kept_in_inference_mode_serves_outside_of_it() -> None:
             *_, last = session.ask(FIRST)
             assert text_of(last) == ANSWER
         assert not any(tensor.is_inference() for tensor in (*watched.kept(), *watched.model.parameters()))
-        assert watched.follow(FOLLOW_UP)[1] == "red."
+        assert watched.follow(FOLLOW_UP)[1] == ["red."]
         watched.require_grad()
         table: Any = watched.model.get_parameter("model.language_model.embed_tokens.weight")
         (table * 2).sum().backward()
@@ -281,18 +321,18 @@ def test_a_question_goes_on_in_another_thread(watched: Watched) -> None:
     """Begun here, read there, closed here: a thread's mode is its own, and stays so."""
     events: Any = watched.session.ask(FIRST)
     next(events)
-    modes: list[bool] = []
+    clean: list[bool] = []
 
     def read() -> None:
         with Recorded() as recorded:
             for _ in range(20):
                 next(events)
-                modes.append(torch.is_grad_enabled() and not recorded.calls)
+                clean.append(torch.is_grad_enabled() and not recorded.calls)
 
     thread = threading.Thread(target=read)
     thread.start()
     thread.join()
-    assert modes == [True] * 20
+    assert clean == [True] * 20
     next(events)
     events.close()
     assert torch.is_grad_enabled()
@@ -303,12 +343,12 @@ def test_the_thread_of_frames_sets_its_own_mode(
     watched: Watched, scoped: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without its own scope it would record, whatever the consumer's mode is."""
-    real, modes = feed.resize_frame, set()
+    real, seen = feed.resize_frame, set()
     weight = nn.Parameter(torch.ones(()))  # stands for a transform with parameters
 
     def resize(*frame: Any) -> Tensor:
         picture = real(*frame)
-        modes.add((threading.current_thread().name, (picture.float() * weight).requires_grad))
+        seen.add((threading.current_thread().name, (picture.float() * weight).requires_grad))
         return picture
 
     monkeypatch.setattr(feed, "resize_frame", resize)
@@ -317,7 +357,7 @@ def test_the_thread_of_frames_sets_its_own_mode(
     with torch.no_grad():  # reaches this thread alone
         *_, last = watched.session.ask(FIRST)
     assert text_of(last) == ANSWER
-    assert modes == {("vidqa-frames", not scoped)}
+    assert seen == {("vidqa-frames", not scoped)}
 
 
 def test_an_error_in_the_thread_of_frames_leaves_no_picture(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:

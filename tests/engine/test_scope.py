@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from tests.engine.test_parity import prompt_tensors
 from tests.tiny import pair, random_patches
-from vidqa.engine.decode import decode
+from vidqa.engine.decode import decode, decode_together
 from vidqa.engine.kv_cache import KVCache, make_cache
 from vidqa.engine.prefill import Prefill
 from vidqa.engine.sampler import Sampler
@@ -56,13 +56,13 @@ def test_no_tensor_of_any_stage_has_a_grad_fn_and_the_consumer_keeps_its_mode() 
         make_cache(models.ours.spec, 256, torch.float32, torch.device("cpu")),
         make_kernel("flash", torch.device("cpu")),
     )
-    prefill, nothing = Prefill(models.ours, cache, kernel, 16), torch.zeros(0, 2, 16)
-    for stage in (prefill.push(embeddings, positions), prefill.flush()):
+    prefill, nothing = Prefill(models.ours, kernel, 16), torch.zeros(0, 2, 16)
+    for stage in (prefill.push(cache, embeddings, positions), prefill.flush(cache)):
         for _ in stage:
             assert torch.is_grad_enabled()
             assert not cache.write(0, nothing, nothing).requires_grad
     assert cache.length == 45  # two chunks of 16 and the rest
-    logits = prefill.logits()
+    logits = prefill.logits(cache)
     assert logits.grad_fn is None
     writer = make_writer(models.ours, cache, kernel, int(positions.max()) + 1, Sampler(0, 1, 0))
     for _ in decode(writer, logits, frozenset(), 4):
@@ -96,8 +96,8 @@ def test_a_half_read_prefill_frees_its_cache() -> None:
     embeddings, positions = prompt_tensors(models, random_patches(3, 6, 8), 6, 8)
     cache = make_cache(models.ours.spec, 256, torch.float32, torch.device("cpu"))
     watched = weakref.ref(cache)
-    prefill = Prefill(models.ours, cache, make_kernel("flash", torch.device("cpu")), 8)
-    stage = prefill.push(embeddings, positions)
+    prefill = Prefill(models.ours, make_kernel("flash", torch.device("cpu")), 8)
+    stage = prefill.push(cache, embeddings, positions)
     next(stage)
     stage.close()
     del cache, stage, prefill
@@ -142,28 +142,28 @@ def run_encoder(bare: bool) -> None:
 
 def run_prefill(bare: bool) -> None:
     model, embeddings, positions, cache = tiny_prompt()
-    prefill, push, flush = Prefill(model, cache, make_kernel("flash", CPU), 16), Prefill.push, Prefill.flush
+    prefill, push, flush = Prefill(model, make_kernel("flash", CPU), 16), Prefill.push, Prefill.flush
     stages: tuple[Any, Any] = (push, flush)
     first, rest = (stage.__wrapped__ for stage in stages) if bare else stages
-    for _ in first(prefill, embeddings, positions):
+    for _ in first(prefill, cache, embeddings, positions):
         assert torch.is_grad_enabled()
-    for _ in rest(prefill):
+    for _ in rest(prefill, cache):
         assert torch.is_grad_enabled()
     score: Any = Prefill.logits
-    assert (score.__wrapped__ if bare else score)(prefill).requires_grad is bare
+    assert (score.__wrapped__ if bare else score)(prefill, cache).requires_grad is bare
 
 
 def run_decode(bare: bool, captured: bool) -> None:
     model, embeddings, positions, cache = tiny_prompt()
     kernel, sampler, position = make_kernel("flash", CPU), Sampler(0.7, 0.9, 0), int(positions.max()) + 1
-    prefill = Prefill(model, cache, kernel, 64)
-    for _ in (*prefill.push(embeddings, positions), *prefill.flush()):
+    prefill = Prefill(model, kernel, 64)
+    for _ in (*prefill.push(cache, embeddings, positions), *prefill.flush(cache)):
         pass
     writer: Any = EagerWriter(model, cache, kernel, position, sampler)
     if captured:
-        writer = CapturedWriter(model, cache, position, sampler, run_layer)
-    stage: Any = decode
-    running = (stage.__wrapped__ if bare else stage)(writer, prefill.logits(), frozenset(), 6)
+        writer = CapturedWriter(model, [cache], [position], [sampler], run_layer)
+    stage: Any = decode_together
+    running = (stage.__wrapped__ if bare else stage)(writer, prefill.logits(cache), frozenset(), [6])
     for _ in running:
         assert torch.is_grad_enabled()
     assert cache.storage.store.requires_grad is bare

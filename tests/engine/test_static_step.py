@@ -12,6 +12,7 @@ from vidqa.engine.kv_cache import KVCache, Storage
 from vidqa.engine.prompt import text_positions
 from vidqa.engine.static_step import Places, next_logits, run_layer
 from vidqa.models.attention import make_kernel
+from vidqa.models.qwen2_vl import Part
 
 CPU = torch.device("cpu")
 GRIDS = ((3, 6, 8), (1, 4, 4), (4, 10, 8))
@@ -23,7 +24,7 @@ def prefilled(models: Pair, storage: Storage) -> tuple[list[KVCache], list[int],
     for sequence, grid in enumerate(GRIDS[: storage.sequences]):
         embeddings, places = prompt_tensors(models, random_patches(*grid), *grid[1:])
         cache = KVCache(storage, sequence)
-        logits.append(prefill_all(models.ours, embeddings, places, cache, make_kernel("flash", CPU), 64))
+        logits.append(prefill_all(models.ours, embeddings, places, cache, make_kernel("flash", CPU), 64)[0])
         caches.append(cache)
         positions.append(int(places.max()) + 1)
     return caches, positions, logits
@@ -42,7 +43,8 @@ def eager_tokens(models: Pair, storage: Storage, count: int) -> tuple[list[list[
         tokens = [int(logits.argmax())]
         for number in range(count):
             embedded = models.ours.embed(torch.tensor(tokens[-1:]))
-            logits = models.ours.score(models.ours.run(embedded, text_positions(position + number, 1), cache, kernel))
+            part = Part(embedded, text_positions(position + number, 1), cache)
+            logits = models.ours.score(models.ours.run([part], kernel))[0]
             tokens.append(int(logits.argmax()))
         told.append(tokens)
         last.append(logits)

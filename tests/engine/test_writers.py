@@ -10,6 +10,7 @@ from tests.engine.test_parity import finish, prompt_tensors
 from tests.tiny import pair, prefill_all, random_patches
 from vidqa.engine.decode import decode
 from vidqa.engine.kv_cache import KVCache, make_cache
+from vidqa.engine.prompt import text_positions
 from vidqa.engine.sampler import Sampler
 from vidqa.engine.static_step import run_layer
 from vidqa.engine.writers import CapturedWriter, EagerWriter, Writer
@@ -29,7 +30,7 @@ def both(sampling: tuple[float, float, int] = (0, 1, 0)) -> dict[str, tuple[Writ
         position, sampler = int(places.max()) + 1, Sampler(*sampling)
         writer: Writer = EagerWriter(models.ours, cache, kernel, position, sampler)
         if name == "captured":
-            writer = CapturedWriter(models.ours, cache, position, sampler, run_layer)
+            writer = CapturedWriter(models.ours, [cache], [position], [sampler], run_layer)
         made[name] = (writer, logits, cache)
     return made
 
@@ -59,11 +60,13 @@ def test_a_stop_takes_the_step_back_that_was_queued_ahead() -> None:
 def test_a_conversation_goes_on_behind_the_stop() -> None:
     """What the queued step wrote into the cache is overwritten: the next tokens are as if it had never run."""
     tokens = finish(decode(*both()["eager"][:2], frozenset(), 20))[0]
-    after = {}
+    models, after = pair("2B"), {}
     for name, (writer, logits, cache) in both().items():
         finish(decode(writer, logits, frozenset((tokens[7],)), 20))
-        after[name] = [int(writer.next(torch.tensor([5]))) for _ in range(5)]
-        assert cache.length < 128
+        rows, places = models.ours.embed(torch.tensor([5, 6, 7])), text_positions(cache.length, 3)
+        told = prefill_all(models.ours, rows, places, cache, make_kernel("flash", CPU), 64)
+        again = EagerWriter(models.ours, cache, make_kernel("flash", CPU), cache.length, Sampler(0, 1, 0))
+        after[name] = finish(decode(again, told, frozenset(), 10))[0]
     assert after["eager"] == after["captured"]
 
 

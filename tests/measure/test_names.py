@@ -79,7 +79,7 @@ def test_words(operator: str, shapes: tuple[Shape, ...], how: dict[str, tuple[st
           "vidqa/video/patches.py(47): to_patches"), "vision"),
         (("vidqa/engine/decode.py(20): decode", "vidqa/engine/sampler.py(9): choose"), "decode"),
         (("vidqa/engine/pipeline.py(9): _read", "vidqa/engine/kv_cache.py(30): __init__"), "prefill"),
-        (("vidqa/engine/prefill.py(30): prefill", "vidqa/engine/embeddings.py(9): __getitem__"), "prefill"),
+        (("vidqa/engine/filling.py(120): _see", "vidqa/engine/kept.py(49): reserve"), "vision"),
         (("transformers/generation/utils.py(3): _sample", "transformers/generation/utils.py(9): _prefill"), "prefill"),
         (("transformers/generation/utils.py(3): _sample", "nn.Module: Qwen2VLModel_0"), "decode"),
         (("vidqa/cli/main.py(1): run",), "elsewhere"),

@@ -16,6 +16,7 @@ import torch
 from tests.memory.made import SPEC_2B, SPEC_7B, made_device, made_draft, plan_of
 from tests.replay import Replay, replayed
 from vidqa.engine.filling import Filling
+from vidqa.engine.prefill import Prefill
 from vidqa.engine.stages import Hooks, Stages
 from vidqa.engine.timing import Sections
 from vidqa.memory.activations import prompt_tokens
@@ -23,6 +24,7 @@ from vidqa.memory.estimate import kv_bytes, tensor_bytes
 from vidqa.memory.tracker import TensorMeter, Tracker
 from vidqa.memory.weights import parameters, staging_bytes
 from vidqa.models.attention import make_kernel
+from vidqa.models.qwen2_vl import Part
 from vidqa.models.specs import ModelSpec
 from vidqa.types import Draft, Frame, Placement
 
@@ -57,7 +59,8 @@ def run_phases(replay: Replay, draft: Draft, spec: ModelSpec) -> dict[str, int]:
     hooks = Hooks(lambda: False, lambda phase: None, lambda phase: None)
     stages, kernel = Stages(tracker, hooks, Sections("replayed")), make_kernel(draft.attention, torch.device("cuda"))
     tail = range(draft.text_tokens - HEAD)
-    filling = Filling(model, plan_of(draft, spec), range(HEAD), tail, kernel, stages, None, None)
+    prefill = Prefill(model, kernel, draft.prefill_chunk)
+    filling = Filling(model, plan_of(draft, spec), range(HEAD), tail, prefill, stages, None, None)
     with replay.vision_is_moved_by_hand():
         for _ in (run := filling.run(Frames(draft))):  # type: ignore[arg-type]
             pass
@@ -65,8 +68,8 @@ def run_phases(replay: Replay, draft: Draft, spec: ModelSpec) -> dict[str, int]:
     assert filling.read is not None
     with tracker.phase("decode"):
         for _ in range(2):
-            embedded, positions = model.embed(torch.tensor([1])), torch.zeros(3, 1, dtype=torch.long)
-            logits = model.score(model.run(embedded, positions, filling.read.cache, kernel))
+            part = Part(model.embed(torch.tensor([1])), torch.zeros(3, 1, dtype=torch.long), filling.read.cache)
+            logits = model.score(model.run([part], kernel))
         del logits
     return {use.name: use.peak_bytes for use in tracker.phases}
 

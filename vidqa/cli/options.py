@@ -6,7 +6,7 @@ Declares and converts arguments; imports nothing heavy.
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from vidqa.config import ATTENTION_CHOICES, KV_CHOICES, QUALITY_CHOICES, WEIGHT_CHOICES
+from vidqa.config import ATTENTION_CHOICES, COMPILE_CHOICES, KV_CHOICES, QUALITY_CHOICES, WEIGHT_CHOICES
 from vidqa.units import parse_bytes, parse_seconds, parse_size, parse_timestamp
 
 if TYPE_CHECKING:
@@ -47,6 +47,10 @@ def add_plan_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--weights", choices=(*WEIGHT_CHOICES, "auto"), help="precision of the weights")
     group.add_argument("--kv", choices=(*KV_CHOICES, "auto"), help="precision of the KV cache")
     group.add_argument("--attn", choices=ATTENTION_CHOICES, help="attention kernel")
+    group.add_argument(
+        "--compile", choices=COMPILE_CHOICES, default="auto",
+        help="compile the decode step on a GPU (auto: once `vidqa warmup` has)",
+    )  # fmt: skip
     group.add_argument("--vision-chunk", type=int, metavar="N", help="temporal slices to encode together")
     group.add_argument("--prefill-chunk", type=int, metavar="N", help="tokens to prefill together")
     group.add_argument("--max-tokens", type=int, default=256, metavar="N", help="longest answer (default %(default)s)")
@@ -88,6 +92,7 @@ def make_config(arguments: argparse.Namespace, settings: "Settings", model: str)
         attention=arguments.attn or settings.attention or "auto",
         weights=_chosen(arguments.weights),
         kv=_chosen(arguments.kv),
+        compile=arguments.compile,
         vision_chunk=arguments.vision_chunk,
         prefill_chunk=arguments.prefill_chunk,
         vram_bytes=None if arguments.vram is None else parse_bytes(arguments.vram),

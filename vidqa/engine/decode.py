@@ -3,9 +3,10 @@
 Knows tokens and characters; knows nothing of videos.
 """
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from vidqa.engine.sampler import NOT_A_NUMBER
@@ -19,54 +20,75 @@ from vidqa.types import FinishReason
 def decode(
     writer: Writer, logits: Tensor, stop_ids: frozenset[int], max_tokens: int
 ) -> Generator[int, None, FinishReason]:
-    """Yield token ids, the first one from the prefill's `logits` (vocabulary,); returns why it ended.
+    """Yield token ids, the first one from the prefill's `logits` (1, vocabulary); returns why it ended.
+
+    Raises ModelError where the logits are not finite: a token chosen from them would mean nothing.
+    """
+    running = decode_together(writer, logits, stop_ids, [max_tokens])
+    for _, token in running:
+        if isinstance(token, str):
+            return token
+        yield token
+    raise AssertionError("every sequence ends")
+
+
+@without_grad
+def decode_together(
+    writer: Writer, logits: Tensor, stop_ids: frozenset[int], max_tokens: Sequence[int]
+) -> Generator[tuple[int, int | FinishReason], None, None]:
+    """Yield (sequence, token id), and at its end (sequence, why); the first tokens come from `logits` (B, vocabulary).
 
     A writer that works ahead has its next step queued before a token is read, so the device never
-    waits for the host. Raises ModelError where the logits are not finite: a token chosen from them
-    would mean nothing.
+    waits for the host. A sequence with a limit of 0 is passed over.
     """
-    token = writer.first(logits)
-    for left in reversed(range(max_tokens)):
-        reading = _begin_reading(token)
-        ahead = writer.ahead and left > 0
+    left = {sequence: limit for sequence, limit in enumerate(max_tokens) if limit}
+    tokens = writer.first(logits)
+    while left:
+        reading = _begin_reading(tokens)
+        ahead = writer.ahead and max(left.values()) > 1
         if ahead:
-            token = writer.next(token)
-        number = reading()
-        if number == NOT_A_NUMBER:
-            raise _overflow(writer)
-        if number in stop_ids:
-            if ahead:
-                writer.take_back()
-            return "stop"
-        yield number
+            tokens = writer.next(tokens)
+        numbers = reading()
+        for sequence in list(left):
+            reason = _ending(writer, numbers[sequence], stop_ids)
+            if reason is None:
+                left[sequence] -= 1
+                yield sequence, numbers[sequence]
+                reason = "length" if not left[sequence] else None
+            if reason is not None:
+                writer.end(sequence, take_back=ahead and reason == "stop")
+                del left[sequence]
+                yield sequence, reason
         if left and not ahead:
-            token = writer.next(token)
-    return "length"
+            tokens = writer.next(tokens)
 
 
-def _begin_reading(token: Tensor) -> Callable[[], int]:
+def _ending(writer: Writer, number: int, stop_ids: frozenset[int]) -> FinishReason | None:
+    """`stop` for a token that ends the answer; raises ModelError for none at all."""
+    if number == NOT_A_NUMBER:
+        raise ModelError(
+            f"The model's scores are not finite in {writer.dtype}: its numbers overflowed, or its weights are damaged.",
+            "Use --weights bf16 or fp32 where the device has them, or fetch the model again with `vidqa pull`.",
+        )
+    return "stop" if number in stop_ids else None
+
+
+def _begin_reading(tokens: Tensor) -> Callable[[], list[int]]:
     """Start a copy to the host; the result waits for it, and not for what is queued behind it."""
-    if not token.is_cuda:
-        return lambda: int(token)
-    import torch
-
-    copied = torch.empty(token.shape, dtype=token.dtype, pin_memory=True)
-    copied.copy_(token, non_blocking=True)
+    if not tokens.is_cuda:
+        numbers: list[int] = tokens.tolist()
+        return lambda: numbers
+    copied = torch.empty(tokens.shape, dtype=tokens.dtype, pin_memory=True)
+    copied.copy_(tokens, non_blocking=True)
     event: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
     event.record()
 
-    def wait() -> int:
+    def wait() -> list[int]:
         event.synchronize()
-        return int(copied)
+        read: list[int] = copied.tolist()
+        return read
 
     return wait
-
-
-def _overflow(writer: Writer) -> ModelError:
-    return ModelError(
-        f"The model's scores are not finite in {writer.dtype}: its numbers overflowed, or its weights are damaged.",
-        "Use --weights bf16 or fp32 where the device has them, or fetch the model again with `vidqa pull`.",
-    )
 
 
 class TextStream:

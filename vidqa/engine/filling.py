@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vidqa.engine.feed import pictures_ahead
 from vidqa.engine.kept import Read, Visual
-from vidqa.engine.kv_cache import make_cache
+from vidqa.engine.kv_cache import KVCache, make_cache
 from vidqa.engine.prefill import Prefill
 from vidqa.engine.prompt import position_after_video, text_positions, video_positions
 from vidqa.engine.stages import Stages
@@ -20,7 +20,6 @@ from vidqa.engine.timing import Timed
 from vidqa.engine.vision import GroupEncoder
 from vidqa.events import Event, Noted, StageProgress, StageStarted
 from vidqa.memory.estimate import GROUPS_AHEAD
-from vidqa.models.attention import Kernel
 from vidqa.models.qwen2_vl import Qwen2VL
 from vidqa.types import Plan
 from vidqa.video.decode import VideoReader
@@ -31,7 +30,8 @@ Events = Generator[Event, None, None]
 class Filling:
     """One prompt of ids `head`, a video, and ids `tail` on its way into the cache.
 
-    `visual` and `read` are what is there already; afterwards they are what this prompt left.
+    `visual` and `read` are what is there already; afterwards they are what this prompt left. With a
+    `row` of a batch the cache is that, and chunks are shared with the other rows.
     """
 
     def __init__(
@@ -40,30 +40,46 @@ class Filling:
         plan: Plan,
         head: Sequence[int],
         tail: Sequence[int],
-        kernel: Kernel,
+        prefill: Prefill,
         stages: Stages,
-        visual: Visual | None,
-        read: Read | None,
+        visual: Visual | None = None,
+        read: Read | None = None,
+        row: KVCache | None = None,
     ) -> None:
-        self._model, self._plan, self._kernel, self._stages = model, plan, kernel, stages
+        self._model, self._plan, self._stages = model, plan, stages
         self._head, self._tail = tuple(head), tuple(tail)
         self._total = len(self._head) + plan.visual_tokens + len(self._tail)
-        self._prefill: Prefill | None = None
+        self._prefill, self._row = prefill, row
         self.visual, self.read = visual, read
         self.video_seconds = 0.0
 
     def run(self, reader: VideoReader | None) -> Generator[Event, None, Tensor]:
-        """Fill the cache; returns the logits after the prompt. `reader` is asked where the video is not there yet."""
+        """Fill the cache; returns the logits (1, vocabulary). `reader` is asked where the video is not there yet."""
+        yield from self.fill(reader)
+        yield from self._told(self._prefill.flush(self._cache))
+        with self._stages.during("prefill"):
+            return self._prefill.logits(self._cache)
+
+    def fill(self, reader: VideoReader | None) -> Events:
+        """Hand over the whole prompt; what does not fill a chunk still waits."""
         same = self.read.shared(self._head, self._tail) if self.read else None
         if same is None:
             yield from self._read_video(reader)
         else:
             yield from self._go_on(same)
-        rest = self._tail[same or 0 :]
-        yield from self._text(rest, self.position_after_video() + (same or 0))
-        assert self._prefill is not None
-        with self._stages.during("prefill"):
-            return self._prefill.logits()
+        yield from self._text(self._tail[same or 0 :], self.position_after_video() + (same or 0))
+
+    def begin_with(self, other: "Filling") -> None:
+        """Take over the head and the video that another prompt has read, in a row of the same storage."""
+        assert other.read is not None and other.read.visual_tokens is not None and self._row is not None
+        self._row.copy_from(other.read.cache, len(other.read.head) + other.read.visual_tokens)
+        self.read = Read(self._row, other.read.head, other.read.visual_tokens)
+        self.visual = other.visual
+
+    @property
+    def _cache(self) -> KVCache:
+        assert self.read is not None
+        return self.read.cache
 
     def position_after_video(self) -> int:
         """The M-RoPE position of the first id behind the video."""
@@ -74,7 +90,6 @@ class Filling:
         """The cache has the video and `same` ids behind it: only the rest is new."""
         assert self.read is not None
         self.read.cut(same)
-        self._prefill = Prefill(self._model, self.read.cache, self._kernel, self._plan.draft.prefill_chunk)
         yield StageStarted("prefill", self._total)
 
     def _read_video(self, reader: VideoReader | None) -> Events:
@@ -102,12 +117,11 @@ class Filling:
         """Make the cache and read the ids before the video, while its first frames are decoded."""
         draft = self._plan.draft
         with self._stages.during("prefill"):
-            cache = make_cache(
+            cache = self._row or make_cache(
                 self._model.spec, self._plan.kv_capacity_tokens, self._model.dtype, self._model.device,
                 quantized=draft.kv == "int8", on_host=draft.placement.kv_on_host,
             )  # fmt: skip
         self.read = Read(cache, self._head)
-        self._prefill = Prefill(self._model, cache, self._kernel, draft.prefill_chunk)
         yield StageStarted("prefill", self._total)
 
     def _see(self, reader: VideoReader, *, streaming: bool) -> Events:
@@ -128,6 +142,8 @@ class Filling:
         try:
             if streaming:
                 yield from self._text(self._head, 0)
+                if self._row is None:  # alone there is nothing to share the chunk with, and frames take their time
+                    yield from self._told(self._prefill.flush(self._cache))
             for seen, picture in enumerate(pictures, start=1):
                 self._stop_in_video()
                 yield StageProgress("video", seen, total)
@@ -169,15 +185,11 @@ class Filling:
             positions = positions[:, len(rows) :]
 
     def _text(self, ids: Sequence[int], position: int) -> Events:
-        """Read ids, and whatever waits for the rest of its chunk."""
         embedded = self._model.embed(torch.tensor(ids))
         yield from self._push(embedded, text_positions(position, len(ids)))
-        assert self._prefill is not None
-        yield from self._told(self._prefill.flush())
 
     def _push(self, embeddings: Tensor, positions: Tensor) -> Events:
-        assert self._prefill is not None
-        yield from self._told(self._prefill.push(embeddings, positions))
+        yield from self._told(self._prefill.push(self._cache, embeddings, positions))
 
     def _told(self, chunks: Generator[int, None, None]) -> Events:
         """Run chunks one by one, telling of each."""

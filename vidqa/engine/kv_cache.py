@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vidqa.engine.scope import unrecorded
 from vidqa.errors import DoesNotFit
 from vidqa.models.specs import ModelSpec
 
@@ -41,6 +42,7 @@ class Storage:
     scratch: Tensor | None
 
     @classmethod
+    @unrecorded()
     def allocate(
         cls,
         spec: ModelSpec,
@@ -125,6 +127,13 @@ class KVCache:
     def advance(self, tokens: int) -> None:
         """Count `tokens` more as cached, once all layers have written them."""
         self.length += tokens
+
+    def copy_from(self, other: "KVCache", tokens: int) -> None:
+        """Begin with another sequence's first `tokens`, in the same storage."""
+        self._store[:, :, :, :tokens] = other._store[:, :, :, :tokens]
+        if self._scales is not None and other._scales is not None:
+            self._scales[:, :, :, :tokens] = other._scales[:, :, :, :tokens]
+        self.length = tokens
 
     def truncate(self, length: int) -> None:
         """Forget everything from position `length` on."""

@@ -12,10 +12,12 @@ from torch import Tensor
 from vidqa.engine.decode import decode
 from vidqa.engine.filling import Filling
 from vidqa.engine.kept import Read, Visual
+from vidqa.engine.prefill import Prefill
 from vidqa.engine.prompt import Prompt
 from vidqa.engine.scope import without_grad
 from vidqa.engine.speech import Speech
 from vidqa.engine.stages import Hooks, Stages
+from vidqa.engine.static_step import Layer, run_layer
 from vidqa.engine.timing import Clock, Sections, Stopwatch
 from vidqa.engine.writers import make_writer
 from vidqa.events import Event, StageProgress, StageStarted, TextDelta
@@ -53,15 +55,17 @@ class Pipeline:
         tracker: Tracker,
         hooks: Hooks,
         clock: Clock,
+        layer_step: Layer = run_layer,
         visual: Visual | None = None,
         read: Read | None = None,
     ) -> None:
         self._loaded, self._plan, self._prompt, self._speech, self._clock = loaded, plan, prompt, speech, clock
-        self._hooks = hooks
+        self._hooks, self._layer_step = hooks, layer_step
         self._stages = Stages(tracker, hooks, Sections(loaded.model.device.type))
         self._kernel: Kernel = make_kernel(plan.draft.attention, loaded.model.device)
         tail = (*prompt.tail, *speech.tokens)
-        self._filling = Filling(loaded.model, plan, prompt.head, tail, self._kernel, self._stages, visual, read)
+        prefill = Prefill(loaded.model, self._kernel, plan.draft.prefill_chunk)
+        self._filling = Filling(loaded.model, plan, prompt.head, tail, prefill, self._stages, visual, read)
         self._position = len(tail)
 
     @property
@@ -101,14 +105,16 @@ class Pipeline:
         with self._stages.tracker.phase("decode"):  # one visit: a token is too short to measure around
             reason = yield from self._write(logits)
         assert self.read is not None
-        return Outcome(self._plan_that_ran(), reason, self.read.cache.bytes)
+        return Outcome(plan_that_ran(self._plan, self.visual), reason, self.read.cache.bytes)
 
     def _write(self, logits: Tensor) -> Generator[Event, None, FinishReason]:
         """Decode the rest of the answer; returns why it ended."""
         assert self.read is not None
         speech, limit = self._speech, self._plan.draft.max_tokens
         position = self._filling.position_after_video() + self._position
-        writer = make_writer(self._loaded.model, self.read.cache, self._kernel, position, speech.sampler)
+        writer = make_writer(
+            self._loaded.model, self.read.cache, self._kernel, position, speech.sampler, self._layer_step
+        )
         tokens = decode(writer, logits, self._loaded.stop_ids, limit - len(speech.tokens))
         yield StageStarted("decode", limit)
         watch, before = Stopwatch(), self._clock.decode
@@ -132,14 +138,14 @@ class Pipeline:
             yield TextDelta(text)
         return reason
 
-    def _plan_that_ran(self) -> Plan:
-        """The plan with what was really seen: a damaged video gives fewer frames."""
-        plan, visual = self._plan, self.visual
-        assert visual is not None
-        return replace(
-            plan,
-            draft=replace(plan.draft, frames=len(visual.times)),
-            timestamps_seconds=tuple(visual.times),
-            visual_tokens=visual.filled,
-            prompt_tokens=plan.prompt_tokens - plan.visual_tokens + visual.filled,
-        )
+
+def plan_that_ran(plan: Plan, visual: Visual | None) -> Plan:
+    """The plan with what was really seen: a damaged video gives fewer frames."""
+    assert visual is not None
+    return replace(
+        plan,
+        draft=replace(plan.draft, frames=len(visual.times)),
+        timestamps_seconds=tuple(visual.times),
+        visual_tokens=visual.filled,
+        prompt_tokens=plan.prompt_tokens - plan.visual_tokens + visual.filled,
+    )

@@ -1,4 +1,4 @@
-"""Embeddings to a filled KV cache, a chunk of tokens at a time, as they come.
+"""Embeddings to filled KV caches, a chunk of tokens at a time, as they come.
 
 Only the last token's hidden state leaves this stage. Knows chunks; knows no text and no video.
 """
@@ -9,55 +9,72 @@ from collections.abc import Generator
 import torch
 from torch import Tensor
 
-from vidqa.engine.kv_cache import KVCache
 from vidqa.engine.scope import unrecorded, without_grad
 from vidqa.models.attention import Kernel
-from vidqa.models.qwen2_vl import Qwen2VL
+from vidqa.models.qwen2_vl import Part, Qwen2VL, TokenCache
 
 
 class Prefill:
-    """Takes rows in the order of the prompt and runs them through the model in chunks of one size."""
+    """Takes rows in the order of their prompts and runs them through the model in chunks of one size.
 
-    def __init__(self, model: Qwen2VL, cache: KVCache, kernel: Kernel, chunk: int) -> None:
-        self._model, self._cache, self._kernel, self._chunk = model, cache, kernel, chunk
-        self._waiting: deque[tuple[Tensor, Tensor]] = deque()
-        self._last: Tensor | None = None
+    Rows of several sequences share a chunk: each attends to its own cache alone.
+    """
+
+    def __init__(self, model: Qwen2VL, kernel: Kernel, chunk: int) -> None:
+        self._model, self._kernel, self._chunk = model, kernel, chunk
+        self._waiting: deque[Part] = deque()
+        self._last: dict[TokenCache, Tensor] = {}
 
     @without_grad
-    def push(self, embeddings: Tensor, positions: Tensor) -> Generator[int, None, None]:
-        """Add rows (n, hidden) on the device at M-RoPE positions (3, n); yields the cached tokens after each chunk."""
-        self._waiting.append((embeddings, positions))
+    def push(self, cache: TokenCache, embeddings: Tensor, positions: Tensor) -> Generator[int, None, None]:
+        """Add rows (n, hidden) on the device at M-RoPE positions (3, n); yields `cache`'s tokens after each chunk."""
+        self._waiting.append(Part(embeddings, positions, cache))
         del embeddings
         while self._rows() >= self._chunk:
-            yield self._run(self._chunk)
+            self._run(self._chunk)
+            yield cache.length
 
     @without_grad
-    def flush(self) -> Generator[int, None, None]:
+    def flush(self, cache: TokenCache) -> Generator[int, None, None]:
         """Run what waits for the rest of its chunk."""
         if rows := self._rows():
-            yield self._run(rows)
+            self._run(rows)
+            yield cache.length
+
+    def forget(self, cache: TokenCache) -> None:
+        """Drop the rows of a sequence that goes on no more."""
+        self._waiting = deque(part for part in self._waiting if part.cache is not cache)
 
     @unrecorded()
-    def logits(self) -> Tensor:
-        """Scores (vocabulary,) of the token after the last row; everything was flushed."""
-        assert self._last is not None and not self._waiting
-        return self._model.score(self._last)
+    def logits(self, *caches: TokenCache) -> Tensor:
+        """Scores (caches, vocabulary) of the tokens after the last rows; everything was flushed."""
+        assert not self._waiting
+        return self._model.score(torch.stack([self._last.pop(cache) for cache in caches]))
 
     def _rows(self) -> int:
-        return sum(len(embeddings) for embeddings, _ in self._waiting)
+        return sum(len(part.rows) for part in self._waiting)
 
-    def _run(self, rows: int) -> int:
-        self._last = self._model.run(*self._take(rows), self._cache, self._kernel)
-        return self._cache.length
+    def _run(self, rows: int) -> None:
+        parts = self._take(rows)
+        for part, last in zip(parts, self._model.run(parts, self._kernel), strict=True):
+            self._last[part.cache] = last.clone()  # a view would keep all parts'
 
-    def _take(self, rows: int) -> tuple[Tensor, Tensor]:
-        """The first rows that wait, with their positions."""
-        parts, places = [], []
+    def _take(self, rows: int) -> list[Part]:
+        """The first rows that wait, one part for each sequence."""
+        taken: list[Part] = []
         while rows:
-            embeddings, positions = self._waiting.popleft()
-            parts.append(embeddings[:rows])
-            places.append(positions[:, :rows])
-            if len(embeddings) > rows:
-                self._waiting.appendleft((embeddings[rows:], positions[:, rows:]))
-            rows -= len(parts[-1])
-        return (parts[0] if len(parts) == 1 else torch.cat(parts)), torch.cat(places, dim=1)
+            part = self._waiting.popleft()
+            mine = Part(part.rows[:rows], part.positions[:, :rows], part.cache)
+            if len(part.rows) > rows:
+                self._waiting.appendleft(Part(part.rows[rows:], part.positions[:, rows:], part.cache))
+            rows -= len(mine.rows)
+            if taken and taken[-1].cache is mine.cache:
+                mine = _behind(taken.pop(), mine)
+            taken.append(mine)
+        return taken
+
+
+def _behind(first: Part, second: Part) -> Part:
+    """Two pieces of one sequence as one."""
+    rows = torch.cat((first.rows, second.rows))
+    return Part(rows, torch.cat((first.positions, second.positions), dim=1), first.cache)

@@ -8,8 +8,8 @@ Single-flight: one `ask` at a time; `cancel` from any thread.
 
 import os
 import threading
-from collections.abc import Callable, Generator, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -22,8 +22,9 @@ from vidqa.errors import Interrupted, UsageError
 from vidqa.events import Answered, Degraded, Event, Planned, StageProgress, StageStarted
 from vidqa.memory import drift
 from vidqa.memory.degrade import MAX_STEPS, gave_up, lower
-from vidqa.memory.device import allocator_environment, find_device, reread
+from vidqa.memory.device import allocator_environment, compiler_environment, find_device, reread
 from vidqa.memory.planner import plan_video
+from vidqa.memory.weights import QUANTIZED
 from vidqa.models.choice import Checkpoint, find_checkpoints
 from vidqa.types import Answer, MemoryUse, Plan, Request, Timing
 from vidqa.video.decode import VideoReader, open_video
@@ -31,7 +32,6 @@ from vidqa.video.decode import VideoReader, open_video
 if TYPE_CHECKING:
     import numpy
 
-    from vidqa.engine.pipeline import Outcome
     from vidqa.memory.tracker import Meter, Tracker
     from vidqa.models.loader import Loaded
 
@@ -59,7 +59,8 @@ class Session:
         self._runtime_bytes = 0
         self._flight = threading.Lock()
         self._cancelled = threading.Event()
-        os.environ.update(allocator_environment(os.environ))  # torch reads it once, when it starts
+        # torch reads both when it starts
+        os.environ.update(allocator_environment(os.environ) | compiler_environment(os.environ))
 
     def __enter__(self) -> "Session":
         return self
@@ -98,6 +99,17 @@ class Session:
         check_config(self.config)
         return self._ask(request)
 
+    def ask_many(self, requests: Sequence[Request]) -> Iterator[tuple[int, Event]]:
+        """Answer several requests at once, each as `ask` would: yields (number of the request, event).
+
+        The last event of each is `Answered`, or `Failed`: a bad video leaves the others. What does
+        not fit together is answered in smaller groups.
+        """
+        for request in requests:
+            check_request(request)
+        check_config(self.config)
+        return self._ask_many(requests)
+
     def cancel(self) -> None:
         """Ask the running `ask` to stop at the next chunk or token; callable from any thread."""
         self._cancelled.set()
@@ -112,14 +124,27 @@ class Session:
         self.forget()
         self._loaded = self._checkpoint = None
 
-    def _ask(self, request: Request) -> Generator[Event, None, None]:
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """One `ask` at a time."""
         if not self._flight.acquire(blocking=False):
             raise UsageError("This session is answering another question.", "Wait for it or cancel it.")
         try:
             self._cancelled.clear()
-            yield from self._answer(request)
+            yield
         finally:
             self._flight.release()
+
+    def _ask(self, request: Request) -> Generator[Event, None, None]:
+        with self._alone():
+            yield from self._answer(request)
+
+    def _ask_many(self, requests: Sequence[Request]) -> Generator[tuple[int, Event], None, None]:
+        from vidqa.engine.many import Many
+
+        with self._alone():
+            self.forget()
+            yield from Many(self).answer(dict(enumerate(requests)))
 
     def _answer(self, request: Request) -> Generator[Event, None, None]:
         """Attempt after attempt, each with a smaller plan, until one gets through."""
@@ -148,9 +173,9 @@ class Session:
             request.video, isolated=config.isolate_decoder, deadline_seconds=config.decoder_deadline_seconds
         )
 
-    def _plan(self, reader: VideoReader, request: Request, *, local: bool) -> Run:
+    def _plan(self, reader: VideoReader, request: Request, *, local: bool, config: EngineConfig | None = None) -> Run:
         """The best plan of the named model, or of all that there are; `local` ones have their weights here."""
-        config, loaded = self.config, self._loaded
+        config, loaded = config or self.config, self._loaded
         device = find_device(config.device)
         checkpoints = [self._checkpoint] if self._checkpoint else find_checkpoints(config.model, local=local)
         tasks = tasks_for(checkpoints, reader.info, request, config, device)
@@ -191,7 +216,8 @@ class Session:
 
     def _attempt(self, run: Run, reader: VideoReader | None) -> Generator[Event, None, None]:
         loaded, tracker = yield from self._load(run)
-        from vidqa.engine.pipeline import Pipeline  # torch: after the files were found good
+        from vidqa.engine import compiling  # torch: after the files were found good
+        from vidqa.engine.pipeline import Pipeline
         from vidqa.engine.speech import Speech
         from vidqa.engine.stages import Hooks
 
@@ -200,9 +226,12 @@ class Session:
         plan = self._plan_for(run, len(prompt.head) + len(prompt.tail))
         run.speech = run.speech or Speech(run.request)
         hooks = Hooks(self._cancelled.is_set, self._fault, run.enter)
-        pipeline = Pipeline(loaded, plan, prompt, run.speech, tracker, hooks, run.clock, run.visual, run.read)
+        step = compiling.layer_step(loaded.model, self.config.compile, quantized=loaded.weights in QUANTIZED)
+        pipeline = Pipeline(loaded, plan, prompt, run.speech, tracker, hooks, run.clock, step, run.visual, run.read)
         yield Planned(run.video, plan)
-        for note in (*_dropped(run), *run.task.device.notes, *closer_look(plan, run.request)):
+        compiled = compiling.pending(loaded.model, plan.draft.attention, step)
+        told = (*_dropped(run), *run.task.device.notes, *closer_look(plan, run.request), *compiled.values())
+        for note in told:
             yield from run.note(note)
         try:
             outcome = yield from pipeline.run(reader)
@@ -212,9 +241,11 @@ class Session:
             outcome = pipeline.stopped()  # what was said before memory ran out is the answer
         finally:
             run.keep(pipeline)
+        for key in compiled:
+            compiling.remember(key, run.clock.watch.seconds())
         for note in reader.notes if reader else ():
             yield from run.note(note)
-        memory = self._memory(run, loaded, tracker, outcome)
+        memory = self._memory(run, loaded, tracker, outcome.kv_bytes)
         if self.config.remember:
             self._remember(run, memory)
         yield Answered(
@@ -287,10 +318,10 @@ class Session:
             run.task = replace(run.task, device=device, budget_bytes=budget)
             run.plan = plan_video(run.task)
 
-    def _memory(self, run: Run, loaded: "Loaded", tracker: "Tracker", outcome: "Outcome") -> MemoryUse:
+    def _memory(self, run: Run, loaded: "Loaded", tracker: "Tracker", kv_bytes: int) -> MemoryUse:
         return MemoryUse(
             weights_bytes=loaded.model.weights_bytes,
-            kv_bytes=outcome.kv_bytes,
+            kv_bytes=kv_bytes,
             runtime_bytes=tracker.runtime_bytes or self._runtime_bytes,
             measured_peak_bytes=tracker.process_peak_bytes(),
             host_peak_bytes=tracker.host_peak_bytes(),

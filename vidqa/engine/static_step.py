@@ -7,7 +7,7 @@ into rows; the second is split along the cache, or its few rows would leave a GP
 (as in Flash-Decoding, Dao et al. 2023). Knows tensors; chooses no token.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,20 +21,25 @@ from vidqa.models.qwen2_vl import Qwen2VL
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Where B sequences stand: cached tokens and the next M-RoPE position, (B,) int64 on the device."""
+    """Where B sequences stand: cached tokens, the next M-RoPE position, and 1 where it still goes on.
+
+    All are (B,) int64 on the device. A sequence that has ended writes its last place again and again.
+    """
 
     lengths: Tensor
     positions: Tensor
+    going_on: Tensor
 
     @classmethod
-    def of(cls, lengths: list[int], positions: list[int], device: torch.device) -> "Places":
-        """From numbers on the host."""
-        return cls(torch.tensor(lengths, device=device), torch.tensor(positions, device=device))
+    def of(cls, lengths: Sequence[int], positions: Sequence[int], device: torch.device) -> "Places":
+        """From numbers on the host; all go on."""
+        cached = torch.tensor(lengths, device=device)
+        return cls(cached, torch.tensor(positions, device=device), torch.ones_like(cached))
 
     def advance(self, tokens: int = 1) -> None:
-        """So many more tokens each; or fewer."""
-        self.lengths.add_(tokens)
-        self.positions.add_(tokens)
+        """So many more tokens for each that goes on; or fewer."""
+        self.lengths.add_(self.going_on, alpha=tokens)
+        self.positions.add_(self.going_on, alpha=tokens)
 
 
 Layer = Callable[..., Tensor]  # `run_layer`, or it compiled

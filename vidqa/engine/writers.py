@@ -3,7 +3,7 @@
 Both leave the token on the device. Knows caches and steps; knows nothing of text.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -14,13 +14,13 @@ from vidqa.engine.prompt import text_positions
 from vidqa.engine.sampler import Sampler
 from vidqa.engine.static_step import Layer, Places, next_logits, run_layer
 from vidqa.models.attention import Kernel
-from vidqa.models.qwen2_vl import Qwen2VL
+from vidqa.models.qwen2_vl import Part, Qwen2VL
 
 _WARM_UPS = 2  # steps before the capture: libraries allocate their workspaces in the first ones
 
 
 class Writer(Protocol):
-    """Chooses tokens one after the other. `ahead`: a step can be queued before its input was read."""
+    """Chooses tokens (B,), one for each sequence. `ahead`: a step can be queued before its input was read."""
 
     ahead: bool
 
@@ -29,13 +29,13 @@ class Writer(Protocol):
         """The precision that is computed in."""
 
     def first(self, logits: Tensor) -> Tensor:
-        """The token (1,) that the prefill's logits (vocabulary,) choose."""
+        """The tokens (B,) that the prefill's logits (B, vocabulary) choose."""
 
     def next(self, token: Tensor) -> Tensor:
-        """Append a token (1,) to the cache; the one after it."""
+        """Append tokens (B,) to their caches; the ones after them."""
 
-    def take_back(self) -> None:
-        """Forget the last token that was appended."""
+    def end(self, sequence: int, *, take_back: bool) -> None:
+        """A sequence goes on no more; `take_back` forgets its last token, which was queued ahead."""
 
 
 class EagerWriter:
@@ -54,38 +54,43 @@ class EagerWriter:
 
     def first(self, logits: Tensor) -> Tensor:
         """The token that the prefill's logits choose."""
-        return _choose(self._sampler, logits)
+        return _choose((self._sampler,), logits)
 
     def next(self, token: Tensor) -> Tensor:
         """Append a token to the cache; the one after it."""
-        positions = text_positions(self._position, 1)
+        part = Part(self._model.embed(token), text_positions(self._position, 1), self._cache)
         self._position += 1
-        hidden = self._model.run(self._model.embed(token), positions, self._cache, self._kernel)
-        return _choose(self._sampler, self._model.score(hidden))
+        return _choose((self._sampler,), self._model.score(self._model.run([part], self._kernel)))
 
-    def take_back(self) -> None:
-        """Forget the last token that was appended."""
-        self._position -= 1
-        self._cache.truncate(self._cache.length - 1)
+    def end(self, sequence: int, *, take_back: bool) -> None:
+        """Nothing was queued ahead."""
 
 
 class CapturedWriter:
-    """One decode step, captured once and replayed for every token: thousands of launches become one.
+    """One decode step for B sequences, captured once and replayed: thousands of launches become one.
 
-    The token, the place in the cache and the position are tensors that the graph reads and
-    writes, so it serves all tokens and lengths of this cache. Sampling is part of it. On other
-    devices the step is run instead of replayed.
+    Tokens, places in the caches and positions are tensors that the graph reads and writes, so it
+    serves all tokens and lengths of these caches. Sampling is part of it: `samplers` differ in their
+    seeds alone. On other devices the step is run instead of replayed.
     """
 
     ahead = True
 
-    def __init__(self, model: Qwen2VL, cache: KVCache, position: int, sampler: Sampler, layer_step: Layer) -> None:
-        self._model, self._cache, self._sampler, self._layer_step = model, cache, sampler, layer_step
+    def __init__(
+        self,
+        model: Qwen2VL,
+        caches: Sequence[KVCache],
+        positions: Sequence[int],
+        samplers: Sequence[Sampler],
+        layer_step: Layer,
+    ) -> None:
+        self._model, self._caches, self._samplers, self._layer_step = model, caches, samplers, layer_step
         device = model.device
-        self._token = torch.zeros(1, dtype=torch.int64, device=device)
-        self._uniform = torch.zeros(1, device=device)
-        self._places = Places.of([cache.length], [position], device)
-        self._chosen = self._token
+        self._tokens = torch.zeros(len(caches), dtype=torch.int64, device=device)
+        self._uniform = torch.zeros(len(caches), device=device)
+        self._places = Places.of([cache.length for cache in caches], positions, device)
+        self._chosen = self._tokens
+        self._ended: set[int] = set()
         self._replay: Callable[[], None] | None = None
 
     @property
@@ -94,24 +99,30 @@ class CapturedWriter:
         return _name(self._model.dtype)
 
     def first(self, logits: Tensor) -> Tensor:
-        """The token that the prefill's logits choose."""
-        return _choose(self._sampler, logits)
+        """The tokens that the prefill's logits choose."""
+        return _choose(self._samplers, logits)
 
-    def next(self, token: Tensor) -> Tensor:
-        """Append a token to the cache; the one after it, in a buffer that the next step overwrites."""
-        if self._replay is None:
-            self._replay = self._captured() if token.is_cuda else self._step
-        self._token.copy_(token)
-        if self._sampler.temperature:
-            self._uniform.copy_(self._sampler.draw(1), non_blocking=True)
-        self._replay()
-        self._cache.advance(1)
+    def next(self, tokens: Tensor) -> Tensor:
+        """Append tokens to their caches; the ones after them, in a buffer that the next step overwrites."""
+        if self._replay is None and tokens.is_cuda:
+            self._replay = self._captured()
+        self._tokens.copy_(tokens)
+        if self._samplers[0].temperature:
+            self._uniform.copy_(_draws(self._samplers), non_blocking=True)
+        (self._replay or self._step)()  # a step of its own, kept, would keep the caches after the last token
+        for sequence, cache in enumerate(self._caches):
+            if sequence not in self._ended:
+                cache.advance(1)
         return self._chosen
 
-    def take_back(self) -> None:
-        """Forget the last token that was appended."""
-        self._places.advance(-1)
-        self._cache.truncate(self._cache.length - 1)
+    def end(self, sequence: int, *, take_back: bool) -> None:
+        """A sequence goes on no more; `take_back` forgets its last token, which was queued ahead."""
+        self._ended.add(sequence)
+        self._places.going_on[sequence] = 0
+        if take_back:
+            cache = self._caches[sequence]
+            cache.truncate(cache.length - 1)
+            self._places.lengths[sequence] -= 1
 
     @torch.no_grad()
     def _captured(self) -> Callable[[], None]:
@@ -129,10 +140,10 @@ class CapturedWriter:
         return graph.replay
 
     def _step(self) -> None:
-        token = self._token.clamp(min=0)  # no token stands for overflow: it is told when it is read
-        hidden = self._model.embed(token)
-        logits = next_logits(self._model, hidden, self._cache.storage, self._places, self._layer_step)
-        self._chosen = self._sampler.choose(logits, self._uniform)
+        tokens = self._tokens.clamp(min=0)  # no token stands for overflow: it is told when it is read
+        hidden = self._model.embed(tokens)
+        logits = next_logits(self._model, hidden, self._caches[0].storage, self._places, self._layer_step)
+        self._chosen = self._samplers[0].choose(logits, self._uniform)
 
 
 def make_writer(
@@ -141,14 +152,19 @@ def make_writer(
     """The captured step on CUDA where cache and embedding table lie there, else the eager one."""
     table: Tensor = model.model.get_input_embeddings().weight
     if cache.storage.store.is_cuda and table.is_cuda:
-        return CapturedWriter(model, cache, position, sampler, layer_step)
+        return CapturedWriter(model, [cache], [position], [sampler], layer_step)
     return EagerWriter(model, cache, kernel, position, sampler)
 
 
 @torch.no_grad()
-def _choose(sampler: Sampler, logits: Tensor) -> Tensor:
-    uniform = sampler.draw(1).to(logits.device) if sampler.temperature else logits[:1]
-    return sampler.choose(logits[None], uniform)
+def _choose(samplers: Sequence[Sampler], logits: Tensor) -> Tensor:
+    uniform = _draws(samplers).to(logits.device) if samplers[0].temperature else logits[:, 0]
+    return samplers[0].choose(logits, uniform)
+
+
+def _draws(samplers: Sequence[Sampler]) -> Tensor:
+    """A uniform number for each sequence, from its own generator."""
+    return torch.cat([sampler.draw(1) for sampler in samplers])
 
 
 def _name(dtype: torch.dtype) -> str:

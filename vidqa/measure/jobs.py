@@ -19,7 +19,7 @@ from typing import Any
 from vidqa.config import EngineConfig
 from vidqa.measure.sweep import Side
 from vidqa.text import safe_line
-from vidqa.types import Placement, Request
+from vidqa.types import Placement, Request, Turn
 
 CHILD = (sys.executable, "-m", "vidqa.measure.child")
 _TAIL_CHARACTERS = 4000
@@ -56,8 +56,9 @@ def from_json(text: str) -> Job:
     told = json.loads(text)
     request, config = told.pop("request"), told.pop("config")
     size, place = request.pop("size"), config.pop("placement")
+    history = tuple(Turn(**turn) for turn in request.pop("history"))
     return Job(
-        request=Request(**request, size=None if size is None else (size[0], size[1])),
+        request=Request(**request, size=None if size is None else (size[0], size[1]), history=history),
         config=EngineConfig(**config, placement=None if place is None else Placement(**place)),
         **told,
     )

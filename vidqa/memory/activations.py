@@ -37,7 +37,7 @@ def vision_bytes(spec: "ModelSpec", draft: Draft) -> int:
     """
     vision, element = spec.vision, ELEMENT_BYTES[draft.dtype]
     patches = patches_per_slice(spec, draft)
-    rows = patches * group_slices(spec, draft) * draft.batch
+    rows = patches * group_slices(spec, draft)
     tile = min(rows, VISION_MLP_ROWS)
     attention = element * 6 * rows * vision.embed_dim + _WIDE * rows * vision.embed_dim
     wide = 4 if vision.gated else 3
@@ -86,7 +86,7 @@ def chunk_bytes(spec: "ModelSpec", draft: Draft) -> int:
     and two halves in float32 (4 bytes · n·H). To these cosine and sine (4 bytes · n·head_dim).
     """
     tokens, _ = worst_pass(spec, draft)
-    return tokens_bytes(spec, draft, tokens * draft.batch)
+    return tokens_bytes(spec, draft, tokens)
 
 
 @lru_cache(maxsize=4096)
@@ -183,10 +183,9 @@ def attention_workspace(spec: "ModelSpec", draft: Draft, chunk: int, cached: int
     allocates, for comparison.
     """
     if draft.attention == "math":
-        scores = draft.batch * math_attention_bytes(spec.heads, chunk, cached)
+        scores = math_attention_bytes(spec.heads, chunk, cached)
         return Workspace(scores, f"{chunk} · {cached} · ({spec.heads} heads · 9 B + 4 B)")
-    tokens = chunk * draft.batch
-    beyond = _attend_bytes(spec, draft, tokens) - tokens_bytes(spec, draft, tokens)
+    beyond = _attend_bytes(spec, draft, chunk) - tokens_bytes(spec, draft, chunk)
     return Workspace(max(beyond, 0), f"{chunk} tokens, whatever the cache holds")
 
 

@@ -6,6 +6,7 @@ already loaded, its own word counts too. Knows nothing of models and plans.
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
 from vidqa.errors import UsageError
 from vidqa.memory import nvml
@@ -156,6 +157,16 @@ def allocator_environment(environment: Mapping[str, str]) -> dict[str, str]:
         options.setdefault("expandable_segments", "True")
     merged = ",".join(f"{name}:{value}" for name, value in options.items())
     return {newer: merged} | ({older: merged} if older in environment else {})
+
+
+def compiler_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """Where torch keeps compiled kernels, set before it starts: the user's cache folder, unless told otherwise."""
+    if "TORCHINDUCTOR_CACHE_DIR" in environment:
+        return {}
+    import platformdirs
+
+    folder = Path(environment.get("VIDQA_STATE") or platformdirs.user_cache_dir("vidqa"))
+    return {"TORCHINDUCTOR_CACHE_DIR": str(folder / "compiled")}
 
 
 def _allocator_options(text: str) -> dict[str, str]:

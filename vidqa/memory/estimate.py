@@ -81,7 +81,7 @@ def _kv_scratch(spec: "ModelSpec", draft: Draft, host_pixels: int) -> int:
 
 def _waiting(phase: str) -> Callable[["ModelSpec", Draft, int], int]:
     def count(spec: "ModelSpec", draft: Draft, host_pixels: int) -> int:
-        rows = activations.waiting_rows(spec, draft, phase) * draft.batch
+        rows = activations.waiting_rows(spec, draft, phase)
         return rows * spec.hidden * ELEMENT_BYTES[draft.dtype]
 
     return count

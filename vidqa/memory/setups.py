@@ -95,5 +95,6 @@ def setups(task: "Task") -> Iterator[Draft]:
                     vision_chunk=1,
                     prefill_chunk=1,
                     placement=place,
+                    batch=config.batch,
                     spare_tokens=config.conversation_tokens,
                 )

@@ -5,8 +5,10 @@ here, because transformers' attends slice by slice in a Python loop; this one at
 all slices of a group in one batched call. Knows tensors; knows no files and no prompts.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from typing import Any, Protocol
 
 import torch
@@ -93,6 +95,19 @@ def _attend_within_slices(block: Any, hidden: Tensor, cosine: Tensor, sine: Tens
     return out
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """New tokens of one sequence: rows (n, hidden), M-RoPE positions (3, n), and the cache that they follow."""
+
+    rows: Tensor
+    positions: Tensor
+    cache: TokenCache
+
+
+def _joined(tensors: list[Tensor], dimension: int = 0) -> Tensor:
+    return tensors[0] if len(tensors) == 1 else torch.cat(tensors, dimension)
+
+
 @dataclass(frozen=True)
 class Qwen2VL:
     """A loaded model with what the engine needs to run it."""
@@ -125,27 +140,42 @@ class Qwen2VL:
         table = self.model.get_input_embeddings().weight
         return embedding(ids.to(table.device), table).to(self.device)
 
-    def run(self, embeddings: Tensor, positions: Tensor, cache: TokenCache, kernel: Kernel) -> Tensor:
-        """Run n tokens after what the cache holds, and append them to it.
+    def run(self, parts: Sequence[Part], kernel: Kernel) -> Tensor:
+        """Run the tokens of one or several sequences after what their caches hold, and append them.
 
-        embeddings: (n, hidden); positions: (3, n) M-RoPE. Returns the last token's (hidden,).
+        All rows go through each layer together; every part attends to its own cache alone. Returns
+        the last token of each part: (parts, hidden).
         """
-        text, length = self.model.model.language_model, embeddings.shape[0]
-        kernel.begin(cache.length, length, cache.capacity, self.device)
-        scale = self.spec.head_dim**-0.5
+        text = self.model.model.language_model
+        ends = list(accumulate(len(part.rows) for part in parts))
+        spans = [slice(end - len(part.rows), end) for part, end in zip(parts, ends, strict=True)]
+        rows = _joined([part.rows for part in parts])
+        positions = _joined([part.positions for part in parts], 1)
 
-        def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-            keys, values = cache.write(layer, key, value).unsqueeze(1).unbind(0)
-            mixed = kernel.attend(query.transpose(0, 1)[None], keys, values, scale)
-            return mixed[0].transpose(0, 1).flatten(1)
+        def attend(layer: int, *states: Tensor) -> Tensor:
+            mixed = [
+                self._attend(layer, kernel, part.cache, *(one[span] for one in states))
+                for part, span in zip(parts, spans, strict=True)
+            ]
+            return _joined(mixed)
 
-        hidden = run_layers(text.layers, embeddings, self.rotary.of_positions(positions.to(self.device)), attend)
+        hidden = run_layers(text.layers, rows, self.rotary.of_positions(positions.to(self.device)), attend)
         kernel.end()
-        cache.advance(length)
-        last: Tensor = text.norm(hidden[-1:])[0]  # the other rows have done their work: they are cached
+        for part in parts:
+            part.cache.advance(len(part.rows))
+        last: Tensor = text.norm(torch.stack([hidden[end - 1] for end in ends]))  # the other rows have done their work
         return last
 
+    def _attend(
+        self, layer: int, kernel: Kernel, cache: TokenCache, query: Tensor, key: Tensor, value: Tensor
+    ) -> Tensor:
+        """One sequence's new tokens over its cache: (n, heads, d) and (n, kv_heads, d) to (n, heads·d)."""
+        kernel.begin(cache.length, len(query), cache.capacity, self.device)
+        keys, values = cache.write(layer, key, value).unsqueeze(1).unbind(0)
+        mixed = kernel.attend(query.transpose(0, 1)[None], keys, values, self.spec.head_dim**-0.5)
+        return mixed[0].transpose(0, 1).flatten(1)
+
     def score(self, hidden: Tensor) -> Tensor:
-        """Logits (vocabulary,) in float32 of one token's (hidden,): never of the whole prompt."""
-        logits: Tensor = self.model.lm_head(hidden[None])  # quantized layers take rows only
-        return logits[0].float()
+        """Logits (n, vocabulary) in float32 of chosen tokens (n, hidden): never of the whole prompt."""
+        logits: Tensor = self.model.lm_head(hidden)
+        return logits.float()

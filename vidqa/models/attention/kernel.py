@@ -12,10 +12,10 @@ class Kernel(Protocol):
     name: str
 
     def begin(self, past: int, length: int, capacity: int, device: torch.device) -> None:
-        """Prepare one forward pass: `length` new tokens after `past` cached ones, in buffers of `capacity`."""
+        """Prepare for `length` new tokens after `past` cached ones, in buffers of `capacity`; cheap if repeated."""
 
     def end(self) -> None:
-        """Let go of what only this pass needed."""
+        """Let go of what only this pass through the layers needed."""
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         """Causal attention of (1, heads, n, d) over whole buffers (1, kv_heads, capacity, d): like the query."""

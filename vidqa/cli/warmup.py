@@ -1,0 +1,50 @@
+"""`vidqa warmup`: compile ahead what the first answer would wait for.
+
+Renders what vidqa.engine.warmup does; compiles nothing itself.
+"""
+
+import argparse
+import os
+import sys
+from typing import Any
+
+from vidqa.cli.output import ExitCode
+from vidqa.text import safe_line
+
+
+def add_parser(commands: Any) -> None:
+    """Declare the command."""
+    parser = commands.add_parser(
+        "warmup",
+        help="compile for this GPU ahead of the first question",
+        description="Tries the attention kernels and, on a GPU, compiles the decode step: once per GPU, model size and "
+        "version of torch. Later answers use what is there.",
+    )
+    parser.add_argument("--model", help="whose shapes: demo, 2b, 7b, a repository or a folder (default: as for ask)")
+    parser.add_argument("--device", help="auto (default), cpu, cuda, cuda:1, mps")
+    parser.add_argument("--flex", action="store_true", help="compile FlexAttention too, for --attn flex")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print a line for each thing that was made ready; returns 1 where one was not."""
+    from vidqa.config import load_settings
+    from vidqa.memory.device import compiler_environment, find_device
+    from vidqa.memory.planner import device_name
+    from vidqa.models.choice import AUTO, find_checkpoints
+
+    settings = load_settings()
+    device = find_device(arguments.device or settings.device or "auto")
+    spec = find_checkpoints(arguments.model or settings.model or AUTO, local=False)[0].spec
+    os.environ.update(compiler_environment(os.environ))
+    from vidqa.engine.warmup import warm_up
+    from vidqa.models.loader import torch_device
+    from vidqa.models.probe_attention import device_dtype
+
+    code = ExitCode.OK
+    dtype = device_dtype(device.kind, device.bf16)
+    for one in warm_up(spec, torch_device(device_name(device)), dtype, flex=arguments.flex):
+        sys.stdout.write(f"{one.name:16} {one.seconds:6.1f} s  {safe_line(one.detail)}\n")
+        sys.stdout.flush()
+        code = code if one.done else ExitCode.FAILED
+    return code

@@ -1,0 +1,145 @@
+"""Several requests of one session, answered together where they fit, in smaller groups where they do not.
+
+Opens, plans and loads as the session does for one; a request that fails is told as failed.
+"""
+
+from collections.abc import Generator, Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import TYPE_CHECKING, TypeVar
+
+from vidqa.engine.compiling import layer_step
+from vidqa.engine.kept import scene_of
+from vidqa.engine.pipeline import plan_that_ran
+from vidqa.engine.run import Run, prompt_of
+from vidqa.engine.speech import Speech
+from vidqa.engine.stages import Hooks, Stages
+from vidqa.engine.timing import Sections
+from vidqa.engine.together import Member, Together
+from vidqa.errors import DoesNotFit, Interrupted, VideoError, VidqaError
+from vidqa.events import Answered, Event, Failed, Planned
+from vidqa.memory.weights import QUANTIZED
+from vidqa.types import Answer, MemoryUse, Request, Timing
+from vidqa.video.decode import VideoReader
+
+if TYPE_CHECKING:
+    from vidqa.engine.session import Session
+    from vidqa.models.loader import Loaded
+
+Result = TypeVar("Result")
+Tagged = Generator[tuple[int, Event], None, None]
+
+
+class Many:
+    """Runs groups of requests on a session's model."""
+
+    def __init__(self, session: "Session") -> None:
+        self._session = session
+
+    def answer(self, requests: Mapping[int, Request]) -> Tagged:
+        """Yield (number, event) until every request has its last event."""
+        if len(requests) == 1:
+            yield from self._alone(*next(iter(requests.items())))
+            return
+        left = dict(requests)
+        try:
+            for number, event in self._group(requests):
+                if isinstance(event, Answered | Failed):
+                    left.pop(number, None)
+                yield number, event
+        except DoesNotFit:
+            pass
+        except Exception as error:
+            from vidqa.models.loader import is_out_of_memory
+
+            if not is_out_of_memory(error):
+                raise
+        if left:  # together they were too many
+            from vidqa.models.loader import release_cached_memory
+
+            release_cached_memory()
+            numbers = sorted(left)
+            for half in (numbers[: (len(numbers) + 1) // 2], numbers[(len(numbers) + 1) // 2 :]):
+                if half:
+                    yield from self.answer({number: left[number] for number in half})
+
+    def _alone(self, number: int, request: Request) -> Tagged:
+        try:
+            for event in self._session._answer(request):
+                yield number, event
+        except Interrupted:
+            raise
+        except VidqaError as error:
+            yield number, Failed(error)
+
+    def _group(self, requests: Mapping[int, Request]) -> Tagged:
+        """All at once; raises DoesNotFit where they do not fit together."""
+        with ExitStack() as files:
+            readers: dict[int, VideoReader] = {}
+            for number, request in requests.items():
+                try:
+                    readers[number] = files.enter_context(self._session._open(request))
+                except VideoError as error:
+                    yield number, Failed(error)
+            if readers:
+                yield from self._opened({number: requests[number] for number in readers}, readers)
+
+    def _opened(self, requests: Mapping[int, Request], readers: Mapping[int, VideoReader]) -> Tagged:
+        """Plan all for the memory that they share, load as the first one's plan says, and run."""
+        session, config = self._session, replace(self._session.config, batch=len(requests))
+        first = min(requests)
+        leading = session._plan(readers[first], requests[first], local=True, config=config)
+        loaded, tracker = yield from _tagged(first, session._load(leading))
+        draft = leading.plan.draft
+        kv = "int8" if draft.kv == "int8" else "native"
+        config = replace(config, kv=kv, placement=draft.placement, attention=draft.attention)
+        runs = {
+            number: session._plan(readers[number], request, local=True, config=config)
+            for number, request in requests.items()
+        }
+        members = [_member(run, readers[number], loaded) for number, run in runs.items()]
+        step = layer_step(loaded.model, config.compile, quantized=loaded.weights in QUANTIZED)
+        hooks = Hooks(session._cancelled.is_set, session._fault, leading.enter)
+        stages = Stages(tracker, hooks, Sections(loaded.model.device.type))
+        for number, member in zip(runs, members, strict=True):
+            yield number, Planned(runs[number].video, member.plan)
+        together = Together(loaded, members, stages, step)
+        numbers = list(runs)
+        for place, event in together.run():
+            yield numbers[place], event
+        for number, member in zip(runs, members, strict=True):
+            if member.error is None:
+                memory = session._memory(runs[number], loaded, tracker, together.kv_bytes)
+                yield number, Answered(_answer(runs[number], member, memory))
+
+
+def _tagged(number: int, stage: Generator[Event, None, Result]) -> Generator[tuple[int, Event], None, Result]:
+    """A stage's events with the number of their request."""
+    while True:
+        try:
+            event = next(stage)
+        except StopIteration as finished:
+            result: Result = finished.value
+            return result
+        yield number, event
+
+
+def _member(run: Run, reader: VideoReader, loaded: "Loaded") -> Member:
+    prompt = prompt_of(run.request, loaded)
+    plan = replace(run.plan, prompt_tokens=run.plan.visual_tokens + len(prompt.head) + len(prompt.tail))
+    return Member(scene_of(run.request), reader, plan, prompt, Speech(run.request))
+
+
+def _answer(run: Run, member: Member, memory: MemoryUse) -> Answer:
+    clock, speech = member.clock, member.speech
+    assert member.reason is not None and member.filling is not None
+    return Answer(
+        text=speech.text,
+        finish_reason=member.reason,
+        question=run.request.question,
+        video=run.video,
+        plan=plan_that_ran(member.plan, member.filling.visual),
+        timing=Timing(0.0, clock.video, 0.0, clock.prefill, clock.first_token, clock.decode, len(speech.tokens)),
+        memory=memory,
+        notes=tuple(member.reader.notes),
+    )
