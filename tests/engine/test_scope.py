@@ -3,19 +3,41 @@
 import gc
 import weakref
 from collections.abc import Generator
+from typing import Any
 
+import pytest
 import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from tests.engine.test_parity import prompt_tensors
 from tests.tiny import pair, random_patches
-from vidqa.engine.decode import decode
-from vidqa.engine.kv_cache import make_cache
+from vidqa.engine.decode import decode, decode_together
+from vidqa.engine.kv_cache import KVCache, make_cache
 from vidqa.engine.prefill import Prefill
 from vidqa.engine.sampler import Sampler
 from vidqa.engine.scope import without_grad
+from vidqa.engine.static_step import run_layer
 from vidqa.engine.vision import GroupEncoder, Picture
-from vidqa.engine.writers import make_writer
+from vidqa.engine.writers import CapturedWriter, EagerWriter, make_writer
 from vidqa.models.attention import make_kernel
+
+CPU = torch.device("cpu")
+
+
+class Recorded(TorchFunctionMode):
+    """Names the calls of this thread whose results autograd remembers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[str] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for part in result if isinstance(result, tuple) else (result,):
+            if isinstance(part, Tensor) and part.grad_fn is not None:
+                self.calls.append(getattr(func, "__name__", str(func)))
+        return result
 
 
 def test_no_tensor_of_any_stage_has_a_grad_fn_and_the_consumer_keeps_its_mode() -> None:
@@ -96,3 +118,70 @@ def test_a_stage_returns_and_raises_through_the_scope() -> None:
         next(running)
     except StopIteration as finished:
         assert finished.value == "done"
+
+
+# Each stage by itself, as benchmarks and tests use it: consumed with autograd on, and what it would do unscoped.
+
+
+def tiny_prompt() -> tuple[Any, Tensor, Tensor, KVCache]:
+    """A tiny model whose parameters require grad, a prompt and a cache."""
+    models = pair("2B")
+    assert all(parameter.requires_grad for parameter in models.ours.model.parameters())
+    embeddings, positions = prompt_tensors(models, random_patches(3, 6, 8), 6, 8)
+    return models.ours, embeddings.detach(), positions, make_cache(models.ours.spec, 128, torch.float32, CPU)
+
+
+def run_encoder(bare: bool) -> None:
+    model, *_ = tiny_prompt()
+    encoder = GroupEncoder(model, 1)
+    for _ in range(2):
+        encoder.push(Picture(torch.zeros(3, 56, 84, dtype=torch.uint8), 0.0))
+    call: Any = GroupEncoder.encode
+    (call.__wrapped__ if bare else call)(encoder)
+
+
+def run_prefill(bare: bool) -> None:
+    model, embeddings, positions, cache = tiny_prompt()
+    prefill, push, flush = Prefill(model, make_kernel("flash", CPU), 16), Prefill.push, Prefill.flush
+    stages: tuple[Any, Any] = (push, flush)
+    first, rest = (stage.__wrapped__ for stage in stages) if bare else stages
+    for _ in first(prefill, cache, embeddings, positions):
+        assert torch.is_grad_enabled()
+    for _ in rest(prefill, cache):
+        assert torch.is_grad_enabled()
+    score: Any = Prefill.logits
+    assert (score.__wrapped__ if bare else score)(prefill, cache).requires_grad is bare
+
+
+def run_decode(bare: bool, captured: bool) -> None:
+    model, embeddings, positions, cache = tiny_prompt()
+    kernel, sampler, position = make_kernel("flash", CPU), Sampler(0.7, 0.9, 0), int(positions.max()) + 1
+    prefill = Prefill(model, kernel, 64)
+    for _ in (*prefill.push(cache, embeddings, positions), *prefill.flush(cache)):
+        pass
+    writer: Any = EagerWriter(model, cache, kernel, position, sampler)
+    if captured:
+        writer = CapturedWriter(model, [cache], [position], [sampler], run_layer)
+    stage: Any = decode_together
+    running = (stage.__wrapped__ if bare else stage)(writer, prefill.logits(cache), frozenset(), [6])
+    for _ in running:
+        assert torch.is_grad_enabled()
+    assert cache.storage.store.requires_grad is bare
+
+
+STAGES = {
+    "vision": run_encoder,
+    "prefill": run_prefill,
+    "decode": lambda bare: run_decode(bare, captured=False),
+    "captured decode": lambda bare: run_decode(bare, captured=True),
+}
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_stage_by_itself_records_nothing_and_would_without_its_scope(name: str) -> None:
+    with Recorded() as recorded:
+        STAGES[name](bare=False)  # type: ignore[operator]
+    assert recorded.calls == []
+    with Recorded() as recorded:
+        STAGES[name](bare=True)  # type: ignore[operator]
+    assert "linear" in recorded.calls

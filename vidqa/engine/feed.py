@@ -10,8 +10,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-import torch
-
+from vidqa.engine.scope import unrecorded
 from vidqa.engine.vision import Picture
 from vidqa.video.decode import VideoReader
 from vidqa.video.patches import resize_frame
@@ -40,8 +39,11 @@ def pictures_ahead(
     try:
         while not isinstance(item := _next(ready, check), _Ended):
             yield item
-        if item.error is not None:
-            raise item.error
+        if (error := item.error) is not None:
+            try:
+                raise error
+            finally:
+                del error, item  # they lead back to this frame, which would live on with them
     finally:
         if thread.is_alive():
             stop.set()
@@ -64,15 +66,15 @@ def _work(
     ready: "queue.Queue[Picture | _Ended]",
     stop: threading.Event,
 ) -> None:
-    error: BaseException | None = None
     try:
-        with torch.no_grad():  # the mode belongs to a thread: this one sets its own
+        with unrecorded():  # the mode belongs to a thread: this one sets its own
             for frame in reader.frames(indices):
                 if not _put(ready, Picture(resize_frame(frame.rgb, *size), frame.timestamp_seconds), stop):
                     return
-    except BaseException as caught:
-        error = caught
-    _put(ready, _Ended(error), stop)
+    except BaseException as error:
+        _put(ready, _Ended(error), stop)
+    else:
+        _put(ready, _Ended(None), stop)
 
 
 def _put(ready: "queue.Queue[Picture | _Ended]", item: Picture | _Ended, stop: threading.Event) -> bool:

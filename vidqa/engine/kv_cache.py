@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vidqa.engine.scope import unrecorded
 from vidqa.errors import DoesNotFit
 from vidqa.models.specs import ModelSpec
 
@@ -41,6 +42,7 @@ class Storage:
     scratch: Tensor | None
 
     @classmethod
+    @unrecorded()
     def allocate(
         cls,
         spec: ModelSpec,

@@ -14,6 +14,7 @@ from vidqa.engine.filling import Filling
 from vidqa.engine.kept import Read, Visual
 from vidqa.engine.prefill import Prefill
 from vidqa.engine.prompt import Prompt
+from vidqa.engine.scope import without_grad
 from vidqa.engine.speech import Speech
 from vidqa.engine.stages import Hooks, Stages
 from vidqa.engine.static_step import Layer, run_layer
@@ -82,6 +83,7 @@ class Pipeline:
         """The KV cache and what it holds."""
         return self._filling.read
 
+    @without_grad
     def run(self, reader: VideoReader | None) -> Generator[Event, None, Outcome]:
         """Yield the events of one attempt; returns how it went. `reader` is asked where embeddings are missing."""
         try:

@@ -9,7 +9,7 @@ from collections.abc import Generator
 import torch
 from torch import Tensor
 
-from vidqa.engine.scope import without_grad
+from vidqa.engine.scope import unrecorded, without_grad
 from vidqa.models.attention import Kernel
 from vidqa.models.qwen2_vl import Part, Qwen2VL, TokenCache
 
@@ -45,7 +45,7 @@ class Prefill:
         """Drop the rows of a sequence that goes on no more."""
         self._waiting = deque(part for part in self._waiting if part.cache is not cache)
 
-    @torch.no_grad()
+    @unrecorded()
     def logits(self, *caches: TokenCache) -> Tensor:
         """Scores (caches, vocabulary) of the tokens after the last rows; everything was flushed."""
         assert not self._waiting

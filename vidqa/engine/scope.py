@@ -2,10 +2,12 @@
 
 A generator that yields inside `with torch.no_grad()` leaks that mode to its consumer
 between yields, and one made inside the scope but consumed outside runs with autograd on.
-Here each `next()` enters and leaves the scope by itself.
+Here each `next()` enters and leaves the scope by itself. Grad mode belongs to a thread, so a
+thread enters a scope of its own.
 """
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
@@ -14,6 +16,16 @@ import torch
 Arguments = ParamSpec("Arguments")
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+@contextmanager
+def unrecorded() -> Iterator[None]:
+    """Record nothing for gradients, also where the caller is in inference mode.
+
+    What is made there could not be written to outside of it, and a KV cache outlives its question.
+    """
+    with torch.inference_mode(mode=False), torch.no_grad():
+        yield
 
 
 def without_grad(
@@ -26,7 +38,7 @@ def without_grad(
         running = stage(*args, **kwargs)
         try:
             while True:
-                with torch.no_grad():
+                with unrecorded():
                     try:
                         item = next(running)
                     except StopIteration as finished:
@@ -34,7 +46,7 @@ def without_grad(
                         return result
                 yield item
         finally:
-            with torch.no_grad():
+            with unrecorded():
                 running.close()
 
     return scoped

@@ -291,6 +291,7 @@ class Session:
             return self._loaded, Tracker(run.task.device, self._meter, self._runtime_bytes)
         watch = Stopwatch()
         yield StageStarted("load", 1)
+        from vidqa.engine.scope import unrecorded
         from vidqa.models.loader import load_model, torch_device
 
         self._fault("load")
@@ -298,7 +299,7 @@ class Session:
         device, draft = torch_device(run.plan.device), run.plan.draft
         self._runtime_bytes = runtime_bytes(run.task.device)
         tracker = Tracker(run.task.device, self._meter, self._runtime_bytes)
-        with tracker.phase("load"):
+        with tracker.phase("load"), unrecorded():
             folder = run.checkpoint.local_folder()
             self._loaded = load_model(folder, device, draft.weights, draft.dtype, draft.placement)
         self._checkpoint = run.checkpoint

@@ -48,12 +48,15 @@ class Stages:
 
     def sampled(self, stage: Generator[Event, None, Result]) -> Generator[Event, None, Result]:
         """A stage's events, with samples of memory between them."""
-        while True:
-            try:
-                event = next(stage)
-            except StopIteration as finished:
-                result: Result = finished.value
-                return result
-            yield event
-            if sample := self.tracker.sample():
-                yield sample
+        try:
+            while True:
+                try:
+                    event = next(stage)
+                except StopIteration as finished:
+                    result: Result = finished.value
+                    return result
+                yield event
+                if sample := self.tracker.sample():
+                    yield sample
+        finally:
+            stage.close()  # at once: an error's traceback would keep it, and its thread, alive

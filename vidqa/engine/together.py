@@ -18,6 +18,7 @@ from vidqa.engine.kept import Scene
 from vidqa.engine.kv_cache import KVCache, Storage
 from vidqa.engine.prefill import Prefill
 from vidqa.engine.prompt import Prompt
+from vidqa.engine.scope import without_grad
 from vidqa.engine.speech import Speech
 from vidqa.engine.stages import Stages
 from vidqa.engine.static_step import Layer
@@ -69,6 +70,7 @@ class Together:
         """Bytes of the cache of all."""
         return self._storage.bytes
 
+    @without_grad
     def run(self) -> Tagged:
         """Yield (member, event) until every member has its reason or its error."""
         for place, member in enumerate(self._members):

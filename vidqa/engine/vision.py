@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vidqa.engine.scope import unrecorded
 from vidqa.models.qwen2_vl import Qwen2VL, encode_slices
 from vidqa.video.patches import to_patches
 
@@ -42,7 +43,7 @@ class GroupEncoder:
         self._waiting.append(picture)
         return len(self._waiting) == self._size
 
-    @torch.no_grad()
+    @unrecorded()
     def encode(self) -> EncodedGroup | None:
         """Encode what waits, if anything. An odd last frame is doubled, as the reference does."""
         if not self._waiting:

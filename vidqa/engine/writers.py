@@ -104,12 +104,12 @@ class CapturedWriter:
 
     def next(self, tokens: Tensor) -> Tensor:
         """Append tokens to their caches; the ones after them, in a buffer that the next step overwrites."""
-        if self._replay is None:
-            self._replay = self._captured() if tokens.is_cuda else self._step
+        if self._replay is None and tokens.is_cuda:
+            self._replay = self._captured()
         self._tokens.copy_(tokens)
         if self._samplers[0].temperature:
             self._uniform.copy_(_draws(self._samplers), non_blocking=True)
-        self._replay()
+        (self._replay or self._step)()  # a step of its own, kept, would keep the caches after the last token
         for sequence, cache in enumerate(self._caches):
             if sequence not in self._ended:
                 cache.advance(1)
