@@ -59,8 +59,12 @@ def sections() -> dict[str, Section]:
 
 def child(arguments: argparse.Namespace) -> int:
     """Run the named sections here, and tell on the descriptor; 1 where the process is not fit to go on."""
+    import os
     import time
 
+    from vidqa.memory.device import allocator_environment, find_device
+
+    os.environ.update(allocator_environment(os.environ))  # as a Session does: torch reads it once
     import torch
 
     from benchlib.bench import Bench
@@ -68,7 +72,10 @@ def child(arguments: argparse.Namespace) -> int:
 
     tell, began = teller(arguments.descriptor), time.monotonic()
     tell({"environment": environment(arguments.device)})
-    bench = Bench(torch.device(arguments.device), tiny=arguments.tiny)
+    if arguments.tiny:
+        torch.set_num_threads(1)  # toy layers do not share well
+    device = torch.device("cpu" if arguments.device == "cpu" else f"cuda:{find_device('cuda').index}")
+    bench = Bench(device, tiny=arguments.tiny)
     for name in arguments.sections.split(","):
         left = arguments.left - (time.monotonic() - began)
         if left <= 0:

@@ -3,6 +3,7 @@
 import functools
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
 
@@ -61,7 +62,9 @@ def _scaled(values: list[float], unit: float) -> Samples:
 def exactness(bench: Bench) -> Iterator[Row]:
     """Greedy tokens of a small model against transformers' in float32, and the captured step against the eager one."""
     sizes, device = bench.sizes, bench.device
-    spec = reduced("2b", 2, 192 if bench.tiny else 1536)
+    spec = replace(reduced("2b", 2, 1536), vocabulary=4096)
+    spec = bench.spec("2b") if bench.tiny else spec
+    torch.backends.cudnn.allow_tf32 = False  # transformers' patches are a convolution: it rounds them else
     oracle = build(spec, device, torch.bfloat16)  # weights that both precisions hold exactly
     for parameter in oracle.parameters():  # near zero all logits would be alike
         if parameter.dim() > 1:
@@ -102,12 +105,12 @@ def _gap_where_they_part(plain: Loaded, frames: Tensor, wanted: list[int], token
 
 def _agreement(name: str, wanted: list[int], tokens: list[int], gap: float | None, tie: float) -> Row:
     same = next((place for place, pair in enumerate(zip(wanted, tokens, strict=True)) if pair[0] != pair[1]), None)
-    formula = "1 where all greedy tokens are equal, or equal until the reference is as good as undecided"
+    formula = "share of greedy tokens equal up to the first difference; a near tie counts as none"
     if same is None:
         return Row("exactness", name, 1.0, "", formula, note=f"{len(wanted)} tokens equal")
     note = f"{same} of {len(wanted)} tokens equal"
     if gap is None:
-        return Row("exactness", name, 0.0, "", formula, note=note)
+        return Row("exactness", name, same / len(wanted), "", formula, note=note)
     note += f", then the reference prefers its own by {gap:.2e} of the logits' spread (undecided below {tie:g})"
     return Row("exactness", name, float(gap < tie), "", formula, note=note)
 
@@ -171,7 +174,7 @@ def _plain_run(bench: Bench, loaded: Loaded) -> list[float]:
     """Seconds of each token but the first of transformers' `generate` behind as many ids."""
     sizes = bench.sizes
     ids = torch.randint(0, 1000, (1, sizes.decode_context), device=bench.device)
-    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "mm_token_type_ids": torch.zeros_like(ids)}
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     return generate(loaded.model.model, inputs, sizes.plain_tokens, time.perf_counter()).token_seconds
 
 

@@ -3,6 +3,7 @@
 Knows configurations and how to fill them; measures nothing.
 """
 
+import functools
 import json
 import shutil
 from collections.abc import Iterator
@@ -84,8 +85,12 @@ def load(model: Any, device: torch.device, dtype: torch.dtype) -> Loaded:
     """A model as the engine takes it, with the demo model's tokenizer; nothing ends its answers."""
     spec = parse_spec(model.config.to_dict(), "the benchmark's model")
     adapter = Qwen2VL(model, spec, device, dtype, weights_bytes(model))
-    tokenizer = AutoTokenizer.from_pretrained(demo_folder(), local_files_only=True)
-    return Loaded(adapter, tokenizer, frozenset(), short_name(dtype), Placement())
+    return Loaded(adapter, _tokenizer(), frozenset(), short_name(dtype), Placement())
+
+
+@functools.cache
+def _tokenizer() -> Any:
+    return AutoTokenizer.from_pretrained(demo_folder(), local_files_only=True)
 
 
 def prompt_around(spec: ModelSpec) -> Prompt:
