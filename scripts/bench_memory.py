@@ -11,33 +11,30 @@ the same with the demo model and its living tensors. Results go to benchmarks/re
 
 import argparse
 import json
-import platform
-import shutil
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+from benchlib.models import FULL, write_random_model
+from benchlib.rows import RESULTS, environment, write_result
+from benchlib.runs import SyntheticReader, WholeTensors, ask, synthetic_video
 from vidqa.config import EngineConfig
 from vidqa.engine.planning import surroundings, tasks_for
 from vidqa.errors import DoesNotFit
 from vidqa.memory.estimate import Surroundings
 from vidqa.memory.planner import Task, plan_video
-from vidqa.models.choice import RELEASED, Checkpoint
+from vidqa.models.choice import Checkpoint
 from vidqa.models.hub import demo_folder
-from vidqa.models.specs import REFERENCE_BOUNDS, ModelSpec, read_bounds, read_spec
-from vidqa.types import Device, Frame, Plan, Request, VideoInfo
+from vidqa.models.specs import REFERENCE_BOUNDS, read_bounds, read_spec
+from vidqa.types import Device, Plan, Request
 
 GIB = 2**30
-MODELS = {"2b": "Qwen/Qwen2-VL-2B-Instruct", "7b": "Qwen/Qwen2-VL-7B-Instruct"}
 # Model, precision (None: the planner's choice), cap in GiB.
 SETUPS: tuple[tuple[str, str | None, float], ...] = (
     ("2b", "bf16", 6), ("2b", "bf16", 8), ("2b", "bf16", 12), ("2b", "bf16", 16), ("2b", "bf16", 24),
@@ -81,68 +78,6 @@ class Row:
         return self.predicted / self.measured - 1
 
 
-class SyntheticReader:
-    """A video of noise that no file holds, with the reader's methods that the pipeline calls."""
-
-    notes: tuple[str, ...] = ()
-
-    def __init__(self, info: VideoInfo) -> None:
-        self.info = info
-
-    def frames(self, indices: Sequence[int]) -> Iterator[Frame]:
-        import numpy as np
-
-        picture = np.random.default_rng(0).integers(0, 255, (self.info.height, self.info.width, 3), dtype=np.uint8)
-        for index in indices:
-            yield Frame(index, index / self.info.fps, picture)
-
-    def check_coverage(self, indices: Sequence[int]) -> None:
-        """Noise is never damaged."""
-
-
-def synthetic_video(seconds: float) -> VideoInfo:
-    count = int(seconds * 25)
-    return VideoInfo(
-        path="noise", container="none", codec="none", width=1280, height=720, coded_width=1280, coded_height=720,
-        rotation_degrees=0, pixel_aspect=1.0, fps=25.0, frame_count=count, duration_seconds=count / 25,
-        start_seconds=0.0, constant_rate=True, pts_seconds=tuple(index / 25 for index in range(count)), sources={},
-    )  # fmt: skip
-
-
-def write_random_model(spec: ModelSpec, folder: Path) -> None:
-    """A checkpoint of full size with random weights and the demo model's tokenizer, shard by shard."""
-    import torch
-    from safetensors.torch import save_file
-    from transformers import AutoConfig, Qwen2VLForConditionalGeneration
-
-    demo = json.loads((demo_folder() / "config.json").read_text())
-    vision = spec.vision
-    demo["text_config"] |= {
-        "hidden_size": spec.hidden, "intermediate_size": spec.intermediate, "num_hidden_layers": spec.layers,
-        "num_attention_heads": spec.heads, "num_key_value_heads": spec.kv_heads, "vocab_size": spec.vocabulary,
-        "layer_types": ["full_attention"] * spec.layers, "tie_word_embeddings": spec.tied,
-    }  # fmt: skip
-    demo["text_config"]["rope_parameters"] |= {"mrope_section": [16, 24, 24], "rope_theta": 1e6}
-    demo["vision_config"] |= {
-        "depth": vision.depth, "embed_dim": vision.embed_dim, "num_heads": vision.heads, "hidden_size": spec.hidden,
-    }  # fmt: skip
-    demo["tie_word_embeddings"] = spec.tied
-    shutil.copytree(demo_folder(), folder, ignore=shutil.ignore_patterns("*.safetensors", "config.json", "README.md"))
-    (folder / "video_preprocessor_config.json").unlink(missing_ok=True)
-    (folder / "config.json").write_text(json.dumps(demo))
-    with torch.device("meta"):
-        model = Qwen2VLForConditionalGeneration(AutoConfig.from_pretrained(folder))
-    index: dict[str, str] = {}
-    for number, (name, parameter) in enumerate(model.state_dict().items()):
-        if spec.tied and name == "lm_head.weight":
-            continue
-        shard = f"part-{number:04}.safetensors"
-        weight = torch.empty(parameter.shape, dtype=torch.bfloat16).normal_(0, 0.02)
-        save_file({name: weight}, folder / shard, metadata={"format": "pt"})
-        index[name] = shard
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
-
-
 def capped(device: Device, cap_gib: float) -> Device:
     """The device as if it had this much memory."""
     size = min(int(cap_gib * GIB), device.free_bytes + device.process_bytes)
@@ -155,7 +90,7 @@ def make_plans(
     """The plans of all requests that fit under the cap; `around` is what was measured, else what is assumed."""
     for seconds, frames, size, answer in REQUESTS:
         request = Request("noise", "what happens?", frames=frames, size=size, max_tokens=answer)
-        (task,) = tasks_for([found], synthetic_video(seconds), request, config, device)
+        (task,) = tasks_for([found], synthetic_video(int(seconds * 25)), request, config, device)
         task = replace(task, around=around or task.around)
         try:
             yield task, plan_video(task)
@@ -163,24 +98,12 @@ def make_plans(
             continue
 
 
-def run_plan(loaded: Any, task: Task, plan: Plan, meter: Any = None) -> Any:
-    """One plan through the pipeline, to the last token; returns its tracker."""
-    from vidqa.engine.pipeline import Pipeline
+def run_plan(loaded: Any, task: Task, plan: Plan, meter: Any = None, watch: Any = None) -> Any:
+    """One plan through the pipeline, to the last token; returns its tracker. `watch` sees the reading thread too."""
     from vidqa.engine.prompt import build_prompt
-    from vidqa.engine.speech import Speech
-    from vidqa.engine.stages import Hooks
-    from vidqa.engine.timing import Clock, Stopwatch
-    from vidqa.memory.tracker import Tracker
 
     prompt = build_prompt(loaded.tokenizer, task.spec.video_token, task.request.question, None)
-    tracker = Tracker(task.device, meter)
-    hooks = Hooks(lambda: False, lambda phase: None, lambda phase: None)
-    endless = replace(loaded, stop_ids=frozenset())  # every planned token is written
-    reader: Any = SyntheticReader(task.video)
-    pipeline = Pipeline(endless, plan, prompt, Speech(task.request), tracker, hooks, Clock(Stopwatch()))
-    for _ in pipeline.run(reader):
-        pass
-    return tracker
+    return ask(loaded, task, plan, prompt, SyntheticReader(task.video, watch=watch), meter).tracker
 
 
 def measure_on_gpu(folder: Path, name: str, weights: str | None, cap_gib: float) -> list[Row]:
@@ -206,7 +129,7 @@ def measure_on_gpu(folder: Path, name: str, weights: str | None, cap_gib: float)
     draft = plans[-1][1].draft
     loaded = load_model(folder, torch_device(f"cuda:{real.index}"), draft.weights, draft.dtype, place)
     rows = []
-    exact = replace(surroundings(device, synthetic_video(1)), context_bytes=runtime)
+    exact = replace(surroundings(device, synthetic_video(25)), context_bytes=runtime)
     for task, plan in make_plans(found, device, config, exact):
         release_cached_memory()
         torch.cuda.reset_peak_memory_stats()
@@ -235,7 +158,6 @@ def measure_on_cpu() -> list[Row]:
 
     from vidqa.memory.device import find_device
     from vidqa.memory.live_bytes import LiveBytes
-    from vidqa.memory.tracker import TensorMeter
     from vidqa.models.loader import load_model
     from vidqa.types import Placement
 
@@ -245,12 +167,12 @@ def measure_on_cpu() -> list[Row]:
     live = LiveBytes("cpu")
     live.count_model(loaded.model.model)
     device = find_device("cpu")
-    around = replace(surroundings(device, synthetic_video(1)), context_bytes=0)  # tensors alone are compared
+    around = replace(surroundings(device, synthetic_video(25)), context_bytes=0)  # tensors alone are compared
     for task, plan in make_plans(found, device, EngineConfig(weights="fp32", remember=False), around):
+        live.reset()
         with live:
-            tracker = run_plan(loaded, task, plan, TensorMeter(live))
-        peak = max(use.peak_bytes for use in tracker.phases)
-        rows.append(_row("demo", device.total_bytes / GIB, plan, peak, 0, None, False))
+            run_plan(loaded, task, plan, WholeTensors(live), live)
+        rows.append(_row("demo", device.total_bytes / GIB, plan, live.peak, 0, None, False))
     return rows
 
 
@@ -284,15 +206,6 @@ def missed(bars: dict[str, Any]) -> list[str]:
     return told + ([f"only {bars['plans']} plans"] if bars["plans"] < 100 else [])
 
 
-def environment(device: str) -> dict[str, str]:
-    import torch
-    import transformers
-
-    name = torch.cuda.get_device_name() if device == "cuda" else platform.processor() or platform.machine()
-    return {"device": name, "torch": torch.__version__, "transformers": transformers.__version__,
-            "python": platform.python_version(), "date": time.strftime("%Y-%m-%d")}  # fmt: skip
-
-
 def report(rows: list[Row], device: str) -> dict[str, Any]:
     """Print the table and the bars and keep both; returns the bars."""
     print(
@@ -306,10 +219,8 @@ def report(rows: list[Row], device: str) -> dict[str, Any]:
         )
     bars = summarise(rows)
     print(json.dumps(bars))
-    results = ROOT / "benchmarks" / "results"
-    results.mkdir(parents=True, exist_ok=True)
     content = {"environment": environment(device), "bars": bars, "rows": [asdict(row) for row in rows]}
-    (results / f"memory-{device}.json").write_text(json.dumps(content, indent=1) + "\n")
+    write_result(RESULTS / f"memory-{device}.json", content)
     return bars
 
 
@@ -331,7 +242,7 @@ def main() -> int:
     setups = SETUPS[1:6:4] if arguments.quick else SETUPS
     with tempfile.TemporaryDirectory(dir=arguments.folder) as temporary:
         for name in dict.fromkeys(setup[0] for setup in setups):
-            write_random_model(RELEASED[MODELS[name]], Path(temporary) / name)
+            write_random_model(FULL[name], Path(temporary) / name)
         for name, weights, cap in setups:
             rows += in_child(Path(temporary) / name, name, weights, cap)
     if not rows:

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from bench_memory import make_plans, run_plan, write_random_model
+from bench_memory import make_plans, run_plan
 
+from benchlib.models import write_random_model
 from vidqa import EngineConfig, Request, Session
 from vidqa.events import Answered, Degraded
 from vidqa.memory.device import find_device, reread

@@ -42,7 +42,7 @@ def check_target(path: str) -> None:
 
 def draw_sweep(rows: Sequence[Row], title: str, path: str, *, over_sizes: bool, limit_bytes: int | None) -> None:
     """Peak memory and time to the first token over visual tokens (or sizes), both sides and the predictions."""
-    figure = _figure(2)
+    figure = new_figure(2)
     memory, seconds = figure.subplots(1, 2)
     places = _places(rows, over_sizes=over_sizes)
     for side in ("vidqa", "transformers"):
@@ -62,7 +62,7 @@ def draw_sweep(rows: Sequence[Row], title: str, path: str, *, over_sizes: bool, 
         axes.legend(fontsize="small")
         _label_places(axes, rows, places, over_sizes=over_sizes)
     figure.suptitle(_plain(title))
-    _save(figure, path)
+    save(figure, path)
 
 
 def _top(rows: Sequence[Row], limit_bytes: int | None) -> float | None:
@@ -74,13 +74,13 @@ def _top(rows: Sequence[Row], limit_bytes: int | None) -> float | None:
     return 1.3 * max([*sizes, *planned, limit_bytes or 0]) / _GIB
 
 
-def _figure(columns: int) -> "Figure":
+def new_figure(columns: int) -> "Figure":
     from matplotlib.figure import Figure
 
     return Figure(figsize=(6 * columns, 4.5), layout="constrained")
 
 
-def _save(figure: "Figure", path: str) -> None:
+def save(figure: "Figure", path: str) -> None:
     """Write without a date or random ids: the same numbers give the same file."""
     import matplotlib
 
@@ -151,7 +151,7 @@ def _label_places(
 
 def draw_timeline(timeline: "Timeline", title: str, path: str) -> None:
     """Living bytes over seconds, stacked by what they are, with the phases marked."""
-    figure = _figure(2)
+    figure = new_figure(2)
     axes = figure.subplots()
     names = timeline.largest(_STACKED)
     unit, size = ("GiB", _GIB) if max(timeline.total()) >= _GIB else ("MiB", _MIB)
@@ -168,4 +168,4 @@ def draw_timeline(timeline: "Timeline", title: str, path: str) -> None:
     handles, labels = axes.get_legend_handles_labels()
     axes.legend(handles[::-1], labels[::-1], fontsize="small", loc="upper left", bbox_to_anchor=(1.0, 1.0))
     axes.set_title(_plain(title))
-    _save(figure, path)
+    save(figure, path)

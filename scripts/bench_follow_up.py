@@ -1,0 +1,118 @@
+#!/usr/bin/env python3
+"""The first token of a second question about the same video beside that of the first, through the real Session.
+
+A random-weight checkpoint with Qwen2-VL-2B's head layout (few layers; `--full` for all of it), a generated
+clip, and about 16K visual tokens. Q1 and then Q2, which has Q1 and its answer as history, are asked several
+times; in between the session forgets the video. Results go to benchmarks/results/. Needs PyAV; without it,
+scripts/bench_gpu.py measures the same behind the decoder.
+"""
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+import av
+import numpy as np
+
+from benchlib.models import FULL, reduced, write_random_model
+from benchlib.rows import RESULTS, Bar, Samples, environment, write_result
+from vidqa import EngineConfig, Request, Session
+from vidqa.events import Answered, StageStarted
+from vidqa.types import Answer, Turn
+
+BAR = Bar(0.10, "<=")
+QUESTIONS = ("what happens?", "which way does it move?")
+_ANSWER_TOKENS = 16
+
+
+def write_clip(path: Path, frames: int, size: int) -> None:
+    """A bright square that wanders over a slanted pattern, 25 pictures a second."""
+    down, across = np.mgrid[0:size, 0:size]
+    pattern = np.stack([down * 2 % 256, across * 3 % 256, (down + across) % 256], axis=-1).astype(np.uint8)
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream("libx264", rate=25, options={"preset": "ultrafast"})
+        stream.width, stream.height, stream.pix_fmt = size, size, "yuv420p"
+        for number in range(frames):
+            picture, place = pattern.copy(), 3 * number % (size - 64)
+            picture[place : place + 64, place : place + 64] = 255
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def answered(session: Session, request: Request) -> tuple[Answer, list[str]]:
+    """The answer, and the stages that ran for it."""
+    events = list(session.ask(request))
+    assert isinstance(events[-1], Answered)
+    return events[-1].answer, [event.stage for event in events if isinstance(event, StageStarted)]
+
+
+def measure(session: Session, first: Request, rounds: int) -> Iterator[tuple[Answer, Answer]]:
+    """Both questions, round after round; raises RuntimeError where the second one looked at the video again."""
+    for _ in range(rounds):
+        session.forget()
+        one, _ = answered(session, first)
+        turn = Turn(first.question, one.text)
+        second = Request(
+            first.video, QUESTIONS[1], history=(turn,), frames=first.frames, size=first.size, max_tokens=_ANSWER_TOKENS
+        )
+        two, stages = answered(session, second)
+        if "vision" in stages:
+            raise RuntimeError("the second question encoded the video again: nothing of it was kept")
+        print(f"first token: {one.timing.first_token_seconds:.3f} s, then {two.timing.first_token_seconds:.3f} s")
+        yield one, two
+
+
+def report(pairs: list[tuple[Answer, Answer]], device: str, model: str) -> dict[str, Any]:
+    """The figures, as they are written."""
+    first = [one.timing.first_token_seconds for one, _ in pairs]
+    second = [two.timing.first_token_seconds for _, two in pairs]
+    plan, ratio = pairs[0][0].plan, Samples.of(second).p50 / Samples.of(first).p50
+    return {
+        "kind": "follow-up", "environment": environment(device), "model": model,
+        "visual_tokens": plan.visual_tokens, "frames": plan.draft.frames,
+        "height": plan.draft.height, "width": plan.draft.width, "attention": plan.draft.attention,
+        "new_tokens": pairs[0][1].plan.prompt_tokens - plan.prompt_tokens,
+        "first_token_s": {"first": asdict(Samples.of(first)), "second": asdict(Samples.of(second))},
+        "ratio": ratio, "bar": BAR.value, "ok": BAR.met_by(ratio),
+    }  # fmt: skip
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cpu")
+    parser.add_argument("--full", action="store_true", help="all of Qwen2-VL-2B instead of a part")
+    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--width", type=int, default=768)
+    parser.add_argument("--frames", type=int, default=128)
+    parser.add_argument("--size", type=int, default=448, help="pixels a side, a multiple of 28")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--output", type=Path, help="default: benchmarks/results/follow-up-DEVICE.json")
+    arguments = parser.parse_args()
+    spec = FULL["2b"] if arguments.full else reduced("2b", arguments.layers, arguments.width)
+    size = (arguments.size, arguments.size)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder, clip = Path(temporary) / "model", Path(temporary) / "clip.mp4"
+        write_random_model(spec, folder)
+        write_clip(clip, 2 * arguments.frames, arguments.size)
+        weights = "bf16" if arguments.device == "cuda" else "fp32"
+        config = EngineConfig(
+            model=str(folder), device=arguments.device, weights=weights, conversation_tokens=1024, remember=False
+        )
+        request = Request(str(clip), QUESTIONS[0], frames=arguments.frames, size=size, max_tokens=_ANSWER_TOKENS)
+        with Session(config) as session:
+            pairs = list(measure(session, request, arguments.rounds))
+    shape = f"random Qwen2-VL, {spec.layers} layers of {spec.hidden}, {spec.heads}/{spec.kv_heads} heads"
+    told = report(pairs, arguments.device, shape)
+    write_result(arguments.output or RESULTS / f"follow-up-{arguments.device}.json", told)
+    print(f"{told['visual_tokens']} visual tokens, {told['new_tokens']} new ones in the second question")
+    print(f"second / first: {told['ratio']:.2%} (bar {BAR.sense} {BAR.value:.0%})")
+    return 0 if told["ok"] else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,1 @@
+"""What the benchmark scripts share: rows and bars, sections with time limits, random models, runs and clocks."""

@@ -1,0 +1,147 @@
+"""Random-weight Qwen2-VL models for benchmarks: in memory on a device, or as a checkpoint folder.
+
+Knows configurations and how to fill them; measures nothing.
+"""
+
+import functools
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoTokenizer, Qwen2VLConfig, Qwen2VLForConditionalGeneration
+
+from vidqa.engine.prompt import Prompt
+from vidqa.models.choice import RELEASED
+from vidqa.models.hub import demo_folder
+from vidqa.models.loader import Loaded, weights_bytes
+from vidqa.models.qwen2_vl import Qwen2VL
+from vidqa.models.specs import ModelSpec, VisionSpec, parse_spec
+from vidqa.types import Placement
+
+FULL = {"2b": RELEASED["Qwen/Qwen2-VL-2B-Instruct"], "7b": RELEASED["Qwen/Qwen2-VL-7B-Instruct"]}
+_VIDEO_TOKEN = 1001  # of the reduced models, whose vocabulary is small
+
+
+def reduced(name: str, layers: int, width: int) -> ModelSpec:
+    """The head layout of `2b` or `7b` at a reduced width and depth, with a small vocabulary and vision tower."""
+    full = FULL[name]
+    return replace(
+        full, layers=layers, hidden=width, intermediate=4 * width, head_dim=width // full.heads, vocabulary=16384,
+        video_token=_VIDEO_TOKEN, tied=False, vision=VisionSpec(layers, 320, 4, 14, 2, 2, 1280),
+    )  # fmt: skip
+
+
+def mrope_sections(head_dim: int) -> list[int]:
+    """How many frequencies turn with time, row and column: 16, 24, 24 of 64 in the released models."""
+    time, row = head_dim // 8, 3 * head_dim // 16
+    return [time, row, head_dim // 2 - time - row]
+
+
+def configuration(spec: ModelSpec) -> Qwen2VLConfig:
+    """transformers' configuration of a spec; no token ends an answer."""
+    token, vision = spec.video_token, spec.vision
+    return Qwen2VLConfig(
+        text_config={
+            "vocab_size": spec.vocabulary, "hidden_size": spec.hidden, "intermediate_size": spec.intermediate,
+            "num_hidden_layers": spec.layers, "num_attention_heads": spec.heads,
+            "num_key_value_heads": spec.kv_heads, "max_position_embeddings": spec.context_tokens,
+            "rope_parameters": {
+                "rope_type": "default", "rope_theta": 1e6, "mrope_section": mrope_sections(spec.head_dim),
+            },
+            "tie_word_embeddings": spec.tied, "bos_token_id": 1, "eos_token_id": None, "pad_token_id": None,
+        },
+        vision_config={
+            "depth": vision.depth, "embed_dim": vision.embed_dim, "num_heads": vision.heads,
+            "hidden_size": spec.hidden, "mlp_ratio": vision.mlp_hidden // vision.embed_dim,
+        },
+        tie_word_embeddings=spec.tied, image_token_id=token - 1, video_token_id=token,
+        vision_start_token_id=token + 1, vision_end_token_id=token + 2,
+    )  # fmt: skip
+
+
+def build(spec: ModelSpec, device: torch.device, dtype: torch.dtype, seed: int = 0) -> Any:
+    """A random model, made on the device itself: a full-size one takes seconds there."""
+    torch.manual_seed(seed)
+    with torch.device(device), _default_dtype(dtype):
+        model: Any = Qwen2VLForConditionalGeneration(configuration(spec))
+    model.set_attn_implementation("sdpa")  # what transformers' side runs by; vidqa's never calls it
+    return model.eval().requires_grad_(False)
+
+
+def copy_of(model: Any, device: torch.device, dtype: torch.dtype) -> Any:
+    """Another model with the same weights, rounded to a precision."""
+    with torch.device(device), _default_dtype(dtype):
+        other: Any = Qwen2VLForConditionalGeneration(model.config)
+    other.load_state_dict(model.state_dict())
+    return other.eval().requires_grad_(False)
+
+
+def load(model: Any, device: torch.device, dtype: torch.dtype) -> Loaded:
+    """A model as the engine takes it, with the demo model's tokenizer; nothing ends its answers."""
+    spec = parse_spec(model.config.to_dict(), "the benchmark's model")
+    adapter = Qwen2VL(model, spec, device, dtype, weights_bytes(model))
+    return Loaded(adapter, _tokenizer(), frozenset(), short_name(dtype), Placement())
+
+
+@functools.cache
+def _tokenizer() -> Any:
+    return AutoTokenizer.from_pretrained(demo_folder(), local_files_only=True)
+
+
+def prompt_around(spec: ModelSpec) -> Prompt:
+    """Some ids before and after a video."""
+    token = spec.video_token
+    return Prompt((5, 6, 7, 8, token + 1), (token + 2, 9, 10, 11, 12, 13, 14, 15))
+
+
+def short_name(dtype: torch.dtype) -> str:
+    """As the planner names a precision."""
+    return {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[dtype]
+
+
+@contextmanager
+def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def write_random_model(spec: ModelSpec, folder: Path) -> None:
+    """A checkpoint of a spec with random weights and the demo model's tokenizer, shard by shard."""
+    from safetensors.torch import save_file
+
+    demo = json.loads((demo_folder() / "config.json").read_text())
+    vision = spec.vision
+    demo["text_config"] |= {
+        "hidden_size": spec.hidden, "intermediate_size": spec.intermediate, "num_hidden_layers": spec.layers,
+        "num_attention_heads": spec.heads, "num_key_value_heads": spec.kv_heads, "vocab_size": spec.vocabulary,
+        "layer_types": ["full_attention"] * spec.layers, "tie_word_embeddings": spec.tied,
+    }  # fmt: skip
+    demo["text_config"]["rope_parameters"] |= {"mrope_section": mrope_sections(spec.head_dim), "rope_theta": 1e6}
+    demo["vision_config"] |= {
+        "depth": vision.depth, "embed_dim": vision.embed_dim, "num_heads": vision.heads, "hidden_size": spec.hidden,
+        "mlp_ratio": vision.mlp_hidden // vision.embed_dim,
+    }  # fmt: skip
+    demo["tie_word_embeddings"] = spec.tied
+    shutil.copytree(demo_folder(), folder, ignore=shutil.ignore_patterns("*.safetensors", "config.json", "README.md"))
+    (folder / "video_preprocessor_config.json").unlink(missing_ok=True)
+    (folder / "config.json").write_text(json.dumps(demo))
+    with torch.device("meta"):
+        model = Qwen2VLForConditionalGeneration(AutoConfig.from_pretrained(folder))
+    index: dict[str, str] = {}
+    for number, (name, parameter) in enumerate(model.state_dict().items()):
+        if spec.tied and name == "lm_head.weight":
+            continue
+        shard = f"part-{number:04}.safetensors"
+        weight = torch.empty(parameter.shape, dtype=torch.bfloat16).normal_(0, 0.02)
+        save_file({name: weight}, folder / shard, metadata={"format": "pt"})
+        index[name] = shard
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
