@@ -5,7 +5,6 @@ Frames are noise made on the host before any clock runs. Needs no video library.
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -86,23 +85,19 @@ def alternating(sides: Mapping[str, Callable[[], Side]], repeats: int, warm_ups:
 
 
 class SyntheticReader:
-    """A video of noise that no file holds, with the reader's methods that the pipeline calls.
-
-    `watch` is entered in the pipeline's reading thread, where frames are resized: a dispatch mode sees one thread.
-    """
+    """A video of noise that no file holds, with the reader's methods that the pipeline calls."""
 
     notes: tuple[str, ...] = ()
 
-    def __init__(self, info: VideoInfo, pictures: int = 1, watch: AbstractContextManager[Any] | None = None) -> None:
-        self.info, self._watch = info, watch or nullcontext()
+    def __init__(self, info: VideoInfo, pictures: int = 1) -> None:
+        self.info = info
         shape = (pictures, info.height, info.width, 3)
         self._pictures = np.random.default_rng(0).integers(0, 255, shape, dtype=np.uint8)
 
     def frames(self, indices: Sequence[int]) -> Any:
         """One picture after the other, over and over."""
-        with self._watch:
-            for place, index in enumerate(indices):
-                yield Frame(index, index / self.info.fps, self._pictures[place % len(self._pictures)])
+        for place, index in enumerate(indices):
+            yield Frame(index, index / self.info.fps, self._pictures[place % len(self._pictures)])
 
     def stacked(self, frames: int) -> Tensor:
         """The first of them as transformers' processor takes them: (n, 3, height, width) uint8."""

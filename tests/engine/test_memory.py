@@ -58,7 +58,7 @@ def with_chunks(session: Session, draft: dict[str, Any]) -> dict[str, Any]:
 
 def counted_bytes(draft: Draft) -> dict[str, int]:
     """What the plan says of the tensors that are counted: those of the thread that reads frames are not."""
-    planned, ahead = tensor_bytes(SPEC, draft, host_pixels=PIXELS), estimate._frames_ahead(SPEC, draft, PIXELS)
+    planned, ahead = tensor_bytes(SPEC, draft, host_pixels=PIXELS), estimate.frames_ahead_bytes(SPEC, draft, PIXELS)
     return planned | {"vision": planned["vision"] - ahead}
 
 

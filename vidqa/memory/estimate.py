@@ -153,7 +153,7 @@ def _vision(spec: "ModelSpec", draft: Draft, host_pixels: int) -> int:
     return max(activations.vision_bytes(spec, draft), _pixels(spec, draft) if host_pixels else 0)
 
 
-def _frames_ahead(spec: "ModelSpec", draft: Draft, host_pixels: int) -> int:
+def frames_ahead_bytes(spec: "ModelSpec", draft: Draft, host_pixels: int) -> int:
     """Pictures that wait for the tower, where the device is the host, and a source frame of P pixels that is resized:
     itself, in float32, its rows resized (P · w/W, about sqrt(P·h·w)), the result."""
     if not host_pixels:
@@ -222,7 +222,7 @@ PARTS = (
     Part("vision activations", frozenset(("vision",)), _vision,
          lambda spec, draft: f"{activations.group_slices(spec, draft)} slices of "
          f"{activations.patches_per_slice(spec, draft)} patches · {spec.vision.embed_dim}"),
-    Part("frames on their way", frozenset(("vision",)), _frames_ahead,
+    Part("frames on their way", frozenset(("vision",)), frames_ahead_bytes,
          lambda spec, draft: f"{GROUPS_AHEAD} groups of pictures, and one that is resized"),
     Part("vision embeddings, waiting", frozenset(("vision",)), _waiting("vision"), _waiting_formula),
     Part("vision embeddings, waiting for a chunk", frozenset(("prefill",)), _waiting("prefill"), _waiting_formula),
