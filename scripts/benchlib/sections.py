@@ -107,12 +107,14 @@ def run_in_children(
     `command` makes a child's command line from the names and the seconds that are left; the
     descriptor to tell on is appended. `changed` is called whenever a section has ended.
     """
-    found, waiting, began = Found(), list(limits), time.monotonic()
+    found, waiting, began, stillborn = Found(), list(limits), time.monotonic(), 0
     while waiting and (left := budget_seconds - (time.monotonic() - began)) > 0:
         before = len(found.ends)
         _run_child(command(waiting, left), found, changed)
-        if len(found.ends) == before:  # it never got to a section
-            _end(found, changed, waiting[0], "failed", "its process ended before it began")
+        stillborn = stillborn + 1 if len(found.ends) == before else 0
+        if stillborn == 2:  # it is not the section that fails
+            for name in waiting:
+                _end(found, changed, name, "failed", "its process ended before it began")
         ended = {end["section"] for end in found.ends}
         waiting = [name for name in waiting if name not in ended]
     for name in waiting:

@@ -131,9 +131,9 @@ def test_a_process_that_dies_or_hangs_costs_its_section_only(monkeypatch: pytest
     assert processes == 3
 
 
-def test_a_process_that_never_begins_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    found, processes = run_scripted(("one", "two"), monkeypatch, "raise SystemExit(2)")
-    assert [end["outcome"] for end in found.ends] == ["failed", "failed"]
+def test_processes_that_never_begin_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    found, processes = run_scripted(("one", "two", "three"), monkeypatch, "raise SystemExit(2)")
+    assert [end["outcome"] for end in found.ends] == ["failed", "failed", "failed"]
     assert processes == 2
 
 
