@@ -26,8 +26,8 @@ from benchlib.runs import (
 )
 from benchlib.sections import Skipped
 from vidqa.config import ATTENTION_CHOICES
-from vidqa.engine.decode import decode
-from vidqa.engine.kv_cache import KVCache, make_cache
+from vidqa.engine.decode import decode, decode_together
+from vidqa.engine.kv_cache import KVCache, Storage, make_cache
 from vidqa.engine.prefill import Prefill
 from vidqa.engine.prompt import text_positions
 from vidqa.engine.sampler import Sampler
@@ -41,6 +41,7 @@ from vidqa.models.ladder import HeadLayout, climb
 from vidqa.models.loader import Loaded
 from vidqa.types import Draft
 
+BATCH = 16
 _SLOW_SECONDS = 5.0  # of a prefill: its figure needs no repeating
 _FIRST_TOKENS = 4  # of a decode run, which capture and warm up
 _TIES = {torch.float32: 1e-4, torch.bfloat16: 0.01}  # of the logits' spread: closer than this, either may win
@@ -223,6 +224,38 @@ def _speed_rows(section: str, made: dict[str, list[list[float]]], bound: float, 
         if side != "transformers":
             ratio = Samples.of(plain).p50 / row.value
             yield Row(section, f"{side}, times transformers", ratio, "×", "medians of alternating runs")
+
+
+def batching(bench: Bench) -> Iterator[Row]:
+    """Decode of 1 and of 16 sequences together on the 2B, captured: tokens a second of all."""
+    loaded, sizes, rates = bench.model("2b"), bench.sizes, dict[int, float]()
+    context = sizes.decode_context // 4  # captions of clips: 16 of them in the memory of a long video
+    for batch in (1, BATCH):
+        seconds = [_together_seconds(loaded, batch, context, sizes.decode_tokens) for _ in range(min(sizes.repeats, 3))]
+        row = seconds_row("batch", f"{batch} together, a step", _joined(seconds))
+        yield row
+        assert row.value is not None
+        rates[batch] = batch / row.value
+        yield Row(
+            "batch", f"{batch} together", rates[batch], "tokens/s", f"{batch} / median step, {context} cached each"
+        )
+    yield Row("batch", f"{BATCH} together, times one", rates[BATCH] / rates[1], "×", "tokens a second")
+
+
+def _together_seconds(loaded: Loaded, batch: int, context: int, count: int) -> list[float]:
+    """Seconds of each step of `batch` sequences behind caches that random keys and values fill."""
+    model, times = loaded.model, list[float]()
+    storage = Storage.allocate(model.spec, context + count, model.dtype, model.device, sequences=batch)
+    storage.store.normal_()
+    caches = [KVCache(storage, sequence) for sequence in range(batch)]
+    for cache in caches:
+        cache.length = context
+    writer = CapturedWriter(model, caches, [context] * batch, [Sampler(0, 1, 0)] * batch, run_layer)
+    logits = _first_logits(loaded).expand(batch, -1)
+    for sequence, _ in decode_together(writer, logits, frozenset(), [count] * batch):
+        if sequence == 0:
+            times.append(time.perf_counter())
+    return Run(times[0], times[:count], []).token_seconds[_FIRST_TOKENS:]
 
 
 def prefilling(bench: Bench) -> Iterator[Row]:

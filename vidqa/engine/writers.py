@@ -3,6 +3,7 @@
 Both leave the token on the device. Knows caches and steps; knows nothing of text.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -127,7 +128,7 @@ class CapturedWriter:
     @torch.no_grad()
     def _captured(self) -> Callable[[], None]:
         """Run the step a few times on a side stream, then once more to record it."""
-        stream: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        stream = _side_stream(self._model.device)
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(_WARM_UPS):
@@ -144,6 +145,12 @@ class CapturedWriter:
         hidden = self._model.embed(tokens)
         logits = next_logits(self._model, hidden, self._caches[0].storage, self._places, self._layer_step)
         self._chosen = self._samplers[0].choose(logits, self._uniform)
+
+
+@functools.cache
+def _side_stream(device: torch.device) -> Any:
+    """One for all captures: cuBLAS keeps a workspace for every stream that it has ever seen."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 def make_writer(
