@@ -21,7 +21,7 @@ from vidqa.memory.weights import QUANTIZED
 from vidqa.models.half import keep_finite
 from vidqa.models.loader import DTYPES
 from vidqa.models.qwen2_vl import Qwen2VL
-from vidqa.models.skeleton import config_of
+from vidqa.models.skeleton import config_of, default_dtype
 from vidqa.models.specs import ModelSpec
 from vidqa.types import Placement
 
@@ -161,7 +161,7 @@ def replayed(
 
     live, dtype = LiveBytes("cuda"), DTYPES[dtype_name]
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
-        with torch.device("cuda"), no_init_weights(), _default_dtype(dtype):
+        with torch.device("cuda"), no_init_weights(), default_dtype(dtype):
             model = Qwen2VLForConditionalGeneration(config_of(spec)).eval()
             model.tie_weights()
         if weights in QUANTIZED:
@@ -180,16 +180,6 @@ def replayed(
             live.count(tensor)
         with live, FusedAttention():
             yield Replay(adapter, live)
-
-
-@contextmanager
-def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
 
 
 def tensors_of(model: nn.Module) -> Iterator[Tensor]:

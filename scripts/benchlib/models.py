@@ -6,20 +6,19 @@ Knows configurations and how to fill them; measures nothing.
 import functools
 import json
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoTokenizer, Qwen2VLConfig, Qwen2VLForConditionalGeneration
+from transformers import AutoConfig, AutoTokenizer, Qwen2VLForConditionalGeneration
 
 from vidqa.engine.prompt import Prompt
 from vidqa.models.choice import RELEASED
 from vidqa.models.hub import demo_folder
 from vidqa.models.loader import Loaded, weights_bytes
 from vidqa.models.qwen2_vl import Qwen2VL
+from vidqa.models.skeleton import config_of, default_dtype, mrope_sections
 from vidqa.models.specs import ModelSpec, VisionSpec, parse_spec
 from vidqa.types import Placement
 
@@ -36,46 +35,18 @@ def reduced(name: str, layers: int, width: int) -> ModelSpec:
     )  # fmt: skip
 
 
-def mrope_sections(head_dim: int) -> list[int]:
-    """How many frequencies turn with time, row and column: 16, 24, 24 of 64 in the released models."""
-    time, row = head_dim // 8, 3 * head_dim // 16
-    return [time, row, head_dim // 2 - time - row]
-
-
-def configuration(spec: ModelSpec) -> Qwen2VLConfig:
-    """transformers' configuration of a spec; no token ends an answer."""
-    token, vision = spec.video_token, spec.vision
-    return Qwen2VLConfig(
-        text_config={
-            "vocab_size": spec.vocabulary, "hidden_size": spec.hidden, "intermediate_size": spec.intermediate,
-            "num_hidden_layers": spec.layers, "num_attention_heads": spec.heads,
-            "num_key_value_heads": spec.kv_heads, "max_position_embeddings": spec.context_tokens,
-            "rope_parameters": {
-                "rope_type": "default", "rope_theta": 1e6, "mrope_section": mrope_sections(spec.head_dim),
-            },
-            "tie_word_embeddings": spec.tied, "bos_token_id": 1, "eos_token_id": None, "pad_token_id": None,
-        },
-        vision_config={
-            "depth": vision.depth, "embed_dim": vision.embed_dim, "num_heads": vision.heads,
-            "hidden_size": spec.hidden, "mlp_ratio": vision.mlp_hidden // vision.embed_dim,
-        },
-        tie_word_embeddings=spec.tied, image_token_id=token - 1, video_token_id=token,
-        vision_start_token_id=token + 1, vision_end_token_id=token + 2,
-    )  # fmt: skip
-
-
 def build(spec: ModelSpec, device: torch.device, dtype: torch.dtype, seed: int = 0) -> Any:
     """A random model, made on the device itself: a full-size one takes seconds there."""
     torch.manual_seed(seed)
-    with torch.device(device), _default_dtype(dtype):
-        model: Any = Qwen2VLForConditionalGeneration(configuration(spec))
+    with torch.device(device), default_dtype(dtype):
+        model: Any = Qwen2VLForConditionalGeneration(config_of(spec))
     model.set_attn_implementation("sdpa")  # what transformers' side runs by; vidqa's never calls it
     return model.eval().requires_grad_(False)
 
 
 def copy_of(model: Any, device: torch.device, dtype: torch.dtype) -> Any:
     """Another model with the same weights, rounded to a precision."""
-    with torch.device(device), _default_dtype(dtype):
+    with torch.device(device), default_dtype(dtype):
         other: Any = Qwen2VLForConditionalGeneration(model.config)
     other.load_state_dict(model.state_dict())
     return other.eval().requires_grad_(False)
@@ -102,16 +73,6 @@ def prompt_around(spec: ModelSpec) -> Prompt:
 def short_name(dtype: torch.dtype) -> str:
     """As the planner names a precision."""
     return {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[dtype]
-
-
-@contextmanager
-def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
 
 
 def write_random_model(spec: ModelSpec, folder: Path) -> None:
