@@ -1,5 +1,6 @@
 """A second question about the same pictures: as if the whole conversation were read anew, and much sooner."""
 
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -96,6 +97,21 @@ def test_a_file_that_changed_is_read_anew_and_one_that_went_is_an_error(tmp_path
         clip.unlink()
         with pytest.raises(VideoNotFound):
             events_of(session, Request(str(clip), QUESTION))
+
+
+def test_another_file_of_the_same_size_and_time_is_read_anew(tmp_path: Path) -> None:
+    """As after `cp --preserve` of another clip over the first."""
+    clip, other = tmp_path / "clip.mp4", Path(CLIP).with_name("demo-empty.mp4")
+    size = max(Path(CLIP).stat().st_size, other.stat().st_size) + 16
+    with Session(CONFIG) as session:
+        told = []
+        for source in (Path(CLIP), other):
+            content = source.read_bytes()
+            rest = size - len(content)
+            clip.write_bytes(content + rest.to_bytes(4, "big") + b"free" + bytes(rest - 8))  # a box of nothing
+            os.utime(clip, ns=(10**18, 10**18))
+            told.append(answer_of(events_of(session, Request(str(clip), QUESTION))).text)
+    assert told == ["a red circle moves right.", "nothing visible."]
 
 
 def test_another_system_prompt_keeps_the_embeddings() -> None:

@@ -79,6 +79,16 @@ def test_tensor_bytes_are_those_of_the_plan(counted: tuple[LiveBytes, Session]) 
             assert peak <= planned[phase] <= peak * 1.02 + 2 * MIB, (phase, how)
 
 
+def test_a_long_question_takes_no_more_than_its_chunks(counted: tuple[LiveBytes, Session]) -> None:
+    """Its embeddings are made as they are read: all of them at once would be a tenth of this model's memory."""
+    _, session = counted
+    how = {"frames": 8, "size": (140, 112), "vision": 1, "prefill": 16, "max_tokens": 2}
+    rest = with_chunks(session, how)
+    *_, last = session.ask(Request(CLIP, "x" * 3000, **rest))
+    assert isinstance(last, Answered)
+    assert peaks_of(last.answer)["prefill"] <= counted_bytes(last.answer.plan.draft)["prefill"]
+
+
 def test_slopes_of_the_plan_are_those_of_the_tensors(counted: tuple[LiveBytes, Session]) -> None:
     _, session = counted
     base = {"frames": 16, "size": (420, 420), "vision": 4, "prefill": 512, "max_tokens": 2}

@@ -75,6 +75,13 @@ def test_flex_compiles_once_for_twenty_lengths_and_then_never_again() -> None:
         kernel.attend(query, otherwise, value, 0.25)
 
 
+def test_a_cache_of_one_block_is_no_other_graph() -> None:
+    """A dimension of one would be compiled as a constant, and the next, larger cache refused."""
+    counts, indices = flex._causal_blocks(0, 128, 128, CPU)
+    assert counts.tolist() == [[[1]]]  # the second block is listed, and never read
+    assert indices.tolist() == [[[[0, 1]]]]
+
+
 def test_an_uncompiled_flex_is_an_error_and_never_runs_in_silence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flex, "_compiled", lambda role: (lambda *arguments: flex._flex(role, *arguments), []))
     kernel = make_kernel("flex", CPU)

@@ -185,8 +185,10 @@ class Filling:
             positions = positions[:, len(rows) :]
 
     def _text(self, ids: Sequence[int], position: int) -> Events:
-        embedded = self._model.embed(torch.tensor(ids))
-        yield from self._push(embedded, text_positions(position, len(ids)))
+        chunk = self._plan.draft.prefill_chunk  # a long text's embeddings would outgrow what is planned for one
+        for start in range(0, len(ids), chunk):
+            some = torch.tensor(ids[start : start + chunk])
+            yield from self._push(self._model.embed(some), text_positions(position + start, len(some)))
 
     def _push(self, embeddings: Tensor, positions: Tensor) -> Events:
         yield from self._told(self._prefill.push(self._cache, embeddings, positions))

@@ -55,7 +55,8 @@ def _causal_blocks(past: int, rows: int, capacity: int, device: torch.device) ->
     columns, count = -(-capacity // _BLOCK), rows // _BLOCK
     ends = torch.arange(1, count + 1, device=device) * _BLOCK + past
     counts = ((ends + _BLOCK - 1) // _BLOCK).clamp(max=columns).to(torch.int32)
-    indices = torch.arange(columns, device=device, dtype=torch.int32).expand(1, 1, count, columns)
+    listed = max(columns, 2)  # the compiler takes a dimension of one for a constant: larger caches would not fit it
+    indices = torch.arange(listed, device=device, dtype=torch.int32).expand(1, 1, count, listed)
     return counts.view(1, 1, -1), indices.contiguous()
 
 
