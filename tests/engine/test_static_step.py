@@ -93,6 +93,7 @@ def test_what_lies_behind_a_sequence_is_never_read() -> None:
 
 def test_one_compiled_layer_serves_all_layers_and_steps() -> None:
     models = pair("7B")
+    torch._dynamo.reset()  # another test's graph, of another model, is no recompilation of this one's
     compiled = torch.compile(run_layer, dynamic=False, fullgraph=True)
     expected, _ = eager_tokens(models, room(models, 2), 6)
     with torch._dynamo.config.patch(error_on_recompile=True):

@@ -36,7 +36,7 @@ def test_the_sweep_dies_at_30_frames_where_a_plan_has_room_left() -> None:
     task = made_task(T4_GIB, 59, frames=30, size=(1008, 560), weights="fp16", device=made_device(T4_GIB, bf16=False))
     plan = plan_video(task)
     assert (plan.draft.frames, plan.visual_tokens) == (30, 10_800)
-    assert plan.predicted_peak_bytes < 5.4 * GIB
+    assert plan.predicted_peak_bytes < 5.6 * GIB
 
 
 def test_cumulative_scores_of_the_profiled_run() -> None:

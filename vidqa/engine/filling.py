@@ -141,9 +141,7 @@ class Filling:
         yield StageStarted("vision", total)
         try:
             if streaming:
-                yield from self._text(self._head, 0)
-                if self._row is None:  # alone there is nothing to share the chunk with, and frames take their time
-                    yield from self._told(self._prefill.flush(self._cache))
+                yield from self._read_head()
             for seen, picture in enumerate(pictures, start=1):
                 self._stop_in_video()
                 yield StageProgress("video", seen, total)
@@ -178,11 +176,17 @@ class Filling:
     def _read_waiting(self) -> Events:
         """Read the embeddings that wait on the host, and the ids before them."""
         assert self.visual is not None
-        yield from self._text(self._head, 0)
+        yield from self._read_head()
         positions = video_positions(len(self._head), self.visual.slices, *self._grid())
         for rows in self.visual.chunks(self._plan.draft.prefill_chunk):
             yield from self._push(rows.to(self._model.device, non_blocking=True), positions[:, : len(rows)])
             positions = positions[:, len(rows) :]
+
+    def _read_head(self) -> Events:
+        """Read the ids before the video."""
+        yield from self._text(self._head, 0)
+        if self._row is None:  # alone there is nothing to share the chunk with; frames, or whole chunks, come next
+            yield from self._told(self._prefill.flush(self._cache))
 
     def _text(self, ids: Sequence[int], position: int) -> Events:
         chunk = self._plan.draft.prefill_chunk  # a long text's embeddings would outgrow what is planned for one

@@ -68,14 +68,16 @@ def waiting_rows(spec: "ModelSpec", draft: Draft, phase: str) -> int:
     """Embeddings on the device that wait for their chunk to be full.
 
     In the prefill the last group of G, read in part, stays whole; the chunk's own rows are counted
-    there. In the vision phase fewer than a chunk of n wait: all in one group where n ≤ G, else in
-    groups of less than n + G together (a bound that grows with G, as the search needs it). Where the
-    tower is moved away first, they wait on the host, and only the group that was just encoded is on
-    the device.
+    there. In the vision phase fewer than a chunk of n wait from the groups before: all in one group
+    where n ≤ G, else in groups of less than n + G together (a bound that grows with G, as the search
+    needs it). Where the tower is moved away first, they wait on the host, and only the group that was
+    just encoded is on the device.
     """
     group, every = group_tokens(spec, draft), spec.visual_tokens(draft.frames, draft.height, draft.width)
     if draft.placement.vision_offloaded:
         return group if phase == "vision" else 0
+    if phase == "vision" and every <= group:
+        return 0
     together = phase == "prefill" or draft.prefill_chunk <= group
     return min(every, group if together else draft.prefill_chunk + group)
 
