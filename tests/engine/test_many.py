@@ -11,8 +11,12 @@ from tests.engine.test_parity import prompt_tensors
 from tests.engine.test_static_step import CPU, GRIDS, prefilled, room
 from tests.tiny import pair, random_patches
 from vidqa import EngineConfig, Request, Session
+from vidqa.engine.decode import decode_together
 from vidqa.engine.kv_cache import KVCache
 from vidqa.engine.prefill import Prefill
+from vidqa.engine.sampler import Sampler
+from vidqa.engine.static_step import run_layer
+from vidqa.engine.writers import CapturedWriter
 from vidqa.errors import Interrupted
 from vidqa.events import Answered, Event, Failed, StageStarted
 from vidqa.models.attention import make_kernel
@@ -65,6 +69,32 @@ def test_sampling_draws_from_each_requests_own_seed() -> None:
         answers, _, _ = many(session, requests)
         assert [answers[number].text for number in range(3)] == [alone(session, one).text for one in requests]
     assert len({answer.text for answer in answers.values()}) > 1
+
+
+def test_requests_that_sample_otherwise_are_answered_apart() -> None:
+    requests = [REQUESTS[0], Request(CLIPS[0], QUESTION, temperature=9.0, seed=1, max_tokens=12), REQUESTS[2]]
+    with Session(CONFIG) as session:
+        answers, failed, _ = many(session, requests)
+        assert [answers[number].text for number in range(3)] == [alone(session, one).text for one in requests]
+    assert not failed
+
+
+def test_a_request_that_cannot_be_planned_fails_alone() -> None:
+    requests = [Request(CLIPS[0], QUESTION, start_seconds=1000.0), REQUESTS[0], REQUESTS[2]]
+    with Session(CONFIG) as session:
+        answers, failed, _ = many(session, requests)
+    assert sorted(answers) == [1, 2] and sorted(failed) == [0]
+
+
+def test_an_answer_that_fills_its_cache_goes_on_no_further() -> None:
+    """The row that ends first has no place left behind its last token; the others still write."""
+    models = pair("2B")
+    storage = room(models, 2)
+    caches, positions, logits = prefilled(models, storage)
+    caches[0].length = storage.capacity - 2
+    writer = CapturedWriter(models.ours, caches, positions, [Sampler(0, 1, 0)] * 2, run_layer)
+    told = list(decode_together(writer, torch.stack(logits), frozenset(), [3, 20]))
+    assert [token for row, token in told if row == 0][-1] == "length" and len(told) == 25
 
 
 def test_a_video_that_fails_leaves_the_others(tmp_path: Path) -> None:

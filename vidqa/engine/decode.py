@@ -39,13 +39,13 @@ def decode_together(
     """Yield (sequence, token id), and at its end (sequence, why); the first tokens come from `logits` (B, vocabulary).
 
     A writer that works ahead has its next step queued before a token is read, so the device never
-    waits for the host. A sequence with a limit of 0 is passed over.
+    waits for the host; but the first token comes before anything is captured. A sequence with a
+    limit of 0 is passed over.
     """
     left = {sequence: limit for sequence, limit in enumerate(max_tokens) if limit}
-    tokens = writer.first(logits)
+    tokens, ahead = writer.first(logits), False
     while left:
         reading = _begin_reading(tokens)
-        ahead = writer.ahead and max(left.values()) > 1
         if ahead:
             tokens = writer.next(tokens)
         numbers = reading()
@@ -61,6 +61,7 @@ def decode_together(
                 yield sequence, reason
         if left and not ahead:
             tokens = writer.next(tokens)
+        ahead = writer.ahead and max(left.values(), default=0) > 1
 
 
 def _ending(writer: Writer, number: int, stop_ids: frozenset[int]) -> FinishReason | None:

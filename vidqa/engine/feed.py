@@ -6,7 +6,7 @@ stops and joins the thread. Knows frames; knows no model.
 
 import queue
 import threading
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -25,30 +25,38 @@ class _Ended:
     error: BaseException | None
 
 
-def pictures_ahead(
-    reader: VideoReader, indices: Sequence[int], size: tuple[int, int], room: int, check: Callable[[], None]
-) -> Generator[Picture, None, None]:
-    """Yield the pictures of `indices` at `size` (height, width), at most `room` of them ready before they are taken.
+class PicturesAhead:
+    """The pictures of `indices` at `size` (height, width), at most `room` of them ready before they are taken.
 
-    `check` is called while there is nothing to take; what it raises ends the reading.
+    The thread starts at once. `check` is called while there is nothing to take; what it raises ends
+    the reading. Iterate once, and close in any case.
     """
-    ready: queue.Queue[Picture | _Ended] = queue.Queue(room)
-    stop = threading.Event()
-    thread = threading.Thread(target=_work, args=(reader, indices, size, ready, stop), name="vidqa-frames", daemon=True)
-    thread.start()
-    try:
-        while not isinstance(item := _next(ready, check), _Ended):
+
+    def __init__(
+        self, reader: VideoReader, indices: Sequence[int], size: tuple[int, int], room: int, check: Callable[[], None]
+    ) -> None:
+        self._reader, self._check = reader, check
+        self._ready: queue.Queue[Picture | _Ended] = queue.Queue(room)
+        self._stop = threading.Event()
+        arguments = (reader, indices, size, self._ready, self._stop)
+        self._thread = threading.Thread(target=_work, args=arguments, name="vidqa-frames", daemon=True)
+        self._thread.start()
+
+    def __iter__(self) -> Iterator[Picture]:
+        while not isinstance(item := _next(self._ready, self._check), _Ended):
             yield item
         if (error := item.error) is not None:
             try:
                 raise error
             finally:
                 del error, item  # they lead back to this frame, which would live on with them
-    finally:
-        if thread.is_alive():
-            stop.set()
-            reader.abandon()
-        thread.join()
+
+    def close(self) -> None:
+        """Stop the thread, if it has not ended, and wait for it."""
+        if self._thread.is_alive():
+            self._stop.set()
+            self._reader.abandon()
+        self._thread.join()
 
 
 def _next(ready: "queue.Queue[Picture | _Ended]", check: Callable[[], None]) -> Picture | _Ended:

@@ -10,7 +10,7 @@ from collections.abc import Generator, Sequence
 import torch
 from torch import Tensor
 
-from vidqa.engine.feed import pictures_ahead
+from vidqa.engine.feed import PicturesAhead
 from vidqa.engine.kept import Read, Visual
 from vidqa.engine.kv_cache import KVCache, make_cache
 from vidqa.engine.prefill import Prefill
@@ -133,13 +133,13 @@ class Filling:
         )
         encoder = GroupEncoder(self._model, draft.vision_chunk)
         room = GROUPS_AHEAD * draft.vision_chunk * self._model.spec.vision.temporal_patch
-        ahead = pictures_ahead(
+        ahead = PicturesAhead(
             reader, self._plan.indices, (draft.height, draft.width), min(room, total), self._stop_in_video
         )
         pictures = Timed(ahead)
-        yield StageStarted("video", total)
-        yield StageStarted("vision", total)
         try:
+            yield StageStarted("video", total)
+            yield StageStarted("vision", total)
             if streaming:
                 yield from self._read_head()
             for seen, picture in enumerate(pictures, start=1):

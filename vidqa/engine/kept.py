@@ -5,7 +5,6 @@ token ids that it holds. The next prompt goes on where it first differs from the
 it is: a follow-up, another question, the same one again. Knows ids; knows no text.
 """
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -14,21 +13,9 @@ import torch
 from torch import Tensor
 
 from vidqa.engine.kv_cache import KVCache
-from vidqa.types import Request
 
 if TYPE_CHECKING:
     from vidqa.engine.vision import EncodedGroup
-
-# The file's path and its identity, and what of it is looked at.
-Scene = tuple[str | int | float | tuple[int, int] | None, ...]
-
-
-def scene_of(request: Request) -> Scene:
-    """What must be equal for two requests to see the same pictures."""
-    status = os.stat(request.video)
-    sampling = (request.frames, request.fps, request.start_seconds, request.end_seconds, request.size)
-    identity = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)  # copies can keep a time
-    return (os.path.realpath(request.video), *identity, *sampling)
 
 
 @dataclass(slots=True)

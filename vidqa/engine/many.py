@@ -9,17 +9,17 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from vidqa.engine.compiling import layer_step
-from vidqa.engine.kept import scene_of
 from vidqa.engine.pipeline import plan_that_ran
-from vidqa.engine.run import Run, prompt_of
+from vidqa.engine.run import Run, prompt_of, scene_of
 from vidqa.engine.speech import Speech
 from vidqa.engine.stages import Hooks, Stages
 from vidqa.engine.timing import Sections
 from vidqa.engine.together import Member, Together
+from vidqa.engine.writers import why_not_captured
 from vidqa.errors import DoesNotFit, Interrupted, VideoError, VidqaError
 from vidqa.events import Answered, Event, Failed, Planned
 from vidqa.memory.weights import QUANTIZED
-from vidqa.types import Answer, MemoryUse, Request, Timing
+from vidqa.types import Answer, MemoryUse, Placement, Request, Timing
 from vidqa.video.decode import VideoReader
 
 if TYPE_CHECKING:
@@ -40,6 +40,11 @@ class Many:
         """Yield (number, event) until every request has its last event."""
         if len(requests) == 1:
             yield from self._alone(*next(iter(requests.items())))
+            return
+        ways = {(request.temperature, request.top_p) for request in requests.values()}
+        if len(ways) > 1:  # the step's sampling is one for all
+            for way in sorted(ways):
+                yield from self.answer({n: r for n, r in requests.items() if (r.temperature, r.top_p) == way})
             return
         left = dict(requests)
         try:
@@ -86,17 +91,36 @@ class Many:
 
     def _opened(self, requests: Mapping[int, Request], readers: Mapping[int, VideoReader]) -> Tagged:
         """Plan all for the memory that they share, load as the first one's plan says, and run."""
-        session, config = self._session, replace(self._session.config, batch=len(requests))
+        session = self._session
+        # Nothing that a step or another row would have to wait for: alone each of them may.
+        config = replace(session.config, batch=len(requests), placement=session.config.placement or Placement())
         first = min(requests)
-        leading = session._plan(readers[first], requests[first], local=True, config=config)
+        try:
+            leading = session._plan(readers[first], requests[first], local=True, config=config)
+        except DoesNotFit:
+            raise
+        except VidqaError as error:
+            yield first, Failed(error)
+            rest = {number: request for number, request in requests.items() if number != first}
+            if rest:
+                yield from self._opened(rest, readers)
+            return
         loaded, tracker = yield from _tagged(first, session._load(leading))
+        if loaded.model.device.type == "cuda" and (why := why_not_captured(loaded.model)):
+            raise DoesNotFit(f"Several answers at once need a captured step, and {why}.", "Ask one by one.")
         draft = leading.plan.draft
         kv = "int8" if draft.kv == "int8" else "native"
         config = replace(config, kv=kv, placement=draft.placement, attention=draft.attention)
-        runs = {
-            number: session._plan(readers[number], request, local=True, config=config)
-            for number, request in requests.items()
-        }
+        runs: dict[int, Run] = {}
+        for number, request in requests.items():
+            try:
+                runs[number] = session._plan(readers[number], request, local=True, config=config)
+            except DoesNotFit:
+                raise
+            except VidqaError as error:
+                yield number, Failed(error)
+        if not runs:
+            return
         members = [_member(run, readers[number], loaded) for number, run in runs.items()]
         step = layer_step(loaded.model, config.compile, quantized=loaded.weights in QUANTIZED)
         hooks = Hooks(session._cancelled.is_set, session._fault, leading.enter)

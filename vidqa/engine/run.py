@@ -4,6 +4,7 @@ Decides whether a new request sees the same pictures and whether its conversatio
 the cache; the oldest turns go first, whole. Runs nothing.
 """
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -16,11 +17,23 @@ from vidqa.models.choice import Checkpoint
 from vidqa.types import Plan, Request, VideoInfo
 
 if TYPE_CHECKING:
-    from vidqa.engine.kept import Read, Scene, Visual
+    from vidqa.engine.kept import Read, Visual
     from vidqa.engine.pipeline import Pipeline
     from vidqa.engine.prompt import Prompt
     from vidqa.engine.speech import Speech
     from vidqa.models.loader import Loaded
+
+
+# The file's path and its identity, and what of it is looked at.
+Scene = tuple[str | int | float | tuple[int, int] | None, ...]
+
+
+def scene_of(request: Request) -> Scene:
+    """What must be equal for two requests to see the same pictures."""
+    status = os.stat(request.video)
+    sampling = (request.frames, request.fps, request.start_seconds, request.end_seconds, request.size)
+    identity = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)  # copies can keep a time
+    return (os.path.realpath(request.video), *identity, *sampling)
 
 
 @dataclass(slots=True)
@@ -28,6 +41,7 @@ class Run:
     """What was asked, what runs now, what is there of the video, and what was given up."""
 
     request: Request
+    scene: Scene
     video: VideoInfo
     checkpoint: Checkpoint
     task: Task
@@ -71,21 +85,14 @@ class Run:
 class Kept:
     """The last run, and what must be equal for the next one to go on from it."""
 
-    scene: "Scene"
+    scene: Scene
     config: EngineConfig
     run: Run
 
 
 def keep(run: Run, config: EngineConfig) -> Kept | None:
-    """What the next question can go on from; None where the video was not seen to its end, or is gone."""
-    from vidqa.engine.kept import scene_of
-
-    if run.visual is None or not run.visual.complete:
-        return None
-    try:
-        return Kept(scene_of(run.request), config, run)
-    except OSError:
-        return None
+    """What the next question can go on from; None where the video was not seen to its end."""
+    return Kept(run.scene, config, run) if run.visual is not None and run.visual.complete else None
 
 
 def recall(kept: Kept, request: Request, config: EngineConfig, loaded: "Loaded") -> Run | None:
@@ -93,7 +100,6 @@ def recall(kept: Kept, request: Request, config: EngineConfig, loaded: "Loaded")
 
     Raises VideoError children where the file is gone.
     """
-    from vidqa.engine.kept import scene_of
     from vidqa.video.probe import check_file
 
     check_file(request.video)
@@ -110,7 +116,7 @@ def recall(kept: Kept, request: Request, config: EngineConfig, loaded: "Loaded")
     plan = replace(last.plan, draft=draft, prompt_tokens=last.plan.visual_tokens + tokens)
     dropped = len(request.history) - len(shorter.history)
     task = replace(last.task, request=shorter)
-    return Run(shorter, last.video, last.checkpoint, task, plan, last.visual, last.read, dropped)
+    return Run(shorter, kept.scene, last.video, last.checkpoint, task, plan, last.visual, last.read, dropped)
 
 
 def prompt_of(request: Request, loaded: "Loaded") -> "Prompt":

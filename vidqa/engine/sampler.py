@@ -5,12 +5,14 @@ from torch import Tensor
 
 NOT_A_NUMBER = -1  # stands for a token where the logits are not all finite
 
+_COLDEST = 1e-5  # below, logits divided by it leave float32
+
 
 class Sampler:
     """Chooses tokens by temperature and nucleus (top-p) sampling, repeatably from a seed."""
 
     def __init__(self, temperature: float, top_p: float, seed: int | None) -> None:
-        self.temperature = temperature
+        self.temperature = temperature if temperature > _COLDEST else 0.0
         self._top_p = top_p
         self._generator = torch.Generator()  # on the host: the same draws on every device
         if seed is None:

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 
 from vidqa.config import EngineConfig
 from vidqa.engine.planning import budget_bytes, check_config, check_request, closer_look, plan_best, tasks_for
-from vidqa.engine.run import Kept, Run, keep, prompt_of, recall
+from vidqa.engine.run import Kept, Run, keep, prompt_of, recall, scene_of
 from vidqa.engine.timing import Stopwatch
-from vidqa.errors import Interrupted, UsageError
+from vidqa.errors import Interrupted, NotFinite, UsageError
 from vidqa.events import Answered, Degraded, Event, Planned, StageProgress, StageStarted
 from vidqa.memory import drift
 from vidqa.memory.degrade import MAX_STEPS, gave_up, lower
@@ -97,6 +97,7 @@ class Session:
         """Answer one question. Raises VidqaError children; closing the iterator frees what it held."""
         check_request(request)
         check_config(self.config)
+        self._begin()
         return self._ask(request)
 
     def ask_many(self, requests: Sequence[Request]) -> Iterator[tuple[int, Event]]:
@@ -108,7 +109,13 @@ class Session:
         for request in requests:
             check_request(request)
         check_config(self.config)
+        self._begin()
         return self._ask_many(requests)
+
+    def _begin(self) -> None:
+        """A new question is not cancelled, from here on: not only once somebody reads its events."""
+        if not self._flight.locked():
+            self._cancelled.clear()
 
     def cancel(self) -> None:
         """Ask the running `ask` to stop at the next chunk or token; callable from any thread."""
@@ -130,7 +137,6 @@ class Session:
         if not self._flight.acquire(blocking=False):
             raise UsageError("This session is answering another question.", "Wait for it or cancel it.")
         try:
-            self._cancelled.clear()
             yield
         finally:
             self._flight.release()
@@ -164,7 +170,7 @@ class Session:
         finally:
             if reader is not None:
                 reader.close()
-            if run is not None:
+            if run is not None and self._loaded is not None:
                 self._kept = keep(run, self.config)
 
     def _open(self, request: Request) -> VideoReader:
@@ -182,7 +188,7 @@ class Session:
         if loaded is not None:  # what is loaded stays as it is
             tasks = [replace(tasks[0], pinned_weights=loaded.weights, pinned_placement=loaded.placement)]
         place, plan = plan_best(tasks)
-        return Run(request, reader.info, checkpoints[place], tasks[place], plan)
+        return Run(request, scene_of(request), reader.info, checkpoints[place], tasks[place], plan)
 
     def _ran_out(self, run: Run, reader: VideoReader | None) -> Generator[Event, None, bool]:
         """One attempt; whether it ran out of memory. What it held is free when this returns."""
@@ -235,12 +241,18 @@ class Session:
             yield from run.note(note)
         try:
             outcome = yield from pipeline.run(reader)
+            run.keep(pipeline)
+        except NotFinite:
+            run.read = None  # what is cached may hold what overflowed
+            raise
         except Interrupted:
+            run.keep(pipeline)
             if not run.speech.tokens:
                 raise
             outcome = pipeline.stopped()  # what was said before memory ran out is the answer
-        finally:
+        except BaseException:
             run.keep(pipeline)
+            raise
         for key in compiled:
             compiling.remember(key, run.clock.watch.seconds())
         for note in reader.notes if reader else ():

@@ -86,7 +86,8 @@ def _write(store: Tensor, scales: Tensor | None, lengths: Tensor, states: Tensor
     """Put (B, kv_heads, d) at each sequence's end in (B, kv_heads, capacity, d)."""
     sequence = torch.arange(len(lengths), device=lengths.device)[:, None]
     head = torch.arange(store.shape[1], device=lengths.device)[None]
-    place = (sequence, head, lengths[:, None])
+    # A sequence that ended with a full cache writes its last place again, not the one behind it.
+    place = (sequence, head, lengths.clamp(max=store.shape[2] - 1)[:, None])
     if scales is not None:
         states, scale = to_int8(states)
         scales.index_put_(place, scale)

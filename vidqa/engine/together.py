@@ -14,10 +14,10 @@ from torch import Tensor
 
 from vidqa.engine.decode import decode_together
 from vidqa.engine.filling import Filling
-from vidqa.engine.kept import Scene
 from vidqa.engine.kv_cache import KVCache, Storage
 from vidqa.engine.prefill import Prefill
 from vidqa.engine.prompt import Prompt
+from vidqa.engine.run import Scene
 from vidqa.engine.scope import without_grad
 from vidqa.engine.speech import Speech
 from vidqa.engine.stages import Stages
@@ -104,10 +104,7 @@ class Together:
     def _same_pictures(self, place: int, member: Member) -> int | None:
         """An earlier member that has read the same pictures behind the same text."""
         for earlier, other in enumerate(self._members[:place]):
-            same = (other.scene, other.plan.indices, other.prompt.head) == (
-                member.scene, member.plan.indices, member.prompt.head,
-            )  # fmt: skip
-            if same and other.error is None:
+            if other.error is None and _pictures(other) == _pictures(member):
                 return earlier
         return None
 
@@ -147,3 +144,9 @@ class Together:
             return member.speech.say(token, self._loaded.tokenizer)
         member.reason = token
         return member.speech.finish()
+
+
+def _pictures(member: Member) -> tuple[object, ...]:
+    """What must be equal for two prompts to begin with the same keys and values."""
+    draft = member.plan.draft
+    return member.scene, member.plan.indices, draft.height, draft.width, member.prompt.head

@@ -153,12 +153,21 @@ def _side_stream(device: torch.device) -> Any:
     return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
+def why_not_captured(model: Qwen2VL) -> str:
+    """What in a step would wait for the host, which a graph cannot; nothing where nothing does."""
+    table: Tensor = model.model.get_input_embeddings().weight
+    if table.device.type != model.device.type:
+        return "the embedding table lies on the host"
+    # bitsandbytes' int8_vectorwise_quant asks the host whether there are outliers.
+    kinds = {type(module).__name__ for module in model.model.model.language_model.layers[0].modules()}
+    return "int8 layers ask the host about outliers" if "Linear8bitLt" in kinds else ""
+
+
 def make_writer(
     model: Qwen2VL, cache: KVCache, kernel: Kernel, position: int, sampler: Sampler, layer_step: Layer = run_layer
 ) -> Writer:
-    """The captured step on CUDA where cache and embedding table lie there, else the eager one."""
-    table: Tensor = model.model.get_input_embeddings().weight
-    if cache.storage.store.is_cuda and table.is_cuda:
+    """The captured step on CUDA where nothing in it needs the host, else the eager one."""
+    if cache.storage.store.is_cuda and not why_not_captured(model):
         return CapturedWriter(model, [cache], [position], [sampler], layer_step)
     return EagerWriter(model, cache, kernel, position, sampler)
 
