@@ -85,6 +85,11 @@ class Device:
     flops_per_second: float
     notes: tuple[str, ...] = ()
 
+    @property
+    def torch_name(self) -> str:
+        """As torch names it: `cpu`, `mps`, `cuda:0`."""
+        return f"cuda:{self.index}" if self.kind == "cuda" else self.kind
+
 
 @dataclass(frozen=True, slots=True)
 class Turn:

@@ -26,6 +26,7 @@ from benchlib.runs import (
 )
 from benchlib.sections import Skipped
 from vidqa.config import ATTENTION_CHOICES
+from vidqa.engine.compiling import compiled_layer
 from vidqa.engine.decode import decode, decode_together
 from vidqa.engine.kv_cache import KVCache, Storage, make_cache
 from vidqa.engine.prefill import Prefill
@@ -138,16 +139,17 @@ def _written_by(kind: str, loaded: Loaded, cache: KVCache, position: int) -> Wri
 
 @functools.cache
 def compiled() -> Layer:
-    """One layer's decode step, compiled; on a CPU its graph is only traced, which takes a second and not a minute."""
-    backend = "inductor" if torch.cuda.is_available() else "eager"
-    layer: Layer = torch.compile(run_layer, dynamic=False, fullgraph=True, backend=backend)
+    """The engine's own compiled layer; on a CPU its graph is only traced, which takes a second and not a minute."""
+    if torch.cuda.is_available():
+        return compiled_layer
+    layer: Layer = torch.compile(run_layer, dynamic=False, fullgraph=True, backend="eager")
     return layer
 
 
 def _kernel(loaded: Loaded, name: str | None = None) -> Kernel:
     """A rung by name, or the first of the ladder that runs here."""
     model = loaded.model
-    layout = HeadLayout(model.spec.heads, model.spec.kv_heads, model.spec.head_dim)
+    layout = HeadLayout.of(model.spec)
     return make_kernel(name or climb(layout, str(model.device), model.dtype)[-1].name, model.device)
 
 

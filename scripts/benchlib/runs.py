@@ -130,7 +130,7 @@ def plan_for(
     """
     model, (height, width) = loaded.model, size
     spec = model.spec
-    layout = HeadLayout(spec.heads, spec.kv_heads, spec.head_dim)
+    layout = HeadLayout.of(spec)
     config = EngineConfig(
         device=model.device.type, weights=loaded.weights, placement=Placement(), conversation_tokens=spare,
         attention=climb(layout, str(model.device), model.dtype)[-1].name, remember=False,

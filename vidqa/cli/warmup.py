@@ -30,7 +30,6 @@ def run(arguments: argparse.Namespace) -> int:
     """Print a line for each thing that was made ready; returns 1 where one was not."""
     from vidqa.config import load_settings
     from vidqa.memory.device import compiler_environment, find_device
-    from vidqa.memory.planner import device_name
     from vidqa.models.choice import AUTO, find_checkpoints
 
     settings = load_settings()
@@ -43,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     code = ExitCode.OK
     dtype = device_dtype(device.kind, device.bf16)
-    for one in warm_up(spec, torch_device(device_name(device)), dtype, flex=arguments.flex):
+    for one in warm_up(spec, torch_device(device.torch_name), dtype, flex=arguments.flex):
         sys.stdout.write(f"{one.name:16} {one.seconds:6.1f} s  {safe_line(one.detail)}\n")
         sys.stdout.flush()
         code = code if one.done else ExitCode.FAILED

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from vidqa.errors import UsageError, VidqaError
 from vidqa.memory import drift, nvml
 from vidqa.memory.device import THIS_MACHINE, find_device
+from vidqa.memory.gpus import OLDEST_FOR_TRITON
 from vidqa.memory.host import Machine
 from vidqa.models.choice import AUTO, Checkpoint, find_checkpoints
 from vidqa.models.hub import cache_folder, cached_models
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 Status = Literal["ok", "bad", "absent"]
 # FFmpeg 8.1 brought libavcodec 62.28; 8.0.1 and before carry CVE-2026-40962.
 _SAFE_AVCODEC = (62, 28)
-_OLDEST_FOR_TRITON = (8, 0)  # Triton 3.3 and newer
 _SHOWN_TOKENS = 8192
 # What torch's compiler calls: C++ for code on a processor, C for Triton's launchers. The first is a variable.
 _COMPILERS = {"cpu": ("CXX", "g++", "clang++", "c++", "cl"), "cuda": ("CC", "gcc", "clang", "cc", "cl")}
@@ -211,7 +211,7 @@ def _triton(subject: Subject) -> Iterator[Check]:
         yield Check("triton", "absent", "compiles attention for NVIDIA GPUs only")
     elif importlib.util.find_spec("triton") is None:
         yield Check("triton", "absent", "not installed: --attn flex cannot be built", "Install triton.")
-    elif capability < _OLDEST_FOR_TRITON:
+    elif capability < OLDEST_FOR_TRITON:
         detail = f"does not support compute capability {capability[0]}.{capability[1]} any more: flex cannot be used"
         yield Check("triton", "absent", detail)
     else:
@@ -228,8 +228,8 @@ def _attention(subject: Subject) -> Iterator[Check]:
     from vidqa.models.probe_attention import device_dtype, probe_attention
 
     device, spec = subject.find_device(), _checkpoint(subject).spec
-    layout = HeadLayout(spec.heads, spec.kv_heads, spec.head_dim)
-    where = f"cuda:{device.index}" if device.kind == "cuda" else device.kind
+    layout = HeadLayout.of(spec)
+    where = device.torch_name
     dtype = device_dtype(device.kind, device.bf16)
     *missed, chosen = climb(layout, where, dtype, timed=True)
     heads = f"{layout.heads}/{layout.kv_heads} heads of {layout.head_dim}, {str(dtype).removeprefix('torch.')}"

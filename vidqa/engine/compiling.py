@@ -8,7 +8,6 @@ import contextlib
 import functools
 import importlib.util
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +15,20 @@ import torch
 from torch import Tensor
 
 from vidqa.engine.static_step import Layer, run_layer
-from vidqa.memory.drift import state_folder
+from vidqa.memory.drift import state_folder, write_whole
+from vidqa.memory.gpus import OLDEST_FOR_TRITON
 from vidqa.models.qwen2_vl import Qwen2VL
 from vidqa.models.specs import ModelSpec
 
 DECODE_STEP, FLEX = "decode step", "flex"
 _ABOUT_SECONDS = 30
-_OLDEST_FOR_TRITON = (8, 0)  # Triton 3.3 and newer
 
 
 def can_compile(device: torch.device) -> str:
     """Why the decode step cannot be compiled here; nothing where it can."""
     if device.type != "cuda":
         return f"on {device.type} it runs as it is"
-    if torch.cuda.get_device_capability(device) < _OLDEST_FOR_TRITON:
+    if torch.cuda.get_device_capability(device) < OLDEST_FOR_TRITON:
         return "Triton needs compute capability 8.0"
     return "" if importlib.util.find_spec("triton") else "Triton is not installed"
 
@@ -49,11 +48,7 @@ def seconds_taken(key: str) -> float | None:
 def remember(key: str, seconds: float) -> None:
     """Note that it was compiled; nothing here may stop an answer."""
     with contextlib.suppress(OSError):
-        path = _record()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        temporary.write_text(json.dumps(_known() | {key: round(seconds, 1)}, indent=1) + "\n", encoding="utf-8")
-        temporary.replace(path)
+        write_whole(_record(), json.dumps(_known() | {key: round(seconds, 1)}, indent=1) + "\n")
 
 
 def layer_step(model: Qwen2VL, choice: str, *, quantized: bool) -> Layer:

@@ -114,7 +114,7 @@ class Filling:
         self.read.visual_tokens = self.visual.filled
 
     def _begin(self) -> Events:
-        """Make the cache and read the ids before the video, while its first frames are decoded."""
+        """Make the cache."""
         draft = self._plan.draft
         with self._stages.during("prefill"):
             cache = self._row or make_cache(

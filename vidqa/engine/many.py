@@ -8,9 +8,10 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
+from vidqa.config import EngineConfig
 from vidqa.engine.compiling import layer_step
 from vidqa.engine.pipeline import plan_that_ran
-from vidqa.engine.run import Run, prompt_of, scene_of
+from vidqa.engine.run import Run, prompt_of
 from vidqa.engine.speech import Speech
 from vidqa.engine.stages import Hooks, Stages
 from vidqa.engine.timing import Sections
@@ -24,6 +25,7 @@ from vidqa.video.decode import VideoReader
 
 if TYPE_CHECKING:
     from vidqa.engine.session import Session
+    from vidqa.memory.tracker import Tracker
     from vidqa.models.loader import Loaded
 
 Result = TypeVar("Result")
@@ -94,24 +96,7 @@ class Many:
         session = self._session
         # Nothing that a step or another row would have to wait for: alone each of them may.
         config = replace(session.config, batch=len(requests), placement=session.config.placement or Placement())
-        first = min(requests)
-        try:
-            leading = session._plan(readers[first], requests[first], local=True, config=config)
-        except DoesNotFit:
-            raise
-        except VidqaError as error:
-            yield first, Failed(error)
-            rest = {number: request for number, request in requests.items() if number != first}
-            if rest:
-                yield from self._opened(rest, readers)
-            return
-        loaded, tracker = yield from _tagged(first, session._load(leading))
-        if loaded.model.device.type == "cuda" and (why := why_not_captured(loaded.model)):
-            raise DoesNotFit(f"Several answers at once need a captured step, and {why}.", "Ask one by one.")
-        draft = leading.plan.draft
-        kv = "int8" if draft.kv == "int8" else "native"
-        config = replace(config, kv=kv, placement=draft.placement, attention=draft.attention)
-        runs: dict[int, Run] = {}
+        loaded, tracker, runs = None, None, dict[int, Run]()
         for number, request in requests.items():
             try:
                 runs[number] = session._plan(readers[number], request, local=True, config=config)
@@ -119,8 +104,13 @@ class Many:
                 raise
             except VidqaError as error:
                 yield number, Failed(error)
-        if not runs:
+                continue
+            if loaded is None:  # the first one settles how all are run
+                loaded, tracker = yield from _tagged(number, self._loaded_for(runs[number]))
+                config = _as_settled(config, runs[number])
+        if loaded is None or tracker is None:
             return
+        leading = next(iter(runs.values()))
         members = [_member(run, readers[number], loaded) for number, run in runs.items()]
         step = layer_step(loaded.model, config.compile, quantized=loaded.weights in QUANTIZED)
         hooks = Hooks(session._cancelled.is_set, session._fault, leading.enter)
@@ -135,6 +125,20 @@ class Many:
             if member.error is None:
                 memory = session._memory(runs[number], loaded, tracker, together.kv_bytes)
                 yield number, Answered(_answer(runs[number], member, memory))
+
+    def _loaded_for(self, run: Run) -> "Generator[Event, None, tuple[Loaded, Tracker]]":
+        """The model as a plan says; raises DoesNotFit where it cannot write several answers at once."""
+        loaded, tracker = yield from self._session._load(run)
+        if loaded.model.device.type == "cuda" and (why := why_not_captured(loaded.model)):
+            raise DoesNotFit(f"Several answers at once need a captured step, and {why}.", "Ask one by one.")
+        return loaded, tracker
+
+
+def _as_settled(config: EngineConfig, run: Run) -> EngineConfig:
+    """The config with what one plan chose and all must share."""
+    draft = run.plan.draft
+    kv = "int8" if draft.kv == "int8" else "native"
+    return replace(config, kv=kv, placement=draft.placement, attention=draft.attention)
 
 
 def _tagged(number: int, stage: Generator[Event, None, Result]) -> Generator[tuple[int, Event], None, Result]:
@@ -151,7 +155,7 @@ def _tagged(number: int, stage: Generator[Event, None, Result]) -> Generator[tup
 def _member(run: Run, reader: VideoReader, loaded: "Loaded") -> Member:
     prompt = prompt_of(run.request, loaded)
     plan = replace(run.plan, prompt_tokens=run.plan.visual_tokens + len(prompt.head) + len(prompt.tail))
-    return Member(scene_of(run.request), reader, plan, prompt, Speech(run.request))
+    return Member(run.scene, reader, plan, prompt, Speech(run.request))
 
 
 def _answer(run: Run, member: Member, memory: MemoryUse) -> Answer:

@@ -20,6 +20,7 @@ from vidqa.engine.stages import Hooks, Stages
 from vidqa.engine.static_step import Layer, run_layer
 from vidqa.engine.timing import Clock, Sections, Stopwatch
 from vidqa.engine.writers import make_writer
+from vidqa.errors import NotFinite
 from vidqa.events import Event, StageProgress, StageStarted, TextDelta
 from vidqa.memory.tracker import Tracker
 from vidqa.models.attention import Kernel, make_kernel
@@ -88,6 +89,9 @@ class Pipeline:
         """Yield the events of one attempt; returns how it went. `reader` is asked where embeddings are missing."""
         try:
             return (yield from self._stages.sampled(self._run(reader)))
+        except NotFinite:
+            self._filling.read = None  # what is cached may hold what overflowed
+            raise
         finally:
             if self.read is not None:
                 self.read.note((*self._prompt.tail, *self._speech.tokens))

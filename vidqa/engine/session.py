@@ -18,7 +18,7 @@ from vidqa.config import EngineConfig
 from vidqa.engine.planning import budget_bytes, check_config, check_request, closer_look, plan_best, tasks_for
 from vidqa.engine.run import Kept, Run, keep, prompt_of, recall, scene_of
 from vidqa.engine.timing import Stopwatch
-from vidqa.errors import Interrupted, NotFinite, UsageError
+from vidqa.errors import Interrupted, UsageError
 from vidqa.events import Answered, Degraded, Event, Planned, StageProgress, StageStarted
 from vidqa.memory import drift
 from vidqa.memory.degrade import MAX_STEPS, gave_up, lower
@@ -241,18 +241,12 @@ class Session:
             yield from run.note(note)
         try:
             outcome = yield from pipeline.run(reader)
-            run.keep(pipeline)
-        except NotFinite:
-            run.read = None  # what is cached may hold what overflowed
-            raise
         except Interrupted:
-            run.keep(pipeline)
             if not run.speech.tokens:
                 raise
             outcome = pipeline.stopped()  # what was said before memory ran out is the answer
-        except BaseException:
+        finally:
             run.keep(pipeline)
-            raise
         for key in compiled:
             compiling.remember(key, run.clock.watch.seconds())
         for note in reader.notes if reader else ():
@@ -280,8 +274,8 @@ class Session:
             return
         from vidqa.models.ladder import HeadLayout, climb
 
-        spec, model = loaded.model.spec, loaded.model
-        *missed, rung = climb(HeadLayout(spec.heads, spec.kv_heads, spec.head_dim), str(model.device), model.dtype)
+        model = loaded.model
+        *missed, rung = climb(HeadLayout.of(model.spec), str(model.device), model.dtype)
         if rung.name != run.plan.draft.attention:
             why = "; ".join(f"{one.name}: {one.reason}" for one in missed)
             yield from run.note(f"attention runs by the {rung.name} kernel ({why})")

@@ -32,7 +32,7 @@ class Warmed:
 
 def warm_up(spec: ModelSpec, device: torch.device, dtype: torch.dtype, *, flex: bool) -> Iterator[Warmed]:
     """Try the attention ladder and compile the decode step for a model's shapes; with `flex`, FlexAttention too."""
-    layout = HeadLayout(spec.heads, spec.kv_heads, spec.head_dim)
+    layout = HeadLayout.of(spec)
     watch = Stopwatch()
     *_, rung = climb(layout, str(device), dtype, timed=True)
     yield Warmed("attention", True, _told(rung), watch.seconds())

@@ -131,13 +131,12 @@ def _run_transformers(job: Job) -> dict[str, Any]:
 def _ask_plainly(job: Job, found: Any, device: "Device", tracker: "Tracker") -> tuple[Any, int]:
     """Load, warm up and ask, each measured; returns what was said and the weights' bytes."""
     from vidqa.measure.vanilla import PlainTransformers
-    from vidqa.memory.planner import device_name
     from vidqa.memory.setups import compute_dtype
     from vidqa.models.loader import torch_device
     from vidqa.video.decode import open_video
 
     with tracker.phase("load"):
-        model = PlainTransformers(found.local_folder(), torch_device(device_name(device)), compute_dtype(device))
+        model = PlainTransformers(found.local_folder(), torch_device(device.torch_name), compute_dtype(device))
     for name, request in (("warm-up", warm_up(job.request)), ("generate", job.request)):
         with open_video(request.video, isolated=job.config.isolate_decoder) as reader, tracker.phase(name):
             assert request.size is not None

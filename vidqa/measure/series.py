@@ -14,7 +14,7 @@ from vidqa.errors import DoesNotFit
 from vidqa.measure.jobs import CHILD, Job, run_job
 from vidqa.measure.sweep import Point, Row, Side, frame_points, make_row, size_points
 from vidqa.memory.device import find_device
-from vidqa.memory.planner import Task, device_name, plan_video
+from vidqa.memory.planner import Task, plan_video
 from vidqa.memory.setups import compute_dtype
 from vidqa.memory.vanilla import vanilla_peak_bytes
 from vidqa.models.choice import Checkpoint, find_checkpoints
@@ -65,7 +65,7 @@ def prepare(
     else:
         points, notes = frame_points(video, found.spec, found.bounds, counts, request)
     budget = limit_bytes if config.vram_bytes is None else config.vram_bytes
-    fixed = replace(config, model=_name(found), device=device_name(device), vram_bytes=budget, remember=False)
+    fixed = replace(config, model=_name(found), device=device.torch_name, vram_bytes=budget, remember=False)
     return Series(found, device, video, request, fixed, tuple(points), tuple(notes), limit_bytes)
 
 

@@ -45,7 +45,7 @@ def find_device(choice: str, machine: Machine = THIS_MACHINE) -> Device:
 
 def reread(device: Device, machine: Machine = THIS_MACHINE) -> Device:
     """The same device as it is now; call it right before memory is taken."""
-    return find_device(f"cuda:{device.index}" if device.kind == "cuda" else device.kind, machine)
+    return find_device(device.torch_name, machine)
 
 
 def list_devices(machine: Machine = THIS_MACHINE) -> tuple[Device, ...]:

@@ -42,12 +42,17 @@ def remember(device: Device, model: str, weights: str, predicted: int, measured:
     }
     with contextlib.suppress(OSError):
         path = _journal()
-        path.parent.mkdir(parents=True, exist_ok=True)
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         kept = [*lines[-(_KEPT_RUNS - 1) :], json.dumps(row)]
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        temporary.write_text("\n".join(kept) + "\n", encoding="utf-8")
-        temporary.replace(path)
+        write_whole(path, "\n".join(kept) + "\n")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Replace a file at once, so that nobody ever reads half of it; raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
 
 
 def runs() -> Iterator[dict[str, Any]]:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from vidqa.errors import UsageError
 from vidqa.types import Device
 
+OLDEST_FOR_TRITON = (8, 0)  # compute capability; Triton 3.3 and newer
 _GIB = 2**30
 _GB_PER_SECOND = 1e9
 _TERA = 1e12

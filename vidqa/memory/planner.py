@@ -234,7 +234,7 @@ def finish_plan(task: Task, space: Space, draft: Draft) -> Plan:
     phases = phase_bytes(spec, draft, task.around)
     return Plan(
         model=task.model,
-        device=device_name(task.device),
+        device=task.device.torch_name,
         draft=draft,
         indices=indices,
         timestamps_seconds=sampled_times(task.video, indices),
@@ -250,11 +250,6 @@ def finish_plan(task: Task, space: Space, draft: Draft) -> Plan:
         seconds=estimate_seconds(spec, draft, task.device, task.video),
         score=quality.score(spec, draft, space.most_slice_tokens),
     )
-
-
-def device_name(device: Device) -> str:
-    """As torch names it: `cpu`, `mps`, `cuda:0`."""
-    return f"cuda:{device.index}" if device.kind == "cuda" else device.kind
 
 
 def smallest_draft(task: Task, space: Space) -> Draft:

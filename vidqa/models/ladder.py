@@ -14,6 +14,7 @@ from torch import Tensor
 
 from vidqa.errors import AttentionUnavailable
 from vidqa.models.attention import Kernel, TiledKernel, make_kernel
+from vidqa.models.specs import ModelSpec
 
 # From the fastest that needs no compilation to the one that runs anywhere. flex is asked for by name:
 # it has to be compiled first, and where there is a flash kernel it gains nothing that pays for that.
@@ -31,6 +32,11 @@ class HeadLayout:
     heads: int
     kv_heads: int
     head_dim: int
+
+    @classmethod
+    def of(cls, spec: ModelSpec) -> "HeadLayout":
+        """The language model's layout."""
+        return cls(spec.heads, spec.kv_heads, spec.head_dim)
 
     def score_bytes(self, tokens: int, element_bytes: int) -> int:
         """Bytes of one layer's full score matrix, which only the math kernel builds: heads · tokens² · element."""
