@@ -15,9 +15,10 @@ from typing import Any
 from vidqa.cli.options import add_plan_options, add_video_options, make_config, make_request
 from vidqa.cli.output import ExitCode, Talk, write_json
 from vidqa.errors import Interrupted
-from vidqa.text import safe_line, safe_text
+from vidqa.text import safe_text
 from vidqa.types import Answer, Plan, Turn, VideoInfo
 from vidqa.units import format_bytes, format_timestamp
+from vidqa.words import degraded_words, model_words, usage_words
 
 
 def add_parser(commands: Any) -> None:
@@ -70,7 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
                 return received.exit_code()
             if arguments.json:
                 write_json(answer_object(answer))
-            talk.say(_usage(answer))
+            talk.say(usage_words(answer))
             if answer.finish_reason == "cancelled":
                 return received.exit_code()
             history += (Turn(request.question, answer.text),)
@@ -120,7 +121,7 @@ def _render(events: Iterator[Any], talk: Talk, as_object: bool, *, introduce: bo
             case MemorySampled():
                 talk.memory(event, planned_bytes)
             case Degraded(phase, step, plan):
-                talk.say(("\n" if streamed else "") + _degraded_line(phase, step, plan))
+                talk.say(("\n" if streamed else "") + degraded_words(phase, step, plan))
             case StageStarted() | StageProgress():
                 if not (event.stage == "decode" and not as_object):
                     talk.progress(event)
@@ -149,16 +150,8 @@ def _introduce(video: VideoInfo, plan: Plan, talk: Talk) -> None:
         talk.say(f"limit: {limit}")
 
 
-def _degraded_line(phase: str, step: str, plan: Plan) -> str:
-    draft = plan.draft
-    return (
-        f"{phase} ran out of memory; going on with {step}: {draft.frames} frames of {draft.width}×{draft.height}, "
-        f"{format_bytes(plan.predicted_peak_bytes)}"
-    )
-
-
 def _model_line(plan: Plan) -> str:
-    label = "demo model: coloured shapes only" if plan.model == "demo" else f"model: {safe_line(plan.model)}"
+    label = model_words(plan.model) if plan.model == "demo" else f"model: {model_words(plan.model)}"
     draft = plan.draft
     return f"{label} · {plan.device} {draft.weights} · {draft.attention} attention"
 
@@ -172,12 +165,3 @@ def _plan_line(video: VideoInfo, plan: Plan) -> str:
         f"tokens · {format_bytes(plan.predicted_peak_bytes)} of {format_bytes(plan.budget_bytes)}"
     )
 
-
-def _usage(answer: Answer) -> str:
-    timing = answer.timing
-    stopped = {"length": " (stopped at --max-tokens)", "cancelled": " (stopped)"}.get(answer.finish_reason, "")
-    return (
-        f"{timing.tokens} tokens{stopped} · first after {timing.first_token_seconds:.2f} s · "
-        f"{timing.tokens_per_second:.0f} tokens/s · peak memory {format_bytes(answer.memory.measured_peak_bytes)} of "
-        f"{format_bytes(answer.plan.predicted_peak_bytes)} planned"
-    )

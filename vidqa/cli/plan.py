@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from vidqa.cli.options import add_planned_video, make_config, make_request
 from vidqa.cli.output import ExitCode, write_json
+from vidqa.memory.shares import memory_shares
 from vidqa.text import safe_line, safe_text
 from vidqa.types import Plan, VideoInfo
 from vidqa.units import format_bytes, format_timestamp
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 _BAR_CELLS = 60
 _TIMES_SHOWN = 24
-_SHADES = "█▓▒░"
+_SHADES = "█▓▒░·"
 
 
 def add_parser(commands: Any) -> None:
@@ -153,24 +154,14 @@ def _alternative(other: "Alternative") -> str:
 
 
 def _bar(plan: Plan) -> str:
-    """The budget as a bar: weights, cache, what runs and the rest, each in its own shade."""
-    groups = {"weights": 0, "KV cache": 0, "activations": 0, "runtime and margin": 0}
-    for line in plan.lines:
-        groups[_group(line.name)] += line.bytes
+    """The budget as a bar: each share of the memory in its own shade."""
+    shares = memory_shares(plan)
     whole = max(plan.budget_bytes, plan.required_bytes)
-    cells = {name: round(size / whole * _BAR_CELLS) for name, size in groups.items()}
-    drawn = "".join(shade * cells[name] for shade, name in zip(_SHADES, groups, strict=True))
-    legend = ", ".join(f"{shade} {name}" for shade, name in zip(_SHADES, groups, strict=True))
+    drawn = "".join(
+        shade * round(size / whole * _BAR_CELLS) for shade, size in zip(_SHADES, shares.values(), strict=True)
+    )
+    legend = ", ".join(f"{shade} {name}" for shade, name in zip(_SHADES, shares, strict=True))
     return f"[{drawn[:_BAR_CELLS]:<{_BAR_CELLS}}] {legend}"
-
-
-def _group(name: str) -> str:
-    if name.startswith(("weights", "quantization")):
-        return "weights"
-    if name.startswith("KV"):
-        return "KV cache"
-    known = ("vision activations", "vision embeddings", "prefill chunk", "attention workspace", "decode step", "logits")
-    return "activations" if name in known else "runtime and margin"
 
 
 def _print_matrix(as_json: bool, config: "EngineConfig", video: VideoInfo, request: "Request", *, named: bool) -> int:

@@ -1,0 +1,197 @@
+"""The bridge between the screen and the session: one thread that runs jobs in order and posts messages.
+
+Whoever draws gives jobs and reads messages; nothing else of the session is touched while a job runs,
+so a new question always waits for the end of the old one. One of the borders where every exception ends.
+"""
+
+import queue
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from textual.message import Message
+
+from vidqa.config import EngineConfig
+from vidqa.engine.planning import Forecast
+from vidqa.errors import Interrupted, VidqaError
+from vidqa.events import Answered, Event, MemorySampled, StageProgress, TextDelta
+from vidqa.tui.messages import EngineEvent, JobEnded, MemoryMeasured, Progressed, TextWaiting
+from vidqa.types import Answer, Request, VideoInfo
+
+
+class Engine(Protocol):
+    """What the app needs of a session; `vidqa.Session` is one."""
+
+    config: EngineConfig
+
+    def forecast(self, video: VideoInfo, request: Request, config: EngineConfig | None = None) -> Forecast:
+        """Plan for a video whose facts are known; opens no file."""
+
+    def load(self, request: Request) -> Iterator[Event]:
+        """Load the model as the request's plan says."""
+
+    def ask(self, request: Request) -> Iterator[Event]:
+        """Answer."""
+
+    def reconfigure(self, config: EngineConfig) -> None:
+        """Go on with other settings."""
+
+    def cancel(self) -> None:
+        """Stop at the next chunk or token."""
+
+    def close(self) -> None:
+        """Let go of the model."""
+
+
+SessionFactory = Callable[[EngineConfig], Engine]
+_KEEP_SECONDS = 1.0
+
+
+class Draft:
+    """The text of an answer so far, given to `keep` about once a second: a killed process leaves that much."""
+
+    def __init__(self, keep: Callable[[str], None] | None) -> None:
+        self.text = ""
+        self._keep, self._next = keep, 0.0
+
+    def add(self, text: str) -> None:
+        """More text came."""
+        self.text += text
+        if self._keep is not None and (now := time.monotonic()) >= self._next:
+            self._keep(self.text)
+            self._next = now + _KEEP_SECONDS
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One thing to do: answer the request, or (`only_load`) make the model ready for it.
+
+    `save` is called with the answer, in the bridge's thread, before the screen hears of it.
+    """
+
+    request: Request
+    config: EngineConfig
+    only_load: bool = False
+    save: Callable[[Answer], None] | None = None
+    draft: Draft = field(default_factory=lambda: Draft(None))
+    stopped: threading.Event = field(default_factory=threading.Event)
+
+
+class Bridge:
+    """Owns the session. `run` is the thread's body; all other methods may be called from any thread."""
+
+    def __init__(self, factory: SessionFactory, config: EngineConfig, post: Callable[[Message], object]) -> None:
+        self._factory, self._config, self._post = factory, config, post
+        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._session: Engine | None = None
+        self._pending: list[Job] = []
+        self._text = ""
+
+    def session(self) -> Engine:
+        """The session, made on first use."""
+        with self._lock:
+            if self._session is None:
+                self._session = self._factory(self._config)
+            return self._session
+
+    @property
+    def busy(self) -> bool:
+        """Whether a job runs or waits."""
+        return bool(self._pending)
+
+    def submit(self, job: Job) -> None:
+        """Do this after everything that was given before."""
+        with self._lock:
+            self._pending.append(job)
+        self._jobs.put(job)
+
+    def stop(self) -> None:
+        """Stop what runs and what waits, at the next chunk or token."""
+        with self._lock:
+            for job in self._pending:
+                job.stopped.set()
+            session = self._session
+        if session is not None:
+            session.cancel()
+
+    def leave(self) -> None:
+        """Stop, then end the thread."""
+        self.stop()
+        self._jobs.put(None)
+
+    def take_text(self) -> str:
+        """The text that came since the last call."""
+        with self._lock:
+            text, self._text = self._text, ""
+        return text
+
+    def run(self) -> None:
+        """Do job after job until `leave`."""
+        while (job := self._jobs.get()) is not None:
+            error = self._done(job)
+            with self._lock:
+                self._pending.remove(job)
+            self._post(JobEnded(job, error))
+        if self._session is not None:
+            self._session.close()
+
+    def _done(self, job: Job) -> VidqaError | None:
+        """Do one job; returns what went wrong. Whatever it is, the next job finds a usable session."""
+        try:
+            self._do(job)
+        except VidqaError as error:
+            return error
+        except Exception as error:
+            traceback.print_exc()  # the guarded descriptor: it is in the log
+            self._discard()
+            what = f"Something unexpected went wrong: {type(error).__name__}: {error}."
+            return VidqaError(what, "Ask again: the model is loaded anew. The log has the traceback.")
+        return None
+
+    def _discard(self) -> None:
+        with self._lock:
+            session, self._session = self._session, None
+        if session is not None:
+            try:
+                session.close()
+            except Exception:
+                traceback.print_exc()
+
+    def _do(self, job: Job) -> None:
+        session = self.session()
+        self._config = job.config
+        session.reconfigure(job.config)
+        if job.stopped.is_set():
+            raise Interrupted("Stopped before it began.")
+        events = session.load(job.request) if job.only_load else session.ask(job.request)
+        if job.stopped.is_set():  # the call above forgets a cancel that came before it
+            session.cancel()
+        for event in events:
+            self._tell(event, job)
+
+    def _tell(self, event: Event, job: Job) -> None:
+        match event:
+            case TextDelta(text):
+                self._add_text(text)
+                job.draft.add(text)
+            case StageProgress():
+                self._post(Progressed(event))
+            case MemorySampled():
+                self._post(MemoryMeasured(event))
+            case Answered(answer):
+                if job.save is not None:
+                    job.save(answer)
+                self._post(EngineEvent(event))
+            case _:
+                self._post(EngineEvent(event))
+
+    def _add_text(self, text: str) -> None:
+        """One message while text waits, however many pieces come."""
+        with self._lock:
+            waiting, self._text = bool(self._text), self._text + text
+        if not waiting:
+            self._post(TextWaiting())

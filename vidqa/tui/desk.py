@@ -1,0 +1,182 @@
+"""Where a question is made ready: the video, the wish, the plan for it, and the jobs for the bridge.
+
+Holds what the screen draws and the threads that work for it. Draws nothing.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from textual.message import Message
+
+from vidqa.errors import DoesNotFit, UsageError, VidqaError
+from vidqa.history import FILE_NAME, History
+from vidqa.engine.planning import Forecast
+from vidqa.memory.device import reread
+from vidqa.models.hub import demo_folder
+from vidqa.tui.bridge import Bridge, Job, SessionFactory
+from vidqa.tui.conversation import Conversation, Exchange
+from vidqa.tui.face import Face
+from vidqa.tui.messages import Forecasted, Looked
+from vidqa.tui.projector import Projector
+from vidqa.tui.state import PLANNED_QUESTION, Wish, interactive
+from vidqa.types import Device, Request, VideoInfo
+
+_SAMPLED_AGAIN = 0.7  # temperature of an answer that is asked for once more: greedily it would be the same
+
+
+class Desk:
+    """`post` tells the screen; `run_thread` starts a thread of the app's (body, name)."""
+
+    def __init__(self, factory: SessionFactory, face: Face) -> None:
+        self.face = face
+        self.model = face.model
+        self.wish = Wish()
+        self.video: VideoInfo | None = None
+        self.forecast: Forecast | None = None
+        self.history = History(None if face.state is None else face.state / FILE_NAME)
+        self._factory = factory
+        self._config = interactive(face.engine, os.cpu_count() or 1)
+        self._number = 0
+        self._loading_for: tuple[Any, ...] = ()
+
+    def start(
+        self,
+        post: Callable[[Message], object],
+        run_thread: Callable[[Callable[[], None], str], object],
+        warn: Callable[[str], None],
+    ) -> None:
+        """Begin to work for a screen."""
+        self._post, self._run_thread = post, run_thread
+        self.bridge = Bridge(self._factory, self.config(), post)
+        self.projector = Projector(post)
+        self.conversation = Conversation(self.history, warn)
+        run_thread(self.bridge.run, "engine")
+        run_thread(self.projector.run, "video")
+
+    def leave(self) -> None:
+        """End the threads; the history is whole."""
+        self.bridge.leave()
+        self.projector.leave()
+        self.history.close()
+
+    def config(self) -> Any:
+        """How questions are run now."""
+        return self.wish.config(replace(self._config, model=self.model or self._config.model))
+
+    def request(self, question: str) -> Request:
+        """A question about the open video, after what was said so far."""
+        assert self.video is not None
+        base = replace(self.face.request, video=self.video.path)
+        return self.wish.request(base, question, self.conversation.turns())
+
+    # The video
+
+    def examples(self) -> list[str]:
+        """What to open where nothing was opened before: the demo's clip."""
+        clip = demo_folder().parent / "demo.mp4"
+        return [str(clip)] if clip.is_file() else []
+
+    def opened(self, video: VideoInfo) -> None:
+        """Another video: its range is whole, its conversation new."""
+        self.video, self.forecast = video, None
+        self.wish = replace(self.wish, start_seconds=None, end_seconds=None, frames=None, size=None)
+
+    # The plan
+
+    def change(self, **wishes: Any) -> None:
+        """Set something, or give it back to the planner with None."""
+        self.wish = replace(self.wish, **wishes)
+        self.plan()
+
+    def take_nearest(self) -> bool:
+        """Wish for the nearest plan that fits; False where there is none."""
+        nearest = self.forecast.nearest if self.forecast else None
+        if nearest is None:
+            return False
+        draft, wish = nearest.draft, self.wish
+        kept = {
+            "frames": draft.frames if wish.frames else None,
+            "size": (draft.height, draft.width) if wish.size else None,
+            "weights": draft.weights if wish.weights else None,
+            "kv": None if wish.kv and draft.kv != wish.kv else wish.kv,
+        }
+        self.change(**kept)
+        return True
+
+    def plan(self) -> None:
+        """Ask the planner, away from the screen; the newest question's answer counts."""
+        if self.video is None or self.model is None:
+            return
+        self._number += 1
+        work = partial(self._forecast, self._number, self.video, self.request(PLANNED_QUESTION), self.config())
+        self._run_thread(work, "plan")
+
+    def _forecast(self, number: int, video: VideoInfo, request: Request, config: Any) -> None:
+        forecast, error = None, None
+        try:
+            forecast = self.bridge.session().forecast(video, request, config)
+        except VidqaError as caught:
+            error = caught
+        except Exception as caught:
+            error = VidqaError(f"The planner failed: {type(caught).__name__}: {caught}.", "The log may say more.")
+        self._post(Forecasted(number, forecast, error))
+
+    def look(self) -> None:
+        """Look at the plan's device, away from the screen."""
+        if self.forecast is not None:
+            self._run_thread(partial(self._look, self.forecast.task.device), "look")
+
+    def _look(self, device: Device) -> None:
+        try:
+            now = reread(device)
+        except VidqaError:
+            return  # the device is gone: the next question will tell
+        self._post(Looked(now.process_bytes, now.other_bytes))
+
+    def is_newest(self, message: Forecasted) -> bool:
+        """Whether nothing was changed since; then the answer is kept."""
+        if message.number != self._number:
+            return False
+        self.forecast = message.forecast
+        return True
+
+    # Questions
+
+    @property
+    def answering(self) -> bool:
+        """Whether a question is on its way."""
+        last = self.conversation.last
+        return last is not None and last.state == "running"
+
+    def load(self) -> None:
+        """Make the model ready in the background, once for each way of loading it."""
+        if self.video is None or self.forecast is None or self.forecast.plan is None or self.bridge.busy:
+            return
+        config = self.config()
+        way = (config.model, config.device, config.weights, config.placement)
+        if way != self._loading_for:
+            self._loading_for = way
+            self.bridge.submit(Job(self.request(PLANNED_QUESTION), config, only_load=True))
+
+    def ask(self, question: str, *, replaces: bool = False, anew: bool = False) -> Exchange:
+        """Ask; `replaces` the last turn, `anew` for another answer. Raises UsageError for what cannot be asked now."""
+        if self.video is None:
+            raise UsageError("There is no video yet.", "Open one with ctrl+o.")
+        if self.model is None:
+            raise UsageError("There is no model yet.", "Choose one with F2.")
+        if self.answering:
+            raise UsageError("Another answer is on its way.", "Esc stops it.")
+        if self.forecast is not None and self.forecast.plan is None and self.forecast.refusal is not None:
+            refusal = self.forecast.refusal
+            raise DoesNotFit(refusal.what, refusal.remedy)
+        span = (self.wish.start_seconds, self.wish.end_seconds)
+        exchange = self.conversation.begin(self.video, self.model, question, span, replace=replaces)
+        request = self.request(question)
+        if anew and not request.temperature:
+            request = replace(request, temperature=_SAMPLED_AGAIN, seed=None)
+        save = partial(self.conversation.answered, exchange)
+        self.bridge.submit(Job(request, self.config(), save=save, draft=self.conversation.draft_of(exchange)))
+        return exchange

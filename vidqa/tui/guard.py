@@ -1,0 +1,60 @@
+"""The terminal, guarded: while the app runs, file descriptors 1 and 2 lead to a log file.
+
+A progress bar or a line from native code would destroy the screen. The driver gets a
+descriptor of its own for the terminal. Knows descriptors; knows no widget.
+"""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_MOST_LOG_BYTES = 2**20
+_SHOWN_BYTES = 64 * 2**10
+
+
+def is_terminal() -> bool:
+    """Whether both what is typed and what is drawn belong to a terminal."""
+    return bool(sys.__stdin__ and sys.__stdin__.isatty() and sys.__stdout__ and sys.__stdout__.isatty())
+
+
+@contextmanager
+def guarded(log: Path) -> Iterator[None]:
+    """Send descriptors 1 and 2 to `log`; the app draws on a copy of the terminal's. Undone at the end."""
+    target = _open_log(log)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = (os.dup(1), os.dup(2))
+    streams = (sys.__stdout__, sys.__stderr__)
+    screen = os.fdopen(os.dup(1), "w", encoding="utf-8", errors="backslashreplace", newline="")
+    os.dup2(target, 1)
+    os.dup2(target, 2)
+    os.close(target)
+    # The driver draws on __stderr__ and asks __stdout__ for the size: both names mean the screen now.
+    sys.__stdout__ = sys.__stderr__ = screen  # type: ignore[misc]
+    try:
+        yield
+    finally:
+        sys.__stdout__, sys.__stderr__ = streams  # type: ignore[misc]
+        for number, descriptor in enumerate(kept, 1):
+            os.dup2(descriptor, number)
+            os.close(descriptor)
+        screen.close()
+
+
+def _open_log(log: Path) -> int:
+    log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if log.exists() and log.stat().st_size > _MOST_LOG_BYTES:
+        log.write_bytes(log.read_bytes()[-_SHOWN_BYTES:])
+    return os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+
+
+def read_log(log: Path) -> str:
+    """The end of the log, undecodable bytes made visible."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(log.stat().st_size - _SHOWN_BYTES, 0))
+            return file.read().decode("utf-8", errors="backslashreplace")
+    except FileNotFoundError:
+        return ""

@@ -1,0 +1,283 @@
+"""The main screen: video, plan and memory around a conversation.
+
+Widgets' messages and those of the working threads come up to here, and state goes down from here; what is
+asked and planned is the desk's business (desk.py), what a person can do stands in deeds.py.
+"""
+
+from typing import TYPE_CHECKING, cast
+
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding
+from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.widgets import Footer, Static
+
+from vidqa.errors import VidqaError
+from vidqa.events import Answered, Degraded, Event, Noted, Planned, StageStarted
+from vidqa.text import safe_line, safe_text
+from vidqa.tui.desk import Desk
+from vidqa.tui.keys import bindings_for
+from vidqa.tui.messages import (
+    EngineEvent, Forecasted, FrameShown, JobEnded, Looked, MemoryMeasured, Progressed, TextWaiting, VideoFailed, VideoOpened,
+)  # fmt: skip
+from vidqa.tui.screens.deeds import Deeds
+from vidqa.tui.screens.frames import FramesScreen
+from vidqa.tui.stages import StageWords
+from vidqa.tui.widgets.film_strip import FilmStrip
+from vidqa.tui.widgets.knob import Knob
+from vidqa.tui.widgets.memory_panel import MemoryPanel, Sample
+from vidqa.tui.widgets.plan_panel import PlanPanel
+from vidqa.tui.widgets.prompt import Prompt
+from vidqa.tui.widgets.timeline import Timeline
+from vidqa.tui.widgets.top_bar import TopBar
+from vidqa.tui.widgets.transcript import Transcript
+from vidqa.tui.widgets.turn_view import TurnView
+from vidqa.words import degraded_words, usage_words
+
+if TYPE_CHECKING:
+    from vidqa.tui.app import VidqaApp
+
+_TEXT_SECONDS = 0.05  # text that comes within this time is drawn together
+_STATUS_SECONDS = 0.1
+
+
+class AskScreen(Deeds):
+    """All of the session on one screen; its parts fold away on small terminals."""
+
+    BINDINGS: list[Binding] = bindings_for("app")  # noqa: RUF012 - Textual reads the class's list
+    AUTO_FOCUS = "#prompt"
+    HORIZONTAL_BREAKPOINTS = [(0, "-tiny"), (40, "-narrow"), (96, "-wide")]  # noqa: RUF012
+    VERTICAL_BREAKPOINTS = [(0, "-flat"), (10, "-short"), (30, "-tall")]  # noqa: RUF012
+    help_title = "vidqa"
+    help_text = "Open a video, ask about it, and watch what the answer takes."
+
+    def __init__(self, desk: Desk) -> None:
+        super().__init__(desk)
+        self._stages = StageWords()
+        self._status_due = self._text_due = False
+
+    def compose(self) -> ComposeResult:
+        """The parts, from top to bottom."""
+        yield TopBar(id="top")
+        yield FilmStrip(self.desk.face.images, id="film")
+        yield Timeline(id="timeline")
+        with Horizontal(id="body"):
+            with Vertical(id="talk"):
+                yield Transcript(id="transcript")
+                yield Static("", id="status", markup=False)
+                yield Prompt(id="prompt")
+            with VerticalScroll(id="side", can_focus=False):
+                yield PlanPanel(id="plan")
+                yield MemoryPanel(id="memory")
+        yield Footer()
+        yield Static("vidqa needs 40×10", id="too-small", markup=False)
+
+    async def on_mount(self) -> None:
+        """Say what to do first."""
+        self.set_class(self.desk.face.images != "none", "-pictures")
+        self.query_one(TopBar).model = self.desk.model
+        await self.query_one(Transcript).clear(self.hint())
+
+    # The video
+
+    async def on_video_opened(self, message: VideoOpened) -> None:
+        """Its facts are known: plan for it."""
+        self.desk.opened(message.video)
+        timeline = self.query_one(Timeline)
+        timeline.duration, timeline.cursor, timeline.moments = message.video.duration_seconds, 0.0, ()
+        timeline.start = timeline.end = None
+        self.query_one(TopBar).video = message.video
+        self.query_one(Prompt).placeholder = "Ask about the video, then press Enter"
+        await self.begin_conversation()
+        self.say_status("")
+        for note in message.video.notes:
+            self.notify(safe_text(note), title="Video", markup=False)
+        self.desk.plan()
+
+    def on_video_failed(self, message: VideoFailed) -> None:
+        """The video that is open stays open."""
+        self.say_status("")
+        self.tell(message.error, "This video cannot be opened")
+
+    def on_frame_shown(self, message: FrameShown) -> None:
+        """A picture for the strip, and for the large view where that is open."""
+        self.query_one(FilmStrip).show_picture(message.index, message.picture)
+        if isinstance(self.app.screen, FramesScreen):
+            self.app.screen.picture_came(message.index)
+
+    def on_film_strip_wanted(self, message: FilmStrip.Wanted) -> None:
+        """These frames are to be decoded."""
+        self.desk.projector.want(message.indices)
+
+    # The plan
+
+    async def on_forecasted(self, message: Forecasted) -> None:
+        """The planner answered."""
+        if not self.desk.is_newest(message) or self.desk.video is None:
+            return
+        if message.forecast is None:
+            assert message.error is not None
+            self.tell(message.error, "There is no plan")
+            return
+        forecast = message.forecast
+        self.query_one(PlanPanel).show(forecast, self.desk.wish)
+        self.query_one(MemoryPanel).show_device(forecast.task.device.torch_name)
+        if (plan := forecast.plan) is not None:
+            self.query_one(MemoryPanel).plan(plan.predicted_peak_bytes)
+            self.query_one(TopBar).plan = plan
+            self.query_one(Timeline).moments = plan.timestamps_seconds
+            await self.query_one(FilmStrip).show_plan(self.desk.video, plan)
+            self.desk.load()
+
+    def on_knob_turned(self, message: Knob.Turned) -> None:
+        """A line of the plan was changed."""
+        self.desk.change(**{message.name: message.value})
+
+    def on_timeline_range_chosen(self, message: Timeline.RangeChosen) -> None:
+        """Another part of the video."""
+        timeline = self.query_one(Timeline)
+        timeline.start, timeline.end = message.start, message.end
+        self.desk.change(start_seconds=message.start, end_seconds=message.end)
+
+    def on_transcript_moment_chosen(self, message: Transcript.MomentChosen) -> None:
+        """A time in an answer."""
+        self.query_one(Timeline).cursor = message.seconds
+
+    # Questions
+
+    async def on_prompt_asked(self, message: Prompt.Asked) -> None:
+        """A question was written."""
+        await self.ask(message.question, replaces=self.editing)
+
+    def on_prompt_path_dropped(self, message: Prompt.PathDropped) -> None:
+        """A video was dropped on the prompt."""
+        self.open_path(message.path)
+
+    async def begun(self, turn: TurnView) -> None:
+        """A question is on its way."""
+        self._stages = StageWords()
+        self.query_one(MemoryPanel).begin()
+
+    async def on_engine_event(self, message: EngineEvent) -> None:
+        """What the engine tells, one thing after the other."""
+        await self._heard(message.event)
+
+    async def _heard(self, event: Event) -> None:
+        match event:
+            case Planned(_, plan):
+                self.query_one(MemoryPanel).plan(plan.predicted_peak_bytes)
+                self.query_one(TopBar).plan = plan
+            case StageStarted():
+                self._stages.started(event)
+                self._show_status()
+            case Noted(text):
+                self.add_note(text)
+            case Degraded(phase, step, plan):
+                told = degraded_words(phase, step, plan)
+                self.query_one(MemoryPanel).degrade(told)
+                self.query_one(MemoryPanel).plan(plan.predicted_peak_bytes)
+                self.add_note(told)
+            case Answered(answer):
+                await self._draw_text()
+                await self.finished(answer.text, usage_words(answer))
+
+    def on_progressed(self, message: Progressed) -> None:
+        """How far a stage is: drawn a few times a second."""
+        self._stages.progressed(message.event)
+        if not self._status_due:
+            self._status_due = True
+            self.set_timer(_STATUS_SECONDS, self._show_status)
+
+    def on_memory_measured(self, message: MemoryMeasured) -> None:
+        """A sample of a running phase."""
+        sample = message.sample
+        measured = Sample(sample.current_bytes, sample.other_bytes)
+        self.query_one(MemoryPanel).measure(measured, sample.phase, sample.peak_bytes)
+
+    def on_text_waiting(self, message: TextWaiting) -> None:
+        """Draw it in a moment, with what comes until then."""
+        if not self._text_due:
+            self._text_due = True
+            self.set_timer(_TEXT_SECONDS, self._draw_text)
+
+    async def _draw_text(self) -> None:
+        self._text_due = False
+        if text := self.desk.bridge.take_text():
+            await self.add_text(text)
+
+    async def on_job_ended(self, message: JobEnded) -> None:
+        """The engine is free again; what is still marked as running went wrong."""
+        await self._draw_text()
+        await self.job_ended(message.job, message.error)
+        self.desk.plan()  # with the model loaded, and with the memory as it is now
+
+    def _show_status(self) -> None:
+        self._status_due = False
+        if self.desk.bridge.busy:
+            self.say_progress(self._stages.told())
+
+    # What is told
+
+    def tick(self) -> None:
+        """Between questions somebody has to look at the memory."""
+        self.query_one(MemoryPanel).tick()
+        if not self.desk.bridge.busy:
+            self.desk.look()
+
+    def on_looked(self, message: Looked) -> None:
+        """How memory stands between questions."""
+        self.query_one(MemoryPanel).measure(Sample(message.own_bytes, message.other_bytes))
+
+    def clear_prompt(self) -> bool:
+        """Empty the prompt, which Up brings back; False where it is empty."""
+        prompt = self.query_one(Prompt)
+        if not prompt.text or self.app.screen is not self:
+            return False
+        prompt.remember(prompt.text.strip())
+        prompt.text = ""
+        return True
+
+    def use_model(self, name: str) -> None:
+        """Another model answers from the next question on."""
+        self.desk.model = name
+        top = self.query_one(TopBar)
+        top.model, top.plan = name, None
+        self.say_status("")
+        if self.desk.conversation.last is None:
+            self.query_one(Transcript).say(self.hint())
+        self.desk.plan()
+        if self.desk.video is None and self.desk.face.video is None:
+            self.action_open_video()
+
+    def action_choose_model(self) -> None:
+        """Open the chooser."""
+        self.vidqa.choose_model()
+
+    def action_log(self) -> None:
+        """What was printed behind the screen."""
+        self.vidqa.show_log()
+
+    def copy(self, text: str) -> None:
+        """To the clipboard."""
+        self.vidqa.copy(text)
+
+    @property
+    def vidqa(self) -> "VidqaApp":
+        """The app, by its own type."""
+        return cast("VidqaApp", self.app)
+
+    def tell(self, error: VidqaError, title: str) -> None:
+        """An error as a toast: what, and the remedy."""
+        self.notify(safe_text(str(error)), title=title, severity="error", timeout=12, markup=False)
+
+    def say_status(self, text: str) -> None:
+        """A line above the prompt; empty text takes it away."""
+        status = self.query_one("#status", Static)
+        status.set_class(bool(text), "-busy")
+        status.update(safe_line(text))
+
+    @on(Prompt.Changed)
+    def _typing(self) -> None:
+        """A question that is given up while it is edited is a new one."""
+        if self.editing and not self.query_one(Prompt).text:
+            self.editing = False

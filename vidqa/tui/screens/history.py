@@ -1,0 +1,101 @@
+"""Earlier conversations: search, open, delete."""
+
+from textual.app import ComposeResult
+from textual.binding import Binding
+from textual.containers import Vertical
+from textual.content import Content
+from textual.screen import ModalScreen
+from textual.widgets import Input, OptionList, Static
+from textual.widgets.option_list import Option
+
+from vidqa.history import History
+from vidqa.records import SavedSession
+from vidqa.text import safe_line
+from vidqa.units import format_timestamp
+
+_MOST = 200
+
+
+class HistoryScreen(ModalScreen[SavedSession | None]):
+    """Dismissed with the session to open, or with None."""
+
+    BINDINGS = [  # noqa: RUF012
+        Binding("escape", "close", "Back", tooltip="Open nothing", id="history.close"),
+        Binding("down", "to_list", "List", show=False, tooltip="Into the list", id="history.list"),
+        Binding("delete", "delete", "Delete", tooltip="Delete the marked conversation, twice", id="history.delete"),
+    ]
+    AUTO_FOCUS = "#history-search"
+    help_title = "History"
+    help_text = (
+        "Every conversation is kept. Type to search in questions, answers and file names, go down into the list, Enter "
+        "opens. Delete, pressed twice, removes the marked one for good."
+    )
+
+    def __init__(self, history: History) -> None:
+        super().__init__()
+        self._history = history
+        self._found: tuple[SavedSession, ...] = ()
+        self._doomed: int | None = None
+
+    def compose(self) -> ComposeResult:
+        """The search and the list."""
+        with Vertical(classes="dialog wide"):
+            yield Static("Earlier conversations", classes="title", markup=False)
+            yield Input(placeholder="search questions and answers", id="history-search")
+            yield OptionList(id="history-list")
+            yield Static("Enter open · ↓ into the list · Del delete · Esc back", classes="keys", markup=False)
+
+    def on_mount(self) -> None:
+        """All of them."""
+        self._list("")
+
+    def on_input_changed(self, event: Input.Changed) -> None:
+        """Those that hold the text."""
+        self._list(event.value.strip())
+
+    def on_input_submitted(self, event: Input.Submitted) -> None:
+        """The first one."""
+        if self._found:
+            self.dismiss(self._found[self.query_one(OptionList).highlighted or 0])
+
+    def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
+        """The chosen one."""
+        self.dismiss(self._found[event.option_index])
+
+    def action_to_list(self) -> None:
+        """From the search into the list."""
+        self.query_one(OptionList).focus()
+
+    def action_delete(self) -> None:
+        """Once asks, twice deletes."""
+        place = self.query_one(OptionList).highlighted
+        if place is None or not self._found:
+            return
+        session = self._found[place]
+        if self._doomed != session.id:
+            self._doomed = session.id
+            self.notify("Press Delete again to delete this conversation for good.", severity="warning", markup=False)
+            return
+        self._history.delete_session(session.id)
+        self._list(self.query_one(Input).value.strip())
+
+    def action_close(self) -> None:
+        """Nothing was chosen."""
+        self.dismiss(None)
+
+    def _list(self, search: str) -> None:
+        self._found = self._history.sessions(_MOST, search)
+        options = self.query_one(OptionList)
+        options.clear_options()
+        options.add_options([Option(_line(session)) for session in self._found])
+        if not self._found:
+            options.add_option(Option(Content("nothing found" if search else "nothing was asked yet"), disabled=True))
+        else:
+            options.highlighted = 0
+
+
+def _line(session: SavedSession) -> Content:
+    when = session.updated.astimezone().strftime("%Y-%m-%d %H:%M")
+    turns = "1 question" if session.turn_count == 1 else f"{session.turn_count} questions"
+    facts = f"{when} · {safe_line(session.video_name)} {format_timestamp(session.video_seconds)} · {turns}"
+    return Content.assemble((safe_line(session.title), "bold"), "\n  ", (f"{facts} · {safe_line(session.model)}", "$text-muted"))

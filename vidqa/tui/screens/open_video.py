@@ -1,0 +1,134 @@
+"""Choosing a video: a path with completion, recent ones, and the folders below."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from textual.app import ComposeResult
+from textual.binding import Binding
+from textual.containers import Horizontal, Vertical
+from textual.content import Content
+from textual.screen import ModalScreen
+from textual.suggester import Suggester
+from textual.widgets import DirectoryTree, Input, OptionList, Static
+from textual.widgets.option_list import Option
+
+from vidqa.text import safe_line
+from vidqa.tui.files import VIDEO_SUFFIXES, completions, is_video
+from vidqa.tui.widgets.prompt import dropped_path
+
+
+class _Paths(Suggester):
+    """Suggests the first way in which a half-typed path goes on."""
+
+    def __init__(self) -> None:
+        super().__init__(use_cache=False, case_sensitive=True)
+
+    async def get_suggestion(self, value: str) -> str | None:
+        """The first completion, where it is plain text."""
+        return next((path for path in completions(value) if path != value and safe_line(path) == path), None)
+
+
+class _Videos(DirectoryTree):
+    """Folders and videos; hidden ones left out."""
+
+    def filter_paths(self, paths: Iterable[Path]) -> Iterable[Path]:
+        """What is shown."""
+        return [
+            path
+            for path in paths
+            if not path.name.startswith(".") and (path.suffix.lower() in VIDEO_SUFFIXES or path.is_dir())
+        ]
+
+    def render_label(self, node, base_style, style):  # type: ignore[no-untyped-def]
+        """The label, made safe: a file's name may hold anything."""
+        label = super().render_label(node, base_style, style)
+        label.plain = safe_line(label.plain)
+        return label
+
+
+class OpenScreen(ModalScreen[str | None]):
+    """Dismissed with a path, or with None."""
+
+    BINDINGS = [  # noqa: RUF012
+        Binding("escape", "close", "Back", tooltip="Open nothing", id="open.close"),
+        Binding("ctrl+u", "clear", "Clear", show=False, tooltip="Empty the path", id="open.clear"),
+    ]
+    AUTO_FOCUS = "#path"
+    help_title = "Open a video"
+    help_text = (
+        "Type a path (Right or Tab takes the suggestion, Enter opens), choose a recent video, or go through the "
+        "folders with the arrow keys. Tab moves between the three."
+    )
+
+    def __init__(self, recent: Sequence[str], folder: Path) -> None:
+        super().__init__()
+        self._recent, self._folder = tuple(recent), folder
+
+    def compose(self) -> ComposeResult:
+        """The path, then recent videos and the tree side by side."""
+        with Vertical(classes="dialog wide"):
+            yield Static("Open a video", classes="title", markup=False)
+            yield Input(placeholder="path of a video", suggester=_Paths(), id="path")
+            yield Static("", id="path-error", markup=False)
+            with Horizontal(id="places"):
+                with Vertical(id="recent-column"):
+                    yield Static("Recent", classes="label", markup=False)
+                    yield OptionList(*(Option(Content(_short(path))) for path in self._recent), id="recent")
+                with Vertical(id="tree-column"):
+                    yield Static(f"In {safe_line(str(self._folder))}", classes="label", markup=False)
+                    yield _Videos(self._folder, id="tree")
+            yield Static("Enter open · → complete · Tab next part · Esc back", classes="keys", markup=False)
+
+    def on_mount(self) -> None:
+        """Without recent videos the tree has all the room."""
+        self.query_one("#recent-column").display = bool(self._recent)
+
+    def on_key(self, event) -> None:  # type: ignore[no-untyped-def]
+        """Tab takes a suggestion where there is one, and else moves on."""
+        path = self.query_one("#path", Input)
+        if event.key == "tab" and path.has_focus and path.value:
+            found = completions(path.value)
+            if found and found[0] != path.value:
+                event.prevent_default()
+                event.stop()
+                path.value = found[0]
+                path.cursor_position = len(path.value)
+
+    def on_input_changed(self, event: Input.Changed) -> None:
+        """A new path has no error yet."""
+        self.query_one("#path-error", Static).update("")
+
+    def on_input_submitted(self, event: Input.Submitted) -> None:
+        """Open it, go into it, or say why not."""
+        typed = dropped_path(event.value) or event.value.strip()
+        path = Path(typed).expanduser()
+        if path.is_dir():
+            self.query_one("#tree", _Videos).path = path
+            self.query_one("#tree").focus()
+        elif path.is_file():
+            self.dismiss(str(path))
+        else:
+            what = f"✗ there is no file {safe_line(typed)}" if typed else "✗ type a path, or choose a video below"
+            self.query_one("#path-error", Static).update(what)
+
+    def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
+        """A recent video."""
+        self.dismiss(self._recent[event.option_index])
+
+    def on_directory_tree_file_selected(self, event: DirectoryTree.FileSelected) -> None:
+        """A file of the tree."""
+        if is_video(event.path):
+            self.dismiss(str(event.path))
+
+    def action_clear(self) -> None:
+        """Empty the path."""
+        self.query_one("#path", Input).value = ""
+
+    def action_close(self) -> None:
+        """Nothing was chosen."""
+        self.dismiss(None)
+
+
+def _short(path: str) -> str:
+    home, name = str(Path.home()), safe_line(path)
+    return "~" + name.removeprefix(home) if path.startswith(home + "/") else name

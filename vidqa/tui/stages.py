@@ -1,0 +1,40 @@
+"""Stages of an answer in words: how far each is, and how fast. Knows events, no widget."""
+
+import time
+
+from vidqa.events import StageProgress, StageStarted
+from vidqa.units import format_bytes
+
+_UNITS = {"video": "frames", "vision": "slices", "prefill": "tokens", "decode": "tokens"}
+_RATE_AFTER_SECONDS = 0.2
+
+
+class StageWords:
+    """Collects the progress of one answer."""
+
+    def __init__(self) -> None:
+        self._stages: dict[str, tuple[int, int]] = {}
+        self._begun: dict[str, float] = {}
+
+    def started(self, event: StageStarted) -> None:
+        """A stage begins."""
+        self._stages[event.stage] = (0, event.total)
+        self._begun[event.stage] = time.monotonic()
+
+    def progressed(self, event: StageProgress) -> None:
+        """A stage goes on."""
+        self._stages[event.stage] = (event.done, event.total)
+        self._begun.setdefault(event.stage, time.monotonic())
+
+    def told(self) -> str:
+        """All stages so far; a running one with its rate."""
+        return " · ".join(self._one(stage, *counts) for stage, counts in self._stages.items())
+
+    def _one(self, stage: str, done: int, total: int) -> str:
+        if stage == "load":
+            return "model loaded" if done >= total else f"loading the model: {format_bytes(done)} of {format_bytes(total)}"
+        if done >= total and stage != "decode":
+            return f"{stage} ✓"
+        seconds = time.monotonic() - self._begun[stage]
+        rate = f" ({done / seconds:.0f}/s)" if done and seconds > _RATE_AFTER_SECONDS else ""
+        return f"{stage} {done}/{total} {_UNITS.get(stage, '')}{rate}"

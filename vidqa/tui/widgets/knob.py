@@ -1,0 +1,82 @@
+"""One line of the plan that a person can change: its name, its value, and the planner's choice in brackets."""
+
+from typing import Any
+
+from textual import events
+from textual.binding import Binding
+from textual.content import Content
+from textual.message import Message
+from textual.widget import Widget
+
+from vidqa.tui.keys import bindings_for
+from vidqa.tui.state import shown_value
+
+_NAMES = {"kv": "KV cache", "vram_bytes": "budget"}
+
+
+class Knob(Widget, can_focus=True):
+    """`value` None is the planner's choice, which `planned` says in words."""
+
+    BINDINGS: list[Binding] = bindings_for("plan")  # noqa: RUF012 - Textual reads the class's list
+    help_title = "Plan"
+    help_text = (
+        "What runs and what it takes. Left and right change a line, Backspace gives it back to the planner, which "
+        "then fits the rest around what you set. Frames and size trade against each other."
+    )
+
+    class Turned(Message):
+        """The person chose a value; None is the planner's choice."""
+
+        def __init__(self, name: str, value: Any) -> None:
+            super().__init__()
+            self.name, self.value = name, value
+
+    def __init__(self, name: str, tooltip: str) -> None:
+        super().__init__(id=f"knob-{name.replace('_', '-')}")
+        self.tooltip = tooltip
+        self._name = name
+        self._value: Any = None
+        self._planned: Any = None
+        self._choices: tuple[Any, ...] = ()
+
+    def set(self, value: Any, planned: Any, choices: tuple[Any, ...]) -> None:
+        """What is chosen, what the planner took, and what there is to choose from."""
+        self._value, self._planned, self._choices = value, planned, choices
+        self.refresh()
+
+    def render(self) -> Content:
+        """The line."""
+        label = _NAMES.get(self._name, self._name)
+        if self._value is not None:
+            shown = (shown_value(self._name, self._value), "bold $text")
+        elif self._planned is not None:
+            shown = (f"{shown_value(self._name, self._planned)} (auto)", "$text")
+        else:
+            shown = ("auto", "$text-muted")
+        arrows = ("‹ ", " ›") if self.has_focus else ("  ", "  ")
+        return Content.assemble((f"{label:<9}", "$text-muted"), (arrows[0], "$accent"), shown, (arrows[1], "$accent"))
+
+    def action_change(self, step: int) -> None:
+        """The choice before or after; from the planner's choice the one beside it."""
+        if not self._choices:
+            return
+        now = self._value if self._value is not None else self._planned
+        self.post_message(self.Turned(self._name, self._beside(now, step)))
+
+    def _beside(self, now: Any, step: int) -> Any:
+        if now in self._choices:
+            place = self._choices.index(now) + step
+        elif isinstance(now, int):
+            below = sum(choice < now for choice in self._choices)
+            place = below if step > 0 else below - 1
+        else:
+            place = 0 if step > 0 else len(self._choices) - 1
+        return self._choices[min(max(place, 0), len(self._choices) - 1)]
+
+    def action_automatic(self) -> None:
+        """Back to the planner."""
+        self.post_message(self.Turned(self._name, None))
+
+    def on_click(self, event: events.Click) -> None:
+        """The left part lowers, the right part raises."""
+        self.action_change(-1 if event.x < self.size.width // 2 else 1)

@@ -1,0 +1,79 @@
+"""What the plan is, what it takes of the budget, and the knobs that change it; in red what does not fit."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from textual.app import ComposeResult
+from textual.containers import Vertical
+from textual.content import Content
+from textual.widgets import Static
+
+from vidqa.engine.planning import Forecast
+from vidqa.text import safe_text
+from vidqa.tui.state import KNOBS, Wish, knob_choices
+from vidqa.tui.widgets.budget_bar import BudgetBar
+from vidqa.tui.widgets.knob import Knob
+from vidqa.types import Plan
+from vidqa.units import format_bytes
+
+
+class PlanPanel(Vertical):
+    """State flows in by `show`; the knobs' messages flow up."""
+
+    BORDER_TITLE = "Plan"
+
+    def compose(self) -> ComposeResult:
+        """Summary, bar, knobs, limits."""
+        yield Static("open a video to plan for it", id="plan-summary", markup=False)
+        yield BudgetBar(id="plan-bar")
+        for name, meaning in KNOBS.items():
+            yield Knob(name, meaning)
+        yield Static("", id="plan-limits", markup=False)
+
+    def show(self, forecast: Forecast, wish: Wish) -> None:
+        """A new answer of the planner."""
+        self.set_class(forecast.plan is None, "-refused")
+        self.query_one("#plan-summary", Static).update(_refusal(forecast) if forecast.plan is None else _summary(forecast.plan))
+        drawn = forecast.plan or forecast.wanted
+        self.query_one(BudgetBar).show(drawn, forecast.task.device)
+        choices, planned = knob_choices(forecast.task), _planned(forecast)
+        for name in KNOBS:
+            value = getattr(wish, name)
+            self.query_one(f"#knob-{name.replace('_', '-')}", Knob).set(value, planned.get(name), choices[name])
+        limits = [f"· {limit}" for limit in forecast.plan.limits] if forecast.plan else []
+        self.query_one("#plan-limits", Static).update(safe_text("\n".join(limits)))
+
+
+def _planned(forecast: Forecast) -> Mapping[str, Any]:
+    """What the planner took for each knob."""
+    config, plan = forecast.task.config, forecast.plan or forecast.wanted
+    planned: dict[str, Any] = {"quality": config.quality, "vram_bytes": forecast.task.budget_bytes}
+    if plan is not None:
+        draft = plan.draft
+        kv = "int8" if draft.kv == "int8" else "native"
+        planned |= {"frames": draft.frames, "size": (draft.height, draft.width), "weights": draft.weights, "kv": kv}
+    return planned
+
+
+def _summary(plan: Plan) -> Content:
+    draft, text = plan.draft, plan.prompt_tokens - plan.visual_tokens
+    return Content.assemble(
+        (f"{draft.frames} frames of {draft.width}×{draft.height}", "bold"),
+        f"\n{plan.visual_tokens:,} visual + {text:,} text tokens\nabout {plan.seconds.total_seconds:.1f} s to the end",
+    )
+
+
+def _refusal(forecast: Forecast) -> Content:
+    """What does not fit, in red and in words, and the nearest plan that does."""
+    assert forecast.refusal is not None
+    parts = [("✗ does not fit: ", "bold $text-error"), (safe_text(forecast.refusal.what), "$text-error")]
+    if (nearest := forecast.nearest) is not None:
+        draft = nearest.draft
+        told = (
+            f"\nnearest that fits (ctrl+t takes it): {draft.frames} frames of {draft.width}×{draft.height}, {draft.weights} "
+            f"weights, {format_bytes(nearest.required_bytes)}"
+        )
+        parts.append((told, "bold"))
+    else:
+        parts.append((f"\n{safe_text(forecast.refusal.remedy)}", "bold"))
+    return Content.assemble(*parts)

@@ -1,0 +1,116 @@
+"""Where questions are written: Enter asks, and a dropped or pasted path of a video opens it."""
+
+import re
+import shlex
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from textual import events
+from textual.binding import Binding
+from textual.message import Message
+from textual.widgets import TextArea
+
+from vidqa.tui.files import is_video
+
+# Keys of the editor that mean something else in this app.
+_TAKEN = re.compile(r"f\d+|escape|ctrl\+[ocqnlp]")
+
+
+class Prompt(TextArea, inherit_bindings=False):
+    """A few lines of text. Up and Down beyond the text go through earlier questions."""
+
+    BINDINGS = [  # noqa: RUF012 - Textual reads the class's list
+        *(
+            binding
+            for binding in Binding.make_bindings(TextArea.BINDINGS)
+            if not _TAKEN.fullmatch(binding.key) and binding.key not in ("enter", "up", "down")
+        ),
+        Binding("enter", "ask", "Ask", tooltip="Ask this question", id="prompt.ask"),
+        Binding("shift+enter,ctrl+j", "newline", "New line", show=False, tooltip="Begin a new line", id="prompt.newline"),
+        Binding("up", "earlier", "Earlier", show=False, tooltip="Earlier questions", id="prompt.earlier"),
+        Binding("down", "later", "Later", show=False, tooltip="Later questions", id="prompt.later"),
+    ]
+    help_title = "Prompt"
+    help_text = (
+        "Write a question and press Enter; Shift+Enter begins a new line. A path that is pasted or dropped here opens "
+        "that video. Up and Down go through earlier questions."
+    )
+
+    class Asked(Message):
+        """A question was given."""
+
+        def __init__(self, question: str) -> None:
+            super().__init__()
+            self.question = question
+
+    class PathDropped(Message):
+        """The path of a video was pasted."""
+
+        def __init__(self, path: str) -> None:
+            super().__init__()
+            self.path = path
+
+    def __init__(self, **options: str) -> None:
+        super().__init__(compact=True, placeholder="Open a video first: ctrl+o, or drop a file here", **options)
+        self.border_title = "Question"
+        self._earlier: list[str] = []
+        self._place = 0
+
+    def remember(self, question: str) -> None:
+        """Up brings it back."""
+        if question and (not self._earlier or self._earlier[-1] != question):
+            self._earlier.append(question)
+        self._place = len(self._earlier)
+
+    def action_ask(self) -> None:
+        """Give the question away; the text stays until it is accepted."""
+        if self.text.strip():
+            self.post_message(self.Asked(self.text.strip()))
+
+    def action_newline(self) -> None:
+        """Begin a new line."""
+        self.insert("\n")
+
+    def action_earlier(self) -> None:
+        """Up: within the text, then to the question before."""
+        if self.cursor_location[0] > 0:
+            self.action_cursor_up()
+        elif self._place > 0:
+            self._go(self._place - 1)
+
+    def action_later(self) -> None:
+        """Down: within the text, then to the question after."""
+        if self.cursor_location[0] < self.document.line_count - 1:
+            self.action_cursor_down()
+        elif self._place < len(self._earlier):
+            self._go(self._place + 1)
+
+    def _go(self, place: int) -> None:
+        self._place = place
+        self.text = self._earlier[place] if place < len(self._earlier) else ""
+        self.move_cursor(self.document.end)
+
+    async def _on_paste(self, event: events.Paste) -> None:
+        if (path := dropped_path(event.text)) is not None:
+            event.prevent_default()
+            event.stop()
+            self.post_message(self.PathDropped(path))
+            return
+        await super()._on_paste(event)
+
+
+def dropped_path(text: str) -> str | None:
+    """The video that a dropped text names: a path, quoted or escaped or not, or a file:// address."""
+    line = text.strip()
+    if not line or "\n" in line:
+        return None
+    candidates = [line]
+    if line.startswith("file://"):
+        candidates = [unquote(urlsplit(line).path)]
+    else:
+        try:
+            words = shlex.split(line)
+        except ValueError:
+            words = []
+        candidates += words[:1] if len(words) == 1 else []
+    return next((path for path in candidates if is_video(Path(path).expanduser())), None)

@@ -1,0 +1,65 @@
+"""The conversation, oldest first. Follows new text until the person scrolls up."""
+
+from textual.binding import Binding
+from textual.containers import VerticalScroll
+from textual.message import Message
+from textual.widgets import Markdown, Static
+
+from vidqa.tui.keys import bindings_for
+from vidqa.tui.links import linked_seconds
+from vidqa.tui.widgets.turn_view import TurnView
+
+
+class Transcript(VerticalScroll, can_focus=True):
+    """A TurnView for every question."""
+
+    BINDINGS: list[Binding] = bindings_for("transcript")  # noqa: RUF012 - Textual reads the class's list
+    help_title = "Conversation"
+    help_text = (
+        "Questions and answers. Times in an answer are links that move the cursor of the time line; t goes through "
+        "them. Answers are kept: F4 finds them again."
+    )
+
+    class MomentChosen(Message):
+        """A time in an answer was chosen."""
+
+        def __init__(self, seconds: float) -> None:
+            super().__init__()
+            self.seconds = seconds
+
+    def on_mount(self) -> None:
+        """Keep the end in view."""
+        self.anchor()
+
+    def turns(self) -> list[TurnView]:
+        """All turns, oldest first."""
+        return list(self.query(TurnView))
+
+    async def add_turn(self, question: str) -> TurnView:
+        """A new question at the end."""
+        turn = TurnView(question)
+        await self.query(".hint").remove()
+        await self.mount(turn)
+        self.anchor()
+        return turn
+
+    async def drop_last(self) -> None:
+        """The last turn goes."""
+        if turns := self.turns():
+            await turns[-1].remove()
+
+    async def clear(self, hint: str) -> None:
+        """Nothing was asked yet; `hint` says what to do."""
+        await self.remove_children()
+        await self.mount(Static(hint, classes="hint", markup=False))
+
+    def say(self, hint: str) -> None:
+        """Another hint, while nothing was asked."""
+        for shown in self.query(".hint").results(Static):
+            shown.update(hint)
+
+    def on_markdown_link_clicked(self, event: Markdown.LinkClicked) -> None:
+        """Only our own links lead anywhere: an answer cannot open a page or a program."""
+        event.stop()
+        if (seconds := linked_seconds(event.href)) is not None:
+            self.post_message(self.MomentChosen(seconds))
