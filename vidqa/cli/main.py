@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import vidqa
-from vidqa.cli import ask, doctor, frames, models, plan, profile, pull, sweep, warmup
+from vidqa.cli import ask, config, doctor, frames, models, plan, profile, pull, sweep, warmup
 from vidqa.cli.output import ExitCode, exit_code_for, quiet_closed_pipe, report_error
 from vidqa.errors import VidqaError
 
@@ -38,7 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"vidqa {vidqa.__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=_Parser)
-    for command in (ask, plan, frames, sweep, profile, doctor, warmup, models, pull):
+    for command in (ask, plan, frames, sweep, profile, doctor, warmup, models, pull, config):
         command.add_parser(commands)
     for subparser in commands.choices.values():
         subparser.add_argument("--debug", action="store_true", help="show the traceback of an error")
