@@ -36,9 +36,7 @@ def add_parser(commands: Any) -> None:
     init.add_argument("--force", action="store_true", help="replace a file that is there")
     init.set_defaults(run=_init)
     validate = parts.add_parser("validate", help="list everything that is wrong with the settings")
-    validate.add_argument(
-        "file", metavar="FILE", nargs="?", help="a file (default: the one in use, and the environment)"
-    )
+    validate.add_argument("file", metavar="FILE", nargs="?", help="default: the one in use, and the environment")
     validate.set_defaults(run=_validate)
     for part in parts.choices.values():  # also behind the part; one before it is not taken back
         part.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show an error's traceback")
