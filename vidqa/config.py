@@ -1,17 +1,13 @@
-"""Settings: what the user wrote once (a TOML file, the environment) and what an engine needs.
+"""What an engine needs to know, the words it may be told in, and where the user's files lie.
 
-Later sources win: file, then environment, then flags. Unknown keys are refused with the
-nearest valid one. This file reads text; it loads no model and opens no video.
+What the user wrote in them is read by `vidqa.settings`. Opens nothing.
 """
 
-import difflib
 import os
-import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
-from vidqa.errors import UsageError
 from vidqa.types import Placement
 
 ATTENTION_CHOICES = ("auto", "flash", "cudnn", "efficient", "flex", "tiled")
@@ -56,16 +52,6 @@ class EngineConfig:
     decoder_deadline_seconds: float = 60.0
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What the configuration file may say; None where it says nothing."""
-
-    model: str | None = None
-    device: str | None = None
-    attention: str | None = None
-    quality: str | None = None
-
-
 def config_path(environment: Mapping[str, str] = os.environ) -> Path:
     """Where the configuration file is looked for: $VIDQA_CONFIG, else the user's config folder."""
     if named := environment.get("VIDQA_CONFIG"):
@@ -75,34 +61,10 @@ def config_path(environment: Mapping[str, str] = os.environ) -> Path:
     return Path(platformdirs.user_config_dir("vidqa")) / "config.toml"
 
 
-def load_settings(environment: Mapping[str, str] = os.environ) -> Settings:
-    """Read the configuration file (if any), then let VIDQA_MODEL, VIDQA_DEVICE... win.
+def state_folder(environment: Mapping[str, str] = os.environ) -> Path:
+    """Where vidqa keeps what it learns and what was asked: $VIDQA_STATE, else the user's state folder."""
+    if named := environment.get("VIDQA_STATE"):
+        return Path(named)
+    import platformdirs
 
-    Raises UsageError for unknown keys and for values of the wrong kind.
-    """
-    path = config_path(environment)
-    table = _read_table(path)
-    known = [setting.name for setting in fields(Settings)]
-    for key, entry in table.items():
-        _check_entry(path, key, entry, known)
-    for name in known:
-        if override := environment.get(f"VIDQA_{name.upper()}"):
-            table[name] = override
-    return Settings(**table)
-
-
-def _read_table(path: Path) -> dict[str, str]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"The configuration file {path} cannot be read: {error}.", "Mend or remove it.") from error
-
-
-def _check_entry(path: Path, key: str, value: object, known: list[str]) -> None:
-    if key not in known:
-        near = difflib.get_close_matches(key, known, n=1) or known
-        raise UsageError(f"{path} has the unknown key {key!r}.", f"Did you mean {' or '.join(map(repr, near))}?")
-    if not isinstance(value, str):
-        raise UsageError(f"{path}: {key} must be a string, not {value!r}.", f'Write {key} = "...".')
+    return Path(platformdirs.user_state_dir("vidqa"))

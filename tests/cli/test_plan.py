@@ -82,7 +82,7 @@ def test_auto_says_which_model_and_why(capsys: pytest.CaptureFixture[str]) -> No
         (["--gpu", "abacus"], ExitCode.USAGE, "abacus"),
         (["--vram", "100MiB", "--model", "2b"], ExitCode.DOES_NOT_FIT, "100.0 MiB are allowed by --vram"),
         (["--vram", "1GiB", "--reserve", "2GiB", "--model", "2b"], ExitCode.USAGE, "Nothing is left"),
-        (["--max-wait", "never"], ExitCode.USAGE, "not a span"),
+        (["--max-wait", "never"], ExitCode.USAGE, "--max-wait never is not allowed. Allowed: a time"),
         (["--prefill-chunk", "0"], ExitCode.USAGE, "--prefill-chunk 0"),
         (["--model", "someone/else"], ExitCode.MODEL_MISSING, "someone/else"),
         (["--question", " ", "--gpu", "t4"], ExitCode.USAGE, "question is empty"),

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from types import FrameType
 from typing import Any
 
-from vidqa.cli.options import add_plan_options, add_video_options, make_config, make_request
+from vidqa.cli.options import add_plan_options, add_video_options, make_config, make_request, settings_for
 from vidqa.cli.output import ExitCode, Talk, write_json
 from vidqa.errors import Interrupted
 from vidqa.text import safe_text
@@ -47,18 +47,17 @@ def run(arguments: argparse.Namespace) -> int:
     """Answer; returns the exit code."""
     from vidqa.cli.default_model import choose_model
     from vidqa.cli.objects import answer_object
-    from vidqa.config import load_settings
     from vidqa.engine.planning import check_request, most_turn_tokens
     from vidqa.engine.session import Session
     from vidqa.video.probe import check_file
 
-    requests = [make_request(arguments, question) for question in (arguments.question, *arguments.then)]
+    settings = settings_for(arguments)
+    requests = [make_request(arguments, settings, question) for question in (arguments.question, *arguments.then)]
     check_file(requests[0].video)  # before anybody is asked which model to fetch
     for request in requests:
         check_request(request)
-    settings = load_settings()
     talk = Talk(arguments.quiet)
-    config = make_config(arguments, settings, choose_model(arguments.model or settings.model, talk))
+    config = make_config(arguments, settings, choose_model(settings.model, talk))
     config = replace(config, conversation_tokens=sum(map(most_turn_tokens, requests[1:])))
     history: tuple[Turn, ...] = ()
     with Session(config) as session, _signals(session) as received:

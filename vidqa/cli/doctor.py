@@ -7,6 +7,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
+from vidqa.cli.options import add_model_options, settings_for
 from vidqa.cli.output import ExitCode, write_json
 from vidqa.text import safe_line
 
@@ -27,20 +28,17 @@ def add_parser(commands: Any) -> None:
         "– is neither there nor needed.",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--model", help="look at this model's heads and weights (default: the one that would answer)")
-    parser.add_argument("--device", help="auto (default), cpu, cuda, cuda:1, mps")
+    add_model_options(parser)
     parser.add_argument("--flex", action="store_true", help="compile FlexAttention too (half a minute)")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print a line per finding; returns 1 where an answer would be impossible."""
-    from vidqa.config import load_settings
     from vidqa.engine.checkup import Subject, findings, passed, run_checks
 
-    settings = load_settings()
-    device = arguments.device or settings.device or "auto"
-    subject = Subject(arguments.model or settings.model, device, arguments.flex)
+    settings = settings_for(arguments)
+    subject = Subject(settings.model, settings.device, arguments.flex)
     checks = []
     for check in run_checks(subject):
         checks.append(check)

@@ -6,7 +6,7 @@ Plans as `ask` does, decodes and resizes as `ask` does, and writes one picture.
 import argparse
 from typing import Any
 
-from vidqa.cli.options import add_planned_video, make_config, make_request
+from vidqa.cli.options import add_planned_video, make_config, make_request, settings_for
 from vidqa.cli.output import ExitCode, Talk
 
 
@@ -27,14 +27,14 @@ def add_parser(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Plan, decode, write; returns the exit code."""
     from vidqa.cli.default_model import planned_model
-    from vidqa.config import load_settings
     from vidqa.engine.session import Session
     from vidqa.text import safe_line
     from vidqa.video.contact_sheet import check_target, write_sheet
 
     check_target(arguments.output)  # before anything is decoded for it
-    request, settings = make_request(arguments, arguments.question), load_settings()
-    config = make_config(arguments, settings, arguments.model or settings.model or planned_model())
+    settings = settings_for(arguments)
+    request = make_request(arguments, settings, arguments.question)
+    config = make_config(arguments, settings, settings.model or planned_model())
     with Session(config) as session:
         plan, pictures = session.see(request)
     width, height = write_sheet(pictures, plan.timestamps_seconds, arguments.output, columns=arguments.columns)

@@ -5,12 +5,13 @@ code, anything else one line and code 1 (`--debug` shows the traceback).
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
 import vidqa
-from vidqa.cli import ask, doctor, frames, models, plan, profile, pull, sweep, warmup
+from vidqa.cli import ask, completion, config, doctor, frames, models, plan, profile, pull, sweep, warmup
 from vidqa.cli.output import ExitCode, exit_code_for, quiet_closed_pipe, report_error
 from vidqa.errors import VidqaError
 
@@ -38,7 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"vidqa {vidqa.__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=_Parser)
-    for command in (ask, plan, frames, sweep, profile, doctor, warmup, models, pull):
+    for command in (ask, plan, frames, sweep, profile, doctor, warmup, models, pull, config, completion):
         command.add_parser(commands)
     for subparser in commands.choices.values():
         subparser.add_argument("--debug", action="store_true", help="show the traceback of an error")
@@ -48,6 +49,8 @@ def build_parser() -> argparse.ArgumentParser:
 def run(arguments: Sequence[str]) -> int:
     """Parse, run, and turn whatever happened into an exit code."""
     parser = build_parser()
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks for words
+        completion.complete(parser)
     parsed = parser.parse_args(arguments)
     if parsed.command is None:
         parser.print_help()

@@ -4,13 +4,16 @@ Declares and converts arguments; imports nothing heavy.
 """
 
 import argparse
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from vidqa.config import ATTENTION_CHOICES, COMPILE_CHOICES, KV_CHOICES, QUALITY_CHOICES, WEIGHT_CHOICES
-from vidqa.units import parse_bytes, parse_seconds, parse_size, parse_timestamp
+from vidqa.config import COMPILE_CHOICES, EngineConfig
+from vidqa.errors import UsageError
+from vidqa.setting_list import ENGINE_SETTINGS, SETTINGS, Setting
+from vidqa.settings import Settings, load_settings
+from vidqa.units import parse_size, parse_timestamp
 
 if TYPE_CHECKING:
-    from vidqa.config import EngineConfig, Settings
     from vidqa.types import Request
 
 
@@ -24,41 +27,62 @@ def add_video_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--size", metavar="WxH", help="size to give the frames, in pixels")
 
 
-def add_planned_video(parser: argparse.ArgumentParser) -> None:
-    """A video that is planned without being asked about."""
+def add_planned_video(parser: argparse.ArgumentParser, **own: object) -> None:
+    """A video that is planned without being asked about; `own` as for add_setting_options."""
     parser.add_argument("video", metavar="VIDEO", help="a video file")
     parser.add_argument(
         "--question", metavar="TEXT", default="what happens?",
         help="a question about text in the picture keeps the pixels it needs",
     )  # fmt: skip
     add_video_options(parser)
-    add_plan_options(parser)
+    add_plan_options(parser, **own)
 
 
-def add_plan_options(parser: argparse.ArgumentParser) -> None:
-    """What the planner keeps to."""
+def add_setting_options(group: Any, settings: Sequence[Setting], **own: object) -> None:
+    """A flag for each of these settings; `own` are values that a command prefers to the user's (`max_tokens`)."""
+    for setting in settings:
+        default = own.get(setting.dest, setting.default)
+        how = {"dest": setting.dest, "default": own.get(setting.dest)}
+        if isinstance(default, bool):
+            group.add_argument(setting.flag, action="store_const", const=not default, help=setting.meaning, **how)
+            continue
+        told = f"default: {setting.unset if default is None else default}"
+        allowed = "" if setting.choices else f": {setting.allowed}"
+        help_text, choices = f"{setting.meaning}{allowed} ({told})", setting.choices or None
+        group.add_argument(setting.flag, choices=choices, metavar=setting.metavar, help=help_text, **how)
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Which model, on which device."""
+    add_setting_options(parser, [setting for setting in ENGINE_SETTINGS if setting.key in {"model", "device"}])
+
+
+def add_plan_options(parser: argparse.ArgumentParser, **own: object) -> None:
+    """What the planner keeps to; `own` as for add_setting_options."""
     group = parser.add_argument_group("plan")
-    group.add_argument("--model", help="demo, 2b, 7b, auto, a Hugging Face repository, or a folder")
-    group.add_argument("--device", help="auto (default), cpu, cuda, cuda:1, mps")
-    group.add_argument("--vram", metavar="SIZE", help="plan for this much memory, for example 8GiB (default: free now)")
-    group.add_argument("--reserve", metavar="SIZE", help="leave this much to others")
-    group.add_argument("--quality", choices=QUALITY_CHOICES, help="fast, balanced (default) or best")
-    group.add_argument("--max-wait", metavar="TIME", help="longest time to an answer, for example 20s")
-    group.add_argument("--weights", choices=(*WEIGHT_CHOICES, "auto"), help="precision of the weights")
-    group.add_argument("--kv", choices=(*KV_CHOICES, "auto"), help="precision of the KV cache")
-    group.add_argument("--attn", choices=ATTENTION_CHOICES, help="attention kernel")
+    add_setting_options(group, ENGINE_SETTINGS, **own)
     group.add_argument(
         "--compile", choices=COMPILE_CHOICES, default="auto",
         help="compile the decode step on a GPU (auto: once `vidqa warmup` has)",
     )  # fmt: skip
     group.add_argument("--vision-chunk", type=int, metavar="N", help="temporal slices to encode together")
     group.add_argument("--prefill-chunk", type=int, metavar="N", help="tokens to prefill together")
-    group.add_argument("--max-tokens", type=int, default=256, metavar="N", help="longest answer (default %(default)s)")
     group.add_argument("--system", metavar="TEXT", help="system prompt")
     group.add_argument("--decode-in-process", action="store_true", help="no separate process for FFmpeg")
 
 
-def make_request(arguments: argparse.Namespace, question: str) -> "Request":
+def given_flags(arguments: argparse.Namespace) -> dict[str, str | bool]:
+    """The settings that were given on the command line, by key."""
+    flags = {setting.key: getattr(arguments, setting.dest, None) for setting in SETTINGS}
+    return {key: value if isinstance(value, bool) else str(value) for key, value in flags.items() if value is not None}
+
+
+def settings_for(arguments: argparse.Namespace) -> Settings:
+    """Flags over environment over file over defaults; raises UsageError for what cannot be."""
+    return load_settings(flags=given_flags(arguments))
+
+
+def make_request(arguments: argparse.Namespace, settings: Settings, question: str) -> "Request":
     """What is asked; raises UsageError for what cannot be read."""
     from vidqa.types import Request
 
@@ -71,37 +95,34 @@ def make_request(arguments: argparse.Namespace, question: str) -> "Request":
         start_seconds=None if arguments.start is None else parse_timestamp(arguments.start),
         end_seconds=None if arguments.end is None else parse_timestamp(arguments.end),
         size=None if arguments.size is None else parse_size(arguments.size),
-        max_tokens=arguments.max_tokens,
+        max_tokens=settings.max_tokens,
         temperature=getattr(arguments, "temperature", 0.0),
         top_p=getattr(arguments, "top_p", 1.0),
         seed=getattr(arguments, "seed", None),
     )
 
 
-def make_config(arguments: argparse.Namespace, settings: "Settings", model: str) -> "EngineConfig":
-    """How it is run: flags over settings over defaults; raises UsageError for what cannot be."""
-    from vidqa.config import EngineConfig
-    from vidqa.errors import UsageError
-
+def make_config(arguments: argparse.Namespace, settings: Settings, model: str) -> EngineConfig:
+    """How it is run; raises UsageError for what cannot be."""
     for name in ("vision_chunk", "prefill_chunk"):
         if (given := getattr(arguments, name)) is not None and given < 1:
             raise UsageError(f"--{name.replace('_', '-')} {given} is not 1 or more.", "Leave it to the planner.")
     return EngineConfig(
         model=model,
-        device=arguments.device or settings.device or "auto",
-        attention=arguments.attn or settings.attention or "auto",
-        weights=_chosen(arguments.weights),
-        kv=_chosen(arguments.kv),
+        device=settings.device,
+        attention=settings.attention,
+        weights=_chosen(settings.weights),
+        kv=_chosen(settings.kv),
         compile=arguments.compile,
         vision_chunk=arguments.vision_chunk,
         prefill_chunk=arguments.prefill_chunk,
-        vram_bytes=None if arguments.vram is None else parse_bytes(arguments.vram),
-        reserve_bytes=0 if arguments.reserve is None else parse_bytes(arguments.reserve),
-        quality=arguments.quality or settings.quality or "balanced",
-        max_wait_seconds=None if arguments.max_wait is None else parse_seconds(arguments.max_wait),
+        vram_bytes=settings.vram_bytes,
+        reserve_bytes=settings.reserve_bytes,
+        quality=settings.quality,
+        max_wait_seconds=settings.max_wait_seconds,
         isolate_decoder=not arguments.decode_in_process,
     )
 
 
-def _chosen(value: Any) -> str | None:
-    return None if value in (None, "auto") else str(value)
+def _chosen(value: str) -> str | None:
+    return None if value == "auto" else value

@@ -7,7 +7,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
-from vidqa.cli.options import add_planned_video, make_config, make_request
+from vidqa.cli.options import add_planned_video, make_config, make_request, settings_for
 from vidqa.cli.output import ExitCode, write_json
 from vidqa.memory.shares import memory_shares
 from vidqa.text import safe_line, safe_text
@@ -41,21 +41,19 @@ def add_parser(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Plan and print; returns the exit code."""
     from vidqa.cli.default_model import planned_model
-    from vidqa.config import load_settings
     from vidqa.engine.planning import check_request, plan_best, tasks_for
     from vidqa.memory.device import find_device
     from vidqa.memory.gpus import as_device, find_gpu
     from vidqa.models.choice import find_checkpoints
     from vidqa.video.probe import probe_facts
 
-    request = make_request(arguments, arguments.question)
+    settings = settings_for(arguments)
+    request = make_request(arguments, settings, arguments.question)
     check_request(request)
-    settings = load_settings()
     video = probe_facts(request.video)
-    config = make_config(arguments, settings, arguments.model or settings.model or planned_model())
+    config = make_config(arguments, settings, settings.model or planned_model())
     if arguments.gpu == "all":
-        named = arguments.model or settings.model
-        return _print_matrix(arguments.json, config, video, request, named=named is not None)
+        return _print_matrix(arguments.json, config, video, request, named=settings.model is not None)
     device = as_device(find_gpu(arguments.gpu)) if arguments.gpu else find_device(config.device)
     tasks = tasks_for(find_checkpoints(config.model, local=False), video, request, config, device)
     place, plan = plan_best(tasks)

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vidqa.cli.options import add_planned_video, make_config, make_request
+from vidqa.cli.options import add_planned_video, make_config, make_request, settings_for
 from vidqa.cli.output import ExitCode, Talk, write_json
 from vidqa.text import safe_line, safe_text
 from vidqa.units import format_bytes
@@ -33,27 +33,26 @@ def add_parser(commands: Any) -> None:
         description="Answers one question under torch.profiler: memory and time by phase, by operator and by what the "
         "memory is for, cumulative beside peak. Writes a Chrome trace and a picture of living memory over time.",
     )
-    add_planned_video(parser)
+    add_planned_video(parser, max_tokens=_ANSWER_TOKENS)
     parser.add_argument("--baseline", action="store_true", help="profile plain transformers on the same frames instead")
     parser.add_argument("--out", metavar="FOLDER", default="vidqa-profile", help="default: vidqa-profile")
     parser.add_argument("--picture", choices=("png", "svg", "none"), help="default: png where matplotlib is installed")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     parser.add_argument("--quiet", action="store_true", help="nothing but errors on stderr")
-    parser.set_defaults(run=run, max_tokens=_ANSWER_TOKENS)
+    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Profile, write the files, print; returns the exit code."""
     from vidqa.cli.default_model import choose_model
-    from vidqa.config import load_settings
     from vidqa.engine.planning import check_config, check_request
     from vidqa.video.probe import check_file
 
-    talk, settings = Talk(arguments.quiet), load_settings()
-    request = make_request(arguments, arguments.question)
+    talk, settings = Talk(arguments.quiet), settings_for(arguments)
+    request = make_request(arguments, settings, arguments.question)
     check_request(request)
     check_file(request.video)
-    config = make_config(arguments, settings, choose_model(arguments.model or settings.model, talk))
+    config = make_config(arguments, settings, choose_model(settings.model, talk))
     check_config(config)
     folder, picture = _folder(arguments.out), _picture(arguments, talk)
     trace = folder / "trace.json"

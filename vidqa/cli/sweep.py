@@ -13,7 +13,7 @@ from dataclasses import asdict
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from vidqa.cli.options import add_plan_options, make_config, make_request
+from vidqa.cli.options import add_plan_options, make_config, make_request, settings_for
 from vidqa.cli.output import ExitCode, Talk, write_json
 from vidqa.text import safe_line, safe_text
 from vidqa.units import format_bytes, parse_bytes
@@ -58,8 +58,8 @@ def add_parser(commands: Any) -> None:
     group.add_argument("--plot", metavar="FILE", help="draw the rows: .png or .svg (needs matplotlib)")
     group.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     group.add_argument("--quiet", action="store_true", help="nothing but errors on stderr")
-    add_plan_options(parser)
-    parser.set_defaults(run=run, max_tokens=_ANSWER_TOKENS, frames=None, fps=None)
+    add_plan_options(parser, max_tokens=_ANSWER_TOKENS)
+    parser.set_defaults(run=run, frames=None, fps=None)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -101,14 +101,14 @@ def run(arguments: argparse.Namespace) -> int:
 def _series(arguments: argparse.Namespace, talk: Talk) -> "Series":
     """What the arguments ask for, checked before anything runs."""
     from vidqa.cli.default_model import choose_model
-    from vidqa.config import load_settings
     from vidqa.engine.planning import check_config, check_request
     from vidqa.errors import UsageError
     from vidqa.measure.series import prepare
     from vidqa.measure.sweep import parse_counts, parse_sizes
     from vidqa.video.probe import probe_facts
 
-    request = make_request(arguments, arguments.question)
+    settings = settings_for(arguments)
+    request = make_request(arguments, settings, arguments.question)
     check_request(request)
     sizes = parse_sizes(arguments.sizes) if arguments.sizes is not None else ()
     counts = parse_counts(arguments.counts or (_DEFAULT_FRAMES_OF_SIZES if sizes else _DEFAULT_COUNTS))
@@ -116,8 +116,8 @@ def _series(arguments: argparse.Namespace, talk: Talk) -> "Series":
         raise UsageError("--sizes sweeps sizes, and --frames names several counts.", "Give --frames one count.")
     if sizes and request.size:
         raise UsageError("--size and --sizes exclude each other.", "Give one of them.")
-    settings, video = load_settings(), probe_facts(request.video)
-    config = make_config(arguments, settings, choose_model(arguments.model or settings.model, talk))
+    video = probe_facts(request.video)
+    config = make_config(arguments, settings, choose_model(settings.model, talk))
     check_config(config)
     limit = None if arguments.limit is None else parse_bytes(arguments.limit)
     return prepare(video, request, config, counts, sizes, limit)

@@ -8,6 +8,7 @@ import os
 import sys
 from typing import Any
 
+from vidqa.cli.options import add_model_options, settings_for
 from vidqa.cli.output import ExitCode
 from vidqa.text import safe_line
 
@@ -20,21 +21,19 @@ def add_parser(commands: Any) -> None:
         description="Tries the attention kernels and, on a GPU, compiles the decode step: once per GPU, model size and "
         "version of torch. Later answers use what is there.",
     )
-    parser.add_argument("--model", help="whose shapes: demo, 2b, 7b, a repository or a folder (default: as for ask)")
-    parser.add_argument("--device", help="auto (default), cpu, cuda, cuda:1, mps")
+    add_model_options(parser)
     parser.add_argument("--flex", action="store_true", help="compile FlexAttention too, for --attn flex")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print a line for each thing that was made ready; returns 1 where one was not."""
-    from vidqa.config import load_settings
     from vidqa.memory.device import compiler_environment, find_device
     from vidqa.models.choice import AUTO, find_checkpoints
 
-    settings = load_settings()
-    device = find_device(arguments.device or settings.device or "auto")
-    spec = find_checkpoints(arguments.model or settings.model or AUTO, local=False)[0].spec
+    settings = settings_for(arguments)
+    device = find_device(settings.device)
+    spec = find_checkpoints(settings.model or AUTO, local=False)[0].spec
     os.environ.update(compiler_environment(os.environ))
     from vidqa.engine.warmup import warm_up
     from vidqa.models.loader import torch_device

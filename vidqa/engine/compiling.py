@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vidqa.config import state_folder
 from vidqa.engine.static_step import Layer, run_layer
-from vidqa.memory.drift import state_folder, write_whole
+from vidqa.files import write_whole
 from vidqa.memory.gpus import OLDEST_FOR_TRITON
 from vidqa.models.qwen2_vl import Qwen2VL
 from vidqa.models.specs import ModelSpec

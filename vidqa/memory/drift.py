@@ -6,24 +6,16 @@ predictions are off. Nothing here may stop an answer: an unwritable folder is no
 
 import contextlib
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+from vidqa.config import state_folder
+from vidqa.files import write_whole
 from vidqa.types import Device
 
 _KEPT_RUNS = 500
-
-
-def state_folder() -> Path:
-    """Where vidqa keeps what it learns: $VIDQA_STATE, else the user's state folder."""
-    if named := os.environ.get("VIDQA_STATE"):
-        return Path(named)
-    import platformdirs
-
-    return Path(platformdirs.user_state_dir("vidqa"))
 
 
 def _journal() -> Path:
@@ -45,14 +37,6 @@ def remember(device: Device, model: str, weights: str, predicted: int, measured:
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         kept = [*lines[-(_KEPT_RUNS - 1) :], json.dumps(row)]
         write_whole(path, "\n".join(kept) + "\n")
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Replace a file at once, so that nobody ever reads half of it; raises OSError."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
 
 
 def runs() -> Iterator[dict[str, Any]]:
