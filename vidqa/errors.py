@@ -10,6 +10,7 @@ VidqaError
 │   ├── VideoUnreadable   the container, the stream or its codec cannot be read
 │   └── VideoTooDamaged   decoding stopped before half of the asked span
 ├── AttentionUnavailable  the asked-for attention kernel would not be the one that runs
+├── HistoryError          the history's file cannot be used; what it holds is left alone
 ├── DoesNotFit            the plan is larger than the memory or the context that there is
 └── Interrupted           the user stopped the work
 
@@ -64,6 +65,10 @@ class VideoTooDamaged(VideoError):
 
 class AttentionUnavailable(VidqaError):
     """The asked-for attention kernel would not be the one that runs."""
+
+
+class HistoryError(VidqaError):
+    """The history's file cannot be used, or what was asked of it is not there."""
 
 
 class DoesNotFit(VidqaError):

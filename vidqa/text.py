@@ -4,7 +4,9 @@ Answers, file names and metadata may carry escape codes (clear the screen, write
 clipboard) or characters that reorder a line. This file knows characters, not terminals.
 """
 
+import json
 import unicodedata
+from typing import Any
 
 _KEPT = frozenset("\n\t")
 # Format characters (Cf) that legitimate text needs: the joiners of emoji and Indic scripts.
@@ -22,6 +24,12 @@ def safe_text(text: str) -> str:
 def safe_line(text: str) -> str:
     """`safe_text` for a value that must stay on one line, such as a file name."""
     return safe_text(text).replace("\n", "\\n").replace("\t", "\\t")
+
+
+def safe_json(value: Any, indent: int | None = None) -> str:
+    """A value as JSON in which characters that a terminal would obey are escaped; it reads back the same."""
+    text = json.dumps(value, ensure_ascii=False, indent=indent)
+    return "".join(c if safe_text(c) == c else json.dumps(c)[1:-1] for c in text)
 
 
 def _is_plain(character: str) -> bool:

@@ -3,7 +3,6 @@
 Everything untrusted passes `safe_text` on its way out. Knows terminals; knows no engine.
 """
 
-import json
 import os
 import sys
 import textwrap
@@ -19,7 +18,7 @@ from vidqa.errors import (
     VidqaError,
 )
 from vidqa.events import MemorySampled, StageProgress, StageStarted
-from vidqa.text import safe_text
+from vidqa.text import safe_json, safe_text
 from vidqa.units import format_bytes
 
 
@@ -61,9 +60,7 @@ def report_error(error: VidqaError) -> None:
 
 def write_json(value: dict[str, Any]) -> None:
     """Print one JSON object on stdout; characters that a terminal would obey are escaped."""
-    text = json.dumps(value, ensure_ascii=False)
-    plain = "".join(c if safe_text(c) == c else json.dumps(c)[1:-1] for c in text)
-    sys.stdout.write(plain + "\n")
+    sys.stdout.write(safe_json(value) + "\n")
     sys.stdout.flush()
 
 
