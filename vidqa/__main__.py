@@ -1,5 +1,6 @@
 """Picks a face and imports it late. The only module above the faces."""
 
+import argparse
 import sys
 
 from vidqa.cli.main import run
@@ -7,7 +8,34 @@ from vidqa.cli.main import run
 
 def main() -> int:
     """Entry point of the `vidqa` command; returns the exit code."""
-    return run(sys.argv[1:])
+    return run(sys.argv[1:], open_session)
+
+
+def open_session(arguments: argparse.Namespace) -> int:
+    """Open the interactive session that the arguments describe; returns the exit code."""
+    from vidqa.cli.options import given_flags, make_config, make_request
+    from vidqa.config import config_path, state_folder
+    from vidqa.settings import load_settings
+    from vidqa.tui.actions import ACTION_IDS
+    from vidqa.tui.face import Face
+    from vidqa.tui.start import default_model, open_app
+
+    settings = load_settings(flags=given_flags(arguments), key_ids=ACTION_IDS)
+    video, arguments.video = arguments.video, arguments.video or ""
+    model = settings.model or default_model()
+    face = Face(
+        engine=make_config(arguments, settings, model or "demo"),
+        request=make_request(arguments, settings, ""),
+        model=model,
+        video=video,
+        state=state_folder(),
+        settings_file=config_path(),
+        theme=settings.tui.theme,
+        images=settings.tui.images,
+        ascii=settings.tui.ascii,
+        keys=settings.keys,
+    )
+    return open_app(face)
 
 
 if __name__ == "__main__":

@@ -160,7 +160,7 @@ ENGINE_SETTINGS: tuple[Setting, ...] = (
 )  # fmt: skip
 TUI_SETTINGS: tuple[Setting, ...] = (
     Setting("tui.theme", "theme", "colours of the app", _text, "the name of a theme", "textual-dark", "--theme"),
-    _choice("tui.images", "how the app draws pictures", _IMAGE_CHOICES, "auto"),
+    _choice("tui.images", "how the app draws pictures", _IMAGE_CHOICES, "half"),
     Setting("tui.ascii", "ascii", "draw with ASCII characters alone", _truth, "true or false", False, "--ascii"),
 )  # fmt: skip
 SETTINGS = ENGINE_SETTINGS + TUI_SETTINGS

@@ -163,4 +163,3 @@ def _plan_line(video: VideoInfo, plan: Plan) -> str:
         f"{format_timestamp(last)} · {plan.visual_tokens} visual + {plan.prompt_tokens - plan.visual_tokens} text "
         f"tokens · {format_bytes(plan.predicted_peak_bytes)} of {format_bytes(plan.budget_bytes)}"
     )
-

@@ -7,11 +7,11 @@ code, anything else one line and code 1 (`--debug` shows the traceback).
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 import vidqa
-from vidqa.cli import ask, completion, config, doctor, frames, models, plan, profile, pull, sweep, warmup
+from vidqa.cli import ask, completion, config, doctor, frames, models, plan, profile, pull, sweep, tui, warmup
 from vidqa.cli.output import ExitCode, exit_code_for, quiet_closed_pipe, report_error
 from vidqa.errors import VidqaError
 
@@ -39,24 +39,30 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"vidqa {vidqa.__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=_Parser)
-    for command in (ask, plan, frames, sweep, profile, doctor, warmup, models, pull, config, completion):
+    for command in (tui, ask, plan, frames, sweep, profile, doctor, warmup, models, pull, config, completion):
         command.add_parser(commands)
     for subparser in commands.choices.values():
         subparser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
 
-def run(arguments: Sequence[str]) -> int:
-    """Parse, run, and turn whatever happened into an exit code."""
+def run(arguments: Sequence[str], open_session: Callable[[argparse.Namespace], int] | None = None) -> int:
+    """Parse, run, and turn whatever happened into an exit code.
+
+    `open_session` opens the interactive session, which this side must not know; a terminal gets it
+    where no command is given.
+    """
     parser = build_parser()
     if "_ARGCOMPLETE" in os.environ:  # a shell asks for words
         completion.complete(parser)
     parsed = parser.parse_args(arguments)
     if parsed.command is None:
-        parser.print_help()
-        return ExitCode.OK
+        if open_session is None or not (sys.stdin.isatty() and sys.stdout.isatty()):
+            parser.print_help()
+            return ExitCode.OK
+        parsed = parser.parse_args(["tui"])
     try:
-        code: int = parsed.run(parsed)
+        code: int = open_session(parsed) if open_session and parsed.command == "tui" else parsed.run(parsed)
         sys.stdout.flush()
         return code
     except BrokenPipeError:

@@ -4,16 +4,16 @@
 works on every screen; the main screen is screens/ask.py.
 """
 
-import os
 import signal
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
 from textual.app import App, SystemCommand
-from textual.binding import Binding
+from textual.binding import BindingType
 from textual.filter import LineFilter
 from textual.screen import Screen
 from textual.worker import Worker
@@ -49,7 +49,7 @@ class VidqaApp(App[int]):
 
     CSS_PATH = "vidqa.tcss"
     TITLE = "vidqa"
-    BINDINGS: list[Binding] = bindings_for("global")  # noqa: RUF012 - Textual reads the class's list
+    BINDINGS: ClassVar[list[BindingType]] = bindings_for("global")
     COMMANDS = App.COMMANDS | {Actions}
 
     def __init__(self, factory: SessionFactory, face: Face) -> None:
@@ -92,7 +92,9 @@ class VidqaApp(App[int]):
 
     def _thread(self, body: Callable[[], None], group: str) -> Worker[None]:
         """A thread of the app's; of those that plan only the newest counts."""
-        return self.run_worker(body, group=group, name=group, thread=True, exclusive=group in ("plan", "look"), exit_on_error=False)
+        return self.run_worker(
+            body, group=group, name=group, thread=True, exclusive=group in ("plan", "look"), exit_on_error=False
+        )
 
     def _on_signal(self, number: int) -> None:
         import asyncio
@@ -114,7 +116,7 @@ class VidqaApp(App[int]):
         """The next start looks the same."""
         if self.face.settings_file is None:
             return
-        from vidqa.settings import remember_setting
+        from vidqa.settings_file import remember_setting
 
         try:
             remember_setting(self.face.settings_file, "tui.theme", self.theme)

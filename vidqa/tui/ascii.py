@@ -21,7 +21,11 @@ _LIKE = {
 
 def to_ascii(text: str) -> str:
     """The text in ASCII, as many cells wide."""
-    return text if text.isascii() else "".join(character if character.isascii() else _like(character) for character in text)
+    return (
+        text
+        if text.isascii()
+        else "".join(character if character.isascii() else _like(character) for character in text)
+    )
 
 
 def _like(character: str) -> str:

@@ -34,9 +34,9 @@ def copy_text(
 ) -> Copied:
     """Copy by the first way that works; the file in `folder` is the last one. Raises OSError where even that fails."""
     for name, arguments, needs in _TOOLS:
-        if (needs is None or environment.get(needs)) and (path := shutil.which(name, path=environment.get("PATH"))):
-            if _piped((path, *arguments), text):
-                return Copied(f"Copied with {name}", True)
+        path = shutil.which(name, path=environment.get("PATH")) if needs is None or environment.get(needs) else None
+        if path and _piped((path, *arguments), text):
+            return Copied(f"Copied with {name}", True)
     if environment.get("TERM", "dumb") not in ("dumb", "linux") and len(text.encode()) <= _MOST_OSC52_BYTES:
         send_to_terminal(text)
         return Copied("Sent to the terminal's clipboard (OSC 52); some terminals ignore that", False)

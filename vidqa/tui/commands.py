@@ -3,7 +3,6 @@
 from collections.abc import Awaitable, Callable
 
 from textual.command import DiscoveryHit, Hit, Hits, Provider
-
 from textual.dom import DOMNode
 
 from vidqa.tui.actions import ACTIONS, Action

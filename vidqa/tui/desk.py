@@ -11,9 +11,9 @@ from typing import Any
 
 from textual.message import Message
 
+from vidqa.engine.planning import Forecast
 from vidqa.errors import DoesNotFit, UsageError, VidqaError
 from vidqa.history import FILE_NAME, History
-from vidqa.engine.planning import Forecast
 from vidqa.memory.device import reread
 from vidqa.models.hub import demo_folder
 from vidqa.tui.bridge import Bridge, Job, SessionFactory

@@ -13,7 +13,9 @@ def help_for(screen: Screen[object]) -> tuple[str, Content]:
     part = _helped(screen)
     own = _keys(_own_bindings(screen.focused or screen))
     everywhere = _keys(
-        active.binding for active in screen.active_bindings.values() if active.node is screen or active.node is screen.app
+        active.binding
+        for active in screen.active_bindings.values()
+        if active.node is screen or active.node is screen.app
     )
     pieces = [Content(str(getattr(part, "help_text", ""))), Content("")]
     if own and screen.focused is not None:
@@ -44,6 +46,8 @@ def _keys(bindings: Iterable[Binding]) -> list[Content]:
         if told and not binding.system:
             keys.setdefault((binding.description, told), []).append(binding.key_display or binding.key)
     return [
-        Content.assemble((f"  {', '.join(names):<18}", "bold $accent"), told if told == name or not name else f"{name}: {told}")
+        Content.assemble(
+            (f"  {', '.join(names):<18}", "bold $accent"), told if told == name or not name else f"{name}: {told}"
+        )
         for (name, told), names in keys.items()
     ]

@@ -1,13 +1,13 @@
 """From the list of actions to Textual's bindings."""
 
-from textual.binding import Binding
+from textual.binding import Binding, BindingType
 
 from vidqa.tui.actions import Action, Place, actions_in
 
 _SHOWN_KEYS = {"left_square_bracket": "[", "right_square_bracket": "]"}
 
 
-def bindings_for(place: Place) -> list[Binding]:
+def bindings_for(place: Place) -> list[BindingType]:
     """The bindings of one part of the screen; each can be remapped by its id."""
     return [_binding(action) for action in actions_in(place)]
 

@@ -7,8 +7,8 @@ from textual.message import Message
 from vidqa.engine.planning import Forecast
 from vidqa.errors import VidqaError
 from vidqa.events import Event, MemorySampled, StageProgress
-from vidqa.types import VideoInfo
 from vidqa.tui.pictures import Picture
+from vidqa.types import VideoInfo
 
 if TYPE_CHECKING:
     from vidqa.tui.bridge import Job

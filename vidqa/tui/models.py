@@ -22,10 +22,7 @@ def list_choices(engine: Engine, config: EngineConfig, request: Request, video: 
     """The demo, cached models, then those to fetch; each with whether it fits for this video (else a typical one)."""
     shown, told = (video, "this video") if video else (typical_video(), "a minute of video")
     asked = replace(request, video=shown.path)
-    return [
-        replace(choice, **_verdict(engine, replace(config, model=choice.name), asked, shown, told))
-        for choice in _all_models()
-    ]
+    return [_judged(choice, engine, replace(config, model=choice.name), asked, shown, told) for choice in _all_models()]
 
 
 def _all_models() -> Iterator[Choice]:
@@ -41,20 +38,20 @@ def _all_models() -> Iterator[Choice]:
             yield Choice(name, "real videos", parameters(found.spec) * _16_BIT, False, None, "")
 
 
-def _verdict(
-    engine: Engine, config: EngineConfig, request: Request, video: VideoInfo, told: str
-) -> dict[str, bool | str | None]:
-    """Whether a model fits, and with which plan; None where that cannot be said."""
+def _judged(
+    choice: Choice, engine: Engine, config: EngineConfig, request: Request, video: VideoInfo, told: str
+) -> Choice:
+    """With whether it fits, and by which plan; None where that cannot be said."""
     try:
         forecast = engine.forecast(video, request, config)
     except VidqaError as error:
-        return {"fits": None, "told": error.what}
+        return replace(choice, fits=None, told=error.what)
     if forecast.plan is not None:
         draft = forecast.plan.draft
-        return {"fits": True, "told": f"fits: {draft.frames} frames of {told} in {draft.weights}"}
+        return replace(choice, fits=True, told=f"fits: {draft.frames} frames of {told} in {draft.weights}")
     wanted, budget = forecast.wanted, format_bytes(forecast.task.budget_bytes)
     needs = f"needs {format_bytes(wanted.required_bytes)} of {budget}" if wanted else str(forecast.refusal)
-    return {"fits": False, "told": f"does not fit: {needs}"}
+    return replace(choice, fits=False, told=f"does not fit: {needs}")
 
 
 def typical_video() -> VideoInfo:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from textual.message import Message
 
-from vidqa.errors import VidqaError, VideoError
+from vidqa.errors import VideoError, VidqaError
 from vidqa.tui.messages import FrameShown, VideoFailed, VideoOpened
 from vidqa.tui.pictures import shrink
 from vidqa.video.decode import VideoReader, open_video

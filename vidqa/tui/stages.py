@@ -32,7 +32,9 @@ class StageWords:
 
     def _one(self, stage: str, done: int, total: int) -> str:
         if stage == "load":
-            return "model loaded" if done >= total else f"loading the model: {format_bytes(done)} of {format_bytes(total)}"
+            return (
+                "model loaded" if done >= total else f"loading the model: {format_bytes(done)} of {format_bytes(total)}"
+            )
         if done >= total and stage != "decode":
             return f"{stage} ✓"
         seconds = time.monotonic() - self._begun[stage]

@@ -4,11 +4,11 @@ Widgets' messages and those of the working threads come up to here, and state go
 asked and planned is the desk's business (desk.py), what a person can do stands in deeds.py.
 """
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, ClassVar, cast
 
 from textual import on
 from textual.app import ComposeResult
-from textual.binding import Binding
+from textual.binding import BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.widgets import Footer, Static
 
@@ -18,7 +18,16 @@ from vidqa.text import safe_line, safe_text
 from vidqa.tui.desk import Desk
 from vidqa.tui.keys import bindings_for
 from vidqa.tui.messages import (
-    EngineEvent, Forecasted, FrameShown, JobEnded, Looked, MemoryMeasured, Progressed, TextWaiting, VideoFailed, VideoOpened,
+    EngineEvent,
+    Forecasted,
+    FrameShown,
+    JobEnded,
+    Looked,
+    MemoryMeasured,
+    Progressed,
+    TextWaiting,
+    VideoFailed,
+    VideoOpened,
 )  # fmt: skip
 from vidqa.tui.screens.deeds import Deeds
 from vidqa.tui.screens.frames import FramesScreen
@@ -44,10 +53,10 @@ _STATUS_SECONDS = 0.1
 class AskScreen(Deeds):
     """All of the session on one screen; its parts fold away on small terminals."""
 
-    BINDINGS: list[Binding] = bindings_for("app")  # noqa: RUF012 - Textual reads the class's list
+    BINDINGS: ClassVar[list[BindingType]] = bindings_for("app")
     AUTO_FOCUS = "#prompt"
-    HORIZONTAL_BREAKPOINTS = [(0, "-tiny"), (40, "-narrow"), (96, "-wide")]  # noqa: RUF012
-    VERTICAL_BREAKPOINTS = [(0, "-flat"), (10, "-short"), (30, "-tall")]  # noqa: RUF012
+    HORIZONTAL_BREAKPOINTS = [(0, "-tiny"), (40, "-narrow"), (96, "-wide")]  # noqa: RUF012 - as Textual declares it
+    VERTICAL_BREAKPOINTS = [(0, "-flat"), (10, "-short"), (30, "-tall")]  # noqa: RUF012 - as Textual declares it
     help_title = "vidqa"
     help_text = "Open a video, ask about it, and watch what the answer takes."
 
@@ -131,7 +140,7 @@ class AskScreen(Deeds):
 
     def on_knob_turned(self, message: Knob.Turned) -> None:
         """A line of the plan was changed."""
-        self.desk.change(**{message.name: message.value})
+        self.desk.change(**{message.field: message.value})
 
     def on_timeline_range_chosen(self, message: Timeline.RangeChosen) -> None:
         """Another part of the video."""

@@ -1,9 +1,10 @@
 """The sampled frames large, one by one: what the model will see."""
 
 from collections.abc import Callable, Mapping
+from typing import ClassVar
 
 from textual.app import ComposeResult
-from textual.binding import Binding
+from textual.binding import Binding, BindingType
 from textual.containers import Container, Vertical
 from textual.screen import ModalScreen
 from textual.widgets import Static
@@ -17,7 +18,7 @@ from vidqa.units import format_timestamp
 class FramesScreen(ModalScreen[float | None]):
     """Dismissed with the time of the frame that was last looked at."""
 
-    BINDINGS = [  # noqa: RUF012
+    BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,q,f10", "close", "Close", tooltip="Back", id="frames.close"),
         Binding("left,up", "step(-1)", "Before", tooltip="The frame before", id="frames.before"),
         Binding("right,down,space", "step(1)", "After", tooltip="The next frame", id="frames.after"),

@@ -1,7 +1,9 @@
 """Earlier conversations: search, open, delete."""
 
+from typing import ClassVar
+
 from textual.app import ComposeResult
-from textual.binding import Binding
+from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.content import Content
 from textual.screen import ModalScreen
@@ -19,7 +21,7 @@ _MOST = 200
 class HistoryScreen(ModalScreen[SavedSession | None]):
     """Dismissed with the session to open, or with None."""
 
-    BINDINGS = [  # noqa: RUF012
+    BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "close", "Back", tooltip="Open nothing", id="history.close"),
         Binding("down", "to_list", "List", show=False, tooltip="Into the list", id="history.list"),
         Binding("delete", "delete", "Delete", tooltip="Delete the marked conversation, twice", id="history.delete"),
@@ -98,4 +100,6 @@ def _line(session: SavedSession) -> Content:
     when = session.updated.astimezone().strftime("%Y-%m-%d %H:%M")
     turns = "1 question" if session.turn_count == 1 else f"{session.turn_count} questions"
     facts = f"{when} · {safe_line(session.video_name)} {format_timestamp(session.video_seconds)} · {turns}"
-    return Content.assemble((safe_line(session.title), "bold"), "\n  ", (f"{facts} · {safe_line(session.model)}", "$text-muted"))
+    return Content.assemble(
+        (safe_line(session.title), "bold"), "\n  ", (f"{facts} · {safe_line(session.model)}", "$text-muted")
+    )

@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from textual.app import ComposeResult
-from textual.binding import Binding
+from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.content import Content
 from textual.screen import ModalScreen
@@ -17,7 +18,7 @@ from vidqa.units import format_bytes
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A model that can be chosen. `fits` is None while the planner has not said; `here` is False where it must be fetched."""
+    """A model that can be chosen. `fits` is None where nobody can say; one that is not `here` is fetched first."""
 
     name: str
     note: str
@@ -30,7 +31,9 @@ class Choice:
 class ModelsScreen(ModalScreen[Choice | None]):
     """Dismissed with the chosen model, or with None."""
 
-    BINDINGS = [Binding("escape", "close", "Back", tooltip="Keep the model", id="models.close")]  # noqa: RUF012
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "close", "Back", tooltip="Keep the model", id="models.close")
+    ]
     AUTO_FOCUS = "OptionList"
     help_title = "Models"
     help_text = (
@@ -55,7 +58,9 @@ class ModelsScreen(ModalScreen[Choice | None]):
         self.query_one(OptionList).highlighted = names.index(self._current) if self._current in names else 0
 
     def _line(self, choice: Choice) -> Content:
-        verdict = {None: ("? ", "$text-muted"), True: ("✓ ", "$text-success"), False: ("✗ ", "$text-error")}[choice.fits]
+        verdict = {None: ("? ", "$text-muted"), True: ("✓ ", "$text-success"), False: ("✗ ", "$text-error")}[
+            choice.fits
+        ]
         place = "here" if choice.here else "to fetch"
         name = ("● " if choice.name == self._current else "  ") + safe_line(choice.name)
         first = Content.assemble((f"{name:<34}", "bold"), f"{format_bytes(choice.size_bytes):>9} {place}")

@@ -2,19 +2,25 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import ClassVar
 
+from rich.style import Style
+from rich.text import Text
+from textual import events
 from textual.app import ComposeResult
-from textual.binding import Binding
+from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 from textual.content import Content
 from textual.screen import ModalScreen
 from textual.suggester import Suggester
 from textual.widgets import DirectoryTree, Input, OptionList, Static
+from textual.widgets._directory_tree import DirEntry
 from textual.widgets.option_list import Option
+from textual.widgets.tree import TreeNode
 
 from vidqa.text import safe_line
-from vidqa.tui.files import VIDEO_SUFFIXES, completions, is_video
 from vidqa.tui.widgets.prompt import dropped_path
+from vidqa.video.names import complete_path, is_video_name
 
 
 class _Paths(Suggester):
@@ -25,7 +31,7 @@ class _Paths(Suggester):
 
     async def get_suggestion(self, value: str) -> str | None:
         """The first completion, where it is plain text."""
-        return next((path for path in completions(value) if path != value and safe_line(path) == path), None)
+        return next((path for path in complete_path(value) if path != value), None)
 
 
 class _Videos(DirectoryTree):
@@ -33,13 +39,9 @@ class _Videos(DirectoryTree):
 
     def filter_paths(self, paths: Iterable[Path]) -> Iterable[Path]:
         """What is shown."""
-        return [
-            path
-            for path in paths
-            if not path.name.startswith(".") and (path.suffix.lower() in VIDEO_SUFFIXES or path.is_dir())
-        ]
+        return [path for path in paths if not path.name.startswith(".") and (is_video_name(path.name) or path.is_dir())]
 
-    def render_label(self, node, base_style, style):  # type: ignore[no-untyped-def]
+    def render_label(self, node: TreeNode[DirEntry], base_style: Style, style: Style) -> Text:
         """The label, made safe: a file's name may hold anything."""
         label = super().render_label(node, base_style, style)
         label.plain = safe_line(label.plain)
@@ -49,7 +51,7 @@ class _Videos(DirectoryTree):
 class OpenScreen(ModalScreen[str | None]):
     """Dismissed with a path, or with None."""
 
-    BINDINGS = [  # noqa: RUF012
+    BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "close", "Back", tooltip="Open nothing", id="open.close"),
         Binding("ctrl+u", "clear", "Clear", show=False, tooltip="Empty the path", id="open.clear"),
     ]
@@ -83,11 +85,11 @@ class OpenScreen(ModalScreen[str | None]):
         """Without recent videos the tree has all the room."""
         self.query_one("#recent-column").display = bool(self._recent)
 
-    def on_key(self, event) -> None:  # type: ignore[no-untyped-def]
+    def on_key(self, event: events.Key) -> None:
         """Tab takes a suggestion where there is one, and else moves on."""
         path = self.query_one("#path", Input)
         if event.key == "tab" and path.has_focus and path.value:
-            found = completions(path.value)
+            found = complete_path(path.value)
             if found and found[0] != path.value:
                 event.prevent_default()
                 event.stop()
@@ -117,7 +119,7 @@ class OpenScreen(ModalScreen[str | None]):
 
     def on_directory_tree_file_selected(self, event: DirectoryTree.FileSelected) -> None:
         """A file of the tree."""
-        if is_video(event.path):
+        if is_video_name(event.path.name):
             self.dismiss(str(event.path))
 
     def action_clear(self) -> None:

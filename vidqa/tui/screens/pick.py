@@ -1,9 +1,10 @@
 """A short list to choose one line from."""
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from textual.app import ComposeResult
-from textual.binding import Binding
+from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.content import Content
 from textual.screen import ModalScreen
@@ -16,7 +17,9 @@ from vidqa.text import safe_line
 class PickScreen(ModalScreen[int | None]):
     """Dismissed with the place of the chosen line, or with None."""
 
-    BINDINGS = [Binding("escape", "close", "Back", tooltip="Choose nothing", id="pick.close")]  # noqa: RUF012
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "close", "Back", tooltip="Choose nothing", id="pick.close")
+    ]
     AUTO_FOCUS = "OptionList"
     help_title = "Choose"
     help_text = "Up and down, then Enter; Escape chooses nothing."

@@ -1,7 +1,9 @@
 """A page of text to read: the help of a part, or the log."""
 
+from typing import ClassVar
+
 from textual.app import ComposeResult
-from textual.binding import Binding
+from textual.binding import Binding, BindingType
 from textual.containers import Vertical, VerticalScroll
 from textual.content import Content
 from textual.screen import ModalScreen
@@ -11,7 +13,9 @@ from textual.widgets import Static
 class TextScreen(ModalScreen[None]):
     """A title and text; scrolls, and closes with Escape or the key that opened it."""
 
-    BINDINGS = [Binding("escape,q,f1,f9", "close", "Close", tooltip="Back to where you were", id="text.close")]  # noqa: RUF012
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,q,f1,f9", "close", "Close", tooltip="Back to where you were", id="text.close")
+    ]
     AUTO_FOCUS = "#page"
 
     def __init__(self, title: str, text: Content, *, at_end: bool = False) -> None:

@@ -40,7 +40,9 @@ class BudgetBar(Widget):
         lines += [self._legend(name, size) for name, size in named.items()]
         verdict = f"✗ {format_bytes(over)} over" if over > 0 else f"✓ {format_bytes(-over)} left"
         total = f"  {'total':<12}{format_bytes(plan.required_bytes):>10} of {format_bytes(plan.budget_bytes)}"
-        lines.append(Content.assemble((total, "bold"), (f"\n  {verdict}", "$text-error" if over > 0 else "$text-success")))
+        lines.append(
+            Content.assemble((total, "bold"), (f"\n  {verdict}", "$text-error" if over > 0 else "$text-success"))
+        )
         return Content("\n").join(lines)
 
     def _bar(self, shares: dict[str, int], plan: Plan) -> Content:

@@ -1,7 +1,9 @@
 """The frames that a plan samples, as many as fit side by side, evenly picked over the whole range."""
 
+from typing import ClassVar
+
 from textual import events
-from textual.binding import Binding
+from textual.binding import BindingType
 from textual.containers import Horizontal
 from textual.message import Message
 
@@ -17,7 +19,7 @@ _LEAST_COLUMNS = 8  # a time needs so many
 class FilmStrip(Horizontal, can_focus=True):
     """A row of frames with their times. `mode` is how pictures are shown: half, kitty, sixel or none."""
 
-    BINDINGS: list[Binding] = bindings_for("strip")  # noqa: RUF012 - Textual reads the class's list
+    BINDINGS: ClassVar[list[BindingType]] = bindings_for("strip")
     help_title = "Frames"
     help_text = (
         "The frames that the model will see, with their times; where they do not all fit, evenly picked ones. "
@@ -31,8 +33,8 @@ class FilmStrip(Horizontal, can_focus=True):
             super().__init__()
             self.indices = indices
 
-    def __init__(self, mode: str, **options: str) -> None:
-        super().__init__(**options)
+    def __init__(self, mode: str, *, id: str) -> None:
+        super().__init__(id=id)
         self._mode = mode
         self._plan: Plan | None = None
         self._video: VideoInfo | None = None

@@ -1,9 +1,9 @@
 """One line of the plan that a person can change: its name, its value, and the planner's choice in brackets."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from textual import events
-from textual.binding import Binding
+from textual.binding import BindingType
 from textual.content import Content
 from textual.message import Message
 from textual.widget import Widget
@@ -17,7 +17,7 @@ _NAMES = {"kv": "KV cache", "vram_bytes": "budget"}
 class Knob(Widget, can_focus=True):
     """`value` None is the planner's choice, which `planned` says in words."""
 
-    BINDINGS: list[Binding] = bindings_for("plan")  # noqa: RUF012 - Textual reads the class's list
+    BINDINGS: ClassVar[list[BindingType]] = bindings_for("plan")
     help_title = "Plan"
     help_text = (
         "What runs and what it takes. Left and right change a line, Backspace gives it back to the planner, which "
@@ -27,14 +27,14 @@ class Knob(Widget, can_focus=True):
     class Turned(Message):
         """The person chose a value; None is the planner's choice."""
 
-        def __init__(self, name: str, value: Any) -> None:
+        def __init__(self, field: str, value: Any) -> None:
             super().__init__()
-            self.name, self.value = name, value
+            self.field, self.value = field, value
 
     def __init__(self, name: str, tooltip: str) -> None:
         super().__init__(id=f"knob-{name.replace('_', '-')}")
         self.tooltip = tooltip
-        self._name = name
+        self._field = name
         self._value: Any = None
         self._planned: Any = None
         self._choices: tuple[Any, ...] = ()
@@ -46,11 +46,11 @@ class Knob(Widget, can_focus=True):
 
     def render(self) -> Content:
         """The line."""
-        label = _NAMES.get(self._name, self._name)
+        label = _NAMES.get(self._field, self._field)
         if self._value is not None:
-            shown = (shown_value(self._name, self._value), "bold $text")
+            shown = (shown_value(self._field, self._value), "bold $text")
         elif self._planned is not None:
-            shown = (f"{shown_value(self._name, self._planned)} (auto)", "$text")
+            shown = (f"{shown_value(self._field, self._planned)} (auto)", "$text")
         else:
             shown = ("auto", "$text-muted")
         arrows = ("‹ ", " ›") if self.has_focus else ("  ", "  ")
@@ -61,7 +61,7 @@ class Knob(Widget, can_focus=True):
         if not self._choices:
             return
         now = self._value if self._value is not None else self._planned
-        self.post_message(self.Turned(self._name, self._beside(now, step)))
+        self.post_message(self.Turned(self._field, self._beside(now, step)))
 
     def _beside(self, now: Any, step: int) -> Any:
         if now in self._choices:
@@ -75,7 +75,7 @@ class Knob(Widget, can_focus=True):
 
     def action_automatic(self) -> None:
         """Back to the planner."""
-        self.post_message(self.Turned(self._name, None))
+        self.post_message(self.Turned(self._field, None))
 
     def on_click(self, event: events.Click) -> None:
         """The left part lowers, the right part raises."""

@@ -32,8 +32,8 @@ class MemoryPanel(Widget):
         "dashed line is the planned peak; what other processes hold is told apart."
     )
 
-    def __init__(self, **options: str) -> None:
-        super().__init__(**options)
+    def __init__(self, *, id: str) -> None:
+        super().__init__(id=id)
         self._seconds: deque[int] = deque(maxlen=SECONDS_SHOWN)
         self._now = Sample(0, 0)
         self._planned_bytes = 0

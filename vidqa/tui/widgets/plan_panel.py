@@ -33,7 +33,9 @@ class PlanPanel(Vertical):
     def show(self, forecast: Forecast, wish: Wish) -> None:
         """A new answer of the planner."""
         self.set_class(forecast.plan is None, "-refused")
-        self.query_one("#plan-summary", Static).update(_refusal(forecast) if forecast.plan is None else _summary(forecast.plan))
+        self.query_one("#plan-summary", Static).update(
+            _refusal(forecast) if forecast.plan is None else _summary(forecast.plan)
+        )
         drawn = forecast.plan or forecast.wanted
         self.query_one(BudgetBar).show(drawn, forecast.task.device)
         choices, planned = knob_choices(forecast.task), _planned(forecast)
@@ -70,8 +72,8 @@ def _refusal(forecast: Forecast) -> Content:
     if (nearest := forecast.nearest) is not None:
         draft = nearest.draft
         told = (
-            f"\nnearest that fits (ctrl+t takes it): {draft.frames} frames of {draft.width}×{draft.height}, {draft.weights} "
-            f"weights, {format_bytes(nearest.required_bytes)}"
+            f"\nnearest that fits (ctrl+t takes it): {draft.frames} frames of {draft.width}×{draft.height}, "
+            f"{draft.weights} weights, {format_bytes(nearest.required_bytes)}"
         )
         parts.append((told, "bold"))
     else:

@@ -3,14 +3,15 @@
 import re
 import shlex
 from pathlib import Path
+from typing import ClassVar
 from urllib.parse import unquote, urlsplit
 
 from textual import events
-from textual.binding import Binding
+from textual.binding import Binding, BindingType
 from textual.message import Message
 from textual.widgets import TextArea
 
-from vidqa.tui.files import is_video
+from vidqa.video.names import is_video_name
 
 # Keys of the editor that mean something else in this app.
 _TAKEN = re.compile(r"f\d+|escape|ctrl\+[ocqnlp]")
@@ -19,14 +20,16 @@ _TAKEN = re.compile(r"f\d+|escape|ctrl\+[ocqnlp]")
 class Prompt(TextArea, inherit_bindings=False):
     """A few lines of text. Up and Down beyond the text go through earlier questions."""
 
-    BINDINGS = [  # noqa: RUF012 - Textual reads the class's list
+    BINDINGS: ClassVar[list[BindingType]] = [
         *(
             binding
             for binding in Binding.make_bindings(TextArea.BINDINGS)
             if not _TAKEN.fullmatch(binding.key) and binding.key not in ("enter", "up", "down")
         ),
         Binding("enter", "ask", "Ask", tooltip="Ask this question", id="prompt.ask"),
-        Binding("shift+enter,ctrl+j", "newline", "New line", show=False, tooltip="Begin a new line", id="prompt.newline"),
+        Binding(
+            "shift+enter,ctrl+j", "newline", "New line", show=False, tooltip="Begin a new line", id="prompt.newline"
+        ),
         Binding("up", "earlier", "Earlier", show=False, tooltip="Earlier questions", id="prompt.earlier"),
         Binding("down", "later", "Later", show=False, tooltip="Later questions", id="prompt.later"),
     ]
@@ -50,8 +53,8 @@ class Prompt(TextArea, inherit_bindings=False):
             super().__init__()
             self.path = path
 
-    def __init__(self, **options: str) -> None:
-        super().__init__(compact=True, placeholder="Open a video first: ctrl+o, or drop a file here", **options)
+    def __init__(self, *, id: str) -> None:
+        super().__init__(compact=True, placeholder="Open a video first: ctrl+o, or drop a file here", id=id)
         self.border_title = "Question"
         self._earlier: list[str] = []
         self._place = 0
@@ -113,4 +116,11 @@ def dropped_path(text: str) -> str | None:
         except ValueError:
             words = []
         candidates += words[:1] if len(words) == 1 else []
-    return next((path for path in candidates if is_video(Path(path).expanduser())), None)
+    return next((path for path in candidates if _is_video(path)), None)
+
+
+def _is_video(path: str) -> bool:
+    try:
+        return is_video_name(path) and Path(path).expanduser().is_file()
+    except (OSError, ValueError, RuntimeError):  # RuntimeError: there is no home to expand
+        return False

@@ -1,9 +1,10 @@
 """The video's time as a line: sampled moments, the chosen range, and a cursor that keys and mouse move."""
 
 from bisect import bisect_left, bisect_right
+from typing import ClassVar
 
 from textual import events
-from textual.binding import Binding
+from textual.binding import BindingType
 from textual.content import Content
 from textual.message import Message
 from textual.reactive import reactive
@@ -18,7 +19,7 @@ _STEPS = 50  # a key press moves the cursor by this part of the video
 class Timeline(Widget, can_focus=True):
     """Two lines: the track, and what cursor and range mean. Times count from the first frame."""
 
-    BINDINGS: list[Binding] = bindings_for("timeline")  # noqa: RUF012 - Textual reads the class's list
+    BINDINGS: ClassVar[list[BindingType]] = bindings_for("timeline")
     help_title = "Timeline"
     help_text = (
         "Marks are the moments that the plan samples, the brackets hold what is looked at, and the arrow is the "

@@ -1,6 +1,8 @@
 """The conversation, oldest first. Follows new text until the person scrolls up."""
 
-from textual.binding import Binding
+from typing import ClassVar
+
+from textual.binding import BindingType
 from textual.containers import VerticalScroll
 from textual.message import Message
 from textual.widgets import Markdown, Static
@@ -13,7 +15,7 @@ from vidqa.tui.widgets.turn_view import TurnView
 class Transcript(VerticalScroll, can_focus=True):
     """A TurnView for every question."""
 
-    BINDINGS: list[Binding] = bindings_for("transcript")  # noqa: RUF012 - Textual reads the class's list
+    BINDINGS: ClassVar[list[BindingType]] = bindings_for("transcript")
     help_title = "Conversation"
     help_text = (
         "Questions and answers. Times in an answer are links that move the cursor of the time line; t goes through "

@@ -1,0 +1,172 @@
+"""A session that plays a script, and the app around it: what is drawn depends on nothing but the script.
+
+Plans are the real planner's, for a card that never changes.
+"""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from textual.app import App
+from textual.pilot import Pilot
+
+from vidqa.config import EngineConfig
+from vidqa.engine.planning import Forecast, forecast, tasks_for
+from vidqa.errors import Interrupted
+from vidqa.events import Answered, Event, MemorySampled, Planned, StageProgress, StageStarted, TextDelta
+from vidqa.models.choice import find_checkpoints
+from vidqa.tui.app import VidqaApp, make_app
+from vidqa.tui.face import Face
+from vidqa.types import Answer, Device, MemoryUse, Plan, Request, Timing, VideoInfo
+
+ROOT = Path(__file__).parents[2]
+DEMO = str(ROOT / "assets" / "demo.mp4")
+_GIB = 2**30
+CARD = Device(
+    kind="cuda", index=0, name="NVIDIA GeForce RTX 4060", total_bytes=8 * _GIB, free_bytes=7 * _GIB,
+    process_bytes=0, other_bytes=_GIB // 2, compute_capability=(8, 9), bf16=True,
+    bandwidth_bytes_per_second=272e9, flops_per_second=60e12,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """A point in a script that waits until a test opens it, or until the question is stopped."""
+
+    opened: threading.Event = field(default_factory=threading.Event)
+
+
+Step = Event | Gate | Exception
+Script = Callable[[Request, Plan, VideoInfo], Sequence[Step]]
+
+
+class ScriptedSession:
+    """Plays `script` for every question; keeps what it was asked."""
+
+    def __init__(self, config: EngineConfig, script: Script, loads: Script | None = None) -> None:
+        self.config, self._script, self._loads = config, script, loads
+        self.asked: list[Request] = []
+        self.closed = False
+        self._cancelled = threading.Event()
+        self._video: VideoInfo | None = None
+
+    def forecast(self, video: VideoInfo, request: Request, config: EngineConfig | None = None) -> Forecast:
+        self._video = video
+        chosen = config or self.config
+        return forecast(tasks_for(find_checkpoints(chosen.model, local=False), video, request, chosen, CARD))
+
+    def load(self, request: Request) -> Iterator[Event]:
+        yield from self._play(self._loads or (lambda *_: ()), request)
+
+    def ask(self, request: Request) -> Iterator[Event]:
+        self.asked.append(request)
+        self._cancelled.clear()
+        return self._play(self._script, request)
+
+    def _play(self, script: Script, request: Request) -> Iterator[Event]:
+        assert self._video is not None
+        found = self.forecast(self._video, request)
+        assert found.plan is not None
+        text = ""
+        for step in script(request, found.plan, self._video):
+            if isinstance(step, Gate):
+                while not step.opened.wait(0.005) and not self._cancelled.is_set():
+                    pass
+            elif isinstance(step, Exception):
+                raise step
+            else:
+                text += step.text if isinstance(step, TextDelta) else ""
+                yield step
+            if self._cancelled.is_set():
+                if not text:
+                    raise Interrupted("Stopped.")
+                yield Answered(answer_to(request, found.plan, self._video, text, "cancelled"))
+                return
+
+    def reconfigure(self, config: EngineConfig) -> None:
+        self.config = config
+
+    def cancel(self) -> None:
+        self._cancelled.set()
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def answer_to(request: Request, plan: Plan, video: VideoInfo, text: str, reason: str = "stop") -> Answer:
+    """An answer with round figures."""
+    return Answer(
+        text=text,
+        finish_reason=reason,  # type: ignore[arg-type]
+        question=request.question,
+        video=video,
+        plan=plan,
+        timing=Timing(0.0, 0.1, 0.2, 0.3, 0.6, 1.0, 51),
+        memory=MemoryUse(4 * _GIB, _GIB // 64, _GIB // 2, 5 * _GIB, _GIB, CARD.other_bytes, ()),
+    )
+
+
+def says(*pieces: str, before_end: Sequence[Step] = (), after_start: Sequence[Step] = ()) -> Script:
+    """A script that goes through all stages and says these pieces."""
+
+    def script(request: Request, plan: Plan, video: VideoInfo) -> Sequence[Step]:
+        frames, tokens = plan.draft.frames, plan.prompt_tokens
+        return [
+            Planned(video, plan),
+            *after_start,
+            StageStarted("video", frames), StageProgress("video", frames, frames),
+            StageStarted("vision", frames // 2), StageProgress("vision", frames // 2, frames // 2),
+            MemorySampled("vision", 4 * _GIB, 4 * _GIB + _GIB // 4, CARD.other_bytes),
+            StageStarted("prefill", tokens), StageProgress("prefill", tokens, tokens),
+            MemorySampled("prefill", 4 * _GIB, 4 * _GIB + _GIB // 3, CARD.other_bytes),
+            StageStarted("decode", 256),
+            *(TextDelta(piece) for piece in pieces),
+            *before_end,
+            MemorySampled("decode", 4 * _GIB, 4 * _GIB + _GIB // 5, CARD.other_bytes),
+            Answered(answer_to(request, plan, video, "".join(pieces))),
+        ]  # fmt: skip
+
+    return script
+
+
+@dataclass
+class Stage:
+    """An app with its scripted sessions; `sessions` grows when one is made anew."""
+
+    script: Script
+    loads: Script | None = None
+    sessions: list[ScriptedSession] = field(default_factory=list)
+
+    def make(self, config: EngineConfig) -> ScriptedSession:
+        self.sessions.append(ScriptedSession(config, self.script, self.loads))
+        return self.sessions[-1]
+
+    def app(self, **changes: object) -> VidqaApp:
+        """The app; without a tick nothing is drawn that the script did not cause."""
+        face = Face(
+            engine=EngineConfig(model="Qwen/Qwen2-VL-2B-Instruct", remember=False),
+            request=Request(video="", question=""),
+            model="Qwen/Qwen2-VL-2B-Instruct",
+            video=DEMO,
+            images="none",
+            tick_seconds=None,
+        )
+        app = make_app(self.make, replace(face, **changes))  # type: ignore[arg-type]
+        app.animation_level = "none"
+        return app
+
+
+async def until(pilot: Pilot[int], condition: Callable[[], object], what: str = "") -> None:
+    """Wait until something is so; the error says what is on the screen."""
+    for _ in range(1000):
+        await pilot.pause(0.01)
+        if condition():
+            return
+    raise AssertionError(f"it never happened: {what or condition}\n{screen_text(pilot.app)}")
+
+
+def screen_text(app: App[int]) -> str:
+    """What is on the screen, without colours."""
+    lines = app.screen._compositor.render_strips(app.size)
+    return "\n".join("".join(segment.text for segment in line).rstrip() for line in lines)
