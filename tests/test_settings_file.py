@@ -1,6 +1,5 @@
 """Writing the configuration file: nothing of the user's is lost, and nothing wrong gets in."""
 
-import os
 import stat
 import tomllib
 from pathlib import Path
@@ -129,19 +128,9 @@ def test_line_ends_links_and_permissions_stay(tmp_path: Path) -> None:
     assert sorted(tmp_path.iterdir()) == [path, kept]
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
-    tmp_path.chmod(0o500)
-    try:
-        with pytest.raises(VidqaError, match="cannot be written"):
-            remember_setting(tmp_path / "config.toml", "tui.theme", "nord")
-    finally:
-        tmp_path.chmod(0o700)
-
-
 def test_a_place_below_a_file_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(VidqaError, match="cannot be"):
+    with pytest.raises(VidqaError, match="cannot be written"):
         create(tmp_path / "file" / "config.toml", force=True)
 
 
