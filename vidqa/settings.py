@@ -216,9 +216,10 @@ class _File:
     def place(self, key: str) -> str:
         """`config.toml:7`: the file and the line where the key's value ends."""
         lines, name = self.text.splitlines(keepends=True), key.rpartition(".")[2]
-        for number, line in enumerate(lines, start=1):
+        first = next((number for number, line in enumerate(lines, start=1) if name in line), len(lines) + 1)
+        for number in range(first, len(lines) + 1):
             # Parsing the file up to here is exact for every way of writing TOML, and a file has few lines.
-            if name in line and _has(key, "".join(lines[:number])):
+            if _has(key, "".join(lines[:number])):
                 return f"{self.path}:{number}"
         return str(self.path)
 
