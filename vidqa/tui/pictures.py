@@ -39,7 +39,7 @@ def fit(picture: Picture, columns: int, rows: int) -> Picture:
     from PIL import Image
 
     scale = min(columns / picture.width, rows * 2 / picture.height)
-    size = (max(int(picture.width * scale), 1), max(int(picture.height * scale), 1))
+    size = (max(round(picture.width * scale), 1), max(round(picture.height * scale / 2) * 2, 2))  # whole cells
     whole = Image.frombytes("RGB", (picture.width, picture.height), picture.rgb)
     return Picture(*size, whole.resize(size, Image.Resampling.BOX).tobytes())
 

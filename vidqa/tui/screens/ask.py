@@ -68,10 +68,10 @@ class AskScreen(Deeds):
     def compose(self) -> ComposeResult:
         """The parts, from top to bottom."""
         yield TopBar(id="top")
-        yield FilmStrip(self.desk.face.images, id="film")
-        yield Timeline(id="timeline")
         with Horizontal(id="body"):
             with Vertical(id="talk"):
+                yield FilmStrip(self.desk.face.images, id="film")
+                yield Timeline(id="timeline")
                 yield Transcript(id="transcript")
                 yield Static("", id="status", markup=False)
                 yield Prompt(id="prompt")

@@ -182,7 +182,7 @@ class Deeds(Screen[None]):
     async def finished(self, text: str, usage: str) -> None:
         """The whole answer."""
         if self._turn is not None:
-            await self._turn.finish(text.strip(), Content.styled(usage, "$text-muted"))
+            await self._turn.finish(text.strip(), Content.styled(usage, "$foreground-muted"))
 
     async def job_ended(self, job: Job, error: VidqaError | None) -> None:
         """A job is done. A question that got no answer was stopped or failed."""
@@ -240,7 +240,7 @@ class Deeds(Screen[None]):
             return
         for turn in self.desk.conversation.resume(resumed):
             view = await transcript.add_turn(turn.question)
-            await view.finish(turn.answer, Content.styled(safe_line(turn.error or turn.state), "$text-muted"))
+            await view.finish(turn.answer, Content.styled(safe_line(turn.error or turn.state), "$foreground-muted"))
             self.query_one(Prompt).remember(turn.question)
 
     async def action_new_session(self) -> None:

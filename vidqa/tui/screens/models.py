@@ -58,13 +58,13 @@ class ModelsScreen(ModalScreen[Choice | None]):
         self.query_one(OptionList).highlighted = names.index(self._current) if self._current in names else 0
 
     def _line(self, choice: Choice) -> Content:
-        verdict = {None: ("? ", "$text-muted"), True: ("✓ ", "$text-success"), False: ("✗ ", "$text-error")}[
+        verdict = {None: ("? ", "$foreground-muted"), True: ("✓ ", "$text-success"), False: ("✗ ", "$text-error")}[
             choice.fits
         ]
         place = "here" if choice.here else "to fetch"
         name = ("● " if choice.name == self._current else "  ") + safe_line(choice.name)
         first = Content.assemble((f"{name:<34}", "bold"), f"{format_bytes(choice.size_bytes):>9} {place}")
-        second = Content.assemble("    ", verdict, (safe_line(f"{choice.told} · {choice.note}"), "$text-muted"))
+        second = Content.assemble("    ", verdict, (safe_line(f"{choice.told} · {choice.note}"), "$foreground-muted"))
         return Content("\n").join([first, second])
 
     def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:

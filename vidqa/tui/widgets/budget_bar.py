@@ -13,9 +13,10 @@ _LOOKS = {
     "KV cache": ("▓", "$accent"),
     "activations": ("▒", "$success"),
     "context": ("░", "$secondary"),
-    "margin": ("·", "$text-muted"),
+    "margin": ("·", "$foreground-muted"),
     "others": ("╱", "$warning"),
 }
+_TWO_COLUMNS = 46
 
 
 class BudgetBar(Widget):
@@ -37,12 +38,10 @@ class BudgetBar(Widget):
         over = plan.required_bytes - plan.budget_bytes
         lines = [self._bar(shares, plan)]
         named = shares | ({"others": self.device.other_bytes} if self.device.other_bytes else {})
-        lines += [self._legend(name, size) for name, size in named.items()]
+        lines += self._legends([self._legend(name, size) for name, size in named.items()])
         verdict = f"✗ {format_bytes(over)} over" if over > 0 else f"✓ {format_bytes(-over)} left"
-        total = f"  {'total':<12}{format_bytes(plan.required_bytes):>10} of {format_bytes(plan.budget_bytes)}"
-        lines.append(
-            Content.assemble((total, "bold"), (f"\n  {verdict}", "$text-error" if over > 0 else "$text-success"))
-        )
+        total = f"{format_bytes(plan.required_bytes)} of {format_bytes(plan.budget_bytes)}, "
+        lines.append(Content.assemble((total, "bold"), (verdict, "$text-error" if over > 0 else "$text-success")))
         return Content("\n").join(lines)
 
     def _bar(self, shares: dict[str, int], plan: Plan) -> Content:
@@ -55,7 +54,7 @@ class BudgetBar(Widget):
         for name, size in shares.items():
             cells += [_LOOKS[name]] * round(size / whole * width)
         most = width - round(others / whole * width)
-        cells = cells[:most] + [("─", "$text-muted")] * (most - len(cells)) + [_LOOKS["others"]] * (width - most)
+        cells = cells[:most] + [("─", "$foreground-muted")] * (most - len(cells)) + [_LOOKS["others"]] * (width - most)
         if plan.required_bytes > plan.budget_bytes:
             limit = min(round(plan.budget_bytes / whole * width), width - 1)
             cells[limit] = ("┃", "bold $text-error")
@@ -63,5 +62,10 @@ class BudgetBar(Widget):
 
     def _legend(self, name: str, size: int) -> Content:
         glyph, style = _LOOKS[name]
-        label = "other procs" if name == "others" else name
-        return Content.assemble((f"{glyph} ", style), f"{label:<12}{format_bytes(size):>10}")
+        return Content.assemble((f"{glyph} ", style), f"{name:<11}{format_bytes(size):>9}")
+
+    def _legends(self, legends: list[Content]) -> list[Content]:
+        """Side by side where there is room."""
+        if self.size.width < _TWO_COLUMNS:
+            return legends
+        return [Content("  ").join(legends[place : place + 2]) for place in range(0, len(legends), 2)]

@@ -52,9 +52,9 @@ class Knob(Widget, can_focus=True):
         elif self._planned is not None:
             shown = (f"{shown_value(self._field, self._planned)} (auto)", "$text")
         else:
-            shown = ("auto", "$text-muted")
+            shown = ("auto", "$foreground-muted")
         arrows = ("‹ ", " ›") if self.has_focus else ("  ", "  ")
-        return Content.assemble((f"{label:<9}", "$text-muted"), (arrows[0], "$accent"), shown, (arrows[1], "$accent"))
+        return Content.assemble((f"{label:<9}", "$foreground-muted"), (arrows[0], "$accent"), shown, (arrows[1], "$accent"))
 
     def action_change(self, step: int) -> None:
         """The choice before or after; from the planner's choice the one beside it."""

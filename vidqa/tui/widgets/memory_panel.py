@@ -84,7 +84,7 @@ class MemoryPanel(Widget):
         now = f"{format_bytes(self._now.own_bytes)} now"
         planned = f" · {format_bytes(self._planned_bytes)} planned" if self._planned_bytes else ""
         lines = [Content.assemble((now, "bold"), planned), *self._graph()]
-        lines.append(Content.styled(f"last {SECONDS_SHOWN} s{self._others()}", "$text-muted"))
+        lines.append(Content.styled(f"last {SECONDS_SHOWN} s{self._others()}", "$foreground-muted"))
         if self._peaks:
             told = ", ".join(f"{phase} {format_bytes(peak)}" for phase, peak in self._peaks.items())
             lines.append(Content(f"peaks: {told}"))

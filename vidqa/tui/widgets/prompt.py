@@ -26,7 +26,7 @@ class Prompt(TextArea, inherit_bindings=False):
             for binding in Binding.make_bindings(TextArea.BINDINGS)
             if not _TAKEN.fullmatch(binding.key) and binding.key not in ("enter", "up", "down")
         ),
-        Binding("enter", "ask", "Ask", tooltip="Ask this question", id="prompt.ask"),
+        Binding("enter", "ask", "Ask", tooltip="Ask this question", id="prompt.ask", priority=True),
         Binding(
             "shift+enter,ctrl+j", "newline", "New line", show=False, tooltip="Begin a new line", id="prompt.newline"
         ),

@@ -46,13 +46,13 @@ class Timeline(Widget, can_focus=True):
     def render(self) -> Content:
         """The track and its caption."""
         if not self.duration:
-            return Content.styled("open a video to see its time line", "$text-muted")
-        return Content.assemble(self._track(), "\n", (self._caption()[: self.size.width], "$text-muted"))
+            return Content.styled("open a video to see its time line", "$foreground-muted")
+        return Content.assemble(self._track(), "\n", (self._caption()[: self.size.width], "$foreground-muted"))
 
     def _track(self) -> Content:
         width = max(self.size.width, 4)
         cells = ["─"] * width
-        styles = ["$text-muted"] * width
+        styles = ["$foreground-muted"] * width
         first, last = self._cell(self.start or 0.0), self._cell(self.duration if self.end is None else self.end)
         for place in range(first, last + 1):
             cells[place], styles[place] = "═", "$primary"

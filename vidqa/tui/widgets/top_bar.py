@@ -28,7 +28,7 @@ class TopBar(Widget):
         if len(left) > room:
             left = left[: room - 1] + "…"
         gap = " " * max(self.size.width - 7 - len(left) - len(right) - 1, 1)
-        return Content.assemble((" vidqa ", "bold $text on $primary"), f" {left}{gap}", (right, "$text-muted"))
+        return Content.assemble((" vidqa ", "bold $text on $primary"), f" {left}{gap}", (right, "$foreground-muted"))
 
     def _model_text(self) -> str:
         if self.model is None:
