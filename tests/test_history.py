@@ -39,7 +39,12 @@ def test_a_conversation_is_there_tomorrow(tmp_path: Path) -> None:
     again = History(tmp_path / "state" / "history.sqlite3")
     assert (again.sessions(10), again.turns(session)) == before
     (saved,), (found,) = before
-    assert (saved.title, saved.video_path, saved.model, saved.turn_count) == ("what happens?", "/videos/a.mp4", "demo", 1)
+    assert (saved.title, saved.video_path, saved.model, saved.turn_count) == (
+        "what happens?",
+        "/videos/a.mp4",
+        "demo",
+        1,
+    )
     assert (saved.video_seconds, saved.video_width, saved.video_height) == (60.0, 1280, 720)
     assert saved.created <= found.created <= found.updated == saved.updated
     assert (found.state, found.finish_reason, found.answer) == ("answered", "stop", "A red circle.")
@@ -105,7 +110,9 @@ def test_text_that_utf8_cannot_hold_is_escaped() -> None:
     assert len(history.search("a\ud800b")) == len(history.search("and \x1b[2J")) == 1
 
 
-@pytest.mark.parametrize("needle", ["100%", "a_b", "it's", '"so"', "\\", "*", "ÉCOLE", "e\u0301cole", "STRASSE", "ΣΊΣΥΦΟΣ"])
+@pytest.mark.parametrize(
+    "needle", ["100%", "a_b", "it's", '"so"', "\\", "*", "ÉCOLE", "e\u0301cole", "STRASSE", "ΣΊΣΥΦΟΣ"]
+)
 def test_search_is_literal_but_for_case(needle: str) -> None:
     history = History(None)
     session = history.begin_session(CLIP, "demo")

@@ -1,5 +1,7 @@
 """Times in answers, and code in Markdown."""
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -39,8 +41,8 @@ def test_times_are_found(text: str, found: list[tuple[str, float, float | None]]
     "text",
     [
         "16:9", "3:2", "16:10 aspect ratio", "3:45 pm", "3:45pm", "10:30 a.m.", "3:45–4:15 PM", "5:15 o'clock", "0:60",
-        "12:75", "1:234", "1:75:00", "00:00:05:12", "2024-05-01T12:30:00", "UTC+05:30", "file:1:23", "v1:23", "www.a.b/0:05",
-        "rtsp://host/1:23", "~~~\n0:05", "``0:05 ` 0:06``", "text 1:2", "",
+        "12:75", "1:234", "1:75:00", "00:00:05:12", "2024-05-01T12:30:00", "UTC+05:30", "file:1:23", "v1:23",
+        "www.a.b/0:05", "rtsp://host/1:23", "~~~\n0:05", "``0:05 ` 0:06``", "text 1:2", "",
     ],
 )  # fmt: skip
 def test_other_numbers_are_no_times(text: str) -> None:
@@ -58,7 +60,7 @@ def test_what_vidqa_prints_as_a_time_is_found(tenths: int, around: str) -> None:
 @given(st.text(alphabet="0123456789:.,-–` ~\nat", max_size=80))
 def test_moments_stand_in_order_and_outside_code(text: str) -> None:
     found = moments(text)
-    assert all(left.end <= right.start for left, right in zip(found, found[1:], strict=False))
+    assert all(left.end <= right.start for left, right in itertools.pairwise(found))
     assert not any(start <= moment.start < end for moment in found for start, end in code_spans(text))
     assert all(moment.until_seconds is None or moment.until_seconds > moment.seconds >= 0 for moment in found)
 
