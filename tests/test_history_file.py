@@ -105,10 +105,11 @@ def test_two_histories_of_one_process_keep_each_others_locks(tmp_path: Path) -> 
     Without its lock, a process that comes and goes would take away the log that the first still writes to.
     """
     path = tmp_path / "history.sqlite3"
-    probe = "import sqlite3, sys; r = sqlite3.connect(sys.argv[1]); print(*r.execute('SELECT count(*) FROM turns').fetchone())"
+    count = "print(*r.execute('SELECT count(*) FROM turns').fetchone())"
+    probe = f"import sqlite3, sys; r = sqlite3.connect(sys.argv[1]); {count}; r.close()"
 
     def seen_by_another() -> str:
-        command = [sys.executable, "-c", f"{probe}; r.close()", str(path)]
+        command = [sys.executable, "-c", probe, str(path)]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     first, second = History(path), History(path)
