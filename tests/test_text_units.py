@@ -1,11 +1,13 @@
 """Text that is safe for a terminal, and units that people write."""
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from vidqa.errors import UsageError
-from vidqa.text import safe_line, safe_text
+from vidqa.text import safe_json, safe_line, safe_text
 from vidqa.units import format_bytes, format_timestamp, parse_size, parse_timestamp
 
 
@@ -34,6 +36,13 @@ def test_nothing_that_a_terminal_obeys_comes_through(text: str) -> None:
     assert not any(0x7F <= ord(character) < 0xA0 for character in out)
     assert safe_text(out) == out
     assert "".join(safe_text(character) for character in text) == out
+
+
+@given(st.dictionaries(st.text(), st.text() | st.none()), st.sampled_from([None, 2]))
+def test_json_is_safe_and_reads_back_the_same(value: dict[str, str | None], indent: int | None) -> None:
+    printed = safe_json(value, indent)
+    assert safe_text(printed) == printed
+    assert json.loads(printed) == value
 
 
 def test_a_line_stays_a_line() -> None:

@@ -9,13 +9,12 @@ import os
 import sqlite3
 import time
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from vidqa.errors import HistoryError
 
 BUSY_SECONDS = 5.0
-_COMPANIONS = ("", "-wal", "-shm", "-journal")
 
 # Number n brings a file of version n-1 to n. What was released is never edited: append.
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
@@ -73,17 +72,16 @@ def open_file(path: Path | None) -> tuple[sqlite3.Connection, str]:
     """
     if path is None:
         return _ready(":memory:"), ""
-    with explained(path):
+    with explained(path), _turn(path):
         _make_private(path)
         try:
-            return _patiently(lambda: _ready(str(path))), ""
+            return _ready(str(path)), ""
         except sqlite3.DatabaseError as error:
             if not is_damage(error):
                 raise
-        aside = set_aside(path)
-        told = f"The history was damaged; it is kept as {aside}, and a new one was begun." if aside else ""
+        aside = _move(path)
         _make_private(path)
-        return _patiently(lambda: _ready(str(path))), told
+        return _ready(str(path)), f"The history was damaged; it is kept as {aside}, and a new one was begun."
 
 
 def fold(text: str) -> str:
@@ -97,22 +95,31 @@ def is_damage(error: sqlite3.Error) -> bool:
 
 
 def set_aside(path: Path) -> Path | None:
-    """Rename a damaged file and its companions; the new name, or None where another process has done it.
+    """Rename a damaged file; the new name, or None where another process has done it already."""
+    with explained(path), _turn(path):
+        return _move(path) if _is_damaged(path) else None
 
-    Processes take turns, so that none of them moves the file that another has just begun.
+
+@contextlib.contextmanager
+def _turn(path: Path) -> Iterator[None]:
+    """One process at a time opens the history or sets it aside, so that none moves what another has just begun.
+
+    The lock is SQLite's own on an empty file: it works on every system, and ends with its holder.
     """
-    turn = sqlite3.connect(path.with_name(f".{path.name}.lock"), timeout=BUSY_SECONDS, isolation_level=None)
-    try:
-        turn.execute("BEGIN EXCLUSIVE")
-        if not _is_damaged(path):
-            return None
-        aside = _free_name(path)
-        for companion in _COMPANIONS:
-            with contextlib.suppress(FileNotFoundError):
-                Path(f"{path}{companion}").rename(f"{aside}{companion}")
-        return aside
-    finally:
-        turn.close()
+    name = path.with_name(f".{path.name}.lock")
+    _make_private(name)
+    with contextlib.closing(sqlite3.connect(name, timeout=BUSY_SECONDS, isolation_level=None)) as holder:
+        holder.execute("BEGIN EXCLUSIVE")
+        yield
+
+
+def _move(path: Path) -> Path:
+    """The companions go first: beside a new file, an old write-ahead log would be taken for its own."""
+    aside = _free_name(path)
+    for companion in ("-wal", "-shm", "-journal", ""):
+        with contextlib.suppress(FileNotFoundError):
+            Path(f"{path}{companion}").rename(f"{aside}{companion}")
+    return aside
 
 
 @contextlib.contextmanager
@@ -126,7 +133,7 @@ def explained(path: Path | None) -> Iterator[None]:
         what, remedy = _REASONS.get(_primary(error), (f"cannot be used: {error}", _WITHOUT))
         raise HistoryError(f"The history {path or 'in memory'} {what}.", remedy) from error
     except OSError as error:
-        raise HistoryError(f"The history {path} cannot be used: {error.strerror or error}.", _WITHOUT) from error
+        raise HistoryError(f"The history {path} cannot be used: {error}.", _WITHOUT) from error
 
 
 _WITHOUT = "Set VIDQA_STATE to a folder that you can write."
@@ -148,22 +155,15 @@ def _primary(error: sqlite3.Error) -> int:
 
 
 def _make_private(path: Path) -> None:
-    """Folder 0700 where it is new, file 0600 always; SQLite gives its companions the file's mode."""
+    """Folder 0700 where it is new, file 0600 always; SQLite gives its companions the file's mode.
+
+    A file that is there is not opened: closing it would drop the locks that SQLite holds in this process.
+    """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-    path.chmod(0o600)
-
-
-def _patiently(attempt: Callable[[], sqlite3.Connection]) -> sqlite3.Connection:
-    """Try until BUSY_SECONDS are over: SQLite does not wait by itself where it changes to WAL."""
-    deadline = time.monotonic() + BUSY_SECONDS
-    while True:
-        try:
-            return attempt()
-        except sqlite3.OperationalError as error:
-            if _primary(error) != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
-                raise
-            time.sleep(0.02)
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+    if path.is_file() and path.stat().st_mode & 0o077:
+        path.chmod(0o600)
 
 
 def _ready(name: str) -> sqlite3.Connection:
