@@ -27,14 +27,14 @@ class Action:
 
 ACTIONS = (
     Action("ask.stop", "escape", "stop", "Stop", "Stop the answer and keep its text", shown=True),
-    Action("video.open", "ctrl+o", "open_video", "Open video", "Choose a video: path, recent, or folders", shown=True),
+    Action("video.open", "ctrl+o", "open_video", "Open", "Open a video: path, recent, or folders", shown=True),
     Action("help.show", "f1", "help", "Help", "The focused part and its keys", "global", shown=True, priority=True),
     Action("model.choose", "f2", "choose_model", "Model", "Choose the model that answers", shown=True),
     Action("panel.toggle", "f3", "toggle_panel", "Plan", "Show or fold away plan and memory", shown=True),
     Action("history.open", "f4", "history", "History", "Find earlier conversations", shown=True),
     Action("ask.again", "f5", "regenerate", "Again", "Answer the last question anew"),
     Action("ask.edit", "f6", "edit", "Edit question", "Put the last question back into the prompt"),
-    Action("answer.copy", "f7", "copy", "Copy answer", "Copy the last answer as Markdown", shown=True),
+    Action("answer.copy", "f7", "copy", "Copy answer", "Copy the last answer as Markdown"),
     Action("session.export", "f8", "export", "Export", "Write this conversation as Markdown, JSON or SRT"),
     Action("log.show", "f9", "log", "Log", "What libraries printed while the screen was guarded"),
     Action("frames.view", "f10", "view_frames", "View frames", "See the sampled frames large, one by one"),

@@ -28,9 +28,9 @@ from vidqa.tui.widgets.transcript import Transcript
 from vidqa.tui.widgets.turn_view import TurnView
 
 _FORMATS = (
-    ("Markdown (.md): to read", ".md", to_markdown),
-    ("JSON (.json): all figures", ".json", to_json),
-    ("SubRip (.srt): answers as subtitles", ".srt", to_srt),
+    ("Markdown (.md): to read", "md", to_markdown),
+    ("JSON (.json): all figures", "json", to_json),
+    ("SubRip (.srt): answers as subtitles", "srt", to_srt),
 )
 _RECENT = 12
 

@@ -101,5 +101,7 @@ def _line(session: SavedSession) -> Content:
     turns = "1 question" if session.turn_count == 1 else f"{session.turn_count} questions"
     facts = f"{when} · {safe_line(session.video_name)} {format_timestamp(session.video_seconds)} · {turns}"
     return Content.assemble(
-        (safe_line(session.title), "bold"), "\n  ", (f"{facts} · {safe_line(session.model)}", "$foreground-muted")
+        (safe_line(session.title), "bold"),
+        "\n  ",
+        (f"{facts} · {safe_line(session.model.rsplit('/', 1)[-1])}", "$foreground-muted"),
     )

@@ -132,5 +132,8 @@ class OpenScreen(ModalScreen[str | None]):
 
 
 def _short(path: str) -> str:
-    home, name = str(Path.home()), safe_line(path)
-    return "~" + name.removeprefix(home) if path.startswith(home + "/") else name
+    """As a person would write it: from here, or from home."""
+    for start, shown in ((str(Path.cwd()), ""), (str(Path.home()), "~/")):
+        if path.startswith(start + "/"):
+            return shown + safe_line(path.removeprefix(start + "/"))
+    return safe_line(path)

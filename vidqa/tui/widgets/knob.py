@@ -54,7 +54,9 @@ class Knob(Widget, can_focus=True):
         else:
             shown = ("auto", "$foreground-muted")
         arrows = ("‹ ", " ›") if self.has_focus else ("  ", "  ")
-        return Content.assemble((f"{label:<9}", "$foreground-muted"), (arrows[0], "$accent"), shown, (arrows[1], "$accent"))
+        return Content.assemble(
+            (f"{label:<9}", "$foreground-muted"), (arrows[0], "$accent"), shown, (arrows[1], "$accent")
+        )
 
     def action_change(self, step: int) -> None:
         """The choice before or after; from the planner's choice the one beside it."""
