@@ -28,7 +28,8 @@ from vidqa.config import EngineConfig
 from vidqa.engine.planning import surroundings, tasks_for
 from vidqa.errors import DoesNotFit
 from vidqa.memory.estimate import Surroundings
-from vidqa.memory.planner import Task, plan_video
+from vidqa.memory.planner import plan_video
+from vidqa.memory.search import Task
 from vidqa.models.choice import Checkpoint
 from vidqa.models.hub import demo_folder
 from vidqa.models.specs import REFERENCE_BOUNDS, read_bounds, read_spec

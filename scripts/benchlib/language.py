@@ -35,7 +35,7 @@ from vidqa.engine.sampler import Sampler
 from vidqa.engine.static_step import Layer, run_layer
 from vidqa.engine.writers import CapturedWriter, EagerWriter, Writer
 from vidqa.errors import VidqaError
-from vidqa.memory.planner import CHUNKS
+from vidqa.memory.search import CHUNKS
 from vidqa.memory.seconds import prefill_flops
 from vidqa.models.attention import Kernel, make_kernel
 from vidqa.models.ladder import HeadLayout, climb

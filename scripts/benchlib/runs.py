@@ -23,7 +23,8 @@ from vidqa.engine.stages import Hooks
 from vidqa.engine.timing import Clock, Stopwatch
 from vidqa.events import StageProgress
 from vidqa.memory.device import find_device
-from vidqa.memory.planner import Task, plan_video
+from vidqa.memory.planner import plan_video
+from vidqa.memory.search import Task
 from vidqa.memory.tracker import CudaMeter, TensorMeter, Tracker
 from vidqa.models.choice import Checkpoint
 from vidqa.models.ladder import HeadLayout, climb

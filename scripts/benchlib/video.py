@@ -24,7 +24,7 @@ from benchlib.runs import (
     synthetic_video,
 )
 from vidqa.memory.live_bytes import LiveBytes
-from vidqa.memory.planner import CHUNKS
+from vidqa.memory.search import CHUNKS
 from vidqa.models.loader import Loaded, release_cached_memory
 from vidqa.models.qwen2_vl import embed_patches, encode_slices
 

@@ -50,8 +50,10 @@ def peaks_of(answer: Answer) -> dict[str, int]:
 def with_chunks(session: Session, draft: dict[str, Any]) -> dict[str, Any]:
     """Set the chunks on the session's config; returns what is left for the request."""
     rest = dict(draft)
-    session.config = EngineConfig(
-        isolate_decoder=False, remember=False, vision_chunk=rest.pop("vision"), prefill_chunk=rest.pop("prefill")
+    session.reconfigure(
+        EngineConfig(
+            isolate_decoder=False, remember=False, vision_chunk=rest.pop("vision"), prefill_chunk=rest.pop("prefill")
+        )
     )
     return rest
 

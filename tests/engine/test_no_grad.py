@@ -96,7 +96,7 @@ def loaded() -> Iterator[Watched]:
 def watched(loaded: Watched) -> Iterator[Watched]:
     """All parameters require grad, nothing is kept, and no garbage collector helps."""
     loaded.session.forget()
-    loaded.session.config = CONFIG
+    loaded.session.reconfigure(CONFIG)
     loaded.require_grad()
     gc.collect()
     gc.disable()
@@ -129,9 +129,7 @@ def unscoped(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("kv", [None, "int8"])
 def test_memory_is_that_of_frozen_parameters_at_every_event(watched: Watched, kv: str | None) -> None:
-    watched.session.config = EngineConfig(
-        isolate_decoder=False, remember=False, vision_chunk=1, prefill_chunk=16, conversation_tokens=256, kv=kv
-    )
+    watched.session.reconfigure(replace(CONFIG, vision_chunk=1, prefill_chunk=16, conversation_tokens=256, kv=kv))
     watched.require_grad(False)
     frozen = ask_twice(watched)
     watched.require_grad()

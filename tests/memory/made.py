@@ -5,7 +5,7 @@ from typing import Any
 
 from vidqa.config import EngineConfig
 from vidqa.memory.estimate import Surroundings, kv_capacity
-from vidqa.memory.planner import Task
+from vidqa.memory.search import Task
 from vidqa.models.choice import RELEASED
 from vidqa.models.specs import REFERENCE_BOUNDS, ModelSpec
 from vidqa.types import Device, Draft, Placement, Plan, Request, TimeEstimate, VideoInfo

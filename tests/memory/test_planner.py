@@ -15,7 +15,8 @@ from vidqa.errors import DoesNotFit
 from vidqa.memory import quality
 from vidqa.memory.alternatives import alternatives
 from vidqa.memory.estimate import MARGIN_LIMIT_BYTES, kv_bytes, required_bytes, tensor_bytes
-from vidqa.memory.planner import Task, plan_video
+from vidqa.memory.planner import plan_video
+from vidqa.memory.search import Task
 from vidqa.memory.weights import part_bytes
 from vidqa.models.choice import RELEASED
 from vidqa.types import Placement, Plan, Request
@@ -157,7 +158,7 @@ def test_every_lowered_choice_says_why() -> None:
 def test_what_cannot_fit_names_the_smallest_budget_and_the_nearest_plan() -> None:
     with pytest.raises(DoesNotFit, match=r"7\.6 GiB are free on a GPU") as refused:
         plan_video(made_task(7.6, 60, SPEC_7B, weights="bf16", frames=64))
-    assert "What fits: --weights nf4 --frames 120" in refused.value.remedy
+    assert "What fits: --weights nf4 --frames 64 --size 1008x560" in refused.value.remedy
     smallest = refused.value.smallest_budget_bytes
     assert smallest is not None
     assert plan_video(made_task(smallest / GIB + 0.001, 60, SPEC_7B, weights="bf16", frames=64)).draft.frames == 64

@@ -17,7 +17,7 @@ from vidqa.units import format_bytes, format_timestamp
 if TYPE_CHECKING:
     from vidqa.config import EngineConfig
     from vidqa.memory.alternatives import Alternative
-    from vidqa.memory.planner import Task
+    from vidqa.memory.search import Task
     from vidqa.types import Request
 
 _BAR_CELLS = 60

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 from vidqa.config import EngineConfig
 from vidqa.engine.compiling import layer_step
 from vidqa.engine.pipeline import plan_that_ran
+from vidqa.engine.report import memory_use
 from vidqa.engine.run import Run, prompt_of
 from vidqa.engine.speech import Speech
 from vidqa.engine.stages import Hooks, Stages
@@ -123,7 +124,7 @@ class Many:
             yield numbers[place], event
         for number, member in zip(runs, members, strict=True):
             if member.error is None:
-                memory = session._memory(runs[number], loaded, tracker, together.kv_bytes)
+                memory = memory_use(runs[number], loaded, tracker, together.kv_bytes, session._model.runtime_bytes)
                 yield number, Answered(_answer(runs[number], member, memory))
 
     def _loaded_for(self, run: Run) -> "Generator[Event, None, tuple[Loaded, Tracker]]":

@@ -4,14 +4,15 @@ No weights, no frame, no torch. The search itself is `memory/planner.py`.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from vidqa.config import PLANNED_ONLY, EngineConfig
 from vidqa.errors import DoesNotFit, UsageError
 from vidqa.memory.drift import measured_runtime
 from vidqa.memory.estimate import Surroundings, rounding_bytes
-from vidqa.memory.planner import Task, plan_video
+from vidqa.memory.planner import Refused, plan_video, try_plan
+from vidqa.memory.search import Task
 from vidqa.memory.setups import weight_choices
 from vidqa.models.choice import Checkpoint
 from vidqa.types import Device, Placement, Plan, Request, VideoInfo
@@ -39,6 +40,11 @@ def check_request(request: Request) -> None:
     """Refuse what cannot be, before any file is opened; raises UsageError."""
     if not request.question.strip():
         raise UsageError("The question is empty.", 'Ask for example "what happens?".')
+    check_limits(request)
+
+
+def check_limits(request: Request) -> None:
+    """Refuse what no answer can be made by; raises UsageError."""
     if request.max_tokens < 1:
         raise UsageError(f"--max-tokens {request.max_tokens} leaves no room for an answer.", "Use 1 or more.")
     if not 0 <= request.temperature < float("inf"):
@@ -144,27 +150,50 @@ def _as_stored(found: Checkpoint) -> dict[str, Any]:
     return {"pinned_weights": stored.weights, "pinned_placement": place}
 
 
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What would run now: `plan`, or why nothing fits (`refusal`, with `wanted` and `nearest` as `Refused` says).
+
+    `task` is what was planned: of several models the chosen one's, or the first where none fits.
+    """
+
+    task: Task
+    plan: Plan | None = None
+    refusal: DoesNotFit | None = None
+    wanted: Plan | None = None
+    nearest: Plan | None = None
+
+
+def forecast(tasks: Sequence[Task]) -> Forecast:
+    """`plan_best` for a face that goes on where nothing fits. Opens no file and loads nothing."""
+    found = [try_plan(task) for task in tasks]
+    plans = [(place, plan) for place, plan in enumerate(found) if isinstance(plan, Plan)]
+    refused = [plan for plan in found if isinstance(plan, Refused)]
+    if not plans:
+        first = refused[0]
+        return Forecast(tasks[0], None, first.error, first.wanted, first.nearest)
+    place, plan = max(plans, key=lambda planned: planned[1].score)
+    if len(tasks) > 1:
+        plan = replace(plan, limits=(_why_best(plan, [other for _, other in plans], refused), *plan.limits))
+    return Forecast(tasks[place], plan)
+
+
+def _why_best(best: Plan, plans: Sequence[Plan], refused: Sequence[Refused]) -> str:
+    told = [f"{best.model} in {best.draft.weights} is expected to answer best here ({best.score:.1f} points)"]
+    told += [f"{other.model} in {other.draft.weights}: {other.score:.1f}" for other in plans if other is not best]
+    return "; ".join([*told, *(str(one.error.what) for one in refused)])
+
+
 def plan_best(tasks: Sequence[Task]) -> tuple[int, Plan]:
     """The task with the best plan, and that plan; raises the first DoesNotFit where none fits.
 
     Of several models the plan says why it is this one.
     """
-    plans: list[tuple[int, Plan]] = []
-    refusals: list[DoesNotFit] = []
-    for place, task in enumerate(tasks):
-        try:
-            plans.append((place, plan_video(task)))
-        except DoesNotFit as error:
-            refusals.append(error)
-    if not plans:
-        raise refusals[0]
-    place, plan = max(plans, key=lambda planned: planned[1].score)
-    if len(tasks) == 1:
-        return place, plan
-    told = [f"{plan.model} in {plan.draft.weights} is expected to answer best here ({plan.score:.1f} points)"]
-    told += [f"{other.model} in {other.draft.weights}: {other.score:.1f}" for _, other in plans if other is not plan]
-    told += [str(error.what) for error in refusals]
-    return place, replace(plan, limits=("; ".join(told), *plan.limits))
+    found = forecast(tasks)
+    if found.plan is None:
+        assert found.refusal is not None
+        raise found.refusal
+    return tasks.index(found.task), found.plan
 
 
 def closer_look(plan: Plan, request: Request) -> Iterator[str]:

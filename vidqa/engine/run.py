@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from vidqa.config import EngineConfig
 from vidqa.engine.timing import Clock
 from vidqa.events import Event, Noted
-from vidqa.memory.planner import Task
+from vidqa.memory.search import Task
 from vidqa.models.choice import Checkpoint
 from vidqa.types import Plan, Request, VideoInfo
 

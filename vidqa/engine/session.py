@@ -15,18 +15,28 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from vidqa.config import EngineConfig
-from vidqa.engine.planning import budget_bytes, check_config, check_request, closer_look, plan_best, tasks_for
+from vidqa.engine.model import Model
+from vidqa.engine.planning import (
+    Forecast,
+    budget_bytes,
+    check_config,
+    check_limits,
+    check_request,
+    closer_look,
+    plan_best,
+    tasks_for,
+)
+from vidqa.engine.report import answer_of, dropped_turns, memory_use, remember_peaks
 from vidqa.engine.run import Kept, Run, keep, prompt_of, recall, scene_of
 from vidqa.engine.timing import Stopwatch
 from vidqa.errors import Interrupted, UsageError
 from vidqa.events import Answered, Degraded, Event, Planned, StageProgress, StageStarted
-from vidqa.memory import drift
 from vidqa.memory.degrade import MAX_STEPS, gave_up, lower
 from vidqa.memory.device import allocator_environment, compiler_environment, find_device, reread
 from vidqa.memory.planner import plan_video
 from vidqa.memory.weights import QUANTIZED
-from vidqa.models.choice import Checkpoint, find_checkpoints
-from vidqa.types import Answer, MemoryUse, Plan, Request, Timing
+from vidqa.models.choice import find_checkpoints
+from vidqa.types import Plan, Request, VideoInfo
 from vidqa.video.decode import VideoReader, open_video
 
 if TYPE_CHECKING:
@@ -51,12 +61,10 @@ class Session:
     def __init__(
         self, config: EngineConfig, *, fault: Callable[[str], None] = _no_fault, meter: "Meter | None" = None
     ) -> None:
-        self.config = config
+        self._config = config
         self._fault, self._meter = fault, meter
-        self._loaded: Loaded | None = None
-        self._checkpoint: Checkpoint | None = None
+        self._model = Model()
         self._kept: Kept | None = None
-        self._runtime_bytes = 0
         self._flight = threading.Lock()
         self._cancelled = threading.Event()
         # torch reads both when it starts
@@ -71,9 +79,24 @@ class Session:
         self.close()
 
     @property
+    def config(self) -> EngineConfig:
+        """The settings that the next question runs by."""
+        return self._config
+
+    @property
     def loaded(self) -> "Loaded | None":
         """The model, once a question has loaded it."""
-        return self._loaded
+        return self._model.loaded
+
+    def forecast(self, video: VideoInfo, request: Request, config: EngineConfig | None = None) -> Forecast:
+        """What `ask` would do with a probed video, by other settings if given; callable while a question runs.
+
+        Opens no file and loads nothing; free memory is read anew each time. What is loaded counts as such where
+        `config` asks for the same model, device, weights and placement. Raises UsageError for what cannot be, and
+        ModelError children.
+        """
+        check_limits(request)
+        return self._model.forecast(video, request, config or self.config)
 
     def plan(self, request: Request) -> Plan:
         """What `ask` would run now: reads the video's facts and the model's config, loads no weights."""
@@ -121,6 +144,21 @@ class Session:
         """Ask the running `ask` to stop at the next chunk or token; callable from any thread."""
         self._cancelled.set()
 
+    def reconfigure(self, config: EngineConfig) -> None:
+        """Go on with other settings; raises UsageError while a question runs.
+
+        The model stays where `config` asks for the same model, device, weights and placement; else it is
+        unloaded, and the next question loads what is asked for. What is kept of the last video goes
+        with any change.
+        """
+        with self._alone():
+            if config == self._config:
+                return
+            self.forget()
+            if not self._model.serves(config):
+                self._model.drop()
+            self._config = config
+
     def forget(self) -> None:
         """Let go of what is kept of the last video."""
         self._kept = None
@@ -129,7 +167,7 @@ class Session:
         """Let go of the model."""
         self.cancel()
         self.forget()
-        self._loaded = self._checkpoint = None
+        self._model.drop()
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -155,7 +193,7 @@ class Session:
     def _answer(self, request: Request) -> Generator[Event, None, None]:
         """Attempt after attempt, each with a smaller plan, until one gets through."""
         kept, self._kept = self._kept, None  # what this question does not need goes before it begins
-        run = recall(kept, request, self.config, self._loaded) if kept and self._loaded else None
+        run = recall(kept, request, self.config, self._model.loaded) if kept and self._model.loaded else None
         del kept
         reader = None
         try:
@@ -170,7 +208,7 @@ class Session:
         finally:
             if reader is not None:
                 reader.close()
-            if run is not None and self._loaded is not None:
+            if run is not None and self._model.loaded is not None:
                 self._kept = keep(run, self.config)
 
     def _open(self, request: Request) -> VideoReader:
@@ -181,12 +219,9 @@ class Session:
 
     def _plan(self, reader: VideoReader, request: Request, *, local: bool, config: EngineConfig | None = None) -> Run:
         """The best plan of the named model, or of all that there are; `local` ones have their weights here."""
-        config, loaded = config or self.config, self._loaded
-        device = find_device(config.device)
-        checkpoints = [self._checkpoint] if self._checkpoint else find_checkpoints(config.model, local=local)
-        tasks = tasks_for(checkpoints, reader.info, request, config, device)
-        if loaded is not None:  # what is loaded stays as it is
-            tasks = [replace(tasks[0], pinned_weights=loaded.weights, pinned_placement=loaded.placement)]
+        config, there = config or self.config, self._model.checkpoint
+        checkpoints = [there] if there else find_checkpoints(config.model, local=local)
+        tasks = self._model.pin(tasks_for(checkpoints, reader.info, request, config, find_device(config.device)))
         place, plan = plan_best(tasks)
         return Run(request, scene_of(request), reader.info, checkpoints[place], tasks[place], plan)
 
@@ -236,7 +271,7 @@ class Session:
         pipeline = Pipeline(loaded, plan, prompt, run.speech, tracker, hooks, run.clock, step, run.visual, run.read)
         yield Planned(run.video, plan)
         compiled = compiling.pending(loaded.model, plan.draft.attention, step)
-        told = (*_dropped(run), *run.task.device.notes, *closer_look(plan, run.request), *compiled.values())
+        told = (*dropped_turns(run), *run.task.device.notes, *closer_look(plan, run.request), *compiled.values())
         for note in told:
             yield from run.note(note)
         try:
@@ -251,22 +286,10 @@ class Session:
             compiling.remember(key, run.clock.watch.seconds())
         for note in reader.notes if reader else ():
             yield from run.note(note)
-        memory = self._memory(run, loaded, tracker, outcome.kv_bytes)
+        memory = memory_use(run, loaded, tracker, outcome.kv_bytes, self._model.runtime_bytes)
         if self.config.remember:
-            self._remember(run, memory)
-        yield Answered(
-            Answer(
-                text=run.speech.text,
-                finish_reason=outcome.reason,
-                question=run.request.question,
-                video=run.video,
-                plan=outcome.plan,
-                timing=_timing(run, len(run.speech.tokens)),
-                memory=memory,
-                notes=tuple(run.notes),
-                degraded=tuple(run.degraded),
-            )
-        )
+            remember_peaks(run, memory)
+        yield Answered(answer_of(run, outcome.plan, outcome.reason, memory))
 
     def _settle_attention(self, run: Run, loaded: "Loaded") -> Iterator[Event]:
         """Replace the expected rung of the attention ladder by the first one that really runs here."""
@@ -293,8 +316,8 @@ class Session:
         """Load the model as planned, unless it is there; its phase is the first that the tracker measures."""
         from vidqa.memory.tracker import Tracker, runtime_bytes
 
-        if self._loaded is not None:
-            return self._loaded, Tracker(run.task.device, self._meter, self._runtime_bytes)
+        if self._model.loaded is not None:
+            return self._model.loaded, Tracker(run.task.device, self._meter, self._model.runtime_bytes)
         watch = Stopwatch()
         yield StageStarted("load", 1)
         from vidqa.engine.scope import unrecorded
@@ -303,18 +326,18 @@ class Session:
         self._fault("load")
         self._look_again(run)
         device, draft = torch_device(run.plan.device), run.plan.draft
-        self._runtime_bytes = runtime_bytes(run.task.device)
-        tracker = Tracker(run.task.device, self._meter, self._runtime_bytes)
+        self._model.runtime_bytes = runtime_bytes(run.task.device)
+        tracker = Tracker(run.task.device, self._meter, self._model.runtime_bytes)
         with tracker.phase("load"), unrecorded():
             folder = run.checkpoint.local_folder()
-            self._loaded = load_model(folder, device, draft.weights, draft.dtype, draft.placement)
-        self._checkpoint = run.checkpoint
+            self._model.loaded = load_model(folder, device, draft.weights, draft.dtype, draft.placement)
+        self._model.checkpoint, self._model.config = run.checkpoint, self.config
         yield StageProgress("load", 1, 1)
         if self._cancelled.is_set():
             raise Interrupted("Stopped while the model was loaded.", "Nothing was answered yet.")
         run.load_seconds += watch.seconds()
         run.clock.watch.exclude(watch.seconds())
-        return self._loaded, tracker
+        return self._model.loaded, tracker
 
     def _look_again(self, run: Run) -> None:
         """Others may have taken memory since the plan was made: plan anew where it would no longer fit."""
@@ -323,47 +346,3 @@ class Session:
         if budget < run.plan.required_bytes:
             run.task = replace(run.task, device=device, budget_bytes=budget)
             run.plan = plan_video(run.task)
-
-    def _memory(self, run: Run, loaded: "Loaded", tracker: "Tracker", kv_bytes: int) -> MemoryUse:
-        return MemoryUse(
-            weights_bytes=loaded.model.weights_bytes,
-            kv_bytes=kv_bytes,
-            runtime_bytes=tracker.runtime_bytes or self._runtime_bytes,
-            measured_peak_bytes=tracker.process_peak_bytes(),
-            host_peak_bytes=tracker.host_peak_bytes(),
-            other_bytes=reread(run.task.device).other_bytes,
-            phases=tracker.phases,
-        )
-
-    def _remember(self, run: Run, memory: MemoryUse) -> None:
-        """Keep what was planned and what it took, for the next plan on this machine."""
-        plan = run.plan
-        drift.remember(
-            run.task.device,
-            plan.model,
-            plan.draft.weights,
-            plan.predicted_peak_bytes,
-            memory.measured_peak_bytes,
-            memory.runtime_bytes,
-        )
-
-
-def _dropped(run: Run) -> Iterator[str]:
-    if run.dropped_turns:
-        yield (
-            f"the conversation outgrew its {run.plan.kv_capacity_tokens:,} planned tokens: the oldest "
-            f"{run.dropped_turns} of its questions and answers are no longer remembered"
-        )
-
-
-def _timing(run: Run, tokens: int) -> Timing:
-    clock = run.clock
-    return Timing(
-        load_seconds=run.load_seconds,
-        video_seconds=clock.video,
-        vision_seconds=clock.vision,
-        prefill_seconds=clock.prefill,
-        first_token_seconds=clock.first_token,
-        decode_seconds=clock.decode,
-        tokens=tokens,
-    )

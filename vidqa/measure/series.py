@@ -14,7 +14,8 @@ from vidqa.errors import DoesNotFit
 from vidqa.measure.jobs import CHILD, Job, run_job
 from vidqa.measure.sweep import Point, Row, Side, frame_points, make_row, size_points
 from vidqa.memory.device import find_device
-from vidqa.memory.planner import Task, plan_video
+from vidqa.memory.planner import plan_video
+from vidqa.memory.search import Task
 from vidqa.memory.setups import compute_dtype
 from vidqa.memory.vanilla import vanilla_peak_bytes
 from vidqa.models.choice import Checkpoint, find_checkpoints

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
 from vidqa.memory.limits import reason
-from vidqa.memory.planner import Space, Task, finish_plan, fit, search_space
+from vidqa.memory.planner import finish_plan
+from vidqa.memory.search import Space, Task, fit, search_space
 from vidqa.types import Draft, Plan
 
 Kind = Literal["better", "cheaper"]

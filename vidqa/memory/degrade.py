@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from vidqa.errors import DoesNotFit
-from vidqa.memory.planner import Task, plan_video
+from vidqa.memory.planner import plan_video
+from vidqa.memory.search import Task
 from vidqa.memory.setups import placements, weight_choices
 from vidqa.types import Plan
 from vidqa.units import format_bytes

@@ -15,7 +15,7 @@ from vidqa.types import Draft, Placement
 from vidqa.units import format_bytes
 
 if TYPE_CHECKING:
-    from vidqa.memory.planner import Space, Task
+    from vidqa.memory.search import Space, Task
 
 _LEVERS = {
     "embedding_on_host": "the embedding table stays in host memory",

@@ -1,222 +1,60 @@
-"""From a budget, a video and a question to what runs: a search over setups, frames and sizes.
+"""From a task to its plan: the best that fits the memory, the wait and the context, or why there is none.
 
-The best score that fits the memory, the wait and the context wins; ties go to the simpler
-setup. Every candidate set is independent of the budget, so more memory never scores less.
-Arithmetic only: the same numbers give the same plan on every machine.
+Where nothing fits, the same search tells what does once some of the user's own settings are set
+aside, as few as possible. Arithmetic only: the same numbers give the same plan on every machine.
 """
 
-from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from vidqa.config import EngineConfig
 from vidqa.errors import DoesNotFit
 from vidqa.memory import quality
 from vidqa.memory.activations import prompt_tokens
-from vidqa.memory.estimate import (
-    Surroundings,
-    kv_capacity,
-    margin_bytes,
-    memory_lines,
-    phase_bytes,
-    required_bytes,
-)
+from vidqa.memory.estimate import kv_capacity, margin_bytes, memory_lines, phase_bytes, required_bytes
 from vidqa.memory.limits import told_limits
+from vidqa.memory.search import (
+    Space,
+    Task,
+    best_draft,
+    chunked,
+    fit,
+    search_space,
+    smallest_of_setup,
+)
 from vidqa.memory.seconds import estimate_seconds
 from vidqa.memory.setups import setups
-from vidqa.models.specs import ModelSpec
-from vidqa.types import Device, Draft, PixelBounds, Placement, Plan, Request, VideoInfo
+from vidqa.types import Draft, Plan
 from vidqa.units import format_bytes
-from vidqa.video.sampling import check_counts, choose_indices, fitting_sizes, frames_at_rate, sampled_times
-
-# Vision group (temporal slices) and prefill chunk (tokens), from the fastest to the smallest.
-CHUNKS = ((8, 1024), (4, 1024), (2, 512), (1, 512), (1, 256), (1, 128))
-_COUNTS = (2, 4, 6, 8, 10, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256)
+from vidqa.video.sampling import choose_indices, sampled_times
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
-    """All that a plan is made from. `budget_bytes` is the memory, `config` holds what the user set.
+class Refused:
+    """Why nothing fits, and the plans around that.
 
-    The rest narrows the search: to what a smaller plan may have after memory ran out, and to how
-    the model is already loaded (`pinned_weights`, and the lasting parts of `pinned_placement`).
+    `wanted` is the least of what was asked, which is too large: its lines say where the memory would
+    go. `nearest` fits, with as few of the user's own settings set aside as possible; None where even
+    without them nothing does.
     """
 
-    model: str
-    spec: ModelSpec
-    bounds: PixelBounds
-    video: VideoInfo
-    request: Request
-    config: EngineConfig
-    device: Device
-    around: Surroundings
-    budget_bytes: int
-    text_tokens: int
-    chunks: tuple[tuple[int, int], ...] = CHUNKS
-    most_visual_tokens: int | None = None
-    most_slice_tokens: int | None = None
-    pinned_weights: str | None = None
-    pinned_placement: Placement | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Space:
-    """What may be chosen for one task: frame counts and sizes, ascending, and the caps on them."""
-
-    counts: tuple[int, ...]
-    sizes: tuple[tuple[int, int], ...]
-    wanted_frames: int
-    most_tokens: int
-    most_slice_tokens: int
+    error: DoesNotFit
+    wanted: Plan
+    nearest: Plan | None
 
 
 def plan_video(task: Task) -> Plan:
     """The best plan that fits; raises DoesNotFit with the smallest budget that would and the nearest plan."""
+    found = try_plan(task)
+    if isinstance(found, Refused):
+        raise found.error
+    return found
+
+
+def try_plan(task: Task) -> Plan | Refused:
+    """The best plan that fits, or why there is none."""
     space = search_space(task)
     found = best_draft(task, space)
-    if found is None:
-        raise _refusal(task, space)
-    return finish_plan(task, space, found)
-
-
-def search_space(task: Task) -> Space:
-    """Counts and sizes that the request and the quality allow, before memory and time are asked."""
-    request, spec = task.request, task.spec
-    check_counts(request.frames, request.fps)
-    caps = quality.CAPS[task.config.quality]
-    wanted = frames_at_rate(task.video, request.start_seconds, request.end_seconds, quality.FRAMES_PER_SECOND)
-    fixed_count = request.frames is not None or request.fps is not None
-    if fixed_count:
-        counts: tuple[int, ...] = (_frames(task, request.frames),)
-    else:
-        most = max(min(wanted, caps.frames, task.bounds.max_frames), 2)
-        least = min(max(task.bounds.min_frames, 2), most)
-        counts = tuple(sorted({count for count in _COUNTS if least <= count < most} | {_frames(task, most)}))
-    token = spec.pixel_factor**2
-    floor = quality.slice_floor(task.bounds, token, reading=quality.asks_to_read(request.question))
-    sizes = fitting_sizes(task.video, request.size, task.bounds, floor * token, factor=spec.pixel_factor)
-    if task.most_slice_tokens is not None:
-        sizes = tuple(size for size in sizes if spec.visual_tokens(2, *size) <= task.most_slice_tokens) or sizes[:1]
-    context = spec.context_tokens - task.text_tokens - request.max_tokens - task.config.conversation_tokens
-    least = spec.visual_tokens(counts[0], *sizes[0])  # what the user asked for may pass the quality's cap
-    allowed = context if fixed_count else min(context, max(caps.visual_tokens, least))
-    most_tokens = allowed if task.most_visual_tokens is None else min(allowed, task.most_visual_tokens)
-    return Space(counts, sizes, wanted, most_tokens, spec.visual_tokens(2, *sizes[-1]))
-
-
-def _frames(task: Task, frames: int | None) -> int:
-    request = task.request
-    return len(
-        choose_indices(
-            task.video,
-            frames=frames,
-            fps=request.fps if frames is None else None,
-            start_seconds=request.start_seconds,
-            end_seconds=request.end_seconds,
-            bounds=task.bounds,
-        )
-    )
-
-
-def best_draft(task: Task, space: Space) -> Draft | None:
-    """The draft with the highest score that fits; None where none does."""
-    best, best_score, settled = None, float("-inf"), set[str]()
-    for narrowed, setup in _families(task):
-        if setup.weights in settled:
-            continue
-        draft = _best_of_setup(narrowed, space, setup, best_score)
-        if draft is not None:
-            best, best_score = draft, quality.score(task.spec, draft, space.most_slice_tokens)
-            if _has_room(narrowed, space, draft):  # memory is no limit: the levers that save it can only cost
-                settled.add(setup.weights)
-    return best
-
-
-def _best_of_setup(task: Task, space: Space, setup: Draft, to_beat: float) -> Draft | None:
-    """The best draft of one setup that scores more than `to_beat`."""
-    best, points = None, quality.setup_points(task.spec, setup)
-    if points + quality.frames_points(space.counts[-1]) <= to_beat:
-        return None
-    for count in reversed(_fitting_counts(task, space, setup)):
-        if points + quality.frames_points(count) + _most_slice_points(task, space, count) <= to_beat:
-            continue
-        draft = largest_fitting(task, space, replace(setup, frames=count))
-        if draft and (reached := quality.score(task.spec, draft, space.most_slice_tokens)) > to_beat:
-            best, to_beat = draft, reached
-    return best
-
-
-def _has_room(task: Task, space: Space, draft: Draft) -> bool:
-    """Whether all frames, or the largest, would still fit the memory."""
-    most = _sized(replace(draft, frames=space.counts[-1]), (draft.height, draft.width))
-    return _fits_memory(task, most) and _fits_memory(task, _sized(draft, space.sizes[-1]))
-
-
-def _families(task: Task) -> Iterator[tuple[Task, Draft]]:
-    """Every setup with prefill chunks of a good size, and again with small ones, which score a little less."""
-    good = tuple(chunk for chunk in task.chunks if chunk[1] >= quality.SMALL_CHUNK_TOKENS)
-    small = tuple(chunk for chunk in task.chunks if chunk not in good)
-    for chunks in filter(None, (good, small)):
-        narrowed = replace(task, chunks=chunks)
-        # What costs least first: once one leaves room, those after it can only score less.
-        for setup in sorted(setups(task), key=lambda setup: -quality.setup_points(task.spec, setup)):
-            yield narrowed, _chunked(task, setup, *chunks[0])
-
-
-def _fitting_counts(task: Task, space: Space, setup: Draft) -> tuple[int, ...]:
-    """The frame counts that fit at the smallest size: whatever is asked of a plan grows with its frames."""
-    smallest = _sized(setup, space.sizes[0])
-    many = bisect_left(space.counts, True, key=lambda count: fit(task, space, replace(smallest, frames=count)) is None)
-    return space.counts[:many]
-
-
-def _most_slice_points(task: Task, space: Space, frames: int) -> float:
-    """Points of the largest slices that this many frames leave room for."""
-    slices = -(-frames // task.spec.vision.temporal_patch)
-    return quality.slice_points(max(space.most_tokens // slices, 1), space.most_slice_tokens)
-
-
-def largest_fitting(task: Task, space: Space, draft: Draft) -> Draft | None:
-    """The draft at the largest size that fits, with its chunks; None if none does."""
-    many = bisect_left(space.sizes, True, key=lambda size: fit(task, space, _sized(draft, size)) is None)
-    return fit(task, space, _sized(draft, space.sizes[many - 1])) if many else None
-
-
-def _sized(draft: Draft, size: tuple[int, int]) -> Draft:
-    return replace(draft, height=size[0], width=size[1])
-
-
-def fit(task: Task, space: Space, draft: Draft) -> Draft | None:
-    """The draft with the fastest chunks that fit; None where it does not fit at all."""
-    if task.spec.visual_tokens(draft.frames, draft.height, draft.width) > space.most_tokens:
-        return None
-    if not fits_wait(task, _chunked(task, draft, *task.chunks[0])):  # the fastest chunks: the cheaper question first
-        return None
-    fitting = next((chunked for chunked in chunkings(task, draft) if _fits_memory(task, chunked)), None)
-    return fitting if fitting and fits_wait(task, fitting) else None
-
-
-def chunkings(task: Task, draft: Draft) -> Iterator[Draft]:
-    """The draft in all allowed chunks, from the fastest to the smallest; nothing where the smallest is too large."""
-    if _fits_memory(task, _chunked(task, draft, *task.chunks[-1])):
-        for vision, prefill in task.chunks:
-            yield _chunked(task, draft, vision, prefill)
-
-
-def _chunked(task: Task, draft: Draft, vision: int, prefill: int) -> Draft:
-    """The draft in these chunks, but for what the user set."""
-    config = task.config
-    return replace(draft, vision_chunk=config.vision_chunk or vision, prefill_chunk=config.prefill_chunk or prefill)
-
-
-def _fits_memory(task: Task, draft: Draft) -> bool:
-    return required_bytes(task.spec, draft, task.around) <= task.budget_bytes
-
-
-def fits_wait(task: Task, draft: Draft) -> bool:
-    """Whether the draft keeps `--max-wait`."""
-    wait = task.config.max_wait_seconds
-    return wait is None or estimate_seconds(task.spec, draft, task.device, task.video).total_seconds <= wait
+    return _refused(task, space) if found is None else finish_plan(task, space, found)
 
 
 def finish_plan(task: Task, space: Space, draft: Draft) -> Plan:
@@ -254,20 +92,19 @@ def finish_plan(task: Task, space: Space, draft: Draft) -> Plan:
 
 def smallest_draft(task: Task, space: Space) -> Draft:
     """The least that the user's own settings allow, in the setup that takes least memory."""
-    least = [
-        _chunked(task, replace(_sized(setup, space.sizes[0]), frames=space.counts[0]), *task.chunks[-1])
-        for setup in setups(task)
-    ]
+    least = [chunked(task, smallest_of_setup(space, setup), *task.chunks[-1]) for setup in setups(task)]
     return min(least, key=lambda draft: required_bytes(task.spec, draft, task.around))
 
 
-def _refusal(task: Task, space: Space) -> DoesNotFit:
+def _refused(task: Task, space: Space) -> Refused:
     """Why nothing fits: context, memory or time; with the number that would do."""
     draft = smallest_draft(task, space)
     tokens = task.spec.visual_tokens(draft.frames, draft.height, draft.width)
     asked = f"{draft.frames} frames of {draft.width}x{draft.height} ({tokens:,} visual tokens)"
     needed: int | None = required_bytes(task.spec, draft, task.around)
     assert needed is not None
+    nearest = nearest_plan(task)
+    fits = _told(nearest) if nearest else ""
     if tokens > space.most_tokens:
         total = tokens + task.text_tokens + task.request.max_tokens
         what = (
@@ -275,44 +112,114 @@ def _refusal(task: Task, space: Space) -> DoesNotFit:
             f"model's context is {task.spec.context_tokens:,}."
         )
         remedy = "Use fewer --frames, a smaller --size, a shorter --start/--end range or fewer --max-tokens."
+        remedy = f"{remedy} {fits}".strip()
     elif needed > task.budget_bytes:
         what = (
             f"{task.model} needs {format_bytes(needed)} for {asked} in {draft.weights}, and "
             f"{format_bytes(task.budget_bytes)} are {_allowed_by(task)} on {task.device.name}."
         )
-        remedy = _nearest(task) or f"The smallest budget that would do is {format_bytes(needed)}."
+        remedy = fits or f"The smallest budget that would do is {format_bytes(needed)}."
     else:
-        fastest, needed = _least_seconds(task, space), None
+        draft, fastest, needed = *_fastest(task, space), None
         what = (
             f"The fastest plan for {asked} takes about {fastest:.0f} s, and --max-wait is "
             f"{task.config.max_wait_seconds:g} s."
         )
-        remedy = f"Allow --max-wait {fastest * 1.1 + 1:.0f}, or look at a shorter --start/--end range."
-    return DoesNotFit(what, remedy, smallest_budget_bytes=needed)
+        remedy = f"Allow --max-wait {_enough(fastest):.0f}, or look at a shorter --start/--end range."
+    wanted = replace(finish_plan(task, space, draft), limits=())
+    return Refused(DoesNotFit(what, remedy, smallest_budget_bytes=needed), wanted, nearest)
+
+
+def _told(plan: Plan) -> str:
+    draft = plan.draft
+    return (
+        f"What fits: --weights {draft.weights} --frames {draft.frames} --size {draft.width}x{draft.height}, "
+        f"with {format_bytes(plan.required_bytes)}."
+    )
 
 
 def _allowed_by(task: Task) -> str:
     return "free" if task.config.vram_bytes is None else "allowed by --vram"
 
 
-def _least_seconds(task: Task, space: Space) -> float:
-    """Seconds of the fastest plan that fits the memory, with the fewest and smallest frames that may be chosen."""
-    drafts = (replace(_sized(setup, space.sizes[0]), frames=space.counts[0]) for setup in setups(task))
-    fitting = (draft for setup in drafts for draft in chunkings(task, setup) if _fits_memory(task, draft))
-    return min(estimate_seconds(task.spec, draft, task.device, task.video).total_seconds for draft in fitting)
+def _enough(seconds: float) -> float:
+    """A wait that a plan of so many seconds keeps for sure, as it is told."""
+    return round(seconds * 1.1 + 1)
 
 
-def _nearest(task: Task) -> str | None:
-    """The nearest plan that fits when the user's own frames, size and precision are set aside."""
-    request = replace(task.request, frames=None, fps=None, size=None)
-    config = replace(task.config, weights=None, kv=None, prefill_chunk=None, vision_chunk=None, max_wait_seconds=None)
-    free = replace(task, request=request, config=config)
-    if (request, config) == (task.request, task.config):
-        return None
-    found = best_draft(free, search_space(free))
+def _fastest(task: Task, space: Space) -> tuple[Draft, float]:
+    """The fastest draft that fits the memory, with the fewest and smallest frames that may be chosen, and its seconds.
+
+    There must be one.
+    """
+    patient = replace(task, config=replace(task.config, max_wait_seconds=None))
+    found = (fit(patient, space, smallest_of_setup(space, setup)) for setup in setups(task))
+    fitting = [draft for draft in found if draft is not None]
+    seconds = [estimate_seconds(task.spec, draft, task.device, task.video).total_seconds for draft in fitting]
+    return min(zip(fitting, seconds, strict=True), key=lambda pair: pair[1])
+
+
+def nearest_plan(task: Task) -> Plan | None:
+    """The plan that fits with as few of the user's settings set aside as possible; None where none fits without any.
+
+    All are set aside, then one after the other is taken back where something still fits, what is missed most
+    first. A wait grows to what is needed. What is loaded stays.
+    """
+    aside = [name for name, (is_given, _) in _SETTINGS.items() if is_given(task)]
+    found = _feasible_without(task, aside)
+    for name in list(aside):
+        fewer = [other for other in aside if other != name]
+        if (kept := _feasible_without(task, fewer)) is not None:
+            aside, found = fewer, kept
     if found is None:
         return None
-    return (
-        f"What fits: --weights {found.weights} --frames {found.frames} --size {found.width}x{found.height}, "
-        f"with {format_bytes(required_bytes(task.spec, found, task.around))}."
-    )
+    space = search_space(found)
+    draft = best_draft(found, space)
+    return None if draft is None else finish_plan(found, space, draft)
+
+
+def _feasible_without(task: Task, names: list[str]) -> Task | None:
+    """The task without some settings, if anything fits then."""
+    for name in names:
+        task = _SETTINGS[name][1](task)
+    space = search_space(task)
+    least = [smallest_of_setup(space, setup) for setup in setups(task)]
+    if not any(fit(task, space, draft) for draft in least):
+        return None
+    if "wait" not in names:
+        return task
+    return replace(task, config=replace(task.config, max_wait_seconds=_enough(_fastest(task, space)[1])))
+
+
+def _any_frames(task: Task) -> Task:
+    return replace(task, request=replace(task.request, frames=None, fps=None))
+
+
+def _any_size(task: Task) -> Task:
+    return replace(task, request=replace(task.request, size=None))
+
+
+def _any(*names: str) -> Callable[[Task], Task]:
+    def without(task: Task) -> Task:
+        return replace(task, config=replace(task.config, **dict.fromkeys(names)))  # type: ignore[arg-type]
+
+    return without
+
+
+def _has(*names: str) -> Callable[[Task], bool]:
+    def is_given(task: Task) -> bool:
+        return any(getattr(task.config, name) is not None for name in names)
+
+    return is_given
+
+
+# What the user may have settled: whether it is, and the task without it. What is missed most comes first.
+_SETTINGS: dict[str, tuple[Callable[[Task], bool], Callable[[Task], Task]]] = {
+    "weights": (_has("weights"), _any("weights")),
+    "frames": (lambda task: task.request.frames is not None or task.request.fps is not None, _any_frames),
+    "size": (lambda task: task.request.size is not None, _any_size),
+    "wait": (_has("max_wait_seconds"), _any("max_wait_seconds")),
+    "kv": (_has("kv"), _any("kv")),
+    "placement": (_has("placement"), _any("placement")),
+    "chunks": (_has("vision_chunk", "prefill_chunk"), _any("vision_chunk", "prefill_chunk")),
+}

@@ -11,7 +11,7 @@ from vidqa.memory.weights import ELEMENT_BYTES
 from vidqa.types import Device, Draft, Placement
 
 if TYPE_CHECKING:
-    from vidqa.memory.planner import Task
+    from vidqa.memory.search import Task
     from vidqa.models.specs import ModelSpec
 
 

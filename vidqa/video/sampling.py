@@ -10,6 +10,7 @@ import bisect
 import math
 import struct
 from collections.abc import Sequence
+from functools import lru_cache
 
 from vidqa.errors import UsageError
 from vidqa.types import PixelBounds, VideoInfo
@@ -150,10 +151,15 @@ def fitting_sizes(
     """
     if asked is not None:
         return (_asked_size(asked, factor),)
+    return _all_sizes(info.height, info.width, bounds, min_pixels, factor)
+
+
+@lru_cache(maxsize=64)  # hundreds of roots, and a face asks anew with every key
+def _all_sizes(tall: int, wide: int, bounds: PixelBounds, min_pixels: int, factor: int) -> tuple[tuple[int, int], ...]:
     token = factor * factor
     low, high = -(-min_pixels // token), max(bounds.max_pixels // token, -(-min_pixels // token))
     found = {
-        smart_resize(info.height, info.width, factor=factor, min_pixels=min_pixels, max_pixels=tokens * token)
+        smart_resize(tall, wide, factor=factor, min_pixels=min_pixels, max_pixels=tokens * token)
         for tokens in range(low, high + 1)
     }
     by_area = {height * width: (height, width) for height, width in sorted(found)}

@@ -1,0 +1,164 @@
+"""What would run, told without a file: as the planner says, and with what lies around a refusal."""
+
+import re
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.engine.test_demo_parity import CLIP, QUESTION
+from tests.memory.made import GIB, SPEC_2B, SPEC_7B, made_task, made_video
+from vidqa import EngineConfig, Request, Session
+from vidqa.engine.planning import Forecast, forecast
+from vidqa.errors import UsageError
+from vidqa.events import Answered, Planned
+from vidqa.memory.search import Task
+from vidqa.types import Plan
+
+NOWHERE = Request("no such file.mp4", "")
+EVERYTHING: dict[str, Any] = {
+    "frames": 64, "size": (1008, 560), "weights": "bf16", "kv": "native", "prefill_chunk": 1024, "vision_chunk": 8,
+}  # fmt: skip
+
+
+def refused(gib: float, **how: Any) -> tuple[Task, Forecast]:
+    task = made_task(gib, 60, SPEC_7B, **how)
+    told = forecast([task])
+    assert told.plan is None and told.refusal is not None and told.wanted is not None
+    return task, told
+
+
+def test_it_is_the_plan_of_the_question_that_follows() -> None:
+    config = EngineConfig(isolate_decoder=False, remember=False, vram_bytes=3 * GIB)
+    request = Request(CLIP, QUESTION, max_tokens=4)
+    with Session(config) as session:
+        (told, *_) = (event for event in session.ask(request) if isinstance(event, Planned))
+        expected = session.forecast(told.video, request).plan
+        assert expected is not None
+        assert replace(expected, prompt_tokens=0) == replace(told.plan, prompt_tokens=0)
+
+
+def test_no_file_is_opened_and_no_question_needed() -> None:
+    told = Session(EngineConfig(model="2b", device="cpu", vram_bytes=40 * GIB)).forecast(made_video(60), NOWHERE)
+    assert told.plan is not None and told.refusal is None and told.task.request == NOWHERE
+    with pytest.raises(UsageError, match="max-tokens"):
+        Session(EngineConfig()).forecast(made_video(60), replace(NOWHERE, max_tokens=0))
+
+
+def test_other_settings_are_tried_without_becoming_the_sessions() -> None:
+    session = Session(EngineConfig(model="2b", device="cpu"))
+    other = replace(session.config, model="7b", weights="nf4")
+    told = session.forecast(made_video(60), NOWHERE, other)
+    assert told.task.spec == SPEC_7B and session.config.model == "2b"
+    least = session.forecast(made_video(60), NOWHERE, replace(other, vram_bytes=GIB))
+    assert least.refusal is not None and least.wanted is not None and least.wanted.draft.weights == "nf4"
+
+
+def test_a_refusal_shows_where_the_memory_would_go_and_what_fits() -> None:
+    task, told = refused(7.6, weights="bf16", frames=64)
+    assert told.refusal is not None and told.wanted is not None and told.nearest is not None
+    assert told.wanted.required_bytes == told.refusal.smallest_budget_bytes > task.budget_bytes
+    assert told.wanted.budget_bytes == task.budget_bytes
+    assert sum(line.bytes for line in told.wanted.lines) == told.wanted.required_bytes
+    assert (told.wanted.draft.weights, told.wanted.draft.frames) == ("bf16", 64)
+    draft = told.nearest.draft
+    assert f"--weights {draft.weights} --frames {draft.frames} --size {draft.width}x{draft.height}" in str(told.refusal)
+
+
+@pytest.mark.parametrize(
+    ("gib", "how", "kept"),
+    [
+        (7.6, EVERYTHING, {"frames": 64}),  # the precision is what does not fit; large frames still do
+        (15.4, EVERYTHING, {"weights": "bf16", "frames": 64, "width": 1008, "kv": "bf16"}),
+        (24, {"frames": 200, "size": (1960, 1960), "weights": "bf16"}, {"weights": "bf16", "frames": 200}),
+        (24, {"frames": 64, "weights": "bf16", "max_wait_seconds": 1.0}, {"weights": "bf16", "frames": 64}),
+        (80, {"frames": 768, "size": (1008, 560)}, {"width": 1008, "height": 560}),
+    ],
+)
+def test_as_little_as_possible_is_set_aside(gib: float, how: dict[str, Any], kept: dict[str, Any]) -> None:
+    task, told = refused(gib, **how)
+    assert told.nearest is not None
+    assert told.nearest.required_bytes <= task.budget_bytes
+    assert {name: getattr(told.nearest.draft, name) for name in kept} == kept
+
+
+def test_a_wait_grows_to_what_is_needed() -> None:
+    _, told = refused(24, max_wait_seconds=0.1)
+    assert told.nearest is not None
+    assert told.refusal is not None and (told_wait := re.search(r"--max-wait (\d+),", told.refusal.remedy))
+    assert told.nearest.seconds.total_seconds <= int(told_wait[1]) < 20
+
+
+def test_nothing_is_near_where_nothing_was_set() -> None:
+    _, told = refused(2.0)
+    assert told.nearest is None
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.floats(2.0, 30.0),
+    st.sampled_from([SPEC_2B, SPEC_7B]),
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "frames": st.integers(1, 400).map(lambda half: 2 * half),
+            "size": st.sampled_from([(448, 252), (1960, 1960)]),
+            "weights": st.sampled_from(["bf16", "int8", "nf4"]), "kv": st.sampled_from(["native", "int8"]),
+            "max_wait_seconds": st.floats(0.1, 60), "prefill_chunk": st.sampled_from([64, 4096]),
+        },
+    ),
+)  # fmt: skip
+def test_there_is_a_plan_or_a_reason(gib: float, spec: Any, how: dict[str, Any]) -> None:
+    task = made_task(gib, 60, spec, **how)
+    told = forecast([task])
+    assert (told.plan is None) == (told.refusal is not None) == (told.wanted is not None)
+    if told.nearest is not None:
+        assert told.plan is None and told.nearest.required_bytes <= task.budget_bytes
+        within = spec.context_tokens - task.text_tokens - task.request.max_tokens
+        assert told.nearest.visual_tokens <= within
+        assert told.nearest.draft.frames <= how.get("frames", 800)
+
+
+def test_what_is_loaded_stays_unless_other_weights_are_asked_for() -> None:
+    config = EngineConfig(isolate_decoder=False, remember=False, weights="bf16")
+    with Session(config) as session:
+        *_, last = session.ask(Request(CLIP, QUESTION, max_tokens=2))
+        assert isinstance(last, Answered)
+        video = last.answer.video
+
+        def weights(config: EngineConfig) -> tuple[str | None, str]:
+            told = session.forecast(video, NOWHERE, config)
+            assert told.plan is not None
+            return told.task.pinned_weights, told.plan.draft.weights
+
+        assert weights(replace(config, quality="fast")) == ("bf16", "bf16")
+        assert weights(replace(config, weights="nf4")) == (None, "nf4")
+        assert weights(replace(config, weights=None)) == (None, "fp32")
+
+
+def test_a_planned_forecast_is_quick() -> None:
+    """Far above what it takes (benchmarks say how long): a guard against a search that explodes."""
+    session, plans = Session(EngineConfig(model="7b", device="cpu", vram_bytes=8 * GIB, max_wait_seconds=2.0)), []
+    began = time.process_time()
+    for frames in (16, 64, 256):
+        plans.append(session.forecast(made_video(7200), replace(NOWHERE, frames=frames, size=(1008, 560))))
+    assert time.process_time() - began < 1.5
+    assert all(isinstance(told.plan or told.wanted, Plan) for told in plans)
+
+
+def test_a_forecast_needs_no_torch() -> None:
+    code = """
+import sys
+from tests.memory.made import made_video
+from vidqa import EngineConfig, Request, Session
+told = Session(EngineConfig(model="2b", device="cpu")).forecast(made_video(60), Request("none.mp4", "?"))
+assert told.plan or told.refusal
+print(sorted({"torch", "transformers", "av", "numpy"} & set(sys.modules)))
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    assert (ran.stdout.strip(), ran.returncode) == ("[]", 0), ran.stderr

@@ -1,0 +1,80 @@
+"""What is told of a finished run: the answer, its times and its memory, and what the next plan learns from them.
+
+Puts together what others measured. Runs nothing.
+"""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from vidqa.engine.run import Run
+from vidqa.memory import drift
+from vidqa.memory.device import reread
+from vidqa.types import Answer, FinishReason, MemoryUse, Plan, Timing
+
+if TYPE_CHECKING:
+    from vidqa.memory.tracker import Tracker
+    from vidqa.models.loader import Loaded
+
+
+def answer_of(run: Run, plan: Plan, reason: FinishReason, memory: MemoryUse) -> Answer:
+    """A run's answer, with the plan that ran."""
+    assert run.speech is not None
+    return Answer(
+        text=run.speech.text,
+        finish_reason=reason,
+        question=run.request.question,
+        video=run.video,
+        plan=plan,
+        timing=_timing(run, len(run.speech.tokens)),
+        memory=memory,
+        notes=tuple(run.notes),
+        degraded=tuple(run.degraded),
+    )
+
+
+def memory_use(run: Run, loaded: "Loaded", tracker: "Tracker", kv_bytes: int, runtime_bytes: int) -> MemoryUse:
+    """What a run took; `runtime_bytes` is the process's own where the tracker does not know it."""
+    return MemoryUse(
+        weights_bytes=loaded.model.weights_bytes,
+        kv_bytes=kv_bytes,
+        runtime_bytes=tracker.runtime_bytes or runtime_bytes,
+        measured_peak_bytes=tracker.process_peak_bytes(),
+        host_peak_bytes=tracker.host_peak_bytes(),
+        other_bytes=reread(run.task.device).other_bytes,
+        phases=tracker.phases,
+    )
+
+
+def remember_peaks(run: Run, memory: MemoryUse) -> None:
+    """Keep what was planned and what it took, for the next plan on this machine."""
+    plan = run.plan
+    drift.remember(
+        run.task.device,
+        plan.model,
+        plan.draft.weights,
+        plan.predicted_peak_bytes,
+        memory.measured_peak_bytes,
+        memory.runtime_bytes,
+    )
+
+
+def dropped_turns(run: Run) -> Iterator[str]:
+    """A sentence where the conversation outgrew its room."""
+    if run.dropped_turns:
+        yield (
+            f"the conversation outgrew its {run.plan.kv_capacity_tokens:,} planned tokens: the oldest "
+            f"{run.dropped_turns} of its questions and answers are no longer remembered"
+        )
+
+
+def _timing(run: Run, tokens: int) -> Timing:
+    clock = run.clock
+    return Timing(
+        load_seconds=run.load_seconds,
+        video_seconds=clock.video,
+        vision_seconds=clock.vision,
+        prefill_seconds=clock.prefill,
+        first_token_seconds=clock.first_token,
+        decode_seconds=clock.decode,
+        tokens=tokens,
+    )
