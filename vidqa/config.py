@@ -47,6 +47,8 @@ class EngineConfig:
     conversation_tokens: int = 0
     compile: str = "auto"
     batch: int = 1
+    step_seconds: float | None = None
+    cpu_threads: int | None = None
     remember: bool = True
     isolate_decoder: bool = True
     decoder_deadline_seconds: float = 60.0

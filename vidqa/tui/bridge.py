@@ -25,7 +25,10 @@ from vidqa.types import Answer, Request, VideoInfo
 class Engine(Protocol):
     """What the app needs of a session; `vidqa.Session` is one."""
 
-    config: EngineConfig
+    @property
+    def config(self) -> EngineConfig:
+        """How questions are run."""
+        ...
 
     def forecast(self, video: VideoInfo, request: Request, config: EngineConfig | None = None) -> Forecast:
         """Plan for a video whose facts are known; opens no file."""
@@ -73,7 +76,9 @@ class Job:
     """
 
     request: Request
-    config: EngineConfig
+    @property
+    def config(self) -> EngineConfig:
+        """How questions are run."""
     only_load: bool = False
     save: Callable[[Answer], None] | None = None
     draft: Draft = field(default_factory=lambda: Draft(None))

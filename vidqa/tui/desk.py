@@ -159,7 +159,7 @@ class Desk:
         way = (config.model, config.device, config.weights, config.placement)
         if way != self._loading_for:
             self._loading_for = way
-            self.bridge.submit(Job(self.request(PLANNED_QUESTION), config, only_load=True))
+            self.bridge.submit(Job(request=self.request(PLANNED_QUESTION), config=config, only_load=True))
 
     def ask(self, question: str, *, replaces: bool = False, anew: bool = False) -> Exchange:
         """Ask; `replaces` the last turn, `anew` for another answer. Raises UsageError for what cannot be asked now."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from vidqa.config import KV_CHOICES, QUALITY_CHOICES, EngineConfig
-from vidqa.memory.planner import Task, search_space
+from vidqa.memory.search import Task, search_space
 from vidqa.memory.setups import weight_choices
 from vidqa.types import Request, Turn
 from vidqa.units import format_bytes
