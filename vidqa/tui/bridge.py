@@ -76,9 +76,7 @@ class Job:
     """
 
     request: Request
-    @property
-    def config(self) -> EngineConfig:
-        """How questions are run."""
+    config: EngineConfig
     only_load: bool = False
     save: Callable[[Answer], None] | None = None
     draft: Draft = field(default_factory=lambda: Draft(None))
