@@ -36,7 +36,7 @@ class Desk:
         self.wish = Wish()
         self.video: VideoInfo | None = None
         self.forecast: Forecast | None = None
-        self.history = History(None if face.state is None else face.state / FILE_NAME)
+        self.history = History(face.state / FILE_NAME if face.state and face.keep_history else None)
         self._factory = factory
         self._config = interactive(face.engine, os.cpu_count() or 1)
         self._number = 0

@@ -14,6 +14,7 @@ from textual.widgets import Footer, Static
 
 from vidqa.errors import VidqaError
 from vidqa.events import Answered, Degraded, Event, Noted, Planned, StageStarted
+from vidqa.records import plan_figures, usage_figures
 from vidqa.text import safe_line, safe_text
 from vidqa.tui.desk import Desk
 from vidqa.tui.keys import bindings_for
@@ -31,7 +32,7 @@ from vidqa.tui.messages import (
 )  # fmt: skip
 from vidqa.tui.screens.deeds import Deeds
 from vidqa.tui.screens.frames import FramesScreen
-from vidqa.tui.stages import StageWords
+from vidqa.tui.stages import StageWords, took
 from vidqa.tui.widgets.film_strip import FilmStrip
 from vidqa.tui.widgets.knob import Knob
 from vidqa.tui.widgets.memory_panel import MemoryPanel, Sample
@@ -41,7 +42,7 @@ from vidqa.tui.widgets.timeline import Timeline
 from vidqa.tui.widgets.top_bar import TopBar
 from vidqa.tui.widgets.transcript import Transcript
 from vidqa.tui.widgets.turn_view import TurnView
-from vidqa.words import degraded_words, usage_words
+from vidqa.words import degraded_words
 
 if TYPE_CHECKING:
     from vidqa.tui.app import VidqaApp
@@ -78,7 +79,7 @@ class AskScreen(Deeds):
             with VerticalScroll(id="side", can_focus=False):
                 yield PlanPanel(id="plan")
                 yield MemoryPanel(id="memory")
-        yield Footer()
+        yield Footer(compact=True)
         yield Static("vidqa needs 40×10", id="too-small", markup=False)
 
     async def on_mount(self) -> None:
@@ -188,7 +189,9 @@ class AskScreen(Deeds):
                 self.add_note(told)
             case Answered(answer):
                 await self._draw_text()
-                await self.finished(answer.text, usage_words(answer))
+                await self.finished(
+                    answer.text, took(answer.finish_reason, plan_figures(answer.plan), usage_figures(answer))
+                )
 
     def on_progressed(self, message: Progressed) -> None:
         """How far a stage is: drawn a few times a second."""

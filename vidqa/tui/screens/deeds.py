@@ -20,6 +20,7 @@ from vidqa.tui.screens.frames import FramesScreen
 from vidqa.tui.screens.history import HistoryScreen
 from vidqa.tui.screens.open_video import OpenScreen
 from vidqa.tui.screens.pick import PickScreen
+from vidqa.tui.stages import took
 from vidqa.tui.widgets.film_strip import FilmStrip
 from vidqa.tui.widgets.knob import Knob
 from vidqa.tui.widgets.prompt import Prompt
@@ -240,7 +241,8 @@ class Deeds(Screen[None]):
             return
         for turn in self.desk.conversation.resume(resumed):
             view = await transcript.add_turn(turn.question)
-            await view.finish(turn.answer, Content.styled(safe_line(turn.error or turn.state), "$foreground-muted"))
+            told = turn.error or took(turn.finish_reason, turn.plan, turn.usage) or turn.state
+            await view.finish(turn.answer, Content.styled(safe_line(told), "$foreground-muted"))
             self.query_one(Prompt).remember(turn.question)
 
     async def action_new_session(self) -> None:
