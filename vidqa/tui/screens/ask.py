@@ -189,9 +189,8 @@ class AskScreen(Deeds):
                 self.add_note(told)
             case Answered(answer):
                 await self._draw_text()
-                await self.finished(
-                    answer.text, took(answer.finish_reason, plan_figures(answer.plan), usage_figures(answer))
-                )
+                figures = (plan_figures(answer.plan), usage_figures(answer))
+                await self.finished(answer.text, took(answer.finish_reason, *figures))
 
     def on_progressed(self, message: Progressed) -> None:
         """How far a stage is: drawn a few times a second."""
