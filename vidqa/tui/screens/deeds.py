@@ -180,6 +180,10 @@ class Deeds(Screen[None]):
         elif not self._stopping:
             self._turn.say(text)
 
+    def concerns(self, job: Job) -> bool:
+        """Whether what a job tells belongs on the screen: another video's answer does not."""
+        return job.only_load or job is self.desk.job
+
     async def finished(self, text: str, usage: str) -> None:
         """The whole answer."""
         if self._turn is not None:
@@ -189,19 +193,24 @@ class Deeds(Screen[None]):
         """A job is done. A question that got no answer was stopped or failed."""
         self.say_status("")
         if not job.only_load:
-            self._stopping = False
-            if self.desk.answering:
-                await self._cut_short(error or Interrupted("Stopped."))
+            await self._question_ended(job, error)
         elif error is not None and not isinstance(error, Interrupted):
             self.tell(error, "The model was not loaded")
 
-    async def _cut_short(self, error: VidqaError) -> None:
-        """The last question ended without an answer: say why, and what to do."""
-        text = self._turn.text if self._turn is not None else ""
+    async def _question_ended(self, job: Job, error: VidqaError | None) -> None:
+        """A question that is still marked as running got no answer: say why, and what to do."""
+        exchange = job.exchange
+        if self.concerns(job):
+            self._stopping = False
+        if exchange is None or exchange.state != "running":
+            return
+        error = error or Interrupted("Stopped.")
         stopped = isinstance(error, Interrupted)
-        last = self.desk.conversation.last
-        assert last is not None
-        self.desk.conversation.ended(last, str(error), "stopped" if stopped else "failed", text)
+        self.desk.conversation.ended(exchange, str(error), "stopped" if stopped else "failed", job.draft.text)
+        if self.concerns(job):
+            await self._say_why(error, stopped)
+
+    async def _say_why(self, error: VidqaError, stopped: bool) -> None:
         words = "stopped" if stopped else f"✗ {safe_text(error.what)}"
         remedy = "" if stopped else f"\n{safe_text(error.remedy)}" if error.remedy else ""
         status = Content.assemble((words, "$text-warning" if stopped else "$text-error"), (remedy, "bold"))
@@ -233,7 +242,7 @@ class Deeds(Screen[None]):
 
     async def begin_conversation(self) -> None:
         """Nothing was asked yet, or an earlier conversation goes on."""
-        self.desk.conversation.restart()
+        self.desk.restart()
         transcript = self.query_one(Transcript)
         await transcript.clear(self.hint())
         self._turn, resumed, self._resumed = None, self._resumed, None
