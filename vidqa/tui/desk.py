@@ -17,7 +17,7 @@ from vidqa.history import FILE_NAME, History
 from vidqa.memory.device import reread
 from vidqa.models.hub import demo_folder
 from vidqa.tui.bridge import Bridge, Job, SessionFactory
-from vidqa.tui.conversation import Conversation, Exchange
+from vidqa.tui.conversation import Conversation
 from vidqa.tui.face import Face
 from vidqa.tui.messages import Forecasted, Looked
 from vidqa.tui.projector import Projector
@@ -161,8 +161,11 @@ class Desk:
             self._loading_for = (config.model, config.device)
             self.bridge.submit(Job(self.request(PLANNED_QUESTION), config))
 
-    def ask(self, question: str, *, replaces: bool = False, anew: bool = False) -> Exchange:
-        """Ask; `replaces` the last turn, `anew` for another answer. Raises UsageError for what cannot be asked now."""
+    def prepare(self, question: str, *, replaces: bool = False, anew: bool = False) -> Job:
+        """A question as a job to submit; `replaces` the last turn, `anew` for another answer.
+
+        Raises UsageError or DoesNotFit for what cannot be asked now.
+        """
         if self.video is None:
             raise UsageError("There is no video yet.", "Open one with ctrl+o.")
         if self.model is None:
@@ -178,9 +181,12 @@ class Desk:
         if anew and not request.temperature:
             request = replace(request, temperature=_SAMPLED_AGAIN, seed=None)
         save = partial(self.conversation.answered, exchange)
-        self.job = Job(request, self.config(), exchange, save, self.conversation.draft_of(exchange))
-        self.bridge.submit(self.job)
-        return exchange
+        return Job(request, self.config(), exchange, save, self.conversation.draft_of(exchange))
+
+    def submit(self, job: Job) -> None:
+        """Let the bridge answer; from now on this is the job that concerns the screen."""
+        self.job = job
+        self.bridge.submit(job)
 
     def restart(self) -> None:
         """A new conversation: what still comes for the old one goes to the history alone."""
