@@ -61,7 +61,8 @@ def _summary(plan: Plan) -> Content:
     draft, text = plan.draft, plan.prompt_tokens - plan.visual_tokens
     return Content.assemble(
         (f"{draft.frames} frames of {draft.width}×{draft.height}", "bold"),
-        f"\n{plan.visual_tokens:,} visual + {text:,} text tokens\nabout {format_span(plan.seconds.total_seconds)} to the end",
+        f"\n{plan.visual_tokens:,} visual + {text:,} text tokens",
+        f"\nabout {format_span(plan.seconds.total_seconds)} to the end",
     )
 
 
