@@ -66,6 +66,10 @@ class Prompt(TextArea, inherit_bindings=False):
         self._place = len(self._earlier)
 
     def action_ask(self) -> None:
+        """Ask, after the keys that were pressed before this one: the app sees Enter before the editor sees those."""
+        self.call_later(self._ask)
+
+    def _ask(self) -> None:
         """Give the question away; the text stays until it is accepted."""
         if self.text.strip():
             self.post_message(self.Asked(self.text.strip()))
