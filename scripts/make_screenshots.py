@@ -1,14 +1,25 @@
-"""Run vidqa in a pseudo-terminal and draw what it printed as the README's picture, assets/terminal.svg."""
+"""Draw the README's pictures: vidqa in a pseudo-terminal (terminal.svg) and in its session (session-*.svg).
 
+All with the demo model, which answers while they are drawn.
+"""
+
+import asyncio
 import os
 import pty
 import re
 import sys
+from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
 
 from rich.console import Console
 from rich.text import Text
+
+from vidqa.config import EngineConfig
+from vidqa.engine.session import Session
+from vidqa.tui.app import VidqaApp, make_app
+from vidqa.tui.face import Face
+from vidqa.types import Request
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = (
@@ -19,6 +30,8 @@ COMMANDS = (
 )
 # Progress bars are drawn over themselves: only what stays on a line is in the picture.
 _REMOTE_FONTS = re.compile(r"@font-face \{.*?\}\s*", re.DOTALL)  # a picture that fetches nothing
+QUESTIONS = ("what happens?", "what color is the circle?")
+_WAIT_SECONDS, _MOST_WAITS, _SETTLE_SECONDS = 0.1, 600, 1.5
 _REDRAWN = re.compile(r"[^\n]*\r\x1b\[2K")
 
 
@@ -41,19 +54,61 @@ def run_in_terminal(arguments: tuple[str, ...]) -> str:
     return _REDRAWN.sub("", b"".join(chunks).decode().replace("\r\n", "\n"))
 
 
+async def until(app: VidqaApp, is_so: Callable[[], object]) -> None:
+    """Wait until something is on the screen."""
+    for _ in range(_MOST_WAITS):
+        await asyncio.sleep(_WAIT_SECONDS)
+        if is_so():
+            return
+    raise TimeoutError(f"the session never got there; {app.desk.conversation.last}")
+
+
+async def draw_session(size: tuple[int, int]) -> None:
+    """Open, ask, ask for what does not fit; a picture of each."""
+    face = Face(
+        engine=EngineConfig(model="demo", remember=False),
+        request=Request(video="", question=""),
+        model="demo",
+        video=str(ROOT / "assets" / "demo-two.mp4"),
+    )
+    app = make_app(Session, face)
+    desk = app.desk
+    async with app.run_test(size=size) as pilot:
+        await until(app, lambda: desk.forecast and not desk.bridge.busy)
+        for question in QUESTIONS:
+            await pilot.press(*question, "enter")
+            await until(app, lambda: not desk.answering and not desk.bridge.busy)
+        await asyncio.sleep(_SETTLE_SECONDS)
+        save(app.export_screenshot(title="vidqa"), "session-answer.svg")
+        await pilot.press("f2")
+        await until(app, lambda: type(app.screen).__name__ == "ModelsScreen")
+        save(app.export_screenshot(title="vidqa"), "session-models.svg")
+        await pilot.press("escape")
+        desk.model = "Qwen/Qwen2-VL-7B-Instruct"
+        desk.change(vram_bytes=6 * 2**30, weights="bf16")
+        await until(app, lambda: desk.forecast and desk.forecast.refusal)
+        await asyncio.sleep(_SETTLE_SECONDS)
+        save(app.export_screenshot(title="vidqa"), "session-plan.svg")
+
+
+def save(svg: str, name: str) -> None:
+    """Write a picture that fetches nothing."""
+    target = ROOT / "assets" / name
+    target.write_text(_REMOTE_FONTS.sub("", svg), encoding="utf-8")
+    print(f"{target.name}: {target.stat().st_size} bytes")
+
+
 def main() -> int:
     os.chdir(ROOT)
     os.environ.update(COLUMNS="100", TERM="xterm-256color")
+    asyncio.run(draw_session((120, 36)))
     console = Console(record=True, width=100, file=StringIO())
     for arguments in COMMANDS:
         shown = " ".join(f'"{word}"' if " " in word else word for word in arguments)
         console.print(Text(f"$ scripts/vidqa {shown}", style="bold green"))
         console.print(Text.from_ansi(run_in_terminal(arguments).rstrip()))
         console.print()
-    target = ROOT / "assets" / "terminal.svg"
-    svg = _REMOTE_FONTS.sub("", console.export_svg(title="vidqa"))
-    target.write_text(svg, encoding="utf-8")
-    print(f"{target.name}: {target.stat().st_size} bytes")
+    save(console.export_svg(title="vidqa"), "terminal.svg")
     return 0
 
 

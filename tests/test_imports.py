@@ -22,6 +22,7 @@ HEAVY = ("torch", "transformers", "av", "numpy", "textual", "huggingface_hub", "
         ("import vidqa.memory.planner, vidqa.memory.degrade, vidqa.memory.alternatives, vidqa.memory.device", HEAVY),
         ("import vidqa.cli.sweep, vidqa.cli.profile, vidqa.measure.series, vidqa.measure.allocations", HEAVY),
         ("import vidqa.cli.charts", (*HEAVY, "matplotlib")),
+        ("import vidqa.tui.start", tuple(name for name in HEAVY if name != "textual")),
         ("import vidqa.video.worker", ("torch", "transformers", "textual")),
         ("from vidqa.cli.main import run\ntry: run(['--help'])\nexcept SystemExit: pass", HEAVY),
     ],

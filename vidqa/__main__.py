@@ -33,6 +33,7 @@ def open_session(arguments: argparse.Namespace) -> int:
         theme=settings.tui.theme,
         images=settings.tui.images,
         ascii=settings.tui.ascii,
+        keep_history=settings.tui.history,
         keys=settings.keys,
     )
     return open_app(face)

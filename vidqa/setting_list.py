@@ -161,6 +161,7 @@ ENGINE_SETTINGS: tuple[Setting, ...] = (
 TUI_SETTINGS: tuple[Setting, ...] = (
     Setting("tui.theme", "theme", "colours of the app", _text, "the name of a theme", "textual-dark", "--theme"),
     _choice("tui.images", "how the app draws pictures", _IMAGE_CHOICES, "half"),
+    Setting("tui.history", "history", "keep conversations", _truth, "true or false", True, "--no-history"),
     Setting("tui.ascii", "ascii", "draw with ASCII characters alone", _truth, "true or false", False, "--ascii"),
 )  # fmt: skip
 SETTINGS = ENGINE_SETTINGS + TUI_SETTINGS

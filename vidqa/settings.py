@@ -24,10 +24,14 @@ _KEYS = "keys."
 
 @dataclass(frozen=True, slots=True)
 class TuiSettings:
-    """How the app looks. `theme` is a name that the app knows, `images` how pictures are drawn."""
+    """How the app looks. `theme` is a name that the app knows, `images` how pictures are drawn.
+
+    `history` says whether conversations are kept.
+    """
 
     theme: str
     images: str
+    history: bool
     ascii: bool
 
 

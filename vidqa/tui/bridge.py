@@ -10,7 +10,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from textual.message import Message
 
@@ -20,6 +20,9 @@ from vidqa.errors import Interrupted, VidqaError
 from vidqa.events import Answered, Event, MemorySampled, StageProgress, TextDelta
 from vidqa.tui.messages import EngineEvent, JobEnded, MemoryMeasured, Progressed, TextWaiting
 from vidqa.types import Answer, Request, VideoInfo
+
+if TYPE_CHECKING:
+    from vidqa.tui.conversation import Exchange
 
 
 class Engine(Protocol):
@@ -54,33 +57,56 @@ _KEEP_SECONDS = 1.0
 
 
 class Draft:
-    """The text of an answer so far, given to `keep` about once a second: a killed process leaves that much."""
+    """The text of an answer so far: written by the bridge's thread, taken piece by piece by the screen's.
+
+    All of it is given to `keep` about once a second: a killed process leaves that much.
+    """
 
     def __init__(self, keep: Callable[[str], None] | None) -> None:
-        self.text = ""
+        self._text, self._taken = "", 0
+        self._lock = threading.Lock()
         self._keep, self._next = keep, 0.0
 
-    def add(self, text: str) -> None:
-        """More text came."""
-        self.text += text
+    @property
+    def text(self) -> str:
+        """All text so far."""
+        return self._text
+
+    def add(self, text: str) -> bool:
+        """More text came; whether none was waiting before."""
+        with self._lock:
+            first = self._taken == len(self._text)
+            self._text += text
         if self._keep is not None and (now := time.monotonic()) >= self._next:
-            self._keep(self.text)
+            self._keep(self._text)
             self._next = now + _KEEP_SECONDS
+        return first and bool(text)
+
+    def take(self) -> str:
+        """The text that came since the last call."""
+        with self._lock:
+            text, self._taken = self._text[self._taken :], len(self._text)
+        return text
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One thing to do: answer the request, or (`only_load`) make the model ready for it.
+    """One thing to do: answer the request for a turn, or, where there is none, make the model ready for it.
 
     `save` is called with the answer, in the bridge's thread, before the screen hears of it.
     """
 
     request: Request
     config: EngineConfig
-    only_load: bool = False
+    exchange: "Exchange | None" = None
     save: Callable[[Answer], None] | None = None
     draft: Draft = field(default_factory=lambda: Draft(None))
     stopped: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def only_load(self) -> bool:
+        """Whether nothing is to be answered."""
+        return self.exchange is None
 
 
 class Bridge:
@@ -92,7 +118,6 @@ class Bridge:
         self._lock = threading.Lock()
         self._session: Engine | None = None
         self._pending: list[Job] = []
-        self._text = ""
 
     def session(self) -> Engine:
         """The session, made on first use."""
@@ -125,12 +150,6 @@ class Bridge:
         """Stop, then end the thread."""
         self.stop()
         self._jobs.put(None)
-
-    def take_text(self) -> str:
-        """The text that came since the last call."""
-        with self._lock:
-            text, self._text = self._text, ""
-        return text
 
     def run(self) -> None:
         """Do job after job until `leave`."""
@@ -179,22 +198,15 @@ class Bridge:
     def _tell(self, event: Event, job: Job) -> None:
         match event:
             case TextDelta(text):
-                self._add_text(text)
-                job.draft.add(text)
+                if job.draft.add(text):  # one message while text waits, however many pieces come
+                    self._post(TextWaiting(job))
             case StageProgress():
-                self._post(Progressed(event))
+                self._post(Progressed(job, event))
             case MemorySampled():
                 self._post(MemoryMeasured(event))
             case Answered(answer):
                 if job.save is not None:
                     job.save(answer)
-                self._post(EngineEvent(event))
+                self._post(EngineEvent(job, event))
             case _:
-                self._post(EngineEvent(event))
-
-    def _add_text(self, text: str) -> None:
-        """One message while text waits, however many pieces come."""
-        with self._lock:
-            waiting, self._text = bool(self._text), self._text + text
-        if not waiting:
-            self._post(TextWaiting())
+                self._post(EngineEvent(job, event))

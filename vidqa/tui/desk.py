@@ -36,12 +36,13 @@ class Desk:
         self.wish = Wish()
         self.video: VideoInfo | None = None
         self.forecast: Forecast | None = None
-        self.history = History(None if face.state is None else face.state / FILE_NAME)
+        self.history = History(face.state / FILE_NAME if face.state and face.keep_history else None)
         self._factory = factory
         self._config = interactive(face.engine, os.cpu_count() or 1)
         self._number = 0
         self._started = False
-        self._loading_for: tuple[Any, ...] = ()
+        self._loading_for: tuple[str, str] | None = None
+        self.job: Job | None = None
 
     def start(
         self,
@@ -155,14 +156,13 @@ class Desk:
         return last is not None and last.state == "running"
 
     def load(self) -> None:
-        """Make the model ready in the background, once for each way of loading it."""
+        """Make a model ready in the background, once; with other weights it is loaded when a question needs them."""
         if self.video is None or self.forecast is None or self.forecast.plan is None or self.bridge.busy:
             return
         config = self.config()
-        way = (config.model, config.device, config.weights, config.placement)
-        if way != self._loading_for:
-            self._loading_for = way
-            self.bridge.submit(Job(request=self.request(PLANNED_QUESTION), config=config, only_load=True))
+        if self._loading_for != (config.model, config.device):
+            self._loading_for = (config.model, config.device)
+            self.bridge.submit(Job(self.request(PLANNED_QUESTION), config))
 
     def ask(self, question: str, *, replaces: bool = False, anew: bool = False) -> Exchange:
         """Ask; `replaces` the last turn, `anew` for another answer. Raises UsageError for what cannot be asked now."""
@@ -181,5 +181,11 @@ class Desk:
         if anew and not request.temperature:
             request = replace(request, temperature=_SAMPLED_AGAIN, seed=None)
         save = partial(self.conversation.answered, exchange)
-        self.bridge.submit(Job(request, self.config(), save=save, draft=self.conversation.draft_of(exchange)))
+        self.job = Job(request, self.config(), exchange, save, self.conversation.draft_of(exchange))
+        self.bridge.submit(self.job)
         return exchange
+
+    def restart(self) -> None:
+        """A new conversation: what still comes for the old one goes to the history alone."""
+        self.job = None
+        self.conversation.restart()

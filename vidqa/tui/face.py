@@ -27,5 +27,6 @@ class Face:
     theme: str = "textual-dark"
     images: str = "half"
     ascii: bool = False
+    keep_history: bool = True
     keys: Mapping[str, str] = field(default_factory=dict)
     tick_seconds: float | None = 1.0

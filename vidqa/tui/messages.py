@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 class EngineEvent(Message):
     """An event of the session that must not be lost."""
 
-    def __init__(self, event: Event) -> None:
+    def __init__(self, job: "Job", event: Event) -> None:
         super().__init__()
-        self.event = event
+        self.job, self.event = job, event
 
 
 class Progressed(Message):
     """How far a stage is; only the newest counts."""
 
-    def __init__(self, event: StageProgress) -> None:
+    def __init__(self, job: "Job", event: StageProgress) -> None:
         super().__init__()
-        self.event = event
+        self.job, self.event = job, event
 
     def can_replace(self, message: Message) -> bool:
         """A newer report of the same stage says all that this one does."""
@@ -47,7 +47,11 @@ class MemoryMeasured(Message):
 
 
 class TextWaiting(Message):
-    """There is text to take from the bridge."""
+    """There is text to take from a job's draft."""
+
+    def __init__(self, job: "Job") -> None:
+        super().__init__()
+        self.job = job
 
 
 class JobEnded(Message):

@@ -1,12 +1,22 @@
-"""Stages of an answer in words: how far each is, and how fast. Knows events, no widget."""
+"""Stages of an answer in words: how far each is, how fast, and what all of it took. Knows events, no widget."""
 
 import time
+from collections.abc import Mapping
+from typing import Any
 
 from vidqa.events import StageProgress, StageStarted
+from vidqa.export import describe_figures
 from vidqa.units import format_bytes
 
 _UNITS = {"video": "frames", "vision": "slices", "prefill": "tokens", "decode": "tokens"}
 _RATE_AFTER_SECONDS = 0.2
+
+
+def took(finish_reason: str | None, plan: Mapping[str, Any], usage: Mapping[str, Any]) -> str:
+    """The line under an answer, from figures as the history keeps them; empty where nothing is known."""
+    mark = {"cancelled": "■ stopped · ", "length": "■ at its longest (max_tokens) · "}.get(finish_reason or "", "")
+    figures = describe_figures(plan, usage)
+    return mark + figures if figures else ""
 
 
 class StageWords:

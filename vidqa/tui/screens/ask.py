@@ -4,6 +4,7 @@ Widgets' messages and those of the working threads come up to here, and state go
 asked and planned is the desk's business (desk.py), what a person can do stands in deeds.py.
 """
 
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar, cast
 
 from textual import on
@@ -14,7 +15,9 @@ from textual.widgets import Footer, Static
 
 from vidqa.errors import VidqaError
 from vidqa.events import Answered, Degraded, Event, Noted, Planned, StageStarted
+from vidqa.records import plan_figures, usage_figures
 from vidqa.text import safe_line, safe_text
+from vidqa.tui.bridge import Job
 from vidqa.tui.desk import Desk
 from vidqa.tui.keys import bindings_for
 from vidqa.tui.messages import (
@@ -31,7 +34,7 @@ from vidqa.tui.messages import (
 )  # fmt: skip
 from vidqa.tui.screens.deeds import Deeds
 from vidqa.tui.screens.frames import FramesScreen
-from vidqa.tui.stages import StageWords
+from vidqa.tui.stages import StageWords, took
 from vidqa.tui.widgets.film_strip import FilmStrip
 from vidqa.tui.widgets.knob import Knob
 from vidqa.tui.widgets.memory_panel import MemoryPanel, Sample
@@ -41,7 +44,7 @@ from vidqa.tui.widgets.timeline import Timeline
 from vidqa.tui.widgets.top_bar import TopBar
 from vidqa.tui.widgets.transcript import Transcript
 from vidqa.tui.widgets.turn_view import TurnView
-from vidqa.words import degraded_words, usage_words
+from vidqa.words import degraded_words
 
 if TYPE_CHECKING:
     from vidqa.tui.app import VidqaApp
@@ -63,7 +66,8 @@ class AskScreen(Deeds):
     def __init__(self, desk: Desk) -> None:
         super().__init__(desk)
         self._stages = StageWords()
-        self._status_due = self._text_due = False
+        self._status_due = False
+        self._text_due: Job | None = None  # whose text is about to be drawn
 
     def compose(self) -> ComposeResult:
         """The parts, from top to bottom."""
@@ -78,7 +82,7 @@ class AskScreen(Deeds):
             with VerticalScroll(id="side", can_focus=False):
                 yield PlanPanel(id="plan")
                 yield MemoryPanel(id="memory")
-        yield Footer()
+        yield Footer(compact=True)
         yield Static("vidqa needs 40×10", id="too-small", markup=False)
 
     async def on_mount(self) -> None:
@@ -169,9 +173,10 @@ class AskScreen(Deeds):
 
     async def on_engine_event(self, message: EngineEvent) -> None:
         """What the engine tells, one thing after the other."""
-        await self._heard(message.event)
+        if self.concerns(message.job):
+            await self._heard(message.job, message.event)
 
-    async def _heard(self, event: Event) -> None:
+    async def _heard(self, job: Job, event: Event) -> None:
         match event:
             case Planned(_, plan):
                 self.query_one(MemoryPanel).plan(plan.predicted_peak_bytes)
@@ -187,11 +192,14 @@ class AskScreen(Deeds):
                 self.query_one(MemoryPanel).plan(plan.predicted_peak_bytes)
                 self.add_note(told)
             case Answered(answer):
-                await self._draw_text()
-                await self.finished(answer.text, usage_words(answer))
+                await self._draw_text(job)
+                figures = (plan_figures(answer.plan), usage_figures(answer))
+                await self.finished(answer.text, took(answer.finish_reason, *figures))
 
     def on_progressed(self, message: Progressed) -> None:
         """How far a stage is: drawn a few times a second."""
+        if not self.concerns(message.job):
+            return
         self._stages.progressed(message.event)
         if not self._status_due:
             self._status_due = True
@@ -205,18 +213,20 @@ class AskScreen(Deeds):
 
     def on_text_waiting(self, message: TextWaiting) -> None:
         """Draw it in a moment, with what comes until then."""
-        if not self._text_due:
-            self._text_due = True
-            self.set_timer(_TEXT_SECONDS, self._draw_text)
+        if self._text_due is not message.job:
+            self._text_due = message.job
+            self.set_timer(_TEXT_SECONDS, partial(self._draw_text, message.job))
 
-    async def _draw_text(self) -> None:
-        self._text_due = False
-        if text := self.desk.bridge.take_text():
+    async def _draw_text(self, job: Job) -> None:
+        if self._text_due is job:
+            self._text_due = None
+        text = job.draft.take()
+        if text and self.concerns(job):
             await self.add_text(text)
 
     async def on_job_ended(self, message: JobEnded) -> None:
         """The engine is free again; what is still marked as running went wrong."""
-        await self._draw_text()
+        await self._draw_text(message.job)
         await self.job_ended(message.job, message.error)
         self.desk.plan()  # with the model loaded, and with the memory as it is now
 

@@ -20,6 +20,7 @@ from vidqa.tui.screens.frames import FramesScreen
 from vidqa.tui.screens.history import HistoryScreen
 from vidqa.tui.screens.open_video import OpenScreen
 from vidqa.tui.screens.pick import PickScreen
+from vidqa.tui.stages import took
 from vidqa.tui.widgets.film_strip import FilmStrip
 from vidqa.tui.widgets.knob import Knob
 from vidqa.tui.widgets.prompt import Prompt
@@ -179,6 +180,10 @@ class Deeds(Screen[None]):
         elif not self._stopping:
             self._turn.say(text)
 
+    def concerns(self, job: Job) -> bool:
+        """Whether what a job tells belongs on the screen: another video's answer does not."""
+        return job.only_load or job is self.desk.job
+
     async def finished(self, text: str, usage: str) -> None:
         """The whole answer."""
         if self._turn is not None:
@@ -188,19 +193,24 @@ class Deeds(Screen[None]):
         """A job is done. A question that got no answer was stopped or failed."""
         self.say_status("")
         if not job.only_load:
-            self._stopping = False
-            if self.desk.answering:
-                await self._cut_short(error or Interrupted("Stopped."))
+            await self._question_ended(job, error)
         elif error is not None and not isinstance(error, Interrupted):
             self.tell(error, "The model was not loaded")
 
-    async def _cut_short(self, error: VidqaError) -> None:
-        """The last question ended without an answer: say why, and what to do."""
-        text = self._turn.text if self._turn is not None else ""
+    async def _question_ended(self, job: Job, error: VidqaError | None) -> None:
+        """A question that is still marked as running got no answer: say why, and what to do."""
+        exchange = job.exchange
+        if self.concerns(job):
+            self._stopping = False
+        if exchange is None or exchange.state != "running":
+            return
+        error = error or Interrupted("Stopped.")
         stopped = isinstance(error, Interrupted)
-        last = self.desk.conversation.last
-        assert last is not None
-        self.desk.conversation.ended(last, str(error), "stopped" if stopped else "failed", text)
+        self.desk.conversation.ended(exchange, str(error), "stopped" if stopped else "failed", job.draft.text)
+        if self.concerns(job):
+            await self._say_why(error, stopped)
+
+    async def _say_why(self, error: VidqaError, stopped: bool) -> None:
         words = "stopped" if stopped else f"✗ {safe_text(error.what)}"
         remedy = "" if stopped else f"\n{safe_text(error.remedy)}" if error.remedy else ""
         status = Content.assemble((words, "$text-warning" if stopped else "$text-error"), (remedy, "bold"))
@@ -232,7 +242,7 @@ class Deeds(Screen[None]):
 
     async def begin_conversation(self) -> None:
         """Nothing was asked yet, or an earlier conversation goes on."""
-        self.desk.conversation.restart()
+        self.desk.restart()
         transcript = self.query_one(Transcript)
         await transcript.clear(self.hint())
         self._turn, resumed, self._resumed = None, self._resumed, None
@@ -240,7 +250,8 @@ class Deeds(Screen[None]):
             return
         for turn in self.desk.conversation.resume(resumed):
             view = await transcript.add_turn(turn.question)
-            await view.finish(turn.answer, Content.styled(safe_line(turn.error or turn.state), "$foreground-muted"))
+            told = turn.error or took(turn.finish_reason, turn.plan, turn.usage) or turn.state
+            await view.finish(turn.answer, Content.styled(safe_line(told), "$foreground-muted"))
             self.query_one(Prompt).remember(turn.question)
 
     async def action_new_session(self) -> None:
