@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from textual.app import App, SystemCommand
 from textual.binding import BindingType
@@ -26,7 +26,7 @@ from vidqa.tui.clipboard import copy_text
 from vidqa.tui.commands import Actions
 from vidqa.tui.desk import Desk
 from vidqa.tui.face import Face
-from vidqa.tui.guard import read_log
+from vidqa.tui.guard import print_to_descriptors, read_log
 from vidqa.tui.help import help_for
 from vidqa.tui.keys import bindings_for
 from vidqa.tui.models import list_choices
@@ -70,8 +70,17 @@ class VidqaApp(App[int]):
         filters = list(super().get_line_filters())
         return [*filters, AsciiFilter()] if self._ascii else filters
 
+    async def run_async(self, **options: Any) -> int | None:
+        """Textual's; whatever ends the app ends its threads too, which Python would else wait for."""
+        try:
+            return await super().run_async(**options)
+        finally:
+            self.desk.leave()
+
     def on_mount(self) -> None:
         """Start the threads, then open what was named or ask for what is missing."""
+        if not self.is_headless:
+            print_to_descriptors()
         if self.face.theme in self.available_themes:
             self.theme = self.face.theme
         else:

@@ -40,6 +40,7 @@ class Desk:
         self._factory = factory
         self._config = interactive(face.engine, os.cpu_count() or 1)
         self._number = 0
+        self._started = False
         self._loading_for: tuple[str, str] | None = None
         self.job: Job | None = None
 
@@ -50,6 +51,7 @@ class Desk:
         warn: Callable[[str], None],
     ) -> None:
         """Begin to work for a screen."""
+        self._started = True
         self._post, self._run_thread = post, run_thread
         self.bridge = Bridge(self._factory, self.config(), post)
         self.projector = Projector(post)
@@ -58,9 +60,10 @@ class Desk:
         run_thread(self.projector.run, "video")
 
     def leave(self) -> None:
-        """End the threads; the history is whole."""
-        self.bridge.leave()
-        self.projector.leave()
+        """End the threads, however far things went; the history is whole."""
+        if self._started:
+            self.bridge.leave()
+            self.projector.leave()
         self.history.close()
 
     def config(self) -> Any:
