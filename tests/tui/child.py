@@ -68,7 +68,12 @@ def broken(request: Request, plan: Plan, video: VideoInfo) -> Sequence[Step]:
     return [Planned(video, None)]  # type: ignore[arg-type]
 
 
-SCENES: dict[str, Script] = {"plain": says("It moves ", "right at 0:01."), "slow": slow, "hostile": hostile, "broken": broken}
+SCENES: dict[str, Script] = {
+    "plain": says("It moves ", "right at 0:01."),
+    "slow": slow,
+    "hostile": hostile,
+    "broken": broken,
+}
 
 
 def open_scene(arguments: argparse.Namespace) -> int:
