@@ -172,7 +172,7 @@ class Stage:
     async def running(self, size: tuple[int, int] = (120, 36), **changes: object) -> AsyncIterator[Pilot[int]]:
         """The app with the demo's clip open and planned. The clip is probed once for all tests."""
         app = self.app(**{"video": None, **changes})
-        async with app.run_test(size=size) as pilot:
+        async with app.run_test(size=size, notifications=True) as pilot:
             if "video" not in changes:
                 main(pilot).post_message(VideoOpened(DEMO, demo_video()))
                 await until(pilot, lambda: app.desk.forecast is not None and not app.desk.bridge.busy, "a plan")

@@ -54,7 +54,7 @@ _NOON = 1_750_000_000.0  # 2025-06-15 15:06:40 UTC
 
 @dataclass(frozen=True)
 class State:
-    """What leads to a picture, and the words that it must hold at each size; `panel` opens the plan where it is folded."""
+    """What leads to a picture, and the words that it must hold; `panel` unfolds the plan for it."""
 
     script: Script
     arrange: Callable[[Pilot[int]], Awaitable[None]]
