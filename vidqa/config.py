@@ -28,8 +28,8 @@ class EngineConfig:
     runs FFmpeg in a process that can be killed; `conversation_tokens` is room in the KV cache for the
     questions and answers that follow the first; `compile` is for the decode step on CUDA (`auto`:
     where `vidqa warmup` has compiled it); `batch` is how many requests memory is planned for;
-    `remember` keeps planned and measured peaks
-    in the user's state folder.
+    `cpu_threads` is how many cores torch computes on, for a face that draws meanwhile: a setting of the whole
+    process; `remember` keeps planned and measured peaks in the user's state folder.
     """
 
     model: str = "demo"

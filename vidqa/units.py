@@ -53,6 +53,15 @@ def parse_timestamp(text: str) -> float:
     return int(hours or 0) * 3600 + clock_minutes * 60 + clock_seconds
 
 
+def format_span(seconds: float) -> str:
+    """Print about how long: `0.3 s`, `12 s`, `5 min`, `2.5 h`."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
 def format_timestamp(seconds: float) -> str:
     """Print seconds as `m:ss.s`, or `h:mm:ss.s` from one hour on."""
     tenths = round(seconds * 10)

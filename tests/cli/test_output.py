@@ -18,7 +18,7 @@ from vidqa.errors import (
     VideoUnreadable,
     VidqaError,
 )
-from vidqa.events import StageProgress, StageStarted
+from vidqa.events import MemorySampled, StageProgress, StageStarted
 
 
 class Terminal(io.StringIO):
@@ -76,6 +76,16 @@ def test_bars_are_drawn_on_a_terminal_only() -> None:
         talk.say("done")
         assert ("4/8" in stream.getvalue()) == drawn
         assert stream.getvalue().endswith("done\n")
+
+
+def test_loading_is_told_in_bytes() -> None:
+    stream = Terminal()
+    talk = Talk(quiet=False, stream=stream)
+    talk.progress(StageProgress("load", 3 * 2**30, 4 * 2**30))
+    talk.memory(MemorySampled("load", 2**30, 2**30, 0), 0)
+    assert "load █████████░░░ 3.0 GiB/4.0 GiB  1.0 GiB, peak 1.0 GiB" in stream.getvalue()
+    talk.memory(MemorySampled("load", 2**30, 2**30, 0), 2**31)
+    assert "1.0 GiB of 2.0 GiB planned" in stream.getvalue()
 
 
 def test_quiet_says_nothing() -> None:

@@ -108,10 +108,8 @@ class Talk:
 
     def memory(self, sample: MemorySampled, planned_bytes: int) -> None:
         """Show how memory stands at the end of the line of bars."""
-        self._memory = (
-            f"  {format_bytes(sample.current_bytes)} of {format_bytes(planned_bytes)} planned, "
-            f"peak {format_bytes(sample.peak_bytes)}"
-        )
+        planned = f" of {format_bytes(planned_bytes)} planned" if planned_bytes else ""  # it loads before it plans
+        self._memory = f"  {format_bytes(sample.current_bytes)}{planned}, peak {format_bytes(sample.peak_bytes)}"
         if sample.other_bytes:
             self._memory += f", others {format_bytes(sample.other_bytes)}"
         if self._bars and self._stages:
@@ -133,4 +131,5 @@ class Talk:
 def _bar(stage: str, done: int, total: int) -> str:
     cells = 12
     filled = cells * done // max(total, 1)
-    return f"{stage} {'█' * filled}{'░' * (cells - filled)} {done}/{total}"
+    counts = f"{format_bytes(done)}/{format_bytes(total)}" if stage == "load" else f"{done}/{total}"
+    return f"{stage} {'█' * filled}{'░' * (cells - filled)} {counts}"

@@ -1,19 +1,30 @@
-"""The model of a session: which checkpoint it is, and what a plan may no longer choose once it is loaded.
+"""The model of a session: which checkpoint it is, how it is loaded, and what a plan may no longer choose then.
 
-Knows which settings are settled by loading. Runs nothing.
+Loads in a thread beside the events. Knows which settings are settled by loading; answers nothing.
 """
 
-from dataclasses import replace
-from typing import TYPE_CHECKING
+import threading
+from collections.abc import Callable, Generator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 from vidqa.config import EngineConfig
+from vidqa.engine.beside import Beside
 from vidqa.engine.planning import Forecast, forecast, tasks_for
+from vidqa.engine.run import Run
+from vidqa.engine.timing import Stopwatch
+from vidqa.errors import Interrupted
+from vidqa.events import Event, StageProgress, StageStarted
 from vidqa.memory.device import find_device
 from vidqa.memory.search import Task
 from vidqa.models.choice import Checkpoint, find_checkpoints
-from vidqa.types import Request, VideoInfo
+from vidqa.models.stored import tensor_sizes
+from vidqa.types import Device, Draft, Request, VideoInfo
 
 if TYPE_CHECKING:
+    from vidqa.memory.tracker import Meter, Tracker
     from vidqa.models.loader import Loaded
 
 
@@ -26,6 +37,12 @@ class Model:
         self.config: EngineConfig | None = None
         self.runtime_bytes = 0
         self._known: dict[str, list[Checkpoint]] = {}
+        self._beside = Beside()
+
+    def close(self) -> None:
+        """Let go of the weights, and of what is being loaded."""
+        self._beside.close()
+        self.drop()
 
     def drop(self) -> None:
         """Let go of the weights."""
@@ -58,6 +75,114 @@ class Model:
         checkpoints, served = self.checkpoints(config), self.serves(config)
         tasks = tasks_for(checkpoints, video, request, config, find_device(config.device))
         return forecast(self.pin(tasks) if served else tasks)
+
+    def get(
+        self, run: Run, config: EngineConfig, hooks: "LoadHooks", meter: "Meter | None"
+    ) -> "Generator[Event, None, tuple[Loaded, Tracker]]":
+        """The model as planned, loaded if it is not there; its phase is the first that the tracker measures."""
+        if self.loaded is None:
+            return (yield from self._load(run, config, hooks, meter))
+        from vidqa.memory.tracker import Tracker
+
+        use_threads(config)
+        return self.loaded, Tracker(run.task.device, meter, self.runtime_bytes)
+
+    def _load(
+        self, run: Run, config: EngineConfig, hooks: "LoadHooks", meter: "Meter | None"
+    ) -> "Generator[Event, None, tuple[Loaded, Tracker]]":
+        watch, folder = Stopwatch(), run.checkpoint.local_folder()
+        read = _Read(sum(tensor_sizes(folder).values()))
+        yield StageStarted("load", read.total_bytes)
+        device, name = run.task.device, run.plan.device
+        ready = self._beside.run(lambda stop: _prepare(device, name, config), hooks.cancelled, _WHEN)
+        self.runtime_bytes = yield from _telling(ready, read, None)
+        from vidqa.memory.tracker import Tracker
+
+        use_threads(config)
+        hooks.fault("load")
+        hooks.look_again()
+        tracker, draft = Tracker(run.task.device, meter, self.runtime_bytes), run.plan.draft
+        with tracker.phase("load"):
+            loading = self._beside.run(lambda stop: _work(folder, name, draft, read, stop), hooks.cancelled, _WHEN)
+            self.loaded = yield from _telling(loading, read, tracker)
+        self.checkpoint, self.config = run.checkpoint, config
+        yield StageProgress("load", read.total_bytes, read.total_bytes)
+        if hooks.cancelled():
+            raise Interrupted(f"Stopped {_WHEN}.", "Nothing was answered yet.")
+        run.load_seconds += watch.seconds()
+        run.clock.watch.exclude(watch.seconds())
+        return self.loaded, tracker
+
+
+_WHEN = "while the model was loaded"
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class LoadHooks:
+    """What loading asks around it: whether to stop, (in tests) whether it fails now, and for a plan of this moment."""
+
+    cancelled: Callable[[], bool]
+    fault: Callable[[str], None]
+    look_again: Callable[[], None]
+
+
+@dataclass(slots=True)
+class _Read:
+    """Bytes of the stored weights, and how many of them are in the model."""
+
+    total_bytes: int
+    done_bytes: int = 0
+
+
+def _telling(
+    work: Generator[None, None, Result], read: _Read, tracker: "Tracker | None"
+) -> Generator[Event, None, Result]:
+    """Tell how far the loading is, and how memory stands, while the work goes on."""
+    while True:
+        try:
+            next(work)
+        except StopIteration as finished:
+            result: Result = finished.value
+            return result
+        yield StageProgress("load", read.done_bytes, read.total_bytes)
+        if tracker and (sample := tracker.sample()):
+            yield sample
+
+
+def _prepare(device: Device, name: str, config: EngineConfig) -> int:
+    """Import what takes seconds, and try the device; what the process takes there before any tensor."""
+    from vidqa.memory.tracker import runtime_bytes
+    from vidqa.models.loader import torch_device
+
+    torch_device(name)
+    use_threads(config)
+    return runtime_bytes(device)
+
+
+def _work(folder: Path, name: str, draft: Draft, read: _Read, stop: threading.Event) -> "Loaded":
+    """Load, in its thread; what was read is given back where it is to stop."""
+    from vidqa.engine.scope import unrecorded
+    from vidqa.models.loader import load_model, release_cached_memory, torch_device
+
+    def told(done_bytes: int) -> None:
+        if stop.is_set():
+            raise Interrupted(f"Stopped {_WHEN}.")
+        read.done_bytes = done_bytes
+
+    with suppress(Interrupted), unrecorded():  # grad mode belongs to a thread
+        return load_model(folder, torch_device(name), draft.weights, draft.dtype, draft.placement, told)
+    release_cached_memory()
+    raise Interrupted(f"Stopped {_WHEN}.")
+
+
+def use_threads(config: EngineConfig) -> None:
+    """Let this thread compute on as many cores as the settings say."""
+    if config.cpu_threads is not None:
+        import torch
+
+        if torch.get_num_threads() != config.cpu_threads:
+            torch.set_num_threads(config.cpu_threads)
 
 
 def _place(config: EngineConfig) -> tuple[object, ...]:

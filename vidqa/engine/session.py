@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from vidqa.config import EngineConfig
-from vidqa.engine.model import Model
+from vidqa.engine.model import LoadHooks, Model
 from vidqa.engine.planning import (
     Forecast,
     budget_bytes,
@@ -28,9 +28,8 @@ from vidqa.engine.planning import (
 )
 from vidqa.engine.report import answer_of, dropped_turns, memory_use, remember_peaks
 from vidqa.engine.run import Kept, Run, keep, prompt_of, recall, scene_of
-from vidqa.engine.timing import Stopwatch
 from vidqa.errors import Interrupted, UsageError
-from vidqa.events import Answered, Degraded, Event, Planned, StageProgress, StageStarted
+from vidqa.events import Answered, Degraded, Event, Planned
 from vidqa.memory.degrade import MAX_STEPS, gave_up, lower
 from vidqa.memory.device import allocator_environment, compiler_environment, find_device, reread
 from vidqa.memory.planner import plan_video
@@ -116,6 +115,17 @@ class Session:
             reader.check_coverage(plan.indices)
             return plan, frames
 
+    def load(self, request: Request) -> Iterator[Event]:
+        """Plan and load the model as `ask` would, and answer nothing: a question that follows finds it there.
+
+        Yields `Planned` first; the stage `load` counts bytes of the stored weights. Nothing else is told where
+        the model is loaded already. What is kept of the last video stays.
+        """
+        check_limits(request)
+        check_config(self.config)
+        self._begin()
+        return self._load_ahead(request)
+
     def ask(self, request: Request) -> Iterator[Event]:
         """Answer one question. Raises VidqaError children; closing the iterator frees what it held."""
         check_request(request)
@@ -167,7 +177,7 @@ class Session:
         """Let go of the model."""
         self.cancel()
         self.forget()
-        self._model.drop()
+        self._model.close()
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -182,6 +192,14 @@ class Session:
     def _ask(self, request: Request) -> Generator[Event, None, None]:
         with self._alone():
             yield from self._answer(request)
+
+    def _load_ahead(self, request: Request) -> Generator[Event, None, None]:
+        with self._alone():
+            with self._open(request) as reader:
+                run = self._plan(reader, request, local=True)
+            yield Planned(run.video, run.plan)
+            while (yield from self._ran_out(run, self._load(run))):
+                yield from self._lower(run)
 
     def _ask_many(self, requests: Sequence[Request]) -> Generator[tuple[int, Event], None, None]:
         from vidqa.engine.many import Many
@@ -200,7 +218,7 @@ class Session:
             if run is None:
                 reader = self._open(request)
                 run = self._plan(reader, request, local=True)
-            while (yield from self._ran_out(run, reader)):
+            while (yield from self._ran_out(run, self._attempt(run, reader))):
                 if reader is not None:
                     reader.close()
                 yield from self._lower(run)
@@ -225,11 +243,11 @@ class Session:
         place, plan = plan_best(tasks)
         return Run(request, scene_of(request), reader.info, checkpoints[place], tasks[place], plan)
 
-    def _ran_out(self, run: Run, reader: VideoReader | None) -> Generator[Event, None, bool]:
+    def _ran_out(self, run: Run, attempt: Generator[Event, None, object]) -> Generator[Event, None, bool]:
         """One attempt; whether it ran out of memory. What it held is free when this returns."""
         run.phase = "load"
         try:
-            yield from self._attempt(run, reader)
+            yield from attempt
         except Exception as error:
             from vidqa.models.loader import is_out_of_memory
 
@@ -313,31 +331,8 @@ class Session:
         return replace(run.plan, prompt_tokens=run.plan.visual_tokens + text_tokens)
 
     def _load(self, run: Run) -> Generator[Event, None, "tuple[Loaded, Tracker]"]:
-        """Load the model as planned, unless it is there; its phase is the first that the tracker measures."""
-        from vidqa.memory.tracker import Tracker, runtime_bytes
-
-        if self._model.loaded is not None:
-            return self._model.loaded, Tracker(run.task.device, self._meter, self._model.runtime_bytes)
-        watch = Stopwatch()
-        yield StageStarted("load", 1)
-        from vidqa.engine.scope import unrecorded
-        from vidqa.models.loader import load_model, torch_device
-
-        self._fault("load")
-        self._look_again(run)
-        device, draft = torch_device(run.plan.device), run.plan.draft
-        self._model.runtime_bytes = runtime_bytes(run.task.device)
-        tracker = Tracker(run.task.device, self._meter, self._model.runtime_bytes)
-        with tracker.phase("load"), unrecorded():
-            folder = run.checkpoint.local_folder()
-            self._model.loaded = load_model(folder, device, draft.weights, draft.dtype, draft.placement)
-        self._model.checkpoint, self._model.config = run.checkpoint, self.config
-        yield StageProgress("load", 1, 1)
-        if self._cancelled.is_set():
-            raise Interrupted("Stopped while the model was loaded.", "Nothing was answered yet.")
-        run.load_seconds += watch.seconds()
-        run.clock.watch.exclude(watch.seconds())
-        return self._model.loaded, tracker
+        hooks = LoadHooks(self._cancelled.is_set, self._fault, lambda: self._look_again(run))
+        return (yield from self._model.get(run, self.config, hooks, self._meter))
 
     def _look_again(self, run: Run) -> None:
         """Others may have taken memory since the plan was made: plan anew where it would no longer fit."""

@@ -6,7 +6,8 @@ Knows transformers' loading; decides nothing about memory.
 import gc
 import json
 import logging
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +17,13 @@ import torch
 
 from vidqa.errors import ModelError, UsageError
 from vidqa.models.half import keep_finite, largest_weight
+from vidqa.models.progress import counting
 from vidqa.models.qwen2_vl import Qwen2VL
 from vidqa.models.specs import check_supported, read_spec
 from vidqa.types import Placement
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_ONE_AT_A_TIME = threading.Lock()  # transformers has one logger and one progress hook for the process
 _EMBEDDING = "model.language_model.embed_tokens"
 
 
@@ -47,12 +50,31 @@ def torch_device(name: str) -> torch.device:
     return device
 
 
-def load_model(folder: Path, device: torch.device, weights: str, dtype: str, placement: Placement) -> Loaded:
+def _not_told(done_bytes: int) -> None:
+    """Nobody listens."""
+
+
+def load_model(
+    folder: Path,
+    device: torch.device,
+    weights: str,
+    dtype: str,
+    placement: Placement,
+    told: Callable[[int], None] = _not_told,
+) -> Loaded:
     """Load weights and tokenizer from a local folder in the planned precision and placement.
 
-    A checkpoint that is stored quantized is loaded as it is. Raises ModelError when they are
+    A checkpoint that is stored quantized is loaded as it is. `told` is called with the stored bytes
+    that are in the model so far; what it raises stops the loading. Raises ModelError when they are
     incomplete, of a type that cannot run, or when a library is missing.
     """
+    with _ONE_AT_A_TIME:
+        return _load(folder, device, weights, dtype, placement, told)
+
+
+def _load(
+    folder: Path, device: torch.device, weights: str, dtype: str, placement: Placement, told: Callable[[int], None]
+) -> Loaded:
     from transformers import AutoTokenizer, Qwen2VLForConditionalGeneration
     from transformers.utils import logging as talk
 
@@ -61,7 +83,7 @@ def load_model(folder: Path, device: torch.device, weights: str, dtype: str, pla
     check_supported(spec, folder.name)
     host_table = placement.embedding_on_host and device.type != "cpu"
     quantization = None if spec.stored else _quantization(weights, dtype, placement, spec.tied, host_table)
-    with _listening() as heard:
+    with _listening() as heard, counting(folder, told):
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
             model = Qwen2VLForConditionalGeneration.from_pretrained(

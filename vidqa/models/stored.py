@@ -66,7 +66,7 @@ def read_stored(folder: Path, config: Mapping[str, Any]) -> StoredWeights | None
     method, weights = _method(quantization, folder.name)
     sizes, packed = Counter[tuple[str, int]](), set[str]()
     for path in sorted(folder.glob("*.safetensors")):
-        for name, kind, values in _tensors(path):
+        for name, kind, values, _ in _tensors(path):
             part = _part(name)
             for element in (2, 4):
                 sizes[part, element] += _loaded_bytes(name, kind, values, element)
@@ -93,8 +93,13 @@ def _method(quantization: Mapping[str, Any], name: str) -> tuple[str, str]:
     return method, "nf4-dq" if quantization.get("bnb_4bit_use_double_quant") else "nf4"
 
 
-def _tensors(path: Path) -> Iterator[tuple[str, str, int]]:
-    """Name, type and number of values of every tensor: a safetensors file begins with a length and JSON."""
+def tensor_sizes(folder: Path) -> dict[str, int]:
+    """Bytes of every tensor in a folder's safetensors files, as they are stored; raises ModelError for other files."""
+    return {name: size for path in sorted(folder.glob("*.safetensors")) for name, _, _, size in _tensors(path)}
+
+
+def _tensors(path: Path) -> Iterator[tuple[str, str, int, int]]:
+    """Name, type, number of values and stored bytes of every tensor: the file begins with a length and JSON."""
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
@@ -103,7 +108,8 @@ def _tensors(path: Path) -> Iterator[tuple[str, str, int]]:
             header = json.loads(file.read(length))
         header.pop("__metadata__", None)
         for name, entry in header.items():
-            yield name, str(entry["dtype"]), math.prod(entry["shape"])
+            begin, end = entry["data_offsets"]
+            yield name, str(entry["dtype"]), math.prod(entry["shape"]), end - begin
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(
             f"{path} is no safetensors file: {error}.", "Fetch the model again with `vidqa pull`."

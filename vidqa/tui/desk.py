@@ -17,7 +17,7 @@ from vidqa.history import FILE_NAME, History
 from vidqa.memory.device import reread
 from vidqa.models.hub import demo_folder
 from vidqa.tui.bridge import Bridge, Job, SessionFactory
-from vidqa.tui.conversation import Conversation, Exchange
+from vidqa.tui.conversation import Conversation
 from vidqa.tui.face import Face
 from vidqa.tui.messages import Forecasted, Looked
 from vidqa.tui.projector import Projector
@@ -40,6 +40,7 @@ class Desk:
         self._factory = factory
         self._config = interactive(face.engine, os.cpu_count() or 1)
         self._number = 0
+        self._started = False
         self._loading_for: tuple[str, str] | None = None
         self.job: Job | None = None
 
@@ -50,6 +51,7 @@ class Desk:
         warn: Callable[[str], None],
     ) -> None:
         """Begin to work for a screen."""
+        self._started = True
         self._post, self._run_thread = post, run_thread
         self.bridge = Bridge(self._factory, self.config(), post)
         self.projector = Projector(post)
@@ -58,9 +60,10 @@ class Desk:
         run_thread(self.projector.run, "video")
 
     def leave(self) -> None:
-        """End the threads; the history is whole."""
-        self.bridge.leave()
-        self.projector.leave()
+        """End the threads, however far things went; the history is whole."""
+        if self._started:
+            self.bridge.leave()
+            self.projector.leave()
         self.history.close()
 
     def config(self) -> Any:
@@ -161,8 +164,11 @@ class Desk:
             self._loading_for = (config.model, config.device)
             self.bridge.submit(Job(self.request(PLANNED_QUESTION), config))
 
-    def ask(self, question: str, *, replaces: bool = False, anew: bool = False) -> Exchange:
-        """Ask; `replaces` the last turn, `anew` for another answer. Raises UsageError for what cannot be asked now."""
+    def prepare(self, question: str, *, replaces: bool = False, anew: bool = False) -> Job:
+        """A question as a job to submit; `replaces` the last turn, `anew` for another answer.
+
+        Raises UsageError or DoesNotFit for what cannot be asked now.
+        """
         if self.video is None:
             raise UsageError("There is no video yet.", "Open one with ctrl+o.")
         if self.model is None:
@@ -178,9 +184,12 @@ class Desk:
         if anew and not request.temperature:
             request = replace(request, temperature=_SAMPLED_AGAIN, seed=None)
         save = partial(self.conversation.answered, exchange)
-        self.job = Job(request, self.config(), exchange, save, self.conversation.draft_of(exchange))
-        self.bridge.submit(self.job)
-        return exchange
+        return Job(request, self.config(), exchange, save, self.conversation.draft_of(exchange))
+
+    def submit(self, job: Job) -> None:
+        """Let the bridge answer; from now on this is the job that concerns the screen."""
+        self.job = job
+        self.bridge.submit(job)
 
     def restart(self) -> None:
         """A new conversation: what still comes for the old one goes to the history alone."""

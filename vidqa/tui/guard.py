@@ -43,6 +43,13 @@ def guarded(log: Path) -> Iterator[None]:
         screen.close()
 
 
+def print_to_descriptors() -> None:
+    """Let `print` reach descriptors 1 and 2 once more: Textual's own capture, in force by now, would drop it."""
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        text = open(number, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
+        setattr(sys, name, text)
+
+
 def _open_log(log: Path) -> int:
     log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     if log.exists() and log.stat().st_size > _MOST_LOG_BYTES:

@@ -11,7 +11,7 @@ from vidqa.models.hub import DEMO, cached_models, demo_folder
 from vidqa.tui.bridge import Engine
 from vidqa.tui.screens.models import Choice
 from vidqa.types import Request, VideoInfo
-from vidqa.units import format_bytes
+from vidqa.units import format_bytes, format_span
 
 _FETCHABLE = tuple(name for name in RELEASED if "Qwen2-VL" in name)
 _16_BIT = 2  # bytes a parameter, as the released checkpoints are stored
@@ -27,7 +27,7 @@ def list_choices(engine: Engine, config: EngineConfig, request: Request, video: 
 
 def _all_models() -> Iterator[Choice]:
     demo_bytes = sum(path.stat().st_size for path in demo_folder().iterdir())
-    yield Choice(DEMO, "coloured shapes only", demo_bytes, True, None, "")
+    yield Choice(DEMO, "shapes only", demo_bytes, True, None, "")
     cached = {model.repository: model for model in cached_models()}
     for name, model in cached.items():
         if model.runnable:
@@ -47,8 +47,10 @@ def _judged(
     except VidqaError as error:
         return replace(choice, fits=None, told=error.what)
     if forecast.plan is not None:
-        draft = forecast.plan.draft
-        return replace(choice, fits=True, told=f"fits: {draft.frames} frames of {told} in {draft.weights}")
+        draft, wait = forecast.plan.draft, format_span(forecast.plan.seconds.total_seconds)
+        return replace(
+            choice, fits=True, told=f"fits: {draft.frames} frames of {told} in {draft.weights}, about {wait}"
+        )
     wanted, budget = forecast.wanted, format_bytes(forecast.task.budget_bytes)
     needs = f"needs {format_bytes(wanted.required_bytes)} of {budget}" if wanted else str(forecast.refusal)
     return replace(choice, fits=False, told=f"does not fit: {needs}")

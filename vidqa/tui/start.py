@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from vidqa.config import EngineConfig
-from vidqa.errors import UsageError
+from vidqa.errors import UsageError, VidqaError
 from vidqa.models.hub import cached_models
 from vidqa.tui.app import LOG_NAME, make_app
-from vidqa.tui.bridge import Engine
+from vidqa.tui.bridge import Engine, SessionFactory
 from vidqa.tui.face import Face
 from vidqa.tui.guard import guarded, is_terminal
 
@@ -19,8 +19,18 @@ def default_model() -> str | None:
     return next((model.repository for model in cached_models() if model.runnable), None)
 
 
-def open_app(face: Face) -> int:
-    """Run the app in this terminal; returns the exit code. Raises UsageError where there is no terminal."""
+def make_session(config: EngineConfig) -> Engine:
+    """The engine's session; called in a thread, after the first frame, since its imports are heavy."""
+    from vidqa.engine.session import Session
+
+    return Session(config)
+
+
+def open_app(face: Face, factory: SessionFactory = make_session) -> int:
+    """Run the app in this terminal; returns the exit code.
+
+    Raises UsageError where there is no terminal, VidqaError where the app itself failed.
+    """
     if not is_terminal():
         raise UsageError("The interactive session needs a terminal.", "Use `vidqa ask VIDEO QUESTION` in scripts.")
     if face.state is None:
@@ -28,16 +38,12 @@ def open_app(face: Face) -> int:
     log = face.state / LOG_NAME
     ascii_only = face.ascii or not _knows_unicode()
     face = replace(face, images=images_for(face.images, os.environ, ascii_only=ascii_only), ascii=ascii_only)
-    app = make_app(_make_session, face)
     with guarded(log):
+        app = make_app(factory, face)  # in here, so that it takes descriptor 2 for the file that it is
         code = app.run()
-    return app.return_code or 0 if code is None else code
-
-
-def _make_session(config: EngineConfig) -> Engine:
-    from vidqa.engine.session import Session  # in a thread, after the first frame
-
-    return Session(config)
+    if code is None and app.return_code:
+        raise VidqaError("The screen failed and was closed.", f"The end of {log} says why; the history is kept.")
+    return code or 0
 
 
 def _knows_unicode() -> bool:

@@ -7,7 +7,6 @@ asked and planned is the desk's business (desk.py), what a person can do stands 
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar, cast
 
-from textual import on
 from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
@@ -43,7 +42,6 @@ from vidqa.tui.widgets.prompt import Prompt
 from vidqa.tui.widgets.timeline import Timeline
 from vidqa.tui.widgets.top_bar import TopBar
 from vidqa.tui.widgets.transcript import Transcript
-from vidqa.tui.widgets.turn_view import TurnView
 from vidqa.words import degraded_words
 
 if TYPE_CHECKING:
@@ -160,13 +158,14 @@ class AskScreen(Deeds):
 
     async def on_prompt_asked(self, message: Prompt.Asked) -> None:
         """A question was written."""
-        await self.ask(message.question, replaces=self.editing)
+        if not await self.ask(message.question, replaces=self.editing):
+            self.query_one(Prompt).give_back(message.question)
 
     def on_prompt_path_dropped(self, message: Prompt.PathDropped) -> None:
         """A video was dropped on the prompt."""
         self.open_path(message.path)
 
-    async def begun(self, turn: TurnView) -> None:
+    def begun(self) -> None:
         """A question is on its way."""
         self._stages = StageWords()
         self.query_one(MemoryPanel).begin()
@@ -294,9 +293,3 @@ class AskScreen(Deeds):
         status = self.query_one("#status", Static)
         status.set_class(bool(text), "-busy")
         status.update(safe_line(text))
-
-    @on(Prompt.Changed)
-    def _typing(self) -> None:
-        """A question that is given up while it is edited is a new one."""
-        if self.editing and not self.query_one(Prompt).text:
-            self.editing = False

@@ -121,17 +121,17 @@ class Deeds(Screen[None]):
 
     # Questions
 
-    async def ask(self, question: str, *, replaces: bool = False, anew: bool = False) -> None:
-        """Ask; what cannot be asked now stays in the prompt."""
+    async def ask(self, question: str, *, replaces: bool = False, anew: bool = False) -> bool:
+        """Ask; False where that cannot be now, which is told."""
         if self.desk.video is None:
             self.notify("Open a video first; your question stays here.", markup=False)
             self.action_open_video()
-            return
+            return False
         try:
-            self.desk.ask(question, replaces=replaces, anew=anew)
+            job = self.desk.prepare(question, replaces=replaces, anew=anew)
         except VidqaError as error:
             self.tell(error, "Not asked")
-            return
+            return False
         transcript = self.query_one(Transcript)
         if replaces:
             await transcript.drop_last()
@@ -139,11 +139,14 @@ class Deeds(Screen[None]):
         prompt = self.query_one(Prompt)
         prompt.border_title = "Question"
         prompt.remember(question)
-        prompt.text = ""
         self._turn = await transcript.add_turn(question)
-        await self.begun(self._turn)
+        self.begun()
+        if self._stopping:  # pressed meanwhile
+            job.stopped.set()
+        self.desk.submit(job)  # only now: what it tells needs its place on the screen
+        return True
 
-    async def begun(self, turn: TurnView) -> None:
+    def begun(self) -> None:
         """A question is on its way."""
         raise NotImplementedError
 

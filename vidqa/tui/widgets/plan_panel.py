@@ -14,7 +14,7 @@ from vidqa.tui.state import KNOBS, Wish, knob_choices
 from vidqa.tui.widgets.budget_bar import BudgetBar
 from vidqa.tui.widgets.knob import Knob
 from vidqa.types import Plan
-from vidqa.units import format_bytes
+from vidqa.units import format_bytes, format_span
 
 
 class PlanPanel(Vertical):
@@ -43,7 +43,9 @@ class PlanPanel(Vertical):
             value = getattr(wish, name)
             self.query_one(f"#knob-{name.replace('_', '-')}", Knob).set(value, planned.get(name), choices[name])
         limits = [f"· {limit}" for limit in forecast.plan.limits] if forecast.plan else []
-        self.query_one("#plan-limits", Static).update(safe_text("\n".join(limits)))
+        told = self.query_one("#plan-limits", Static)
+        told.update(safe_text("\n".join(limits)))
+        told.display = bool(limits)
 
 
 def _planned(forecast: Forecast) -> Mapping[str, Any]:
@@ -61,7 +63,8 @@ def _summary(plan: Plan) -> Content:
     draft, text = plan.draft, plan.prompt_tokens - plan.visual_tokens
     return Content.assemble(
         (f"{draft.frames} frames of {draft.width}×{draft.height}", "bold"),
-        f"\n{plan.visual_tokens:,} visual + {text:,} text tokens\nabout {plan.seconds.total_seconds:.1f} s to the end",
+        f"\n{plan.visual_tokens:,} visual + {text:,} text tokens",
+        f"\nabout {format_span(plan.seconds.total_seconds)} to the end",
     )
 
 

@@ -26,7 +26,7 @@ class Prompt(TextArea, inherit_bindings=False):
             for binding in Binding.make_bindings(TextArea.BINDINGS)
             if not _TAKEN.fullmatch(binding.key) and binding.key not in ("enter", "up", "down")
         ),
-        Binding("enter", "ask", "Ask", tooltip="Ask this question", id="prompt.ask", priority=True),
+        Binding("enter", "ask", "Ask", tooltip="Ask this question", id="prompt.ask"),
         Binding(
             "shift+enter,ctrl+j", "newline", "New line", show=False, tooltip="Begin a new line", id="prompt.newline"
         ),
@@ -66,9 +66,15 @@ class Prompt(TextArea, inherit_bindings=False):
         self._place = len(self._earlier)
 
     def action_ask(self) -> None:
-        """Give the question away; the text stays until it is accepted."""
-        if self.text.strip():
-            self.post_message(self.Asked(self.text.strip()))
+        """Give the question away at once: what is typed from now on is the next one."""
+        if question := self.text.strip():
+            self.text = ""
+            self.post_message(self.Asked(question))
+
+    def give_back(self, question: str) -> None:
+        """It was not asked: here it is again, before what was typed meanwhile."""
+        self.text = f"{question}\n{self.text}" if self.text else question
+        self.move_cursor(self.document.end)
 
     def action_newline(self) -> None:
         """Begin a new line."""
@@ -93,13 +99,17 @@ class Prompt(TextArea, inherit_bindings=False):
         self.text = self._earlier[place] if place < len(self._earlier) else ""
         self.move_cursor(self.document.end)
 
+    async def _on_key(self, event: events.Key) -> None:
+        """Enter is for the bindings; the editor's own handler, which comes after this one, would break the line."""
+        if event.key == "enter":
+            event.prevent_default()
+
     async def _on_paste(self, event: events.Paste) -> None:
+        """A path opens; anything else is for the editor's own handler, which comes after this one."""
         if (path := dropped_path(event.text)) is not None:
             event.prevent_default()
             event.stop()
             self.post_message(self.PathDropped(path))
-            return
-        await super()._on_paste(event)
 
 
 def dropped_path(text: str) -> str | None:

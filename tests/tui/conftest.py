@@ -1,0 +1,45 @@
+"""Terminals for tests: the environment of a user who has nothing yet."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.tui.terminal import ROOT, Terminal
+
+Opener = Callable[..., Terminal]
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """Where the user's files lie; `state` is in it."""
+    return tmp_path / "home"
+
+
+def clean_environment(home: Path) -> dict[str, str]:
+    """Nothing of whoever runs the tests: no models, no state, no settings, no clipboard tools."""
+    home.mkdir(exist_ok=True)
+    return {
+        "PATH": os.environ["PATH"], "HOME": str(home), "PYTHONPATH": str(ROOT), "LANG": "C.UTF-8",
+        "TERM": "xterm-256color", "COLORTERM": "truecolor", "TEXTUAL_ANIMATIONS": "none",
+        "VIDQA_STATE": str(home / "state"), "VIDQA_CONFIG": str(home / "config.toml"), "HF_HOME": str(home / "hf"),
+        "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1",
+    }  # fmt: skip
+
+
+@pytest.fixture
+def opened(home: Path) -> Iterator[Opener]:
+    """Opens a scene of tests/tui/child.py, or (as `command`) anything else; ends all of them afterwards."""
+    terminals: list[Terminal] = []
+
+    def open_terminal(scene: str = "plain", *, command: list[str] | None = None, **options: object) -> Terminal:
+        environment = clean_environment(home) | {"VIDQA_STATE": str(home / "state")}
+        words = command or [sys.executable, "-m", "tests.tui.child", scene]
+        terminals.append(Terminal(words, environment=environment, **options))  # type: ignore[arg-type]
+        return terminals[-1]
+
+    yield open_terminal
+    for terminal in terminals:
+        terminal.close()
