@@ -6,7 +6,6 @@ It takes the way of the real command from the terminal to the exit code; only th
 import argparse
 import ctypes
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -32,8 +31,8 @@ def make_noise() -> None:
     for number in (1, 2):
         told = f"\x1b[2J\x1b[1;1Hfrom C to {number}\n".encode()
         libc.write(number, told, len(told))
-    print("from print")
-    print("from stderr", file=sys.stderr)
+    print("from print")  # noqa: T201
+    print("from stderr", file=sys.stderr)  # noqa: T201
     subprocess.run(["sh", "-c", "echo from a process; echo from its stderr >&2"], check=True)
 
 
@@ -68,7 +67,12 @@ def broken(request: Request, plan: Plan, video: VideoInfo) -> Sequence[Step]:
     return [Planned(video, None)]  # type: ignore[arg-type]
 
 
-SCENES: dict[str, Script] = {"plain": says("It moves ", "right at 0:01."), "slow": slow, "hostile": hostile, "broken": broken}
+SCENES: dict[str, Script] = {
+    "plain": says("It moves ", "right at 0:01."),
+    "slow": slow,
+    "hostile": hostile,
+    "broken": broken,
+}
 
 
 def open_scene(arguments: argparse.Namespace) -> int:
@@ -85,7 +89,7 @@ def open_scene(arguments: argparse.Namespace) -> int:
         model=MODEL,
         video=video or DEMO,
         state=state_folder(),
-        images="half",
+        images="none",
         tick_seconds=None,
     )
     when("make-noise", make_noise)
