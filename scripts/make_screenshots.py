@@ -30,7 +30,7 @@ COMMANDS = (
 )
 # Progress bars are drawn over themselves: only what stays on a line is in the picture.
 _REMOTE_FONTS = re.compile(r"@font-face \{.*?\}\s*", re.DOTALL)  # a picture that fetches nothing
-QUESTIONS = ("what happens?", "what color is the circle?")
+QUESTIONS = ("what happens?", "what color is it at the end?")
 _WAIT_SECONDS, _MOST_WAITS, _SETTLE_SECONDS = 0.1, 600, 1.5
 _REDRAWN = re.compile(r"[^\n]*\r\x1b\[2K")
 
@@ -84,8 +84,8 @@ async def draw_session(size: tuple[int, int]) -> None:
         await until(app, lambda: type(app.screen).__name__ == "ModelsScreen")
         save(app.export_screenshot(title="vidqa"), "session-models.svg")
         await pilot.press("escape")
-        desk.model = "Qwen/Qwen2-VL-7B-Instruct"
-        desk.change(vram_bytes=6 * 2**30, weights="bf16")
+        desk.change(vram_bytes=21 * 2**28, weights="bf16", frames=160)  # 5.25 GiB
+        app.main.use_model("Qwen/Qwen2-VL-2B-Instruct")
         await until(app, lambda: desk.forecast and desk.forecast.refusal)
         await asyncio.sleep(_SETTLE_SECONDS)
         save(app.export_screenshot(title="vidqa"), "session-plan.svg")

@@ -3,8 +3,11 @@
 Plans are the real planner's, for a card that never changes.
 """
 
+import asyncio
+import functools
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -18,7 +21,11 @@ from vidqa.events import Answered, Event, MemorySampled, Planned, StageProgress,
 from vidqa.models.choice import find_checkpoints
 from vidqa.tui.app import VidqaApp, make_app
 from vidqa.tui.face import Face
+from vidqa.tui.messages import VideoOpened
+from vidqa.tui.screens.ask import AskScreen
+from vidqa.tui.widgets.prompt import Prompt
 from vidqa.types import Answer, Device, MemoryUse, Plan, Request, Timing, VideoInfo
+from vidqa.video.decode import open_video
 
 ROOT = Path(__file__).parents[2]
 DEMO = str(ROOT / "assets" / "demo.mp4")
@@ -155,6 +162,69 @@ class Stage:
         app = make_app(self.make, replace(face, **changes))  # type: ignore[arg-type]
         app.animation_level = "none"
         return app
+
+    @property
+    def session(self) -> ScriptedSession:
+        """The session that answers now."""
+        return self.sessions[-1]
+
+    @asynccontextmanager
+    async def running(self, size: tuple[int, int] = (120, 36), **changes: object) -> AsyncIterator[Pilot[int]]:
+        """The app with the demo's clip open and planned. The clip is probed once for all tests."""
+        app = self.app(**{"video": None, **changes})
+        async with app.run_test(size=size, notifications=True) as pilot:
+            if "video" not in changes:
+                main(pilot).post_message(VideoOpened(DEMO, demo_video()))
+                await until(pilot, lambda: app.desk.forecast is not None and not app.desk.bridge.busy, "a plan")
+            yield pilot
+
+
+@functools.cache
+def demo_video() -> VideoInfo:
+    """The facts of the demo's clip."""
+    with open_video(DEMO, isolated=False) as reader:
+        return reader.info
+
+
+def main(pilot: Pilot[int]) -> AskScreen:
+    """The main screen, also while another one is open."""
+    screen = pilot.app.screen_stack[0]
+    assert isinstance(screen, AskScreen)
+    return screen
+
+
+def pilot_test(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+    """A test that awaits: run to its end in a loop of its own."""
+
+    @functools.wraps(test)
+    def run(*values: object, **named: object) -> None:
+        asyncio.run(asyncio.wait_for(test(*values, **named), 60))  # type: ignore[arg-type]
+
+    return run
+
+
+async def ask(pilot: Pilot[int], question: str = "what is there?") -> None:
+    """Write a question and press Enter; returns when it is on its way."""
+    desk = main(pilot).desk
+    count = len(desk.conversation.exchanges)
+    prompt = main(pilot).query_one(Prompt)
+    prompt.focus()
+    prompt.text = question
+    await pilot.press("enter")
+    await until(pilot, lambda: len(desk.conversation.exchanges) > count, "the question is asked")
+
+
+async def asked(pilot: Pilot[int], question: str = "what is there?") -> None:
+    """Ask, and wait for the end of the answer and for the plan after it."""
+    await ask(pilot, question)
+    await settled(pilot)
+
+
+async def settled(pilot: Pilot[int]) -> None:
+    """Nothing is being answered any more, and all of it is drawn."""
+    screen = main(pilot)
+    await until(pilot, lambda: not screen.desk.answering and not screen.desk.bridge.busy, "the end of the answer")
+    await until(pilot, lambda: "waiting" not in screen_text(pilot.app), "the answer is drawn")
 
 
 async def until(pilot: Pilot[int], condition: Callable[[], object], what: str = "") -> None:

@@ -57,13 +57,13 @@ class VidqaApp(App[int]):
         super().__init__()
         self.face = face
         self.desk = Desk(factory, face)
-        self._main = AskScreen(self.desk)
+        self.main = AskScreen(self.desk)
         self._interrupted = float("-inf")
         self.set_keymap(dict(face.keys))
 
     def get_default_screen(self) -> Screen[None]:
         """The main screen."""
-        return self._main
+        return self.main
 
     def get_line_filters(self) -> list[LineFilter]:
         """On a terminal without Unicode, everything is drawn in ASCII."""
@@ -86,18 +86,22 @@ class VidqaApp(App[int]):
         else:
             self.notify(safe_text(f"There is no theme {self.face.theme!r}."), severity="warning", markup=False)
         self.theme_changed_signal.subscribe(self, self._keep_theme)
-        self.desk.start(self._main.post_message, self._thread, self._warn)
+        self.desk.start(self.main.post_message, self._thread, self._warn)
         for number in (signal.SIGTERM, signal.SIGHUP):
             self._on_signal(number)
         if self.face.tick_seconds is not None:
-            self.set_interval(self.face.tick_seconds, self._main.tick)
+            self.set_interval(self.face.tick_seconds, self.main.tick)
         self.call_after_refresh(self._first_step)
+
+    def on_unmount(self) -> None:
+        """However the app ends, also by an error of its own: no thread of it goes on."""
+        self.desk.leave()
 
     def _first_step(self) -> None:
         if self.face.video is not None:
-            self._main.open_path(self.face.video)
+            self.main.open_path(self.face.video)
         if self.desk.model is None:
-            self._main.action_choose_model()
+            self.main.action_choose_model()
 
     def _thread(self, body: Callable[[], None], group: str) -> Worker[None]:
         """A thread of the app's; of those that plan only the newest counts."""
@@ -147,8 +151,8 @@ class VidqaApp(App[int]):
         if selected := self.screen.get_selected_text():
             self.copy(selected)
         elif self.desk.answering:
-            self._main.action_stop()
-        elif self._main.clear_prompt():
+            self.main.action_stop()
+        elif self.main.clear_prompt():
             return
         elif time.monotonic() - self._interrupted <= _TWICE_SECONDS:
             self._leave(0)
@@ -206,9 +210,9 @@ class VidqaApp(App[int]):
         if choice is None:
             return
         if choice.here:
-            self._main.use_model(choice.name)
+            self.main.use_model(choice.name)
         else:
-            self._main.say_status(f"fetching {choice.name}, {choice.told}; you can go on meanwhile")
+            self.main.say_status(f"fetching {choice.name}, {choice.told}; you can go on meanwhile")
             self.run_worker(partial(self._fetch, choice.name), thread=True, group="fetch", exit_on_error=False)
 
     def _fetch(self, name: str) -> None:
@@ -217,7 +221,7 @@ class VidqaApp(App[int]):
         try:
             pull_model(name)
         except VidqaError as error:
-            self.call_from_thread(self._main.say_status, "")
-            self.call_from_thread(self._main.tell, error, "The model was not fetched")
+            self.call_from_thread(self.main.say_status, "")
+            self.call_from_thread(self.main.tell, error, "The model was not fetched")
             return
-        self.call_from_thread(self._main.use_model, name)
+        self.call_from_thread(self.main.use_model, name)

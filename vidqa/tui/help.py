@@ -35,7 +35,9 @@ def _helped(screen: Screen[object]) -> Widget:
 
 
 def _own_bindings(node: Widget) -> Iterable[Binding]:
-    return (binding for bindings in node._bindings.key_to_bindings.values() for binding in bindings)
+    """What this app gives a widget comes before what every editor knows."""
+    every = (binding for bindings in node._bindings.key_to_bindings.values() for binding in bindings)
+    return sorted(every, key=lambda binding: binding.id is None)
 
 
 def _keys(bindings: Iterable[Binding]) -> list[Content]:

@@ -27,7 +27,7 @@ def list_choices(engine: Engine, config: EngineConfig, request: Request, video: 
 
 def _all_models() -> Iterator[Choice]:
     demo_bytes = sum(path.stat().st_size for path in demo_folder().iterdir())
-    yield Choice(DEMO, "coloured shapes only", demo_bytes, True, None, "")
+    yield Choice(DEMO, "shapes only", demo_bytes, True, None, "")
     cached = {model.repository: model for model in cached_models()}
     for name, model in cached.items():
         if model.runnable:

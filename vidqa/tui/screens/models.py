@@ -63,8 +63,10 @@ class ModelsScreen(ModalScreen[Choice | None]):
         ]
         place = "here" if choice.here else "to fetch"
         name = ("● " if choice.name == self._current else "  ") + safe_line(choice.name)
-        first = Content.assemble((f"{name:<34}", "bold"), f"{format_bytes(choice.size_bytes):>9} {place}")
-        second = Content.assemble("    ", verdict, (safe_line(f"{choice.told} · {choice.note}"), "$foreground-muted"))
+        first = Content.assemble(
+            (f"{name:<34}", "bold"), f"{format_bytes(choice.size_bytes):>9} {place} · {choice.note}"
+        )
+        second = Content.assemble("    ", verdict, (safe_line(choice.told), "$foreground-muted"))
         return Content("\n").join([first, second])
 
     def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:

@@ -43,7 +43,9 @@ class PlanPanel(Vertical):
             value = getattr(wish, name)
             self.query_one(f"#knob-{name.replace('_', '-')}", Knob).set(value, planned.get(name), choices[name])
         limits = [f"· {limit}" for limit in forecast.plan.limits] if forecast.plan else []
-        self.query_one("#plan-limits", Static).update(safe_text("\n".join(limits)))
+        told = self.query_one("#plan-limits", Static)
+        told.update(safe_text("\n".join(limits)))
+        told.display = bool(limits)
 
 
 def _planned(forecast: Forecast) -> Mapping[str, Any]:
