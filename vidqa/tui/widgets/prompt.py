@@ -11,6 +11,7 @@ from textual.binding import Binding, BindingType
 from textual.message import Message
 from textual.widgets import TextArea
 
+from vidqa.text import safe_text
 from vidqa.video.names import is_video_name
 
 # Keys of the editor that mean something else in this app.
