@@ -181,7 +181,7 @@ def test_what_is_pasted_and_what_was_logged(opened: Opener, home: Path) -> None:
     terminal.press("f9")
     terminal.wait_for(r"\x1b[2J\x1b[1;1Hfrom C to 2")
     terminal.press("escape")
-    terminal.wait_for("Edit the last question")
+    terminal.wait_for(lambda: "from C to 2" not in terminal.text)
     terminal.press("ctrl+o")
     terminal.wait_for("Open a video")
     terminal.paste(f"{HOSTILE.replace(chr(27), '')} end of path")

@@ -111,6 +111,8 @@ class Prompt(TextArea, inherit_bindings=False):
             event.prevent_default()
             event.stop()
             self.post_message(self.PathDropped(path))
+        else:  # terminals paste lines with carriage returns
+            event.text = safe_text("\n".join(event.text.splitlines()))
 
 
 def dropped_path(text: str) -> str | None:
