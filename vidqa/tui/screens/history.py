@@ -3,7 +3,7 @@
 from typing import ClassVar
 
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.containers import Vertical
 from textual.content import Content
 from textual.screen import ModalScreen
@@ -13,6 +13,7 @@ from textual.widgets.option_list import Option
 from vidqa.history import History
 from vidqa.records import SavedSession
 from vidqa.text import safe_line
+from vidqa.tui.keys import bindings_for
 from vidqa.units import format_timestamp
 
 _MOST = 200
@@ -21,11 +22,7 @@ _MOST = 200
 class HistoryScreen(ModalScreen[SavedSession | None]):
     """Dismissed with the session to open, or with None."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "close", "Back", tooltip="Open nothing", id="history.close"),
-        Binding("down", "to_list", "List", show=False, tooltip="Into the list", id="history.list"),
-        Binding("delete", "delete", "Delete", tooltip="Delete the marked conversation, twice", id="history.delete"),
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = bindings_for("history")
     AUTO_FOCUS = "#history-search"
     help_title = "History"
     help_text = (
