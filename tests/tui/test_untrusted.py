@@ -22,7 +22,9 @@ CLIPBOARD = "\x1b]52;c;cHduZWQ=\x07"
 HOSTILE = f"one{CLIPBOARD}two\x1b[2Jthree\x1b[31mfour\u202efive\x9b2Jsix\x9d52;c;eA==\x9cseven"
 MARKUP = "[red]x[/] [@click=app.quit]x[/] [/nothing]"
 NAME = f"{CLIPBOARD}\x1b[2J\x1b[31m\u202e\x9b[red]x[@click=app.quit]y.mp4"
-LINKS = "[run](javascript:quit) [page](http://example.org/) [file](file:///etc/passwd) ![look](http://example.org/x.png)"
+LINKS = (
+    "[run](javascript:quit) [page](http://example.org/) [file](file:///etc/passwd) ![look](http://example.org/x.png)"
+)
 # Colours, moves, modes, questions to the terminal, and the shape of the pointer.
 _DRAWN = re.compile(r"\x1b(?:\[(?:[\d;]*[mH]|\?[\d;]+[hl]|\?\d+\$p|>\d+u|<u)|\]22;[a-z-]*\x07)")
 
