@@ -8,6 +8,7 @@ from textual.binding import Binding, BindingType
 from textual.message import Message
 from textual.widgets import TextArea
 
+from vidqa.text import safe_text
 from vidqa.tui.drop import dropped_path
 from vidqa.tui.keys import bindings_for
 
@@ -103,3 +104,5 @@ class Prompt(TextArea, inherit_bindings=False):
             event.prevent_default()
             event.stop()
             self.post_message(self.PathDropped(path))
+        else:  # terminals paste lines with carriage returns
+            event.text = safe_text("\n".join(event.text.splitlines()))
