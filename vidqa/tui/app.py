@@ -91,10 +91,6 @@ class VidqaApp(App[int]):
         """However the app ends, also by an error of its own: no thread of it goes on."""
         self.desk.leave()
 
-    def on_unmount(self) -> None:
-        """Whatever ends the app ends its threads too, which Python would else wait for."""
-        self.desk.leave()
-
     def _first_step(self) -> None:
         if self.face.video is not None:
             self.main.open_path(self.face.video)
