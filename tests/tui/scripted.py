@@ -55,6 +55,7 @@ class ScriptedSession:
         self.config, self._script, self._loads = config, script, loads
         self.asked: list[Request] = []
         self.closed = False
+        self.hold: Gate | None = None  # a cancel is obeyed only when this is opened
         self._cancelled = threading.Event()
         self._video: VideoInfo | None = None
 
@@ -86,6 +87,8 @@ class ScriptedSession:
                 text += step.text if isinstance(step, TextDelta) else ""
                 yield step
             if self._cancelled.is_set():
+                if self.hold is not None:
+                    self.hold.opened.wait(10)
                 if not text:
                     raise Interrupted("Stopped.")
                 yield Answered(answer_to(request, found.plan, self._video, text, "cancelled"))

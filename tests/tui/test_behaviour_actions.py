@@ -84,15 +84,9 @@ async def part(pilot: Pilot[int]) -> None:
 
 
 async def six_frames(pilot: Pilot[int]) -> None:
-    await wishes(pilot, frames=6)
-
-
-async def wishes(pilot: Pilot[int], **changes: object) -> None:
-    """Change the plan and wait for the planner's answer."""
-    desk(pilot).change(**changes)
-    number = desk(pilot)._number
-    await until(pilot, lambda: desk(pilot).forecast is not None and desk(pilot)._number == number, "a plan")
-    await until(pilot, lambda: "(auto)" in screen_text(pilot.app), "the plan is drawn")
+    desk(pilot).change(frames=6)
+    knob = main(pilot).query_one("#knob-frames", Knob)
+    await until(pilot, lambda: knob._value == 6, "the plan is drawn")
 
 
 async def too_much(pilot: Pilot[int]) -> None:

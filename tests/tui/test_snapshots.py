@@ -100,7 +100,7 @@ async def streaming(pilot: Pilot[int]) -> None:
 async def failed(pilot: Pilot[int]) -> None:
     """Ask what fails."""
     await asked(pilot)
-    await until(pilot, lambda: pilot.app._notifications, "a toast")
+    await until(pilot, lambda: "No answer" in screen_text(pilot.app), "a toast")
 
 
 async def decoding(pilot: Pilot[int]) -> None:
@@ -156,7 +156,7 @@ STATES = {
     "answered": State(PLAIN, asked, ("red square", "then it stops", "51 tokens")),
     "stopped": State(says(*ANSWER, before_end=(Gate(),)), stop_it, ("red square", "■ stopped")),
     "degraded": State(degrades, asked, ("note: prefill ran out of memory", "half the frames"), panel=False),
-    "error": State(breaks, failed, ("✗ The weights are damaged.", "Fetch the model again")),
+    "error": State(breaks, failed, ("› what is there?", "No answer", "The weights are damaged. Fetch the model again")),
     "help": State(PLAIN, help_opened, ("Prompt", "Keys here", "Ask this question")),
     "history": State(PLAIN, history_opened, ("Earlier conversations", "what happens?", "2025-06-15 15:06", "holiday")),
     "palette": State(PLAIN, palette_opened, ("Copy answer", "Copy the last answer")),
