@@ -84,8 +84,9 @@ def seconds_until(terminal: Terminal, wanted: bytes, start: float, place: int, l
     while wanted not in terminal.raw[max(place - len(wanted), 0) :]:
         place = len(terminal.raw)
         terminal.take(0.2)
-        if time.monotonic() - start > limit:
-            raise RuntimeError(f"{wanted!r} never came")
+        if time.monotonic() - start > limit or terminal.process.poll() is not None:
+            terminal.read(0)
+            raise RuntimeError(f"{wanted!r} never came\n{terminal.text}")
     return time.monotonic() - start
 
 

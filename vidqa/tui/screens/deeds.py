@@ -14,6 +14,7 @@ from vidqa.export import suggest_name, to_json, to_markdown, to_srt, write_expor
 from vidqa.moments import moments
 from vidqa.records import SavedSession
 from vidqa.text import safe_line, safe_text
+from vidqa.tui import pauses
 from vidqa.tui.bridge import Job
 from vidqa.tui.desk import Desk
 from vidqa.tui.screens.frames import FramesScreen
@@ -248,6 +249,7 @@ class Deeds(Screen[None]):
         self.desk.restart()
         transcript = self.query_one(Transcript)
         await transcript.clear(self.hint())
+        pauses.look_at_all()
         self._turn, resumed, self._resumed = None, self._resumed, None
         if resumed is None:
             return
