@@ -84,7 +84,7 @@ async def draw_session(size: tuple[int, int]) -> None:
         await until(app, lambda: type(app.screen).__name__ == "ModelsScreen")
         save(app.export_screenshot(title="vidqa"), "session-models.svg")
         await pilot.press("escape")
-        desk.change(vram_bytes=4 * 2**30, weights="bf16")
+        desk.change(vram_bytes=21 * 2**28, weights="bf16", frames=160)  # 5.25 GiB
         app.main.use_model("Qwen/Qwen2-VL-2B-Instruct")
         await until(app, lambda: desk.forecast and desk.forecast.refusal)
         await asyncio.sleep(_SETTLE_SECONDS)

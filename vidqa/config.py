@@ -28,6 +28,8 @@ class EngineConfig:
     runs FFmpeg in a process that can be killed; `conversation_tokens` is room in the KV cache for the
     questions and answers that follow the first; `compile` is for the decode step on CUDA (`auto`:
     where `vidqa warmup` has compiled it); `batch` is how many requests memory is planned for;
+    `step_seconds` is how long it may take at most until the engine looks whether to stop, as it does after a chunk
+    and on a CPU after a layer: chunks become smaller, down to a slice and 16 tokens, but those that are set stay;
     `cpu_threads` is how many cores torch computes on, for a face that draws meanwhile: a setting of the whole
     process; `remember` keeps planned and measured peaks in the user's state folder.
     """

@@ -10,15 +10,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.memory.made import GIB, SPEC_2B, SPEC_7B, made_device, made_draft, made_task, made_video
-from vidqa.engine.planning import closer_look, plan_best
+from vidqa.config import EngineConfig
+from vidqa.engine.planning import closer_look, plan_best, tasks_for
 from vidqa.errors import DoesNotFit
 from vidqa.memory import quality
 from vidqa.memory.alternatives import alternatives
+from vidqa.memory.device import find_device
 from vidqa.memory.estimate import MARGIN_LIMIT_BYTES, kv_bytes, required_bytes, tensor_bytes
+from vidqa.memory.gpus import CATALOG, as_device
+from vidqa.memory.host import usable_cores
 from vidqa.memory.planner import plan_video
 from vidqa.memory.search import Task
+from vidqa.memory.seconds import look_seconds
 from vidqa.memory.weights import part_bytes
-from vidqa.models.choice import RELEASED
+from vidqa.models.choice import RELEASED, find_checkpoints
+from vidqa.models.specs import ModelSpec
 from vidqa.types import Placement, Plan, Request
 
 BUDGETS = st.floats(3.0, 40.0)
@@ -246,7 +252,7 @@ def test_what_was_asked_and_cannot_be_is_told() -> None:
     far = plan_video(made_task(80, 300, RELEASED["Qwen/Qwen2.5-VL-7B-Instruct"], frames=256, size=(1008, 560)))
     assert any("past 32,768" in limit for limit in far.limits)
     assert any(
-        "slices and" in limit
+        "tokens at a time, to save memory" in limit
         for limit in plan_video(made_task(5.0, 10, placement=Placement(), weights="bf16", kv="native")).limits
     )
 
@@ -279,3 +285,51 @@ def test_the_wait_is_refused_with_the_fastest_plan() -> None:
 )
 def test_questions_about_text(question: str, reads: bool) -> None:
     assert quality.asks_to_read(question) == reads
+
+
+@pytest.mark.parametrize("spec", [SPEC_2B, SPEC_7B])
+@pytest.mark.parametrize("seconds", [10.0, 600.0])
+def test_a_stop_is_heeded_within_the_step_on_every_device(spec: ModelSpec, seconds: float) -> None:
+    slow = replace(made_device(64), kind="cpu", flops_per_second=4e10, bandwidth_bytes_per_second=40e9)
+    for device in (*map(as_device, CATALOG), slow):
+        task = made_task(device.total_bytes / GIB, seconds, spec, device=device, step_seconds=0.5)
+        plan = planned(task)
+        if plan is None:
+            continue
+        draft, (group, chunk) = plan.draft, look_seconds(spec, plan.draft, device)
+        assert group <= 0.5 or draft.vision_chunk == 1
+        assert chunk <= 0.5 or draft.prefill_chunk == 16
+        at_once = planned(replace(task, config=replace(task.config, step_seconds=None)))
+        assert at_once is not None
+        if (draft.vision_chunk, draft.prefill_chunk) != (at_once.draft.vision_chunk, at_once.draft.prefill_chunk):
+            assert any("at a time" in limit and "stop" in limit for limit in plan.limits), plan.limits
+
+
+def test_a_chunk_that_the_user_set_is_no_question_of_time() -> None:
+    slow = replace(made_device(64), flops_per_second=1e12)
+    draft = plan_video(made_task(64, device=slow, step_seconds=0.1, vision_chunk=8, prefill_chunk=2048)).draft
+    assert (draft.vision_chunk, draft.prefill_chunk) == (8, 2048)
+
+
+@settings(max_examples=40, deadline=None)
+@given(TASKS, st.floats(0.01, 2.0), st.floats(0.01, 20.0))
+def test_a_step_leaves_the_search_its_promises(task: Task, step: float, more_gib: float) -> None:
+    quick = replace(task, config=replace(task.config, step_seconds=step))
+    small, large = planned(quick), planned(replace(quick, budget_bytes=task.budget_bytes + int(more_gib * GIB)))
+    if small is not None:
+        assert small.required_bytes <= small.budget_bytes
+        assert large is not None and large.score >= small.score
+    if planned(task) is not None:  # smaller chunks never take more memory
+        assert small is not None
+
+
+def test_fewer_threads_are_planned_as_slower() -> None:
+    cpu, checkpoint = find_device("cpu"), find_checkpoints("2b", local=False)
+    config = EngineConfig(device="cpu", vram_bytes=64 * GIB)
+    slower = replace(cpu, flops_per_second=cpu.flops_per_second / usable_cores(), free_bytes=64 * GIB)
+    request = Request("clip.mp4", "what?")
+    (one,) = tasks_for(
+        checkpoint, made_video(60), request, replace(config, cpu_threads=1), replace(cpu, free_bytes=64 * GIB)
+    )
+    (alone,) = tasks_for(checkpoint, made_video(60), request, config, slower)
+    assert plan_video(one).seconds.total_seconds == plan_video(alone).seconds.total_seconds

@@ -6,23 +6,25 @@ It takes the way of the real command from the terminal to the exit code; only th
 import argparse
 import ctypes
 import json
-import os
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from tests.tui.scripted import DEMO, Gate, Script, ScriptedSession, Step, says
 from vidqa.cli.main import run
 from vidqa.config import EngineConfig, state_folder
 from vidqa.errors import VidqaError
-from vidqa.events import Noted, Planned
+from vidqa.events import Answered, Event, MemorySampled, Noted, Planned, StageProgress, StageStarted, TextDelta
+from vidqa.tui.bridge import Engine, SessionFactory
 from vidqa.tui.face import Face
-from vidqa.tui.start import open_app
+from vidqa.tui.start import make_session, open_app
 from vidqa.types import Plan, Request, VideoInfo
 
 MODEL = "Qwen/Qwen2-VL-2B-Instruct"
+MEASURED = ("busy", "demo")  # for scripts/bench_tui.py, with all that moves by itself
 NOISES = ("from C to 1", "from C to 2", "from print", "from stderr", "from a process", "from its stderr")
 
 
@@ -32,8 +34,8 @@ def make_noise() -> None:
     for number in (1, 2):
         told = f"\x1b[2J\x1b[1;1Hfrom C to {number}\n".encode()
         libc.write(number, told, len(told))
-    print("from print")
-    print("from stderr", file=sys.stderr)
+    print("from print")  # noqa: T201
+    print("from stderr", file=sys.stderr)  # noqa: T201
     subprocess.run(["sh", "-c", "echo from a process; echo from its stderr >&2"], check=True)
 
 
@@ -68,28 +70,98 @@ def broken(request: Request, plan: Plan, video: VideoInfo) -> Sequence[Step]:
     return [Planned(video, None)]  # type: ignore[arg-type]
 
 
-SCENES: dict[str, Script] = {"plain": says("It moves ", "right at 0:01."), "slow": slow, "hostile": hostile, "broken": broken}
+EVENTS_PER_SECOND = 2000
+LONG = "say 20,000 words"
+
+
+def busy(request: Request, plan: Plan, video: VideoInfo) -> Iterator[Step]:
+    """2,000 events a second until it is stopped, a quarter of them text; asked for `LONG`, so many words at once."""
+    if request.question == LONG:
+        yield from says(*_words(20_000))(request, plan, video)
+        return
+    yield Planned(video, plan)
+    yield StageStarted("decode", 10**6)
+    begun, sent = time.monotonic(), 0
+    while True:
+        due = int((time.monotonic() - begun) * EVENTS_PER_SECOND)
+        for number in range(sent, due):
+            kind = number % 4
+            if kind == 0:
+                yield TextDelta(_word(number // 4))
+            elif kind == 1:
+                yield MemorySampled("decode", 4 * 2**30 + number, 5 * 2**30, 2**29)
+            else:
+                yield StageProgress("decode", number, 10**6)
+        sent = due
+        time.sleep(0.002)
+
+
+def _words(count: int) -> list[str]:
+    return [_word(number) for number in range(count)]
+
+
+def _word(number: int) -> str:
+    """Paragraphs and lists of Markdown, a word after the other."""
+    if number % 60 == 59:
+        return "\n\n- " if number % 240 > 120 else "\n\n"
+    return ("**bold** ", "`code` ")[number // 20 % 2] if number % 20 == 0 else "token "
+
+
+class Looping:
+    """The real session, in which a question is asked over and over until it is stopped."""
+
+    def __init__(self, session: Engine) -> None:
+        self._session = session
+        self._cancelled = threading.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
+
+    def cancel(self) -> None:
+        self._cancelled.set()
+        self._session.cancel()
+
+    def ask(self, request: Request) -> Iterator[Event]:
+        self._cancelled.clear()
+        while True:
+            for event in self._session.ask(request):
+                if not isinstance(event, Answered) or self._cancelled.is_set():
+                    yield event
+            if self._cancelled.is_set():
+                return
+
+
+SCENES: dict[str, Script] = {
+    "plain": says("It moves ", "right at 0:01."),
+    "slow": slow,
+    "hostile": hostile,
+    "broken": broken,
+    "busy": busy,
+}
+
+
+def make_factory(scene: str) -> SessionFactory:
+    """What makes the scene's sessions: scripted ones, or (`demo`) the real one in a loop."""
+    if scene == "demo":
+        return lambda config: Looping(make_session(config))  # type: ignore[return-value]
+    return lambda config: ScriptedSession(config, SCENES[scene])
 
 
 def open_scene(arguments: argparse.Namespace) -> int:
     """Open the app that was named."""
     scene, _, video = arguments.video.partition("@")
-    script = SCENES.get(scene, SCENES["plain"])
-
-    def factory(config: EngineConfig) -> ScriptedSession:
-        return ScriptedSession(config, script)
-
+    model = "demo" if scene == "demo" else MODEL
     face = Face(
-        engine=EngineConfig(model=MODEL, remember=False),
+        engine=EngineConfig(model=model, remember=False),
         request=Request(video="", question=""),
-        model=MODEL,
+        model=model,
         video=video or DEMO,
         state=state_folder(),
-        images="half",
-        tick_seconds=None,
+        images="none",
+        tick_seconds=1.0 if scene in MEASURED else None,
     )
     when("make-noise", make_noise)
-    return open_app(face, factory)
+    return open_app(face, make_factory(scene))
 
 
 if __name__ == "__main__":

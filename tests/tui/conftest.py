@@ -19,10 +19,18 @@ def home(tmp_path: Path) -> Path:
 
 
 def clean_environment(home: Path) -> dict[str, str]:
-    """Nothing of whoever runs the tests: no models, no state, no settings, no clipboard tools."""
-    home.mkdir(exist_ok=True)
+    """Nothing of whoever runs the tests: no models, no state, no settings.
+
+    What would open a page makes the file `opened` instead.
+    """
+    tools = home / "bin"
+    tools.mkdir(parents=True, exist_ok=True)
+    for name in ("xdg-open", "www-browser", "open"):
+        (tools / name).write_text(f'#!/bin/sh\necho "$@" >> "{home}/opened"\n', encoding="utf-8")
+        (tools / name).chmod(0o755)
     return {
-        "PATH": os.environ["PATH"], "HOME": str(home), "PYTHONPATH": str(ROOT), "LANG": "C.UTF-8",
+        "PATH": f"{tools}:{os.environ['PATH']}", "BROWSER": str(tools / "www-browser"),
+        "HOME": str(home), "PYTHONPATH": str(ROOT), "LANG": "C.UTF-8",
         "TERM": "xterm-256color", "COLORTERM": "truecolor", "TEXTUAL_ANIMATIONS": "none",
         "VIDQA_STATE": str(home / "state"), "VIDQA_CONFIG": str(home / "config.toml"), "HF_HOME": str(home / "hf"),
         "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1",

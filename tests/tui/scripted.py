@@ -6,7 +6,7 @@ Plans are the real planner's, for a card that never changes.
 import asyncio
 import functools
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -45,7 +45,7 @@ class Gate:
 
 
 Step = Event | Gate | Exception
-Script = Callable[[Request, Plan, VideoInfo], Sequence[Step]]
+Script = Callable[[Request, Plan, VideoInfo], Iterable[Step]]
 
 
 class ScriptedSession:

@@ -50,7 +50,7 @@ class Terminal:
         self.raw = bytearray()
         self.screen = pyte.Screen(columns, rows)
         self._stream = pyte.ByteStream(self.screen)
-        self._waiting = b""
+        self._drawn = 0
         self._master, self._slave = pty.openpty()
         self._set_size(columns, rows)
         self._at_start = termios.tcgetattr(self._slave)
@@ -65,20 +65,26 @@ class Terminal:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
-    def read(self, seconds: float = 0.02) -> bytes:
-        """Take and draw what comes within this time."""
+    def take(self, seconds: float) -> bytes:
+        """Take what comes within this time; it is drawn when somebody reads."""
         if not self._master or not select.select([self._master], [], [], seconds)[0]:
             return b""
         came = os.read(self._master, 2**16)
         self.raw += came
-        self._draw(came)
         return came
 
-    def _draw(self, came: bytes) -> None:
-        data = self._waiting + came
+    def read(self, seconds: float = 0.02) -> bytes:
+        """Take what comes within this time, and draw it."""
+        came = self.take(seconds)
+        self._draw()
+        return came
+
+    def _draw(self) -> None:
+        data = bytes(self.raw[self._drawn :])
         cut = _CUT.search(data)
-        self._waiting = cut.group() if cut else b""
-        self._stream.feed(_NOT_DRAWN.sub(b"", data[: cut.start()] if cut else data))
+        whole = data[: cut.start()] if cut else data
+        self._drawn += len(whole)
+        self._stream.feed(_NOT_DRAWN.sub(b"", whole))
 
     @property
     def text(self) -> str:

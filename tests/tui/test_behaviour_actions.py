@@ -12,7 +12,7 @@ from textual.widget import Widget
 from textual.widgets import Input
 
 from tests.tui.scripted import Gate, Stage, Step, ask, asked, main, pilot_test, says, screen_text, until
-from vidqa.tui.actions import ACTION_IDS, ACTIONS, Action, actions_in
+from vidqa.tui.actions import ACTIONS, Action, actions_in
 from vidqa.tui.app import VidqaApp
 from vidqa.tui.commands import _WITH_A_LINE, Actions, _unique
 from vidqa.tui.desk import Desk
@@ -28,6 +28,7 @@ from vidqa.tui.widgets.timeline import Timeline
 from vidqa.tui.widgets.transcript import Transcript
 from vidqa.types import Plan, Request, VideoInfo
 
+ACTION_IDS = tuple(action.id for action in ACTIONS)
 ANSWER = "A red square at 0:02."
 WAITS = "wait"  # a question whose answer stops at a gate
 

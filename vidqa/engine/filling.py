@@ -169,6 +169,7 @@ class Filling:
         first = self.visual.slices
         self.visual.add(group)
         yield StageProgress("vision", seen, len(self._plan.indices))
+        self._stop_in_video()
         if streaming:
             positions = video_positions(len(self._head), group.slices, *self._grid(), first)
             yield from self._push(group.embeddings, positions)

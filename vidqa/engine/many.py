@@ -86,7 +86,7 @@ class Many:
             readers: dict[int, VideoReader] = {}
             for number, request in requests.items():
                 try:
-                    readers[number] = files.enter_context(self._session._open(request))
+                    readers[number] = files.enter_context(self._session._open_unless_stopped(request))
                 except VideoError as error:
                     yield number, Failed(error)
             if readers:

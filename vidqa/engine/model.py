@@ -47,6 +47,10 @@ class Model:
     def drop(self) -> None:
         """Let go of the weights."""
         self.loaded = self.checkpoint = self.config = None
+        self.forget_names()
+
+    def forget_names(self) -> None:
+        """Look anew for checkpoints: more may have been fetched."""
         self._known.clear()
 
     def serves(self, config: EngineConfig) -> bool:

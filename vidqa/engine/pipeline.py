@@ -65,8 +65,9 @@ class Pipeline:
         self._stages = Stages(tracker, hooks, Sections(loaded.model.device.type))
         self._kernel: Kernel = make_kernel(plan.draft.attention, loaded.model.device)
         tail = (*prompt.tail, *speech.tokens)
-        prefill = Prefill(loaded.model, self._kernel, plan.draft.prefill_chunk)
-        self._filling = Filling(loaded.model, plan, prompt.head, tail, prefill, self._stages, visual, read)
+        model = self._stages.heeded_by(loaded.model)
+        prefill = Prefill(model, self._kernel, plan.draft.prefill_chunk)
+        self._filling = Filling(model, plan, prompt.head, tail, prefill, self._stages, visual, read)
         self._position = len(tail)
 
     @property

@@ -11,6 +11,7 @@ from vidqa.config import PLANNED_ONLY, EngineConfig
 from vidqa.errors import DoesNotFit, UsageError
 from vidqa.memory.drift import measured_runtime
 from vidqa.memory.estimate import Surroundings, rounding_bytes
+from vidqa.memory.host import usable_cores
 from vidqa.memory.planner import Refused, plan_video, try_plan
 from vidqa.memory.search import Task
 from vidqa.memory.setups import weight_choices
@@ -94,6 +95,14 @@ def budget_bytes(device: Device, config: EngineConfig) -> int:
     return budget
 
 
+def as_used(device: Device, config: EngineConfig) -> Device:
+    """A processor at the rate of the cores that the settings leave for computing."""
+    if device.kind != "cpu" or config.cpu_threads is None:
+        return device
+    share = min(config.cpu_threads / usable_cores(), 1.0)
+    return replace(device, flops_per_second=device.flops_per_second * share)
+
+
 def surroundings(device: Device, video: VideoInfo) -> Surroundings:
     """The runtime's own memory on a device: as measured here before, else assumed."""
     measured = measured_runtime(device)
@@ -122,7 +131,7 @@ def tasks_for(
             video=video,
             request=request,
             config=config,
-            device=device,
+            device=as_used(device, config),
             around=around,
             budget_bytes=budget,
             text_tokens=most_text_tokens(request),

@@ -12,12 +12,13 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from vidqa.config import EngineConfig
 from vidqa.engine.model import LoadHooks, Model
 from vidqa.engine.planning import (
     Forecast,
+    as_used,
     budget_bytes,
     check_config,
     check_limits,
@@ -36,13 +37,16 @@ from vidqa.memory.planner import plan_video
 from vidqa.memory.weights import QUANTIZED
 from vidqa.models.choice import find_checkpoints
 from vidqa.types import Plan, Request, VideoInfo
-from vidqa.video.decode import VideoReader, open_video
+from vidqa.video.decode import VideoReader, never, open_video
 
 if TYPE_CHECKING:
     import numpy
 
     from vidqa.memory.tracker import Meter, Tracker
     from vidqa.models.loader import Loaded
+
+
+Item = TypeVar("Item")
 
 
 def _no_fault(phase: str) -> None:
@@ -165,8 +169,12 @@ class Session:
             if config == self._config:
                 return
             self.forget()
-            if not self._model.serves(config):
+            if self._model.loaded is not None and not self._model.serves(config):
+                from vidqa.models.loader import release_cached_memory
+
                 self._model.drop()
+                release_cached_memory()
+            self._model.forget_names()
             self._config = config
 
     def forget(self) -> None:
@@ -191,22 +199,25 @@ class Session:
 
     def _ask(self, request: Request) -> Generator[Event, None, None]:
         with self._alone():
-            yield from self._answer(request)
+            yield from _light(self._answer(request))
 
     def _load_ahead(self, request: Request) -> Generator[Event, None, None]:
         with self._alone():
-            with self._open(request) as reader:
-                run = self._plan(reader, request, local=True)
-            yield Planned(run.video, run.plan)
-            while (yield from self._ran_out(run, self._load(run))):
-                yield from self._lower(run)
+            yield from _light(self._planned_and_loaded(request))
+
+    def _planned_and_loaded(self, request: Request) -> Generator[Event, None, None]:
+        with self._open_unless_stopped(request) as reader:
+            run = self._plan(reader, request, local=True)
+        yield Planned(run.video, run.plan)
+        while (yield from self._ran_out(run, self._load(run))):
+            yield from self._lower(run)
 
     def _ask_many(self, requests: Sequence[Request]) -> Generator[tuple[int, Event], None, None]:
         from vidqa.engine.many import Many
 
         with self._alone():
             self.forget()
-            yield from Many(self).answer(dict(enumerate(requests)))
+            yield from _light(Many(self).answer(dict(enumerate(requests))))
 
     def _answer(self, request: Request) -> Generator[Event, None, None]:
         """Attempt after attempt, each with a smaller plan, until one gets through."""
@@ -216,24 +227,30 @@ class Session:
         reader = None
         try:
             if run is None:
-                reader = self._open(request)
+                reader = self._open_unless_stopped(request)
                 run = self._plan(reader, request, local=True)
             while (yield from self._ran_out(run, self._attempt(run, reader))):
                 if reader is not None:
                     reader.close()
                 yield from self._lower(run)
-                reader = None if run.visual else self._open(request)
+                reader = None if run.visual else self._open_unless_stopped(request)
         finally:
             if reader is not None:
                 reader.close()
             if run is not None and self._model.loaded is not None:
                 self._kept = keep(run, self.config)
 
-    def _open(self, request: Request) -> VideoReader:
+    def _open(self, request: Request, stopped: Callable[[], bool] = never) -> VideoReader:
         config = self.config
         return open_video(
-            request.video, isolated=config.isolate_decoder, deadline_seconds=config.decoder_deadline_seconds
+            request.video,
+            isolated=config.isolate_decoder,
+            deadline_seconds=config.decoder_deadline_seconds,
+            stopped=stopped,
         )
+
+    def _open_unless_stopped(self, request: Request) -> VideoReader:
+        return self._open(request, self._cancelled.is_set)
 
     def _plan(self, reader: VideoReader, request: Request, *, local: bool, config: EngineConfig | None = None) -> Run:
         """The best plan of the named model, or of all that there are; `local` ones have their weights here."""
@@ -262,7 +279,7 @@ class Session:
 
         run.read = None
         release_cached_memory()
-        device, budget = reread(run.task.device), run.task.budget_bytes
+        device, budget = as_used(reread(run.task.device), self.config), run.task.budget_bytes
         with suppress(UsageError):  # nothing free at all: the smaller plan is still worth its try
             budget = min(budget, budget_bytes(device, self.config))
         task = replace(run.task, device=device, budget_bytes=budget)
@@ -336,8 +353,18 @@ class Session:
 
     def _look_again(self, run: Run) -> None:
         """Others may have taken memory since the plan was made: plan anew where it would no longer fit."""
-        device = reread(run.task.device)
+        device = as_used(reread(run.task.device), self.config)
         budget = budget_bytes(device, self.config)
         if budget < run.plan.required_bytes:
             run.task = replace(run.task, device=device, budget_bytes=budget)
             run.plan = plan_video(run.task)
+
+
+def _light(stage: Generator[Item, None, None]) -> Generator[Item, None, None]:
+    """A stage whose stop does not keep alive, by its traceback, the tensors that it was stopped among."""
+    try:
+        yield from stage
+        return
+    except Interrupted as error:
+        stopped = (error.what, error.remedy)
+    raise Interrupted(*stopped)

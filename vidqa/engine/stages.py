@@ -12,6 +12,7 @@ from vidqa.engine.timing import Sections
 from vidqa.errors import Interrupted
 from vidqa.events import Event
 from vidqa.memory.tracker import Tracker
+from vidqa.models.qwen2_vl import Qwen2VL
 
 Result = TypeVar("Result")
 
@@ -45,6 +46,10 @@ class Stages:
         """Raise Interrupted where the user asked to stop."""
         if self.hooks.cancelled():
             raise Interrupted(f"Stopped {when}.", "Nothing was answered yet.")
+
+    def heeded_by(self, model: Qwen2VL) -> Qwen2VL:
+        """The model, looking at every layer whether to stop: a chunk on a CPU takes long."""
+        return model.heeding(lambda: self.stop_if_cancelled("before the first word"))
 
     def sampled(self, stage: Generator[Event, None, Result]) -> Generator[Event, None, Result]:
         """A stage's events, with samples of memory between them."""

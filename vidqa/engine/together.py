@@ -63,7 +63,8 @@ class Together:
         )  # fmt: skip
         self._rows = [KVCache(self._storage, row) for row in range(len(members))]
         chunk = min(member.plan.draft.prefill_chunk for member in members)
-        self._prefill = Prefill(loaded.model, make_kernel(draft.attention, loaded.model.device), chunk)
+        self._model = stages.heeded_by(loaded.model)
+        self._prefill = Prefill(self._model, make_kernel(draft.attention, loaded.model.device), chunk)
 
     @property
     def kv_bytes(self) -> int:
@@ -86,7 +87,7 @@ class Together:
             yield from self._decode(alive, self._logits(alive))
 
     def _fill(self, place: int, member: Member) -> Iterator[Event]:
-        watch, model, prompt = Stopwatch(), self._loaded.model, member.prompt
+        watch, model, prompt = Stopwatch(), self._model, member.prompt
         filling = Filling(
             model, member.plan, prompt.head, prompt.tail, self._prefill, self._stages, row=self._rows[place]
         )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vidqa.engine.scope import unrecorded
-from vidqa.models.qwen2_vl import Qwen2VL, encode_slices
+from vidqa.models.qwen2_vl import Qwen2VL
 from vidqa.video.patches import to_patches
 
 
@@ -54,9 +54,7 @@ class GroupEncoder:
         _, height, width = self._waiting[0].pixels.shape
         patch = self._model.spec.vision.patch
         # Nested, so that no name here keeps alive what the next step has replaced.
-        encoded = encode_slices(
-            self._model.visual, self._model.embed_patches(self._patches()), height // patch, width // patch
-        )
+        encoded = self._model.encode(self._model.embed_patches(self._patches()), height // patch, width // patch)
         return EncodedGroup(encoded.flatten(0, 1), encoded.shape[0], times)
 
     def _patches(self) -> Tensor:

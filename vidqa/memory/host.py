@@ -125,7 +125,7 @@ def cpu_device(machine: Machine) -> Device:
         compute_capability=None,
         bf16=False,  # few processors have it in hardware: fp32 is what runs
         bandwidth_bytes_per_second=_BANDWIDTH_BYTES_PER_SECOND,
-        flops_per_second=_cores() * _hertz() * _FLOPS_PER_CORE_AND_CYCLE,
+        flops_per_second=usable_cores() * _hertz() * _FLOPS_PER_CORE_AND_CYCLE,
         notes=(note,) if memory.limited else (),
     )
 
@@ -148,8 +148,8 @@ def _apple_name() -> str:
         return ""
 
 
-def _cores() -> int:
-    """Physical cores, no more than this process may run on."""
+def usable_cores() -> int:
+    """Physical cores, but no more than this process may run on."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return max(min(psutil.cpu_count(logical=False) or 1, allowed or 1), 1)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from vidqa.memory import quality
 from vidqa.memory.estimate import required_bytes
-from vidqa.memory.seconds import estimate_seconds
+from vidqa.memory.seconds import estimate_seconds, look_seconds, most_at_once
 from vidqa.memory.setups import compute_dtype, weight_choices
 from vidqa.types import Draft, Placement
 from vidqa.units import format_bytes
@@ -118,10 +118,27 @@ def _placement_limits(task: "Task", draft: Draft) -> Iterator[str]:
 
 
 def _chunk_limit(task: "Task", draft: Draft) -> Iterator[str]:
+    config, (vision, prefill) = task.config, task.chunks[0]
+    smaller = draft.vision_chunk < vision or draft.prefill_chunk < prefill
+    if not smaller or config.vision_chunk is not None or config.prefill_chunk is not None:
+        return
+    slices = f"{draft.vision_chunk} slice{'s' * (draft.vision_chunk != 1)}"
+    told = f"{slices} and {draft.prefill_chunk} tokens at a time"
+    if config.step_seconds is None or not _as_quick_as_asked(task, draft, config.step_seconds):
+        yield f"{told}, to save memory"
+        return
+    longest = max(look_seconds(task.spec, draft, task.device))
+    if longest <= config.step_seconds:
+        yield f"{told}, so that a stop takes no longer than {config.step_seconds:g} s"
+    else:
+        yield f"{told}, the fewest there are: a stop may still take {longest:.1f} s on {task.device.name}"
+
+
+def _as_quick_as_asked(task: "Task", draft: Draft, seconds: float) -> bool:
+    """Whether twice a chunk would take too long: the step is what made it small."""
+    slices, tokens = most_at_once(task.spec, draft, task.device, seconds)
     vision, prefill = task.chunks[0]
-    smaller = (draft.vision_chunk, draft.prefill_chunk) < (vision, prefill)
-    if smaller and task.config.vision_chunk is None and task.config.prefill_chunk is None:
-        yield f"{draft.vision_chunk} slices and {draft.prefill_chunk} tokens at a time, to save memory"
+    return 2 * draft.vision_chunk > min(slices, vision) and 2 * draft.prefill_chunk > min(tokens, prefill)
 
 
 def _asked_frames(task: "Task", draft: Draft) -> Iterator[str]:

@@ -15,6 +15,7 @@ from vidqa.memory.limits import told_limits
 from vidqa.memory.search import (
     Space,
     Task,
+    allowed_chunks,
     best_draft,
     chunked,
     fit,
@@ -92,7 +93,7 @@ def finish_plan(task: Task, space: Space, draft: Draft) -> Plan:
 
 def smallest_draft(task: Task, space: Space) -> Draft:
     """The least that the user's own settings allow, in the setup that takes least memory."""
-    least = [chunked(task, smallest_of_setup(space, setup), *task.chunks[-1]) for setup in setups(task)]
+    least = [chunked(task, smallest_of_setup(space, setup), *allowed_chunks(task)[-1]) for setup in setups(task)]
     return min(least, key=lambda draft: required_bytes(task.spec, draft, task.around))
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from vidqa.config import EngineConfig
 from vidqa.memory import quality
 from vidqa.memory.estimate import Surroundings, required_bytes
-from vidqa.memory.seconds import estimate_seconds
+from vidqa.memory.seconds import estimate_seconds, most_at_once
 from vidqa.memory.setups import setups
 from vidqa.models.specs import ModelSpec
 from vidqa.types import Device, Draft, PixelBounds, Placement, Request, VideoInfo
@@ -19,6 +19,9 @@ from vidqa.video.sampling import check_counts, choose_indices, fitting_sizes, fr
 
 # Vision group (temporal slices) and prefill chunk (tokens), from the fastest to the smallest.
 CHUNKS = ((8, 1024), (4, 1024), (2, 512), (1, 512), (1, 256), (1, 128))
+# Where a chunk must not take long (`step_seconds`) prefill chunks may be smaller still: below these a chunk's
+# time is that of reading the weights.
+QUICK_CHUNKS = ((1, 64), (1, 32), (1, 16))
 _COUNTS = (2, 4, 6, 8, 10, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256)
 
 
@@ -182,15 +185,32 @@ def fit(task: Task, space: Space, draft: Draft) -> Draft | None:
 
 def chunkings(task: Task, draft: Draft) -> Iterator[Draft]:
     """The draft in all allowed chunks, from the fastest to the smallest; nothing where the smallest is too large."""
-    if fits_memory(task, chunked(task, draft, *task.chunks[-1])):
-        for vision, prefill in task.chunks:
+    chunks = allowed_chunks(task)
+    if fits_memory(task, chunked(task, draft, *chunks[-1])):
+        for vision, prefill in chunks:
             yield chunked(task, draft, vision, prefill)
 
 
+def allowed_chunks(task: Task) -> tuple[tuple[int, int], ...]:
+    """The task's chunks, and still smaller ones where a step must not take long."""
+    return task.chunks if task.config.step_seconds is None else (*task.chunks, *QUICK_CHUNKS)
+
+
 def chunked(task: Task, draft: Draft, vision: int, prefill: int) -> Draft:
-    """The draft in these chunks, but for what the user set."""
+    """The draft in these chunks, or in smaller ones that keep `step_seconds`; but for what the user set."""
     config = task.config
+    if config.step_seconds is not None:
+        slices, tokens = most_at_once(task.spec, draft, task.device, config.step_seconds)
+        vision = _halved(vision, slices, 1)
+        prefill = _halved(prefill, tokens, QUICK_CHUNKS[-1][1])
     return replace(draft, vision_chunk=config.vision_chunk or vision, prefill_chunk=config.prefill_chunk or prefill)
+
+
+def _halved(chunk: int, most: float, least: int) -> int:
+    """A power of two that is at most `chunk` and `most`, but no smaller than `least`."""
+    while chunk > max(most, least):
+        chunk //= 2
+    return chunk
 
 
 def fits_memory(task: Task, draft: Draft) -> bool:

@@ -5,10 +5,11 @@ prediction is meant to choose between plans and to keep a time limit, not to be 
 benchmark. Arithmetic only.
 """
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from vidqa.memory.activations import patches_per_slice, prompt_tokens
-from vidqa.memory.estimate import kv_bytes
+from vidqa.memory.estimate import kv_bytes, kv_capacity
 from vidqa.memory.weights import parameters, part_bytes
 from vidqa.types import Device, Draft, TimeEstimate, VideoInfo
 
@@ -63,6 +64,54 @@ def prefill_flops(spec: "ModelSpec", draft: Draft) -> float:
     """2 per weight and token, and 4 · n²/2 · hidden per layer of causal attention."""
     tokens = prompt_tokens(spec, draft)
     return 2 * parameters(spec, "layers") * tokens + 2 * tokens * tokens * spec.hidden * spec.layers
+
+
+def look_seconds(spec: "ModelSpec", draft: Draft, device: Device) -> tuple[float, float]:
+    """Longest seconds between two looks at whether to stop: within a vision group, and a prefill chunk.
+
+    A GPU is given a chunk's work at once; on a CPU the engine looks before every layer (models/qwen2_vl.py).
+    """
+    slices = min(draft.vision_chunk, -(-draft.frames // spec.vision.temporal_patch))
+    tokens = min(draft.prefill_chunk, prompt_tokens(spec, draft))
+    group = slices * _slice_seconds(spec, draft, device) + _vision_start(spec, device)
+    chunk = tokens * _row_seconds(spec, draft, device) + _chunk_start(spec, draft, device)
+    vision_looks, looks = _looks(spec, device)
+    return group / vision_looks, chunk / looks
+
+
+def most_at_once(spec: "ModelSpec", draft: Draft, device: Device, seconds: float) -> tuple[float, float]:
+    """The temporal slices and prefill tokens whose `look_seconds` are so many; below one where nothing is so quick."""
+    vision_looks, looks = _looks(spec, device)
+    slices = (seconds * vision_looks - _vision_start(spec, device)) / _slice_seconds(spec, draft, device)
+    tokens = (seconds * looks - _chunk_start(spec, draft, device)) / _row_seconds(spec, draft, device)
+    return slices, tokens
+
+
+def _looks(spec: "ModelSpec", device: Device) -> tuple[int, int]:
+    return (spec.vision.depth, spec.layers) if device.kind == "cpu" else (1, 1)
+
+
+def _slice_seconds(spec: "ModelSpec", draft: Draft, device: Device) -> float:
+    one = replace(draft, frames=spec.vision.temporal_patch)
+    return vision_flops(spec, one) / (device.flops_per_second * _FLOPS_SHARE)
+
+
+def _vision_start(spec: "ModelSpec", device: Device) -> float:
+    return spec.vision.depth * _LAYER_SECONDS[device.kind]
+
+
+def _row_seconds(spec: "ModelSpec", draft: Draft, device: Device) -> float:
+    """A token of a chunk: 2 per weight, and 4 · cached · hidden per layer."""
+    flops = 2 * parameters(spec, "layers") + 4 * kv_capacity(spec, draft) * spec.hidden * spec.layers
+    return flops / (device.flops_per_second * _FLOPS_SHARE)
+
+
+def _chunk_start(spec: "ModelSpec", draft: Draft, device: Device) -> float:
+    """What a chunk takes however short it is: weights are read, layers started, a cache on the host is fetched."""
+    read = part_bytes(spec, "layers", draft.weights, draft.dtype, draft.placement)
+    fetched = kv_bytes(spec, draft) / _HOST_BUS_BYTES_PER_SECOND if draft.placement.kv_on_host else 0.0
+    streaming = read / (device.bandwidth_bytes_per_second * _BANDWIDTH_SHARE)
+    return streaming + spec.layers * _LAYER_SECONDS[device.kind] + fetched
 
 
 def _prefill_overhead(spec: "ModelSpec", draft: Draft, device: Device) -> float:

@@ -5,8 +5,8 @@ here, because transformers' attends slice by slice in a Python loop; this one at
 all slices of a group in one batched call. Knows tensors; knows no files and no prompts.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
 from typing import Any, Protocol
@@ -50,10 +50,17 @@ def vision_rotary(rows: int, columns: int, head_dim: int, merge: int, device: to
     return angles.cos(), angles.sin()
 
 
-def encode_slices(visual: nn.Module, hidden: Tensor, rows: int, columns: int) -> Tensor:
+def _go_on() -> None:
+    """Nobody stops it."""
+
+
+def encode_slices(
+    visual: nn.Module, hidden: Tensor, rows: int, columns: int, between: Callable[[], None] = _go_on
+) -> Tensor:
     """Run the vision tower's blocks and merger on a group of temporal slices.
 
     hidden: embedded patches (slices, rows·columns, embed_dim); rows and columns count patches.
+    `between` is called before each block; what it raises stops the run.
     Returns (slices, rows·columns / merge², hidden). Equal to `visual(...)`, since attention
     never crosses a slice.
     """
@@ -62,6 +69,7 @@ def encode_slices(visual: nn.Module, hidden: Tensor, rows: int, columns: int) ->
     head_dim = hidden.shape[-1] // tower.blocks[0].attn.num_heads
     rotary = vision_rotary(rows, columns, head_dim, tower.spatial_merge_size, hidden.device)
     for block in tower.blocks:
+        between()
         hidden = hidden + _attend_within_slices(block, hidden, *rotary)
         hidden = _widen_by_tiles(block, hidden.flatten(0, 1)).view(slices, count, -1)
     merged: Tensor = tower.merger(hidden.flatten(0, 1))
@@ -110,13 +118,17 @@ def _joined(tensors: list[Tensor], dimension: int = 0) -> Tensor:
 
 @dataclass(frozen=True)
 class Qwen2VL:
-    """A loaded model with what the engine needs to run it."""
+    """A loaded model with what the engine needs to run it.
+
+    `between` is called before every layer; what it raises stops the run, and no cache has grown by it.
+    """
 
     model: Any
     spec: ModelSpec
     device: torch.device
     dtype: torch.dtype
     weights_bytes: int
+    between: Callable[[], None] = _go_on
 
     @cached_property
     def rotary(self) -> Rotary:
@@ -124,9 +136,15 @@ class Qwen2VL:
         text = self.model.model.language_model
         return Rotary(text.rotary_emb.inv_freq, text.config.rope_parameters["mrope_section"])
 
+    def heeding(self, between: Callable[[], None]) -> "Qwen2VL":
+        """The same model with another `between`."""
+        other = replace(self, between=between)
+        vars(other)["rotary"] = self.rotary  # the tables are made once
+        return other
+
     @property
     def visual(self) -> nn.Module:
-        """The vision tower, for `encode_slices`."""
+        """The vision tower."""
         tower: nn.Module = self.model.model.visual
         return tower
 
@@ -134,6 +152,10 @@ class Qwen2VL:
         """Embed (slices, patches, values) on the host: (slices, patches, embed_dim) on the device."""
         moved = patches.to(self.dtype).to(self.device)  # cast on the host: no float32 copy on the device
         return embed_patches(self.visual, moved)
+
+    def encode(self, embedded: Tensor, rows: int, columns: int) -> Tensor:
+        """`encode_slices` of embedded patches (slices, rows·columns, embed_dim)."""
+        return encode_slices(self.visual, embedded, rows, columns, self.between)
 
     def embed(self, ids: Tensor) -> Tensor:
         """Embed token ids (n,): (n, hidden). Rows are looked up where the table lies."""
@@ -153,6 +175,7 @@ class Qwen2VL:
         positions = _joined([part.positions for part in parts], 1)
 
         def attend(layer: int, *states: Tensor) -> Tensor:
+            self.between()
             mixed = [
                 self._attend(layer, kernel, part.cache, *(one[span] for one in states))
                 for part, span in zip(parts, spans, strict=True)

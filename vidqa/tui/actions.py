@@ -8,7 +8,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-Place = Literal["global", "app", "transcript", "timeline", "plan", "strip"]
+Place = Literal[
+    "global", "app", "transcript", "timeline", "plan", "strip",
+    "prompt", "models", "open", "history", "frames", "text", "pick",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +75,27 @@ ACTIONS = (
     Action("plan.nearest", "ctrl+t", "take_nearest", "Use nearest", "Take the nearest plan that fits"),
 )  # fmt: skip
 
-ACTION_IDS = tuple(action.id for action in ACTIONS)
+# What has a meaning only where the focus is: while a question is written, and in dialogs.
+LOCAL_ACTIONS = (
+    Action("prompt.ask", "enter", "ask", "Ask", "Ask this question", "prompt", shown=True),
+    Action("prompt.newline", "shift+enter,ctrl+j", "newline", "New line", "Begin a new line", "prompt"),
+    Action("prompt.earlier", "up", "earlier", "Earlier", "Earlier questions", "prompt"),
+    Action("prompt.later", "down", "later", "Later", "Later questions", "prompt"),
+    Action("models.close", "escape", "close", "Back", "Keep the model", "models", shown=True),
+    Action("open.close", "escape", "close", "Back", "Open nothing", "open", shown=True),
+    Action("open.clear", "ctrl+u", "clear", "Clear", "Empty the path", "open"),
+    Action("history.close", "escape", "close", "Back", "Open nothing", "history", shown=True),
+    Action("history.list", "down", "to_list", "List", "Into the list", "history"),
+    Action("history.delete", "delete", "delete", "Delete", "Delete what is marked (twice)", "history", shown=True),
+    Action("frames.close", "escape,q,f10", "close", "Close", "Back to the session", "frames", shown=True),
+    Action("frames.before", "left,up", "step(-1)", "Before", "The frame before", "frames", shown=True),
+    Action("frames.after", "right,down,space", "step(1)", "After", "The next frame", "frames", shown=True),
+    Action("text.close", "escape,q,f1,f9", "close", "Close", "Back to where you were", "text", shown=True),
+    Action("pick.close", "escape", "close", "Back", "Choose nothing", "pick", shown=True),
+)
+ACTION_IDS = tuple(action.id for action in (*ACTIONS, *LOCAL_ACTIONS))
 
 
 def actions_in(place: Place) -> Iterator[Action]:
     """The actions whose keys work there."""
-    return (action for action in ACTIONS if action.place == place)
+    return (action for action in (*ACTIONS, *LOCAL_ACTIONS) if action.place == place)

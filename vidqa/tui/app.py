@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from textual.app import App, SystemCommand
 from textual.binding import BindingType
@@ -30,6 +30,7 @@ from vidqa.tui.guard import print_to_descriptors, read_log
 from vidqa.tui.help import help_for
 from vidqa.tui.keys import bindings_for
 from vidqa.tui.models import list_choices
+from vidqa.tui.plain import PlainFilter
 from vidqa.tui.screens.ask import AskScreen
 from vidqa.tui.screens.models import Choice, ModelsScreen
 from vidqa.tui.screens.text import TextScreen
@@ -66,16 +67,9 @@ class VidqaApp(App[int]):
         return self.main
 
     def get_line_filters(self) -> list[LineFilter]:
-        """On a terminal without Unicode, everything is drawn in ASCII."""
-        filters = list(super().get_line_filters())
+        """Nothing but text is drawn; on a terminal without Unicode, in ASCII."""
+        filters = [*super().get_line_filters(), PlainFilter()]
         return [*filters, AsciiFilter()] if self._ascii else filters
-
-    async def run_async(self, **options: Any) -> int | None:
-        """Textual's; whatever ends the app ends its threads too, which Python would else wait for."""
-        try:
-            return await super().run_async(**options)
-        finally:
-            self.desk.leave()
 
     def on_mount(self) -> None:
         """Start the threads, then open what was named or ask for what is missing."""

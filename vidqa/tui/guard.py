@@ -46,8 +46,8 @@ def guarded(log: Path) -> Iterator[None]:
 def print_to_descriptors() -> None:
     """Let `print` reach descriptors 1 and 2 once more: Textual's own capture, in force by now, would drop it."""
     for name, number in (("stdout", 1), ("stderr", 2)):
-        text = open(number, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
-        setattr(sys, name, text)
+        stream = os.fdopen(number, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
+        setattr(sys, name, stream)
 
 
 def _open_log(log: Path) -> int:

@@ -42,6 +42,8 @@ class StageWords:
 
     def _one(self, stage: str, done: int, total: int) -> str:
         if stage == "load":
+            if not done:
+                return "loading the model: starting PyTorch"
             return (
                 "model loaded" if done >= total else f"loading the model: {format_bytes(done)} of {format_bytes(total)}"
             )

@@ -12,20 +12,21 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
 import vidqa
 from vidqa import errors
-from vidqa.errors import VideoError, VideoTooDamaged, VideoUnreadable
+from vidqa.errors import Interrupted, VideoError, VideoTooDamaged, VideoUnreadable
 from vidqa.types import Frame, VideoInfo
 from vidqa.units import format_timestamp
 
 _WORKER = (sys.executable, "-m", "vidqa.video.worker")
 _PASSED_ON = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TMPDIR", "SYSTEMROOT", "VIRTUAL_ENV")
 _PIPE_BYTES = 2**20
+_LOOK_SECONDS = 0.05  # how often is looked whether to stop, while a file is opened
 
 
 class _Source(Protocol):
@@ -107,10 +108,20 @@ class VideoReader:
         self._source.close()
 
 
-def open_video(path: str, *, isolated: bool = True, deadline_seconds: float = 60.0) -> VideoReader:
-    """Open a video file; raises VideoError children. `deadline_seconds` bounds every reply of the worker."""
+def never() -> bool:
+    """Nobody stops it."""
+    return False
+
+
+def open_video(
+    path: str, *, isolated: bool = True, deadline_seconds: float = 60.0, stopped: Callable[[], bool] = never
+) -> VideoReader:
+    """Open a video file; raises VideoError children, and Interrupted soon after `stopped` says so.
+
+    `deadline_seconds` bounds every reply of the worker. In this process nothing is looked at before the file is open.
+    """
     if isolated:
-        worker = Worker(_WORKER, path, deadline_seconds)
+        worker = Worker(_WORKER, path, deadline_seconds, stopped)
         return VideoReader(worker.info, worker)
     from vidqa.video.frames import FrameSource
     from vidqa.video.probe import probe
@@ -122,8 +133,11 @@ def open_video(path: str, *, isolated: bool = True, deadline_seconds: float = 60
 class Worker:
     """The decoding process, its pipes and its deadline."""
 
-    def __init__(self, command: Sequence[str], path: str, deadline_seconds: float) -> None:
+    def __init__(
+        self, command: Sequence[str], path: str, deadline_seconds: float, stopped: Callable[[], bool] = never
+    ) -> None:
         self.stopped = ""
+        self._asked_to_stop = stopped
         self._path = path
         self._deadline_seconds = deadline_seconds
         self._process = subprocess.Popen(
@@ -136,6 +150,7 @@ class Worker:
             self._command({"open": path})
             header, payload = self._receive()
             self.info = _info(header["info"], payload)
+            self._asked_to_stop = never  # from now on whoever reads frames looks, and abandons them
         except BaseException:
             self.close()
             raise
@@ -190,14 +205,21 @@ class Worker:
         assert self._process.stdout is not None
         descriptor = self._process.stdout.fileno()
         while filled < count:
-            ready, _, _ = select.select([descriptor], [], [], max(until - time.monotonic(), 0))
-            if not ready:
-                raise self._too_slow()
+            self._wait(descriptor, until)
             got = os.readv(descriptor, [view[filled:]])
             if got == 0:
                 raise self._died()
             filled += got
         return data
+
+    def _wait(self, descriptor: int, until: float) -> None:
+        """Until there is something to read; looks meanwhile whether to stop."""
+        while (left := until - time.monotonic()) > 0:
+            if select.select([descriptor], [], [], min(left, _LOOK_SECONDS))[0]:
+                return
+            if self._asked_to_stop():
+                raise Interrupted("Stopped while the video was opened.", "Nothing was answered yet.")
+        raise self._too_slow()
 
     def _too_slow(self) -> VideoUnreadable:
         self.close()

@@ -4,11 +4,12 @@ from collections.abc import Callable, Mapping
 from typing import ClassVar
 
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.containers import Container, Vertical
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
+from vidqa.tui.keys import bindings_for
 from vidqa.tui.pictures import Picture
 from vidqa.tui.widgets.frame_cell import FrameCell, PixelCell
 from vidqa.types import Plan
@@ -18,11 +19,7 @@ from vidqa.units import format_timestamp
 class FramesScreen(ModalScreen[float | None]):
     """Dismissed with the time of the frame that was last looked at."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape,q,f10", "close", "Close", tooltip="Back", id="frames.close"),
-        Binding("left,up", "step(-1)", "Before", tooltip="The frame before", id="frames.before"),
-        Binding("right,down,space", "step(1)", "After", tooltip="The next frame", id="frames.after"),
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = bindings_for("frames")
     help_title = "Frames"
     help_text = "Every frame that the plan samples. Left and right go through them; Escape closes."
 

@@ -1,18 +1,22 @@
 """Earlier conversations: search, open, delete."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import ClassVar
 
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.containers import Vertical
 from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
+from vidqa.errors import HistoryError
 from vidqa.history import History
 from vidqa.records import SavedSession
-from vidqa.text import safe_line
+from vidqa.text import safe_line, safe_text
+from vidqa.tui.keys import bindings_for
 from vidqa.units import format_timestamp
 
 _MOST = 200
@@ -21,11 +25,7 @@ _MOST = 200
 class HistoryScreen(ModalScreen[SavedSession | None]):
     """Dismissed with the session to open, or with None."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "close", "Back", tooltip="Open nothing", id="history.close"),
-        Binding("down", "to_list", "List", show=False, tooltip="Into the list", id="history.list"),
-        Binding("delete", "delete", "Delete", tooltip="Delete the marked conversation, twice", id="history.delete"),
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = bindings_for("history")
     AUTO_FOCUS = "#history-search"
     help_title = "History"
     help_text = (
@@ -38,6 +38,7 @@ class HistoryScreen(ModalScreen[SavedSession | None]):
         self._history = history
         self._found: tuple[SavedSession, ...] = ()
         self._doomed: int | None = None
+        self._search = ""
 
     def compose(self) -> ComposeResult:
         """The search and the list."""
@@ -78,15 +79,35 @@ class HistoryScreen(ModalScreen[SavedSession | None]):
             self._doomed = session.id
             self.notify("Press Delete again to delete this conversation for good.", severity="warning", markup=False)
             return
-        self._history.delete_session(session.id)
-        self._list(self.query_one(Input).value.strip())
+        self._work(partial(self._history.delete_session, session.id))
 
     def action_close(self) -> None:
         """Nothing was chosen."""
         self.dismiss(None)
 
     def _list(self, search: str) -> None:
-        self._found = self._history.sessions(_MOST, search)
+        self._search = search
+        self._work(lambda: None)
+
+    def _work(self, first: Callable[[], None]) -> None:
+        """Away from the screen, since a search can take a moment: do something, then list what is found now."""
+        find = partial(self._find, first, self._search)
+        self.run_worker(find, thread=True, group="history", exclusive=True, exit_on_error=False)
+
+    def _find(self, first: Callable[[], None], search: str) -> None:
+        try:
+            first()
+            found = self._history.sessions(_MOST, search)
+        except HistoryError as error:
+            tell = partial(self.notify, safe_text(str(error)), title="History", severity="error", markup=False)
+            self.app.call_from_thread(tell)
+            return
+        self.app.call_from_thread(self._show, search, found)
+
+    def _show(self, search: str, found: tuple[SavedSession, ...]) -> None:
+        if search != self._search:
+            return
+        self._found = found
         options = self.query_one(OptionList)
         options.clear_options()
         options.add_options([Option(_line(session)) for session in self._found])

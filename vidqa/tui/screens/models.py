@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.containers import Vertical
 from textual.content import Content
 from textual.screen import ModalScreen
@@ -13,6 +13,7 @@ from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
 from vidqa.text import safe_line
+from vidqa.tui.keys import bindings_for
 from vidqa.units import format_bytes
 
 
@@ -31,9 +32,7 @@ class Choice:
 class ModelsScreen(ModalScreen[Choice | None]):
     """Dismissed with the chosen model, or with None."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "close", "Back", tooltip="Keep the model", id="models.close")
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = bindings_for("models")
     AUTO_FOCUS = "OptionList"
     help_title = "Models"
     help_text = (

@@ -8,7 +8,7 @@ from rich.style import Style
 from rich.text import Text
 from textual import events
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.containers import Horizontal, Vertical
 from textual.content import Content
 from textual.screen import ModalScreen
@@ -19,7 +19,8 @@ from textual.widgets.option_list import Option
 from textual.widgets.tree import TreeNode
 
 from vidqa.text import safe_line
-from vidqa.tui.widgets.prompt import dropped_path
+from vidqa.tui.drop import dropped_path
+from vidqa.tui.keys import bindings_for
 from vidqa.video.names import complete_path, is_video_name
 
 
@@ -51,10 +52,7 @@ class _Videos(DirectoryTree):
 class OpenScreen(ModalScreen[str | None]):
     """Dismissed with a path, or with None."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "close", "Back", tooltip="Open nothing", id="open.close"),
-        Binding("ctrl+u", "clear", "Clear", show=False, tooltip="Empty the path", id="open.clear"),
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = bindings_for("open")
     AUTO_FOCUS = "#path"
     help_title = "Open a video"
     help_text = (

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.containers import Vertical
 from textual.content import Content
 from textual.screen import ModalScreen
@@ -12,14 +12,13 @@ from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
 from vidqa.text import safe_line
+from vidqa.tui.keys import bindings_for
 
 
 class PickScreen(ModalScreen[int | None]):
     """Dismissed with the place of the chosen line, or with None."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "close", "Back", tooltip="Choose nothing", id="pick.close")
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = bindings_for("pick")
     AUTO_FOCUS = "OptionList"
     help_title = "Choose"
     help_text = "Up and down, then Enter; Escape chooses nothing."

@@ -3,19 +3,19 @@
 from typing import ClassVar
 
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.containers import Vertical, VerticalScroll
 from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
+from vidqa.tui.keys import bindings_for
+
 
 class TextScreen(ModalScreen[None]):
     """A title and text; scrolls, and closes with Escape or the key that opened it."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape,q,f1,f9", "close", "Close", tooltip="Back to where you were", id="text.close")
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = bindings_for("text")
     AUTO_FOCUS = "#page"
 
     def __init__(self, title: str, text: Content, *, at_end: bool = False) -> None:

@@ -1,17 +1,16 @@
 """Where questions are written: Enter asks, and a dropped or pasted path of a video opens it."""
 
 import re
-import shlex
-from pathlib import Path
 from typing import ClassVar
-from urllib.parse import unquote, urlsplit
 
 from textual import events
 from textual.binding import Binding, BindingType
 from textual.message import Message
 from textual.widgets import TextArea
 
-from vidqa.video.names import is_video_name
+from vidqa.text import safe_text
+from vidqa.tui.drop import dropped_path
+from vidqa.tui.keys import bindings_for
 
 # Keys of the editor that mean something else in this app.
 _TAKEN = re.compile(r"f\d+|escape|ctrl\+[ocqnlp]")
@@ -26,12 +25,7 @@ class Prompt(TextArea, inherit_bindings=False):
             for binding in Binding.make_bindings(TextArea.BINDINGS)
             if not _TAKEN.fullmatch(binding.key) and binding.key not in ("enter", "up", "down")
         ),
-        Binding("enter", "ask", "Ask", tooltip="Ask this question", id="prompt.ask"),
-        Binding(
-            "shift+enter,ctrl+j", "newline", "New line", show=False, tooltip="Begin a new line", id="prompt.newline"
-        ),
-        Binding("up", "earlier", "Earlier", show=False, tooltip="Earlier questions", id="prompt.earlier"),
-        Binding("down", "later", "Later", show=False, tooltip="Later questions", id="prompt.later"),
+        *bindings_for("prompt"),
     ]
     help_title = "Prompt"
     help_text = (
@@ -110,27 +104,5 @@ class Prompt(TextArea, inherit_bindings=False):
             event.prevent_default()
             event.stop()
             self.post_message(self.PathDropped(path))
-
-
-def dropped_path(text: str) -> str | None:
-    """The video that a dropped text names: a path, quoted or escaped or not, or a file:// address."""
-    line = text.strip()
-    if not line or "\n" in line:
-        return None
-    candidates = [line]
-    if line.startswith("file://"):
-        candidates = [unquote(urlsplit(line).path)]
-    else:
-        try:
-            words = shlex.split(line)
-        except ValueError:
-            words = []
-        candidates += words[:1] if len(words) == 1 else []
-    return next((path for path in candidates if _is_video(path)), None)
-
-
-def _is_video(path: str) -> bool:
-    try:
-        return is_video_name(path) and Path(path).expanduser().is_file()
-    except (OSError, ValueError, RuntimeError):  # RuntimeError: there is no home to expand
-        return False
+        else:  # terminals paste lines with carriage returns
+            event.text = safe_text("\n".join(event.text.splitlines()))

@@ -69,7 +69,8 @@ class Timeline(Widget, can_focus=True):
 
     def _caption(self) -> str:
         start, end = self.start or 0.0, self.duration if self.end is None else self.end
-        part = f"looking at {format_timestamp(start)}–{format_timestamp(end)}"
+        whole = self.start is None and self.end is None
+        part = "whole video" if whole else f"only {format_timestamp(start)}–{format_timestamp(end)}"
         sampled = f" · {len(self.moments)} frames" if self.moments else ""
         return f"▲ {format_timestamp(self.cursor)} of {format_timestamp(self.duration)} · {part}{sampled}"
 
