@@ -35,8 +35,6 @@ from vidqa.tui.widgets.prompt import Prompt, dropped_path
 from vidqa.tui.widgets.timeline import Timeline
 from vidqa.types import Plan
 
-CLIP = "/work/clips"
-
 
 def desk(pilot: Pilot[int]) -> Desk:
     return main(pilot).desk
@@ -47,11 +45,11 @@ def shown(pilot: Pilot[int]) -> str:
     return " ".join(screen_text(pilot.app).replace("│", " ").split())
 
 
-async def planned(pilot: Pilot[int]) -> Plan:
-    """The plan for the wish as it is now."""
-    number = desk(pilot)._number
-    forecast = desk(pilot).forecast
-    await until(pilot, lambda: desk(pilot).forecast is not forecast and desk(pilot)._number == number, "a plan")
+async def planned(pilot: Pilot[int], **wishes: object) -> Plan:
+    """Wish, and wait for the plan."""
+    before = desk(pilot).forecast
+    desk(pilot).change(**wishes)
+    await until(pilot, lambda: desk(pilot).forecast is not before, "a plan")
     found = desk(pilot).forecast
     assert found is not None and found.plan is not None
     return found.plan
@@ -87,11 +85,11 @@ async def test_a_pasted_path_opens_the_video_and_other_text_is_a_question(tmp_pa
     path = copy_of_demo(tmp_path, "my clip [red].mp4")
     async with Stage(says("x")).running(video=None) as pilot:
         prompt = main(pilot).query_one(Prompt)
-        prompt.post_message(events.Paste(f"'{path}'"))
+        pilot.app.post_message(events.Paste(f"'{path}'"))
         await until(pilot, lambda: desk(pilot).forecast is not None, "a plan")
         assert desk(pilot).video is not None and desk(pilot).video.path == path and prompt.text == ""
         assert "my clip [red].mp4" in shown(pilot), "markup is text"
-        prompt.post_message(events.Paste("what happens?"))
+        pilot.app.post_message(events.Paste("what happens?"))
         await until(pilot, lambda: prompt.text == "what happens?", "the text")
 
 
@@ -150,7 +148,8 @@ async def test_another_video_stops_the_answer_and_begins_a_new_conversation() ->
         await ask(pilot)
         await until(pilot, lambda: "A red square" in shown(pilot), "the text")
         main(pilot).open_path(str(ROOT / "assets" / "demo-two.mp4"))
-        await until(pilot, lambda: "demo-two.mp4" in shown(pilot) and not desk(pilot).bridge.busy, "the other video")
+        await until(pilot, lambda: desk(pilot).video is not demo_video(), "the other video")
+        await until(pilot, lambda: desk(pilot).forecast is not None and not desk(pilot).bridge.busy, "its plan")
         assert "A red square" not in shown(pilot) and desk(pilot).conversation.exchanges == []
 
 
@@ -162,19 +161,19 @@ async def test_frames_and_size_trade_against_each_other() -> None:
     async with Stage(says("x")).running() as pilot:
         main(pilot).post_message(VideoOpened("long", replace(demo_video(), **minutes(10))))
         await until(pilot, lambda: desk(pilot).video is not demo_video(), "a long video")
+        await until(pilot, lambda: desk(pilot).forecast is not None and not desk(pilot).bridge.busy, "a plan")
         first = await planned(pilot)
         knob = main(pilot).query_one("#knob-frames", Knob)
         await until(pilot, lambda: knob._planned == first.draft.frames, "the knobs")
         knob.focus()
         await pilot.press("left", "left", "left")
+        await until(pilot, lambda: desk(pilot).forecast.plan.draft.frames < first.draft.frames, "fewer frames")  # type: ignore[union-attr]
         fewer = await planned(pilot)
         assert fewer.draft.frames < first.draft.frames
         assert fewer.draft.height * fewer.draft.width > first.draft.height * first.draft.width
-        desk(pilot).change(frames=None, size=(140, 168))
-        smaller = await planned(pilot)
+        smaller = await planned(pilot, frames=None, size=(140, 168))
         assert smaller.draft.frames > first.draft.frames, "smaller frames make room for more of them"
-        desk(pilot).change(size=None)
-        again = await planned(pilot)
+        again = await planned(pilot, size=None)
         assert again.draft == first.draft
 
 
@@ -228,10 +227,8 @@ async def test_only_the_newest_forecast_counts() -> None:
     async with Stage(says("x")).running() as pilot:
         old = desk(pilot).forecast
         assert old is not None
-        desk(pilot).change(frames=6)
-        stale = Forecasted(desk(pilot)._number - 1, old, None)
-        new = await planned(pilot)
-        await main(pilot).on_forecasted(stale)
+        new = await planned(pilot, frames=6)
+        await main(pilot).on_forecasted(Forecasted(desk(pilot)._number - 1, old, None))
         assert desk(pilot).forecast is not old and new.draft.frames == 6
         assert "6 frames of" in shown(pilot)
         await main(pilot).on_forecasted(Forecasted(desk(pilot)._number, old, None))
@@ -249,12 +246,12 @@ async def test_brackets_choose_the_part_that_is_asked_about() -> None:
         timeline.cursor = 3.0
         await pilot.press("]")
         await until(pilot, lambda: timeline.moments and 1 <= timeline.moments[0] < timeline.moments[-1] <= 3, "a plan")
-        assert "looking at 0:01.0–0:03.0" in shown(pilot)
+        assert "only 0:01.0–0:03.0" in shown(pilot)
         await asked(pilot)
         assert (stage.session.asked[0].start_seconds, stage.session.asked[0].end_seconds) == (1.0, 3.0)
         timeline.focus()
         await pilot.press("backspace")
-        await until(pilot, lambda: "looking at 0:00.0–0:04.0" in shown(pilot), "all of it")
+        await until(pilot, lambda: "whole video" in shown(pilot), "all of it")
 
 
 # Models
