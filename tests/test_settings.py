@@ -35,6 +35,7 @@ WRITTEN: dict[str, list[tuple[Any, Any]]] = {
     "tui.theme": [("nord", "nord"), ("dracula", "dracula")],
     "tui.images": [("half", "half"), ("none", "none")],
     "tui.ascii": [(True, True), (False, False)],
+    "tui.history": [(False, False), (True, True)],
 }
 
 

@@ -21,7 +21,7 @@ _TUI_HEAD = "# The app."
 _KEYS_HEAD = """\
 # Keys of the app: the id of a binding and its keys, with commas between. The app's help (F1) names the ids.
 # [keys]
-# quit = "ctrl+q,f10"
+# "app.leave" = "ctrl+q,f10"
 """
 
 

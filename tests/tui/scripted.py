@@ -175,11 +175,14 @@ class Stage:
     async def running(self, size: tuple[int, int] = (120, 36), **changes: object) -> AsyncIterator[Pilot[int]]:
         """The app with the demo's clip open and planned. The clip is probed once for all tests."""
         app = self.app(**{"video": None, **changes})
-        async with app.run_test(size=size, notifications=True) as pilot:
-            if "video" not in changes:
-                main(pilot).post_message(VideoOpened(DEMO, demo_video()))
-                await until(pilot, lambda: app.desk.forecast is not None and not app.desk.bridge.busy, "a plan")
-            yield pilot
+        try:
+            async with app.run_test(size=size, notifications=True) as pilot:
+                if "video" not in changes:
+                    app.main.post_message(VideoOpened(DEMO, demo_video()))
+                    await until(pilot, lambda: app.desk.forecast is not None and not app.desk.bridge.busy, "a plan")
+                yield pilot
+        finally:
+            app.desk.leave()
 
 
 @functools.cache
@@ -191,9 +194,8 @@ def demo_video() -> VideoInfo:
 
 def main(pilot: Pilot[int]) -> AskScreen:
     """The main screen, also while another one is open."""
-    screen = pilot.app.screen_stack[0]
-    assert isinstance(screen, AskScreen)
-    return screen
+    assert isinstance(pilot.app, VidqaApp)
+    return pilot.app.main
 
 
 def pilot_test(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vidqa.engine.scope import unrecorded
-from vidqa.models.qwen2_vl import Qwen2VL
+from vidqa.models.qwen2_vl import Qwen2VL, encode_slices
 from vidqa.video.patches import to_patches
 
 
@@ -54,7 +54,10 @@ class GroupEncoder:
         _, height, width = self._waiting[0].pixels.shape
         patch = self._model.spec.vision.patch
         # Nested, so that no name here keeps alive what the next step has replaced.
-        encoded = self._model.encode(self._model.embed_patches(self._patches()), height // patch, width // patch)
+        model = self._model
+        encoded = encode_slices(
+            model.visual, model.embed_patches(self._patches()), height // patch, width // patch, model.between
+        )
         return EncodedGroup(encoded.flatten(0, 1), encoded.shape[0], times)
 
     def _patches(self) -> Tensor:

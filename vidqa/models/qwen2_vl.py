@@ -144,7 +144,7 @@ class Qwen2VL:
 
     @property
     def visual(self) -> nn.Module:
-        """The vision tower."""
+        """The vision tower, for `encode_slices`."""
         tower: nn.Module = self.model.model.visual
         return tower
 
@@ -152,10 +152,6 @@ class Qwen2VL:
         """Embed (slices, patches, values) on the host: (slices, patches, embed_dim) on the device."""
         moved = patches.to(self.dtype).to(self.device)  # cast on the host: no float32 copy on the device
         return embed_patches(self.visual, moved)
-
-    def encode(self, embedded: Tensor, rows: int, columns: int) -> Tensor:
-        """`encode_slices` of embedded patches (slices, rows·columns, embed_dim)."""
-        return encode_slices(self.visual, embedded, rows, columns, self.between)
 
     def embed(self, ids: Tensor) -> Tensor:
         """Embed token ids (n,): (n, hidden). Rows are looked up where the table lies."""

@@ -67,7 +67,7 @@ class Conversation:
         """A question is being asked; with `replace`, in place of the last one."""
         if replace and self.exchanges:
             self.exchanges.pop()
-        if self._session_id is None:
+        if not self._is_kept():
             self._session_id = self._kept(self._history.begin_session, video, model)
         begin = self._history.replace_last_turn if replace else self._history.begin_turn
         turn_id = None
@@ -76,6 +76,16 @@ class Conversation:
         exchange = Exchange(question, turn_id)
         self.exchanges.append(exchange)
         return exchange
+
+    def _is_kept(self) -> bool:
+        """Whether there is a session to go on with; it can be deleted while it is open, also by another vidqa."""
+        if self._session_id is None:
+            return False
+        try:
+            self._history.session(self._session_id)
+        except HistoryError:
+            return False
+        return True
 
     def draft_of(self, exchange: Exchange) -> Draft:
         """Where the answer's text is collected, and kept about once a second."""

@@ -41,15 +41,14 @@ def _own_bindings(node: Widget) -> Iterable[Binding]:
 
 
 def _keys(bindings: Iterable[Binding]) -> list[Content]:
-    """A line per action, all its keys together."""
+    """A line per action: all its keys together, what it does, and the id by which it can be remapped."""
     keys: dict[tuple[str, str], list[str]] = {}
     for binding in bindings:
         told = binding.tooltip or binding.description
         if told and not binding.system:
-            keys.setdefault((binding.description, told), []).append(binding.key_display or binding.key)
+            what = told if told == binding.description or not binding.description else f"{binding.description}: {told}"
+            keys.setdefault((what, binding.id or ""), []).append(binding.key_display or binding.key)
     return [
-        Content.assemble(
-            (f"  {', '.join(names):<18}", "bold $accent"), told if told == name or not name else f"{name}: {told}"
-        )
-        for (name, told), names in keys.items()
+        Content.assemble((f"  {', '.join(names):<18} ", "bold $accent"), what, (f"  {id}", "$foreground-muted"))
+        for (what, id), names in keys.items()
     ]

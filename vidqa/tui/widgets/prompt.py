@@ -6,6 +6,7 @@ from typing import ClassVar
 from textual import events
 from textual.binding import Binding, BindingType
 from textual.message import Message
+from textual.strip import Strip
 from textual.widgets import TextArea
 
 from vidqa.text import safe_text
@@ -52,6 +53,10 @@ class Prompt(TextArea, inherit_bindings=False):
         self.border_title = "Question"
         self._earlier: list[str] = []
         self._place = 0
+
+    def render_line(self, y: int) -> Strip:
+        """Nothing where there is no room: the editor itself would divide its placeholder by zero."""
+        return super().render_line(y) if self.content_size.width > 0 else Strip.blank(self.size.width)
 
     def remember(self, question: str) -> None:
         """Up brings it back."""
