@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 _TEXT_SECONDS = 0.05  # text that comes within this time is drawn together
 _STATUS_SECONDS = 0.1
 _IDLE_SHARE = 3  # from one draw of text to the next, so many times the work of one
-_LONGEST_SECONDS = 1.0
+_LONGEST_SECONDS = 0.4
 
 
 class AskScreen(Deeds):

@@ -265,6 +265,7 @@ class Deeds(Screen[None]):
             self.action_stop()
             return
         await self.begin_conversation()
+        self.desk.plan()  # what was said takes no room any more
         self.action_focus_prompt()
 
     async def action_delete_turn(self) -> None:
@@ -274,6 +275,7 @@ class Deeds(Screen[None]):
         self.desk.conversation.drop_last()
         await self.query_one(Transcript).drop_last()
         self._turn = None
+        self.desk.plan()
         self.notify("The last turn was deleted.", markup=False)
 
     def action_history(self) -> None:
