@@ -84,8 +84,9 @@ def seconds_until(terminal: Terminal, wanted: bytes, start: float, place: int, l
     while wanted not in terminal.raw[max(place - len(wanted), 0) :]:
         place = len(terminal.raw)
         terminal.take(0.2)
-        if time.monotonic() - start > limit:
-            raise RuntimeError(f"{wanted!r} never came")
+        if time.monotonic() - start > limit or terminal.process.poll() is not None:
+            terminal.read(0)
+            raise RuntimeError(f"{wanted!r} never came\n{terminal.text}")
     return time.monotonic() - start
 
 
@@ -146,8 +147,10 @@ def stops_of(terminal: Terminal, key: str, wanted: bytes, count: int) -> tuple[l
         idle_for(terminal, 0.5 + 0.037 * number)
         at, start = len(terminal.raw), time.monotonic()
         terminal.press(key)
-        told.append(seconds_until(terminal, b"stopping", start, at))
+        told.append(seconds_until(terminal, b"stopp", start, at))  # a quick end is there before "stopping" is drawn
         done.append(seconds_until(terminal, b"stopped", start, at))
+        idle_for(terminal, 0.5)
+        terminal.press("ctrl+n")  # a conversation that grows would not fit at some point
         idle_for(terminal, 0.5)
     return told, done
 
@@ -164,6 +167,8 @@ def loaded_rows(home: Home, scene: str, name: str, wanted: bytes, arguments: arg
         yield from rows_of("keys", name, keys_of(terminal, arguments.keys))
         terminal.press("ctrl+c")
         idle_for(terminal, 2.0)
+        terminal.press("ctrl+n")
+        idle_for(terminal, 0.5)
         for key in ("ctrl+c", "escape"):
             told, done = stops_of(terminal, key, wanted, arguments.stops)
             short = key.replace("escape", "esc")

@@ -125,7 +125,7 @@ class Looping:
         self._cancelled.clear()
         while True:
             for event in self._session.ask(request):
-                if not isinstance(event, Answered) or self._cancelled.is_set():
+                if not isinstance(event, Answered) or event.answer.finish_reason == "cancelled":
                     yield event
             if self._cancelled.is_set():
                 return

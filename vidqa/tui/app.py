@@ -20,6 +20,7 @@ from textual.worker import Worker
 
 from vidqa.errors import VidqaError
 from vidqa.text import safe_text
+from vidqa.tui import pauses
 from vidqa.tui.ascii import AsciiFilter
 from vidqa.tui.bridge import SessionFactory
 from vidqa.tui.clipboard import copy_text
@@ -75,6 +76,7 @@ class VidqaApp(App[int]):
         """Start the threads, then open what was named or ask for what is missing."""
         if not self.is_headless:
             print_to_descriptors()
+            self.call_after_refresh(pauses.put_off)
         if self.face.theme in self.available_themes:
             self.theme = self.face.theme
         else:
@@ -125,6 +127,11 @@ class VidqaApp(App[int]):
             remember_setting(self.face.settings_file, "tui.theme", self.theme)
         except (VidqaError, OSError) as error:
             self._warn(f"The theme is not kept: {error}")
+
+    def collect_garbage(self, *, only_loaded: bool) -> None:
+        """A job is done, and nobody waits for anything. Not in tests, which share a process."""
+        if not self.is_headless:
+            self.call_after_refresh(pauses.set_aside if only_loaded else pauses.catch_up)
 
     # What works on every screen
 

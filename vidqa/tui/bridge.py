@@ -54,6 +54,7 @@ class Engine(Protocol):
 
 SessionFactory = Callable[[EngineConfig], Engine]
 _KEEP_SECONDS = 1.0
+_POST_SECONDS = 0.05  # nobody sees more than so often how far a stage is, or how memory stands
 
 
 class Draft:
@@ -109,11 +110,38 @@ class Job:
         return self.exchange is None
 
 
+class Pace:
+    """Lets a message of each kind through every so often; a newer one takes the place of one that is held back."""
+
+    def __init__(self, post: Callable[[Message], object]) -> None:
+        self._post = post
+        self._held: dict[type[Message], Message] = {}
+        self._due: dict[type[Message], float] = {}
+
+    def post(self, message: Message) -> None:
+        """Now, or when it is due and another one comes, or with `rest`."""
+        kind, now = type(message), time.monotonic()
+        if now < self._due.get(kind, 0.0):
+            self._held[kind] = message
+            return
+        self._held.pop(kind, None)
+        self._due[kind] = now + _POST_SECONDS
+        self._post(message)
+
+    def rest(self) -> None:
+        """What is held back, before something else is told."""
+        for message in self._held.values():
+            self._post(message)
+        self._held.clear()
+        self._due.clear()
+
+
 class Bridge:
     """Owns the session. `run` is the thread's body; all other methods may be called from any thread."""
 
     def __init__(self, factory: SessionFactory, config: EngineConfig, post: Callable[[Message], object]) -> None:
         self._factory, self._config, self._post = factory, config, post
+        self._pace = Pace(post)
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._session: Engine | None = None
@@ -155,6 +183,7 @@ class Bridge:
         """Do job after job until `leave`."""
         while (job := self._jobs.get()) is not None:
             error = self._done(job)
+            self._pace.rest()
             with self._lock:
                 self._pending.remove(job)
             self._post(JobEnded(job, error))
@@ -201,12 +230,14 @@ class Bridge:
                 if job.draft.add(text):  # one message while text waits, however many pieces come
                     self._post(TextWaiting(job))
             case StageProgress():
-                self._post(Progressed(job, event))
+                self._pace.post(Progressed(job, event))
             case MemorySampled():
-                self._post(MemoryMeasured(event))
+                self._pace.post(MemoryMeasured(event))
             case Answered(answer):
                 if job.save is not None:
                     job.save(answer)
+                self._pace.rest()
                 self._post(EngineEvent(job, event))
             case _:
+                self._pace.rest()
                 self._post(EngineEvent(job, event))

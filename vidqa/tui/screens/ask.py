@@ -4,6 +4,7 @@ Widgets' messages and those of the working threads come up to here, and state go
 asked and planned is the desk's business (desk.py), what a person can do stands in deeds.py.
 """
 
+import time
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar, cast
 
@@ -49,6 +50,8 @@ if TYPE_CHECKING:
 
 _TEXT_SECONDS = 0.05  # text that comes within this time is drawn together
 _STATUS_SECONDS = 0.1
+_IDLE_SHARE = 3  # from one draw of text to the next, so many times the work of one
+_LONGEST_SECONDS = 0.4
 
 
 class AskScreen(Deeds):
@@ -64,6 +67,7 @@ class AskScreen(Deeds):
     def __init__(self, desk: Desk) -> None:
         super().__init__(desk)
         self._stages = StageWords()
+        self._text_seconds, self._spent = _TEXT_SECONDS, 0.0
         self._status_due = False
         self._text_due: Job | None = None  # whose text is about to be drawn
 
@@ -168,6 +172,7 @@ class AskScreen(Deeds):
     def begun(self) -> None:
         """A question is on its way."""
         self._stages = StageWords()
+        self._text_seconds, self._spent = _TEXT_SECONDS, time.thread_time()
         self.query_one(MemoryPanel).begin()
 
     async def on_engine_event(self, message: EngineEvent) -> None:
@@ -214,20 +219,27 @@ class AskScreen(Deeds):
         """Draw it in a moment, with what comes until then."""
         if self._text_due is not message.job:
             self._text_due = message.job
-            self.set_timer(_TEXT_SECONDS, partial(self._draw_text, message.job))
+            self.set_timer(self._text_seconds, partial(self._draw_text, message.job))
 
     async def _draw_text(self, job: Job) -> None:
         if self._text_due is job:
             self._text_due = None
         text = job.draft.take()
         if text and self.concerns(job):
+            self._pace_text()
             await self.add_text(text)
+
+    def _pace_text(self) -> None:
+        """The more work the last draw was (a long answer is laid out anew), the later the next: keys come between."""
+        spent, self._spent = time.thread_time() - self._spent, time.thread_time()
+        self._text_seconds = min(max(_TEXT_SECONDS, _IDLE_SHARE * spent), _LONGEST_SECONDS)
 
     async def on_job_ended(self, message: JobEnded) -> None:
         """The engine is free again; what is still marked as running went wrong."""
         await self._draw_text(message.job)
         await self.job_ended(message.job, message.error)
         self.desk.plan()  # with the model loaded, and with the memory as it is now
+        self.vidqa.collect_garbage(only_loaded=message.job.only_load)
 
     def _show_status(self) -> None:
         self._status_due = False

@@ -14,6 +14,7 @@ from vidqa.export import suggest_name, to_json, to_markdown, to_srt, write_expor
 from vidqa.moments import moments
 from vidqa.records import SavedSession
 from vidqa.text import safe_line, safe_text
+from vidqa.tui import pauses
 from vidqa.tui.bridge import Job
 from vidqa.tui.desk import Desk
 from vidqa.tui.screens.frames import FramesScreen
@@ -248,6 +249,7 @@ class Deeds(Screen[None]):
         self.desk.restart()
         transcript = self.query_one(Transcript)
         await transcript.clear(self.hint())
+        pauses.look_at_all()
         self._turn, resumed, self._resumed = None, self._resumed, None
         if resumed is None:
             return
@@ -263,6 +265,7 @@ class Deeds(Screen[None]):
             self.action_stop()
             return
         await self.begin_conversation()
+        self.desk.plan()  # what was said takes no room any more
         self.action_focus_prompt()
 
     async def action_delete_turn(self) -> None:
@@ -272,6 +275,7 @@ class Deeds(Screen[None]):
         self.desk.conversation.drop_last()
         await self.query_one(Transcript).drop_last()
         self._turn = None
+        self.desk.plan()
         self.notify("The last turn was deleted.", markup=False)
 
     def action_history(self) -> None:
