@@ -293,7 +293,7 @@ async def test_a_remapped_key_does_the_work(name: str) -> None:
 
 @pilot_test
 async def test_every_action_is_told_by_the_help_of_its_part() -> None:
-    async with Stage(script).running(images="half", size=(120, 60)) as pilot:
+    async with Stage(script).running(images="half") as pilot:
         assert isinstance(pilot.app, VidqaApp)
         for place in ("transcript", "timeline", "plan", "strip"):
             actions = list(actions_in(place))  # type: ignore[arg-type]

@@ -21,6 +21,7 @@ from tests.tui.scripted import (
     says,
     screen_text,
     settled,
+    shown,
     until,
 )
 from vidqa.errors import ModelError
@@ -36,11 +37,6 @@ from vidqa.types import Plan, Request, Turn, VideoInfo
 
 def desk(pilot: Pilot[int]) -> Desk:
     return main(pilot).desk
-
-
-def shown(pilot: Pilot[int]) -> str:
-    """The screen's words on one line."""
-    return " ".join(screen_text(pilot.app).replace("│", " ").split())
 
 
 async def streaming(pilot: Pilot[int], text: str, question: str = "what is there?") -> None:

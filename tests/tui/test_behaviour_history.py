@@ -8,7 +8,7 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import Input, OptionList
 
-from tests.tui.scripted import DEMO, Stage, asked, main, pilot_test, says, screen_text, settled, until
+from tests.tui.scripted import DEMO, Stage, asked, main, pilot_test, says, screen_text, settled, shown, until
 from vidqa.history import FILE_NAME, History
 from vidqa.tui.desk import Desk
 from vidqa.tui.screens.history import HistoryScreen
@@ -23,11 +23,6 @@ ANSWER = "A **red** square\nat 0:02."
 
 def desk(pilot: Pilot[int]) -> Desk:
     return main(pilot).desk
-
-
-def shown(pilot: Pilot[int]) -> str:
-    """The screen's words on one line."""
-    return " ".join(screen_text(pilot.app).replace("│", " ").split())
 
 
 async def history_opened(pilot: Pilot[int]) -> HistoryScreen:

@@ -19,8 +19,8 @@ from tests.tui.scripted import (
     main,
     pilot_test,
     says,
-    screen_text,
     settled,
+    shown,
     until,
 )
 from vidqa.errors import VideoError
@@ -38,11 +38,6 @@ from vidqa.types import Plan
 
 def desk(pilot: Pilot[int]) -> Desk:
     return main(pilot).desk
-
-
-def shown(pilot: Pilot[int]) -> str:
-    """The screen's words on one line."""
-    return " ".join(screen_text(pilot.app).replace("│", " ").split())
 
 
 async def planned(pilot: Pilot[int], **wishes: object) -> Plan:

@@ -33,6 +33,7 @@ from tests.tui.scripted import (
     says,
     screen_text,
     settled,
+    shown,
     until,
 )
 from tests.tui.svg import slim, words
@@ -209,8 +210,7 @@ async def check(pilot: Pilot[int], state: State, size: tuple[int, int], snapshot
         await pilot.press("f3")
         await until(pilot, lambda: main(pilot).query(Knob).first().has_focus, "the panel")
     drawn = await picture(pilot)
-    shown = " ".join(screen_text(pilot.app).replace("│", " ").split())
-    assert [text for text in state.holds if text not in shown] == [], screen_text(pilot.app)
+    assert [text for text in state.holds if text not in shown(pilot)] == [], screen_text(pilot.app)
     kept = snapshot(name="{}x{}".format(*size))
     if drawn != kept:
         lines = difflib.unified_diff(words(str(kept)), words(drawn), "recorded", "drawn", n=1, lineterm="")

@@ -56,7 +56,8 @@ class VidqaApp(App[int]):
     COMMANDS = App.COMMANDS | {Actions}
 
     def __init__(self, factory: SessionFactory, face: Face) -> None:
-        self._ascii = face.ascii
+        # Made once: Textual keeps filtered lines by the filter's identity.
+        self._drawn_through = (PlainFilter(), AsciiFilter()) if face.ascii else (PlainFilter(),)
         super().__init__()
         self.face = face
         self.desk = Desk(factory, face)
@@ -70,8 +71,7 @@ class VidqaApp(App[int]):
 
     def get_line_filters(self) -> list[LineFilter]:
         """Nothing but text is drawn; on a terminal without Unicode, in ASCII."""
-        filters = [*super().get_line_filters(), PlainFilter()]
-        return [*filters, AsciiFilter()] if self._ascii else filters
+        return [*super().get_line_filters(), *self._drawn_through]
 
     def on_mount(self) -> None:
         """Start the threads, then open what was named or ask for what is missing."""
