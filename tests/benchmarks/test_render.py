@@ -45,8 +45,16 @@ def test_the_committed_page_is_what_the_committed_results_say() -> None:
 
 def test_nothing_measured_is_said_in_a_line_each() -> None:
     page = render({})
-    assert page.count("Not measured yet") == 5
+    assert page.count("Not measured yet") == 6
     assert "`scripts/bench_gpu.py` has not been run on a GPU" in page
+
+
+def test_the_sessions_latencies_are_a_table_with_bars() -> None:
+    row = row_object(Row("keys", "idle, p99", 0.2, "s", "nearest rank"), Bar(0.15, "<="))
+    told = {"kind": "tui", "environment": ENVIRONMENT, "cores": 2, "missed": ["keys: idle, p99"], "rows": [row]}
+    page = render({"tui-cpu": told})
+    assert "| keys: idle, p99 | 0.2 s | <= 0.15 MISSED |" in page
+    assert "- missed: keys: idle, p99" in page and "2 cores." in page
 
 
 def test_a_gpu_result_shows_bars_misses_and_what_was_skipped() -> None:

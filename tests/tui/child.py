@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from tests.tui.scripted import DEMO, Gate, Script, ScriptedSession, Step, says
@@ -52,12 +52,12 @@ def when(name: str, deed: Callable[[], object]) -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def slow(request: Request, plan: Plan, video: VideoInfo) -> Sequence[Step]:
+def slow(request: Request, plan: Plan, video: VideoInfo) -> Iterable[Step]:
     """Goes on until it is stopped."""
     return says("It moves", before_end=[Gate()])(request, plan, video)
 
 
-def hostile(request: Request, plan: Plan, video: VideoInfo) -> Sequence[Step]:
+def hostile(request: Request, plan: Plan, video: VideoInfo) -> Iterable[Step]:
     """Says what the file `answer.json` holds, piece by piece; a note and an error from there too."""
     told = json.loads((state_folder() / "answer.json").read_text(encoding="utf-8"))
     if told.get("error"):
@@ -143,7 +143,7 @@ SCENES: dict[str, Script] = {
 def make_factory(scene: str) -> SessionFactory:
     """What makes the scene's sessions: scripted ones, or (`demo`) the real one in a loop."""
     if scene == "demo":
-        return lambda config: Looping(make_session(config))  # type: ignore[return-value]
+        return lambda config: Looping(make_session(config))
     return lambda config: ScriptedSession(config, SCENES[scene])
 
 

@@ -60,5 +60,5 @@ class TurnView(Vertical):
         said = Content("\n").join([*map(Content, self._notes), Content("") + status])
         self._status.update(said, layout=False)  # laying out a long conversation takes long, and is seldom needed
         size = self._status.size
-        if not size.width or self._status.visual.get_height(self._status.styles, size.width) != size.height:
+        if not size.width or self._status.visual.get_height({}, size.width) != size.height:
             self._status.refresh(layout=True)
