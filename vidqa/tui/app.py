@@ -89,6 +89,10 @@ class VidqaApp(App[int]):
             self.set_interval(self.face.tick_seconds, self.main.tick)
         self.call_after_refresh(self._first_step)
 
+    def on_unmount(self) -> None:
+        """Whatever ends the app ends its work too."""
+        self.desk.leave()
+
     def _first_step(self) -> None:
         if self.face.video is not None:
             self.main.open_path(self.face.video)
