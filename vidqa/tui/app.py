@@ -39,6 +39,7 @@ from vidqa.tui.state import PLANNED_QUESTION
 
 LOG_NAME = "tui.log"
 _TWICE_SECONDS = 2.0
+_COLLECT_SECONDS = 0.3
 
 
 def make_app(factory: SessionFactory, face: Face) -> "VidqaApp":
@@ -133,9 +134,9 @@ class VidqaApp(App[int]):
             self._warn(f"The theme is not kept: {error}")
 
     def collect_garbage(self, *, only_loaded: bool) -> None:
-        """A job is done, and nobody waits for anything. Not in tests, which share a process."""
+        """A job is done: collect in a moment, when its end is on the screen. Not in tests, which share a process."""
         if not self.is_headless:
-            self.call_after_refresh(pauses.set_aside if only_loaded else pauses.catch_up)
+            self.set_timer(_COLLECT_SECONDS, pauses.set_aside if only_loaded else pauses.catch_up)
 
     # What works on every screen
 
