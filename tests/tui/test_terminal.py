@@ -33,10 +33,7 @@ def test_what_others_print_goes_to_the_log_and_not_to_the_screen(opened: Opener,
     ask(terminal, "what happens?")
     terminal.wait_for("at 50.0/s")
     terminal.wait_for(lambda: "+ 45 text" not in terminal.text)  # planned anew
-    terminal.press("f9")
-    terminal.wait_for("Nothing was printed.")
-    terminal.press("escape")
-    terminal.wait_for(lambda: "Nothing was printed." not in terminal.text)  # drawn whole once more: at rest
+    terminal.rest()
     before, asked = terminal.text, home / "state" / "make-noise"
     asked.touch()
     terminal.wait_for(lambda: not asked.exists())
