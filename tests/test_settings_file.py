@@ -33,7 +33,7 @@ def test_the_template_says_every_default(tmp_path: Path) -> None:
     plain = "\n".join(line.removeprefix("# ") if " = " in line or line == "# [keys]" else line for line in lines)
     (tmp_path / "config.toml").write_text(plain)
     settings = load_settings({"VIDQA_CONFIG": str(tmp_path / "config.toml")})
-    assert settings.keys == {"quit": "ctrl+q,f10"} and settings.model == "2b"
+    assert settings.keys == {"app.leave": "ctrl+q,f10"} and settings.model == "2b"
     defaults = default_settings()
     assert (settings.vram_bytes, settings.reserve_bytes, settings.max_tokens) == (None, 0, 256)
     assert settings.tui == defaults.tui and settings.weights == defaults.weights

@@ -91,6 +91,11 @@ class Terminal:
         """What is on the screen."""
         return "\n".join(line.rstrip() for line in self.screen.display)
 
+    def rest(self) -> None:
+        """Read until nothing more comes: all that was going to be drawn is drawn."""
+        while self.read(0.3):
+            pass
+
     def wait_for(self, wanted: str | Callable[[], object], seconds: float = 20.0) -> None:
         """Read until a text is on the screen, or a condition holds. The error shows the screen."""
         end = time.monotonic() + seconds

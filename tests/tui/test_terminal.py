@@ -32,7 +32,8 @@ def test_what_others_print_goes_to_the_log_and_not_to_the_screen(opened: Opener,
     terminal = ready(opened, rows=40)
     ask(terminal, "what happens?")
     terminal.wait_for("at 50.0/s")
-    terminal.wait_for(lambda: "+ 45 text" not in terminal.text)  # planned anew: at rest
+    terminal.wait_for(lambda: "+ 45 text" not in terminal.text)  # planned anew
+    terminal.rest()
     before, asked = terminal.text, home / "state" / "make-noise"
     asked.touch()
     terminal.wait_for(lambda: not asked.exists())

@@ -120,6 +120,7 @@ def _load(
 
 def release_cached_memory() -> None:
     """Collect what a failed attempt left, and give the allocator's unused blocks back to the device."""
+    gc.unfreeze()  # a face may have set aside what is about to go
     gc.collect()
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()

@@ -91,7 +91,7 @@ class VidqaApp(App[int]):
         self.call_after_refresh(self._first_step)
 
     def on_unmount(self) -> None:
-        """However the app ends, also by an error of its own: no thread of it goes on."""
+        """Whatever ends the app ends its work too."""
         self.desk.leave()
 
     def _first_step(self) -> None:

@@ -4,7 +4,9 @@ Holds what the screen draws and the threads that work for it. Draws nothing.
 """
 
 import os
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -40,7 +42,7 @@ class Desk:
         self._factory = factory
         self._config = interactive(face.engine, os.cpu_count() or 1)
         self._number = 0
-        self._started = False
+        self._threads: list[threading.Thread] = []
         self._loading_for: tuple[str, str] | None = None
         self.job: Job | None = None
 
@@ -51,20 +53,29 @@ class Desk:
         warn: Callable[[str], None],
     ) -> None:
         """Begin to work for a screen."""
-        self._started = True
-        self._post, self._run_thread = post, run_thread
-        self.bridge = Bridge(self._factory, self.config(), post)
-        self.projector = Projector(post)
+        self._send, self._run_thread = post, run_thread
+        self.bridge = Bridge(self._factory, self.config(), self._post)
+        self.projector = Projector(self._post)
         self.conversation = Conversation(self.history, warn)
-        run_thread(self.bridge.run, "engine")
-        run_thread(self.projector.run, "video")
+        # Not of the app's own: asyncio waits for those without end, however an app ended.
+        bodies = {"engine": self.bridge.run, "video": self.projector.run}
+        self._threads = [threading.Thread(target=body, name=name, daemon=True) for name, body in bodies.items()]
+        for thread in self._threads:
+            thread.start()
 
-    def leave(self) -> None:
-        """End the threads, however far things went; the history is whole."""
-        if self._started:
+    def leave(self, wait_seconds: float = 0.0) -> None:
+        """End the threads, and wait so long for them; the history is whole."""
+        if self._threads:
             self.bridge.leave()
             self.projector.leave()
+        for thread in self._threads:
+            thread.join(wait_seconds)
         self.history.close()
+
+    def _post(self, message: Message) -> None:
+        """Tell the screen; nobody where it is gone already."""
+        with suppress(RuntimeError):  # its loop is closed
+            self._send(message)
 
     def config(self) -> Any:
         """How questions are run now."""

@@ -13,6 +13,8 @@ from vidqa.tui.bridge import Engine, SessionFactory
 from vidqa.tui.face import Face
 from vidqa.tui.guard import guarded, is_terminal
 
+_LAST_SECONDS = 5.0  # what is being computed hears of the end at its next chunk
+
 
 def default_model() -> str | None:
     """The first cached model that runs; None where the person has to choose."""
@@ -41,6 +43,7 @@ def open_app(face: Face, factory: SessionFactory = make_session) -> int:
     with guarded(log):
         app = make_app(factory, face)  # in here, so that it takes descriptor 2 for the file that it is
         code = app.run()
+        app.desk.leave(_LAST_SECONDS)
     if code is None and app.return_code:
         raise VidqaError("The screen failed and was closed.", f"The end of {log} says why; the history is kept.")
     return code or 0

@@ -59,6 +59,10 @@ class TurnView(Vertical):
         self._said = status
         said = Content("\n").join([*map(Content, self._notes), Content("") + status])
         self._status.update(said, layout=False)  # laying out a long conversation takes long, and is seldom needed
-        size = self._status.size
-        if not size.width or self._status.visual.get_height({}, size.width) != size.height:
+        if self._status.size.height != self._height_of_status():
             self._status.refresh(layout=True)
+
+    def _height_of_status(self) -> int:
+        """Lines that the status needs; -1 before it has its width."""
+        width, visual = self._status.size.width, self._status.visual
+        return visual.get_height(self._status.styles, width) if width else -1  # type: ignore[arg-type]
