@@ -119,7 +119,7 @@ def keys_of(terminal: Terminal, count: int, *, scrolled: bool = False) -> list[f
         place = number % len(_LETTERS)
         if place == 0 and number:
             terminal.press("ctrl+u")
-            idle_for(terminal, 0.3)
+            idle_for(terminal, 2.0)  # Textual does it after keys that come at once
         if scrolled:
             terminal.write(chance.choice((_WHEEL_UP, _WHEEL_UP, _WHEEL_DOWN)))
         at, start = len(terminal.raw), time.monotonic()
