@@ -14,6 +14,8 @@ from vidqa.records import SavedSession, SavedTurn
 from vidqa.tui.bridge import Draft
 from vidqa.types import Answer, Turn, VideoInfo
 
+# Planned for as if each byte were a token: a long conversation must not push the video out of the context.
+_MOST_TOLD_BYTES = 8 * 2**10
 State = Literal["running", "answered", "stopped", "failed"]
 
 
@@ -47,8 +49,16 @@ class Conversation:
         return self.exchanges[-1] if self.exchanges else None
 
     def turns(self) -> tuple[Turn, ...]:
-        """What the model is told of the conversation: every question that got some answer."""
-        return tuple(Turn(one.question, one.text) for one in self.exchanges if one.text.strip())
+        """What the model is told of the conversation: the newest questions that got some answer, whole ones."""
+        told: list[Turn] = []
+        room = _MOST_TOLD_BYTES
+        for one in reversed(self.exchanges):
+            room -= len(one.question.encode()) + len(one.text.encode())
+            if room < 0:
+                break
+            if one.text.strip():
+                told.insert(0, Turn(one.question, one.text))
+        return tuple(told)
 
     def restart(self) -> None:
         """A new conversation; the old one stays in the history."""
