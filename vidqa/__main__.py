@@ -1,6 +1,7 @@
 """Picks a face and imports it late. The only module above the faces."""
 
 import argparse
+import os
 import sys
 
 from vidqa.cli.main import run
@@ -13,6 +14,8 @@ def main() -> int:
 
 def open_session(arguments: argparse.Namespace) -> int:
     """Open the interactive session that the arguments describe; returns the exit code."""
+    # Textual reads it when it is imported: milliseconds until Esc is no beginning of another key's code.
+    os.environ.setdefault("ESCDELAY", "50")
     from vidqa.cli.options import given_flags, make_config, make_request
     from vidqa.config import config_path, state_folder
     from vidqa.settings import load_settings

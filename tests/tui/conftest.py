@@ -30,6 +30,7 @@ def clean_environment(home: Path) -> dict[str, str]:
         (tools / name).chmod(0o755)
     return {
         "PATH": f"{tools}:{os.environ['PATH']}", "BROWSER": str(tools / "www-browser"),
+        "ESCDELAY": "50",  # as the real command sets it
         "HOME": str(home), "PYTHONPATH": str(ROOT), "LANG": "C.UTF-8",
         "TERM": "xterm-256color", "COLORTERM": "truecolor", "TEXTUAL_ANIMATIONS": "none",
         "VIDQA_STATE": str(home / "state"), "VIDQA_CONFIG": str(home / "config.toml"), "HF_HOME": str(home / "hf"),
