@@ -321,6 +321,14 @@ async def test_the_footer_can_be_clicked() -> None:
 
 
 @pilot_test
+async def test_quick_keys_on_a_knob_all_count() -> None:
+    async with Stage(script).running() as pilot:
+        main(pilot).query_one("#knob-frames", Knob).focus()
+        await pilot.press("left", "left", "left", "right")
+        await until(pilot, lambda: desk(pilot).wish.frames == 6, "8, 6, 4, no less, 6")
+
+
+@pilot_test
 async def test_knobs_and_timeline_can_be_clicked() -> None:
     async with Stage(script).running() as pilot:
         knob = main(pilot).query_one("#knob-frames", Knob)

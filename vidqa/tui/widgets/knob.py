@@ -62,8 +62,13 @@ class Knob(Widget, can_focus=True):
         """The choice before or after; from the planner's choice the one beside it."""
         if not self._choices:
             return
-        now = self._value if self._value is not None else self._planned
-        self.post_message(self.Turned(self._field, self._beside(now, step)))
+        self._turn_to(self._beside(self._value if self._value is not None else self._planned, step))
+
+    def _turn_to(self, value: Any) -> None:
+        """At once: the next key goes on from here, also before the planner has answered."""
+        self._value = value
+        self.refresh()
+        self.post_message(self.Turned(self._field, value))
 
     def _beside(self, now: Any, step: int) -> Any:
         if now in self._choices:
@@ -77,7 +82,7 @@ class Knob(Widget, can_focus=True):
 
     def action_automatic(self) -> None:
         """Back to the planner."""
-        self.post_message(self.Turned(self._field, None))
+        self._turn_to(None)
 
     def on_click(self, event: events.Click) -> None:
         """The left part lowers, the right part raises."""
