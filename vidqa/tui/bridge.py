@@ -28,11 +28,6 @@ if TYPE_CHECKING:
 class Engine(Protocol):
     """What the app needs of a session; `vidqa.Session` is one."""
 
-    @property
-    def config(self) -> EngineConfig:
-        """How questions are run."""
-        ...
-
     def forecast(self, video: VideoInfo, request: Request, config: EngineConfig | None = None) -> Forecast:
         """Plan for a video whose facts are known; opens no file."""
 

@@ -10,13 +10,12 @@ from typing import Any, Literal
 
 from vidqa.errors import HistoryError
 from vidqa.history import History
-from vidqa.records import SavedSession, SavedTurn
+from vidqa.records import SavedSession, SavedTurn, TurnState
 from vidqa.tui.bridge import Draft
 from vidqa.types import Answer, Turn, VideoInfo
 
 # Planned for as if each byte were a token: a long conversation must not push the video out of the context.
 _MOST_TOLD_BYTES = 8 * 2**10
-State = Literal["running", "answered", "stopped", "failed"]
 
 
 @dataclass(slots=True)
@@ -26,7 +25,7 @@ class Exchange:
     question: str
     turn_id: int | None
     text: str = ""
-    state: State = "running"
+    state: TurnState = "running"
 
 
 class Conversation:

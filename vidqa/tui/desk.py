@@ -13,6 +13,7 @@ from typing import Any
 
 from textual.message import Message
 
+from vidqa.config import EngineConfig
 from vidqa.engine.planning import Forecast
 from vidqa.errors import DoesNotFit, UsageError, VidqaError
 from vidqa.history import FILE_NAME, History
@@ -77,7 +78,7 @@ class Desk:
         with suppress(RuntimeError):  # its loop is closed
             self._send(message)
 
-    def config(self) -> Any:
+    def config(self) -> EngineConfig:
         """How questions are run now."""
         return self.wish.config(replace(self._config, model=self.model or self._config.model))
 
@@ -129,7 +130,7 @@ class Desk:
         work = partial(self._forecast, self._number, self.video, self.request(PLANNED_QUESTION), self.config())
         self._run_thread(work, "plan")
 
-    def _forecast(self, number: int, video: VideoInfo, request: Request, config: Any) -> None:
+    def _forecast(self, number: int, video: VideoInfo, request: Request, config: EngineConfig) -> None:
         forecast, error = None, None
         try:
             forecast = self.bridge.session().forecast(video, request, config)

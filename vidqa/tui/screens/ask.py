@@ -6,17 +6,16 @@ asked and planned is the desk's business (desk.py), what a person can do stands 
 
 import time
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar, cast
+from typing import ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.widgets import Footer, Static
 
-from vidqa.errors import VidqaError
 from vidqa.events import Answered, Degraded, Event, Noted, Planned, StageStarted
 from vidqa.records import plan_figures, usage_figures
-from vidqa.text import safe_line, safe_text
+from vidqa.text import safe_text
 from vidqa.tui.bridge import Job
 from vidqa.tui.desk import Desk
 from vidqa.tui.keys import bindings_for
@@ -44,9 +43,6 @@ from vidqa.tui.widgets.timeline import Timeline
 from vidqa.tui.widgets.top_bar import TopBar
 from vidqa.tui.widgets.transcript import Transcript
 from vidqa.words import degraded_words
-
-if TYPE_CHECKING:
-    from vidqa.tui.app import VidqaApp
 
 _TEXT_SECONDS = 0.05  # text that comes within this time is drawn together
 _STATUS_SECONDS = 0.1
@@ -173,7 +169,7 @@ class AskScreen(Deeds):
         """A question is on its way."""
         self._stages = StageWords()
         self._text_seconds, self._spent = _TEXT_SECONDS, time.thread_time()
-        self.query_one(MemoryPanel).begin()
+        super().begun()
 
     async def on_engine_event(self, message: EngineEvent) -> None:
         """What the engine tells, one thing after the other."""
@@ -286,22 +282,3 @@ class AskScreen(Deeds):
     def action_log(self) -> None:
         """What was printed behind the screen."""
         self.vidqa.show_log()
-
-    def copy(self, text: str) -> None:
-        """To the clipboard."""
-        self.vidqa.copy(text)
-
-    @property
-    def vidqa(self) -> "VidqaApp":
-        """The app, by its own type."""
-        return cast("VidqaApp", self.app)
-
-    def tell(self, error: VidqaError, title: str) -> None:
-        """An error as a toast: what, and the remedy."""
-        self.notify(safe_text(str(error)), title=title, severity="error", timeout=12, markup=False)
-
-    def say_status(self, text: str) -> None:
-        """A line above the prompt; empty text takes it away."""
-        status = self.query_one("#status", Static)
-        status.set_class(bool(text), "-busy")
-        status.update(safe_line(text))

@@ -4,10 +4,11 @@ Each deed asks the desk or opens another screen. What the working threads tell i
 """
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from textual.content import Content
 from textual.screen import Screen
+from textual.widgets import Static
 
 from vidqa.errors import HistoryError, Interrupted, UsageError, VidqaError
 from vidqa.export import suggest_name, to_json, to_markdown, to_srt, write_export
@@ -24,10 +25,14 @@ from vidqa.tui.screens.pick import PickScreen
 from vidqa.tui.stages import took
 from vidqa.tui.widgets.film_strip import FilmStrip
 from vidqa.tui.widgets.knob import Knob
+from vidqa.tui.widgets.memory_panel import MemoryPanel
 from vidqa.tui.widgets.prompt import Prompt
 from vidqa.tui.widgets.timeline import Timeline
 from vidqa.tui.widgets.transcript import Transcript
 from vidqa.tui.widgets.turn_view import TurnView
+
+if TYPE_CHECKING:
+    from vidqa.tui.app import VidqaApp
 
 _FORMATS = (
     ("Markdown (.md): to read", "md", to_markdown),
@@ -49,13 +54,20 @@ class Deeds(Screen[None]):
         self._moment = -1
         self._resumed: SavedSession | None = None
 
+    @property
+    def vidqa(self) -> "VidqaApp":
+        """The app, by its own type."""
+        return cast("VidqaApp", self.app)
+
     def tell(self, error: VidqaError, title: str) -> None:
-        """Show an error."""
-        raise NotImplementedError
+        """An error as a toast: what, and the remedy."""
+        self.notify(safe_text(str(error)), title=title, severity="error", timeout=12, markup=False)
 
     def say_status(self, text: str) -> None:
-        """Show a line above the prompt."""
-        raise NotImplementedError
+        """A line above the prompt; empty text takes it away."""
+        status = self.query_one("#status", Static)
+        status.set_class(bool(text), "-busy")
+        status.update(safe_line(text))
 
     def hint(self) -> str:
         """What to do next, while nothing was asked."""
@@ -149,7 +161,7 @@ class Deeds(Screen[None]):
 
     def begun(self) -> None:
         """A question is on its way."""
-        raise NotImplementedError
+        self.query_one(MemoryPanel).begin()
 
     def action_stop(self) -> None:
         """Stop the answer, not the app; without one, give up an edit or go to the prompt."""
@@ -302,7 +314,7 @@ class Deeds(Screen[None]):
 
     def copy(self, text: str) -> None:
         """To the clipboard."""
-        raise NotImplementedError
+        self.vidqa.copy(text)
 
     def action_export(self) -> None:
         """Write the conversation to a file."""
