@@ -71,6 +71,7 @@ class Home:
             "PATH": os.environ["PATH"], "HOME": str(home), "PYTHONPATH": str(ROOT), "LANG": "C.UTF-8",
             "TERM": "xterm-256color", "COLORTERM": "truecolor", "VIDQA_STATE": str(home / "state"),
             "VIDQA_CONFIG": str(home / "config.toml"), "HF_HOME": str(home / "hf"), "HF_HUB_OFFLINE": "1",
+            "ESCDELAY": "50",  # as the real command sets it
         }  # fmt: skip
 
     def open(self, *words: str, columns: int = _COLUMNS) -> Terminal:
@@ -183,7 +184,7 @@ def loaded_rows(home: Home, scene: str, name: str, wanted: bytes, arguments: arg
         for key in ("ctrl+c", "escape"):
             told, done = stops_of(terminal, key, wanted, arguments.stops)
             short = key.replace("escape", "esc")
-            note = "a terminal's Esc waits 0.1 s for the rest of a key's code" if key == "escape" else ""
+            note = "a terminal's Esc waits 0.05 s for the rest of a key's code" if key == "escape" else ""
             yield from rows_of("stop", f"{short} to 'stopping', {name}", told, note)
             yield from rows_of("stop", f"{short} to the end, {name}", done)
     with home.open("tests.tui.child", scene) as terminal:

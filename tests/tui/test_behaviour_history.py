@@ -15,6 +15,7 @@ from vidqa.tui.screens.history import HistoryScreen
 from vidqa.tui.screens.pick import PickScreen
 from vidqa.tui.widgets.plan_panel import PlanPanel
 from vidqa.tui.widgets.prompt import Prompt
+from vidqa.tui.widgets.answer_text import Section
 from vidqa.tui.widgets.transcript import Transcript
 from vidqa.types import Turn
 
@@ -201,7 +202,7 @@ async def test_ctrl_c_copies_what_is_selected(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("TERM", "xterm")
     async with Stage(says(ANSWER)).running(state=tmp_path) as pilot:
         await asked(pilot)
-        main(pilot).query_one(Transcript).turns()[-1]._markdown.text_select_all()
+        main(pilot).query_one(Transcript).query(Section).last().text_select_all()
         await pilot.press("ctrl+c")
         await until(pilot, lambda: "square" in pilot.app.clipboard, "it is copied")
 

@@ -16,6 +16,7 @@ from tests.tui.conftest import Opener
 from tests.tui.scripted import DEMO, Stage, says, screen_text, until
 from tests.tui.terminal import Terminal
 from vidqa.text import safe_line
+from vidqa.tui.widgets.answer_text import Section
 from vidqa.tui.widgets.turn_view import TurnView
 
 CLIPBOARD = "\x1b]52;c;cHduZWQ=\x07"
@@ -99,9 +100,10 @@ def test_an_answer_cut_anywhere_while_it_streams() -> None:
                 await app.screen.query_one("#transcript").mount(turn)
                 await turn.add(text[:place])
                 await turn.add(text[place:])
-                assert turn._stream is not None
-                await turn._stream.stop()
-                drawn = turn._markdown.source
+                section = turn.query_one(Section)
+                assert section._stream is not None
+                await section._stream.stop()
+                drawn = section.source
                 assert drawn == safe_line(text)
                 await turn.remove()
 

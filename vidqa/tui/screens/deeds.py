@@ -169,7 +169,7 @@ class Deeds(Screen[None]):
             self._stopping = True
             if self._turn is not None:
                 self._turn.say("stopping…")
-            self.desk.bridge.stop()
+            self.call_after_refresh(self.desk.bridge.stop)  # a quick end would come before the word is drawn
         elif self.editing:
             self.editing = False
             self.query_one(Prompt).border_title = "Question"

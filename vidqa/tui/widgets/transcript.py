@@ -4,6 +4,7 @@ from typing import ClassVar
 
 from textual.binding import BindingType
 from textual.containers import VerticalScroll
+from textual.events import Resize
 from textual.message import Message
 from textual.widgets import Markdown, Static
 
@@ -29,13 +30,44 @@ class Transcript(VerticalScroll, can_focus=True):
             super().__init__()
             self.seconds = seconds
 
+    _folds = False
+
     def on_mount(self) -> None:
         """Keep the end in view."""
         self.anchor()
 
+    def on_section_completed(self) -> None:
+        """It has its height once it is laid out."""
+        self._fold_soon()
+
+    def watch_scroll_y(self, old_value: float, new_value: float) -> None:
+        """What comes into view has to be there."""
+        super().watch_scroll_y(old_value, new_value)
+        self._fold_unseen()
+
+    def on_resize(self, event: Resize) -> None:
+        """At another width, other heights."""
+        for turn in self.turns():
+            turn.unfold()
+        self._fold_soon()
+
+    def _fold_soon(self) -> None:
+        """After the next layout, once."""
+        if not self._folds:
+            self._folds = True
+            self.call_after_refresh(self._fold_unseen)
+
+    def _fold_unseen(self) -> None:
+        """Of what is more than a screen away, only the height is kept."""
+        self._folds = False
+        top, height = -self.scroll_y, self.outer_size.height
+        for turn in self.turns():
+            turn.fold_beyond(-height - top, 2 * height - top)
+            top += turn.outer_size.height + turn.styles.margin.bottom
+
     def turns(self) -> list[TurnView]:
         """All turns, oldest first."""
-        return list(self.query(TurnView))
+        return [child for child in self.children if isinstance(child, TurnView)]
 
     async def add_turn(self, question: str) -> TurnView:
         """A new question at the end."""

@@ -3,30 +3,30 @@
 from textual.app import ComposeResult
 from textual.containers import Vertical
 from textual.content import Content
-from textual.widgets import Markdown, Static
-from textual.widgets.markdown import MarkdownStream
+from textual.widgets import Static
 
 from vidqa.text import safe_text
-from vidqa.tui.links import with_links
+from vidqa.tui.widgets.answer_text import AnswerText
 
 
 class TurnView(Vertical):
-    """Grows while the answer comes; `finish` draws the whole text once more, since pieces can cut a code fence."""
+    """Grows while the answer comes."""
 
     def __init__(self, question: str) -> None:
         super().__init__()
         self.question = question
         self.text = ""
-        self._markdown = Markdown(open_links=False)
+        asked = Content.assemble(("› ", "bold $accent"), (safe_text(question), "bold"))
+        self._asked = Static(asked, classes="question")
+        self._answer = AnswerText()
         self._status = Static("waiting", classes="status", markup=False)
         self._notes: list[str] = []
         self._said: Content | str = "waiting"
-        self._stream: MarkdownStream | None = None
 
     def compose(self) -> ComposeResult:
         """Question, answer, status."""
-        yield Static(Content.assemble(("› ", "bold $accent"), (safe_text(self.question), "bold")), classes="question")
-        yield self._markdown
+        yield self._asked
+        yield self._answer
         yield self._status
 
     async def add(self, text: str) -> None:
@@ -34,20 +34,24 @@ class TurnView(Vertical):
         if not self.text:
             text = text.lstrip()
         self.text += text
-        if self._stream is None:
-            self._stream = Markdown.get_stream(self._markdown)
         if shown := safe_text(text):
-            await self._stream.write(shown)
+            await self._answer.add(shown)
 
     async def finish(self, text: str | None, status: Content) -> None:
         """The answer is complete, stopped or failed; None keeps what was streamed."""
-        if self._stream is not None:
-            await self._stream.stop()
-            self._stream = None
         if text is not None:
             self.text = text
-        await self._markdown.update(with_links(safe_text(self.text.strip())))
+        await self._answer.finish(safe_text(self.text.strip()))
         self.say(status)
+
+    def fold_beyond(self, top: float, bottom: float) -> None:
+        """Of the parts of the answer that end before row `top` of this turn, or begin after `bottom`, keep the height."""
+        begin = self._asked.outer_size.height
+        self._answer.fold_beyond(top - begin, bottom - begin)
+
+    def unfold(self) -> None:
+        """Keep all of it."""
+        self._answer.unfold()
 
     def note(self, text: str) -> None:
         """Something to know about this answer, above its status."""
