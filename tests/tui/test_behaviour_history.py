@@ -13,9 +13,9 @@ from vidqa.history import FILE_NAME, History
 from vidqa.tui.desk import Desk
 from vidqa.tui.screens.history import HistoryScreen
 from vidqa.tui.screens.pick import PickScreen
+from vidqa.tui.widgets.answer_text import Section
 from vidqa.tui.widgets.plan_panel import PlanPanel
 from vidqa.tui.widgets.prompt import Prompt
-from vidqa.tui.widgets.answer_text import Section
 from vidqa.tui.widgets.transcript import Transcript
 from vidqa.types import Turn
 

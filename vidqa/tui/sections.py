@@ -1,5 +1,7 @@
 """Where a long Markdown text is cut, so that each part can be drawn by itself. Text in, pieces out."""
 
+from itertools import pairwise
+
 from markdown_it import MarkdownIt
 
 _LINES, _CHARACTERS = 12, 1500
@@ -17,7 +19,7 @@ def cut_sections(text: str) -> list[str]:
     lines = text.splitlines(keepends=True)
     tokens = [token for token in MarkdownIt("gfm-like").parse(text) if token.map and token.level == 0]
     pieces, begun = [], 0
-    for before, token in zip(tokens, tokens[1:], strict=False):
+    for before, token in pairwise(tokens):
         start = token.map[0] if token.map else 0
         closed = before.type in _CLOSED or (before.type != "blockquote_open" and lines[start][0].isalpha())
         if closed and not lines[start - 1].strip() and _is_large("".join(lines[begun:start])):

@@ -6,7 +6,6 @@ cut a fence. It can then be folded: it keeps its height, and its blocks are not 
 """
 
 from textual.containers import Vertical
-from textual.message import Message
 from textual.widgets import Markdown
 from textual.widgets.markdown import MarkdownStream
 
@@ -16,9 +15,6 @@ from vidqa.tui.sections import cut_sections
 
 class Section(Markdown):
     """A part of an answer, `text` as it came."""
-
-    class Completed(Message):
-        """It is drawn as a whole, and can be folded."""
 
     def __init__(self) -> None:
         super().__init__(open_links=False)
@@ -40,7 +36,6 @@ class Section(Markdown):
         self.text = text
         if (linked := with_links(text)) != self.source or "```" in text:
             await self.update(linked)
-        self.post_message(self.Completed())
 
     @property
     def folded(self) -> bool:
@@ -90,12 +85,14 @@ class AnswerText(Vertical):
             await section.remove()
         del self._sections[at:]
 
-    def fold_beyond(self, top: float, bottom: float) -> None:
+    def fold_beyond(self, top: float, bottom: float, *, only_unfold: bool) -> None:
         """Fold the sections that end before row `top` of this answer or begin after `bottom`, unfold the others."""
         begin = 0
         for section in self._sections:
             end = begin + section.outer_size.height
-            section.fold(end < top or begin > bottom)
+            is_near = end >= top and begin <= bottom
+            if is_near or not only_unfold:
+                section.fold(not is_near)
             begin = end
 
     def unfold(self) -> None:

@@ -33,36 +33,37 @@ class Transcript(VerticalScroll, can_focus=True):
     _folds = False
 
     def on_mount(self) -> None:
-        """Keep the end in view."""
+        """Keep the end in view. That scrolls without being told, so each layout is looked at for what is in view."""
         self.anchor()
-
-    def on_section_completed(self) -> None:
-        """It has its height once it is laid out."""
-        self._fold_soon()
+        self.screen.screen_layout_refresh_signal.subscribe(self, lambda screen: self._fold_soon())
 
     def watch_scroll_y(self, old_value: float, new_value: float) -> None:
         """What comes into view has to be there."""
         super().watch_scroll_y(old_value, new_value)
-        self._fold_unseen()
+        self._fold_unseen(only_unfold=True)
+        self._fold_soon()
 
     def on_resize(self, event: Resize) -> None:
         """At another width, other heights."""
         for turn in self.turns():
             turn.unfold()
-        self._fold_soon()
 
     def _fold_soon(self) -> None:
         """After the next layout, once."""
         if not self._folds:
             self._folds = True
-            self.call_after_refresh(self._fold_unseen)
+            self.call_after_refresh(self._fold_now)
 
-    def _fold_unseen(self) -> None:
-        """Of what is more than a screen away, only the height is kept."""
+    def _fold_now(self) -> None:
         self._folds = False
-        top, height = -self.scroll_y, self.outer_size.height
+        self._fold_unseen(only_unfold=False)
+
+    def _fold_unseen(self, *, only_unfold: bool) -> None:
+        """Of what is more than a screen away, only the height is kept, where it is the height at this width."""
+        top, height, width = -self.scroll_y, self.outer_size.height, self.scrollable_content_region.width
         for turn in self.turns():
-            turn.fold_beyond(-height - top, 2 * height - top)
+            only = only_unfold or turn.outer_size.width != width
+            turn.fold_beyond(-height - top, 2 * height - top, only_unfold=only)
             top += turn.outer_size.height + turn.styles.margin.bottom
 
     def turns(self) -> list[TurnView]:

@@ -44,10 +44,10 @@ class TurnView(Vertical):
         await self._answer.finish(safe_text(self.text.strip()))
         self.say(status)
 
-    def fold_beyond(self, top: float, bottom: float) -> None:
-        """Of the parts of the answer that end before row `top` of this turn, or begin after `bottom`, keep the height."""
+    def fold_beyond(self, top: float, bottom: float, *, only_unfold: bool) -> None:
+        """Of the answer's parts that end before row `top` of this turn, or begin after `bottom`, keep the height."""
         begin = self._asked.outer_size.height
-        self._answer.fold_beyond(top - begin, bottom - begin)
+        self._answer.fold_beyond(top - begin, bottom - begin, only_unfold=only_unfold)
 
     def unfold(self) -> None:
         """Keep all of it."""
