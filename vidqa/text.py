@@ -6,6 +6,7 @@ clipboard) or characters that reorder a line. This file knows characters, not te
 
 import json
 import unicodedata
+from itertools import accumulate
 from typing import Any
 
 _KEPT = frozenset("\n\t")
@@ -18,6 +19,8 @@ def safe_text(text: str) -> str:
 
     Each character is judged alone, so text that arrives in pieces is as safe as whole text.
     """
+    if text.isprintable():  # the usual case, many times faster
+        return text
     return "".join(character if _is_plain(character) else _visible(character) for character in text)
 
 
@@ -26,10 +29,26 @@ def safe_line(text: str) -> str:
     return safe_text(text).replace("\n", "\\n").replace("\t", "\\t")
 
 
+def fitting(text: str, columns: int) -> str:
+    """As much of a safe line as a terminal shows in so many columns; East Asian characters take two, marks none."""
+    if len(text) <= columns and text.isascii():
+        return text
+    ends = accumulate(_columns(character) for character in text)
+    return "".join(character for character, end in zip(text, ends, strict=True) if end <= columns)
+
+
 def safe_json(value: Any, indent: int | None = None) -> str:
     """A value as JSON in which characters that a terminal would obey are escaped; it reads back the same."""
     text = json.dumps(value, ensure_ascii=False, indent=indent)
+    if text.isprintable():
+        return text
     return "".join(c if safe_text(c) == c else json.dumps(c)[1:-1] for c in text)
+
+
+def _columns(character: str) -> int:
+    if unicodedata.combining(character) or character in _JOINERS:
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
 
 
 def _is_plain(character: str) -> bool:

@@ -18,7 +18,7 @@ from vidqa.errors import Interrupted, UsageError
 from vidqa.events import Answered, Event, TextDelta
 from vidqa.memory.live_bytes import LiveBytes
 from vidqa.types import Answer
-from vidqa.video.decode import Worker, open_video
+from vidqa.video.decode import Decoding, Worker, open_video
 
 CONFIG = EngineConfig(
     isolate_decoder=False, remember=False, conversation_tokens=256, vision_chunk=1, prefill_chunk=16, weights="fp32"
@@ -173,7 +173,7 @@ def test_opening_stops_without_waiting_for_the_decoder(script: str) -> None:
     threading.Timer(0.3, stop.set).start()
     began = time.monotonic()
     with pytest.raises(Interrupted, match="while the video was opened"):
-        Worker((sys.executable, "-c", script), "clip.mp4", 60, stop.is_set)
+        Worker((sys.executable, "-c", script), Decoding(), stop.is_set).open("clip.mp4")
     assert time.monotonic() - began < 10  # the deadline would be 60
 
 

@@ -13,7 +13,7 @@ import pytest
 from tests.clips import read_number, write_clip
 from vidqa.errors import VideoError, VideoNotFound, VideoTooDamaged, VideoUnreadable
 from vidqa.types import Frame
-from vidqa.video.decode import VideoReader, Worker, open_video
+from vidqa.video.decode import Decoding, VideoReader, Worker, open_video
 
 CODECS = {
     "h264-b-frames": ("libx264", {"x264-params": "bframes=3:b-pyramid=normal:keyint=50:scenecut=0"}),
@@ -154,8 +154,9 @@ def test_a_video_damaged_before_its_middle_is_refused(real_clips: Path, tmp_path
 )
 def test_a_worker_that_hangs_or_dies_is_told_and_leaves_no_process(script: str, words: str) -> None:
     began = time.monotonic()
+    how = Decoding(deadline_seconds=0.3 if "sleep" in script else 30)
     with pytest.raises(VideoUnreadable, match=words):
-        Worker((sys.executable, "-c", script), "clip.mp4", 0.3 if "sleep" in script else 30)
+        Worker((sys.executable, "-c", script), how).open("clip.mp4")
     assert time.monotonic() - began < 20
     with pytest.raises(ChildProcessError):
         os.waitpid(-1, os.WNOHANG)

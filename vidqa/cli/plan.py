@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
     from vidqa.memory.device import find_device
     from vidqa.memory.gpus import as_device, find_gpu
     from vidqa.models.choice import find_checkpoints
-    from vidqa.video.probe import probe_facts
+    from vidqa.video.opening import probe_facts
 
     settings = settings_for(arguments)
     request = make_request(arguments, settings, arguments.question)

@@ -105,7 +105,7 @@ def _series(arguments: argparse.Namespace, talk: Talk) -> "Series":
     from vidqa.errors import UsageError
     from vidqa.measure.series import prepare
     from vidqa.measure.sweep import parse_counts, parse_sizes
-    from vidqa.video.probe import probe_facts
+    from vidqa.video.opening import probe_facts
 
     settings = settings_for(arguments)
     request = make_request(arguments, settings, arguments.question)

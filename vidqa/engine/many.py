@@ -12,7 +12,7 @@ from vidqa.config import EngineConfig
 from vidqa.engine.compiling import layer_step
 from vidqa.engine.pipeline import plan_that_ran
 from vidqa.engine.report import memory_use
-from vidqa.engine.run import Run, prompt_of
+from vidqa.engine.run import Run, prompt_of, scene_of
 from vidqa.engine.speech import Speech
 from vidqa.engine.stages import Hooks, Stages
 from vidqa.engine.timing import Sections
@@ -21,7 +21,7 @@ from vidqa.engine.writers import why_not_captured
 from vidqa.errors import DoesNotFit, Interrupted, VideoError, VidqaError
 from vidqa.events import Answered, Event, Failed, Planned
 from vidqa.memory.weights import QUANTIZED
-from vidqa.types import Answer, MemoryUse, Placement, Request, Timing
+from vidqa.types import Answer, MemoryUse, Placement, Request, Timing, VideoInfo
 from vidqa.video.decode import VideoReader
 
 if TYPE_CHECKING:
@@ -100,7 +100,11 @@ class Many:
         loaded, tracker, runs = None, None, dict[int, Run]()
         for number, request in requests.items():
             try:
-                runs[number] = session._plan(readers[number], request, local=True, config=config)
+                like = next((run for run in runs.values() if _is_alike(run, readers[number].info, request)), None)
+                if like is None:
+                    runs[number] = session._plan(readers[number], request, local=True, config=config)
+                else:
+                    runs[number] = _planned_like(like, readers[number].info, request)
             except DoesNotFit:
                 raise
             except VidqaError as error:
@@ -133,6 +137,21 @@ class Many:
         if loaded.model.device.type == "cuda" and (why := why_not_captured(loaded.model)):
             raise DoesNotFit(f"Several answers at once need a captured step, and {why}.", "Ask one by one.")
         return loaded, tracker
+
+
+def _is_alike(run: Run, video: VideoInfo, request: Request) -> bool:
+    """Whether a plan for the one is a plan for the other: the same times and sizes, and the same question."""
+    there = run.video
+    same = (there.width, there.height, there.coded_width, there.coded_height) == (
+        video.width, video.height, video.coded_width, video.coded_height,
+    )  # fmt: skip
+    return same and there.pts_seconds == video.pts_seconds and replace(run.request, video=request.video) == request
+
+
+def _planned_like(run: Run, video: VideoInfo, request: Request) -> Run:
+    """Another request that is run as this one is, without planning anew."""
+    task = replace(run.task, video=video, request=request)
+    return Run(request, scene_of(request), video, run.checkpoint, task, run.plan)
 
 
 def _as_settled(config: EngineConfig, run: Run) -> EngineConfig:

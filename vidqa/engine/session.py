@@ -58,13 +58,20 @@ class Session:
 
     Errors are raised, progress is yielded; the last event of an `ask` is `Answered`.
     `fault` is called with the name of each phase at every unit of its work: a test makes it
-    raise MemoryError there. `meter` replaces how memory is read.
+    raise MemoryError there. `meter` replaces how memory is read. `opener` gives the reader of a request's video
+    where it is not simply opened; it is told whether to stop, and asked again for every further attempt.
     """
 
     def __init__(
-        self, config: EngineConfig, *, fault: Callable[[str], None] = _no_fault, meter: "Meter | None" = None
+        self,
+        config: EngineConfig,
+        *,
+        fault: Callable[[str], None] = _no_fault,
+        meter: "Meter | None" = None,
+        opener: Callable[[Request, Callable[[], bool]], VideoReader] | None = None,
     ) -> None:
         self._config = config
+        self._opener = opener
         self._fault, self._meter = fault, meter
         self._model = Model()
         self._kept: Kept | None = None
@@ -241,6 +248,8 @@ class Session:
                 self._kept = keep(run, self.config)
 
     def _open(self, request: Request, stopped: Callable[[], bool] = never) -> VideoReader:
+        if self._opener is not None:
+            return self._opener(request, stopped)
         config = self.config
         return open_video(
             request.video,

@@ -15,10 +15,11 @@ from vidqa.errors import VideoUnreadable
 MAX_PIXELS = 8192 * 4352
 # What PyAV raises on damaged files; IndexError where a stream turns up after opening.
 UNREADABLE = (av.FFmpegError, UnicodeDecodeError, MemoryError, ValueError, IndexError)
+REMEDY_FETCH = "Fetch or copy it again."
 REMEDY_CONVERT = "Check that it plays, or convert it: ffmpeg -i IN -c:v libx264 OUT.mp4"
 _FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,h264,hevc,flv,live_flv,ogg,asf,asf_o,gif,"
-    "mxf,nut,ivf,obu,av1,rm,dv,vob,yuv4mpegpipe,wtv,apng,webp_pipe,png_pipe,jpeg_pipe"
+    "mxf,nut,ivf,obu,av1,rm,dv,vob,yuv4mpegpipe,wtv"
 )
 _INDEPENDENT = ("mov,", "matroska,")  # formats that find each stream's packets by themselves
 

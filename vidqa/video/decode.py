@@ -1,11 +1,13 @@
 """VideoReader: a video's facts and its frames, decoded in a process that can be killed.
 
-The engine's only door to a video file. Every reply of the worker has a deadline. In
-process (by flag) the same FrameSource runs here, unprotected. Knows no model.
+The engine's only door to a video file. Every reply of the worker has a deadline, and a whole
+clip may have one. In process (by flag) the same FrameSource runs here, unprotected. Knows no model.
 """
 
 import array
+import contextlib
 import json
+import math
 import os
 import select
 import signal
@@ -13,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -26,14 +29,29 @@ from vidqa.units import format_timestamp
 _WORKER = (sys.executable, "-m", "vidqa.video.worker")
 _PASSED_ON = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TMPDIR", "SYSTEMROOT", "VIRTUAL_ENV")
 _PIPE_BYTES = 2**20
+_NICENESS = 10
 _LOOK_SECONDS = 0.05  # how often is looked whether to stop, while a file is opened
 
 
-class _Source(Protocol):
+@dataclass(frozen=True, slots=True)
+class Decoding:
+    """How files are decoded: in a process of its own or not, and how long it may take.
+
+    `deadline_seconds` bounds every reply of that process; `clip_deadline_seconds` all the time that is spent
+    waiting for its replies about one file, from opening it to the last frame. `gives_way` lets whoever computes have
+    the processor first, for frames that nobody waits for yet.
+    """
+
+    isolated: bool = True
+    deadline_seconds: float = 60.0
+    clip_deadline_seconds: float = math.inf
+    gives_way: bool = False
+
+
+class Source(Protocol):
     """Where frames come from: a worker process or this one."""
 
     stopped: str
-    process_id: int
 
     def frames(self, indices: Sequence[int]) -> Iterator[Frame]:
         """Frames in order, until the end or the damage."""
@@ -48,7 +66,7 @@ class _Source(Protocol):
 class VideoReader:
     """An opened video. `frames` streams; `notes` says what the user should know."""
 
-    def __init__(self, info: VideoInfo, source: _Source) -> None:
+    def __init__(self, info: VideoInfo, source: Source) -> None:
         self.info = info
         self._source = source
         self._delivered = 0
@@ -61,11 +79,6 @@ class VideoReader:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    @property
-    def process_id(self) -> int:
-        """The process that decodes."""
-        return self._source.process_id
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -97,7 +110,8 @@ class VideoReader:
         )
         if self._delivered == 0 or share < 0.5:
             raise VideoTooDamaged(told, "Fetch it again, or ask about the part that is there with --end.")
-        self._notes.append(told)
+        if told not in self._notes:  # read a second time, it misses the same again
+            self._notes.append(told)
 
     def abandon(self) -> None:
         """Give up on the frames that another thread is waiting for; only `close` may follow."""
@@ -120,40 +134,82 @@ def open_video(
 
     `deadline_seconds` bounds every reply of the worker. In this process nothing is looked at before the file is open.
     """
-    if isolated:
-        worker = Worker(_WORKER, path, deadline_seconds, stopped)
-        return VideoReader(worker.info, worker)
-    from vidqa.video.frames import FrameSource
-    from vidqa.video.probe import probe
+    return VideoReader(*open_source(path, Decoding(isolated, deadline_seconds), stopped))
 
-    opened = probe(path)
-    return VideoReader(opened.info, FrameSource(opened))
+
+def open_source(path: str, how: Decoding, stopped: Callable[[], bool] = never) -> tuple[VideoInfo, Source]:
+    """A file's facts and where its frames come from; raises as `open_video` does."""
+    if not how.isolated:
+        from vidqa.video.opening import open_here
+
+        return open_here(path)
+    worker = start_worker(how, stopped)
+    try:
+        info = worker.open(path)
+    except BaseException:
+        worker.close()
+        raise
+    worker.asked_to_stop = never  # from now on whoever reads frames looks, and abandons them
+    return info, worker
+
+
+def start_worker(how: Decoding, stopped: Callable[[], bool] = never) -> "Worker":
+    """A decoding process that has no file open yet."""
+    return Worker(_WORKER, how, stopped)
 
 
 class Worker:
-    """The decoding process, its pipes and its deadline."""
+    """A decoding process that opens one file after another, its pipes and its deadlines.
 
-    def __init__(
-        self, command: Sequence[str], path: str, deadline_seconds: float, stopped: Callable[[], bool] = never
-    ) -> None:
+    It ends with the thread that started it. `asked_to_stop` is looked at while a reply is waited for.
+    """
+
+    def __init__(self, command: Sequence[str], how: Decoding, stopped: Callable[[], bool] = never) -> None:
         self.stopped = ""
-        self._asked_to_stop = stopped
-        self._path = path
-        self._deadline_seconds = deadline_seconds
+        self.asked_to_stop = stopped
+        self.files = 0  # that were opened so far
+        self.died = False  # the process ended by itself
+        self._how = how
+        self._path = ""
+        self._opened: tuple[object, VideoInfo] | None = None  # the file as it was, and its facts
+        self._waited_seconds = 0.0  # for replies about this file
+        self._replying = False
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
             bufsize=0, env=_environment(),
         )  # fmt: skip
-        self.process_id = self._process.pid
+        _widen(self._process.stdout)
+        if how.gives_way:
+            with contextlib.suppress(OSError, AttributeError):  # it ended already, or there is no such thing
+                os.setpriority(os.PRIO_PROCESS, self._process.pid, _NICENESS)
+
+    @property
+    def reusable(self) -> bool:
+        """Whether it would understand a next command: alive, and not in the middle of a reply."""
+        return not self._replying and self._process.poll() is None
+
+    def open(self, path: str) -> VideoInfo:
+        """Open a file in place of the one before; the same file again, unchanged, stays as it is.
+
+        After an error of the file the process goes on; after one of the process it is ended.
+        """
+        self._path, self._waited_seconds = path, 0.0
+        identity = _identity(path)
+        if self._opened is not None and identity is not None and self._opened[0] == identity:
+            return self._opened[1]
+        self._opened = None
+        self.files += 1
         try:
-            _widen(self._process.stdout)
             self._command({"open": path})
             header, payload = self._receive()
-            self.info = _info(header["info"], payload)
-            self._asked_to_stop = never  # from now on whoever reads frames looks, and abandons them
         except BaseException:
-            self.close()
+            if self._replying:
+                self.close()
             raise
+        self._replying = False
+        info = _info(header["info"], payload)
+        self._opened = (identity, info)
+        return info
 
     def frames(self, indices: Sequence[int]) -> Iterator[Frame]:
         """Frames as they come from the process."""
@@ -163,7 +219,7 @@ class Worker:
         while True:
             header, payload = self._receive()
             if "end" in header:
-                self.stopped = header["end"]
+                self.stopped, self._replying = header["end"], False
                 return
             height, width = header["shape"]
             rgb = np.frombuffer(payload, np.uint8).reshape(height, width, 3)
@@ -185,19 +241,24 @@ class Worker:
 
     def _command(self, command: dict[str, Any]) -> None:
         assert self._process.stdin is not None
+        self._replying = True
         try:
             self._process.stdin.write(json.dumps(command).encode() + b"\n")
         except (BrokenPipeError, ValueError) as error:
             raise self._died() from error
 
     def _receive(self) -> tuple[dict[str, Any], bytearray]:
-        """One message, within the deadline; an error message is raised as what it was."""
-        until = time.monotonic() + self._deadline_seconds
+        """One message, within the deadlines; an error message is raised as what it was."""
+        began = time.monotonic()
+        until = began + min(self._how.deadline_seconds, self._how.clip_deadline_seconds - self._waited_seconds)
         length = int.from_bytes(self._read(4, until), "big")
         header: dict[str, Any] = json.loads(bytes(self._read(length, until)))
         if kind := header.get("error"):
+            self._replying = False
             raise _error_class(kind)(header["what"], header["remedy"])
-        return header, self._read(header["payload_bytes"], until)
+        payload = self._read(header["payload_bytes"], until)
+        self._waited_seconds += time.monotonic() - began  # what the reader does in between is not the file's fault
+        return header, payload
 
     def _read(self, count: int, until: float) -> bytearray:
         data = bytearray(count)
@@ -217,25 +278,39 @@ class Worker:
         while (left := until - time.monotonic()) > 0:
             if select.select([descriptor], [], [], min(left, _LOOK_SECONDS))[0]:
                 return
-            if self._asked_to_stop():
+            if self.asked_to_stop():
                 raise Interrupted("Stopped while the video was opened.", "Nothing was answered yet.")
         raise self._too_slow()
 
     def _too_slow(self) -> VideoUnreadable:
         self.close()
+        how, name = self._how, Path(self._path).name
+        if self._waited_seconds + how.deadline_seconds <= how.clip_deadline_seconds:
+            told = f"{name} kept the decoder busy for {how.deadline_seconds:g} s without giving a frame."
+        else:
+            told = f"{name} kept the decoder busy for {how.clip_deadline_seconds:g} s in all and is not read yet."
         return VideoUnreadable(
-            f"{Path(self._path).name} kept the decoder busy for {self._deadline_seconds:g} s without giving a frame.",
-            "The file may be damaged or hostile; convert it, or try --decode-in-process if you trust it.",
+            told, "The file may be damaged or hostile; convert it, or try --decode-in-process if you trust it."
         )
 
     def _died(self) -> VideoUnreadable:
         self.close()
+        self.died = True
         code = self._process.returncode
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
         return VideoUnreadable(
             f"The decoder {how} while it read {Path(self._path).name}.",
             "The file is damaged or hostile; convert it with another tool.",
         )
+
+
+def _identity(path: str) -> object:
+    """What tells a file from another one at the same path; None where there is none."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return path, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _environment() -> dict[str, str]:

@@ -6,7 +6,6 @@ pictures; knows no process and no model.
 """
 
 import bisect
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from operator import itemgetter
@@ -34,7 +33,6 @@ class FrameSource:
         self._steps_back = 0  # keyframes that this file needs before a target, learned from failed seeks
         self._targets: set[int] = set()
         self.stopped = ""
-        self.process_id = os.getpid()
 
     def frames(self, indices: Sequence[int]) -> Iterator[Frame]:
         """Yield a Frame per index (ascending, repeats allowed) until the end or the damage."""

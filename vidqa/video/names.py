@@ -1,4 +1,4 @@
-"""Which file names are offered as videos. Looks at names alone: what is in a file, probe finds out."""
+"""Which file names are offered as videos, and which as images. Looks at names alone, never into a file."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -11,6 +11,14 @@ VIDEO_SUFFIXES = (
     ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".m2ts", ".mts", ".mpg", ".mpeg", ".3gp", ".3g2", ".flv",
     ".ogv", ".ogg", ".wmv", ".asf", ".gif", ".mj2",
 )  # fmt: skip
+
+# What vidqa.video.images opens.
+IMAGE_SUFFIXES = (".png", ".apng", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file of this name is probably an image; an animated one may be."""
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 
 def is_video_name(name: str) -> bool:

@@ -17,12 +17,14 @@ from dataclasses import fields
 from importlib import import_module
 from queue import Queue
 from threading import Thread
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from vidqa.errors import VideoError
 from vidqa.types import Frame
-from vidqa.video.frames import FrameSource
-from vidqa.video.probe import probe
+from vidqa.video.opening import open_here
+
+if TYPE_CHECKING:
+    from vidqa.video.decode import Source
 
 _ADDRESS_SPACE_BYTES = 12 * 2**30
 _PR_SET_PDEATHSIG = 1
@@ -40,11 +42,14 @@ def send(out: BinaryIO, header: dict[str, Any], payload: memoryview | bytes = b"
 
 def serve(commands: BinaryIO, out: BinaryIO) -> None:
     """Obey `open` and `frames` commands until stdin ends."""
-    source: FrameSource | None = None
+    source: Source | None = None
     for line in commands:
         command = json.loads(line)
         try:
             if path := command.get("open"):
+                if source is not None:
+                    source.close()
+                    source = None  # what fails to open leaves nothing open
                 source = _open(path, out)
             elif source is not None:
                 _send_frames(source, command["frames"], out)
@@ -52,16 +57,16 @@ def serve(commands: BinaryIO, out: BinaryIO) -> None:
             send(out, {"error": type(error).__name__, "what": error.what, "remedy": error.remedy})
 
 
-def _open(path: str, out: BinaryIO) -> FrameSource:
-    opened = probe(path)
-    info = opened.info  # not asdict: it copies every single time
+def _open(path: str, out: BinaryIO) -> "Source":
+    info, source = open_here(path)
+    # Not asdict: it copies every single time.
     header = {field.name: getattr(info, field.name) for field in fields(info) if field.name != "pts_seconds"}
     send(out, {"info": header}, array.array("d", info.pts_seconds).tobytes())
     import_module("numpy")  # for the pictures, while the parent plans
-    return FrameSource(opened)
+    return source
 
 
-def _send_frames(source: FrameSource, indices: Sequence[int], out: BinaryIO) -> None:
+def _send_frames(source: "Source", indices: Sequence[int], out: BinaryIO) -> None:
     """Send frames while the next ones are decoded: the pipe holds less than one frame."""
     ahead: Queue[Frame | None] = Queue(maxsize=_FRAMES_AHEAD)
     writer = Thread(target=_write_frames, args=(ahead, out), daemon=True)
