@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
 """benchmarks/README.md and its plots from benchmarks/results/*.json: the same results give the same page.
 
-Each result is told by its shape: bench_gpu, bench_follow_up, bench_tui, bench_memory, eval_demo_model --precisions and
-`vidqa sweep --json`. Plots need matplotlib; without it the page is the same and the pictures stay as they are.
+Each result is told by its shape: bench_gpu, bench_follow_up, bench_tui, bench_caption,
+bench_scaling, bench_memory,
+eval_demo_model --precisions and `vidqa sweep --json`. Plots need matplotlib; without it the page is the same and
+the pictures stay as they are.
 """
 
 import argparse
@@ -25,7 +27,7 @@ _GIB = 2**30
 
 def kind_of(name: str, result: Result) -> str:
     """Which benchmark wrote it; raises ValueError for what none of them writes."""
-    if result.get("kind") in ("gpu", "follow-up", "tui"):
+    if result.get("kind") in ("gpu", "follow-up", "tui", "caption", "scaling"):
         return str(result["kind"])
     if "swept" in result:
         return "sweep"
@@ -105,8 +107,8 @@ def _gpu_row(row: Mapping[str, Any]) -> str:
     return _cells(row["name"], shown_value(row), shown_bar(row) + goal, *numbers, remarks)
 
 
-def tui_section(name: str, result: Result) -> Iterator[str]:
-    """Every row of the interactive session's latencies."""
+def rows_section(name: str, result: Result) -> Iterator[str]:
+    """Every row in one table, with its bar."""
     yield _measured_with(name, result) + f" {result['cores']} cores."
     for told in result["missed"]:
         yield f"- missed: {told}"
@@ -202,7 +204,9 @@ def _sweep_row(row: Mapping[str, Any]) -> str:
 _SECTIONS: dict[str, tuple[str, str, Callable[[str, Result], Iterator[str]]]] = {
     "gpu": ("GPU", "Not measured yet: `scripts/bench_gpu.py` has not been run on a GPU.", gpu_section),
     "follow-up": ("Follow-up questions", "Not measured yet: `scripts/bench_follow_up.py`.", follow_up_section),
-    "tui": ("The interactive session", "Not measured yet: `scripts/bench_tui.py`.", tui_section),
+    "tui": ("The interactive session", "Not measured yet: `scripts/bench_tui.py`.", rows_section),
+    "caption": ("Captioning a folder", "Not measured yet: `scripts/bench_caption.py`.", rows_section),
+    "scaling": ("Captioning on several workers", "Not measured yet: `scripts/bench_scaling.py`.", rows_section),
     "memory": ("Planned against measured memory", "Not measured yet: `scripts/bench_memory.py`.", memory_section),
     "precisions": (
         "Precisions", "Not measured yet: `scripts/eval_demo_model.py --precisions all`.", precisions_section,

@@ -6,6 +6,7 @@ folder that moved is not captioned anew.
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
+from datetime import UTC, datetime
 from typing import Any, Literal, Protocol
 
 Status = Literal["done", "failed"]
@@ -77,8 +78,10 @@ class Task:
 class Record:
     """One line of the journal: what became of a clip.
 
-    `content` is the identity of the file's content, `task` the key of the Task; `prompt` is the prompt as the
-    model got it; `plan` the figures of the plan that ran, empty where there was none; `tokens` prompt and answer.
+    `content` is the identity of the file's content, `modified_ns` when it was written, which spares reading it again
+    to know that it is the same; `task` is the key of the Task; `prompt` is the prompt as the model got it; `plan`
+    the figures of the plan that ran, empty where there was none; `tokens` counts prompt and answer; `notes` say what
+    was unusual about the file, and what was given up when memory ran out.
     """
 
     name: str
@@ -95,6 +98,8 @@ class Record:
     at: str = ""
     error: Failure | None = None
     output: Written | None = None
+    notes: tuple[str, ...] = ()
+    modified_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +110,12 @@ class Pending:
     content: str
     attempt: int = 1
     existing: str = ""
+    modified_ns: int = 0
+
+
+def now() -> str:
+    """The time of a record, in UTC."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 class Captioner(Protocol):
@@ -133,6 +144,7 @@ def record_from(values: Mapping[str, Any]) -> Record:
     kept = dict(values)
     if (segments := kept.get("segments")) is not None:
         kept["segments"] = tuple(Segment(Span(**one["span"]), one["caption"]) for one in segments)
+    kept["notes"] = tuple(kept.get("notes", ()))
     if (error := kept.get("error")) is not None:
         kept["error"] = Failure(**error)
     if (output := kept.get("output")) is not None:

@@ -4,16 +4,14 @@ Arguments become a Request and an EngineConfig; the session's events become text
 """
 
 import argparse
-import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from types import FrameType
+from dataclasses import replace
 from typing import Any
 
 from vidqa.cli.options import add_plan_options, add_video_options, make_config, make_request, settings_for
 from vidqa.cli.output import ExitCode, Talk, write_json
+from vidqa.cli.signals import heeding_signals, interrupt
 from vidqa.errors import Interrupted
 from vidqa.text import safe_text
 from vidqa.types import Answer, Plan, Turn, VideoInfo
@@ -60,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
     config = make_config(arguments, settings, choose_model(settings.model, talk))
     config = replace(config, conversation_tokens=sum(map(most_turn_tokens, requests[1:])))
     history: tuple[Turn, ...] = ()
-    with Session(config) as session, _signals(session) as received:
+    with Session(config) as session, heeding_signals(session.cancel, again=interrupt) as received:
         for request in requests:
             try:
                 events = session.ask(replace(request, history=history))
@@ -75,35 +73,6 @@ def run(arguments: argparse.Namespace) -> int:
                 return received.exit_code()
             history += (Turn(request.question, answer.text),)
     return ExitCode.OK
-
-
-@dataclass(slots=True)
-class _Received:
-    """Which signal asked to stop, if any."""
-
-    number: int | None = None
-
-    def exit_code(self) -> int:
-        return ExitCode.TERMINATED if self.number == signal.SIGTERM else ExitCode.INTERRUPTED
-
-
-@contextmanager
-def _signals(session: Any) -> Iterator[_Received]:
-    """The first Ctrl-C or SIGTERM stops the answer and keeps its text; the second stops at once."""
-    received = _Received()
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        if received.number is not None:
-            raise KeyboardInterrupt
-        received.number = number
-        session.cancel()
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _render(events: Iterator[Any], talk: Talk, as_object: bool, *, introduce: bool) -> Answer:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 import vidqa
-from vidqa.cli import ask, completion, config, doctor, frames, models, plan, profile, pull, sweep, tui, warmup
+from vidqa.cli import ask, caption, completion, config, doctor, frames, models, plan, profile, pull, sweep, tui, warmup
 from vidqa.cli.output import ExitCode, exit_code_for, quiet_closed_pipe, report_error
 from vidqa.errors import VidqaError
 
@@ -39,7 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"vidqa {vidqa.__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=_Parser)
-    for command in (tui, ask, plan, frames, sweep, profile, doctor, warmup, models, pull, config, completion):
+    for command in (tui, ask, caption, plan, frames, sweep, profile, doctor, warmup, models, pull, config, completion):
         command.add_parser(commands)
     for subparser in commands.choices.values():
         subparser.add_argument("--debug", action="store_true", help="show the traceback of an error")
@@ -66,7 +66,7 @@ def run(arguments: Sequence[str], open_session: Callable[[argparse.Namespace], i
         sys.stdout.flush()
         return code
     except BrokenPipeError:
-        quiet_closed_pipe()
+        quiet_closed_pipe(sys.stdout)
         return ExitCode.FAILED
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED

@@ -64,9 +64,9 @@ def write_json(value: dict[str, Any]) -> None:
     sys.stdout.flush()
 
 
-def quiet_closed_pipe() -> None:
-    """The reader left: let the interpreter's last flush go nowhere instead of failing."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def quiet_closed_pipe(stream: TextIO) -> None:
+    """The reader left: let what is still written, the interpreter's last flush too, go nowhere instead of failing."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _columns() -> int:

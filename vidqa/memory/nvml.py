@@ -81,11 +81,31 @@ def cuda_devices(machine: Machine) -> tuple[Device, ...]:
     """The GPUs that CUDA shows to this process, in its order; raises UsageError where there is no driver."""
     nvml = _opened(machine)
     groups = list(_groups(nvml))
+    cards, sure = _ordered(nvml, machine, groups)
+    return tuple(_device(nvml, machine, index, card, sure) for index, card in enumerate(cards))
+
+
+def cuda_uuids(machine: Machine) -> tuple[str, ...]:
+    """UUIDs of the GPUs that CUDA shows, in its order, all MIG instances of a GPU in its place: one process each.
+
+    Raises UsageError where there is no driver. A UUID that CUDA_VISIBLE_DEVICES names stands for itself alone.
+    """
+    nvml = _opened(machine)
+    groups = list(_groups(nvml))
+    cards, _ = _ordered(nvml, machine, groups)
+    if machine.environment.get("CUDA_VISIBLE_DEVICES") is not None:
+        return tuple(card.uuid for card in cards)
+    parts = {group[0].uuid: group for group in groups if group}
+    return tuple(part.uuid for card in cards for part in parts.get(card.uuid, [card]))
+
+
+def _ordered(nvml: Any, machine: Machine, groups: list[list[Card]]) -> tuple[list[Card], bool]:
+    """The cards that CUDA shows, in its order, and whether that order is sure."""
     cards = _torch_order(machine, groups)
     sure = cards is not None or _order_is_sure(machine, groups)
     if cards is None:
         cards = _visible(groups if sure else _fastest_first(nvml, groups), machine)
-    return tuple(_device(nvml, machine, index, card, sure) for index, card in enumerate(cards))
+    return cards, sure
 
 
 def _groups(nvml: Any) -> Iterator[list[Card]]:

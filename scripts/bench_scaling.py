@@ -1,0 +1,110 @@
+#!/usr/bin/env python3
+"""How captioning grows with the number of workers: one, two and four, on one machine and on a Ray cluster.
+
+The device is simulated: it takes a fixed time for a batch, and all else is real: processes, pipes, messages, Ray.
+Throughput counts from the moment when every worker has given a record, to the last record, so that loading is left
+out and an uneven end is not. Efficiency = clips/s of n workers / (n x clips/s of one). Needs vidqa[ray].
+"""
+
+import argparse
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+from benchlib.rows import RESULTS, ROOT, Bar, Row, environment, missed, row_object, table, write_result
+from tests.batch.scripted_captioner import TASK, clips
+from vidqa.batch.crew import COMMAND, Crew
+from vidqa.batch.ray import RayCrew
+from vidqa.batch.records import Captioner
+
+WORKERS = (1, 2, 4)
+BARS = {f"{kind}: {count} workers, efficiency": Bar(0.9) for kind in ("crew", "ray") for count in WORKERS[1:]}
+SCRIPTED = (*COMMAND, "tests.batch.scripted_captioner:make")
+
+
+@contextmanager
+def crew(count: int, settings: dict[str, Any]) -> Iterator[Captioner]:
+    with closing(Crew(settings, TASK, [f"GPU-{number}" for number in range(count)], SCRIPTED)) as made:
+        yield made
+
+
+@contextmanager
+def ray_crew(count: int, settings: dict[str, Any]) -> Iterator[Captioner]:
+    """On a cluster of a head and one node with so many logical GPUs, here."""
+    folder = tempfile.mkdtemp(prefix="r", dir="/tmp")  # short: a socket's path has at most 107 bytes
+    os.environ["RAY_TMPDIR"] = folder
+    from ray.cluster_utils import Cluster
+
+    store = 80_000_000
+    cluster: Any = Cluster(True, head_node_args={"num_cpus": 1, "num_gpus": 0, "object_store_memory": store})
+    try:
+        cluster.add_node(num_cpus=count, num_gpus=count, object_store_memory=store)
+        with closing(RayCrew(settings, TASK, cluster.address, SCRIPTED)) as made:
+            yield made
+    finally:
+        cluster.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def clips_per_second(captioner: Captioner, workers: int, count: int) -> float:
+    """Records after the last worker's first one, over the time that they took."""
+    pending = clips(*(f"{number}.mp4" for number in range(count)))
+    seen: set[str] = set()
+    begun, counted = 0.0, 0
+    for record in captioner.captions(iter(pending)):
+        if len(seen) == workers:
+            counted += 1
+        seen.add(record.caption)  # its process
+        if counted == 0:
+            begun = time.monotonic()
+    if len(seen) < workers:
+        raise RuntimeError(f"{len(seen)} of {workers} workers gave a record: nothing was shared")
+    return counted / (time.monotonic() - begun)
+
+
+def measure(arguments: argparse.Namespace) -> Iterator[Row]:
+    """Clips per second and efficiency, for each kind and number of workers."""
+    settings = {"batch": arguments.batch, "batch_seconds": arguments.batch_seconds}
+    note = f"{arguments.clips} clips a worker, {arguments.batch} take {arguments.batch_seconds:g} s"
+    for kind, make in (("crew", crew), ("ray", ray_crew)):
+        alone = 0.0
+        for count in WORKERS:
+            with make(count, settings) as captioner:
+                speed = clips_per_second(captioner, count, count * arguments.clips)
+            alone = alone or speed
+            name = f"{count} worker{'s' if count > 1 else ''}"
+            yield Row(kind, f"{name}, clips/s", speed, "clips/s", "records / seconds, when all are there", None, note)
+            if count > 1:
+                yield Row(kind, f"{name}, efficiency", speed / count / alone, "share", "clips/s / (n x one's clips/s)")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clips", type=int, default=600, help="clips a worker")
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--batch-seconds", type=float, default=0.2)
+    parser.add_argument("--output", type=Path, default=RESULTS / "scaling-cpu.json")
+    arguments = parser.parse_args()
+    os.environ["PYTHONPATH"] = str(ROOT)  # workers find the scripted captioner
+    told = []
+    for row in measure(arguments):
+        told.append(row)
+        print(*table([row_object(row, BARS.get(row.key))])[1:], flush=True)
+    left = missed(told, BARS)
+    rows = [row_object(row, BARS.get(row.key)) for row in told]
+    write_result(arguments.output, {
+        "kind": "scaling", "environment": environment("cpu"), "cores": os.cpu_count(), "missed": left, "rows": rows,
+    })  # fmt: skip
+    print("\n".join(["", *(f"missed: {one}" for one in left)]) if left else "all bars are met")
+    return 1 if left else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,305 @@
+"""`vidqa caption` as its users meet it: what is written where, what is said, and how it ends."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from tests.batch.kills import records_of
+from tests.batch.test_kills import environment, folder_of
+from vidqa.cli.main import run
+from vidqa.cli.output import ExitCode
+
+ASSETS = Path(__file__).parents[2] / "assets"
+VIDQA = [sys.executable, "-m", "vidqa", "caption", "--model", "demo", "--device", "cpu"]
+SCRIPTED = [sys.executable, "-m", "tests.batch.child"]
+
+
+@pytest.fixture(autouse=True)
+def no_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VIDQA_CONFIG", str(tmp_path / "config" / "none.toml"))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    for name in [name for name in os.environ if name.startswith("SLURM_")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The four clips of the demo's world, a picture, a file that is no video, and one more clip further down."""
+    path = tmp_path / "clips"
+    (path / "deep").mkdir(parents=True)
+    for name in ("demo.mp4", "demo-two.mp4", "demo-color.mp4", "demo-empty.mp4"):
+        shutil.copyfile(ASSETS / name, path / name)
+    shutil.copyfile(ASSETS / "demo.mp4", path / "deep" / "demo.mp4")
+    Image.new("RGB", (140, 112), "black").save(path / "still.png")
+    (path / "broken.mp4").write_bytes(b"no video")
+    return path
+
+
+def caption(*words: str | Path) -> int:
+    return run(["caption", *map(str, words), "--model", "demo", "--device", "cpu", "--decode-in-process"])
+
+
+def events(err: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in err.splitlines()]
+
+
+TRUE = {
+    "demo": "a red circle moves right.",
+    "demo-two": "first a red circle moves right, then a blue square moves up.",
+    "demo-color": "a green triangle turns yellow.",
+    "demo-empty": "nothing visible.",
+    "still": "nothing visible.",
+}
+
+
+def test_a_folder_has_true_captions_and_one_bad_file_stops_nothing(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert caption(folder) == ExitCode.SOME_FAILED
+    assert {path.stem: path.read_text().strip() for path in folder.glob("*.txt")} == TRUE
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "failed: broken.mp4 (open): broken.mp4 cannot be read as a video" in err
+    assert "5 captioned, 1 failed" in err
+    assert caption(folder) == ExitCode.OK
+    assert "passed over: 1 failed before, 5 done" in capsys.readouterr().err
+    assert caption(folder, "--retry-failed") == ExitCode.SOME_FAILED
+
+
+def test_json_tells_every_clip_and_the_sum(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    caption(folder, "--json", "-r", "--format", "csv", "-o", folder / "out")
+    told = events(capsys.readouterr().err)
+    clips = {event["path"]: event["status"] for event in told if event["event"] == "clip"}
+    assert clips == {
+        "broken.mp4": "failed", "deep/demo.mp4": "done", "demo-color.mp4": "done", "demo-empty.mp4": "done",
+        "demo-two.mp4": "done", "demo.mp4": "done", "still.png": "done",
+    }  # fmt: skip
+    assert told[-1]["event"] == "summary"
+    assert (told[-1]["captioned"], told[-1]["failed"]) == (6, 1)
+    with (folder / "out" / "captions.csv").open(encoding="utf-8", newline="") as file:
+        rows = {row["path"]: row for row in csv.DictReader(file)}
+    assert rows["deep/demo.mp4"]["caption"] == TRUE["demo"]
+    assert rows["broken.mp4"]["error"].startswith("VideoUnreadable: ")
+
+
+def test_segments_have_their_times(folder: Path) -> None:
+    caption(folder / "demo-two.mp4", "--segments", "3", "--format", "vtt")
+    header, first, second = (folder / "demo-two.vtt").read_text().split("\n\n")
+    assert header == "WEBVTT"
+    assert first.startswith("00:00:00.000 --> 00:00:03.000\n") and "a red circle moves right" in first
+    assert second.startswith("00:00:03.000 --> 00:00:06.000\n") and "a blue square moves up" in second
+
+
+def test_what_a_list_names_and_is_gone_is_an_error_of_its_own(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [os.fsencode(folder / name) for name in ("demo.mp4", "gone\n.mp4", "pipe.mp4")]
+    os.mkfifo(folder / "pipe.mp4")
+    (tmp_path / "list").write_bytes(b"\0".join(names))
+    assert caption("--files-from", tmp_path / "list", "-0") == ExitCode.SOME_FAILED
+    err = capsys.readouterr().err
+    assert r"failed: gone\n.mp4 (open): gone\n.mp4: No such file or directory." in err
+    assert "failed: pipe.mp4 (open): pipe.mp4: It is no file." in err
+    assert (folder / "demo.txt").read_text().strip() == TRUE["demo"]
+
+
+def test_a_template_names_what_it_asks_for(folder: Path) -> None:
+    caption(folder / "demo.mp4", "--prompt", "{stem} in {parent}, {duration} s, {width}x{height}: what happens?",
+            "--format", "json")  # fmt: skip
+    told = json.loads((folder / "demo.json").read_text())
+    assert told["prompt"] == "demo in clips, 4 s, 320x240: what happens?"
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--prompt", "{nam} what?"], "{name}"),
+        (["--prompt", "shrot"], "'short'"),
+        (["--batch", "0"], "--batch 0"),
+        (["--max-failures", "150%"], "--max-failures"),
+        (["--deadline", "0"], "--deadline 0"),
+        (["--limit", "0"], "--limit 0"),
+        (["--shard", "3/2"], "3/2"),
+        (["--segments", "soon"], "segments"),
+        (["--gpus", "0", "--ray"], "exclude"),
+        (["--format", "json", "--on-existing", "append"], "--format txt"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_read(
+    words: Sequence[str], told: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert caption(folder, *words) == ExitCode.USAGE
+    assert told in " ".join(capsys.readouterr().err.split())
+    assert not list(folder.glob("*.txt"))
+
+
+def test_nothing_to_caption_says_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["caption", "--model", "demo"]) == ExitCode.USAGE
+    assert caption(tmp_path) == ExitCode.USAGE
+    assert "There is nothing to caption." in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_written_is_refused_with_the_remedy(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert caption(folder, "-o", folder / "broken.mp4") == ExitCode.USAGE
+    assert "with -o" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_dry_run_plans_and_writes_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert caption(folder, "--dry-run") == ExitCode.SOME_FAILED
+    out = capsys.readouterr().out
+    assert "6 clips: 5 can be captioned, 1 cannot" in out
+    assert [line.split()[:4] for line in out.splitlines() if line.startswith(("pictures", "up to"))] == [
+        ["pictures", "1", "2", "168×140"], ["up", "to", "10", "s"],
+    ]  # fmt: skip
+    assert sorted(path.name for path in folder.iterdir() if path.suffix not in {".mp4", ".png"}) == ["deep"]
+
+
+def test_shards_divide_the_work_and_the_status_is_of_the_whole(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caption(folder, "--shard", "1/3")
+    assert {path.stem for path in folder.glob("*.txt")} == {"demo-empty"}  # by a hash of the name, wherever it runs
+    caption(folder, "--shard", "2/3")
+    for name, value in {"ID": "3", "MIN": "1", "MAX": "3", "COUNT": "3"}.items():
+        monkeypatch.setenv(f"SLURM_ARRAY_TASK_{name}", value)
+    caption(folder)
+    assert {path.stem: path.read_text().strip() for path in folder.glob("*.txt")} == TRUE
+    assert records_of(folder) == dict.fromkeys(
+        ["still.png", "broken.mp4", *(path.name for path in folder.glob("demo*.mp4"))], 1
+    )
+    assert caption(folder / "demo.mp4", "--shard", "1/3") == ExitCode.OK, "a shard without clips is no error"
+    capsys.readouterr()
+    assert caption(folder, "--status", "--json") == ExitCode.OK
+    (task,) = json.loads(capsys.readouterr().out)["tasks"]
+    assert (task["done"], task["failed"], task["to_do"]) == (5, 1, 0)
+
+
+def test_a_second_run_of_one_folder_is_refused(tmp_path: Path) -> None:
+    path = folder_of(tmp_path / "clips", 6)
+    around = environment(tmp_path, SCRIPTED_SECONDS="0.4")
+    with subprocess.Popen([*SCRIPTED, str(path), "--batch", "1"], stderr=subprocess.DEVNULL, env=around) as first:
+        while not records_of(path):
+            assert first.poll() is None
+        second = subprocess.run([*SCRIPTED, str(path)], env=around, capture_output=True, text=True)
+        assert second.returncode == ExitCode.USAGE
+        assert "Another vidqa captions" in second.stderr
+        assert "--shard" in second.stderr
+    assert first.returncode == ExitCode.OK
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_finishes_the_current_clips_and_the_next_run_goes_on(
+    number: signal.Signals, code: int, tmp_path: Path
+) -> None:
+    path = folder_of(tmp_path / "clips", 12)
+    around = environment(tmp_path, SCRIPTED_SECONDS="0.3", SCRIPTED_BEGUN=str(tmp_path / "begun"))
+    command = [*SCRIPTED, str(path), "--batch", "1", "--json"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=around) as process:
+        while not records_of(path):
+            assert process.poll() is None
+        process.send_signal(number)
+        _, err = process.communicate()
+    assert process.returncode == code
+    assert "the same command goes on" in events(err)[-1]["ended"]
+    begun = len((tmp_path / "begun").read_text().splitlines())
+    assert begun == sum(records_of(path).values()) < 12, "what was begun was finished"
+    subprocess.run([*SCRIPTED, str(path)], check=True, env=environment(tmp_path))
+    assert records_of(path) == {f"clip-{number:03}.mp4": 1 for number in range(12)}
+
+
+def test_a_log_that_nobody_reads_any_more_ends_no_run(tmp_path: Path) -> None:
+    path = folder_of(tmp_path / "clips", 12)
+    around = environment(tmp_path, SCRIPTED_SECONDS="0.05")
+    with subprocess.Popen([*SCRIPTED, str(path), "--batch", "1", "--json"], stderr=subprocess.PIPE, env=around) as run:
+        assert run.stderr is not None
+        run.stderr.readline()
+        run.stderr.close()
+    assert records_of(path) == {f"clip-{number:03}.mp4": 1 for number in range(12)}
+    assert run.returncode == ExitCode.OK
+
+
+def test_the_second_signal_stops_at_once(tmp_path: Path) -> None:
+    path = folder_of(tmp_path / "clips", 4)
+    around = environment(tmp_path, SCRIPTED_SECONDS="0.2", SCRIPTED_BEGUN=str(tmp_path / "begun"))
+    command = [*SCRIPTED, str(path), "--json"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=around) as process:
+        while not (tmp_path / "begun").exists():
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode in (130, 143)
+    assert events(err)[-1]["event"] == "summary"
+
+
+_FULL_DISK = """
+mount -t tmpfs -o size=1m none "$OUT" || exit 77
+head -c 1000k /dev/zero > "$OUT/filling"
+"$@" -o "$OUT"; echo $? > "$TOLD/code"
+cp "$OUT"/*.txt "$TOLD/before/"
+"$@" -o "$OUT"; echo $? >> "$TOLD/code"
+rm "$OUT/filling"
+"$@" -o "$OUT"; echo $? >> "$TOLD/code"
+cp -r "$OUT/." "$TOLD/after/"
+"""
+
+
+def test_a_disk_that_is_full_ends_the_run_and_the_next_one_goes_on(tmp_path: Path) -> None:
+    path = folder_of(tmp_path / "clips", 30)
+    for name in ("disk", "told", "told/before", "told/after"):
+        (tmp_path / name).mkdir()
+    around = environment(tmp_path, OUT=str(tmp_path / "disk"), TOLD=str(tmp_path / "told"))
+    command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", _FULL_DISK, "sh"]
+    try:
+        done = subprocess.run([*command, *SCRIPTED, str(path)], env=around, capture_output=True, text=True)
+    except FileNotFoundError:
+        pytest.skip("there is no unshare")
+    if not (tmp_path / "told" / "code").exists():
+        pytest.skip(f"no disk of its own may be mounted here: {done.stderr}")
+    assert (tmp_path / "told" / "code").read_text().split() == ["1", "1", "0"], done.stderr
+    kept = {file.name: file.read_text() for file in (tmp_path / "told" / "before").iterdir()}
+    after = {file.name: file.read_text() for file in (tmp_path / "told" / "after").glob("*.txt")}
+    assert 0 < len(kept) < len(after) == 30
+    assert all(after[name] == text for name, text in kept.items())
+    assert records_of(tmp_path / "told" / "after") == {f"clip-{number:03}.mp4": 1 for number in range(30)}
+    assert done.stderr.startswith(f"{len(kept)} captioned, 0 failed in")
+    assert " ".join(done.stderr.split()).count("The disk is full: the captions so far are kept") == 2
+
+
+REAL = {
+    "audio_only.webm": "it contains only audio",
+    "decompression_bomb.gif": "Invalid data",
+    "invalid_codec.mp4": "codec that FFmpeg does not know",
+    "no_stream.mp4": "no stream at all",
+}
+
+
+def test_every_real_clip_ends_as_a_caption_or_as_an_error_that_says_why(real_clips: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = [*VIDQA, str(real_clips), "-o", str(out), "--format", "jsonl"]
+    done = subprocess.run(command, env=environment(tmp_path), capture_output=True, text=True)
+    assert done.returncode == ExitCode.SOME_FAILED, done.stderr
+    lines = [json.loads(line) for line in (out / "captions.jsonl").read_text(encoding="utf-8").splitlines()]
+    names = {path.name for path in real_clips.iterdir() if path.suffix != ".md"}
+    assert [line["path"] for line in lines] == sorted(names)
+    assert len(lines) == 26
+    failed = {line["path"]: line["error"] for line in lines if line["error"] is not None}
+    assert failed.keys() == REAL.keys()
+    for name, reason in REAL.items():
+        assert reason in failed[name]["message"]
+        assert failed[name]["stage"] == "open" and failed[name]["hint"]
+    assert all(line["caption"] for line in lines if line["path"] not in failed)
+    (corrupted,) = (line for line in lines if line["path"] == "corrupted.mp4")
+    assert any("the file is damaged" in note for note in corrupted["notes"])
