@@ -200,7 +200,7 @@ def speed_rows(folder: Path, arguments: argparse.Namespace) -> Iterator[Row]:
 def memory_rows(folder: Path, arguments: argparse.Namespace) -> Iterator[Row]:
     """The peak of the whole command over some clips and over four times as many."""
     peaks = []
-    for count in (2 * arguments.clips, 8 * arguments.clips):  # fewer do not fill what is read ahead
+    for count in (4 * arguments.clips, 16 * arguments.clips):  # fewer do not always fill what is read ahead
         clips = folder / f"many-{count}"
         make_folder(clips, count)
         command = [sys.executable, "-m", "vidqa", "caption", str(clips), "--model", "demo", "--device", "cpu",

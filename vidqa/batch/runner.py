@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from vidqa.batch.ahead import Ahead, Ready
@@ -20,6 +20,7 @@ from vidqa.config import EngineConfig
 from vidqa.engine.planning import Forecast
 from vidqa.errors import DoesNotFit, Interrupted, ModelError, NotFinite, UsageError, VideoError, VidqaError
 from vidqa.events import Answered, Event, Failed, StageProgress, StageStarted
+from vidqa.memory.host import usable_cores
 from vidqa.types import Request, VideoInfo
 from vidqa.video.decode import Decoding, VideoReader, open_source
 
@@ -62,7 +63,7 @@ def nobody(names: Sequence[str], event: Event) -> None:
 class Reading:
     """How far ahead clips are read: decoding processes, bytes of frames that wait, seconds for one clip."""
 
-    processes: int = 2
+    processes: int = field(default_factory=lambda: min(max(usable_cores() // 4, 2), 6))  # FFmpeg has threads of its own
     most_bytes: int = 2**30
     clip_deadline_seconds: float = 600.0
 
