@@ -156,6 +156,21 @@ def test_a_folder_that_cannot_be_written_is_refused_with_the_remedy(
     assert "with -o" in " ".join(capsys.readouterr().err.split())
 
 
+def test_two_folders_do_not_share_an_output_and_a_moved_one_keeps_its_own(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other, out = tmp_path / "other", tmp_path / "out"
+    other.mkdir()
+    shutil.copyfile(ASSETS / "demo-two.mp4", other / "demo.mp4")
+    caption(folder / "demo.mp4", "-o", out)
+    assert caption(other, "-o", out) == ExitCode.USAGE
+    assert "has the captions of" in " ".join(capsys.readouterr().err.split())
+    assert (out / "demo.txt").read_text().strip() == TRUE["demo"]
+    moved = folder.rename(tmp_path / "moved")
+    assert caption(moved / "demo.mp4", "-o", out) == ExitCode.OK
+    assert "passed over: 1 done" in capsys.readouterr().err
+
+
 def test_a_dry_run_plans_and_writes_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert caption(folder, "--dry-run") == ExitCode.SOME_FAILED
     out = capsys.readouterr().out

@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 from vidqa.batch.records import Record, Status, Task, record_from, record_object
 from vidqa.batch.shards import Shard
 from vidqa.errors import UsageError, VidqaError
+from vidqa.files import replace_file
 from vidqa.text import safe_line
 
 FOLDER = ".vidqa"
@@ -59,6 +60,23 @@ class Journal:
     def begun_ns(self) -> int:
         """When the first run of this folder began: locks are made then and never written."""
         return min(path.stat().st_mtime_ns for path in self._path.parent.glob("lock-of-*"))
+
+    def claim(self, source: Path) -> None:
+        """Note whose clips are captioned here; raises UsageError where they were another folder's that is still there.
+
+        Clips are known by their names below it: of two folders, each would take the other's captions for old ones of
+        its own.
+        """
+        path, here = self._path.parent / "source", os.path.realpath(source)
+        known = os.fsdecode(path.read_bytes()) if path.exists() else ""
+        if known == here:
+            return
+        if os.path.isdir(known):
+            raise UsageError(
+                f"{safe_line(str(self.folder))} has the captions of {safe_line(known)}, not of {safe_line(here)}.",
+                "Name another folder with -o, or caption a folder that holds both with --recursive.",
+            )
+        replace_file(path, [os.fsencode(here)], path.with_name(".source.tmp"))
 
     def add(self, entry: Record | Task) -> None:
         """Append, and wait until it is on the disk; raises OSError, after which the line may be there in part."""

@@ -94,12 +94,13 @@ def _add_run(group: Any) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Selection:
-    """All clips of the run's folder, those of this shard, and the folder where captions and journal go."""
+    """All clips of the run, those of this shard, the folder for captions and journal, and the one the clips are in."""
 
     everything: "Sequence[Clip]"
     clips: "Sequence[Clip]"
     folder: Path
     shard: "Shard"
+    source: Path
 
 
 def run(
@@ -132,8 +133,9 @@ def _select(arguments: argparse.Namespace, talk: Talk) -> _Selection:
     for note in found.notes:
         talk.say(f"note: {note}")
     shard = parse_shard(arguments.shard) if arguments.shard else slurm_shard() or Shard()
-    folder, clips = (Path(arguments.output), found.clips) if arguments.output else based(paths, found.clips)
-    return _Selection(clips, shard_clips(clips, shard), folder, shard)
+    source, beside = based(paths, found.clips)
+    folder, clips = (Path(arguments.output), found.clips) if arguments.output else (source, beside)
+    return _Selection(clips, shard_clips(clips, shard), folder, shard, source)
 
 
 def _setup(
@@ -185,6 +187,8 @@ def _caption(
     progress = make_progress(len(selection.clips), as_json=arguments.json, quiet=arguments.quiet)
     with ExitStack() as held:
         journal = held.enter_context(Journal(selection.folder, selection.shard))
+        if arguments.output:
+            journal.claim(selection.source)
         captioner = held.enter_context(closing(_captioner(arguments, setup, progress, make_engine)))
         received = held.enter_context(heeding_signals(partial(_finish, captioner, progress), again=captioner.stop))
         ledger = Ledger(selection.folder)
