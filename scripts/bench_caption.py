@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
-from benchlib.rows import RESULTS, ROOT, Bar, Row, environment, missed, row_object, seconds_row, table, write_result
+from benchlib.rows import RESULTS, ROOT, Bar, Row, report, seconds_row
 from vidqa import EngineConfig, Request, Session
 from vidqa.batch.ahead import Ahead
 from vidqa.batch.content import identify
@@ -221,6 +221,13 @@ print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 """
 
 
+def measure(arguments: argparse.Namespace) -> Iterator[Row]:
+    """Speed, then memory; Ctrl-C keeps the rows that are there."""
+    with tempfile.TemporaryDirectory() as temporary, contextlib.suppress(KeyboardInterrupt):
+        for part in (speed_rows, memory_rows):
+            yield from part(Path(temporary) / part.__name__, arguments)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clips", type=int, default=100)
@@ -231,19 +238,7 @@ def main() -> int:
     )
     parser.add_argument("--output", type=Path, default=RESULTS / "caption-cpu.json")
     arguments = parser.parse_args()
-    rows = []
-    with tempfile.TemporaryDirectory() as temporary, contextlib.suppress(KeyboardInterrupt):
-        for part in (speed_rows, memory_rows):
-            for row in part(Path(temporary) / part.__name__, arguments):
-                rows.append(row)
-                print(*table([row_object(row, BARS.get(row.key))])[1:], flush=True)
-    left = missed(rows, BARS)
-    told = [row_object(row, BARS.get(row.key)) for row in rows]
-    write_result(arguments.output, {
-        "kind": "caption", "environment": environment("cpu"), "cores": os.cpu_count(), "missed": left, "rows": told,
-    })  # fmt: skip
-    print("\n".join(["", *(f"missed: {one}" for one in left)]) if left else "all bars are met")
-    return 1 if left else 0
+    return report("caption", measure(arguments), BARS, arguments.output)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
-from benchlib.rows import RESULTS, ROOT, Bar, Row, environment, missed, row_object, table, write_result
+from benchlib.rows import RESULTS, ROOT, Bar, Row, report
 from tests.batch.scripted_captioner import TASK, clips
 from vidqa.batch.crew import COMMAND, Crew
 from vidqa.batch.ray import RayCrew
@@ -93,17 +93,7 @@ def main() -> int:
     parser.add_argument("--output", type=Path, default=RESULTS / "scaling-cpu.json")
     arguments = parser.parse_args()
     os.environ["PYTHONPATH"] = str(ROOT)  # workers find the scripted captioner
-    told = []
-    for row in measure(arguments):
-        told.append(row)
-        print(*table([row_object(row, BARS.get(row.key))])[1:], flush=True)
-    left = missed(told, BARS)
-    rows = [row_object(row, BARS.get(row.key)) for row in told]
-    write_result(arguments.output, {
-        "kind": "scaling", "environment": environment("cpu"), "cores": os.cpu_count(), "missed": left, "rows": rows,
-    })  # fmt: skip
-    print("\n".join(["", *(f"missed: {one}" for one in left)]) if left else "all bars are met")
-    return 1 if left else 0
+    return report("scaling", measure(arguments), BARS, arguments.output)
 
 
 if __name__ == "__main__":

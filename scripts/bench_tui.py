@@ -15,10 +15,9 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
-from benchlib.rows import RESULTS, ROOT, Bar, Row, Samples, environment, missed, row_object, table, write_result
+from benchlib.rows import RESULTS, ROOT, Bar, Row, Samples, report
 from tests.tui.child import LONG, LONG_END, MODEL
 from tests.tui.terminal import Terminal
 
@@ -269,17 +268,7 @@ def main() -> int:
     parser.add_argument("--stops", type=int, default=10, help="stops per situation and key")
     parser.add_argument("--output", type=Path, default=RESULTS / "tui-cpu.json")
     arguments = parser.parse_args()
-    rows = []
-    for row in measure(arguments):
-        rows.append(row)
-        print(*table([row_object(row, BARS.get(row.key))])[1:], flush=True)
-    told: list[dict[str, Any]] = [row_object(row, BARS.get(row.key)) for row in rows]
-    left = missed(rows, BARS)
-    write_result(arguments.output, {
-        "kind": "tui", "environment": environment("cpu"), "cores": os.cpu_count(), "missed": left, "rows": told,
-    })  # fmt: skip
-    print("\n".join(["", *(f"missed: {one}" for one in left)]) if left else "all bars are met")
-    return 1 if left else 0
+    return report("tui", measure(arguments), BARS, arguments.output)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """What a benchmark says: rows with samples, the bars they are held against, tables and files. Imports no torch."""
 
 import json
+import os
 import platform
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -140,3 +141,18 @@ def write_result(path: Path, content: Mapping[str, Any]) -> None:
     fresh = path.with_suffix(".part")
     fresh.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     fresh.replace(path)
+
+
+def report(kind: str, rows: Iterable[Row], bars: Mapping[str, Bar], path: Path) -> int:
+    """Print rows of this machine's processor as they come, write them, name the bars that are missed; the exit code."""
+    seen = []
+    for row in rows:
+        seen.append(row)
+        print(*table([row_object(row, bars.get(row.key))])[1:], flush=True)
+    left = missed(seen, bars)
+    told = [row_object(row, bars.get(row.key)) for row in seen]
+    write_result(path, {
+        "kind": kind, "environment": environment("cpu"), "cores": os.cpu_count(), "missed": left, "rows": told,
+    })  # fmt: skip
+    print("\n".join(["", *(f"missed: {one}" for one in left)]) if left else "all bars are met")
+    return 1 if left else 0
