@@ -127,6 +127,39 @@ class ReplayedLinear8bit(nn.Module):
         return made
 
 
+class ReplayedKernels:
+    """`triton_kernels` as far as memory goes: each function allocates what the real one does."""
+
+    @dataclass(frozen=True)
+    class LayerCache:
+        """One layer's store and scales."""
+
+        store: Tensor
+        scales: Tensor | None
+
+    @staticmethod
+    def add_rms_norm(hidden: Tensor, branch: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        return hidden if branch is None else torch.empty_like(hidden), torch.empty_like(hidden)
+
+    @staticmethod
+    def rotate_and_append(qkv: Tensor, cosine: Tensor, sine: Tensor, cache: LayerCache, lengths: Tensor) -> Tensor:
+        kv_heads, dim = cache.store.shape[2], cache.store.shape[4]
+        return qkv.new_empty(len(qkv), qkv.shape[1] // dim - 2 * kv_heads, dim)
+
+    @staticmethod
+    def decode_attention(query: Tensor, cache: LayerCache, lengths: Tensor) -> Tensor:
+        rows, heads, dim = query.shape
+        splits = min(-(-cache.store.shape[3] // 128), 64)
+        sums = query.new_empty(rows, heads, splits, dim + 2, dtype=torch.float32)
+        mixed = query.new_empty(rows, heads * dim)
+        del sums
+        return mixed
+
+    @staticmethod
+    def silu_and_multiply(gate_up: Tensor) -> Tensor:
+        return gate_up.new_empty(len(gate_up), gate_up.shape[1] // 2)
+
+
 @dataclass
 class Replay:
     """A fake model with its counter; valid inside `replayed`."""

@@ -14,7 +14,6 @@ ATTENTION_CHOICES = ("auto", "flash", "cudnn", "efficient", "flex", "tiled")
 QUALITY_CHOICES = ("fast", "balanced", "best")
 WEIGHT_CHOICES = ("fp32", "bf16", "fp16", "int8", "nf4", "nf4-dq", "fp8")
 PLANNED_ONLY = ("fp8",)
-COMPILE_CHOICES = ("auto", "on", "off")
 KV_CHOICES = ("native", "int8")
 
 
@@ -26,8 +25,7 @@ class EngineConfig:
     `vision_chunk` is in temporal slices, `prefill_chunk` in tokens. `vram_bytes` is a budget
     to plan for instead of what is free, `reserve_bytes` is left to others. `isolate_decoder`
     runs FFmpeg in a process that can be killed; `conversation_tokens` is room in the KV cache for the
-    questions and answers that follow the first; `compile` is for the decode step on CUDA (`auto`:
-    where `vidqa warmup` has compiled it); `batch` is how many requests memory is planned for;
+    questions and answers that follow the first; `batch` is how many requests memory is planned for;
     `step_seconds` is how long it may take at most until the engine looks whether to stop, as it does after a chunk
     and on a CPU after a layer: chunks become smaller, down to a slice and 16 tokens, but those that are set stay;
     `cpu_threads` is how many cores torch computes on, for a face that draws meanwhile: a setting of the whole
@@ -47,7 +45,6 @@ class EngineConfig:
     quality: str = "balanced"
     max_wait_seconds: float | None = None
     conversation_tokens: int = 0
-    compile: str = "auto"
     batch: int = 1
     step_seconds: float | None = None
     cpu_threads: int | None = None

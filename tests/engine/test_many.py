@@ -15,7 +15,6 @@ from vidqa.engine.decode import decode_together
 from vidqa.engine.kv_cache import KVCache
 from vidqa.engine.prefill import Prefill
 from vidqa.engine.sampler import Sampler
-from vidqa.engine.static_step import run_layer
 from vidqa.engine.writers import CapturedWriter
 from vidqa.errors import Interrupted
 from vidqa.events import Answered, Event, Failed, StageStarted
@@ -92,7 +91,7 @@ def test_an_answer_that_fills_its_cache_goes_on_no_further() -> None:
     storage = room(models, 2)
     caches, positions, logits = prefilled(models, storage)
     caches[0].length = storage.capacity - 2
-    writer = CapturedWriter(models.ours, caches, positions, [Sampler(0, 1, 0)] * 2, run_layer)
+    writer = CapturedWriter(models.ours, caches, positions, [Sampler(0, 1, 0)] * 2, None)
     told = list(decode_together(writer, torch.stack(logits), frozenset(), [3, 20]))
     assert [token for row, token in told if row == 0][-1] == "length" and len(told) == 25
 

@@ -17,7 +17,6 @@ from vidqa.engine.kv_cache import KVCache, make_cache
 from vidqa.engine.prefill import Prefill
 from vidqa.engine.sampler import Sampler
 from vidqa.engine.scope import without_grad
-from vidqa.engine.static_step import run_layer
 from vidqa.engine.vision import GroupEncoder, Picture
 from vidqa.engine.writers import CapturedWriter, EagerWriter, make_writer
 from vidqa.models.attention import make_kernel
@@ -161,7 +160,7 @@ def run_decode(bare: bool, captured: bool) -> None:
         pass
     writer: Any = EagerWriter(model, cache, kernel, position, sampler)
     if captured:
-        writer = CapturedWriter(model, [cache], [position], [sampler], run_layer)
+        writer = CapturedWriter(model, [cache], [position], [sampler], None)
     stage: Any = decode_together
     running = (stage.__wrapped__ if bare else stage)(writer, prefill.logits(cache), frozenset(), [6])
     for _ in running:

@@ -8,9 +8,10 @@ from torch import Tensor
 
 from tests.engine.test_parity import prompt_tensors
 from tests.tiny import Pair, pair, prefill_all, random_patches
+from vidqa.engine import static_step
 from vidqa.engine.kv_cache import KVCache, Storage
 from vidqa.engine.prompt import text_positions
-from vidqa.engine.static_step import Places, next_logits, run_layer
+from vidqa.engine.static_step import Places, next_logits
 from vidqa.models.attention import make_kernel
 from vidqa.models.qwen2_vl import Part
 
@@ -52,13 +53,15 @@ def eager_tokens(models: Pair, storage: Storage, count: int) -> tuple[list[list[
 
 
 @torch.no_grad()
-def static_tokens(models: Pair, storage: Storage, count: int, layer: Any = run_layer) -> tuple[list[list[int]], Tensor]:
+def static_tokens(
+    models: Pair, storage: Storage, count: int, visible: int | None = None
+) -> tuple[list[list[int]], Tensor]:
     """The same by the step of fixed shapes, all sequences together."""
     caches, positions, logits = prefilled(models, storage)
     places = Places.of([cache.length for cache in caches], positions, CPU)
     current, tokens = torch.stack(logits), [torch.stack(logits).argmax(-1)]
     for _ in range(count):
-        current = next_logits(models.ours, models.ours.embed(tokens[-1]), storage, places, layer)
+        current = next_logits(models.ours, models.ours.embed(tokens[-1]), storage, places, visible or storage.capacity)
         tokens.append(current.argmax(-1))
     assert places.lengths.tolist() == [cache.length + count for cache in caches]
     return torch.stack(tokens).T.tolist(), current
@@ -82,6 +85,24 @@ def test_int8_keys_and_values_are_read_with_their_scales() -> None:
     assert torch.allclose(last, torch.stack(logits), atol=1e-3, rtol=0)
 
 
+def test_int8_is_16_bit_a_block_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    models = pair("2B")
+    whole = static_tokens(models, room(models, 2, quantized=True), 20)
+    monkeypatch.setattr(static_step, "INT8_BLOCK_TOKENS", 128)
+    blocks = static_tokens(models, room(models, 2, quantized=True), 20)
+    assert blocks[0] == whole[0]
+    assert torch.allclose(blocks[1], whole[1], atol=1e-5, rtol=0)
+
+
+def test_a_step_does_not_look_behind_the_filled_part() -> None:
+    """NaN behind the blocks that are read would spread through any product."""
+    models = pair("7B")
+    expected, _ = eager_tokens(models, room(models, 1), 40)
+    storage = room(models, 1)
+    storage.store[:, :, :, :, 128:] = torch.nan
+    assert static_tokens(models, storage, 40, visible=128)[0] == expected
+
+
 def test_what_lies_behind_a_sequence_is_never_read() -> None:
     """The tail of the cache may hold anything finite: another answer's rest, for one."""
     models = pair("2B")
@@ -89,13 +110,3 @@ def test_what_lies_behind_a_sequence_is_never_read() -> None:
     dirty = room(models, 2)
     dirty.store.fill_(1e4)
     assert static_tokens(models, dirty, 10)[0] == expected
-
-
-def test_one_compiled_layer_serves_all_layers_and_steps() -> None:
-    models = pair("7B")
-    torch._dynamo.reset()  # another test's graph, of another model, is no recompilation of this one's
-    compiled = torch.compile(run_layer, dynamic=False, fullgraph=True)
-    expected, _ = eager_tokens(models, room(models, 2), 6)
-    with torch._dynamo.config.patch(error_on_recompile=True):
-        ours, _ = static_tokens(models, room(models, 2), 6, compiled)
-    assert ours == expected

@@ -12,7 +12,6 @@ from vidqa.engine.decode import decode
 from vidqa.engine.kv_cache import KVCache, make_cache
 from vidqa.engine.prompt import text_positions
 from vidqa.engine.sampler import Sampler
-from vidqa.engine.static_step import run_layer
 from vidqa.engine.writers import CapturedWriter, EagerWriter, Writer
 from vidqa.errors import ModelError
 from vidqa.models.attention import make_kernel
@@ -30,7 +29,7 @@ def both(sampling: tuple[float, float, int] = (0, 1, 0)) -> dict[str, tuple[Writ
         position, sampler = int(places.max()) + 1, Sampler(*sampling)
         writer: Writer = EagerWriter(models.ours, cache, kernel, position, sampler)
         if name == "captured":
-            writer = CapturedWriter(models.ours, [cache], [position], [sampler], run_layer)
+            writer = CapturedWriter(models.ours, [cache], [position], [sampler], None)
         made[name] = (writer, logits, cache)
     return made
 

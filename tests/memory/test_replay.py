@@ -8,22 +8,29 @@ tokens and chunk sizes must be the replay's: a constant cannot pass.
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.memory.made import SPEC_2B, SPEC_7B, made_device, made_draft, plan_of
-from tests.replay import Replay, replayed
+from tests.replay import Replay, ReplayedKernels, replayed
 from vidqa.engine.filling import Filling
+from vidqa.engine.kv_cache import Storage, make_cache
 from vidqa.engine.prefill import Prefill
+from vidqa.engine.sampler import Sampler
 from vidqa.engine.stages import Hooks, Stages
+from vidqa.engine.static_step import Places, next_logits
 from vidqa.engine.timing import Sections
 from vidqa.memory.activations import prompt_tokens
-from vidqa.memory.estimate import kv_bytes, tensor_bytes
+from vidqa.memory.estimate import kv_bytes, kv_capacity, tensor_bytes
 from vidqa.memory.tracker import TensorMeter, Tracker
-from vidqa.memory.weights import parameters, staging_bytes
+from vidqa.memory.weights import merging_bytes, parameters, staging_bytes
 from vidqa.models.attention import make_kernel
+from vidqa.models.fused_decoder import FusedDecoder
 from vidqa.models.qwen2_vl import Part
 from vidqa.models.specs import ModelSpec
 from vidqa.types import Draft, Frame, Placement
@@ -108,7 +115,8 @@ def test_weights_are_counted_to_the_byte(model: str, weights: str) -> None:
     with replayed(spec, weights) as replay:
         resting = replay.live.now
     planned = tensor_bytes(spec, draft)["load"]
-    assert planned - staging_bytes(spec, weights, "bf16", Placement()) == resting
+    staged = staging_bytes(spec, weights, "bf16", Placement()) + merging_bytes(spec, weights, "bf16")
+    assert planned - staged == resting
 
 
 def slope(model: str, phase: str, low: Draft, high: Draft) -> float:
@@ -164,6 +172,65 @@ def test_every_rung_takes_what_the_plan_says(attention: str) -> None:
         planned = tensor_bytes(SPEC_7B, draft)
         for phase, peak in peaks.items():
             assert peak <= planned[phase] <= peak * 1.02 + 2 * MIB, (phase, chunk)
+
+
+@pytest.mark.parametrize("fused", [False, True], ids=["plain", "fused"])
+@pytest.mark.parametrize(
+    ("model", "weights", "kv", "batch"),
+    [("2B", "bf16", "bf16", 1), ("7B", "bf16", "int8", 1), ("7B", "nf4", "bf16", 1), ("2B", "bf16", "int8", 4)],
+)
+def test_a_captured_step_takes_no_more_than_planned(model: str, weights: str, kv: str, batch: int, fused: bool) -> None:
+    """An int8 cache is not copied to 16-bit as a whole: a layer's would be 16 MiB here."""
+    spec, cuda = MODELS[model], torch.device("cuda")
+    draft = made_draft(weights=weights, kv=kv, batch=batch, frames=96, height=252, width=448)
+    with replayed(spec, weights) as replay:
+        decoder = replay.model.model.model.language_model
+        merged = replay.model.with_fused(FusedDecoder.of(decoder, ReplayedKernels)) if fused else replay.model
+        storage = Storage.allocate(
+            spec, kv_capacity(spec, draft), merged.dtype, cuda, sequences=batch, quantized=kv == "int8"
+        )
+        places = Places.of([1000] * batch, [1000] * batch, cuda)
+        tokens = torch.zeros(batch, dtype=torch.long, device=cuda)
+        for _ in range(2):
+            replay.live.reset()
+            logits = next_logits(merged, merged.embed(tokens), storage, places, storage.capacity)
+            tokens = Sampler(0, 1, 0).choose(logits, tokens)
+            del logits
+        planned = tensor_bytes(spec, draft)["decode"]
+        assert replay.live.peak <= planned
+        assert fused or planned <= replay.live.peak * 1.02 + 2 * MIB + (8 * MIB if weights != "bf16" else 0)
+
+
+def test_merging_projections_takes_what_the_load_phase_has_room_for() -> None:
+    with replayed(SPEC_2B, "bf16") as replay:
+        resting = replay.live.now
+        replay.live.reset()
+        FusedDecoder.of(replay.model.model.model.language_model, ReplayedKernels)
+        assert replay.live.now == resting
+        assert replay.live.peak - resting == pytest.approx(merging_bytes(SPEC_2B, "bf16", "bf16"), abs=MIB)
+
+
+def test_a_cache_on_the_host_is_copied_without_buffers() -> None:
+    """Each copy between host and device is one run of bytes of one type: CUDA needs no buffer for it."""
+
+    class Crossings(TorchDispatchMode):
+        seen = 0
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if func is torch.ops.aten.copy_.default and args[0].device != args[1].device:
+                assert args[0].is_contiguous() and args[1].is_contiguous() and args[0].dtype == args[1].dtype
+                Crossings.seen += 1
+            return func(*args, **(kwargs or {}))
+
+    cuda = torch.device("cuda")
+    for quantized in (False, True):
+        with FakeTensorMode(), Crossings():
+            cache = make_cache(SPEC_2B, 600, torch.bfloat16, cuda, quantized=quantized, on_host=True)
+            states = torch.empty(100, 2, 128, dtype=torch.bfloat16, device=cuda)
+            for _ in range(2):
+                cache.write(0, states, states)
+                cache.advance(100)
+    assert Crossings.seen == 2 * 2 * (4 + 4)  # per write: two parts of two heads out, and in again
 
 
 @pytest.mark.parametrize("model", ["2B", "7B"])

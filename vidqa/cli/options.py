@@ -7,7 +7,7 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from vidqa.config import COMPILE_CHOICES, EngineConfig
+from vidqa.config import EngineConfig
 from vidqa.errors import UsageError
 from vidqa.setting_list import ENGINE_SETTINGS, SETTINGS, Setting
 from vidqa.settings import Settings, load_settings
@@ -61,10 +61,6 @@ def add_plan_options(parser: argparse.ArgumentParser, **own: object) -> None:
     """What the planner keeps to; `own` as for add_setting_options."""
     group = parser.add_argument_group("plan")
     add_setting_options(group, ENGINE_SETTINGS, **own)
-    group.add_argument(
-        "--compile", choices=COMPILE_CHOICES, default="auto",
-        help="compile the decode step on a GPU (auto: once `vidqa warmup` has)",
-    )  # fmt: skip
     group.add_argument("--vision-chunk", type=int, metavar="N", help="temporal slices to encode together")
     group.add_argument("--prefill-chunk", type=int, metavar="N", help="tokens to prefill together")
     group.add_argument("--system", metavar="TEXT", help="system prompt")
@@ -113,7 +109,6 @@ def make_config(arguments: argparse.Namespace, settings: Settings, model: str) -
         attention=settings.attention,
         weights=_chosen(settings.weights),
         kv=_chosen(settings.kv),
-        compile=arguments.compile,
         vision_chunk=arguments.vision_chunk,
         prefill_chunk=arguments.prefill_chunk,
         vram_bytes=settings.vram_bytes,

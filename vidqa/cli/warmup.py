@@ -18,8 +18,8 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "warmup",
         help="compile for this GPU ahead of the first question",
-        description="Tries the attention kernels and, on a GPU, compiles the decode step: once per GPU, model size and "
-        "version of torch. Later answers use what is there.",
+        description="Tries the attention kernels and, on a GPU, compiles the decode step's: once per GPU, model size "
+        "and version of Triton. The first answer does it where this was not done.",
     )
     add_model_options(parser)
     parser.add_argument("--flex", action="store_true", help="compile FlexAttention too, for --attn flex")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from vidqa.engine.host_memory import page_locked
 from vidqa.engine.kv_cache import KVCache
 
 if TYPE_CHECKING:
@@ -31,8 +32,7 @@ class Visual:
     @classmethod
     def reserve(cls, tokens: int, hidden: int, dtype: torch.dtype, device: torch.device) -> "Visual":
         """Room for so many tokens; page-locked where a device copies into it without waiting."""
-        pinned = device.type == "cuda" and torch.cuda.is_available()
-        return cls(torch.empty(tokens, hidden, dtype=dtype, pin_memory=pinned))
+        return cls(page_locked((tokens, hidden), dtype, device))
 
     def add(self, group: "EncodedGroup") -> None:
         """Copy a group's embeddings to the host."""

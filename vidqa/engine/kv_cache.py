@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vidqa.engine.host_memory import register
 from vidqa.engine.scope import unrecorded
 from vidqa.errors import DoesNotFit
 from vidqa.models.specs import ModelSpec
@@ -29,17 +30,19 @@ def to_int8(states: Tensor) -> tuple[Tensor, Tensor]:
     return (states / scale[..., None]).round_().clamp_(-127, 127), scale
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Storage:
-    """The allocations behind the caches of B sequences of equal capacity.
+    """The allocations behind the caches of B sequences of equal capacity. Two are never equal.
 
-    store: (layers, 2, B, kv_heads, capacity, d); scales: the same without d, for int8; scratch:
-    (2, kv_heads, capacity, d) for one layer of one sequence, where the store cannot be read as it lies.
+    store: (layers, 2, B, kv_heads, capacity, d); scales: the same without d, for int8, always on the device; scratch:
+    (2, kv_heads, capacity, d) for one layer of one sequence, where the store cannot be read as it lies; arrival: the
+    same in int8, for int8 that comes from the host.
     """
 
     store: Tensor
     scales: Tensor | None
     scratch: Tensor | None
+    arrival: Tensor | None
 
     @classmethod
     @unrecorded()
@@ -57,11 +60,16 @@ class Storage:
         """Make room for `tokens` of each sequence, rounded up to whole blocks."""
         place = torch.device("cpu") if on_host else device
         shape = (spec.layers, 2, sequences, spec.kv_heads, rounded_capacity(tokens), spec.head_dim)
+        layer = (2, *shape[3:])
         # Zeroed once: a kernel that reads masked positions multiplies them by 0, and 0 · NaN is NaN.
+        store = _zeros(shape, torch.int8 if quantized else dtype, place)
+        if on_host:
+            register(store, device)
         return cls(
-            _zeros(shape, torch.int8 if quantized else dtype, place),
-            _zeros(shape[:-1], torch.float16, place) if quantized else None,
-            _zeros((2, *shape[3:]), dtype, device) if quantized or on_host else None,
+            store,
+            _zeros(shape[:-1], torch.float16, device) if quantized else None,
+            _zeros(layer, dtype, device) if quantized or on_host else None,
+            _zeros(layer, torch.int8, device) if quantized and place != device else None,
         )
 
     @property
@@ -77,7 +85,7 @@ class Storage:
     @property
     def bytes(self) -> int:
         """Bytes of all allocations."""
-        parts = (self.store, self.scales, self.scratch)
+        parts = (self.store, self.scales, self.scratch, self.arrival)
         return sum(part.numel() * part.element_size() for part in parts if part is not None)
 
 
@@ -112,16 +120,19 @@ class KVCache:
         """Store (kv_heads, n, d) of keys (part 0) or values (part 1)."""
         if self._scales is not None:
             states, self._scales[layer, part, :, fresh] = to_int8(states)
-        self._store[layer, part, :, fresh] = states
+        _copy_heads(self._store[layer, part, :, fresh], states.to(self._store.dtype).contiguous())
 
     def _recall(self, layer: int, end: int) -> Tensor:
         """Bring a layer's first `end` tokens, as numbers to compute with, into the scratch."""
-        scratch = self.storage.scratch
+        scratch, arrival = self.storage.scratch, self.storage.arrival
         assert scratch is not None
-        filled = scratch[:, :, :end]
-        filled.copy_(self._store[layer, :, :, :end])
+        filled, stored = scratch[:, :, :end], self._store[layer, :, :, :end]
+        if arrival is not None:
+            _copy_heads(arrival[:, :, :end], stored)
+            stored = arrival[:, :, :end]
+        _copy_heads(filled, stored)
         if self._scales is not None:
-            filled.mul_(self._scales[layer, :, :, :end, None].to(filled.device))
+            filled.mul_(self._scales[layer, :, :, :end, None])
         return scratch
 
     def advance(self, tokens: int) -> None:
@@ -151,6 +162,15 @@ def make_cache(
 ) -> KVCache:
     """A cache for one sequence of `tokens`."""
     return KVCache(Storage.allocate(spec, tokens, dtype, device, quantized=quantized, on_host=on_host))
+
+
+def _copy_heads(target: Tensor, source: Tensor) -> None:
+    """Copy (..., tokens, d); between host and device head by head: each is one run of bytes that needs no buffer."""
+    if target.device == source.device:
+        target.copy_(source)
+        return
+    for one, other in zip(target.flatten(0, -3), source.flatten(0, -3), strict=True):
+        one.copy_(other, non_blocking=True)  # page-locked, and read again on the same stream
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:

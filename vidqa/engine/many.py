@@ -9,7 +9,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from vidqa.config import EngineConfig
-from vidqa.engine.compiling import layer_step
 from vidqa.engine.pipeline import plan_that_ran
 from vidqa.engine.report import memory_use
 from vidqa.engine.run import Run, prompt_of, scene_of
@@ -20,7 +19,6 @@ from vidqa.engine.together import Member, Together
 from vidqa.engine.writers import why_not_captured
 from vidqa.errors import DoesNotFit, Interrupted, VideoError, VidqaError
 from vidqa.events import Answered, Event, Failed, Planned
-from vidqa.memory.weights import QUANTIZED
 from vidqa.types import Answer, MemoryUse, Placement, Request, Timing, VideoInfo
 from vidqa.video.decode import VideoReader
 
@@ -117,12 +115,11 @@ class Many:
             return
         leading = next(iter(runs.values()))
         members = [_member(run, readers[number], loaded) for number, run in runs.items()]
-        step = layer_step(loaded.model, config.compile, quantized=loaded.weights in QUANTIZED)
         hooks = Hooks(session._cancelled.is_set, session._fault, leading.enter)
         stages = Stages(tracker, hooks, Sections(loaded.model.device.type))
         for number, member in zip(runs, members, strict=True):
             yield number, Planned(runs[number].video, member.plan)
-        together = Together(loaded, members, stages, step)
+        together = Together(loaded, members, stages)
         numbers = list(runs)
         for place, event in together.run():
             yield numbers[place], event

@@ -166,7 +166,9 @@ def _prepare(device: Device, name: str, config: EngineConfig) -> int:
 
 def _work(folder: Path, name: str, draft: Draft, read: _Read, stop: threading.Event) -> "Loaded":
     """Load, in its thread; what was read is given back where it is to stop."""
+    from vidqa.engine.fused_step import fuse
     from vidqa.engine.scope import unrecorded
+    from vidqa.engine.writers import why_not_captured
     from vidqa.models.loader import load_model, release_cached_memory, torch_device
 
     def told(done_bytes: int) -> None:
@@ -175,7 +177,8 @@ def _work(folder: Path, name: str, draft: Draft, read: _Read, stop: threading.Ev
         read.done_bytes = done_bytes
 
     with suppress(Interrupted), unrecorded():  # grad mode belongs to a thread
-        return load_model(folder, torch_device(name), draft.weights, draft.dtype, draft.placement, told)
+        loaded = load_model(folder, torch_device(name), draft.weights, draft.dtype, draft.placement, told)
+        return loaded if why_not_captured(loaded.model) else replace(loaded, model=fuse(loaded.model))
     release_cached_memory()
     raise Interrupted(f"Stopped {_WHEN}.")
 

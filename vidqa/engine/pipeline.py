@@ -17,7 +17,6 @@ from vidqa.engine.prompt import Prompt
 from vidqa.engine.scope import without_grad
 from vidqa.engine.speech import Speech
 from vidqa.engine.stages import Hooks, Stages
-from vidqa.engine.static_step import Layer, run_layer
 from vidqa.engine.timing import Clock, Sections, Stopwatch
 from vidqa.engine.writers import make_writer
 from vidqa.errors import NotFinite
@@ -56,12 +55,11 @@ class Pipeline:
         tracker: Tracker,
         hooks: Hooks,
         clock: Clock,
-        layer_step: Layer = run_layer,
         visual: Visual | None = None,
         read: Read | None = None,
     ) -> None:
         self._loaded, self._plan, self._prompt, self._speech, self._clock = loaded, plan, prompt, speech, clock
-        self._hooks, self._layer_step = hooks, layer_step
+        self._hooks = hooks
         self._stages = Stages(tracker, hooks, Sections(loaded.model.device.type))
         self._kernel: Kernel = make_kernel(plan.draft.attention, loaded.model.device)
         tail = (*prompt.tail, *speech.tokens)
@@ -117,9 +115,7 @@ class Pipeline:
         assert self.read is not None
         speech, limit = self._speech, self._plan.draft.max_tokens
         position = self._filling.position_after_video() + self._position
-        writer = make_writer(
-            self._loaded.model, self.read.cache, self._kernel, position, speech.sampler, self._layer_step
-        )
+        writer = make_writer(self._loaded.model, self.read.cache, self._kernel, position, speech.sampler)
         tokens = decode(writer, logits, self._loaded.stop_ids, limit - len(speech.tokens))
         yield StageStarted("decode", limit)
         watch, before = Stopwatch(), self._clock.decode

@@ -13,7 +13,7 @@ from vidqa.memory.drift import measured_runtime
 from vidqa.memory.estimate import Surroundings, rounding_bytes
 from vidqa.memory.host import usable_cores
 from vidqa.memory.planner import Refused, plan_video, try_plan
-from vidqa.memory.search import Task
+from vidqa.memory.search import Task, chunks_for
 from vidqa.memory.setups import weight_choices
 from vidqa.models.choice import Checkpoint
 from vidqa.types import Device, Placement, Plan, Request, VideoInfo
@@ -26,9 +26,12 @@ _MIB = 2**20
 _RUNTIME_BYTES = {"cuda": 480 * _MIB, "mps": 256 * _MIB, "cpu": 752 * _MIB}
 # What Python's libraries and threads add while they run, beside tensors: 24 to 25 MiB measured here.
 _HOST_GROWTH_BYTES = 32 * _MIB
-# aten/src/ATen/cuda/CublasHandlePool.cpp: 2 · 4096 + 8 · 16 KiB, and 32 MiB from Hopper on.
+# aten/src/ATen/cuda/CublasHandlePool.cpp, parseChosenWorkspaceSize: 2 · 4096 + 8 · 16 KiB, and 32 MiB on Hopper and
+# Blackwell, for each stream that cuBLAS sees: the current one, and the captured decode step's (engine/step_graph.py).
 _CUBLAS_BYTES = 8320 * 1024
-_CUBLAS_HOPPER_BYTES = 32 * _MIB
+_CUBLAS_LARGE_BYTES = 32 * _MIB
+_CUBLAS_LARGE = (9, 10, 12)  # major compute capabilities
+_CUBLAS_STREAMS = 2
 _TURN_TOKENS = 16  # the template around one more question and answer
 _TEMPLATE_TOKENS = 32  # the chat template around a question, with Qwen's default system prompt
 
@@ -106,14 +109,18 @@ def as_used(device: Device, config: EngineConfig) -> Device:
 def surroundings(device: Device, video: VideoInfo) -> Surroundings:
     """The runtime's own memory on a device: as measured here before, else assumed."""
     measured = measured_runtime(device)
-    hopper = device.compute_capability is not None and device.compute_capability >= (9, 0)
     return Surroundings(
         context_bytes=(measured or _RUNTIME_BYTES[device.kind]) + (_HOST_GROWTH_BYTES if device.kind == "cpu" else 0),
         context_source="measured on this machine" if measured else "assumed until measured here",
-        workspace_bytes=(_CUBLAS_HOPPER_BYTES if hopper else _CUBLAS_BYTES) if device.kind == "cuda" else 0,
+        workspace_bytes=_cublas_bytes(device) if device.kind == "cuda" else 0,
         allocator_bytes=rounding_bytes() if device.kind == "cuda" else 0,
         host_pixels=video.coded_width * video.coded_height if device.kind == "cpu" else 0,
     )
+
+
+def _cublas_bytes(device: Device) -> int:
+    large = device.compute_capability is not None and device.compute_capability[0] in _CUBLAS_LARGE
+    return _CUBLAS_STREAMS * (_CUBLAS_LARGE_BYTES if large else _CUBLAS_BYTES)
 
 
 def tasks_for(
@@ -135,6 +142,7 @@ def tasks_for(
             around=around,
             budget_bytes=budget,
             text_tokens=most_text_tokens(request),
+            chunks=chunks_for(device),
             **_as_stored(found),
         )
         for found in checkpoints

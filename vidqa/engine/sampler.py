@@ -13,7 +13,7 @@ class Sampler:
 
     def __init__(self, temperature: float, top_p: float, seed: int | None) -> None:
         self.temperature = temperature if temperature > _COLDEST else 0.0
-        self._top_p = top_p
+        self.top_p = top_p
         self._generator = torch.Generator()  # on the host: the same draws on every device
         if seed is None:
             self._generator.seed()
@@ -36,7 +36,7 @@ class Sampler:
         """Invert the cumulative distribution over the tokens, the likeliest first (Holtzman et al. 2020 for top-p)."""
         ordered, order = torch.softmax(logits / self.temperature, dim=-1).sort(dim=-1, descending=True)
         below = ordered.cumsum(-1)
-        outside = below - ordered >= self._top_p  # the first token always stays
+        outside = below - ordered >= self.top_p  # the first token always stays
         kept = ordered.masked_fill(outside, 0.0).cumsum(-1)
         place = torch.searchsorted(kept, uniform[:, None] * kept[:, -1:], right=True)
         return order.gather(-1, place.clamp(max=logits.shape[-1] - 1))[:, 0]

@@ -34,7 +34,6 @@ from vidqa.events import Answered, Degraded, Event, Planned
 from vidqa.memory.degrade import MAX_STEPS, gave_up, lower
 from vidqa.memory.device import allocator_environment, compiler_environment, find_device, reread
 from vidqa.memory.planner import plan_video
-from vidqa.memory.weights import QUANTIZED
 from vidqa.models.choice import find_checkpoints
 from vidqa.types import Plan, Request, VideoInfo
 from vidqa.video.decode import VideoReader, never, open_video
@@ -311,10 +310,9 @@ class Session:
         plan = self._plan_for(run, len(prompt.head) + len(prompt.tail))
         run.speech = run.speech or Speech(run.request)
         hooks = Hooks(self._cancelled.is_set, self._fault, run.enter)
-        step = compiling.layer_step(loaded.model, self.config.compile, quantized=loaded.weights in QUANTIZED)
-        pipeline = Pipeline(loaded, plan, prompt, run.speech, tracker, hooks, run.clock, step, run.visual, run.read)
+        pipeline = Pipeline(loaded, plan, prompt, run.speech, tracker, hooks, run.clock, run.visual, run.read)
         yield Planned(run.video, plan)
-        compiled = compiling.pending(loaded.model, plan.draft.attention, step)
+        compiled = compiling.pending(loaded.model.spec, loaded.model.device, loaded.model.dtype, plan.draft.attention)
         told = (*dropped_turns(run), *run.task.device.notes, *closer_look(plan, run.request), *compiled.values())
         for note in told:
             yield from run.note(note)

@@ -21,7 +21,7 @@ from vidqa.engine.run import Scene
 from vidqa.engine.scope import without_grad
 from vidqa.engine.speech import Speech
 from vidqa.engine.stages import Stages
-from vidqa.engine.static_step import Layer
+from vidqa.engine.step_graph import capture_on
 from vidqa.engine.timing import Clock, Stopwatch
 from vidqa.engine.writers import CapturedWriter, Writer
 from vidqa.errors import VideoError
@@ -54,8 +54,8 @@ class Member:
 class Together:
     """Runs members by their plans, which differ in frames and size alone."""
 
-    def __init__(self, loaded: "Loaded", members: Sequence[Member], stages: Stages, layer_step: Layer) -> None:
-        self._loaded, self._members, self._stages, self._layer_step = loaded, members, stages, layer_step
+    def __init__(self, loaded: "Loaded", members: Sequence[Member], stages: Stages) -> None:
+        self._loaded, self._members, self._stages = loaded, members, stages
         draft = members[0].plan.draft
         self._storage = Storage.allocate(
             loaded.model.spec, max(member.plan.kv_capacity_tokens for member in members), loaded.model.dtype,
@@ -128,7 +128,8 @@ class Together:
             limits[place] = member.plan.draft.max_tokens
             yield place, StageStarted("decode", limits[place])
         samplers = [member.speech.sampler for member in self._members]
-        writer: Writer = CapturedWriter(self._loaded.model, self._rows, positions, samplers, self._layer_step)
+        model = self._loaded.model
+        writer: Writer = CapturedWriter(model, self._rows, positions, samplers, capture_on(model.device))
         for place in set(range(len(self._members))) - set(alive):
             writer.end(place, take_back=False)
         watch = Stopwatch()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vidqa.engine.host_memory import page_locked
 from vidqa.engine.scope import unrecorded
 from vidqa.models.qwen2_vl import Qwen2VL, encode_slices
 from vidqa.video.patches import to_patches
@@ -61,8 +62,13 @@ class GroupEncoder:
         return EncodedGroup(encoded.flatten(0, 1), encoded.shape[0], times)
 
     def _patches(self) -> Tensor:
-        """The waiting pictures as patches (slices, patches, values); none waits afterwards."""
-        vision = self._model.spec.vision
-        pixels = torch.stack([picture.pixels for picture in self._waiting])  # (n, 3, height, width)
+        """The waiting pictures as patches (slices, patches, values) on the device; none waits afterwards.
+
+        Pixels cross to a GPU as bytes from page-locked memory: a quarter of the float32 patches, without waiting.
+        """
+        vision, device = self._model.spec.vision, self._model.device
+        pixels = page_locked((len(self._waiting), *self._waiting[0].pixels.shape), torch.uint8, device)
+        torch.stack([picture.pixels for picture in self._waiting], out=pixels)  # (n, 3, height, width)
         self._waiting.clear()
+        pixels = pixels.to(device, non_blocking=True)
         return to_patches(pixels, patch=vision.patch, temporal_patch=vision.temporal_patch, merge=vision.merge)

@@ -4,20 +4,23 @@ Both leave the token on the device. Knows caches and steps; knows nothing of tex
 """
 
 import functools
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from vidqa.engine.kv_cache import KVCache
+from vidqa.engine.kv_cache import ROUND_TOKENS, KVCache, Storage
 from vidqa.engine.prompt import text_positions
 from vidqa.engine.sampler import Sampler
-from vidqa.engine.static_step import Layer, Places, next_logits, run_layer
+from vidqa.engine.static_step import Places, next_logits
+from vidqa.engine.step_graph import Capture, Step, StepGraph, capture_on
 from vidqa.models.attention import Kernel
 from vidqa.models.qwen2_vl import Part, Qwen2VL
 
-_WARM_UPS = 2  # steps before the capture: libraries allocate their workspaces in the first ones
+_GRAPH_BLOCK_TOKENS = 512  # a captured plain step reads whole blocks of the cache; another block is another capture
 
 
 class Writer(Protocol):
@@ -70,9 +73,9 @@ class EagerWriter:
 class CapturedWriter:
     """One decode step for B sequences, captured once and replayed: thousands of launches become one.
 
-    Tokens, places in the caches and positions are tensors that the graph reads and writes, so it
-    serves all tokens and lengths of these caches. Sampling is part of it: `samplers` differ in their
-    seeds alone. On other devices the step is run instead of replayed.
+    Tokens, places in the caches and positions are tensors that the graph reads and writes, so it serves all tokens of
+    these caches, and the questions that follow on them. Sampling is part of it: `samplers` differ in their seeds alone.
+    Without a `capture` the step is run instead of replayed.
     """
 
     ahead = True
@@ -83,16 +86,13 @@ class CapturedWriter:
         caches: Sequence[KVCache],
         positions: Sequence[int],
         samplers: Sequence[Sampler],
-        layer_step: Layer,
+        capture: Capture | None,
     ) -> None:
-        self._model, self._caches, self._samplers, self._layer_step = model, caches, samplers, layer_step
-        device = model.device
-        self._tokens = torch.zeros(len(caches), dtype=torch.int64, device=device)
-        self._uniform = torch.zeros(len(caches), device=device)
-        self._places = Places.of([cache.length for cache in caches], positions, device)
-        self._chosen = self._tokens
+        self._model, self._caches, self._samplers = model, caches, samplers
+        self._storage = caches[0].storage
+        self._slot = _slot_of(self._storage, model.device, capture)
+        self._slot.places.set([cache.length for cache in caches], positions)
         self._ended: set[int] = set()
-        self._replay: Callable[[], None] | None = None
 
     @property
     def dtype(self) -> str:
@@ -105,52 +105,84 @@ class CapturedWriter:
 
     def next(self, tokens: Tensor) -> Tensor:
         """Append tokens to their caches; the ones after them, in a buffer that the next step overwrites."""
-        if self._replay is None and tokens.is_cuda:
-            self._replay = self._captured()
-        self._tokens.copy_(tokens)
-        if self._samplers[0].temperature:
-            self._uniform.copy_(_draws(self._samplers), non_blocking=True)
-        (self._replay or self._step)()  # a step of its own, kept, would keep the caches after the last token
+        slot, sampler = self._slot, self._samplers[0]
+        if tokens is not slot.tokens:
+            slot.tokens.copy_(tokens)
+        if sampler.temperature:
+            slot.uniform.copy_(_draws(self._samplers), non_blocking=True)
+        visible = self._visible()
+        step = functools.partial(_step, self._model, self._storage, slot, sampler, visible)
+        if slot.graph is None:
+            step()
+        else:
+            key = (visible, sampler.temperature, sampler.top_p)
+            slot.graph.run(key, step, functools.partial(_snapshot, slot))
         for sequence, cache in enumerate(self._caches):
             if sequence not in self._ended:
                 cache.advance(1)
-        return self._chosen
+        return slot.tokens
+
+    def _visible(self) -> int:
+        """Tokens of the storage that a plain step reads: the longest sequence and the new token, in whole blocks."""
+        if self._model.fused is not None:
+            return self._storage.capacity
+        longest = max(cache.length for cache in self._caches) + 1
+        block = ROUND_TOKENS if self._slot.graph is None else _GRAPH_BLOCK_TOKENS
+        return min(-(-longest // block) * block, self._storage.capacity)
 
     def end(self, sequence: int, *, take_back: bool) -> None:
         """A sequence goes on no more; `take_back` forgets its last token, which was queued ahead."""
         self._ended.add(sequence)
-        self._places.going_on[sequence] = 0
+        self._slot.places.going_on[sequence] = 0
         if take_back:
             cache = self._caches[sequence]
             cache.truncate(cache.length - 1)
-            self._places.lengths[sequence] -= 1
-
-    @torch.no_grad()
-    def _captured(self) -> Callable[[], None]:
-        """Run the step a few times on a side stream, then once more to record it."""
-        stream = _side_stream(self._model.device)
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(_WARM_UPS):
-                self._step()
-                self._places.advance(-1)
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            self._step()
-        return graph.replay
-
-    def _step(self) -> None:
-        tokens = self._tokens.clamp(min=0)  # no token stands for overflow: it is told when it is read
-        hidden = self._model.embed(tokens)
-        logits = next_logits(self._model, hidden, self._caches[0].storage, self._places, self._layer_step)
-        self._chosen = self._samplers[0].choose(logits, self._uniform)
+            self._slot.places.lengths[sequence] -= 1
 
 
-@functools.cache
-def _side_stream(device: torch.device) -> Any:
-    """One for all captures: cuBLAS keeps a workspace for every stream that it has ever seen."""
-    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+@dataclass(frozen=True, slots=True)
+class _Slot:
+    """A storage's decode step: the tensors that it reads and writes, (B,) each, and its graph where it is captured."""
+
+    tokens: Tensor
+    uniform: Tensor
+    places: Places
+    graph: StepGraph | None
+
+
+# A storage keeps its step for the questions that follow on it; both end together.
+_SLOTS: "weakref.WeakKeyDictionary[Storage, _Slot]" = weakref.WeakKeyDictionary()
+
+
+def _slot_of(storage: Storage, device: torch.device, capture: Capture | None) -> _Slot:
+    slot = _SLOTS.get(storage)
+    if slot is None:
+        count = storage.sequences
+        slot = _SLOTS[storage] = _Slot(
+            torch.zeros(count, dtype=torch.int64, device=device),
+            torch.zeros(count, device=device),
+            Places.of([0] * count, [0] * count, device),
+            StepGraph(device, capture) if capture else None,
+        )
+    return slot
+
+
+def _step(model: Qwen2VL, storage: Storage, slot: _Slot, sampler: Sampler, visible: int) -> None:
+    """Read the slot's tokens, and replace them by the ones that follow."""
+    tokens = slot.tokens.clamp(min=0)  # NOT_A_NUMBER raises an error when it is read, not here
+    logits = next_logits(model, model.embed(tokens), storage, slot.places, visible)
+    slot.tokens.copy_(sampler.choose(logits, slot.uniform))
+
+
+def _snapshot(slot: _Slot) -> Step:
+    """What undoes a step from here: its tokens and places; what it cached is overwritten by the next one."""
+    tokens = slot.tokens.clone()
+
+    def undo() -> None:
+        slot.places.advance(-1)
+        slot.tokens.copy_(tokens)
+
+    return undo
 
 
 def why_not_captured(model: Qwen2VL) -> str:
@@ -163,12 +195,11 @@ def why_not_captured(model: Qwen2VL) -> str:
     return "int8 layers ask the host about outliers" if "Linear8bitLt" in kinds else ""
 
 
-def make_writer(
-    model: Qwen2VL, cache: KVCache, kernel: Kernel, position: int, sampler: Sampler, layer_step: Layer = run_layer
-) -> Writer:
+def make_writer(model: Qwen2VL, cache: KVCache, kernel: Kernel, position: int, sampler: Sampler) -> Writer:
     """The captured step on CUDA where nothing in it needs the host, else the eager one."""
-    if cache.storage.store.is_cuda and not why_not_captured(model):
-        return CapturedWriter(model, [cache], [position], [sampler], layer_step)
+    capture, on_device = capture_on(model.device), cache.storage.store.device.type == model.device.type
+    if capture and on_device and not why_not_captured(model):
+        return CapturedWriter(model, [cache], [position], [sampler], capture)
     return EagerWriter(model, cache, kernel, position, sampler)
 
 

@@ -220,6 +220,17 @@ def _attend_bytes(spec: "ModelSpec", draft: Draft, tokens: int) -> int:
     return base + element * (4 if draft.attention == "efficient" else 2) * rows + sums
 
 
+INT8_BLOCK_TOKENS = 1024  # int8 keys or values that a decode step has in the compute precision at a time
+
+
 def decode_scores_bytes(spec: "ModelSpec", draft: Draft, capacity: int) -> int:
-    """Scores of one new token over the whole cache: in float32, their softmax, and that in the compute precision."""
-    return draft.batch * spec.heads * capacity * (2 * _WIDE + ELEMENT_BYTES[draft.dtype])
+    """Scores of one new token over the whole cache: in float32, their softmax, and that in the compute precision.
+
+    Of an int8 cache also a block of its keys or values in the compute precision. The fused layers take less: for at
+    least 128 tokens of a head one sum of d + 2 float32.
+    """
+    scores = draft.batch * spec.heads * capacity * (2 * _WIDE + ELEMENT_BYTES[draft.dtype])
+    if draft.kv != "int8":
+        return scores
+    block = min(INT8_BLOCK_TOKENS, capacity) * spec.kv_heads * spec.head_dim * ELEMENT_BYTES[draft.dtype]
+    return scores + draft.batch * block

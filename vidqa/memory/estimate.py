@@ -12,7 +12,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from vidqa.memory import activations
-from vidqa.memory.weights import BLOCK, ELEMENT_BYTES, part_bytes, part_precision, staging_bytes
+from vidqa.memory.weights import BLOCK, ELEMENT_BYTES, merging_bytes, part_bytes, part_precision, staging_bytes
 from vidqa.types import Draft, MemoryLine, Placement
 
 if TYPE_CHECKING:
@@ -62,11 +62,18 @@ def kv_bytes(spec: "ModelSpec", draft: Draft) -> int:
     tokens = kv_capacity(spec, draft) * draft.batch
     if draft.kv != "int8":
         return tokens * spec.kv_bytes_per_token(ELEMENT_BYTES[draft.kv])
-    return tokens * (spec.kv_bytes_per_token(1) + 2 * spec.layers * spec.kv_heads * 2)
+    return tokens * spec.kv_bytes_per_token(1) + _scale_bytes(spec, draft)
+
+
+def _scale_bytes(spec: "ModelSpec", draft: Draft) -> int:
+    """The float16 scales of an int8 cache: one for each key and value of a token and layer."""
+    return kv_capacity(spec, draft) * draft.batch * 2 * spec.layers * spec.kv_heads * 2 if draft.kv == "int8" else 0
 
 
 def _kv_on_device(spec: "ModelSpec", draft: Draft, host_pixels: int) -> int:
-    return 0 if draft.placement.kv_on_host and not host_pixels else kv_bytes(spec, draft)
+    if draft.placement.kv_on_host and not host_pixels:
+        return _scale_bytes(spec, draft)
+    return kv_bytes(spec, draft)
 
 
 def _kv_scratch(spec: "ModelSpec", draft: Draft, host_pixels: int) -> int:
@@ -74,9 +81,8 @@ def _kv_scratch(spec: "ModelSpec", draft: Draft, host_pixels: int) -> int:
     if draft.kv != "int8" and not draft.placement.kv_on_host:
         return 0
     tokens = kv_capacity(spec, draft) * draft.batch
-    one_layer = tokens * 2 * spec.kv_heads * spec.head_dim * ELEMENT_BYTES[draft.dtype]
-    scales = tokens * 2 * spec.kv_heads * 2 if draft.kv == "int8" and draft.placement.kv_on_host else 0
-    return one_layer + scales
+    arriving = 1 if draft.kv == "int8" and draft.placement.kv_on_host and not host_pixels else 0  # byte per value
+    return tokens * 2 * spec.kv_heads * spec.head_dim * (ELEMENT_BYTES[draft.dtype] + arriving)
 
 
 def _waiting(phase: str) -> Callable[["ModelSpec", Draft, int], int]:
@@ -138,6 +144,10 @@ def _staging(spec: "ModelSpec", draft: Draft, host_pixels: int) -> int:
     return staging_bytes(spec, draft.weights, draft.dtype, draft.placement)
 
 
+def _merging(spec: "ModelSpec", draft: Draft, host_pixels: int) -> int:
+    return 0 if host_pixels else merging_bytes(spec, draft.weights, draft.dtype)
+
+
 def _pixels(spec: "ModelSpec", draft: Draft) -> int:
     """A group of V values on its way from pictures to patches: uint8 once, float32 twice."""
     return (
@@ -149,8 +159,8 @@ def _pixels(spec: "ModelSpec", draft: Draft) -> int:
 
 
 def _vision(spec: "ModelSpec", draft: Draft, host_pixels: int) -> int:
-    """The tower, or on a host the pixels that become its input."""
-    return max(activations.vision_bytes(spec, draft), _pixels(spec, draft) if host_pixels else 0)
+    """The tower, or the pixels that become its input."""
+    return max(activations.vision_bytes(spec, draft), _pixels(spec, draft))
 
 
 def frames_ahead_bytes(spec: "ModelSpec", draft: Draft, host_pixels: int) -> int:
@@ -219,6 +229,8 @@ PARTS = (
          _precision("vision")),
     Part("quantization staging", frozenset(("load",)), _staging,
          lambda spec, draft: "the largest matrix, one at a time"),
+    Part("weights: projections while they are merged", frozenset(("load",)), _merging,
+         lambda spec, draft: "the largest one of a layer"),
     Part("vision activations", frozenset(("vision",)), _vision,
          lambda spec, draft: f"{activations.group_slices(spec, draft)} slices of "
          f"{activations.patches_per_slice(spec, draft)} patches · {spec.vision.embed_dim}"),
@@ -278,7 +290,7 @@ def memory_lines(spec: "ModelSpec", draft: Draft, around: Surroundings) -> tuple
         if worst in part.phases and (size := part.bytes(spec, draft, around.host_pixels))
     ]
     lines.append(MemoryLine("runtime", around.context_bytes, around.context_source))
-    lines.append(MemoryLine("matrix library workspace", around.workspace_bytes, "cuBLAS, one stream"))
+    lines.append(MemoryLine("matrix library workspace", around.workspace_bytes, "cuBLAS, one a stream"))
     lines.append(MemoryLine("allocator rounding", around.allocator_bytes, "one large and one small segment begun"))
     margin = margin_bytes(phases[worst])
     lines.append(MemoryLine("margin", margin, "3 % of the peak, 64 to 300 MiB"))

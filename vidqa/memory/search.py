@@ -19,6 +19,9 @@ from vidqa.video.sampling import check_counts, choose_indices, fitting_sizes, fr
 
 # Vision group (temporal slices) and prefill chunk (tokens), from the fastest to the smallest.
 CHUNKS = ((8, 1024), (4, 1024), (2, 512), (1, 512), (1, 256), (1, 128))
+# On a large GPU a chunk of 1,024 tokens is over before its kernels are launched.
+LARGE_CHUNKS = ((16, 4096), (16, 2048))
+_LARGE_BYTES = 20 * 2**30
 # Where a chunk must not take long (`step_seconds`) prefill chunks may be smaller still: below these a chunk's
 # time is that of reading the weights.
 QUICK_CHUNKS = ((1, 64), (1, 32), (1, 16))
@@ -59,6 +62,12 @@ class Space:
     wanted_frames: int
     most_tokens: int
     most_slice_tokens: int
+
+
+def chunks_for(device: Device) -> tuple[tuple[int, int], ...]:
+    """The chunks that are tried on a device, from the fastest to the smallest."""
+    large = device.kind == "cuda" and device.total_bytes >= _LARGE_BYTES
+    return (*LARGE_CHUNKS, *CHUNKS) if large else CHUNKS
 
 
 def search_space(task: Task) -> Space:

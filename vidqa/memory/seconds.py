@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from vidqa.memory.activations import patches_per_slice, prompt_tokens
 from vidqa.memory.estimate import kv_bytes, kv_capacity
+from vidqa.memory.gpus import OLDEST_FOR_TRITON
 from vidqa.memory.weights import parameters, part_bytes
 from vidqa.types import Device, Draft, TimeEstimate, VideoInfo
 
@@ -22,9 +23,10 @@ _FLOPS_SHARE = 0.45
 # 2B is no faster: 28 layers take about 25 ms whatever they read, about 0.9 ms a layer.
 _BANDWIDTH_SHARE = 0.7
 _LAYER_SECONDS = {"cuda": 0.9e-3, "mps": 0.9e-3, "cpu": 0.1e-3}
-# A captured step (engine/writers.py) launches nothing: about 30 small kernels of 3 µs a layer. Assumed until
-# measured on a GPU.
-_CAPTURED_LAYER_SECONDS = 0.1e-3
+# A captured step (engine/step_graph.py) launches nothing, but each of its operations takes a few microseconds. Counted
+# by tests/engine/test_fused_step.py: 10 a layer where Triton runs, else 50. The 3 µs are assumed until measured.
+_OPERATION_SECONDS = 3e-6
+_FUSED_OPERATIONS, _PLAIN_OPERATIONS = 10, 50
 # bitsandbytes 0.45 at batch 1, Llama-3.1-8B on H100: bf16 41.0, NF4 30.1, NF4 nested 24.3, int8 19.2.
 _SLOWER = {"int8": 2.1, "nf4": 1.4, "nf4-dq": 1.7}
 # Measured here: 64 frames of a 5-minute 1080p H.264 clip (GOP 250) in 16.6 s on 2 cores, about
@@ -131,6 +133,13 @@ def token_seconds(spec: "ModelSpec", draft: Draft, device: Device) -> float:
     cache = kv_bytes(spec, draft)
     bus = cache / _HOST_BUS_BYTES_PER_SECOND if draft.placement.kv_on_host else 0.0
     streaming = (read + cache) / (device.bandwidth_bytes_per_second * _BANDWIDTH_SHARE)
+    return max(streaming, spec.layers * _step_seconds(draft, device) * _SLOWER.get(draft.weights, 1.0)) + bus
+
+
+def _step_seconds(draft: Draft, device: Device) -> float:
+    """What a layer of a decode step takes however little it reads."""
     captured = device.kind == "cuda" and not (draft.placement.kv_on_host or draft.placement.embedding_on_host)
-    layer = _CAPTURED_LAYER_SECONDS if captured else _LAYER_SECONDS[device.kind]
-    return max(streaming, spec.layers * layer * _SLOWER.get(draft.weights, 1.0)) + bus
+    if not captured:
+        return _LAYER_SECONDS[device.kind]
+    fused = (device.compute_capability or (0, 0)) >= OLDEST_FOR_TRITON and draft.dtype != "fp16"
+    return (_FUSED_OPERATIONS if fused else _PLAIN_OPERATIONS) * _OPERATION_SECONDS

@@ -17,6 +17,7 @@ from torch.nn.functional import embedding, linear, scaled_dot_product_attention
 
 from vidqa.models.attention import Kernel
 from vidqa.models.decoder import Rotary, rotate, run_layers
+from vidqa.models.fused_decoder import FusedDecoder
 from vidqa.models.specs import ModelSpec
 
 VISION_MLP_ROWS = 2048  # rows of the vision MLP that are wide at once
@@ -120,7 +121,8 @@ def _joined(tensors: list[Tensor], dimension: int = 0) -> Tensor:
 class Qwen2VL:
     """A loaded model with what the engine needs to run it.
 
-    `between` is called before every layer; what it raises stops the run, and no cache has grown by it.
+    `between` is called before every layer; what it raises stops the run, and no cache has grown by it. `fused` are the
+    same layers for a decode step in few kernels, where the device has them.
     """
 
     model: Any
@@ -129,6 +131,7 @@ class Qwen2VL:
     dtype: torch.dtype
     weights_bytes: int
     between: Callable[[], None] = _go_on
+    fused: FusedDecoder | None = None
 
     @cached_property
     def rotary(self) -> Rotary:
@@ -138,7 +141,14 @@ class Qwen2VL:
 
     def heeding(self, between: Callable[[], None]) -> "Qwen2VL":
         """The same model with another `between`."""
-        other = replace(self, between=between)
+        return self._changed(between=between)
+
+    def with_fused(self, fused: FusedDecoder) -> "Qwen2VL":
+        """The same model with fused layers for its decode steps."""
+        return self._changed(fused=fused)
+
+    def _changed(self, **fields: Any) -> "Qwen2VL":
+        other = replace(self, **fields)
         vars(other)["rotary"] = self.rotary  # the tables are made once
         return other
 
@@ -149,9 +159,8 @@ class Qwen2VL:
         return tower
 
     def embed_patches(self, patches: Tensor) -> Tensor:
-        """Embed (slices, patches, values) on the host: (slices, patches, embed_dim) on the device."""
-        moved = patches.to(self.dtype).to(self.device)  # cast on the host: no float32 copy on the device
-        return embed_patches(self.visual, moved)
+        """Embed (slices, patches, values) in float32: (slices, patches, embed_dim) on the device."""
+        return embed_patches(self.visual, patches.to(self.dtype))
 
     def embed(self, ids: Tensor) -> Tensor:
         """Embed token ids (n,): (n, hidden). Rows are looked up where the table lies."""

@@ -1,8 +1,8 @@
 """Frames to patches: resize, normalise, cut. Bit for bit what the reference does.
 
 Reference: qwen-vl-utils' resize (float bicubic with antialias, clamp, round), then
-transformers' Qwen2-VL video processor with do_resize=False. Works on the host, where the
-bicubic kernel is the reference's own. Knows nothing of models or files.
+transformers' Qwen2-VL video processor with do_resize=False. Resizing runs on the host, where the bicubic kernel is the
+reference's own; the rest, exact elementwise arithmetic, wherever the pixels are. Knows nothing of models or files.
 """
 
 from typing import TYPE_CHECKING
@@ -31,8 +31,8 @@ def resize_frame(rgb: "numpy.ndarray", height: int, width: int) -> Tensor:
 def normalise(frames: Tensor) -> Tensor:
     """Map (n, 3, height, width) uint8 to float32 with CLIP's statistics, fused as transformers does."""
     scale = 1.0 / (1 / 255)  # rounds as transformers' fused rescale factor does
-    mean = (torch.tensor(_MEAN) * scale).view(-1, 1, 1)
-    std = (torch.tensor(_STD) * scale).view(-1, 1, 1)
+    mean = (torch.tensor(_MEAN) * scale).view(-1, 1, 1).to(frames.device)
+    std = (torch.tensor(_STD) * scale).view(-1, 1, 1).to(frames.device)
     return frames.to(torch.float32).sub_(mean).div_(std)
 
 

@@ -1,0 +1,46 @@
+"""Compile the decode step's kernels to machine code for each GPU: prints name, capability, bytes of shared memory."""
+
+import sys
+import warnings
+from typing import Any
+
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource, compile
+
+from vidqa.models import triton_kernels
+
+CAPABILITIES = (80, 86, 89, 90, 100, 120)  # A100, RTX 30, RTX 40, H100, B200, RTX 50
+NUMBERS = ("rows", "capacity", "width", "splits", "split_tokens")
+TYPES = {name: "*fp32" for name in ("cosine", "sine", "sums")} | {name: "i32" for name in NUMBERS}
+TYPES |= {"lengths": "*i64", "eps": "fp32", "scaling": "fp32"}
+# Of Qwen2-VL-7B.
+KERNELS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("_add_rms_norm", {"HAS_BRANCH": True, "BLOCK": 4096}),
+    ("_silu_and_multiply", {"BLOCK": 1024}),
+    ("_sum_splits", {"HEADS": 28, "GROUP": 7, "DIM": 128, "SPLITS_BLOCK": triton_kernels.MOST_SPLITS}),
+    ("_rotate_and_append", {"HEADS": 28, "KV_HEADS": 4, "HALF": 64, "QUANTIZED": False}),
+    ("_rotate_and_append", {"HEADS": 28, "KV_HEADS": 4, "HALF": 64, "QUANTIZED": True}),
+    *(
+        ("_attend_split", {"KV_HEADS": 4, "GROUP": 7, "GROUP_BLOCK": 16, "DIM": 128,
+                           "TILE": triton_kernels.TILE_TOKENS, "PRECISION": "tf32", "QUANTIZED": quantized})
+        for quantized in (False, True)
+    ),
+)  # fmt: skip
+
+
+def main() -> None:
+    """One line for each kernel and GPU; raises what the compiler raises."""
+    warnings.simplefilter("ignore", UserWarning)  # Triton announces a change of its defaults
+    for capability in CAPABILITIES:
+        for name, constants in KERNELS:
+            kernel = getattr(triton_kernels, name)
+            int8 = {"store": "*i8", "scales": "*fp16"} if constants.get("QUANTIZED") else {}
+            types = {argument: (TYPES | int8).get(argument, "*bf16") for argument in kernel.arg_names}
+            source = ASTSource(fn=kernel, signature=types | dict.fromkeys(constants, "constexpr"), constexprs=constants)
+            built = compile(source, target=GPUTarget("cuda", capability, 32))
+            assert built.asm["cubin"]
+            sys.stdout.write(f"{name} {capability} {built.metadata.shared}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,140 @@
+"""The decode step's kernels against plain torch, and that each compiles for every GPU it is meant for.
+
+Without a GPU they run in Triton's interpreter: the same source, numpy instead of a GPU. It has no arithmetic for
+bfloat16, so float16 stands for 16-bit.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from vidqa.engine.kv_cache import to_int8
+from vidqa.models.decoder import rotate
+
+pytest.importorskip("triton", reason="Triton is not installed on this system")
+from vidqa.models import triton_kernels as kernels
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3}
+DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=["fp32", "fp16"])
+HEADS = pytest.mark.parametrize(("heads", "kv_heads"), [(12, 2), (28, 4), (6, 2)])
+DIM, CAPACITY, LENGTHS = 16, 640, (5, 601)
+
+
+def random(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(DEVICE)
+
+
+def made_cache(kv_heads: int, dtype: torch.dtype, *, quantized: bool, capacity: int = CAPACITY) -> Any:
+    """A layer's cache of random numbers for two sequences."""
+    states = random(2, len(LENGTHS), kv_heads, capacity, DIM, seed=3).to(dtype)
+    if not quantized:
+        return kernels.LayerCache(states, None)
+    numbers, scales = to_int8(states)
+    return kernels.LayerCache(numbers.to(torch.int8), scales)
+
+
+def unpacked(cache: Any) -> Tensor:
+    return cache.store.float() * (1 if cache.scales is None else cache.scales.float()[..., None])
+
+
+@DTYPES
+@pytest.mark.parametrize("width", [96, 1536])
+def test_a_branch_is_added_and_the_sum_normalised(dtype: torch.dtype, width: int) -> None:
+    hidden, branch, weight = (
+        random(*shape, seed=n).to(dtype) for n, shape in enumerate(((3, width), (3, width), (width,)))
+    )
+    total, normed = kernels.add_rms_norm(hidden, branch, weight, 1e-6)
+    assert torch.equal(total, hidden + branch)
+    wide = (hidden + branch).float()
+    expected = weight * (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + 1e-6)).to(dtype)
+    assert torch.allclose(normed.float(), expected.float(), atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
+    alone = kernels.add_rms_norm(total, None, weight, 1e-6)
+    assert alone[0] is total and torch.equal(alone[1], normed)
+
+
+@DTYPES
+@HEADS
+@pytest.mark.parametrize("quantized", [False, True])
+def test_queries_are_rotated_and_keys_appended(dtype: torch.dtype, heads: int, kv_heads: int, quantized: bool) -> None:
+    qkv, angles = random(2, (heads + 2 * kv_heads) * DIM).to(dtype), random(2, 1, DIM // 2, seed=1)
+    cache, lengths = made_cache(kv_heads, dtype, quantized=quantized), torch.tensor(LENGTHS, device=DEVICE)
+    before = unpacked(cache)
+    query = kernels.rotate_and_append(qkv, angles.cos(), angles.sin(), cache, lengths)
+    split = qkv.view(2, -1, DIM)
+    assert torch.equal(query, rotate(split[:, :heads], angles.cos(), angles.sin()))
+    written = (rotate(split[:, heads : heads + kv_heads], angles.cos(), angles.sin()), split[:, heads + kv_heads :])
+    after, expected = unpacked(cache), before.clone()
+    for part, states in enumerate(written):
+        for row, length in enumerate(LENGTHS):
+            numbers, scales = to_int8(states[row].float())
+            expected[part, row, :, length] = (
+                (numbers.float() * scales.float()[:, None]) if quantized else states[row].float()
+            )
+    assert torch.equal(after, expected)
+
+
+def test_a_full_cache_keeps_its_other_tokens() -> None:
+    cache, lengths = made_cache(2, torch.float32, quantized=False), torch.tensor((CAPACITY, 3), device=DEVICE)
+    before = cache.store.clone()
+    angles = random(2, 1, DIM // 2)
+    kernels.rotate_and_append(random(2, 16 * DIM), angles.cos(), angles.sin(), cache, lengths)
+    changed = (cache.store != before).any(-1).any(2).any(0)  # (sequence, token)
+    assert changed.nonzero().tolist() == [[0, CAPACITY - 1], [1, 3]]
+
+
+@DTYPES
+@HEADS
+@pytest.mark.parametrize("quantized", [False, True])
+def test_attention_reads_each_sequence_to_its_end(
+    dtype: torch.dtype, heads: int, kv_heads: int, quantized: bool
+) -> None:
+    cache, query = made_cache(kv_heads, dtype, quantized=quantized), random(2, heads, DIM, seed=5).to(dtype)
+    lengths = torch.tensor(LENGTHS, device=DEVICE)
+    for row, length in enumerate(LENGTHS):  # what lies behind is never read
+        (cache.store if cache.scales is None else cache.scales)[:, row, :, length + 1 :] = torch.nan
+    mixed = kernels.decode_attention(query, cache, lengths).float()
+    for row, length in enumerate(LENGTHS):
+        keys, values = unpacked(cache)[:, row, :, : length + 1].repeat_interleave(heads // kv_heads, 1)
+        weights = torch.softmax((query[row].float()[:, None] @ keys.transpose(1, 2)) * DIM**-0.5, -1)
+        expected = (weights @ values).flatten()
+        assert torch.allclose(mixed[row], expected, atol=TOLERANCE[dtype], rtol=0)
+
+
+def test_a_long_cache_is_summed_from_at_most_64_parts() -> None:
+    capacity = 64 * 128 + 128  # a split becomes 256 tokens, two tiles
+    cache, query = made_cache(1, torch.float32, quantized=False, capacity=capacity), random(2, 3, DIM)
+    lengths = torch.tensor((capacity - 1, 300), device=DEVICE)
+    mixed = kernels.decode_attention(query, cache, lengths)
+    for row, length in enumerate(lengths.tolist()):
+        keys, values = cache.store[:, row, 0, : length + 1]
+        expected = torch.softmax((query[row] @ keys.T) * DIM**-0.5, -1) @ values
+        assert torch.allclose(mixed[row].view(3, DIM), expected, atol=1e-5)
+
+
+@DTYPES
+def test_gate_and_up_become_one(dtype: torch.dtype) -> None:
+    gate_up = random(2, 2 * 1500).to(dtype) * 4
+    gate, up = gate_up.split(1500, dim=1)
+    ours = kernels.silu_and_multiply(gate_up)
+    assert torch.allclose(ours.float(), (torch.nn.functional.silu(gate) * up).float(), atol=TOLERANCE[dtype], rtol=1e-3)
+
+
+def test_every_kernel_compiles_without_a_gpu(tmp_path: Path) -> None:
+    """In a process of its own, since this one's kernels are the interpreter's."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.models.compile_kernels"],
+        env=environment | {"TRITON_CACHE_DIR": str(tmp_path)}, cwd=Path(__file__).parents[2],
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows = [line.split() for line in done.stdout.splitlines()]
+    assert len(rows) == 6 * 7  # GPUs, kernels
+    assert max(int(shared) for _, _, shared in rows) <= 99 * 1024  # bytes a block can have on the smallest of them

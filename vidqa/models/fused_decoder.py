@@ -1,0 +1,110 @@
+"""The language model's layers for a decode step in few kernels: merged projections and Triton between them.
+
+A layer is ten device operations: four matrix products (queries, keys and values in one; gate and up in one) and six
+Triton kernels. Plain matrices are merged in place: the checkpoint's modules become views of the merged ones, so other
+code runs them as before. Quantized ones keep their own form, and their outputs are joined.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+Projection = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class FusedLayer:
+    """One layer: its projections, and the weights and epsilons of the norms before attention and MLP."""
+
+    qkv: Projection
+    output: Projection
+    gate_up: Projection
+    down: Projection
+    norms: tuple[Tensor, Tensor]
+    epsilons: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class FusedDecoder:
+    """All layers and the last norm. `kernels` is the module `triton_kernels`."""
+
+    layers: tuple[FusedLayer, ...]
+    norm: Tensor
+    epsilon: float
+    kernels: Any
+
+    @classmethod
+    def of(cls, text: Any, kernels: Any, merged: Callable[[], None] = lambda: None) -> "FusedDecoder":
+        """Merge the projections of transformers' language model; `merged` is called after each layer.
+
+        A layer's matrices exist twice while it is merged, so the load phase needs `merging_bytes` for a moment.
+        """
+        layers = []
+        for layer in text.layers:
+            layers.append(_fused_layer(layer))
+            merged()
+        return cls(tuple(layers), text.norm.weight, text.norm.variance_epsilon, kernels)
+
+    def run(
+        self, hidden: Tensor, rotary: tuple[Tensor, Tensor], store: Tensor, scales: Tensor | None, lengths: Tensor
+    ) -> Tensor:
+        """Append embedded tokens (B, H) to their sequences; the normalised hidden states (B, H) after the last layer.
+
+        store: (layers, 2, B, kv_heads, capacity, d); scales: the same without d, for int8; lengths: (B,) cached tokens.
+        """
+        kernels, norms = self.kernels, self._norms_after()
+        first = self.layers[0]
+        normed: Tensor
+        hidden, normed = kernels.add_rms_norm(hidden, None, first.norms[0], first.epsilons[0])
+        for index, layer in enumerate(self.layers):
+            cache = kernels.LayerCache(store[index], None if scales is None else scales[index])
+            query = kernels.rotate_and_append(layer.qkv(normed), *rotary, cache, lengths)
+            mixed = layer.output(kernels.decode_attention(query, cache, lengths))
+            hidden, normed = kernels.add_rms_norm(hidden, mixed, layer.norms[1], layer.epsilons[1])
+            wide = kernels.silu_and_multiply(layer.gate_up(normed))
+            hidden, normed = kernels.add_rms_norm(hidden, layer.down(wide), *norms[index])
+        return normed
+
+    def _norms_after(self) -> list[tuple[Tensor, float]]:
+        """The norm that follows each layer: the next layer's first one, or the last of all."""
+        return [*((layer.norms[0], layer.epsilons[0]) for layer in self.layers[1:]), (self.norm, self.epsilon)]
+
+
+def _fused_layer(layer: Any) -> FusedLayer:
+    attention, mlp = layer.self_attn, layer.mlp
+    norms = (layer.input_layernorm, layer.post_attention_layernorm)
+    return FusedLayer(
+        qkv=merge_linear((attention.q_proj, attention.k_proj, attention.v_proj)),
+        output=attention.o_proj,
+        gate_up=merge_linear((mlp.gate_proj, mlp.up_proj)),
+        down=mlp.down_proj,
+        norms=(norms[0].weight, norms[1].weight),
+        epsilons=(norms[0].variance_epsilon, norms[1].variance_epsilon),
+    )
+
+
+@torch.no_grad()
+def merge_linear(modules: Sequence[Any]) -> Projection:
+    """Projections of the same input as one, their outputs side by side.
+
+    Plain ones become views of one matrix; of others (quantized) the outputs are joined.
+    """
+    if not all(type(module) is nn.Linear for module in modules):
+        return lambda states: torch.cat([module(states) for module in modules], dim=-1)
+    weight, bias = _merged(modules, "weight"), _merged(modules, "bias")
+    return lambda states: linear(states, weight, bias)
+
+
+def _merged(modules: Sequence[Any], name: str) -> Any:
+    """One tensor of the modules' parameters, which become views of it; None where they have none."""
+    parts = [getattr(module, name) for module in modules]
+    if parts[0] is None:
+        return None
+    whole = torch.cat([part.data for part in parts])
+    for module, view in zip(modules, torch.split(whole, [len(part) for part in parts]), strict=True):
+        setattr(module, name, nn.Parameter(view, requires_grad=False))
+    return whole
