@@ -25,13 +25,14 @@ from vidqa.engine.sampler import Sampler
 from vidqa.engine.stages import Hooks, Stages
 from vidqa.engine.static_step import Places, next_logits
 from vidqa.engine.timing import Sections
+from vidqa.engine.vision import GroupEncoder, Picture
 from vidqa.memory.activations import prompt_tokens
 from vidqa.memory.estimate import kv_bytes, kv_capacity, tensor_bytes
 from vidqa.memory.tracker import TensorMeter, Tracker
 from vidqa.memory.weights import merging_bytes, parameters, staging_bytes
 from vidqa.models.attention import make_kernel
 from vidqa.models.fused_decoder import FusedDecoder
-from vidqa.models.qwen2_vl import Part
+from vidqa.models.qwen2_vl import Part, Qwen2VL
 from vidqa.models.specs import ModelSpec
 from vidqa.types import Draft, Frame, Placement
 
@@ -210,27 +211,52 @@ def test_merging_projections_takes_what_the_load_phase_has_room_for() -> None:
         assert replay.live.peak - resting == pytest.approx(merging_bytes(SPEC_2B, "bf16", "bf16"), abs=MIB)
 
 
+class Crossings(TorchDispatchMode):
+    """What crosses between host and device: (type, values) of each copy. None of them may need a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[torch.dtype, int]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        target, source = (
+            (args[0], args[1]) if func is torch.ops.aten.copy_.default else (result, args[0] if args else 0)
+        )
+        copies = func in (torch.ops.aten.copy_.default, torch.ops.aten._to_copy.default)
+        if copies and target.device != source.device:
+            assert target.is_contiguous() and source.is_contiguous() and target.dtype == source.dtype
+            self.seen.append((source.dtype, source.numel()))
+        return result
+
+
+def test_frames_cross_as_bytes() -> None:
+    spec, cuda = SPEC_2B, torch.device("cuda")
+    with FakeTensorMode(), Crossings() as crossings:
+        encoder = GroupEncoder(Qwen2VL(None, spec, cuda, torch.bfloat16, 0), 2)
+        for _ in range(4):
+            encoder.push(Picture(torch.empty(3, 56, 84, dtype=torch.uint8), 0.0))
+        patches = encoder._patches()
+    assert patches.device.type == "cuda" and patches.shape == (2, 4 * 6, 1176)
+    pixels = [count for dtype, count in crossings.seen if dtype == torch.uint8]
+    assert pixels == [4 * 3 * 56 * 84]
+    assert sum(count for dtype, count in crossings.seen if dtype != torch.uint8) == 2 * 3  # means and deviations
+
+
 def test_a_cache_on_the_host_is_copied_without_buffers() -> None:
     """Each copy between host and device is one run of bytes of one type: CUDA needs no buffer for it."""
-
-    class Crossings(TorchDispatchMode):
-        seen = 0
-
-        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            if func is torch.ops.aten.copy_.default and args[0].device != args[1].device:
-                assert args[0].is_contiguous() and args[1].is_contiguous() and args[0].dtype == args[1].dtype
-                Crossings.seen += 1
-            return func(*args, **(kwargs or {}))
-
-    cuda = torch.device("cuda")
+    cuda, seen = torch.device("cuda"), []
     for quantized in (False, True):
-        with FakeTensorMode(), Crossings():
+        with FakeTensorMode(), Crossings() as crossings:
             cache = make_cache(SPEC_2B, 600, torch.bfloat16, cuda, quantized=quantized, on_host=True)
             states = torch.empty(100, 2, 128, dtype=torch.bfloat16, device=cuda)
             for _ in range(2):
                 cache.write(0, states, states)
                 cache.advance(100)
-    assert Crossings.seen == 2 * 2 * (4 + 4)  # per write: two parts of two heads out, and in again
+        seen.append(crossings.seen)
+    for crossed, dtype in zip(seen, (torch.bfloat16, torch.int8), strict=True):  # two parts of two heads out and in
+        out, first, second = [(dtype, 100 * 128)] * 4, [(dtype, 100 * 128)] * 4, [(dtype, 200 * 128)] * 4
+        assert crossed == [*out, *first, *out, *second]
 
 
 @pytest.mark.parametrize("model", ["2B", "7B"])

@@ -6,8 +6,10 @@ hold, and int8 ones are read as they are stored. Results are rounded where the p
 within the precision of the tensors.
 """
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 import triton
@@ -30,6 +32,21 @@ class LayerCache:
     scales: Tensor | None
 
 
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def _on_its_device(function: Function) -> Function:
+    """Make the first tensor's device the current one: Triton launches there, wherever its tensors are."""
+
+    @functools.wraps(function)
+    def guarded(first: Tensor, *rest: Any) -> Any:
+        with torch.cuda.device_of(first):
+            return function(first, *rest)
+
+    return cast(Function, guarded)
+
+
+@_on_its_device
 def add_rms_norm(hidden: Tensor, branch: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """Add a branch (B, H) to hidden states (B, H) and normalise the sum: returns (sum, normalised)."""
     rows, width = hidden.shape
@@ -43,6 +60,7 @@ def add_rms_norm(hidden: Tensor, branch: Tensor | None, weight: Tensor, eps: flo
     return total, normed
 
 
+@_on_its_device
 def rotate_and_append(qkv: Tensor, cosine: Tensor, sine: Tensor, cache: LayerCache, lengths: Tensor) -> Tensor:
     """Rotate queries and keys of merged projections, and append keys and values to the cache.
 
@@ -61,6 +79,7 @@ def rotate_and_append(qkv: Tensor, cosine: Tensor, sine: Tensor, cache: LayerCac
     return query
 
 
+@_on_its_device
 def decode_attention(query: Tensor, cache: LayerCache, lengths: Tensor) -> Tensor:
     """Attention of one new token per sequence, itself cached already: (B, heads, d) to (B, heads·d).
 
@@ -87,6 +106,7 @@ def decode_attention(query: Tensor, cache: LayerCache, lengths: Tensor) -> Tenso
     return mixed
 
 
+@_on_its_device
 def silu_and_multiply(gate_up: Tensor) -> Tensor:
     """silu(gate) · up of merged projections (B, 2·I): (B, I)."""
     rows, width = gate_up.shape
