@@ -11,8 +11,10 @@ from itertools import chain
 from operator import itemgetter
 from typing import Any
 
+from vidqa.errors import PictureTooLarge
 from vidqa.types import Frame
-from vidqa.video.container import UNREADABLE, rewind
+from vidqa.video.allocation import too_much_memory
+from vidqa.video.container import UNREADABLE, rewind, size_checked
 from vidqa.video.probe import Opened
 
 _SEEK_SAVES_FRAMES = 12  # a seek refills the decoder's pipeline: worth it from about here
@@ -43,17 +45,25 @@ class FrameSource:
         last: Frame | None = None
         for index in indices:
             if last is None or last.index != index:
-                picture = self._picture_at(index)
-                if picture is None:
+                last = None  # a frame may be large: it goes before the next one comes
+                last = self._frame_at(index)
+                if last is None:
                     return
-                last = self._frame(index, picture)
             yield last
+
+    def _frame_at(self, index: int) -> Frame | None:
+        """The frame at an index, or None when the stream ends or breaks before it."""
+        picture = self._picture_at(index)
+        return None if picture is None else self._frame(index, picture)
 
     def _frame(self, index: int, picture: Any) -> Frame:
         import numpy as np  # late: a plan opens videos and converts no picture
 
         info = self._opened.info
-        rgb = picture.to_ndarray(format="rgb24")
+        try:
+            rgb = picture.to_ndarray(format="rgb24")
+        except MemoryError as error:
+            raise too_much_memory(info.path) from error
         turns = round((picture.rotation or 0) / 90) % 4
         seconds = info.pts_seconds[index] - info.pts_seconds[0]
         return Frame(index, seconds, np.ascontiguousarray(np.rot90(rgb, turns)))
@@ -65,6 +75,7 @@ class FrameSource:
         target = self._opened.pts[index]
         if self._latest is not None and self._latest.pts >= target:
             return self._latest  # it stands in for pictures that cannot be decoded
+        self._latest = None
         self._seek_if_cheaper(target)
         picture = self._advance_to(target)
         return picture if self._is_exact(picture, target) else self._from_further_back(target, picture)
@@ -152,7 +163,11 @@ class FrameSource:
                 exact = self._opened.linear or packet.pts is None or packet.pts in self._targets
                 # Read by the decoder per packet: a picture that nothing refers to changes no other.
                 context.skip_frame = "DEFAULT" if exact else "NONREF"
-                yield from packet.decode()
+                yield from size_checked(packet.decode(), self._stream, self._opened.info.path)
+        except PictureTooLarge as error:
+            self.stopped = error.what.removesuffix(".")
+        except MemoryError as error:
+            raise too_much_memory(self._opened.info.path) from error
         except UNREADABLE as error:
             self.stopped = getattr(error, "strerror", None) or str(error)
 

@@ -21,14 +21,15 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from vidqa.errors import VideoError
 from vidqa.types import Frame
+from vidqa.video.allocation import limit_allocation
 from vidqa.video.opening import open_here
 
 if TYPE_CHECKING:
     from vidqa.video.decode import Source
 
-_ADDRESS_SPACE_BYTES = 12 * 2**30
 _PR_SET_PDEATHSIG = 1
 _FRAMES_AHEAD = 2
+_LARGE_FRAME_BYTES = 32 * 2**20  # of which none is decoded while another one waits
 
 
 def send(out: BinaryIO, header: dict[str, Any], payload: memoryview | bytes = b"") -> None:
@@ -58,6 +59,7 @@ def serve(commands: BinaryIO, out: BinaryIO) -> None:
 
 
 def _open(path: str, out: BinaryIO) -> "Source":
+    limit_allocation(path)
     info, source = open_here(path)
     # Not asdict: it copies every single time.
     header = {field.name: getattr(info, field.name) for field in fields(info) if field.name != "pts_seconds"}
@@ -71,10 +73,15 @@ def _send_frames(source: "Source", indices: Sequence[int], out: BinaryIO) -> Non
     ahead: Queue[Frame | None] = Queue(maxsize=_FRAMES_AHEAD)
     writer = Thread(target=_write_frames, args=(ahead, out), daemon=True)
     writer.start()
-    for frame in source.frames(indices):
-        ahead.put(frame)
-    ahead.put(None)
-    writer.join()
+    try:
+        for frame in source.frames(indices):
+            ahead.put(frame)
+            if frame.rgb.nbytes > _LARGE_FRAME_BYTES:
+                del frame
+                ahead.join()
+    finally:  # an error is told behind the frames that came before it
+        ahead.put(None)
+        writer.join()
     send(out, {"end": source.stopped})
 
 
@@ -85,17 +92,15 @@ def _write_frames(ahead: "Queue[Frame | None]", out: BinaryIO) -> None:
             send(out, header, frame.rgb.data.cast("B"))
         except BrokenPipeError:  # the parent left: there is nobody to decode for
             os._exit(0)
+        del frame  # not held while the next one is waited for
+        ahead.task_done()
 
 
 def _confine() -> None:
-    """Let the parent decide about Ctrl-C, die with it, and never take all the memory."""
+    """Let the parent decide about Ctrl-C, and die with it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    with suppress(ImportError, OSError, ValueError):
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_AS, (_ADDRESS_SPACE_BYTES, _ADDRESS_SPACE_BYTES))
 
 
 def main() -> None:
