@@ -1,30 +1,33 @@
-"""Asks about mutated clips as `ask` does, without a model's weights: `python -m tests.video.fuzz SEED FIRST COUNT`.
+"""Asks about mutated clips up to the frames, with no model loaded: `python -m tests.video.fuzz SEED FIRST COUNT`.
 
-A process of its own, so that its memory is the mutants' alone. Prints a JSON line per mutant.
-Each mutant is made from the seed and its number, and can be made again alone.
+Opens them as `caption` does: isolated, with a decoding process that goes on to the next file. Runs in a process apart,
+so that its memory is the mutants' alone. Prints a JSON line per mutant; each is made from the seed and its number, and
+can be made again alone.
 """
 
 import json
 import random
-import resource
 import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+import psutil
 
 from tests.video.mutants import mutant, whole_clips
 from vidqa.config import EngineConfig
 from vidqa.engine.session import Session
 from vidqa.errors import VideoError
 from vidqa.types import Request
-from vidqa.video import decode
-from vidqa.video.decode import Worker
+from vidqa.video.decode import Decoding, VideoReader, never
+from vidqa.video.reused import ReusedDecoder
 
-CONFIG = EngineConfig(model="demo", device="cpu", decoder_deadline_seconds=30.0, clip_deadline_seconds=30.0)
+CONFIG = EngineConfig(model="demo", device="cpu")
+DECODING = Decoding(deadline_seconds=30.0, clip_deadline_seconds=30.0)
 _CLEAR_PEAK = "5"  # proc(5), clear_refs: VmHWM begins anew
 
 
@@ -45,67 +48,92 @@ class Outcome:
     decoder_bytes: int
 
 
-class WatchedWorker(Worker):
-    """A decoding process whose peak of memory is read before it is ended."""
-
-    peak_bytes = 0
+class ReusedReader(VideoReader):
+    """A reader whose decoder goes on to the next file."""
 
     def close(self) -> None:
-        """Read the peak; 0 where the process is gone already."""
-        with suppress(OSError, StopIteration):
-            WatchedWorker.peak_bytes = max(WatchedWorker.peak_bytes, _peak_bytes(str(self._process.pid)))
-        super().close()
+        """Leave the file to the decoder, which closes it when it opens another one."""
+
+
+class Asking:
+    """A session that opens its videos with one decoding process after the other, and the peaks of their memory."""
+
+    def __init__(self) -> None:
+        self._decoder = ReusedDecoder(DECODING, never)
+        self.session = Session(CONFIG, opener=self._open)
+
+    def _open(self, request: Request, stopped: Callable[[], bool]) -> VideoReader:
+        return ReusedReader(*self._decoder.open(request.video))
+
+    def ask(self, path: Path) -> tuple[str, str]:
+        """Open, plan, decode and resize: the kind of the end, and what was told."""
+        try:
+            _, frames = self.session.see(Request(str(path), "what happens?", frames=6))
+        except VideoError as error:
+            assert error.what and error.remedy
+            return type(error).__name__, error.what
+        except Exception:
+            return "unexpected", traceback.format_exc()
+        return ("frames" if frames else "nothing"), ""
+
+    @property
+    def decoder(self) -> int:
+        """The id of the decoding process; 0 while there is none."""
+        worker = self._decoder._worker
+        return 0 if worker is None else worker._process.pid
+
+    def close(self) -> None:
+        """End session and decoder."""
+        self.session.close()
+        self._decoder.close()
 
 
 def outcomes(seed: int, first: int, count: int) -> Iterator[Outcome]:
     """Ask about `count` mutants, the first of which has the number `first`."""
-    decode.Worker = WatchedWorker  # type: ignore[misc]
-    with tempfile.TemporaryDirectory() as made, Session(CONFIG) as session:
+    with tempfile.TemporaryDirectory() as made, closing(Asking()) as asking:
         folder = Path(made)
         wholes = whole_clips(folder)
         for extension, data in wholes.items():  # what is imported on the way counts for no mutant
             path = folder / f"clip.{extension}"
             path.write_bytes(data)
-            assert _ask(session, path) == ("frames", "")
+            assert (end := asking.ask(path)) == ("frames", ""), (extension, *end)
         for number in range(first, first + count):
             draw = random.Random(f"{seed} {number}")
             extension = draw.choice(sorted(wholes))
             path = folder / f"mutant.{extension}"
             path.write_bytes(mutant(draw, wholes[extension], wholes[draw.choice(sorted(wholes))]))
-            yield _measured(session, path, number)
+            yield _measured(asking, path, number)
 
 
-def _measured(session: Session, path: Path, number: int) -> Outcome:
-    Path("/proc/self/clear_refs").write_text(_CLEAR_PEAK)
-    WatchedWorker.peak_bytes = 0
-    memory, processor, began = _peak_bytes(), _processor_seconds(), time.monotonic()
-    end, what = _ask(session, path)
-    return Outcome(
-        number, path.suffix[1:], end, what, time.monotonic() - began, _processor_seconds() - processor,
-        _peak_bytes() - memory, WatchedWorker.peak_bytes,
-    )  # fmt: skip
+def _measured(asking: Asking, path: Path, number: int) -> Outcome:
+    before = asking.decoder
+    memory, _ = _peak_bytes("self", begin=True), _peak_bytes(before, begin=True)
+    decoding, processor, began = _processor_seconds(before), time.process_time(), time.monotonic()
+    end, what = asking.ask(path)
+    seconds, processor, after = time.monotonic() - began, time.process_time() - processor, asking.decoder
+    processor += _processor_seconds(after) - (decoding if after == before else 0.0)
+    grown = _peak_bytes("self") - memory
+    return Outcome(number, path.suffix[1:], end, what, seconds, processor, grown, _peak_bytes(after))
 
 
-def _ask(session: Session, path: Path) -> tuple[str, str]:
-    """Open, plan, decode and resize: the kind of the end, and what was told."""
+def _peak_bytes(process: int | str, *, begin: bool = False) -> int:
+    """The most memory that a process had resident; 0 where there is no such process any more."""
     try:
-        _, frames = session.see(Request(str(path), "what happens?", frames=6))
-    except VideoError as error:
-        assert error.what and error.remedy
-        return type(error).__name__, error.what
-    except Exception:
-        return "unexpected", traceback.format_exc()
-    return ("frames" if frames else "nothing"), ""
+        if begin:
+            Path(f"/proc/{process}/clear_refs").write_text(_CLEAR_PEAK)
+        lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")), 0)
 
 
-def _peak_bytes(process: str = "self") -> int:
-    lines = Path(f"/proc/{process}/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
-
-
-def _processor_seconds() -> float:
-    both = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return sum(usage.ru_utime + usage.ru_stime for usage in both)
+def _processor_seconds(process: int) -> float:
+    """What a process has used so far; 0 where there is no such process any more."""
+    try:
+        times = psutil.Process(process).cpu_times()
+    except psutil.Error:
+        return 0.0
+    return float(times.user + times.system)
 
 
 def main() -> None:

@@ -208,7 +208,7 @@ def test_an_error_between_frames_is_told_behind_them() -> None:
 
     out = io.BytesIO()
     with pytest.raises(VideoUnreadable, match="It broke"):
-        worker._send_frames(Breaking(), [3, 4, 5], out)  # type: ignore[arg-type]
+        worker._send_frames(Breaking(), __file__, [3, 4, 5], out)  # type: ignore[arg-type]
     sent = out.getvalue()
     assert sent.count(b'"index": 3') == sent.count(b'"index": 4') == 1
     assert len(sent) > 2 * 64 * 64 * 3  # whole, before the error can be written
@@ -216,21 +216,21 @@ def test_an_error_between_frames_is_told_behind_them() -> None:
 
 _SMALL_DECODER = """
 from vidqa.video import allocation, worker
-allocation.decoding_limit_bytes = lambda file_bytes: 160 * 2**20
+allocation.decoding_limit_bytes = lambda file_bytes: 240 * 2**20
 worker.main()
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux counts all that a process allocates")
 def test_memory_out_of_proportion_is_refused_and_the_decoder_goes_on(tmp_path: Path) -> None:
-    Image.new("RGBA", (6000, 5000), "red").save(tmp_path / "red.png")  # 114 MiB, twice
-    write_clip(tmp_path / "uhd.mp4", 3, size=(3840, 2160), options={"preset": "ultrafast"})
+    Image.new("RGBA", (6000, 5800), "red").save(tmp_path / "red.png")  # 133 MiB, and 100 as RGB
+    write_clip(tmp_path / "8k.mp4", 3, size=(8192, 4320), options={"preset": "ultrafast"})
     write_clip(tmp_path / "small.mp4", 3)
     decoder = Worker((sys.executable, "-c", _SMALL_DECODER), Decoding())
     try:
-        for name in ("red.png", "uhd.mp4"):
+        for name in ("red.png", "8k.mp4"):
             with pytest.raises(
-                VideoUnreadable, match=rf"{name} takes more memory to decode than the 160\.0 MiB"
+                VideoUnreadable, match=rf"{name} takes more memory to decode than the 240\.0 MiB"
             ) as caught:
                 decoder.open(str(tmp_path / name))
                 list(decoder.frames((0, 2)))

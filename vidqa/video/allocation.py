@@ -4,7 +4,8 @@ Set in the decoding process alone; knows neither FFmpeg nor Pillow.
 """
 
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from vidqa.errors import VideoUnreadable
@@ -12,16 +13,24 @@ from vidqa.units import format_bytes
 from vidqa.video.bounds import decoding_limit_bytes
 
 
-def limit_allocation(path: str) -> None:
-    """Let decoding this file take no more memory than its size justifies: what is above raises MemoryError.
+@contextmanager
+def limited_allocation(path: str) -> Iterator[None]:
+    """Let this process take no more memory than the file's size justifies: what is above raises MemoryError.
 
     Linux counts all that is allocated as data (RLIMIT_DATA); elsewhere the limit holds for a part of it, or not at all.
     """
-    with suppress(ImportError, OSError, ValueError):
+    try:
         import resource
-
-        hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+    except ImportError:
+        yield
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    with suppress(OSError, ValueError):  # the file is gone, or the limit is lower already
         resource.setrlimit(resource.RLIMIT_DATA, (decoding_limit_bytes(os.path.getsize(path)), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
 
 def too_much_memory(path: str) -> VideoUnreadable:

@@ -54,16 +54,21 @@ class FrameSource:
     def _frame_at(self, index: int) -> Frame | None:
         """The frame at an index, or None when the stream ends or breaks before it."""
         picture = self._picture_at(index)
-        return None if picture is None else self._frame(index, picture)
+        if picture is None:
+            return None
+        try:
+            return self._frame(index, picture)
+        except MemoryError as error:
+            raise too_much_memory(self._opened.info.path) from error
+        except UNREADABLE as error:  # FFmpeg cannot convert every picture that it can decode
+            self.stopped = _reason(error)
+            return None
 
     def _frame(self, index: int, picture: Any) -> Frame:
         import numpy as np  # late: a plan opens videos and converts no picture
 
         info = self._opened.info
-        try:
-            rgb = picture.to_ndarray(format="rgb24")
-        except MemoryError as error:
-            raise too_much_memory(info.path) from error
+        rgb = picture.to_ndarray(format="rgb24")
         turns = round((picture.rotation or 0) / 90) % 4
         seconds = info.pts_seconds[index] - info.pts_seconds[0]
         return Frame(index, seconds, np.ascontiguousarray(np.rot90(rgb, turns)))
@@ -169,11 +174,16 @@ class FrameSource:
         except MemoryError as error:
             raise too_much_memory(self._opened.info.path) from error
         except UNREADABLE as error:
-            self.stopped = getattr(error, "strerror", None) or str(error)
+            self.stopped = _reason(error)
 
     def abandon(self) -> None:
         """Nothing can be stopped within a process: the reading ends with the frame that it is at."""
 
     def close(self) -> None:
         """Close the container."""
+        self._pictures = self._latest = None  # they refer to the container's threads
         self._container.close()
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -7,6 +7,7 @@ that crashes or hangs FFmpeg takes this process down and nothing else. Knows no 
 
 import array
 import ctypes
+import gc
 import json
 import os
 import signal
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from vidqa.errors import VideoError
 from vidqa.types import Frame
-from vidqa.video.allocation import limit_allocation
+from vidqa.video.allocation import limited_allocation
 from vidqa.video.opening import open_here
 
 if TYPE_CHECKING:
@@ -44,41 +45,45 @@ def send(out: BinaryIO, header: dict[str, Any], payload: memoryview | bytes = b"
 def serve(commands: BinaryIO, out: BinaryIO) -> None:
     """Obey `open` and `frames` commands until stdin ends."""
     source: Source | None = None
+    path = ""
     for line in commands:
         command = json.loads(line)
         try:
-            if path := command.get("open"):
+            if "open" in command:
+                path = command["open"]
                 if source is not None:
                     source.close()
                     source = None  # what fails to open leaves nothing open
+                gc.collect()  # of a cycle: PyAV's threads and buffers, which would count against this file
                 source = _open(path, out)
             elif source is not None:
-                _send_frames(source, command["frames"], out)
+                _send_frames(source, path, command["frames"], out)
         except VideoError as error:
             send(out, {"error": type(error).__name__, "what": error.what, "remedy": error.remedy})
 
 
 def _open(path: str, out: BinaryIO) -> "Source":
-    limit_allocation(path)
-    info, source = open_here(path)
+    with limited_allocation(path):
+        info, source = open_here(path)
     # Not asdict: it copies every single time.
     header = {field.name: getattr(info, field.name) for field in fields(info) if field.name != "pts_seconds"}
     send(out, {"info": header}, array.array("d", info.pts_seconds).tobytes())
-    import_module("numpy")  # for the pictures, while the parent plans
+    import_module("numpy")  # for the pictures, while the parent plans; its library exits where it finds no memory
     return source
 
 
-def _send_frames(source: "Source", indices: Sequence[int], out: BinaryIO) -> None:
+def _send_frames(source: "Source", path: str, indices: Sequence[int], out: BinaryIO) -> None:
     """Send frames while the next ones are decoded: the pipe holds less than one frame."""
     ahead: Queue[Frame | None] = Queue(maxsize=_FRAMES_AHEAD)
     writer = Thread(target=_write_frames, args=(ahead, out), daemon=True)
     writer.start()
     try:
-        for frame in source.frames(indices):
-            ahead.put(frame)
-            if frame.rgb.nbytes > _LARGE_FRAME_BYTES:
-                del frame
-                ahead.join()
+        with limited_allocation(path):
+            for frame in source.frames(indices):
+                ahead.put(frame)
+                if frame.rgb.nbytes > _LARGE_FRAME_BYTES:
+                    del frame
+                    ahead.join()
     finally:  # an error is told behind the frames that came before it
         ahead.put(None)
         writer.join()
