@@ -3,7 +3,7 @@
 import io
 import random
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import av
 import numpy as np
@@ -46,7 +46,11 @@ _EXTREMES = (
     2**64 - 1,
 )
 _SIDES = (1, 16, 320, 1080, 4096, 4400, 8000, 8191, 16_383, 30_000, 65_535, 458_752, 0x7FFFFFFF)
+_LARGE = ((8000, 4400), (4400, 8000), (8192, 4352), (16_383, 2176), (1089, 32_700), (32_767, 1080), (3000, 3000))
 _WIDTHS = (1, 2, 3, 4, 8)
+_ENCODINGS: tuple[tuple[int, Literal["big", "little"]], ...] = (
+    (2, "big"), (2, "little"), (3, "little"), (4, "big"), (4, "little"),
+)  # fmt: skip
 
 
 def whole_clips(folder: Path) -> dict[str, bytes]:
@@ -140,12 +144,23 @@ def _overwrite(draw: random.Random, data: bytearray, other: bytes) -> bytearray:
 def _resize(draw: random.Random, data: bytearray, other: bytes) -> bytearray:
     """Another number where the width or the height may stand."""
     for _ in range(draw.choice((1, 1, 2))):
-        width, order = draw.choice(((2, "big"), (2, "little"), (3, "little"), (4, "big"), (4, "little")))
+        width, order = draw.choice(_ENCODINGS)
         known = draw.choice((WIDTH, HEIGHT, WIDTH - 1, HEIGHT - 1)).to_bytes(width, order)
         places = [at for at in range(len(data) - width + 1) if data[at : at + width] == known]
         if places:
             at = draw.choice(places)
             data[at : at + width] = (draw.choice(_SIDES) & (1 << 8 * width) - 1).to_bytes(width, order)
+    return data
+
+
+def _enlarge(draw: random.Random, data: bytearray, other: bytes) -> bytearray:
+    """Two other numbers where width and height stand side by side: pictures about as large as are allowed."""
+    sides = draw.choice(_LARGE)
+    for width, order in _ENCODINGS:
+        for less in (0, 1):
+            known = b"".join((side - less).to_bytes(width, order) for side in (WIDTH, HEIGHT))
+            wanted = b"".join((side - less).to_bytes(width, order) for side in sides)
+            data[:] = data.replace(known, wanted)
     return data
 
 
@@ -175,15 +190,6 @@ def _range(draw: random.Random, data: bytearray) -> tuple[int, int]:
 
 
 _MUTATIONS = (
-    _flip_bits,
-    _flip_bits,
-    _overwrite,
-    _overwrite,
-    _resize,
-    _resize,
-    _resize,
-    _double,
-    _remove,
-    _cut,
-    _splice,
-)
+    _flip_bits, _flip_bits, _overwrite, _overwrite, _resize, _resize, _enlarge, _enlarge,
+    _double, _remove, _cut, _splice,
+)  # fmt: skip

@@ -49,7 +49,7 @@ def test_mutants_end_in_frames_or_a_clear_error(first: int, count: int) -> None:
 def test_the_clips_to_mutate_are_of_every_container(tmp_path: Path) -> None:
     clips = whole_clips(tmp_path)
     assert set(clips) == {
-        "3gp", "apng", "avi", "avif", "bmp", "flv", "gif", "h264", "ivf", "jpg", "mkv", "mov", "mp4", "mpg", "ogv", "png",
-        "tif", "ts", "webm", "webp", "wmv",
+        "3gp", "apng", "avi", "avif", "bmp", "flv", "gif", "h264", "ivf", "jpg", "mkv", "mov", "mp4", "mpg", "ogv",
+        "png", "tif", "ts", "webm", "webp", "wmv",
     }  # fmt: skip
     assert max(map(len, clips.values())) < 2**16

@@ -10,7 +10,7 @@ MAX_PIXELS = 8192 * 4352
 MAX_SIDE = 32_767  # the longest side that Chromium plays (media/base/limits.h) and that browsers draw
 MAX_ASPECT = 200  # qwen-vl-utils 0.0.14, smart_resize
 
-_SMALLER = "Make them smaller or crop them: ffmpeg -i IN -vf scale=1920:-2 OUT, ffmpeg -i IN -vf crop=W:H OUT"
+REMEDY_SMALLER = "Make them smaller or crop them: ffmpeg -i IN -vf scale=1920:-2 OUT, ffmpeg -i IN -vf crop=W:H OUT"
 
 # A decoder may take this much for any file, and more for a larger one: a few kilobytes cannot buy gigabytes. 12 frames
 # of 8K HEVC took 0.75 GiB with one thread and 1.1 GiB with eight; such a video has megabytes for every second.
@@ -32,9 +32,9 @@ def check_picture_size(name: str, width: int, height: int, pixel_aspect: float =
     stored = f"{width}×{height}"
     if width * height > MAX_PIXELS:
         told = f"{stored} = {width * height:,} pixels; at most {MAX_PIXELS:,} are decoded."
-        raise PictureTooLarge(f"{name} has pictures of {told}", _SMALLER)
+        raise PictureTooLarge(f"{name} has pictures of {told}", REMEDY_SMALLER)
     if fault := _shape_fault(width, height):
-        raise PictureTooLarge(f"{name} has pictures of {stored}{fault}", _SMALLER)
+        raise PictureTooLarge(f"{name} has pictures of {stored}{fault}", REMEDY_SMALLER)
     if fault := _shape_fault(width * pixel_aspect, height):
         raise PictureTooLarge(
             f"{name} has pixels {pixel_aspect:,.6g} times as wide as high: its pictures of {stored} are shown at "

@@ -17,7 +17,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from vidqa.errors import PictureTooLarge, VideoTooDamaged, VideoUnreadable
 from vidqa.types import Frame, VideoInfo
 from vidqa.video.allocation import too_much_memory
-from vidqa.video.bounds import check_picture_size
+from vidqa.video.bounds import REMEDY_SMALLER, check_picture_size
 from vidqa.video.container import REMEDY_FETCH
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ class ImageSource:
         except MemoryError as error:
             raise too_much_memory(self._name) from error
         except _BOMBS as error:
-            raise VideoUnreadable(f"{self._name} is too large: {error}", _REMEDY_CONVERT) from error
+            raise PictureTooLarge(f"{self._name} is too large: {error}", REMEDY_SMALLER) from error
         except _DAMAGED as error:
             unknown = isinstance(error, UnidentifiedImageError)  # whose own words show a Python object
             reason = "damaged header" if unknown else str(error).removesuffix(".") or type(error).__name__
