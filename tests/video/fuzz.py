@@ -68,7 +68,7 @@ class Asking:
     def ask(self, path: Path) -> tuple[str, str]:
         """Open, plan, decode and resize: the kind of the end, and what was told."""
         try:
-            _, frames = self.session.see(Request(str(path), "what happens?", frames=6))
+            _, frames = self.session.see(Request(str(path), "what happens?", frames=4))
         except VideoError as error:
             assert error.what and error.remedy
             return type(error).__name__, error.what
