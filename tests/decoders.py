@@ -29,7 +29,7 @@ def scripted_open(path, out):
     fail(name, "open")
     return true_open(path, out)
 
-def scripted_frames(source, indices, out):
+def scripted_frames(source, path, indices, out):
     fail(name, "frames")
     if "slow_frames" in name:
         indices = list(indices)
@@ -40,7 +40,7 @@ def scripted_frames(source, indices, out):
             worker.send(out, header, frame.rgb.data.cast("B"))
         worker.send(out, {{"end": ""}})
         return
-    true_frames(source, indices, out)
+    true_frames(source, path, indices, out)
 
 worker._open, worker._send_frames = scripted_open, scripted_frames
 worker.main()

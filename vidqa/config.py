@@ -15,6 +15,8 @@ QUALITY_CHOICES = ("fast", "balanced", "best")
 WEIGHT_CHOICES = ("fp32", "bf16", "fp16", "int8", "nf4", "nf4-dq", "fp8")
 PLANNED_ONLY = ("fp8",)
 KV_CHOICES = ("native", "int8")
+DECODER_DEADLINE_SECONDS = 60.0  # for one reply of the decoding process
+CLIP_DEADLINE_SECONDS = 600.0  # for all replies about one video
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +26,9 @@ class EngineConfig:
     What is None the planner chooses. `weights` is a precision, `kv` `native` or `int8`;
     `vision_chunk` is in temporal slices, `prefill_chunk` in tokens. `vram_bytes` is a budget
     to plan for instead of what is free, `reserve_bytes` is left to others. `isolate_decoder`
-    runs FFmpeg in a process that can be killed; `conversation_tokens` is room in the KV cache for the
-    questions and answers that follow the first; `batch` is how many requests memory is planned for;
+    runs FFmpeg in a process that can be killed, `decoder_deadline_seconds` is how long a reply of it may take, and
+    `clip_deadline_seconds` how long all replies about one video may take; `conversation_tokens` is room in the
+    KV cache for the questions and answers that follow the first; `batch` is how many requests memory is planned for;
     `step_seconds` is how long it may take at most until the engine looks whether to stop, as it does after a chunk
     and on a CPU after a layer: chunks become smaller, down to a slice and 16 tokens, but those that are set stay;
     `cpu_threads` is how many cores torch computes on, for a face that draws meanwhile: a setting of the whole
@@ -50,7 +53,8 @@ class EngineConfig:
     cpu_threads: int | None = None
     remember: bool = True
     isolate_decoder: bool = True
-    decoder_deadline_seconds: float = 60.0
+    decoder_deadline_seconds: float = DECODER_DEADLINE_SECONDS
+    clip_deadline_seconds: float = CLIP_DEADLINE_SECONDS
 
 
 def config_path(environment: Mapping[str, str] = os.environ) -> Path:

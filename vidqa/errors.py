@@ -8,6 +8,7 @@ VidqaError
 ├── VideoError            the video cannot be used
 │   ├── VideoNotFound     no such file, or not a file
 │   ├── VideoUnreadable   the container, the stream or its codec cannot be read
+│   │   └── PictureTooLarge   more pixels, a longer side or a longer shape than is decoded
 │   └── VideoTooDamaged   decoding stopped before half of the asked span
 ├── AttentionUnavailable  the asked-for attention kernel would not be the one that runs
 ├── HistoryError          the history's file cannot be used; what it holds is left alone
@@ -57,6 +58,10 @@ class VideoNotFound(VideoError):
 
 class VideoUnreadable(VideoError):
     """The container, the stream or its codec cannot be read."""
+
+
+class PictureTooLarge(VideoUnreadable):
+    """A picture has more pixels, a longer side or a longer shape than is decoded."""
 
 
 class VideoTooDamaged(VideoError):

@@ -8,10 +8,12 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.clips import write_clip
+from tests.decoders import scripted_decoder
 from vidqa.cli.main import run
 from vidqa.cli.output import ExitCode
 
@@ -264,3 +266,15 @@ def test_a_bad_video_is_refused_before_torch_is_loaded(tmp_path: Path) -> None:
     )
     assert subprocess.run([sys.executable, "-c", script], check=False, capture_output=True).returncode == 6
     assert time.monotonic() - began < 30
+
+
+def test_a_deadline_for_the_video_is_kept_and_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    scripted_decoder(tmp_path, monkeypatch)  # a frame every 0.2 s
+    clip = str(write_clip(tmp_path / "slow_frames.mp4", 60))
+    words = ["ask", clip, "what happens?", "--model", "demo", "--frames", "60", "--size", "56x56"]
+    assert run([*words, "--deadline", "3"]) == ExitCode.UNREADABLE_VIDEO
+    assert "busy for 3 s in all, the deadline for one video" in " ".join(capsys.readouterr().err.split())
+    assert run([*words, "--deadline", "0"]) == ExitCode.USAGE
+    assert "--deadline 0 is not above 0" in capsys.readouterr().err

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vidqa.errors import VideoError, VideoTooDamaged, VideoUnreadable
+from vidqa.errors import PictureTooLarge, VideoError, VideoTooDamaged, VideoUnreadable
 from vidqa.types import Frame, VideoInfo
 from vidqa.video.decode import open_video
 from vidqa.video.names import is_image_name, is_video_name
@@ -189,9 +189,37 @@ def test_an_image_of_too_many_pixels_is_refused_with_its_numbers(tmp_path: Path)
             open_video(str(tmp_path / "bomb.png"))
 
 
-def test_a_pixel_cap_is_not_a_size_cap(tmp_path: Path) -> None:
-    Image.new("1", (30_000, 10)).save(tmp_path / "long.png")
-    assert seen(tmp_path / "long.png")[0].width == 30_000
+def test_a_long_image_passes_up_to_the_shape_that_the_model_takes(tmp_path: Path) -> None:
+    Image.new("1", (30_000, 150)).save(tmp_path / "long.png")
+    info, (frame,) = seen(tmp_path / "long.png")
+    assert (info.width, info.height, frame.rgb.shape) == (30_000, 150, (150, 30_000, 3))
+    Image.new("1", (30_000, 149)).save(tmp_path / "long.png")
+    with pytest.raises(PictureTooLarge, match=r"long\.png has pictures of 30000×149, longer than 200:1"):
+        seen(tmp_path / "long.png")
+
+
+@pytest.mark.parametrize("kind", ["float", "transparent", "palette"])
+def test_a_picture_of_many_strips_has_no_seam(tmp_path: Path, kind: str) -> None:
+    rows, columns = np.mgrid[0:1300, 0:1700]  # 2.2 million pixels: three strips
+    if kind == "float":
+        Image.fromarray((rows + columns).astype(np.float32)).save(tmp_path / "a.tif")
+        _, (frame,) = seen(tmp_path / "a.tif")
+        expected = ((rows + columns) * (255 / 2998)).astype(np.uint8)
+        assert np.array_equal(frame.rgb, np.repeat(expected[:, :, None], 3, axis=2))
+        return
+    shades = np.repeat(((rows + columns) % 256).astype(np.uint8)[:, :, None], 3, axis=2)
+    picture = Image.fromarray(shades)
+    if kind == "palette":
+        picture = picture.convert("P")
+        expected = np.asarray(picture.convert("RGB"))
+    else:
+        picture.putalpha(Image.fromarray((rows % 256).astype(np.uint8)))
+        white = Image.new("RGBA", picture.size, "white")
+        white.alpha_composite(picture)
+        expected = np.asarray(white.convert("RGB"))
+    picture.save(tmp_path / "a.png")
+    _, (frame,) = seen(tmp_path / "a.png")
+    assert np.array_equal(frame.rgb, expected)
 
 
 def test_images_are_told_by_name_where_only_names_are_looked_at() -> None:

@@ -16,7 +16,7 @@ from vidqa.batch.jobs import Asking, Job, Preparing
 from vidqa.batch.opening import Opening
 from vidqa.batch.parts import Parts
 from vidqa.batch.records import FailedStage, Failure, Pending, Record
-from vidqa.config import EngineConfig
+from vidqa.config import CLIP_DEADLINE_SECONDS, EngineConfig
 from vidqa.engine.planning import Forecast
 from vidqa.errors import DoesNotFit, Interrupted, ModelError, NotFinite, UsageError, VideoError, VidqaError
 from vidqa.events import Answered, Event, Failed, StageProgress, StageStarted
@@ -65,7 +65,7 @@ class Reading:
 
     processes: int = field(default_factory=lambda: min(max(usable_cores() // 4, 2), 6))  # FFmpeg has threads of its own
     most_bytes: int = 2**30
-    clip_deadline_seconds: float = 600.0
+    clip_deadline_seconds: float = CLIP_DEADLINE_SECONDS
 
 
 class Runner:

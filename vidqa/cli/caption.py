@@ -85,7 +85,6 @@ def _add_run(group: Any) -> None:
         "--ray", nargs="?", const="auto", metavar="ADDRESS", help="run on a Ray cluster (needs vidqa[ray])"
     )
     group.add_argument("--max-failures", metavar="N|P%", help="stop when more clips failed")
-    group.add_argument("--deadline", type=float, default=600.0, metavar="S", help="seconds to read one clip (600)")
     group.add_argument("--dry-run", action="store_true", help="find and plan, caption nothing")
     group.add_argument("--status", action="store_true", help="say what the journal holds, caption nothing")
     group.add_argument("--json", action="store_true", help="progress as JSON lines on stderr")
@@ -161,7 +160,7 @@ def _setup(
     checkpoint = (choose or choose_checkpoint)(config, asking, selection.clips)
     # Those who decode need a core: threads that wait for each other by spinning take it from them many times over.
     config = replace(config, model=checkpoint.name, cpu_threads=max(usable_cores() - 1, 1))
-    reading = Reading(clip_deadline_seconds=_positive("--deadline", arguments.deadline))
+    reading = Reading(clip_deadline_seconds=config.clip_deadline_seconds)
     task = make_task(asking, config, checkpoint)
     return Setup(config, asking, task.key, _batch(arguments.batch), reading), task
 
@@ -269,9 +268,3 @@ def _at_least_one(flag: str, count: int | None) -> int | None:
     if count is not None and count < 1:
         raise UsageError(f"{flag} {count} leaves no clip.", "Use 1 or more.")
     return count
-
-
-def _positive(flag: str, seconds: float) -> float:
-    if not seconds > 0:
-        raise UsageError(f"{flag} {seconds:g} leaves no time.", "Use more than 0 seconds.")
-    return seconds

@@ -7,7 +7,7 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from vidqa.config import EngineConfig
+from vidqa.config import CLIP_DEADLINE_SECONDS, EngineConfig
 from vidqa.errors import UsageError
 from vidqa.setting_list import ENGINE_SETTINGS, SETTINGS, Setting
 from vidqa.settings import Settings, load_settings
@@ -64,7 +64,11 @@ def add_plan_options(parser: argparse.ArgumentParser, **own: object) -> None:
     group.add_argument("--vision-chunk", type=int, metavar="N", help="temporal slices to encode together")
     group.add_argument("--prefill-chunk", type=int, metavar="N", help="tokens to prefill together")
     group.add_argument("--system", metavar="TEXT", help="system prompt")
-    group.add_argument("--decode-in-process", action="store_true", help="no separate process for FFmpeg")
+    group.add_argument("--decode-in-process", action="store_true", help="no separate process for FFmpeg, no deadline")
+    group.add_argument(
+        "--deadline", type=float, default=CLIP_DEADLINE_SECONDS, metavar="S",
+        help=f"seconds that decoding one video may take ({CLIP_DEADLINE_SECONDS:g})",
+    )  # fmt: skip
 
 
 def given_flags(arguments: argparse.Namespace) -> dict[str, str | bool]:
@@ -103,6 +107,10 @@ def make_config(arguments: argparse.Namespace, settings: Settings, model: str) -
     for name in ("vision_chunk", "prefill_chunk"):
         if (given := getattr(arguments, name)) is not None and given < 1:
             raise UsageError(f"--{name.replace('_', '-')} {given} is not 1 or more.", "Leave it to the planner.")
+    if not arguments.deadline > 0:
+        raise UsageError(
+            f"--deadline {arguments.deadline:g} is not above 0.", "Give seconds, for example --deadline 600."
+        )
     return EngineConfig(
         model=model,
         device=settings.device,
@@ -116,6 +124,7 @@ def make_config(arguments: argparse.Namespace, settings: Settings, model: str) -
         quality=settings.quality,
         max_wait_seconds=settings.max_wait_seconds,
         isolate_decoder=not arguments.decode_in_process,
+        clip_deadline_seconds=arguments.deadline,
     )
 
 

@@ -254,6 +254,7 @@ class Session:
             request.video,
             isolated=config.isolate_decoder,
             deadline_seconds=config.decoder_deadline_seconds,
+            clip_deadline_seconds=config.clip_deadline_seconds,
             stopped=stopped,
         )
 

@@ -3,7 +3,7 @@
 All of FFmpeg's danger is met here. Knows containers and streams; reads no packet, decodes nothing.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,9 @@ from typing import Any
 import av
 
 from vidqa.errors import VideoUnreadable
+from vidqa.video.allocation import too_much_memory
+from vidqa.video.bounds import MAX_PIXELS, check_picture_size
 
-MAX_PIXELS = 8192 * 4352
 # What PyAV raises on damaged files; IndexError where a stream turns up after opening.
 UNREADABLE = (av.FFmpegError, UnicodeDecodeError, MemoryError, ValueError, IndexError)
 REMEDY_FETCH = "Fetch or copy it again."
@@ -29,6 +30,8 @@ def reading(path: str) -> Iterator[None]:
     """Turn what PyAV raises into VideoUnreadable."""
     try:
         yield
+    except MemoryError as error:
+        raise too_much_memory(path) from error
     except UNREADABLE as error:
         message = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise VideoUnreadable(f"{Path(path).name} cannot be read as a video: {message}.", REMEDY_CONVERT) from error
@@ -53,6 +56,26 @@ def best_stream(container: Any, path: str) -> Any:
     if not decodable:
         raise VideoUnreadable(f"{name} uses a codec that FFmpeg does not know.", REMEDY_CONVERT)
     return max(decodable, key=lambda stream: (stream.codec_context.width * stream.codec_context.height, -stream.index))
+
+
+def pixel_aspect(stream: Any) -> float:
+    """Width over height of a stream's pixels; 1 where the file gives none or none above 0, as for players."""
+    ratio = stream.sample_aspect_ratio
+    return float(ratio) if ratio is not None and ratio > 0 else 1.0
+
+
+def check_header_size(stream: Any, path: str) -> None:
+    """Refuse a stream whose header says that its pictures are too large; raises PictureTooLarge."""
+    context = stream.codec_context
+    check_picture_size(Path(path).name, context.width, context.height, pixel_aspect(stream))
+
+
+def size_checked(pictures: Iterable[Any], stream: Any, path: str) -> Iterator[Any]:
+    """Pass decoded pictures on; raises PictureTooLarge at one that is too large, whatever those before were."""
+    name, aspect = Path(path).name, pixel_aspect(stream)
+    for picture in pictures:
+        check_picture_size(name, picture.width, picture.height, aspect)
+        yield picture
 
 
 def _is_cover(stream: Any) -> bool:

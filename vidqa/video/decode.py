@@ -7,7 +7,6 @@ clip may have one. In process (by flag) the same FrameSource runs here, unprotec
 import array
 import contextlib
 import json
-import math
 import os
 import select
 import signal
@@ -22,6 +21,7 @@ from typing import Any, Protocol
 
 import vidqa
 from vidqa import errors
+from vidqa.config import CLIP_DEADLINE_SECONDS, DECODER_DEADLINE_SECONDS
 from vidqa.errors import Interrupted, VideoError, VideoTooDamaged, VideoUnreadable
 from vidqa.types import Frame, VideoInfo
 from vidqa.units import format_timestamp
@@ -30,6 +30,7 @@ _WORKER = (sys.executable, "-m", "vidqa.video.worker")
 _PASSED_ON = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TMPDIR", "SYSTEMROOT", "VIRTUAL_ENV")
 _PIPE_BYTES = 2**20
 _NICENESS = 10
+_EXIT_SECONDS = 1.0
 _LOOK_SECONDS = 0.05  # how often is looked whether to stop, while a file is opened
 
 
@@ -38,13 +39,14 @@ class Decoding:
     """How files are decoded: in a process of its own or not, and how long it may take.
 
     `deadline_seconds` bounds every reply of that process; `clip_deadline_seconds` all the time that is spent
-    waiting for its replies about one file, from opening it to the last frame. `gives_way` lets whoever computes have
+    waiting for its replies about one file, from opening it to the last frame that was asked for; each further
+    request for frames has as long again. `gives_way` lets whoever computes have
     the processor first, for frames that nobody waits for yet.
     """
 
     isolated: bool = True
-    deadline_seconds: float = 60.0
-    clip_deadline_seconds: float = math.inf
+    deadline_seconds: float = DECODER_DEADLINE_SECONDS
+    clip_deadline_seconds: float = CLIP_DEADLINE_SECONDS
     gives_way: bool = False
 
 
@@ -128,13 +130,19 @@ def never() -> bool:
 
 
 def open_video(
-    path: str, *, isolated: bool = True, deadline_seconds: float = 60.0, stopped: Callable[[], bool] = never
+    path: str,
+    *,
+    isolated: bool = True,
+    deadline_seconds: float = DECODER_DEADLINE_SECONDS,
+    clip_deadline_seconds: float = CLIP_DEADLINE_SECONDS,
+    stopped: Callable[[], bool] = never,
 ) -> VideoReader:
     """Open a video file; raises VideoError children, and Interrupted soon after `stopped` says so.
 
-    `deadline_seconds` bounds every reply of the worker. In this process nothing is looked at before the file is open.
+    The deadlines are those of Decoding. In this process there are none, and nothing is looked at before the file is
+    open.
     """
-    return VideoReader(*open_source(path, Decoding(isolated, deadline_seconds), stopped))
+    return VideoReader(*open_source(path, Decoding(isolated, deadline_seconds, clip_deadline_seconds), stopped))
 
 
 def open_source(path: str, how: Decoding, stopped: Callable[[], bool] = never) -> tuple[VideoInfo, Source]:
@@ -219,7 +227,7 @@ class Worker:
         while True:
             header, payload = self._receive()
             if "end" in header:
-                self.stopped, self._replying = header["end"], False
+                self.stopped, self._replying, self._waited_seconds = header["end"], False, 0.0
                 return
             height, width = header["shape"]
             rgb = np.frombuffer(payload, np.uint8).reshape(height, width, 3)
@@ -286,14 +294,19 @@ class Worker:
         self.close()
         how, name = self._how, Path(self._path).name
         if self._waited_seconds + how.deadline_seconds <= how.clip_deadline_seconds:
-            told = f"{name} kept the decoder busy for {how.deadline_seconds:g} s without giving a frame."
-        else:
-            told = f"{name} kept the decoder busy for {how.clip_deadline_seconds:g} s in all and is not read yet."
+            return VideoUnreadable(
+                f"{name} kept the decoder busy for {how.deadline_seconds:g} s without giving a frame.",
+                "The file may be damaged or hostile; convert it, or try --decode-in-process if you trust it.",
+            )
         return VideoUnreadable(
-            told, "The file may be damaged or hostile; convert it, or try --decode-in-process if you trust it."
+            f"{name} kept the decoder busy for {how.clip_deadline_seconds:g} s in all, the deadline for one video, "
+            "and is not read yet.",
+            "Look at less of it (--end), give it longer (--deadline SECONDS), or convert it to smaller pictures.",
         )
 
     def _died(self) -> VideoUnreadable:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_EXIT_SECONDS)  # its pipe ends a little before it does: its exit code is what is told
         self.close()
         self.died = True
         code = self._process.returncode
@@ -316,6 +329,7 @@ def _identity(path: str) -> object:
 def _environment() -> dict[str, str]:
     """What FFmpeg needs and nothing more: no token, no proxy."""
     kept = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+    kept["OPENBLAS_NUM_THREADS"] = "1"  # numpy's library takes memory for every thread, and has nothing to compute
     return kept | {"PYTHONPATH": str(Path(vidqa.__file__).parents[1]), "PYTHONSAFEPATH": "1"}
 
 

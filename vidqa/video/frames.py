@@ -11,8 +11,10 @@ from itertools import chain
 from operator import itemgetter
 from typing import Any
 
+from vidqa.errors import PictureTooLarge
 from vidqa.types import Frame
-from vidqa.video.container import UNREADABLE, rewind
+from vidqa.video.allocation import too_much_memory
+from vidqa.video.container import UNREADABLE, rewind, size_checked
 from vidqa.video.probe import Opened
 
 _SEEK_SAVES_FRAMES = 12  # a seek refills the decoder's pipeline: worth it from about here
@@ -43,11 +45,24 @@ class FrameSource:
         last: Frame | None = None
         for index in indices:
             if last is None or last.index != index:
-                picture = self._picture_at(index)
-                if picture is None:
+                last = None  # a frame may be large: it goes before the next one comes
+                last = self._frame_at(index)
+                if last is None:
                     return
-                last = self._frame(index, picture)
             yield last
+
+    def _frame_at(self, index: int) -> Frame | None:
+        """The frame at an index, or None when the stream ends or breaks before it."""
+        picture = self._picture_at(index)
+        if picture is None:
+            return None
+        try:
+            return self._frame(index, picture)
+        except MemoryError as error:
+            raise too_much_memory(self._opened.info.path) from error
+        except UNREADABLE as error:  # FFmpeg cannot convert every picture that it can decode
+            self.stopped = _reason(error)
+            return None
 
     def _frame(self, index: int, picture: Any) -> Frame:
         import numpy as np  # late: a plan opens videos and converts no picture
@@ -65,6 +80,7 @@ class FrameSource:
         target = self._opened.pts[index]
         if self._latest is not None and self._latest.pts >= target:
             return self._latest  # it stands in for pictures that cannot be decoded
+        self._latest = None
         self._seek_if_cheaper(target)
         picture = self._advance_to(target)
         return picture if self._is_exact(picture, target) else self._from_further_back(target, picture)
@@ -152,13 +168,22 @@ class FrameSource:
                 exact = self._opened.linear or packet.pts is None or packet.pts in self._targets
                 # Read by the decoder per packet: a picture that nothing refers to changes no other.
                 context.skip_frame = "DEFAULT" if exact else "NONREF"
-                yield from packet.decode()
+                yield from size_checked(packet.decode(), self._stream, self._opened.info.path)
+        except PictureTooLarge as error:
+            self.stopped = error.what.removesuffix(".")
+        except MemoryError as error:
+            raise too_much_memory(self._opened.info.path) from error
         except UNREADABLE as error:
-            self.stopped = getattr(error, "strerror", None) or str(error)
+            self.stopped = _reason(error)
 
     def abandon(self) -> None:
         """Nothing can be stopped within a process: the reading ends with the frame that it is at."""
 
     def close(self) -> None:
         """Close the container."""
+        self._pictures = self._latest = None  # they refer to the container's threads
         self._container.close()
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -6,17 +6,19 @@ images, and no animated WebP. GIF is FFmpeg's: it draws and times those as brows
 
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
-from vidqa.errors import VideoTooDamaged, VideoUnreadable
+from vidqa.errors import PictureTooLarge, VideoTooDamaged, VideoUnreadable
 from vidqa.types import Frame, VideoInfo
-from vidqa.video.container import MAX_PIXELS, REMEDY_FETCH
+from vidqa.video.allocation import too_much_memory
+from vidqa.video.bounds import REMEDY_SMALLER, check_picture_size
+from vidqa.video.container import REMEDY_FETCH
 
 if TYPE_CHECKING:
     import numpy
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
 _ANIMATED = ("PNG", "WEBP")  # further pictures of other formats are pages, or another camera's
 _TURNS = {3: 180, 4: 180, 5: 270, 6: 270, 7: 90, 8: 90}  # degrees to the left by EXIF's orientation
+_ORIENTATION = 0x0112  # EXIF's tag
+_STRIP_PIXELS = 2**20
 _STILL_SECONDS = 1.0
 _LEAST_SECONDS, _BROWSER_SECONDS = 0.01, 0.1  # browsers show a frame of at most 10 ms for 100 ms
 _REMEDY_CONVERT = "Check that it opens elsewhere, or convert it: ffmpeg -i IN OUT.png"
@@ -46,7 +50,7 @@ class ImageSource:
         try:
             with self._reading(VideoUnreadable):
                 self._image = self._begin()
-            self._check_size()
+            check_picture_size(self._name, *self._image.size)
             with self._reading(VideoTooDamaged):
                 self._image.load()
             self.info = self._facts(path)
@@ -64,9 +68,15 @@ class ImageSource:
         for index in indices:
             try:
                 self._image.seek(index)
+                check_picture_size(self._name, *self._image.size)
                 rgb = _as_rgb(self._image)
+            except MemoryError as error:
+                raise too_much_memory(self._name) from error
             except _DAMAGED as error:
                 self.stopped = str(error) or type(error).__name__
+                return
+            except PictureTooLarge as error:
+                self.stopped = error.what.removesuffix(".")
                 return
             yield Frame(index, times[index] - times[0], rgb)
 
@@ -88,23 +98,18 @@ class ImageSource:
         remedy = _REMEDY_CONVERT if kind is VideoUnreadable else REMEDY_FETCH
         try:
             yield
+        except MemoryError as error:
+            raise too_much_memory(self._name) from error
         except _BOMBS as error:
-            raise VideoUnreadable(f"{self._name} is too large: {error}", _REMEDY_CONVERT) from error
+            raise PictureTooLarge(f"{self._name} is too large: {error}", REMEDY_SMALLER) from error
         except _DAMAGED as error:
-            reason = str(error).removesuffix(".") or type(error).__name__
+            unknown = isinstance(error, UnidentifiedImageError)  # whose own words show a Python object
+            reason = "damaged header" if unknown else str(error).removesuffix(".") or type(error).__name__
             raise kind(f"{self._name} cannot be read as an image: {reason}.", remedy) from error
-
-    def _check_size(self) -> None:
-        width, height = self._image.size
-        if width * height > MAX_PIXELS:
-            raise VideoUnreadable(
-                f"{self._name} has {width}×{height} = {width * height:,} pixels; at most {MAX_PIXELS:,} are decoded.",
-                "Make it smaller: ffmpeg -i IN -vf scale=4096:-1 OUT.png",
-            )
 
     def _facts(self, path: str) -> VideoInfo:
         with self._reading(VideoTooDamaged):
-            orientation = self._image.getexif().get(0x0112, 1)
+            orientation = self._image.getexif().get(_ORIENTATION, 1)
             expected = getattr(self._image, "n_frames", 1) if self._image.format in _ANIMATED else 1
         turned = _TURNS.get(orientation, 0)
         wide, tall = self._image.size
@@ -164,28 +169,54 @@ class ImageSource:
 def _as_rgb(image: Image.Image) -> "numpy.ndarray":
     """The picture (height, width, 3) uint8 as it is meant to be seen.
 
-    Transparent parts are white, as viewers and qwen-vl-utils show them.
+    Transparent parts are white, as viewers and qwen-vl-utils show them. Converted in strips: a large picture is
+    in memory twice at most, as Pillow holds it and as it is returned.
     """
     import numpy as np  # late: a plan opens files and converts no picture
 
-    upright: Any = ImageOps.exif_transpose(image)
-    if upright.mode.startswith("I;16"):
-        upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
-    elif upright.mode in ("I", "F"):
-        upright = Image.fromarray(_stretched(np.asarray(upright, np.float64)))
-    if upright.has_transparency_data:
-        seen = upright.convert("RGBA")
-        upright = Image.new("RGBA", seen.size, "white")
-        upright.alpha_composite(seen)
-    rgb: numpy.ndarray = np.array(upright.convert("RGB"))
+    image.load()
+    turned = image.getexif().get(_ORIENTATION, 1) in range(2, 9)
+    upright: Any = ImageOps.exif_transpose(image) if turned else image  # which copies even where nothing turns
+    width, height = upright.size
+    rows = max(_STRIP_PIXELS // width, 1)
+    boxes = [(0, top, width, min(top + rows, height)) for top in range(0, height, rows)]
+    low, high = _extremes(upright.crop(box) for box in boxes) if upright.mode in ("I", "F") else (0.0, 0.0)
+    rgb: numpy.ndarray = np.empty((height, width, 3), np.uint8)
+    for box in boxes:
+        strip = upright.crop(box)
+        rgb[box[1] : box[3]] = _stretched(strip, low, high) if upright.mode in ("I", "F") else _strip_as_rgb(strip)
     return rgb
 
 
-def _stretched(values: "numpy.ndarray") -> "numpy.ndarray":
-    """Numbers of no known range as uint8: from the lowest, black, to the highest, white."""
+def _strip_as_rgb(strip: Any) -> Image.Image:
+    if strip.mode.startswith("I;16"):
+        import numpy as np
+
+        strip = Image.fromarray((np.asarray(strip) >> 8).astype(np.uint8))
+    if strip.has_transparency_data:
+        seen = strip.convert("RGBA")
+        strip = Image.new("RGBA", seen.size, "white")
+        strip.alpha_composite(seen)
+    rgb: Image.Image = strip.convert("RGB")
+    return rgb
+
+
+def _finite(strip: Image.Image) -> "numpy.ndarray":
     import numpy as np
 
-    finite = np.nan_to_num(values, posinf=0.0, neginf=0.0)
-    low, high = finite.min(), finite.max()
-    shades: numpy.ndarray = ((finite - low) * (255 / max(high - low, 1e-12))).astype(np.uint8)
-    return shades
+    finite: numpy.ndarray = np.nan_to_num(np.asarray(strip, np.float64), posinf=0.0, neginf=0.0)
+    return finite
+
+
+def _extremes(strips: Iterable[Image.Image]) -> tuple[float, float]:
+    """The lowest and the highest finite value of all."""
+    values = [(finite.min(), finite.max()) for finite in map(_finite, strips)]
+    return float(min(low for low, _ in values)), float(max(high for _, high in values))
+
+
+def _stretched(strip: Image.Image, low: float, high: float) -> "numpy.ndarray":
+    """Numbers of no known range as uint8 (height, width, 1): from the lowest, black, to the highest, white."""
+    import numpy as np
+
+    shades: numpy.ndarray = ((_finite(strip) - low) * (255 / max(high - low, 1e-12))).astype(np.uint8)
+    return shades[:, :, None]

@@ -9,7 +9,14 @@ from typing import Any
 
 import av
 
-from vidqa.video.container import UNREADABLE, best_stream, leave_out_others, open_container, reading
+from vidqa.video.container import (
+    UNREADABLE,
+    best_stream,
+    check_header_size,
+    leave_out_others,
+    open_container,
+    reading,
+)
 from vidqa.video.lookup import look_up
 from vidqa.video.stored import ascending
 
@@ -53,6 +60,7 @@ def _open(path: str) -> tuple[Any, Any]:
     container = open_container(path)
     try:
         stream = best_stream(container, path)
+        check_header_size(stream, path)
         leave_out_others(container, stream)
     except BaseException:
         container.close()

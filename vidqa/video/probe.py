@@ -17,9 +17,18 @@ from typing import Any
 
 import av
 
-from vidqa.errors import VideoNotFound, VideoTooDamaged, VideoUnreadable
+from vidqa.errors import PictureTooLarge, VideoNotFound, VideoTooDamaged, VideoUnreadable
 from vidqa.types import VideoInfo
-from vidqa.video.container import MAX_PIXELS, REMEDY_CONVERT, REMEDY_FETCH, UNREADABLE, reading, rewind
+from vidqa.video.bounds import MAX_PIXELS, decoding_threads
+from vidqa.video.container import (
+    REMEDY_CONVERT,
+    REMEDY_FETCH,
+    UNREADABLE,
+    pixel_aspect,
+    reading,
+    rewind,
+    size_checked,
+)
 from vidqa.video.packets import PacketTable, open_with_packets
 
 # Frame threads wait for each other's references: on 2 cores 8 of them took 0.62 of the time of FFmpeg's 3.
@@ -71,12 +80,12 @@ def probe(path: str) -> Opened:
     container, stream, scan = open_with_packets(absolute)
     try:
         stream.thread_type = "AUTO"
-        stream.codec_context.thread_count = min(max(_LEAST_THREADS, (os.cpu_count() or 1) + 2), _MOST_THREADS)
+        stream.codec_context.thread_count = _threads(absolute, stream.codec_context)
         with reading(absolute):
             stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
             first = _first_frame(container, stream, absolute)
-            pts = scan.pts if scan.usable else _decoded_times(container, stream)
-            linear = not scan.usable or not _times_are_shown_times(container, stream, scan)
+            pts = scan.pts if scan.usable else _decoded_times(container, stream, absolute)
+            linear = not scan.usable or not _times_are_shown_times(container, stream, scan, absolute)
         info = _info(path, container, stream, first, pts, scan)
         return Opened(container, stream, info, pts, scan.keys, linear)
     except BaseException:
@@ -84,35 +93,41 @@ def probe(path: str) -> Opened:
         raise
 
 
-def _times_are_shown_times(container: Any, stream: Any, scan: PacketTable) -> bool:
+def _threads(path: str, context: Any) -> int:
+    wanted = min(max(_LEAST_THREADS, (os.cpu_count() or 1) + 2), _MOST_THREADS)
+    return decoding_threads(os.path.getsize(path), context.width, context.height, wanted)
+
+
+def _times_are_shown_times(container: Any, stream: Any, scan: PacketTable, path: str) -> bool:
     """False where pictures are reordered but packet times are not, as for H.264 in AVI."""
     if not (scan.in_order and stream.codec_context.has_b_frames):
         return True
     rewind(container, stream)
     times: list[int] = []
-    with suppress(*UNREADABLE):
-        times = [frame.pts for frame in islice(container.decode(stream), _ORDER_SAMPLE) if frame.pts is not None]
+    with suppress(PictureTooLarge, *UNREADABLE):
+        pictures = islice(size_checked(container.decode(stream), stream, path), _ORDER_SAMPLE)
+        times = [picture.pts for picture in pictures if picture.pts is not None]
     return all(before < after for before, after in pairwise(times))
 
 
 def _first_frame(container: Any, stream: Any, path: str) -> Any:
     rewind(container, stream)
-    for frame in container.decode(stream):
+    for frame in size_checked(container.decode(stream), stream, path):
         return frame
     raise VideoUnreadable(f"{Path(path).name} contains no picture that can be decoded.", REMEDY_CONVERT)
 
 
-def _decoded_times(container: Any, stream: Any) -> list[int]:
+def _decoded_times(container: Any, stream: Any, path: str) -> list[int]:
     """One tick per decoded frame, from its own time where that ascends, else by its order."""
     rewind(container, stream)
     rate = float(stream.average_rate or stream.guessed_rate or 25)
     step = max(round(1 / rate / float(stream.time_base)), 1)
     ticks: list[int] = []
     try:
-        for frame in container.decode(stream):
+        for frame in size_checked(container.decode(stream), stream, path):
             after = ticks[-1] + step if ticks else 0
             ticks.append(frame.pts if frame.pts is not None and (not ticks or frame.pts > ticks[-1]) else after)
-    except UNREADABLE:
+    except (PictureTooLarge, *UNREADABLE):
         if not ticks:
             raise
     return ticks
@@ -124,7 +139,7 @@ def _info(path: str, container: Any, stream: Any, first: Any, pts: list[int], sc
     fps, fps_source = _rate(stream, seconds)
     constant = _is_constant(seconds, tick)
     rotation = round((first.rotation or 0) / 90) * 90 % 360
-    aspect = float(stream.sample_aspect_ratio or 1)
+    aspect = pixel_aspect(stream)
     width, height = _shown_size(first.width, first.height, rotation, aspect)
     counted = "packets" if scan.usable else "decoding"
     notes = (*_rotation_note(first), *_truncation_note(path, container, stream, scan))

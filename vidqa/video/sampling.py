@@ -15,9 +15,9 @@ from functools import lru_cache
 from vidqa.errors import UsageError
 from vidqa.types import PixelBounds, VideoInfo
 from vidqa.units import format_timestamp
+from vidqa.video.bounds import MAX_ASPECT
 
 _FRAMES_PER_SLICE = 2
-_MAX_ASPECT = 200
 _MAX_SLICE_TOKENS = 16_384  # the largest picture Qwen2-VL was made for (qwen-vl-utils 0.0.14)
 
 
@@ -191,8 +191,8 @@ def smart_resize(height: int, width: int, *, factor: int, min_pixels: int, max_p
 
     As qwen-vl-utils does, but a side never becomes 0. Raises UsageError beyond 200:1.
     """
-    if max(height, width) / min(height, width) > _MAX_ASPECT:
-        raise UsageError(f"The picture is {width}x{height}, longer than {_MAX_ASPECT}:1.", "Crop it, or give --size.")
+    if max(height, width) / min(height, width) > MAX_ASPECT:
+        raise UsageError(f"The picture is {width}x{height}, longer than {MAX_ASPECT}:1.", "Crop it, or give --size.")
     tall, wide = (max(factor, round(side / factor) * factor) for side in (height, width))
     if tall * wide > max_pixels:
         shrink = math.sqrt(height * width / max_pixels)

@@ -7,6 +7,7 @@ that crashes or hangs FFmpeg takes this process down and nothing else. Knows no 
 
 import array
 import ctypes
+import gc
 import json
 import os
 import signal
@@ -21,14 +22,15 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from vidqa.errors import VideoError
 from vidqa.types import Frame
+from vidqa.video.allocation import limited_allocation
 from vidqa.video.opening import open_here
 
 if TYPE_CHECKING:
     from vidqa.video.decode import Source
 
-_ADDRESS_SPACE_BYTES = 12 * 2**30
 _PR_SET_PDEATHSIG = 1
 _FRAMES_AHEAD = 2
+_LARGE_FRAME_BYTES = 32 * 2**20  # of which none is decoded while another one waits
 
 
 def send(out: BinaryIO, header: dict[str, Any], payload: memoryview | bytes = b"") -> None:
@@ -43,38 +45,48 @@ def send(out: BinaryIO, header: dict[str, Any], payload: memoryview | bytes = b"
 def serve(commands: BinaryIO, out: BinaryIO) -> None:
     """Obey `open` and `frames` commands until stdin ends."""
     source: Source | None = None
+    path = ""
     for line in commands:
         command = json.loads(line)
         try:
-            if path := command.get("open"):
+            if "open" in command:
+                path = command["open"]
                 if source is not None:
                     source.close()
                     source = None  # what fails to open leaves nothing open
+                gc.collect()  # of a cycle: PyAV's threads and buffers, which would count against this file
                 source = _open(path, out)
             elif source is not None:
-                _send_frames(source, command["frames"], out)
+                _send_frames(source, path, command["frames"], out)
         except VideoError as error:
             send(out, {"error": type(error).__name__, "what": error.what, "remedy": error.remedy})
 
 
 def _open(path: str, out: BinaryIO) -> "Source":
-    info, source = open_here(path)
+    with limited_allocation(path):
+        info, source = open_here(path)
     # Not asdict: it copies every single time.
     header = {field.name: getattr(info, field.name) for field in fields(info) if field.name != "pts_seconds"}
     send(out, {"info": header}, array.array("d", info.pts_seconds).tobytes())
-    import_module("numpy")  # for the pictures, while the parent plans
+    import_module("numpy")  # for the pictures, while the parent plans; its library exits where it finds no memory
     return source
 
 
-def _send_frames(source: "Source", indices: Sequence[int], out: BinaryIO) -> None:
+def _send_frames(source: "Source", path: str, indices: Sequence[int], out: BinaryIO) -> None:
     """Send frames while the next ones are decoded: the pipe holds less than one frame."""
     ahead: Queue[Frame | None] = Queue(maxsize=_FRAMES_AHEAD)
     writer = Thread(target=_write_frames, args=(ahead, out), daemon=True)
     writer.start()
-    for frame in source.frames(indices):
-        ahead.put(frame)
-    ahead.put(None)
-    writer.join()
+    try:
+        with limited_allocation(path):
+            for frame in source.frames(indices):
+                ahead.put(frame)
+                if frame.rgb.nbytes > _LARGE_FRAME_BYTES:
+                    del frame
+                    ahead.join()
+    finally:  # an error is told behind the frames that came before it
+        ahead.put(None)
+        writer.join()
     send(out, {"end": source.stopped})
 
 
@@ -85,17 +97,15 @@ def _write_frames(ahead: "Queue[Frame | None]", out: BinaryIO) -> None:
             send(out, header, frame.rgb.data.cast("B"))
         except BrokenPipeError:  # the parent left: there is nobody to decode for
             os._exit(0)
+        del frame  # not held while the next one is waited for
+        ahead.task_done()
 
 
 def _confine() -> None:
-    """Let the parent decide about Ctrl-C, die with it, and never take all the memory."""
+    """Let the parent decide about Ctrl-C, and die with it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    with suppress(ImportError, OSError, ValueError):
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_AS, (_ADDRESS_SPACE_BYTES, _ADDRESS_SPACE_BYTES))
 
 
 def main() -> None:

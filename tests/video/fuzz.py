@@ -1,0 +1,147 @@
+"""Asks about mutated clips up to the frames, with no model loaded: `python -m tests.video.fuzz SEED FIRST COUNT`.
+
+Opens them as `caption` does: isolated, with a decoding process that goes on to the next file. Runs in a process apart,
+so that its memory is the mutants' alone. Prints a JSON line per mutant; each is made from the seed and its number, and
+can be made again alone.
+"""
+
+import json
+import random
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import psutil
+
+from tests.video.mutants import mutant, whole_clips
+from vidqa.config import EngineConfig
+from vidqa.engine.session import Session
+from vidqa.errors import VideoError
+from vidqa.types import Request
+from vidqa.video.decode import Decoding, VideoReader, never
+from vidqa.video.reused import ReusedDecoder
+
+CONFIG = EngineConfig(model="demo", device="cpu")
+DECODING = Decoding(deadline_seconds=30.0, clip_deadline_seconds=30.0)
+_CLEAR_PEAK = "5"  # proc(5), clear_refs: VmHWM begins anew
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How asking about one mutant ended. Bytes at their peak: what the asking process grew by, what the decoder took.
+
+    `processor_seconds` are those of the asking process and its decoder, which other load does not change.
+    """
+
+    number: int
+    extension: str
+    end: str
+    what: str
+    seconds: float
+    processor_seconds: float
+    grown_bytes: int
+    decoder_bytes: int
+
+
+class ReusedReader(VideoReader):
+    """A reader whose decoder goes on to the next file."""
+
+    def close(self) -> None:
+        """Leave the file to the decoder, which closes it when it opens another one."""
+
+
+class Asking:
+    """A session that opens its videos with one decoding process after the other, and the peaks of their memory."""
+
+    def __init__(self) -> None:
+        self._decoder = ReusedDecoder(DECODING, never)
+        self.session = Session(CONFIG, opener=self._open)
+
+    def _open(self, request: Request, stopped: Callable[[], bool]) -> VideoReader:
+        return ReusedReader(*self._decoder.open(request.video))
+
+    def ask(self, path: Path) -> tuple[str, str]:
+        """Open, plan, decode and resize: the kind of the end, and what was told."""
+        try:
+            _, frames = self.session.see(Request(str(path), "what happens?", frames=4))
+        except VideoError as error:
+            assert error.what and error.remedy
+            return type(error).__name__, error.what
+        except Exception:
+            return "unexpected", traceback.format_exc()
+        return ("frames" if frames else "nothing"), ""
+
+    @property
+    def decoder(self) -> int:
+        """The id of the decoding process; 0 while there is none."""
+        worker = self._decoder._worker
+        return 0 if worker is None else worker._process.pid
+
+    def close(self) -> None:
+        """End session and decoder."""
+        self.session.close()
+        self._decoder.close()
+
+
+def outcomes(seed: int, first: int, count: int) -> Iterator[Outcome]:
+    """Ask about `count` mutants, the first of which has the number `first`."""
+    with tempfile.TemporaryDirectory() as made, closing(Asking()) as asking:
+        folder = Path(made)
+        wholes = whole_clips(folder)
+        for extension, data in wholes.items():  # what is imported on the way counts for no mutant
+            path = folder / f"clip.{extension}"
+            path.write_bytes(data)
+            assert (end := asking.ask(path)) == ("frames", ""), (extension, *end)
+        for number in range(first, first + count):
+            draw = random.Random(f"{seed} {number}")
+            extension = draw.choice(sorted(wholes))
+            path = folder / f"mutant.{extension}"
+            path.write_bytes(mutant(draw, wholes[extension], wholes[draw.choice(sorted(wholes))]))
+            yield _measured(asking, path, number)
+
+
+def _measured(asking: Asking, path: Path, number: int) -> Outcome:
+    before = asking.decoder
+    memory, _ = _peak_bytes("self", begin=True), _peak_bytes(before, begin=True)
+    decoding, processor, began = _processor_seconds(before), time.process_time(), time.monotonic()
+    end, what = asking.ask(path)
+    seconds, processor, after = time.monotonic() - began, time.process_time() - processor, asking.decoder
+    processor += _processor_seconds(after) - (decoding if after == before else 0.0)
+    grown = _peak_bytes("self") - memory
+    return Outcome(number, path.suffix[1:], end, what, seconds, processor, grown, _peak_bytes(after))
+
+
+def _peak_bytes(process: int | str, *, begin: bool = False) -> int:
+    """The most memory that a process had resident; 0 where there is no such process any more."""
+    try:
+        if begin:
+            Path(f"/proc/{process}/clear_refs").write_text(_CLEAR_PEAK)
+        lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")), 0)
+
+
+def _processor_seconds(process: int) -> float:
+    """What a process has used so far; 0 where there is no such process any more."""
+    try:
+        times = psutil.Process(process).cpu_times()
+    except psutil.Error:
+        return 0.0
+    return float(times.user + times.system)
+
+
+def main() -> None:
+    """Print the outcomes."""
+    for outcome in outcomes(*map(int, sys.argv[1:4])):
+        sys.stdout.write(json.dumps(asdict(outcome)) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
