@@ -18,7 +18,8 @@ DEMO_CLIP = Path(__file__).parents[2] / "assets" / "demo.mp4"
 FLAT_2B = {
     "model_type": "qwen2_vl", "hidden_size": 1536, "num_hidden_layers": 28, "num_attention_heads": 12,
     "num_key_value_heads": 2, "intermediate_size": 8960, "tie_word_embeddings": True, "vocab_size": 151936,
-    "max_position_embeddings": 32768, "video_token_id": 151656,
+    "max_position_embeddings": 32768, "video_token_id": 151656, "rope_theta": 1000000.0,
+    "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]},
     "vision_config": {"depth": 32, "embed_dim": 1280, "num_heads": 16, "patch_size": 14, "spatial_patch_size": 14},
 }  # fmt: skip
 

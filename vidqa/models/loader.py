@@ -4,7 +4,6 @@ Knows transformers' loading; decides nothing about memory.
 """
 
 import gc
-import json
 import logging
 import threading
 from collections.abc import Callable, Iterator
@@ -15,11 +14,14 @@ from typing import Any
 
 import torch
 
-from vidqa.errors import ModelError, UsageError
+from vidqa.errors import ModelError, UsageError, VidqaError
+from vidqa.models.chat_template import ChatTemplate
 from vidqa.models.half import keep_finite, largest_weight
 from vidqa.models.progress import counting
 from vidqa.models.qwen2_vl import Qwen2VL
-from vidqa.models.specs import check_supported, read_spec
+from vidqa.models.specs import check_supported, read_config, read_spec
+from vidqa.models.tokenizer_files import TextSide, read_text_side
+from vidqa.models.weight_files import weight_files
 from vidqa.types import Placement
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -29,13 +31,14 @@ _EMBEDDING = "model.language_model.embed_tokens"
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A model ready to run, its tokenizer, the token ids that end an answer, and how it was loaded."""
+    """A model ready to run, its tokenizer, the ids that end an answer, how it was loaded, and its chat template."""
 
     model: Qwen2VL
     tokenizer: Any
     stop_ids: frozenset[int]
     weights: str
     placement: Placement
+    template: ChatTemplate
 
 
 def torch_device(name: str) -> torch.device:
@@ -75,36 +78,18 @@ def load_model(
 def _load(
     folder: Path, device: torch.device, weights: str, dtype: str, placement: Placement, told: Callable[[int], None]
 ) -> Loaded:
-    from transformers import AutoTokenizer, Qwen2VLForConditionalGeneration
-    from transformers.utils import logging as talk
-
-    talk.disable_progress_bar()
     spec = read_spec(folder)
     check_supported(spec, folder.name)
+    texts = read_text_side(folder, spec)
+    template = ChatTemplate(texts.template, texts.template_source, texts.special)
+    template.start()  # it is ready before the weights are
     host_table = placement.embedding_on_host and device.type != "cpu"
     quantization = None if spec.stored else _quantization(weights, dtype, placement, spec.tied, host_table)
-    with _listening() as heard, counting(folder, told):
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-            model = Qwen2VLForConditionalGeneration.from_pretrained(
-                folder,
-                dtype=DTYPES[dtype],
-                device_map={_EMBEDDING: "cpu", "": device} if host_table else {"": device},
-                use_safetensors=True,
-                local_files_only=True,
-                quantization_config=quantization,
-            )
-        except ImportError as error:
-            what = f"The model in {folder} cannot be loaded: {_first_line(error)}"
-            raise ModelError(what, "Install what is missing.") from error
-        except (OSError, ValueError, RuntimeError) as error:
-            if is_out_of_memory(error):
-                raise
-            if "out of memory" in heard.text:  # transformers tells of a failed conversion in its log alone
-                raise MemoryError(heard.text[-200:]) from error
-            raise ModelError(
-                f"The model in {folder} cannot be loaded: {_first_line(error)}", "Fetch it again with `vidqa pull`."
-            ) from error
+    with _listening() as heard, counting(folder, told), _blaming(folder, heard):
+        tokenizer = _tokenizer(texts)
+        model = _model(
+            folder, DTYPES[dtype], {_EMBEDDING: "cpu", "": device} if host_table else {"": device}, quantization
+        )
     if host_table:
         keep_on_host(model, folder)
     if spec.stored is not None:
@@ -112,10 +97,56 @@ def _load(
     if model.dtype == torch.float16:  # AWQ's kernels choose it themselves
         keep_finite(model, largest_weight)
     model.eval()
-    if tokenizer.chat_template is None:
-        tokenizer.chat_template = _chat_template(folder)
     adapter = Qwen2VL(model=model, spec=spec, device=device, dtype=model.dtype, weights_bytes=weights_bytes(model))
-    return Loaded(adapter, tokenizer, _stop_ids(model, tokenizer), weights, placement)
+    return Loaded(adapter, tokenizer, texts.stop_ids, weights, placement, template)
+
+
+def _tokenizer(texts: TextSide) -> Any:
+    """transformers' tokenizer of the checked tokenizer.json: nothing else of the folder is read for it."""
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer: Any = PreTrainedTokenizerFast(tokenizer_file=str(texts.tokenizer), **texts.special)
+    tokenizer.chat_template = texts.template
+    return tokenizer
+
+
+def _model(folder: Path, dtype: torch.dtype, device_map: dict[str, Any], quantization: Any) -> Any:
+    """transformers' model from the checked values of config.json and the checked weight files."""
+    from transformers import GenerationConfig, Qwen2VLConfig, Qwen2VLForConditionalGeneration
+    from transformers.utils import logging as talk
+
+    talk.disable_progress_bar()
+    config = {key: value for key, value in read_config(folder).items() if key != "model_type"}
+    return Qwen2VLForConditionalGeneration.from_pretrained(
+        folder,
+        config=Qwen2VLConfig(**config),
+        generation_config=GenerationConfig(),
+        dtype=dtype,
+        device_map=device_map,
+        use_safetensors=True,
+        local_files_only=True,
+        quantization_config=quantization,
+    )
+
+
+@contextmanager
+def _blaming(folder: Path, heard: "_Heard") -> Iterator[None]:
+    """Turn what transformers, tokenizers or safetensors raise over a folder into ModelError: its files are the cause.
+
+    What vidqa raises itself passes, and so does a failed allocation.
+    """
+    try:
+        yield
+    except (VidqaError, KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:  # a panic of tokenizers or safetensors is no Exception
+        if is_out_of_memory(error):
+            raise
+        if "out of memory" in heard.text:  # transformers tells of a failed conversion in its log alone
+            raise MemoryError(heard.text[-200:]) from error
+        remedy = "Install what is missing." if isinstance(error, ImportError) else "Fetch it again with `vidqa pull`."
+        what = f"The model in {folder} cannot be loaded: {type(error).__name__}: {_first_line(error)}"
+        raise ModelError(what, remedy) from error
 
 
 def release_cached_memory() -> None:
@@ -170,7 +201,7 @@ def _read_tensor(folder: Path, ending: str) -> torch.Tensor:
     """The tensor of a checkpoint whose name ends so, on the host."""
     from safetensors import safe_open
 
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in weight_files(folder):
         with safe_open(path, framework="pt", device="cpu") as shard:
             for name in shard.keys():  # noqa: SIM118 - a safetensors handle is no mapping
                 if name.endswith(ending):
@@ -233,19 +264,5 @@ def _listening() -> Iterator[_Heard]:
         logger.setLevel(level)
 
 
-def _chat_template(folder: Path) -> str:
-    """Older checkpoints keep the template with the processor, in chat_template.json."""
-    path = folder / "chat_template.json"
-    if not path.exists():
-        raise ModelError(f"The model in {folder} has no chat template.", "Use a Qwen2-VL *instruct* checkpoint.")
-    return str(json.loads(path.read_text(encoding="utf-8"))["chat_template"])
-
-
-def _stop_ids(model: Any, tokenizer: Any) -> frozenset[int]:
-    configured = model.generation_config.eos_token_id
-    ids = configured if isinstance(configured, list) else [configured]
-    return frozenset(token for token in (*ids, tokenizer.eos_token_id) if token is not None)
-
-
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
