@@ -99,7 +99,10 @@ def test_what_is_not_runnable_is_refused(tmp_path: Path) -> None:
 
 def test_a_missing_shard_is_noticed(tmp_path: Path) -> None:
     folder = write_model(tmp_path / "m", weights=False)
-    index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
+    index = {
+        "metadata": {},
+        "weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"},
+    }
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     (folder / "model-00001-of-00002.safetensors").write_bytes(b"\0")
     with pytest.raises(ModelMissing, match="incomplete"):

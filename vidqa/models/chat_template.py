@@ -83,7 +83,7 @@ class ChatTemplate:
         return str(reply["text"])
 
     def _failed(self, why: str) -> ModelError:
-        return ModelError(f"{self._source}: the chat template cannot be rendered: {why}.", _REMEDY)
+        return ModelError(f"{self._source}: the chat template cannot be rendered: {why.rstrip('.')}.", _REMEDY)
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:

@@ -107,7 +107,10 @@ def _text(text: Values) -> dict[str, Any]:
         text.refuse("num_attention_heads", heads, f"must divide hidden_size, {hidden}")
     if heads % kv_heads:
         text.refuse("num_key_value_heads", kv_heads, f"must divide num_attention_heads, {heads}")
-    return checked | {"rope_parameters": _rope(text, hidden // heads)}
+    vocabulary = checked["vocab_size"]
+    tokens = {key: text.take(key, Whole(0, vocabulary - 1, None)) for key in ("bos_token_id", "pad_token_id")}
+    stops = list(token_ids(text, "eos_token_id", vocabulary))
+    return checked | tokens | {"eos_token_id": stops, "rope_parameters": _rope(text, hidden // heads)}
 
 
 def _rope(text: Values, head_dim: int) -> dict[str, Any]:

@@ -114,7 +114,8 @@ class Several:
     def check(self, value: Any) -> tuple[Any, ...]:
         values = [value] if self.single and not isinstance(value, list) else value
         if not isinstance(values, list) or not self.fewest <= len(values) <= self.most:
-            raise ValueError(f"must be a list of {self.fewest} to {self.most} values")
+            count = self.most if self.fewest == self.most else f"{self.fewest} to {self.most}"
+            raise ValueError(f"must be a list of {count} values")
         try:
             return tuple(map(self.each.check, values))
         except ValueError as error:
@@ -178,24 +179,21 @@ def shown(value: Any) -> str:
 
 def read_object(path: Path, most_bytes: int = CONFIG_BYTES) -> dict[str, Any]:
     """Read a JSON object from a file of at most `most_bytes`; raises ModelError for anything else."""
-    content = read_json(path, most_bytes)
+    try:
+        content = parse_json(read_whole(path, most_bytes))
+    except ValueError as error:
+        raise ModelError(f"{path} cannot be read: {error}.", AGAIN) from error
     if not isinstance(content, dict):
         raise ModelError(f"{path} is not a JSON object.", AGAIN)
     return content
 
 
-def read_json(path: Path, most_bytes: int = CONFIG_BYTES) -> Any:
-    """Read JSON from a regular file of at most `most_bytes`; raises ModelError for anything else."""
-    return parse_json(path, read_whole(path, most_bytes))
-
-
-def parse_json(path: Path, content: bytes) -> Any:
-    """Parse UTF-8 JSON; NaN and Infinity, which are not JSON, and nesting beyond Python's limit raise ModelError."""
+def parse_json(content: bytes) -> Any:
+    """Parse UTF-8 JSON; raises ValueError, also for NaN and Infinity, which are not JSON, and for endless nesting."""
     try:
         return json.loads(content.decode("utf-8"), parse_constant=_no_number)
-    except (ValueError, RecursionError) as error:
-        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise ModelError(f"{path} cannot be read: {reason}.", AGAIN) from error
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 def _no_number(name: str) -> NoReturn:

@@ -16,6 +16,7 @@ import torch
 
 from vidqa.errors import ModelError, UsageError, VidqaError
 from vidqa.models.chat_template import ChatTemplate
+from vidqa.models.fields import AGAIN, shown
 from vidqa.models.half import keep_finite, largest_weight
 from vidqa.models.progress import counting
 from vidqa.models.qwen2_vl import Qwen2VL
@@ -87,12 +88,14 @@ def _load(
     quantization = None if spec.stored else _quantization(weights, dtype, placement, spec.tied, host_table)
     with _listening() as heard, counting(folder, told), _blaming(folder, heard):
         tokenizer = _tokenizer(texts)
+        devices: dict[str, Any] = {_EMBEDDING: "cpu", "": device} if host_table else {"": device}
         model = _model(
-            folder, DTYPES[dtype], {_EMBEDDING: "cpu", "": device} if host_table else {"": device}, quantization
+            folder, sorted(texts.stop_ids), dtype=DTYPES[dtype], device_map=devices, quantization_config=quantization
         )
     if host_table:
         keep_on_host(model, folder)
     if spec.stored is not None:
+        check_quantized(model, folder)
         compute_in(model, DTYPES[dtype])
     if model.dtype == torch.float16:  # AWQ's kernels choose it themselves
         keep_finite(model, largest_weight)
@@ -106,11 +109,18 @@ def _tokenizer(texts: TextSide) -> Any:
     from transformers import PreTrainedTokenizerFast
 
     tokenizer: Any = PreTrainedTokenizerFast(tokenizer_file=str(texts.tokenizer), **texts.special)
+    for token, number in tokenizer.get_added_vocab().items():  # the library numbers a token anew where ids contradict
+        if texts.added.get(token) != number:
+            raise ModelError(
+                f"{texts.tokenizer}: added_tokens has {shown(token)} with the id {texts.added.get(token)}, which is "
+                f"taken or leaves a gap; it would become {number}.",
+                AGAIN,
+            )
     tokenizer.chat_template = texts.template
     return tokenizer
 
 
-def _model(folder: Path, dtype: torch.dtype, device_map: dict[str, Any], quantization: Any) -> Any:
+def _model(folder: Path, stop_ids: list[int], **how: Any) -> Any:
     """transformers' model from the checked values of config.json and the checked weight files."""
     from transformers import GenerationConfig, Qwen2VLConfig, Qwen2VLForConditionalGeneration
     from transformers.utils import logging as talk
@@ -120,12 +130,10 @@ def _model(folder: Path, dtype: torch.dtype, device_map: dict[str, Any], quantiz
     return Qwen2VLForConditionalGeneration.from_pretrained(
         folder,
         config=Qwen2VLConfig(**config),
-        generation_config=GenerationConfig(),
-        dtype=dtype,
-        device_map=device_map,
+        generation_config=GenerationConfig(eos_token_id=stop_ids or None),
         use_safetensors=True,
         local_files_only=True,
-        quantization_config=quantization,
+        **how,
     )
 
 
@@ -177,6 +185,17 @@ def _quantization(weights: str, dtype: str, placement: Placement, tied: bool, ho
         llm_int8_skip_modules=skipped,
         llm_int8_enable_fp32_cpu_offload=host_table,
     )
+
+
+def check_quantized(model: Any, folder: Path) -> None:
+    """Raise ModelError where a layer was made for bitsandbytes' codes and the files had plain numbers for it."""
+    for name, module in model.named_modules():
+        needed = {"Linear4bit": "quant_state", "Linear8bitLt": "SCB"}.get(type(module).__name__)
+        if needed and getattr(module.weight, needed, None) is None:
+            raise ModelError(
+                f"{folder / 'config.json'}: quantization_config says that {name} is quantized; its weights are not.",
+                AGAIN,
+            )
 
 
 def compute_in(model: Any, dtype: torch.dtype) -> None:

@@ -65,6 +65,7 @@ class ModelSpec:
     """A Qwen2-VL or Qwen2.5-VL checkpoint in numbers.
 
     `tied`: lm_head is the embedding table. `stored`: how the weights are quantized in the files, if they are.
+    `stop_tokens`: what ends an answer where generation_config.json names nothing.
     """
 
     model_type: str
@@ -80,6 +81,7 @@ class ModelSpec:
     tied: bool
     vision: VisionSpec
     stored: StoredWeights | None = None
+    stop_tokens: tuple[int, ...] = ()
 
     @property
     def pixel_factor(self) -> int:
@@ -154,6 +156,7 @@ def _spec_from(config: Mapping[str, Any]) -> ModelSpec:
             window=vision.get("window_size", 0),
             full_attention=vision.get("fullatt_block_indexes", ()),
         ),
+        stop_tokens=tuple(text["eos_token_id"]),
     )
 
 

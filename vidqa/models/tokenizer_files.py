@@ -11,7 +11,7 @@ from pathlib import Path
 
 from vidqa.errors import ModelError
 from vidqa.models.config_rules import token_ids
-from vidqa.models.fields import OneOf, Rule, Section, Several, Text, Values, Whole, read_object, read_text, shown
+from vidqa.models.fields import OneOf, Real, Rule, Section, Several, Text, Values, Whole, read_object, read_text, shown
 from vidqa.models.specs import ModelSpec
 
 _TOKENIZER_BYTES = 48 * 2**20  # Qwen2-VL's has 7 MB
@@ -42,11 +42,12 @@ _INNER = {
 class TextSide:
     """What is needed to make a prompt and to end an answer.
 
-    `special` are the tokens that the chat template may name (`eos_token` and its like); `template_source`
-    says where the template was read, for errors.
+    `added` are the ids of the tokens beside the vocabulary, `special` the tokens that the chat template may name
+    (`eos_token` and its like); `template_source` says where the template was read, for errors.
     """
 
     tokenizer: Path
+    added: Mapping[str, int]
     special: Mapping[str, str]
     template: str
     template_source: str
@@ -56,32 +57,36 @@ class TextSide:
 def read_text_side(folder: Path, spec: ModelSpec) -> TextSide:
     """Read and check all files of the text side; raises ModelError."""
     config = _optional(folder / "tokenizer_config.json")
-    ids = _tokens(folder / "tokenizer.json", spec)
+    ids, added = _tokens(folder / "tokenizer.json", spec)
     special = _special(config, ids)
     template, source = _template(folder, config)
     stops = _stop_ids(folder, spec)
     if eos := special.get("eos_token"):
         stops |= {ids[eos]}
-    return TextSide(folder / "tokenizer.json", special, template, source, stops)
+    return TextSide(folder / "tokenizer.json", added, special, template, source, stops)
 
 
 def _optional(path: Path) -> Values:
     return Values(path, "", read_object(path) if path.exists() else {})
 
 
-def _tokens(path: Path, spec: ModelSpec) -> dict[str, int]:
-    """Ids by text of every token; raises ModelError where a part is not known, or an id has no row in the model."""
+def _tokens(path: Path, spec: ModelSpec) -> tuple[dict[str, int], dict[str, int]]:
+    """Ids by text of every token, and of the added ones.
+
+    Raises ModelError where a part is not known, or an id has no row in the model.
+    """
     if not path.exists():
         raise ModelError(f"{path.parent} has no tokenizer.json.", _TOKENIZER_REMEDY)
     content = Values(path, "", read_object(path, _TOKENIZER_BYTES))
     model = content.inner("model")
-    model.checked({"type": OneOf(("BPE",), "BPE"), "dropout": Whole(0, 0, None)})
+    model.checked({"type": OneOf(("BPE",), "BPE"), "dropout": Real(0.0, 0.0, None)})
     for key in _PARTS:
         _check_part(content, key, key)
-    ids = _checked_ids(model, spec.vocabulary) | _added(content, spec.vocabulary)
+    added = _added(content, spec.vocabulary)
+    ids = _checked_ids(model, spec.vocabulary) | added
     if spec.video_token not in ids.values():
         raise ModelError(f"{path} has no token {spec.video_token}, config.json's video_token_id.", _TOKENIZER_REMEDY)
-    return ids
+    return ids, added
 
 
 def _check_part(values: Values, key: str, part: str) -> None:
@@ -157,9 +162,5 @@ def _template(folder: Path, config: Values) -> tuple[str, str]:
 
 def _stop_ids(folder: Path, spec: ModelSpec) -> frozenset[int]:
     """What ends an answer: generation_config.json's tokens, else config.json's."""
-    own = _optional(folder / "generation_config.json")
-    if ids := token_ids(own, "eos_token_id", spec.vocabulary):
-        return frozenset(ids)
-    config = _optional(folder / "config.json")
-    text = config.inner("text_config") if config.values.get("text_config") is not None else config
-    return frozenset(token_ids(text, "eos_token_id", spec.vocabulary))
+    own = token_ids(_optional(folder / "generation_config.json"), "eos_token_id", spec.vocabulary)
+    return frozenset(own or spec.stop_tokens)

@@ -77,7 +77,9 @@ def _refuse_other_weights(folder: Path) -> None:
 
 
 def _shards(index: Path) -> list[str]:
-    files = Values(index, "", read_object(index, _INDEX_BYTES)).take("weight_map", Section())
+    content = Values(index, "", read_object(index, _INDEX_BYTES))
+    content.inner("metadata")  # transformers cannot do without it
+    files = content.take("weight_map", Section())
     if not files:
         raise ModelError(f"{index}: weight_map names no tensor.", AGAIN)
     for tensor, shard in files.items():
@@ -115,9 +117,9 @@ def read_header(path: Path) -> list[StoredTensor]:
             length = int.from_bytes(file.read(8), "little")
             if size < 8 or length > min(size - 8, _LONGEST_HEADER):
                 _refuse(path, f"its header claims {length} bytes, the file has {size}")
-            header = parse_json(path, file.read(length))
-    except OSError as error:
-        _refuse(path, str(error.strerror or error))
+            header = parse_json(file.read(length))
+    except (OSError, ValueError) as error:
+        _refuse(path, str(getattr(error, "strerror", None) or error))
     if not isinstance(header, dict):
         _refuse(path, "its header is not a JSON object")
     header.pop("__metadata__", None)
