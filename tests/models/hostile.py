@@ -37,7 +37,7 @@ _EXTRA: tuple[tuple[str, Any], ...] = (
 _TEMPLATES = (
     "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
     "{% for a in range(99999) %}{% for b in range(99999) %}x{% endfor %}{% endfor %}",
-    "{{ 'x' * 10**9 }}", "{{ 10**10**8 }}", "{{ 'x' * 10**6 * 100 }}",
+    "{{ 'x' * 10**9 }}", "{{ 10 ** (10 ** 8) }}", "{{ 'x' * 10**6 * 100 }}",
     "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
     "{% set ns = namespace(a=['x']) %}{% for i in range(60) %}{% set ns.a = ns.a + ns.a %}{% endfor %}",
     "{{ ''.__class__.__mro__ }}", "{{ raise_exception.__globals__ }}", "{{ messages.append(1) }}", "{{ nothing.here }}",

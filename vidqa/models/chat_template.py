@@ -68,6 +68,7 @@ class ChatTemplate:
 
     def _reply(self, command: bytes, stopped: Callable[[], bool]) -> str:
         if self._process is None or self._process.poll() is not None:
+            self.close()
             self.start()
         process = self._process
         assert process is not None and process.stdin is not None and process.stdout is not None
