@@ -79,7 +79,7 @@ def ends_of(folder: Path, numbers: range) -> Counter[str]:
         end, seconds = end_of(folder, number)
         ends[end] += 1
         slowest = max(slowest, (seconds, number))
-    print(f"{len(numbers)} changes: {dict(ends)}; slowest {slowest[0]:.1f} s, change {slowest[1]}")
+    sys.stdout.write(f"{len(numbers)} changes: {dict(ends)}; slowest {slowest[0]:.1f} s, change {slowest[1]}\n")
     return ends
 
 
@@ -117,7 +117,7 @@ def cli_end(folder: Path, number: int) -> None:
     assert done.returncode in ENDS, (number, what, said)
     assert (done.returncode == ExitCode.OK) == bool(done.stdout), (number, what)
     assert "unexpected" not in said and "Traceback" not in said and "\x1b" not in said, (number, what, said)
-    assert done.returncode == ExitCode.OK or said.startswith("vidqa: "), (number, what, said)
+    assert done.returncode == ExitCode.OK or said.startswith("vidqa:"), (number, what, said)
     assert time.monotonic() - began < SECONDS + STARTING, (number, what)
 
 
