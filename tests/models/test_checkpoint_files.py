@@ -153,11 +153,15 @@ def test_a_key_without_a_rule_is_dropped(folder: Path) -> None:
         ("tokenizer.json", "model.vocab.a", 10**9, "model.vocab['a'] is 1000000000; it must be a whole number below"),
         ("tokenizer.json", "added_tokens.0.id", 768, "added_tokens[0].id is 768; it must be a whole number"),
         ("tokenizer.json", "added_tokens.0.content", "", "added_tokens[0].content is ''; it must be a text"),
-        ("tokenizer.json", "decoder.type", "Replace", "decoder.type is 'Replace'; it must be ByteLevel or Sequence"),
+        ("tokenizer.json", "decoder.type", "Replace", "decoder.type is 'Replace'; it must be one of ByteLevel"),
         ("tokenizer.json", "normalizer", {"type": "Replace"}, "normalizer.type is 'Replace'"),
         (
+            "tokenizer.json", "normalizer", {"type": "Sequence", "normalizers": [{"type": "Sequence"}]},
+            "normalizer.normalizers[0].type is 'Sequence'",
+        ),
+        (
             "tokenizer.json", "pre_tokenizer.pretokenizers.0.pattern", {"Regex": "(a+)+$"},
-            "pre_tokenizer.pretokenizers.0.pattern is '(a+)+$'; vidqa runs Qwen2's pattern only",
+            "pre_tokenizer.pretokenizers[0].pattern is '(a+)+$'; vidqa runs Qwen2's pattern only",
         ),
     ],
 )  # fmt: skip

@@ -96,7 +96,7 @@ def _compiled(template: str) -> jinja2.Template:
 
 
 def render(template: str, values: dict[str, Any], most_characters: int) -> str:
-    """Render, piece by piece; raises ValueError where the text becomes too long, and whatever jinja2 raises."""
+    """Render, piece by piece; raises ValueError where the text becomes too long, and any error of the template."""
     pieces, length = [], 0
     for piece in _compiled(template).generate(**values):
         length += len(piece)

@@ -7,6 +7,7 @@ knows no tokenizer library and no torch.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from vidqa.errors import ModelError
@@ -55,7 +56,28 @@ class TextSide:
 
 
 def read_text_side(folder: Path, spec: ModelSpec) -> TextSide:
-    """Read and check all files of the text side; raises ModelError."""
+    """Read and check all files of the text side; raises ModelError.
+
+    The same unchanged files are read once: a question's checkpoint is checked first and loaded a little later.
+    """
+    return _read(folder, spec, tuple(_identity(folder / name) for name in _FILES))
+
+
+_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "generation_config.json", "chat_template.jinja", "chat_template.json",
+)  # fmt: skip
+
+
+def _identity(path: Path) -> tuple[int, ...] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+@lru_cache(maxsize=1)
+def _read(folder: Path, spec: ModelSpec, identities: tuple[object, ...]) -> TextSide:
     config = _optional(folder / "tokenizer_config.json")
     ids, added = _tokens(folder / "tokenizer.json", spec)
     special = _special(config, ids)
@@ -81,7 +103,7 @@ def _tokens(path: Path, spec: ModelSpec) -> tuple[dict[str, int], dict[str, int]
     model = content.inner("model")
     model.checked({"type": OneOf(("BPE",), "BPE"), "dropout": Real(0.0, 0.0, None)})
     for key in _PARTS:
-        _check_part(content, key, key)
+        _check_part(content, key)
     added = _added(content, spec.vocabulary)
     ids = _checked_ids(model, spec.vocabulary) | added
     if spec.video_token not in ids.values():
@@ -89,24 +111,29 @@ def _tokens(path: Path, spec: ModelSpec) -> tuple[dict[str, int], dict[str, int]
     return ids, added
 
 
-def _check_part(values: Values, key: str, part: str) -> None:
-    """A component, or a sequence of them, must be of a known type."""
-    if values.values.get(key) is None:
+def _check_part(content: Values, part: str) -> None:
+    """A component, or every member of a sequence of them, must be of a known type."""
+    if content.values.get(part) is None:
         return
-    inner = values.inner(key)
-    kind = inner.values.get("type")
-    if kind == "Sequence":
-        members = inner.take(_INNER[part], Several(Section(), 0, 16))
-        for number, member in enumerate(members):
-            _check_part(Values(inner.path, f"{inner.section}.{_INNER[part]}", {str(number): member}), str(number), part)
-    elif kind not in _PARTS[part]:
-        inner.refuse("type", kind, f"must be {', '.join(_PARTS[part])} or Sequence")
-    elif kind == "Split":
-        pattern = inner.inner("pattern")
+    whole = content.inner(part)
+    if whole.values.get("type") != "Sequence":
+        _check_member(whole, part)
+        return
+    key = _INNER[part]
+    for place, member in enumerate(whole.take(key, Several(Section(), 0, 16))):
+        _check_member(Values(whole.path, f"{whole.section}.{key}[{place}]", member), part)
+
+
+def _check_member(member: Values, part: str) -> None:
+    kind = member.values.get("type")
+    if kind not in _PARTS[part]:
+        member.refuse("type", kind, f"must be one of {', '.join(_PARTS[part])}")
+    if kind == "Split":
+        pattern = member.inner("pattern")
         regex = pattern.values.get("Regex")
         if "String" in pattern.values or regex not in _PATTERNS:
             raise ModelError(
-                f"{inner.path}: {pattern.section} is {shown(regex)}; vidqa runs Qwen2's pattern only.",
+                f"{member.path}: {pattern.section} is {shown(regex)}; vidqa runs Qwen2's pattern only.",
                 _TOKENIZER_REMEDY,
             )
 
