@@ -107,6 +107,7 @@ TEXT, VISION = "text_config.", "vision_config."
         ("quantization_config", {"load_in_4bit": 1}, "load_in_4bit is 1; it must be true or false"),
         ("quantization_config", {"quant_method": "bitsandbytes"}, "load_in_4bit is false; it must be true, or"),
         ("quantization_config", {"load_in_8bit": True, "llm_int8_threshold": "x"}, "llm_int8_threshold is 'x'"),
+        ("quantization_config", {"load_in_8bit": True}, "says bitsandbytes, and no tensor is quantized"),
     ],
 )  # fmt: skip
 def test_a_value_of_the_config_is_named(folder: Path, way: str, value: Any, must: str | None) -> None:

@@ -120,6 +120,9 @@ def test_cached_models_are_listed_with_size(tmp_path: Path) -> None:
     write_cached(tmp_path, "Qwen/Qwen2-VL-2B-Instruct")
     write_cached(tmp_path, "Qwen/Qwen2.5-VL-3B-Instruct", {**FLAT_2B, "model_type": "qwen2_5_vl"})
     write_cached(tmp_path, "some/bert", {"model_type": "bert"})
+    for name, content in (("deep", "[" * 100_000), ("list", "[1]"), ("cut", '{"model_type": "qw')):
+        write_cached(tmp_path, f"some/{name}")
+        (tmp_path / f"models--some--{name}" / "snapshots" / "abc123" / "config.json").write_text(content)
     done = in_cache(tmp_path, "models", "--json")
     assert done.returncode == 0, done.stderr
     models = json.loads(done.stdout)["models"]

@@ -23,6 +23,11 @@ _RENAMED = (
 
 def check_tensors(folder: Path, spec: ModelSpec) -> None:
     """Raise ModelError that names the first tensor which is missing, or has another shape than config.json says."""
+    if spec.stored is not None and spec.stored.method == "bitsandbytes" and not spec.stored.quantized:
+        raise ModelError(
+            f"{folder / 'config.json'}: quantization_config says bitsandbytes, and no tensor is quantized.",
+            "Take quantization_config away, or fetch the model again with `vidqa pull`.",
+        )
     stored = {_canonical(tensor.name): tensor for tensor in stored_tensors(folder)}
     for name, shape in needed_tensors(spec):
         if spec.stored is None:
