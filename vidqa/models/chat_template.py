@@ -20,7 +20,7 @@ from vidqa.errors import Interrupted, ModelError
 from vidqa.video.decode import never
 
 _COMMAND = (sys.executable, "-S", "-P", "-m", "vidqa.models.template_worker")
-_REPLY_SECONDS = 6.0  # the process gives up after 3 by itself; the rest is for starting it on a busy machine
+_REPLY_SECONDS = 30.0  # the process ends itself after 3 s of rendering; the rest is for its start on a busy machine
 _LOOK_SECONDS = 0.05  # how often is looked whether to stop
 _MOST_CHARACTERS = 2**20  # of a prompt, beyond four times the texts that are put in it
 _PASSED_ON = ("LD_LIBRARY_PATH", "LANG", "LC_ALL", "TZ", "SYSTEMROOT", "TMPDIR")

@@ -86,7 +86,7 @@ def _load(
     template.start()  # it is ready before the weights are
     host_table = placement.embedding_on_host and device.type != "cpu"
     quantization = None if spec.stored else _quantization(weights, dtype, placement, spec.tied, host_table)
-    with _listening() as heard, counting(folder, told), _blaming(folder, heard):
+    with _listening() as heard, counting(folder, told), _as_model_error(folder, heard):
         tokenizer = _tokenizer(texts)
         devices: dict[str, Any] = {_EMBEDDING: "cpu", "": device} if host_table else {"": device}
         model = _model(
@@ -138,7 +138,7 @@ def _model(folder: Path, stop_ids: list[int], **how: Any) -> Any:
 
 
 @contextmanager
-def _blaming(folder: Path, heard: "_Heard") -> Iterator[None]:
+def _as_model_error(folder: Path, heard: "_Heard") -> Iterator[None]:
     """Turn what transformers, tokenizers or safetensors raise over a folder into ModelError: its files are the cause.
 
     What vidqa raises itself passes, and so does a failed allocation.
