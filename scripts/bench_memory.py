@@ -103,7 +103,7 @@ def run_plan(loaded: Any, task: Task, plan: Plan, meter: Any = None) -> Any:
     """One plan through the pipeline, to the last token; returns its tracker."""
     from vidqa.engine.prompt import build_prompt
 
-    prompt = build_prompt(loaded.tokenizer, task.spec.video_token, task.request.question, None)
+    prompt = build_prompt(loaded, task.request.question, None)
     return ask(loaded, task, plan, prompt, SyntheticReader(task.video), meter).tracker
 
 

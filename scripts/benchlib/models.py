@@ -14,6 +14,7 @@ import torch
 from transformers import AutoConfig, AutoTokenizer, Qwen2VLForConditionalGeneration
 
 from vidqa.engine.prompt import Prompt
+from vidqa.models.chat_template import ChatTemplate
 from vidqa.models.choice import RELEASED
 from vidqa.models.hub import demo_folder
 from vidqa.models.loader import Loaded, weights_bytes
@@ -56,7 +57,8 @@ def load(model: Any, device: torch.device, dtype: torch.dtype) -> Loaded:
     """A model as the engine takes it, with the demo model's tokenizer; nothing ends its answers."""
     spec = parse_spec(model.config.to_dict(), "the benchmark's model")
     adapter = Qwen2VL(model, spec, device, dtype, weights_bytes(model))
-    return Loaded(adapter, _tokenizer(), frozenset(), short_name(dtype), Placement())
+    template = ChatTemplate("", "the benchmark's model", {})  # prompts are token ids here
+    return Loaded(adapter, _tokenizer(), frozenset(), short_name(dtype), Placement(), template)
 
 
 @functools.cache

@@ -140,7 +140,7 @@ def answers(
     loaded: Loaded, setup: Setup, pictures: Sequence[Picture], turns: Sequence[Turn]
 ) -> Iterator[tuple[Turn, Tensor, str]]:
     """First-token logits and the greedy answer to each question; the video is encoded once."""
-    model, tokenizer, spec = loaded.model, loaded.tokenizer, loaded.model.spec
+    model, spec = loaded.model, loaded.model.spec
     encoder = GroupEncoder(model, len(pictures))
     for picture in pictures:
         encoder.push(picture)
@@ -149,7 +149,7 @@ def answers(
     _, height, width = pictures[0].pixels.shape
     rows, columns = height // spec.pixel_factor, width // spec.pixel_factor
     for turn in turns:
-        prompt = build_prompt(tokenizer, spec.video_token, turn.question, None)
+        prompt = build_prompt(loaded, turn.question, None)
         head, tail = len(prompt.head), len(prompt.tail)
         after = position_after_video(head, group.slices, rows, columns)
         parts = (
@@ -167,7 +167,7 @@ def answers(
         logits = prefill.logits(cache)
         writer = make_writer(model, cache, kernel, after + tail, Sampler(0.0, 1.0, None))
         tokens = list(decode(writer, logits, loaded.stop_ids, _MOST_TOKENS))
-        yield turn, logits[0], tokenizer.decode(tokens, skip_special_tokens=True)
+        yield turn, logits[0], loaded.tokenizer.decode(tokens, skip_special_tokens=True)
 
 
 def _drain(stage: Iterator[int]) -> None:

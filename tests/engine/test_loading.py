@@ -17,7 +17,7 @@ from vidqa.errors import DoesNotFit, Interrupted, UsageError
 from vidqa.events import Answered, Degraded, Event, MemorySampled, Planned, StageProgress, StageStarted
 from vidqa.models.hub import demo_folder
 from vidqa.models.loader import load_model
-from vidqa.models.stored import tensor_sizes
+from vidqa.models.weight_files import tensor_sizes
 from vidqa.types import Placement
 
 CONFIG = EngineConfig(isolate_decoder=False, remember=False)

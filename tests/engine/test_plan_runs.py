@@ -75,7 +75,7 @@ def run(plan: Plan) -> Ran:
     """Load and run a plan, without the session between."""
     draft = plan.draft
     loaded = load_model(demo_folder(), CPU, draft.weights, draft.dtype, draft.placement)
-    prompt = build_prompt(loaded.tokenizer, loaded.model.spec.video_token, QUESTION, None)
+    prompt = build_prompt(loaded, QUESTION, None)
     speech, hooks = Speech(Request(CLIP, QUESTION)), Hooks(lambda: False, lambda phase: None, lambda phase: None)
     with open_video(CLIP, isolated=False) as reader:
         pipeline = Pipeline(loaded, plan, prompt, speech, Tracker(find_device("cpu")), hooks, Clock(Stopwatch()))
@@ -188,7 +188,7 @@ def test_dtype(plain: Plan) -> None:
 def test_attention(plain: Plan, usual: Ran) -> None:
     loaded, draft = usual.loaded, replace(plain.draft, attention="flex")
     speech, hooks = Speech(Request(CLIP, QUESTION)), Hooks(lambda: False, lambda phase: None, lambda phase: None)
-    prompt = build_prompt(loaded.tokenizer, loaded.model.spec.video_token, QUESTION, None)
+    prompt = build_prompt(loaded, QUESTION, None)
     tracker, clock = Tracker(find_device("cpu")), Clock(Stopwatch())
     pipeline = Pipeline(loaded, replace(plain, draft=draft), prompt, speech, tracker, hooks, clock)
     assert (usual.kernel, pipeline.kernel_name) == ("flash", "flex")
@@ -207,7 +207,7 @@ def test_the_vision_tower_leaves_when_the_plan_says(usual: Ran, plain: Plan) -> 
         loaded = usual.loaded
         plan = with_draft(plain, placement=Placement(vision_offloaded=offloaded))
         speech, hooks = Speech(Request(CLIP, QUESTION)), Hooks(lambda: False, lambda phase: None, lambda phase: None)
-        prompt = build_prompt(loaded.tokenizer, loaded.model.spec.video_token, QUESTION, None)
+        prompt = build_prompt(loaded, QUESTION, None)
         with open_video(CLIP, isolated=False) as reader, moved(loaded.model.visual) as sent:
             tracker, clock = Tracker(find_device("cpu")), Clock(Stopwatch())
             list(Pipeline(loaded, plan, prompt, speech, tracker, hooks, clock).run(reader))

@@ -18,7 +18,8 @@ DEMO_CLIP = Path(__file__).parents[2] / "assets" / "demo.mp4"
 FLAT_2B = {
     "model_type": "qwen2_vl", "hidden_size": 1536, "num_hidden_layers": 28, "num_attention_heads": 12,
     "num_key_value_heads": 2, "intermediate_size": 8960, "tie_word_embeddings": True, "vocab_size": 151936,
-    "max_position_embeddings": 32768, "video_token_id": 151656,
+    "max_position_embeddings": 32768, "video_token_id": 151656, "rope_theta": 1000000.0,
+    "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]},
     "vision_config": {"depth": 32, "embed_dim": 1280, "num_heads": 16, "patch_size": 14, "spatial_patch_size": 14},
 }  # fmt: skip
 
@@ -98,7 +99,10 @@ def test_what_is_not_runnable_is_refused(tmp_path: Path) -> None:
 
 def test_a_missing_shard_is_noticed(tmp_path: Path) -> None:
     folder = write_model(tmp_path / "m", weights=False)
-    index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
+    index = {
+        "metadata": {},
+        "weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"},
+    }
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     (folder / "model-00001-of-00002.safetensors").write_bytes(b"\0")
     with pytest.raises(ModelMissing, match="incomplete"):
@@ -116,6 +120,9 @@ def test_cached_models_are_listed_with_size(tmp_path: Path) -> None:
     write_cached(tmp_path, "Qwen/Qwen2-VL-2B-Instruct")
     write_cached(tmp_path, "Qwen/Qwen2.5-VL-3B-Instruct", {**FLAT_2B, "model_type": "qwen2_5_vl"})
     write_cached(tmp_path, "some/bert", {"model_type": "bert"})
+    for name, content in (("deep", "[" * 100_000), ("list", "[1]"), ("cut", '{"model_type": "qw')):
+        write_cached(tmp_path, f"some/{name}")
+        (tmp_path / f"models--some--{name}" / "snapshots" / "abc123" / "config.json").write_text(content)
     done = in_cache(tmp_path, "models", "--json")
     assert done.returncode == 0, done.stderr
     models = json.loads(done.stdout)["models"]

@@ -141,5 +141,5 @@ def test_a_file_that_is_no_safetensors_is_told(tmp_path: Path) -> None:
     folder = changed(tmp_path, {"quant_method": "awq"})
     for content in (b"", b"\xff" * 64, (2).to_bytes(8, "little") + b"[]"):
         (folder / "model.safetensors").write_bytes(content)
-        with pytest.raises(ModelError, match="no safetensors file"):
+        with pytest.raises(ModelError, match="no whole safetensors file"):
             read_spec(folder)

@@ -269,7 +269,7 @@ def _flex(subject: Subject, layout: "HeadLayout", where: str, dtype: Any) -> Che
 def _model(subject: Subject) -> Iterator[Check]:
     if subject.model is None:
         return
-    checkpoint = _checkpoint(subject)
+    checkpoint = find_checkpoints(subject.model, local=True)[0]  # with all that an answer needs of it
     folder = checkpoint.local_folder()
     size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     yield Check("model", "ok", f"{checkpoint.name}: {format_bytes(size)} of weights in {folder}")

@@ -20,7 +20,7 @@ from vidqa.events import Event, StageProgress, StageStarted
 from vidqa.memory.device import find_device
 from vidqa.memory.search import Task
 from vidqa.models.choice import Checkpoint, find_checkpoints
-from vidqa.models.stored import tensor_sizes
+from vidqa.models.weight_files import tensor_sizes
 from vidqa.types import Device, Draft, Request, VideoInfo
 
 if TYPE_CHECKING:

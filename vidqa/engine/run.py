@@ -5,7 +5,7 @@ the cache; the oldest turns go first, whole. Runs nothing.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from vidqa.events import Event, Noted
 from vidqa.memory.search import Task
 from vidqa.models.choice import Checkpoint
 from vidqa.types import Plan, Request, VideoInfo
+from vidqa.video.decode import never
 
 if TYPE_CHECKING:
     from vidqa.engine.kept import Read, Visual
@@ -119,12 +120,11 @@ def recall(kept: Kept, request: Request, config: EngineConfig, loaded: "Loaded")
     return Run(shorter, kept.scene, last.video, last.checkpoint, task, plan, last.visual, last.read, dropped)
 
 
-def prompt_of(request: Request, loaded: "Loaded") -> "Prompt":
-    """The request as token ids around the video."""
+def prompt_of(request: Request, loaded: "Loaded", stopped: Callable[[], bool] = never) -> "Prompt":
+    """The request as token ids around the video; raises Interrupted soon after `stopped` says so."""
     from vidqa.engine.prompt import build_prompt
 
-    spec = loaded.model.spec
-    return build_prompt(loaded.tokenizer, spec.video_token, request.question, request.system, request.history)
+    return build_prompt(loaded, request.question, request.system, request.history, stopped)
 
 
 def text_tokens(request: Request, loaded: "Loaded") -> int:

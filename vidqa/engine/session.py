@@ -307,7 +307,7 @@ class Session:
         from vidqa.engine.stages import Hooks
 
         yield from self._settle_attention(run, loaded)
-        prompt = prompt_of(run.request, loaded)
+        prompt = prompt_of(run.request, loaded, self._cancelled.is_set)
         plan = self._plan_for(run, len(prompt.head) + len(prompt.tail))
         run.speech = run.speech or Speech(run.request)
         hooks = Hooks(self._cancelled.is_set, self._fault, run.enter)

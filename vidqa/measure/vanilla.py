@@ -65,9 +65,7 @@ class PlainTransformers:
         """Answer greedily from these frames at `size` (height, width)."""
         watch = Stopwatch()
         made = self._processed(self._frames(reader, indices, size))
-        prompt = build_prompt(
-            self._loaded.tokenizer, self._loaded.model.spec.video_token, request.question, request.system
-        )
+        prompt = build_prompt(self._loaded, request.question, request.system)
         inputs = self._inputs(prompt, made)
         length, clock = inputs["input_ids"].shape[1], _FirstToken(watch)
         with torch.no_grad():

@@ -9,8 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vidqa.errors import ModelError, ModelMissing
+from vidqa.models.config_rules import SUPPORTED_TYPES
 from vidqa.models.hub import CachedModel, cached_models, missing, resolve_model
 from vidqa.models.specs import REFERENCE_BOUNDS, ModelSpec, VisionSpec, check_supported, read_bounds, read_spec
+from vidqa.models.tensors import check_tensors
+from vidqa.models.tokenizer_files import read_text_side
 from vidqa.types import PixelBounds
 
 _TOWER = VisionSpec(depth=32, embed_dim=1280, heads=16, patch=14, temporal_patch=2, merge=2, mlp_hidden=5120)
@@ -75,10 +78,21 @@ def find_checkpoints(name: str, *, local: bool) -> list[Checkpoint]:
         if local or name not in RELEASED:
             raise
         return [Checkpoint(name, RELEASED[name], REFERENCE_BOUNDS, None)]
+    return [_open(name, folder, local)]
+
+
+def _open(name: str, folder: Path, local: bool) -> Checkpoint:
+    """A folder as a checkpoint: the one place where its files are checked, before anything is computed with them.
+
+    What only an answer needs (tokenizer, chat template, tokens that end it) is looked at where it is to run here.
+    """
     found = Checkpoint(name, read_spec(folder), read_bounds(folder), folder)
     if local:
         check_supported(found.spec, name)
-    return [found]
+        read_text_side(folder, found.spec)
+    if found.spec.model_type in SUPPORTED_TYPES:
+        check_tensors(folder, found.spec)
+    return found
 
 
 def _candidates(local: bool) -> list[Checkpoint]:
@@ -94,11 +108,8 @@ def _candidates(local: bool) -> list[Checkpoint]:
 
 
 def _readable(model: CachedModel, local: bool) -> Iterator[Checkpoint]:
-    """A cached model as a checkpoint; nothing where its quantization cannot be planned, or (`local`) run here."""
+    """A cached model as a checkpoint; nothing where its files are broken or cannot be planned or (`local`) run."""
     try:
-        found = Checkpoint(model.repository, read_spec(model.folder), read_bounds(model.folder), model.folder)
-        if local:
-            check_supported(found.spec, found.name)
+        yield _open(model.repository, model.folder, local)
     except ModelError:
         return
-    yield found

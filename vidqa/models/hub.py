@@ -5,7 +5,6 @@ Nothing is fetched except by `pull_model`; safetensors only. Knows no torch.
 """
 
 import contextlib
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,10 @@ from typing import Any
 
 import vidqa
 from vidqa.errors import ModelError, ModelMissing
-from vidqa.models.specs import SUPPORTED_TYPES, check_supported, read_spec
+from vidqa.models.config_rules import SUPPORTED_TYPES
+from vidqa.models.fields import read_object
+from vidqa.models.specs import check_supported, read_spec
+from vidqa.models.weight_files import weight_files
 
 DEMO = "demo"
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
@@ -78,20 +80,8 @@ def missing(repository: str) -> ModelMissing:
 def _checked_folder(folder: Path) -> Path:
     if not (folder / "config.json").exists():
         raise ModelMissing(f"{folder} holds no model: config.json is missing.", "Give a checkpoint's folder.")
-    if not _weights_are_whole(folder):
-        raise ModelMissing(
-            f"The weights in {folder} are incomplete or not safetensors.", "Fetch them with `vidqa pull OWNER/NAME`."
-        )
+    weight_files(folder)
     return folder
-
-
-def _weights_are_whole(folder: Path) -> bool:
-    """One safetensors file, or every shard that the index names."""
-    index = folder / "model.safetensors.index.json"
-    if not index.exists():
-        return (folder / "model.safetensors").exists()
-    shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    return all((folder / shard).exists() for shard in shards)
 
 
 def cache_folder() -> Path:
@@ -123,8 +113,8 @@ def cached_names() -> list[str]:
     """
     found = set()
     for path in cache_folder().glob("models--*--*/snapshots/*/config.json"):
-        with contextlib.suppress(OSError, ValueError, AttributeError):
-            if json.loads(path.read_text(encoding="utf-8")).get("model_type") in SUPPORTED_TYPES:
+        with contextlib.suppress(ModelError):
+            if read_object(path).get("model_type") in SUPPORTED_TYPES:
                 found.add(path.parts[-4].removeprefix("models--").replace("--", "/", 1))
     return sorted(found)
 
@@ -135,13 +125,22 @@ def _cached(repository: Any) -> CachedModel | None:
     newest = max(repository.revisions, key=lambda revision: revision.last_modified)
     folder = Path(newest.snapshot_path)
     try:
-        model_type = str(json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type"))
-    except (OSError, ValueError, AttributeError):
+        model_type = str(read_object(folder / "config.json").get("model_type"))
+    except ModelError:
         return None
     if not model_type.startswith("qwen2"):
         return None
-    runnable = model_type in SUPPORTED_TYPES and _weights_are_whole(folder)
+    runnable = model_type in SUPPORTED_TYPES and _is_whole(folder)
     return CachedModel(repository.repo_id, model_type, repository.size_on_disk, folder, runnable)
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether the weights are there; what is in them is looked at when the model is chosen."""
+    try:
+        weight_files(folder)
+    except ModelError:
+        return False
+    return True
 
 
 def pull_model(repository: str) -> Path:
@@ -165,7 +164,7 @@ def pull_model(repository: str) -> Path:
     except (LocalEntryNotFoundError, OSError, transport_error) as error:
         raise _unreachable(repository) from error
     # Offline, huggingface_hub returns what an earlier fetch left.
-    if not _weights_are_whole(folder):
+    if not _is_whole(folder):
         raise _unreachable(repository)
     return folder
 

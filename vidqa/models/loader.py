@@ -4,7 +4,6 @@ Knows transformers' loading; decides nothing about memory.
 """
 
 import gc
-import json
 import logging
 import threading
 from collections.abc import Callable, Iterator
@@ -15,11 +14,15 @@ from typing import Any
 
 import torch
 
-from vidqa.errors import ModelError, UsageError
+from vidqa.errors import ModelError, UsageError, VidqaError
+from vidqa.models.chat_template import ChatTemplate
+from vidqa.models.fields import AGAIN, shown
 from vidqa.models.half import keep_finite, largest_weight
 from vidqa.models.progress import counting
 from vidqa.models.qwen2_vl import Qwen2VL
-from vidqa.models.specs import check_supported, read_spec
+from vidqa.models.specs import check_supported, read_config, read_spec
+from vidqa.models.tokenizer_files import TextSide, read_text_side
+from vidqa.models.weight_files import weight_files
 from vidqa.types import Placement
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -29,13 +32,14 @@ _EMBEDDING = "model.language_model.embed_tokens"
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A model ready to run, its tokenizer, the token ids that end an answer, and how it was loaded."""
+    """A model ready to run, its tokenizer, the ids that end an answer, how it was loaded, and its chat template."""
 
     model: Qwen2VL
     tokenizer: Any
     stop_ids: frozenset[int]
     weights: str
     placement: Placement
+    template: ChatTemplate
 
 
 def torch_device(name: str) -> torch.device:
@@ -75,47 +79,82 @@ def load_model(
 def _load(
     folder: Path, device: torch.device, weights: str, dtype: str, placement: Placement, told: Callable[[int], None]
 ) -> Loaded:
-    from transformers import AutoTokenizer, Qwen2VLForConditionalGeneration
-    from transformers.utils import logging as talk
-
-    talk.disable_progress_bar()
     spec = read_spec(folder)
     check_supported(spec, folder.name)
+    texts = read_text_side(folder, spec)
+    template = ChatTemplate(texts.template, texts.template_source, texts.special)
+    template.start()  # it is ready before the weights are
     host_table = placement.embedding_on_host and device.type != "cpu"
     quantization = None if spec.stored else _quantization(weights, dtype, placement, spec.tied, host_table)
-    with _listening() as heard, counting(folder, told):
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-            model = Qwen2VLForConditionalGeneration.from_pretrained(
-                folder,
-                dtype=DTYPES[dtype],
-                device_map={_EMBEDDING: "cpu", "": device} if host_table else {"": device},
-                use_safetensors=True,
-                local_files_only=True,
-                quantization_config=quantization,
-            )
-        except ImportError as error:
-            what = f"The model in {folder} cannot be loaded: {_first_line(error)}"
-            raise ModelError(what, "Install what is missing.") from error
-        except (OSError, ValueError, RuntimeError) as error:
-            if is_out_of_memory(error):
-                raise
-            if "out of memory" in heard.text:  # transformers tells of a failed conversion in its log alone
-                raise MemoryError(heard.text[-200:]) from error
-            raise ModelError(
-                f"The model in {folder} cannot be loaded: {_first_line(error)}", "Fetch it again with `vidqa pull`."
-            ) from error
+    with _listening() as heard, counting(folder, told), _as_model_error(folder, heard):
+        tokenizer = _tokenizer(texts)
+        devices: dict[str, Any] = {_EMBEDDING: "cpu", "": device} if host_table else {"": device}
+        model = _model(
+            folder, sorted(texts.stop_ids), dtype=DTYPES[dtype], device_map=devices, quantization_config=quantization
+        )
     if host_table:
         keep_on_host(model, folder)
     if spec.stored is not None:
+        check_quantized(model, folder)
         compute_in(model, DTYPES[dtype])
     if model.dtype == torch.float16:  # AWQ's kernels choose it themselves
         keep_finite(model, largest_weight)
     model.eval()
-    if tokenizer.chat_template is None:
-        tokenizer.chat_template = _chat_template(folder)
     adapter = Qwen2VL(model=model, spec=spec, device=device, dtype=model.dtype, weights_bytes=weights_bytes(model))
-    return Loaded(adapter, tokenizer, _stop_ids(model, tokenizer), weights, placement)
+    return Loaded(adapter, tokenizer, texts.stop_ids, weights, placement, template)
+
+
+def _tokenizer(texts: TextSide) -> Any:
+    """transformers' tokenizer of the checked tokenizer.json: nothing else of the folder is read for it."""
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer: Any = PreTrainedTokenizerFast(tokenizer_file=str(texts.tokenizer), **texts.special)
+    for token, number in tokenizer.get_added_vocab().items():  # the library numbers a token anew where ids contradict
+        if texts.added.get(token) != number:
+            raise ModelError(
+                f"{texts.tokenizer}: added_tokens has {shown(token)} with the id {texts.added.get(token)}, which is "
+                f"taken or leaves a gap; it would become {number}.",
+                AGAIN,
+            )
+    tokenizer.chat_template = texts.template
+    return tokenizer
+
+
+def _model(folder: Path, stop_ids: list[int], **how: Any) -> Any:
+    """transformers' model from the checked values of config.json and the checked weight files."""
+    from transformers import GenerationConfig, Qwen2VLConfig, Qwen2VLForConditionalGeneration
+    from transformers.utils import logging as talk
+
+    talk.disable_progress_bar()
+    config = {key: value for key, value in read_config(folder).items() if key != "model_type"}
+    return Qwen2VLForConditionalGeneration.from_pretrained(
+        folder,
+        config=Qwen2VLConfig(**config),
+        generation_config=GenerationConfig(eos_token_id=stop_ids or None),
+        use_safetensors=True,
+        local_files_only=True,
+        **how,
+    )
+
+
+@contextmanager
+def _as_model_error(folder: Path, heard: "_Heard") -> Iterator[None]:
+    """Turn what transformers, tokenizers or safetensors raise over a folder into ModelError: its files are the cause.
+
+    What vidqa raises itself passes, and so does a failed allocation.
+    """
+    try:
+        yield
+    except (VidqaError, KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:  # a panic of tokenizers or safetensors is no Exception
+        if is_out_of_memory(error):
+            raise
+        if "out of memory" in heard.text:  # transformers tells of a failed conversion in its log alone
+            raise MemoryError(heard.text[-200:]) from error
+        remedy = "Install what is missing." if isinstance(error, ImportError) else "Fetch it again with `vidqa pull`."
+        what = f"The model in {folder} cannot be loaded: {type(error).__name__}: {_first_line(error)}"
+        raise ModelError(what, remedy) from error
 
 
 def release_cached_memory() -> None:
@@ -148,6 +187,17 @@ def _quantization(weights: str, dtype: str, placement: Placement, tied: bool, ho
     )
 
 
+def check_quantized(model: Any, folder: Path) -> None:
+    """Raise ModelError where a layer was made for bitsandbytes' codes and the files had plain numbers for it."""
+    for name, module in model.named_modules():
+        needed = {"Linear4bit": "quant_state", "Linear8bitLt": "SCB"}.get(type(module).__name__)
+        if needed and getattr(module.weight, needed, None) is None:
+            raise ModelError(
+                f"{folder / 'config.json'}: quantization_config says that {name} is quantized; its weights are not.",
+                AGAIN,
+            )
+
+
 def compute_in(model: Any, dtype: torch.dtype) -> None:
     """Let stored 4-bit layers compute in the planned precision: the checkpoint may name another one."""
     for module in model.modules():
@@ -170,7 +220,7 @@ def _read_tensor(folder: Path, ending: str) -> torch.Tensor:
     """The tensor of a checkpoint whose name ends so, on the host."""
     from safetensors import safe_open
 
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in weight_files(folder):
         with safe_open(path, framework="pt", device="cpu") as shard:
             for name in shard.keys():  # noqa: SIM118 - a safetensors handle is no mapping
                 if name.endswith(ending):
@@ -233,19 +283,5 @@ def _listening() -> Iterator[_Heard]:
         logger.setLevel(level)
 
 
-def _chat_template(folder: Path) -> str:
-    """Older checkpoints keep the template with the processor, in chat_template.json."""
-    path = folder / "chat_template.json"
-    if not path.exists():
-        raise ModelError(f"The model in {folder} has no chat template.", "Use a Qwen2-VL *instruct* checkpoint.")
-    return str(json.loads(path.read_text(encoding="utf-8"))["chat_template"])
-
-
-def _stop_ids(model: Any, tokenizer: Any) -> frozenset[int]:
-    configured = model.generation_config.eos_token_id
-    ids = configured if isinstance(configured, list) else [configured]
-    return frozenset(token for token in (*ids, tokenizer.eos_token_id) if token is not None)
-
-
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]

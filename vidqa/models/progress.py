@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from vidqa.models.stored import tensor_sizes
+from vidqa.models.weight_files import tensor_sizes
 
 _BAR = "Loading weights"  # transformers/core_model_loading.py, convert_and_load_state_dict_in_model
 

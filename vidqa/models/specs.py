@@ -3,14 +3,15 @@
 Pure reading: no torch, no transformers, no weights. Costs are methods of the description.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from vidqa.errors import ModelError
-from vidqa.models.stored import StoredWeights, read_stored
+from vidqa.models.config_rules import SUPPORTED_TYPES, check_config
+from vidqa.models.fields import Real, Rule, Values, Whole, read_object
+from vidqa.models.stored import StoredWeights, check_quantization, read_stored
 from vidqa.types import PixelBounds
 
 # qwen-vl-utils 0.0.14, vision_process.py: tokens of 28x28 pixels per temporal slice, frames, fps.
@@ -24,8 +25,6 @@ REFERENCE_BOUNDS = PixelBounds(
     fps=2.0,
     source="qwen-vl-utils",
 )
-SUPPORTED_TYPES = ("qwen2_vl",)
-PLANNED_TYPES = ("qwen2_vl", "qwen2_5_vl")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +65,7 @@ class ModelSpec:
     """A Qwen2-VL or Qwen2.5-VL checkpoint in numbers.
 
     `tied`: lm_head is the embedding table. `stored`: how the weights are quantized in the files, if they are.
+    `stop_tokens`: what ends an answer where generation_config.json names nothing.
     """
 
     model_type: str
@@ -81,6 +81,7 @@ class ModelSpec:
     tied: bool
     vision: VisionSpec
     stored: StoredWeights | None = None
+    stop_tokens: tuple[int, ...] = ()
 
     @property
     def pixel_factor(self) -> int:
@@ -99,23 +100,21 @@ class ModelSpec:
 
 def read_spec(folder: Path) -> ModelSpec:
     """Read config.json of a checkpoint folder; raises ModelError for what cannot be planned."""
-    config = _read_json(folder / "config.json")
-    return replace(parse_spec(config, folder.name), stored=read_stored(folder, config))
+    config = read_config(folder)
+    return replace(_spec_from(config), stored=read_stored(folder, config.get("quantization_config")))
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The checked values of config.json, as transformers' Qwen2VLConfig takes them; raises ModelError."""
+    path = folder / "config.json"
+    values = Values(path, "", read_object(path))
+    config, quantization = check_config(values), check_quantization(values)
+    return config if quantization is None else config | {"quantization_config": quantization}
 
 
 def parse_spec(config: Mapping[str, Any], name: str) -> ModelSpec:
-    """A checkpoint's config as numbers; raises ModelError for other models and for missing values."""
-    model_type = str(config.get("model_type"))
-    if model_type not in PLANNED_TYPES:
-        raise ModelError(
-            f"{name} is a {model_type!r} checkpoint; vidqa runs {' and '.join(SUPPORTED_TYPES)}.",
-            "Choose for example --model Qwen/Qwen2-VL-2B-Instruct.",
-        )
-    text = config.get("text_config") or config  # hub checkpoints are flat, saved ones nested
-    try:
-        return _spec_from(model_type, config, text, config["vision_config"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise ModelError(f"config.json of {name} lacks or misstates {error}.", "Fetch the model again.") from error
+    """A checkpoint's config as numbers; raises ModelError for other models and for values that cannot be."""
+    return _spec_from(check_config(Values(name, "", config)))
 
 
 def check_supported(spec: ModelSpec, name: str) -> None:
@@ -130,54 +129,47 @@ def check_supported(spec: ModelSpec, name: str) -> None:
         )
 
 
-def _spec_from(
-    model_type: str, config: Mapping[str, Any], text: Mapping[str, Any], vision: Mapping[str, Any]
-) -> ModelSpec:
-    heads = int(text["num_attention_heads"])
-    tied = config.get("tie_word_embeddings", text.get("tie_word_embeddings", False))
+def _spec_from(config: Mapping[str, Any]) -> ModelSpec:
+    text, vision = config["text_config"], config["vision_config"]
+    gated = config["model_type"] == "qwen2_5_vl"
     return ModelSpec(
-        model_type=model_type,
-        layers=int(text["num_hidden_layers"]),
-        hidden=int(text["hidden_size"]),
-        intermediate=int(text["intermediate_size"]),
-        heads=heads,
-        kv_heads=int(text.get("num_key_value_heads") or heads),
-        head_dim=int(text["hidden_size"]) // heads,
-        vocabulary=int(text["vocab_size"]),
-        context_tokens=int(text["max_position_embeddings"]),
-        video_token=int(config.get("video_token_id", 151656)),
-        tied=bool(tied),
-        vision=_gated_vision(vision) if model_type == "qwen2_5_vl" else _vision(vision),
+        model_type=config["model_type"],
+        layers=text["num_hidden_layers"],
+        hidden=text["hidden_size"],
+        intermediate=text["intermediate_size"],
+        heads=text["num_attention_heads"],
+        kv_heads=text["num_key_value_heads"],
+        head_dim=text["hidden_size"] // text["num_attention_heads"],
+        vocabulary=text["vocab_size"],
+        context_tokens=text["max_position_embeddings"],
+        video_token=config["video_token_id"],
+        tied=config["tie_word_embeddings"],
+        vision=VisionSpec(
+            depth=vision["depth"],
+            embed_dim=vision["hidden_size"] if gated else vision["embed_dim"],  # Qwen2.5-VL's is the tower's own
+            heads=vision["num_heads"],
+            patch=vision["patch_size"],
+            temporal_patch=vision["temporal_patch_size"],
+            merge=vision["spatial_merge_size"],
+            mlp_hidden=vision["intermediate_size"] if gated else vision["embed_dim"] * vision["mlp_ratio"],
+            gated=gated,
+            window=vision.get("window_size", 0),
+            full_attention=vision.get("fullatt_block_indexes", ()),
+        ),
+        stop_tokens=tuple(text["eos_token_id"]),
     )
 
 
-def _vision(vision: Mapping[str, Any]) -> VisionSpec:
-    width = int(vision.get("embed_dim", 1280))
-    return VisionSpec(
-        depth=int(vision.get("depth", 32)),
-        embed_dim=width,
-        heads=int(vision.get("num_heads", 16)),
-        patch=int(vision.get("patch_size", vision.get("spatial_patch_size", 14))),
-        temporal_patch=int(vision.get("temporal_patch_size", 2)),
-        merge=int(vision.get("spatial_merge_size", 2)),
-        mlp_hidden=int(width * vision.get("mlp_ratio", 4)),
-    )
-
-
-def _gated_vision(vision: Mapping[str, Any]) -> VisionSpec:
-    """Qwen2.5-VL's tower: its `hidden_size` is the tower's own width."""
-    return VisionSpec(
-        depth=int(vision.get("depth", 32)),
-        embed_dim=int(vision.get("hidden_size", 1280)),
-        heads=int(vision.get("num_heads", 16)),
-        patch=int(vision.get("patch_size", vision.get("spatial_patch_size", 14))),
-        temporal_patch=int(vision.get("temporal_patch_size", 2)),
-        merge=int(vision.get("spatial_merge_size", 2)),
-        mlp_hidden=int(vision.get("intermediate_size", 3420)),
-        gated=True,
-        window=int(vision.get("window_size", 112)),
-        full_attention=tuple(vision.get("fullatt_block_indexes", (7, 15, 23, 31))),
-    )
+_PIXELS = Whole(1, 2**31, None)
+_PROCESSOR: dict[str, Rule] = {
+    "min_pixels": _PIXELS,
+    "max_pixels": _PIXELS,
+    "max_video_tokens": Whole(1, 2**24, 128_000),
+    "min_frames": Whole(1, 2**20, REFERENCE_BOUNDS.min_frames),
+    "max_frames": Whole(1, 2**20, REFERENCE_BOUNDS.max_frames),
+    "fps": Real(0.001, 1000.0, REFERENCE_BOUNDS.fps),
+}
+_SIZE: dict[str, Rule] = dict.fromkeys(("shortest_edge", "longest_edge", "min_pixels", "max_pixels"), _PIXELS)
 
 
 def read_bounds(folder: Path) -> PixelBounds:
@@ -187,35 +179,33 @@ def read_bounds(folder: Path) -> PixelBounds:
     where the reference gives 720.
     """
     processor = _video_processor(folder)
-    size = processor.get("size") or {}
-    low = processor.get("min_pixels", size.get("shortest_edge", size.get("min_pixels")))
-    high = processor.get("max_pixels", size.get("longest_edge", size.get("max_pixels")))
+    if processor is None:
+        return REFERENCE_BOUNDS
+    own, size = processor.checked(_PROCESSOR), processor.inner("size", optional=True).checked(_SIZE)
+    low = own["min_pixels"] or size["shortest_edge"] or size["min_pixels"]
+    high = own["max_pixels"] or size["longest_edge"] or size["max_pixels"]
     if low is None or high is None:
         return REFERENCE_BOUNDS
+    if low > high:
+        processor.refuse("min_pixels or size", low, f"must not be above max_pixels, {high}")
+    if own["min_frames"] > own["max_frames"]:
+        processor.refuse("min_frames", own["min_frames"], f"must not be above max_frames, {own['max_frames']}")
     return PixelBounds(
-        min_pixels=int(low),
-        max_pixels=int(high),
-        total_pixels=int(processor.get("max_video_tokens", 128_000) * _TOKEN_PIXELS * 0.9),
-        min_frames=int(processor.get("min_frames", REFERENCE_BOUNDS.min_frames)),
-        max_frames=int(processor.get("max_frames", REFERENCE_BOUNDS.max_frames)),
-        fps=float(processor.get("fps") or REFERENCE_BOUNDS.fps),
+        min_pixels=low,
+        max_pixels=high,
+        total_pixels=int(own["max_video_tokens"] * _TOKEN_PIXELS * 0.9),
+        min_frames=own["min_frames"],
+        max_frames=own["max_frames"],
+        fps=own["fps"],
         source="checkpoint",
     )
 
 
-def _video_processor(folder: Path) -> dict[str, Any]:
-    own = folder / "video_preprocessor_config.json"
+def _video_processor(folder: Path) -> Values | None:
+    """The video processor's own file, else its part of the processor's; None where there is neither."""
+    own, shared = folder / "video_preprocessor_config.json", folder / "processor_config.json"
     if own.exists():
-        return _read_json(own)
-    shared = folder / "processor_config.json"
-    return dict(_read_json(shared).get("video_processor") or {}) if shared.exists() else {}
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path} cannot be read: {error}.", "Fetch the model again with `vidqa pull`.") from error
-    if not isinstance(content, dict):
-        raise ModelError(f"{path} is not a JSON object.", "Fetch the model again with `vidqa pull`.")
-    return content
+        return Values(own, "", read_object(own))
+    if shared.exists():
+        return Values(shared, "", read_object(shared)).inner("video_processor", optional=True)
+    return None

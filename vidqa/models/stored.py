@@ -6,15 +6,15 @@ reading: no torch, no weights.
 """
 
 import importlib.util
-import json
-import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vidqa.errors import ModelError
+from vidqa.models.fields import Flag, OneOf, Real, Rule, Several, Text, Values, Whole, shown
+from vidqa.models.weight_files import StoredTensor, stored_tensors
 
 PARTS = ("embedding", "layers", "lm_head", "vision")
 # What transformers asks for: quantizers/quantizer_{bnb_4bit,awq,gptq}.py.
@@ -23,9 +23,35 @@ _BLOCK = 512  # bytes that an allocation is rounded up to (memory/weights.py)
 _ELEMENT_BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2}  # others: 1
 _PACKED = ("U8", "I8", "I32", "I16")
 _NOT_KEPT = (".weight_format", ".quant_state.bitsandbytes__nf4")  # read while loading, not kept on the device
-_LONGEST_HEADER = 100_000_000  # safetensors' own limit
 _UNQUANTIZED = "use the unquantized checkpoint with --weights int8 or nf4."
 _REMEDY = _UNQUANTIZED.capitalize()
+_DTYPES = ("float32", "float16", "bfloat16")
+_NAMES = Several(Text(256), 0, 4096, None)
+_GROUPS: dict[str, Rule] = {"bits": Whole(2, 8, 4), "group_size": Whole(-1, 2**16, 128)}
+# The keys that say how the files are to be read: transformers' BitsAndBytesConfig, AwqConfig and GPTQConfig.
+_RULES: dict[str, dict[str, Rule]] = {
+    "bitsandbytes": {
+        "load_in_4bit": Flag(False),
+        "load_in_8bit": Flag(False),
+        "llm_int8_threshold": Real(0.0, 1e6, 6.0),
+        "llm_int8_skip_modules": _NAMES,
+        "llm_int8_enable_fp32_cpu_offload": Flag(False),
+        "llm_int8_has_fp16_weight": Flag(False, only=False),
+        "bnb_4bit_compute_dtype": OneOf(_DTYPES, None),
+        "bnb_4bit_quant_type": Text(16, "fp4"),
+        "bnb_4bit_use_double_quant": Flag(False),
+        "bnb_4bit_quant_storage": OneOf((*_DTYPES, "uint8"), None),
+    },
+    "awq": _GROUPS | {
+        "zero_point": Flag(True), "version": Text(16, None), "format": Text(16, "gemm"),
+        "modules_to_not_convert": _NAMES,
+    },
+    "gptq": _GROUPS | {
+        "desc_act": Flag(False), "sym": Flag(True), "true_sequential": Flag(True), "static_groups": Flag(False),
+        "damp_percent": Real(0.0, 1.0, 0.1), "checkpoint_format": Text(16, None), "format": Text(16, "gptq"),
+        "modules_in_block_to_quantize": Several(_NAMES, 0, 64, None), "block_name_to_quantize": Text(256, None),
+    },
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,65 +81,61 @@ class StoredWeights:
             )
 
 
-def read_stored(folder: Path, config: Mapping[str, Any]) -> StoredWeights | None:
-    """What config.json says of quantization, with the bytes of the files beside it; None where it says nothing.
+def check_quantization(config: Values) -> dict[str, Any] | None:
+    """The checked `quantization_config` of a config.json, None where there is none.
 
-    Raises ModelError for methods that vidqa does not load.
+    Raises ModelError for methods that vidqa does not load and for values that cannot be.
     """
-    quantization = config.get("quantization_config") or (config.get("text_config") or {}).get("quantization_config")
-    if not quantization:
+    where = config.inner("text_config") if _is_inner(config) else config
+    if not where.values.get("quantization_config"):
         return None
-    method, weights = _method(quantization, folder.name)
-    sizes, packed = Counter[tuple[str, int]](), set[str]()
-    for path in sorted(folder.glob("*.safetensors")):
-        for name, kind, values, _ in _tensors(path):
-            part = _part(name)
-            for element in (2, 4):
-                sizes[part, element] += _loaded_bytes(name, kind, values, element)
-            if kind in _PACKED and values > 1:
-                packed.add(part)
-    table = tuple((part, sizes[part, 2], sizes[part, 4]) for part in PARTS if sizes[part, 2])
-    return StoredWeights(method, weights, table, tuple(sorted(packed)))
-
-
-def _method(quantization: Mapping[str, Any], name: str) -> tuple[str, str]:
-    """The library's method and the precision by its name in a plan."""
-    method = str(quantization.get("quant_method") or "bitsandbytes").lower()
+    values = where.inner("quantization_config")
+    method = str(values.values.get("quant_method") or "bitsandbytes").lower()
     if method not in _LIBRARIES:
         raise ModelError(
-            f"{name} is stored quantized by {method!r}; vidqa loads {', '.join(_LIBRARIES)} checkpoints.", _REMEDY
+            f"{config.path}: the weights are quantized by {shown(method)}; "
+            f"vidqa loads {', '.join(_LIBRARIES)} checkpoints.",
+            _REMEDY,
         )
-    if method != "bitsandbytes":
-        return method, method
-    if quantization.get("load_in_8bit"):
-        return method, "int8"
-    kind = str(quantization.get("bnb_4bit_quant_type", "fp4"))
-    if kind != "nf4":
-        raise ModelError(f"{name} is stored in bitsandbytes' {kind}; vidqa plans nf4 and int8.", _REMEDY)
-    return method, "nf4-dq" if quantization.get("bnb_4bit_use_double_quant") else "nf4"
-
-
-def tensor_sizes(folder: Path) -> dict[str, int]:
-    """Bytes of every tensor in a folder's safetensors files, as they are stored; raises ModelError for other files."""
-    return {name: size for path in sorted(folder.glob("*.safetensors")) for name, _, _, size in _tensors(path)}
-
-
-def _tensors(path: Path) -> Iterator[tuple[str, str, int, int]]:
-    """Name, type, number of values and stored bytes of every tensor: the file begins with a length and JSON."""
-    try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if length > _LONGEST_HEADER:
-                raise ValueError(f"its header claims {length} bytes")
-            header = json.loads(file.read(length))
-        header.pop("__metadata__", None)
-        for name, entry in header.items():
-            begin, end = entry["data_offsets"]
-            yield name, str(entry["dtype"]), math.prod(entry["shape"]), end - begin
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    checked = values.checked(_RULES[method]) | {"quant_method": method}
+    if method == "bitsandbytes" and checked["load_in_4bit"] == checked["load_in_8bit"]:
+        values.refuse("load_in_4bit", checked["load_in_4bit"], "must be true, or load_in_8bit, and not both")
+    if checked.get("load_in_4bit") and checked["bnb_4bit_quant_type"] != "nf4":
+        kind = checked["bnb_4bit_quant_type"]
         raise ModelError(
-            f"{path} is no safetensors file: {error}.", "Fetch the model again with `vidqa pull`."
-        ) from error
+            f"{config.path}: the weights are stored in bitsandbytes' {kind}; vidqa plans nf4 and int8.", _REMEDY
+        )
+    return {
+        key: list(value) if isinstance(value, tuple) else value for key, value in checked.items() if value is not None
+    }
+
+
+def _is_inner(config: Values) -> bool:
+    return not config.values.get("quantization_config") and config.values.get("text_config") is not None
+
+
+def read_stored(folder: Path, quantization: Mapping[str, Any] | None) -> StoredWeights | None:
+    """A checked `quantization_config` with the bytes of the files beside it; None where there is none."""
+    if quantization is None:
+        return None
+    sizes, packed = Counter[tuple[str, int]](), set[str]()
+    for tensor in stored_tensors(folder):
+        part = _part(tensor.name)
+        for element in (2, 4):
+            sizes[part, element] += _loaded_bytes(tensor, element)
+        if tensor.dtype in _PACKED and tensor.values > 1:
+            packed.add(part)
+    table = tuple((part, sizes[part, 2], sizes[part, 4]) for part in PARTS if sizes[part, 2])
+    return StoredWeights(quantization["quant_method"], _weights(quantization), table, tuple(sorted(packed)))
+
+
+def _weights(quantization: Mapping[str, Any]) -> str:
+    """The precision by its name in a plan."""
+    if (method := str(quantization["quant_method"])) != "bitsandbytes":
+        return method
+    if quantization["load_in_8bit"]:
+        return "int8"
+    return "nf4-dq" if quantization["bnb_4bit_use_double_quant"] else "nf4"
 
 
 def _part(name: str) -> str:
@@ -124,10 +146,10 @@ def _part(name: str) -> str:
     return "lm_head" if name.startswith("lm_head.") else "layers"
 
 
-def _loaded_bytes(name: str, kind: str, values: int, element: int) -> int:
+def _loaded_bytes(tensor: StoredTensor, element: int) -> int:
     """Bytes on the device: unquantized tensors in the compute precision, all others as they are."""
-    if name.endswith(_NOT_KEPT):
+    if tensor.name.endswith(_NOT_KEPT):
         return 0
-    plain = kind in ("F32", "F16", "BF16") and name.endswith((".weight", ".bias"))
-    count = values * (element if plain else _ELEMENT_BYTES.get(kind, 1))
+    plain = tensor.dtype in ("F32", "F16", "BF16") and tensor.name.endswith((".weight", ".bias"))
+    count = tensor.values * (element if plain else _ELEMENT_BYTES.get(tensor.dtype, 1))
     return -(-count // _BLOCK) * _BLOCK
