@@ -72,3 +72,12 @@ def state_folder(environment: Mapping[str, str] = os.environ) -> Path:
     import platformdirs
 
     return Path(platformdirs.user_state_dir("vidqa"))
+
+
+def compiled_folder(environment: Mapping[str, str] = os.environ) -> Path:
+    """Where torch's compiled kernels are kept: below $VIDQA_STATE, else below the user's cache folder."""
+    if named := environment.get("VIDQA_STATE"):
+        return Path(named) / "compiled"
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("vidqa")) / "compiled"

@@ -292,6 +292,24 @@ def test_the_allocators_options_are_merged(before: dict[str, str], options: str)
     assert allocator_environment(before) == {"PYTORCH_ALLOC_CONF": options}
 
 
+@pytest.mark.parametrize(
+    ("system", "files"),
+    [
+        ("linux", {"proc/sys/kernel/osrelease": "5.15.153.1-microsoft-standard-WSL2"}),
+        ("linux", {"proc/device-tree/compatible": "nvidia,p3768-0000\0nvidia,tegra234"}),
+        ("win32", {}),
+    ],
+)
+def test_segments_do_not_grow_where_mapping_fails(tmp_path: Path, system: str, files: dict[str, str]) -> None:
+    write(tmp_path, files)
+    here = machine(no_driver(), root=tmp_path, system=system)
+    assert allocator_environment({}, here) == {}
+    asked = {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}
+    assert allocator_environment(asked, here) == asked
+    other = {"PYTORCH_ALLOC_CONF": "max_split_size_mb:64"}
+    assert allocator_environment(other, here) == other
+
+
 def test_the_allocators_older_variable_is_read_and_kept_alike() -> None:
     before = {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:False,max_split_size_mb:32"}
     merged = "expandable_segments:False,max_split_size_mb:64"

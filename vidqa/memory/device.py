@@ -6,8 +6,8 @@ already loaded, its own word counts too. Knows nothing of models and plans.
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
 
+from vidqa.config import compiled_folder
 from vidqa.errors import UsageError
 from vidqa.memory import nvml
 from vidqa.memory.gpus import apple_working_set_bytes, rates_for
@@ -144,29 +144,36 @@ def _metal_memory(machine: Machine) -> tuple[int, int] | None:
     return int(mps.recommended_max_memory()), int(mps.driver_allocated_memory())
 
 
-def allocator_environment(environment: Mapping[str, str]) -> dict[str, str]:
+def allocator_environment(environment: Mapping[str, str], machine: Machine = THIS_MACHINE) -> dict[str, str]:
     """What to set before torch starts, so that its CUDA allocator grows segments instead of adding new ones.
 
     Fixed segments leave holes that no plan foresees (torchtune issue 1185: 16.4 -> 10.8 GiB reserved).
     The user's options are kept, a setting of expandable_segments most of all; PYTORCH_ALLOC_CONF wins
     over its older name. That one is set too where it was, so that both say the same whichever is read.
+    Nothing is set where growing segments are known to fail and the user has set nothing.
     """
     newer, older = "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"
     options = _allocator_options(environment.get(older, "")) | _allocator_options(environment.get(newer, ""))
-    if options.get("backend") != "cudaMallocAsync":  # the driver's own allocator has no segments
+    if options.get("backend") != "cudaMallocAsync" and _maps_memory(machine):  # the driver's own has no segments
         options.setdefault("expandable_segments", "True")
     merged = ",".join(f"{name}:{value}" for name, value in options.items())
+    if not merged:
+        return {}
     return {newer: merged} | ({older: merged} if older in environment else {})
+
+
+def _maps_memory(machine: Machine) -> bool:
+    """Whether a growing segment can be mapped: not under WSL2 (cuMemSetAccess fails with 999 at the first allocation,
+    pytorch issue 192330), on Windows (torch builds without them warn) and on Jetson (cuMemCreate fails).
+    """
+    return machine.system != "win32" and not machine.is_wsl() and not machine.is_tegra()
 
 
 def compiler_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """Where torch keeps compiled kernels, set before it starts: the user's cache folder, unless told otherwise."""
     if "TORCHINDUCTOR_CACHE_DIR" in environment:
         return {}
-    import platformdirs
-
-    folder = Path(environment.get("VIDQA_STATE") or platformdirs.user_cache_dir("vidqa"))
-    return {"TORCHINDUCTOR_CACHE_DIR": str(folder / "compiled")}
+    return {"TORCHINDUCTOR_CACHE_DIR": str(compiled_folder(environment))}
 
 
 def _allocator_options(text: str) -> dict[str, str]:

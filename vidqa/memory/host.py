@@ -62,6 +62,10 @@ class Machine:
         """Linux inside Windows: the GPU's driver is Windows' own."""
         return "microsoft" in self.read("proc/sys/kernel/osrelease").lower()
 
+    def is_tegra(self) -> bool:
+        """A Jetson or another of NVIDIA's boards on which processor and GPU share one memory."""
+        return "nvidia,tegra" in self.read("proc/device-tree/compatible") or bool(self.read("etc/nv_tegra_release"))
+
 
 @dataclass(frozen=True, slots=True)
 class HostMemory:
