@@ -159,9 +159,10 @@ def _prepare(device: Device, name: str, config: EngineConfig) -> int:
     from vidqa.memory.tracker import runtime_bytes
     from vidqa.models.loader import torch_device
 
-    torch_device(name)
     use_threads(config)
-    return runtime_bytes(device)
+    held = runtime_bytes(device)  # the first to touch the device: it measures what its context takes
+    torch_device(name)
+    return held
 
 
 def _work(folder: Path, name: str, draft: Draft, read: _Read, stop: threading.Event) -> "Loaded":

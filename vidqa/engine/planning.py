@@ -12,6 +12,7 @@ from vidqa.errors import DoesNotFit, UsageError
 from vidqa.memory.drift import measured_runtime
 from vidqa.memory.estimate import Surroundings, rounding_bytes
 from vidqa.memory.host import usable_cores
+from vidqa.memory.nvml import ASSUMED_CONTEXT_BYTES
 from vidqa.memory.planner import Refused, plan_video, try_plan
 from vidqa.memory.search import Task
 from vidqa.memory.setups import weight_choices
@@ -23,7 +24,7 @@ _MIB = 2**20
 # What the runtime takes before any tensor, until it was measured on this machine. CUDA: context
 # and lazily loaded kernels of a PyTorch process; CPU: Python, torch and transformers imported
 # (RSS 753 MiB here).
-_RUNTIME_BYTES = {"cuda": 480 * _MIB, "mps": 256 * _MIB, "cpu": 752 * _MIB}
+_RUNTIME_BYTES = {"cuda": ASSUMED_CONTEXT_BYTES, "mps": 256 * _MIB, "cpu": 752 * _MIB}
 # What Python's libraries and threads add while they run, beside tensors: 24 to 25 MiB measured here.
 _HOST_GROWTH_BYTES = 32 * _MIB
 # aten/src/ATen/cuda/CublasHandlePool.cpp: 2 · 4096 + 8 · 16 KiB, and 32 MiB from Hopper on.

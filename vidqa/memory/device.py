@@ -1,15 +1,16 @@
 """What is there now: which device to use, how much of it is free, and what torch's allocator is told.
 
-Never imports torch (that takes seconds, and starts what must first be configured); where it is
+Imports no torch where NVML answers (that takes seconds, and starts what must first be configured); where torch is
 already loaded, its own word counts too. Knows nothing of models and plans.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 
 from vidqa.config import compiled_folder
 from vidqa.errors import UsageError
-from vidqa.memory import nvml
+from vidqa.memory import nvml, torch_gpus
 from vidqa.memory.gpus import apple_working_set_bytes, rates_for
 from vidqa.memory.host import Machine, cpu_device, host_memory, processor_name
 from vidqa.types import Device
@@ -75,16 +76,44 @@ def _roomiest(devices: tuple[Device, ...]) -> Device:
     return max(devices, key=lambda device: device.free_bytes)
 
 
-def _cuda_or_none(machine: Machine) -> tuple[Device, ...]:
+def start_cuda(device: Device, start: Callable[[], None], machine: Machine = THIS_MACHINE) -> None:
+    """Call `start`, which makes this process's context on a GPU, and remember what the context takes.
+
+    Where the driver hides which bytes are this process's, the context would else count as another's, and be
+    planned as well. On other devices, and where there is a context already, only `start` is called.
+    """
+    before: dict[str, int] = {}
+    if device.kind == "cuda" and not nvml.has_context(machine, device.index):
+        with suppress(UsageError):  # no NVML: there is nothing to compare
+            before = nvml.free_by_uuid(machine)
+    start()
+    if before:
+        nvml.remember_context(machine, device.index, before)
+
+
+def _cuda_devices(machine: Machine) -> tuple[Device, ...]:
+    """The GPUs by NVML, or by torch where NVML is missing and the driver's files are there."""
     try:
         return nvml.cuda_devices(machine)
+    except UsageError:
+        version = machine.torch_version()
+        if not version or _lacks_cuda(machine) or not machine.has_nvidia_files():
+            raise
+        if not (devices := torch_gpus.cuda_devices(machine)):
+            raise
+        return devices
+
+
+def _cuda_or_none(machine: Machine) -> tuple[Device, ...]:
+    try:
+        return _cuda_devices(machine)
     except UsageError:
         return ()
 
 
 def _usable_cuda(machine: Machine) -> tuple[Device, ...]:
     """The GPUs that CUDA shows, at least one; raises UsageError that says why there is none."""
-    devices = nvml.cuda_devices(machine)
+    devices = _cuda_devices(machine)
     if not devices:
         raise UsageError(_why_none(machine), "Change CUDA_VISIBLE_DEVICES, or use --device cpu.")
     if _lacks_cuda(machine):

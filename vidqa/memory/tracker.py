@@ -9,12 +9,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Protocol
 
 from vidqa.events import MemorySampled
-from vidqa.memory.device import find_device, reread
+from vidqa.memory.device import find_device, reread, start_cuda
 from vidqa.memory.estimate import PHASES
 from vidqa.types import Device, PhaseUse
 
@@ -132,7 +132,10 @@ def _first_runtime_bytes(kind: str, index: int) -> int:
 
 
 def runtime_bytes(device: Device) -> int:
-    """What this process takes on the device before any tensor: its context, or Python with its libraries."""
+    """What this process takes on the device before any tensor: its context, or Python with its libraries.
+
+    Raises UsageError where torch cannot use the device.
+    """
     return _first_runtime_bytes(device.kind, device.index)
 
 
@@ -140,13 +143,23 @@ def _measured_runtime(device: Device) -> int:
     if device.kind == "cuda":
         import torch
 
-        (torch.ones(1, 16, device=f"cuda:{device.index}") @ torch.ones(16, 16, device=f"cuda:{device.index}")).sum()
-        torch.cuda.synchronize(device.index)
+        start_cuda(device, partial(_first_product, device))
         held = reread(device).process_bytes - int(torch.cuda.memory_reserved(device.index))
         return max(int(held), 0)
     import transformers.models.qwen2_vl.modeling_qwen2_vl  # noqa: F401 - what loading a model imports anyway
 
     return ResidentMeter().now()
+
+
+def _first_product(device: Device) -> None:
+    """Make the context on a GPU, and load what a first matrix product loads."""
+    import torch
+
+    from vidqa.models.loader import torch_device
+
+    where = torch_device(device.torch_name)
+    (torch.ones(1, 16, device=where) @ torch.ones(16, 16, device=where)).sum()
+    torch.cuda.synchronize(where)
 
 
 def _joined(first: PhaseUse, second: PhaseUse) -> PhaseUse:
