@@ -160,7 +160,8 @@ def _setup(
     config = make_config(arguments, settings, choose_model(settings.model, talk))
     checkpoint = (choose or choose_checkpoint)(config, asking, selection.clips)
     # Those who decode need a core: threads that wait for each other by spinning take it from them many times over.
-    config = replace(config, model=checkpoint.name, cpu_threads=max(usable_cores() - 1, 1))
+    cores = max(usable_cores() - 1, 1)
+    config = replace(config, model=checkpoint.name, cpu_threads=cores, count_tensors=False)  # they are told of no clip
     reading = Reading(clip_deadline_seconds=_positive("--deadline", arguments.deadline))
     task = make_task(asking, config, checkpoint)
     return Setup(config, asking, task.key, _batch(arguments.batch), reading), task

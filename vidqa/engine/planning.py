@@ -25,8 +25,8 @@ _MIB = 2**20
 # and lazily loaded kernels of a PyTorch process; CPU: Python, torch and transformers imported
 # (RSS 753 MiB here).
 _RUNTIME_BYTES = {"cuda": ASSUMED_CONTEXT_BYTES, "mps": 256 * _MIB, "cpu": 752 * _MIB}
-# What Python's libraries and threads add while they run, beside tensors: 24 to 25 MiB measured here.
-_HOST_GROWTH_BYTES = 32 * _MIB
+# What Python's libraries and threads add while they run, beside tensors.
+_HOST_GROWTH_BYTES = 48 * _MIB
 # aten/src/ATen/cuda/CublasHandlePool.cpp: 2 · 4096 + 8 · 16 KiB, and 32 MiB from Hopper on.
 _CUBLAS_BYTES = 8320 * 1024
 _CUBLAS_HOPPER_BYTES = 32 * _MIB
@@ -108,13 +108,20 @@ def surroundings(device: Device, video: VideoInfo) -> Surroundings:
     """The runtime's own memory on a device: as measured here before, else assumed."""
     measured = measured_runtime(device)
     hopper = device.compute_capability is not None and device.compute_capability >= (9, 0)
+    context = measured or _RUNTIME_BYTES[device.kind]
     return Surroundings(
-        context_bytes=(measured or _RUNTIME_BYTES[device.kind]) + (_HOST_GROWTH_BYTES if device.kind == "cpu" else 0),
+        context_bytes=max(context, device.process_bytes) if device.kind == "cpu" else context,
         context_source="measured on this machine" if measured else "assumed until measured here",
         workspace_bytes=(_CUBLAS_HOPPER_BYTES if hopper else _CUBLAS_BYTES) if device.kind == "cuda" else 0,
         allocator_bytes=rounding_bytes() if device.kind == "cuda" else 0,
         host_pixels=video.coded_width * video.coded_height if device.kind == "cpu" else 0,
+        growth_bytes=_HOST_GROWTH_BYTES if device.kind == "cpu" else 0,
     )
+
+
+def held_by_this_process(around: Surroundings, runtime_bytes: int) -> Surroundings:
+    """Surroundings with what this process was just seen to hold beside its tensors."""
+    return replace(around, context_bytes=runtime_bytes, context_source="measured in this process")
 
 
 def tasks_for(
