@@ -65,7 +65,7 @@ def test_the_runtime_is_what_this_process_holds_and_not_what_others_held() -> No
         del ballast
         after = answered(session, "demo-two.mp4", "what happens?")
     runtime = {line.name: line for line in before.plan.lines}["runtime"]
-    assert (runtime.kind, runtime.formula) == ("process", "measured in this process")
+    assert runtime.kind == "process" and runtime.formula.startswith("measured in this process")
     assert before.memory.runtime_bytes - after.memory.runtime_bytes == pytest.approx(200 * MIB, abs=48 * MIB)
     assert before.plan.runtime_bytes - after.plan.runtime_bytes == pytest.approx(200 * MIB, abs=48 * MIB)
     assert after.plan.budget_bytes > after.plan.required_bytes

@@ -52,12 +52,13 @@ def remember_peaks(run: Run, memory: MemoryUse) -> None:
     On CUDA that is the process on the device; elsewhere its tensors, which alone are predicted there.
     """
     plan, device = run.plan, run.task.device
-    planned, measured = plan.predicted_peak_bytes, memory.measured_peak_bytes
+    planned, measured, runtime = plan.predicted_peak_bytes, memory.measured_peak_bytes, memory.runtime_bytes or None
     if device.kind != "cuda":
         if memory.tensor_peak_bytes is None:
             return
         planned, measured = plan.tensor_bytes, memory.tensor_peak_bytes
-    drift.remember(device, plan.model, plan.draft.weights, planned, measured, memory.runtime_bytes)
+        runtime = runtime if run.load_seconds else None  # later there is what earlier questions left
+    drift.remember(device, plan.model, plan.draft.weights, planned, measured, runtime)
 
 
 def dropped_turns(run: Run) -> Iterator[str]:

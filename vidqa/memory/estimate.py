@@ -31,7 +31,6 @@ _LEAST_MARGIN_BYTES = 64 * 2**20
 class Surroundings:
     """What a process takes on a device before any tensor: the runtime's own memory and its workspaces.
 
-    `growth_bytes` is what the process adds to its runtime while it runs, beside tensors.
     `host_pixels`: where the device is the host itself, the pixels of a source frame that is resized
     there; else 0. Moving something to the host saves nothing then.
     """
@@ -41,7 +40,6 @@ class Surroundings:
     workspace_bytes: int
     allocator_bytes: int
     host_pixels: int = 0
-    growth_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,7 +254,7 @@ def tensor_bytes(spec: "ModelSpec", draft: Draft, *, host_pixels: int = 0) -> di
 
 def phase_bytes(spec: "ModelSpec", draft: Draft, around: Surroundings) -> dict[str, int]:
     """Bytes of the process at each phase's worst moment, without the margin."""
-    fixed = around.context_bytes + around.growth_bytes + around.workspace_bytes + around.allocator_bytes
+    fixed = around.context_bytes + around.workspace_bytes + around.allocator_bytes
     return {phase: size + fixed for phase, size in tensor_bytes(spec, draft, host_pixels=around.host_pixels).items()}
 
 
@@ -282,7 +280,6 @@ def memory_lines(spec: "ModelSpec", draft: Draft, around: Surroundings) -> tuple
     ]
     lines += [
         MemoryLine(RUNTIME, around.context_bytes, around.context_source, "process"),
-        MemoryLine("process growth", around.growth_bytes, "libraries at their first use, and the heap", "process"),
         MemoryLine("matrix library workspace", around.workspace_bytes, "cuBLAS, one stream", "process"),
         MemoryLine("allocator rounding", around.allocator_bytes, "one large and one small segment begun", "process"),
         _margin_line(phases[worst]),

@@ -91,12 +91,16 @@ class HostMemory:
 
 
 def host_memory(machine: Machine) -> HostMemory:
-    """RAM now. A container's limit counts where it is below the machine's own."""
-    memory = psutil.virtual_memory()
+    """RAM now. A container's limit counts where it is below the machine's own.
+
+    Linux calls pages of files available, although this process has mapped them and they are in its resident size:
+    counted as both free and held, torch's libraries would be 360 MiB that are not there.
+    """
+    memory, process = psutil.virtual_memory(), psutil.Process().memory_info()
     groups = list(_control_groups(machine))
     total = min([memory.total, *(limit for limit, _ in groups)])
-    free = min([memory.available, *(free for _, free in groups)])
-    return HostMemory(total, max(free, 0), psutil.Process().memory_info().rss, limited=total < memory.total)
+    free = min([memory.available - getattr(process, "shared", 0), *(free for _, free in groups)])
+    return HostMemory(total, max(free, 0), process.rss, limited=total < memory.total)
 
 
 def _control_groups(machine: Machine) -> Iterator[tuple[int, int]]:
