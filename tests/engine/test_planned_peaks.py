@@ -50,6 +50,13 @@ def test_50_questions_in_a_row_stay_below_their_plans() -> None:
     torch.set_num_threads(threads)
 
 
+@pytest.mark.parametrize(("weights", "kv"), [("nf4", "native"), ("int8", "int8")])
+def test_quantized_weights_stay_below_their_plans_too(weights: str, kv: str) -> None:
+    config = EngineConfig(remember=False, isolate_decoder=False, weights=weights, kv=kv)
+    with Session(config) as session:
+        check(answered(session, "demo.mp4", "what happens?"), 0)
+
+
 def test_what_was_counted_is_close_to_what_was_planned() -> None:
     """Frames on their way are planned for a reader that is ahead, which it need not be."""
     with Session(EngineConfig(remember=False, isolate_decoder=False)) as session:

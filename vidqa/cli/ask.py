@@ -126,9 +126,11 @@ def _model_line(plan: Plan) -> str:
 
 def _memory_told(plan: Plan) -> str:
     """What is planned; where the interpreter shares the device's memory, it is told apart from the tensors."""
+    budget = format_bytes(plan.budget_bytes)
     if plan.device != "cpu":
-        return format_bytes(plan.predicted_peak_bytes)
-    return f"{format_bytes(plan.tensor_bytes)} of tensors + {format_bytes(plan.runtime_bytes)} for the process"
+        return f" · {format_bytes(plan.predicted_peak_bytes)} of {budget}"
+    tensors, process = format_bytes(plan.tensor_bytes), format_bytes(plan.runtime_bytes)
+    return f"\nmemory: {tensors} of tensors and {process} for Python and its libraries, of {budget}"
 
 
 def _plan_line(video: VideoInfo, plan: Plan) -> str:
@@ -137,5 +139,5 @@ def _plan_line(video: VideoInfo, plan: Plan) -> str:
         f"video: {video.width}×{video.height} {video.codec}, {format_timestamp(video.duration_seconds)}\n"
         f"plan: {plan.draft.frames} frames of {plan.draft.width}×{plan.draft.height} from {format_timestamp(first)} to "
         f"{format_timestamp(last)} · {plan.visual_tokens} visual + {plan.prompt_tokens - plan.visual_tokens} text "
-        f"tokens · {_memory_told(plan)} of {format_bytes(plan.budget_bytes)}"
+        f"tokens{_memory_told(plan)}"
     )

@@ -3,10 +3,12 @@
 Loads in a thread beside the events. Knows which settings are settled by loading; answers nothing.
 """
 
+import logging
 import threading
 from collections.abc import Callable, Generator
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -20,6 +22,7 @@ from vidqa.events import Event, StageProgress, StageStarted
 from vidqa.memory.device import find_device
 from vidqa.memory.estimate import with_runtime
 from vidqa.memory.search import Task
+from vidqa.memory.weights import QUANTIZED
 from vidqa.models.choice import Checkpoint, find_checkpoints
 from vidqa.models.stored import tensor_sizes
 from vidqa.types import Device, Draft, Request, VideoInfo
@@ -118,8 +121,8 @@ class Model:
         watch, folder = Stopwatch(), run.checkpoint.local_folder()
         read = _Read(sum(tensor_sizes(folder).values()))
         yield StageStarted("load", read.total_bytes)
-        device, name = run.task.device, run.plan.device
-        ready = self._beside.run(lambda stop: _prepare(device, name, config), hooks.cancelled, _WHEN)
+        device, name, weights = run.task.device, run.plan.device, run.plan.draft.weights
+        ready = self._beside.run(lambda stop: _prepare(device, name, weights, config), hooks.cancelled, _WHEN)
         self._settle_runtime(run, (yield from _telling(ready, read, None)))
         from vidqa.memory.tracker import Tracker
 
@@ -178,8 +181,12 @@ def _telling(
             yield sample
 
 
-def _prepare(device: Device, name: str, config: EngineConfig) -> int:
+def _prepare(device: Device, name: str, weights: str, config: EngineConfig) -> int:
     """Import what takes seconds, and try the device; what the process takes there before any tensor."""
+    if weights in QUANTIZED:
+        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of optional kernels
+        with suppress(ImportError, OSError, RuntimeError):  # a broken one is told of by the loading
+            import_module("bitsandbytes")  # with torch's compiler: 49 MiB that are no tensors
     from vidqa.memory.tracker import runtime_bytes
     from vidqa.models.loader import torch_device
 
