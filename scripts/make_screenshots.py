@@ -100,9 +100,9 @@ def save(svg: str, name: str) -> None:
 
 def main() -> int:
     os.chdir(ROOT)
-    os.environ.update(COLUMNS="100", TERM="xterm-256color")
+    os.environ.update(COLUMNS="108", TERM="xterm-256color")
     asyncio.run(draw_session((120, 36)))
-    console = Console(record=True, width=100, file=StringIO())
+    console = Console(record=True, width=108, file=StringIO())
     for arguments in COMMANDS:
         shown = " ".join(f'"{word}"' if " " in word else word for word in arguments)
         console.print(Text(f"$ scripts/vidqa {shown}", style="bold green"))

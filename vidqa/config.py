@@ -32,7 +32,8 @@ class EngineConfig:
     `step_seconds` is how long it may take at most until the engine looks whether to stop, as it does after a chunk
     and on a CPU after a layer: chunks become smaller, down to a slice and 16 tokens, but those that are set stay;
     `cpu_threads` is how many cores torch computes on, for a face that draws meanwhile: a setting of the whole
-    process; `remember` keeps planned and measured peaks in the user's state folder.
+    process; `remember` keeps planned and measured peaks in the user's state folder; `count_tensors` counts living
+    tensors where the device has no counter, for about 5 µs an operator.
     """
 
     model: str = "demo"
@@ -52,6 +53,7 @@ class EngineConfig:
     step_seconds: float | None = None
     cpu_threads: int | None = None
     remember: bool = True
+    count_tensors: bool = True
     isolate_decoder: bool = True
     decoder_deadline_seconds: float = DECODER_DEADLINE_SECONDS
     clip_deadline_seconds: float = CLIP_DEADLINE_SECONDS
@@ -73,3 +75,12 @@ def state_folder(environment: Mapping[str, str] = os.environ) -> Path:
     import platformdirs
 
     return Path(platformdirs.user_state_dir("vidqa"))
+
+
+def compiled_folder(environment: Mapping[str, str] = os.environ) -> Path:
+    """Where torch's compiled kernels are kept: below $VIDQA_STATE, else below the user's cache folder."""
+    if named := environment.get("VIDQA_STATE"):
+        return Path(named) / "compiled"
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("vidqa")) / "compiled"

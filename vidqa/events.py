@@ -43,12 +43,16 @@ class Noted:
 
 @dataclass(frozen=True, slots=True)
 class MemorySampled:
-    """How the plan's device stands, at most ten times a second: this process's bytes, and others'."""
+    """How the plan's device stands, at most ten times a second: this process's bytes, and others'.
+
+    `tensor_peak_bytes` is the most that lived in tensors so far, where that is counted apart from the process.
+    """
 
     phase: str
     current_bytes: int
     peak_bytes: int
     other_bytes: int
+    tensor_peak_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

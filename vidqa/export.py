@@ -18,7 +18,8 @@ from vidqa.errors import UsageError
 from vidqa.moments import code_spans, moments, open_fence
 from vidqa.records import SavedSession, SavedTurn
 from vidqa.text import safe_json, safe_line, safe_text
-from vidqa.units import format_bytes, format_timestamp
+from vidqa.units import format_timestamp
+from vidqa.words import memory_words
 
 SCHEMA_VERSION = 1
 _SHORTEST_SECONDS, _SPOKEN_SECONDS = 1.0, 4.0
@@ -68,7 +69,7 @@ def describe_figures(plan: Mapping[str, Any], usage: Mapping[str, Any]) -> str:
         str(plan["weights"]),
         f"first token after {usage['first_token_s']:.1f} s",
         f"{usage['tokens']} tokens at {usage['tokens_per_s']:.1f}/s",
-        f"peak {format_bytes(usage['measured_peak_bytes'])} of {format_bytes(plan['predicted_peak_bytes'])} planned",
+        memory_words(plan, usage),
     ]
     return " · ".join(parts)
 

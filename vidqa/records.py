@@ -10,6 +10,7 @@ from pathlib import PurePath
 from typing import Any, Literal
 
 from vidqa.types import Answer, Plan
+from vidqa.words import plan_memory, used_memory
 
 TurnState = Literal["running", "answered", "stopped", "failed"]
 
@@ -86,7 +87,7 @@ def plan_figures(plan: Plan) -> dict[str, Any]:
     """What stays of a plan: the words of `vidqa ask --json`, without the lists."""
     draft = plan.draft
     return {
-        "device": plan.device,
+        **plan_memory(plan),
         "weights": draft.weights,
         "kv": draft.kv,
         "frames": draft.frames,
@@ -94,7 +95,6 @@ def plan_figures(plan: Plan) -> dict[str, Any]:
         "height": draft.height,
         "visual_tokens": plan.visual_tokens,
         "prompt_tokens": plan.prompt_tokens,
-        "predicted_peak_bytes": plan.predicted_peak_bytes,
         "budget_bytes": plan.budget_bytes,
     }
 
@@ -108,5 +108,5 @@ def usage_figures(answer: Answer) -> dict[str, Any]:
         "total_s": round(timing.first_token_seconds + timing.decode_seconds, 3),
         "tokens": timing.tokens,
         "tokens_per_s": round(timing.tokens_per_second, 3),
-        "measured_peak_bytes": answer.memory.measured_peak_bytes,
+        **used_memory(answer),
     }

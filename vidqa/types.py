@@ -120,11 +120,15 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class MemoryLine:
-    """One part of a plan's memory: what it is, its bytes, and how they were computed."""
+    """One part of a plan's memory: what it is, its bytes, how they were computed, and what kind of memory it is.
+
+    `tensors` are what formulas give; `process` is what the runtime takes beside them; `margin` is kept free.
+    """
 
     name: str
     bytes: int
     formula: str
+    kind: Literal["tensors", "process", "margin"] = "tensors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +227,16 @@ class Plan:
         return self.required_bytes - self.margin_bytes
 
     @property
+    def tensor_bytes(self) -> int:
+        """What lives in tensors in the largest phase: weights, KV cache and activations."""
+        return sum(line.bytes for line in self.lines if line.kind == "tensors")
+
+    @property
+    def runtime_bytes(self) -> int:
+        """What the process is planned to take beside its tensors."""
+        return sum(line.bytes for line in self.lines if line.kind == "process")
+
+    @property
     def interval_seconds(self) -> float:
         """Mean time between two frames; 0 for a single moment."""
         times = self.timestamps_seconds
@@ -265,7 +279,8 @@ class PhaseUse:
 class MemoryUse:
     """Measured bytes, beside the plan's: `measured_peak_bytes` is the process's on the plan's device.
 
-    `runtime_bytes` is what the process held there before any tensor.
+    `runtime_bytes` is what the process held there before this request's tensors. `tensor_peak_bytes` is the most
+    that lived in tensors at once, where it was counted.
     """
 
     weights_bytes: int
@@ -275,6 +290,7 @@ class MemoryUse:
     host_peak_bytes: int
     other_bytes: int
     phases: tuple[PhaseUse, ...]
+    tensor_peak_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,6 +88,14 @@ def test_loading_is_told_in_bytes() -> None:
     assert "1.0 GiB of 2.0 GiB planned" in stream.getvalue()
 
 
+def test_tensors_are_told_apart_from_the_process_where_they_are_counted() -> None:
+    stream = Terminal()
+    talk = Talk(quiet=False, stream=stream)
+    talk.progress(StageProgress("video", 4, 8))
+    talk.memory(MemorySampled("vision", 800 * 2**20, 810 * 2**20, 0, 15 * 2**20), 805 * 2**20, 17 * 2**20)
+    assert stream.getvalue().endswith("  process 800.0 MiB, tensors 15.0 MiB of 17.0 MiB planned")
+
+
 def test_quiet_says_nothing() -> None:
     stream = Terminal()
     talk = Talk(quiet=True, stream=stream)

@@ -43,7 +43,7 @@ def test_the_object_has_the_documented_fields(capsys: pytest.CaptureFixture[str]
     assert planned["required_bytes"] <= planned["budget_bytes"]
     assert max(planned["phase_bytes"].values()) == planned["predicted_peak_bytes"]
     assert planned["weights"] == planned["dtype"] == "fp16"
-    assert all({"name", "bytes", "formula"} == set(line) for line in planned["lines"])
+    assert all({"name", "bytes", "formula", "kind"} == set(line) for line in planned["lines"])
     assert [other["kind"] for other in found["alternatives"]] == ["cheaper"]
 
 

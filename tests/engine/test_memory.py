@@ -61,7 +61,7 @@ def with_chunks(session: Session, draft: dict[str, Any]) -> dict[str, Any]:
 def counted_bytes(draft: Draft) -> dict[str, int]:
     """What the plan says of the tensors that are counted: those of the thread that reads frames are not."""
     planned, ahead = tensor_bytes(SPEC, draft, host_pixels=PIXELS), estimate.frames_ahead_bytes(SPEC, draft, PIXELS)
-    return planned | {"vision": planned["vision"] - ahead}
+    return planned | {phase: planned[phase] - ahead for phase in ("vision", "prefill")}
 
 
 DRAFTS = [
@@ -147,12 +147,13 @@ def test_phases_and_samples_are_told() -> None:
     assert answer is not None
     assert [use.name for use in answer.memory.phases] == ["load", "vision", "prefill", "decode"]
     for use in answer.memory.phases:
-        assert 0 < use.start_bytes <= use.peak_bytes and use.seconds > 0
+        assert 0 <= use.start_bytes <= use.peak_bytes <= answer.plan.tensor_bytes and use.seconds > 0
     samples = [event for event in events if isinstance(event, MemorySampled)]
     assert samples and all(sample.current_bytes > 100 * MIB for sample in samples)
     seconds = sum(use.seconds for use in answer.memory.phases)
     assert len(samples) <= 10 * seconds + 2
     assert answer.memory.measured_peak_bytes == answer.memory.host_peak_bytes
+    assert answer.memory.weights_bytes < (answer.memory.tensor_peak_bytes or 0) <= answer.plan.tensor_bytes
     assert drift.summary() is not None  # what was planned and measured is remembered
 
 

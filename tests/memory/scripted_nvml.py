@@ -123,6 +123,11 @@ def no_driver() -> Any:
     return Missing()
 
 
+def forbidden_torch() -> Any:
+    """Nothing here may import torch, which takes seconds."""
+    raise AssertionError("torch was imported")
+
+
 def machine(
     nvml: Any,
     environment: Mapping[str, str] | None = None,
@@ -130,6 +135,7 @@ def machine(
     root: Path = Path(os.devnull),
     system: str = "linux",
     torch_version: Callable[[], str] = lambda: "2.15.0",
+    torch: Callable[[], Any] = forbidden_torch,
 ) -> Machine:
     """A machine with this driver and nothing else: no files, no loaded torch."""
     return Machine(
@@ -141,4 +147,5 @@ def machine(
         architecture="arm64",
         process=lambda: OWN,
         torch_version=torch_version,
+        torch=torch,
     )

@@ -1,5 +1,6 @@
 """What past runs taught about this machine, and that it never stops an answer."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -43,3 +44,13 @@ def test_a_folder_that_cannot_be_written_is_no_error(tmp_path: Path, monkeypatch
     monkeypatch.setenv("VIDQA_STATE", str(blocked / "below"))
     drift.remember(made_device(8), "2b", "bf16", 1000, 1000, None)
     assert drift.summary() is None
+
+
+def test_on_a_processor_tensors_are_compared_and_older_runs_of_whole_processes_are_not(folder: Path) -> None:
+    device = replace(made_device(8), kind="cpu", name="a processor")
+    folder.mkdir()
+    old = '{"device": "cpu:a processor", "predicted_bytes": 1000, "measured_bytes": 1300, "runtime_bytes": 900}'
+    (folder / "memory.jsonl").write_text(old + "\n")
+    assert drift.summary() is None and drift.measured_runtime(device) is None
+    drift.remember(device, "demo", "fp32", 1000, 950, 800)
+    assert drift.summary() == (1, 0.95) and drift.measured_runtime(device) == 800

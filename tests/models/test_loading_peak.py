@@ -1,6 +1,5 @@
 """Loading goes tensor by tensor: the peak is the final weights and one shard or staging, as planned."""
 
-import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -11,7 +10,6 @@ import pytest
 import torch
 import transformers.core_model_loading as loading
 from safetensors.torch import load_file
-from torch import Tensor
 from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
 from demo_world.precisions import write_checkpoint
@@ -29,22 +27,6 @@ SHARD_BYTES = 600_000
 SMALL_BYTES = 16 * BLOCK  # bitsandbytes' code tables, which all its layers share
 
 
-class SharedLiveBytes(LiveBytes):
-    """Counts in several threads: transformers reads in its own."""
-
-    def __init__(self) -> None:
-        super().__init__("cpu")
-        self._lock = threading.RLock()
-
-    def count(self, tensor: Tensor) -> None:
-        with self._lock:
-            super().count(tensor)
-
-    def _forget(self, key: int) -> None:
-        with self._lock:
-            super()._forget(key)
-
-
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo model in eleven files."""
@@ -57,7 +39,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], Any]], tu
     """Run something with every tensor counted, also in the threads that transformers loads with."""
 
     def run(work: Callable[[], Any]) -> tuple[LiveBytes, Any]:
-        live = SharedLiveBytes()
+        live = LiveBytes("cpu")  # it counts in several threads: transformers reads in its own
         monkeypatch.setattr(loading, "ThreadPoolExecutor", partial(ThreadPoolExecutor, initializer=live.__enter__))
         with live:
             return live, work()

@@ -117,7 +117,7 @@ def answer_to(request: Request, plan: Plan, video: VideoInfo, text: str, reason:
         video=video,
         plan=plan,
         timing=Timing(0.0, 0.1, 0.2, 0.3, 0.6, 1.0, 51),
-        memory=MemoryUse(4 * _GIB, _GIB // 64, _GIB // 2, 5 * _GIB, _GIB, CARD.other_bytes, ()),
+        memory=MemoryUse(4 * _GIB, _GIB // 64, _GIB // 2, 23 * _GIB // 5, _GIB, CARD.other_bytes, ()),
     )
 
 

@@ -79,15 +79,15 @@ def _render(events: Iterator[Any], talk: Talk, as_object: bool, *, introduce: bo
     """Show the events as they come; returns the answer."""
     from vidqa.events import Answered, Degraded, MemorySampled, Noted, Planned, StageProgress, StageStarted, TextDelta
 
-    streamed, planned_bytes = False, 0
+    streamed, planned_bytes, planned_tensors = False, 0, 0
     for event in events:
         match event:
             case Planned(video, plan):
                 if introduce and not planned_bytes:
                     _introduce(video, plan, talk)
-                planned_bytes = plan.predicted_peak_bytes
+                planned_bytes, planned_tensors = plan.predicted_peak_bytes, plan.tensor_bytes
             case MemorySampled():
-                talk.memory(event, planned_bytes)
+                talk.memory(event, planned_bytes, planned_tensors)
             case Degraded(phase, step, plan):
                 talk.say(("\n" if streamed else "") + degraded_words(phase, step, plan))
             case StageStarted() | StageProgress():
@@ -124,11 +124,20 @@ def _model_line(plan: Plan) -> str:
     return f"{label} · {plan.device} {draft.weights} · {draft.attention} attention"
 
 
+def _memory_told(plan: Plan) -> str:
+    """What is planned; where the interpreter shares the device's memory, it is told apart from the tensors."""
+    budget = format_bytes(plan.budget_bytes)
+    if plan.device != "cpu":
+        return f" · {format_bytes(plan.predicted_peak_bytes)} of {budget}"
+    tensors, process = format_bytes(plan.tensor_bytes), format_bytes(plan.runtime_bytes)
+    return f"\nmemory: {tensors} of tensors and {process} for Python and its libraries, of {budget}"
+
+
 def _plan_line(video: VideoInfo, plan: Plan) -> str:
     first, last = plan.timestamps_seconds[0], plan.timestamps_seconds[-1]
     return (
         f"video: {video.width}×{video.height} {video.codec}, {format_timestamp(video.duration_seconds)}\n"
         f"plan: {plan.draft.frames} frames of {plan.draft.width}×{plan.draft.height} from {format_timestamp(first)} to "
         f"{format_timestamp(last)} · {plan.visual_tokens} visual + {plan.prompt_tokens - plan.visual_tokens} text "
-        f"tokens · {format_bytes(plan.predicted_peak_bytes)} of {format_bytes(plan.budget_bytes)}"
+        f"tokens{_memory_told(plan)}"
     )

@@ -159,7 +159,9 @@ def _setup(
     config = make_config(arguments, settings, choose_model(settings.model, talk))
     checkpoint = (choose or choose_checkpoint)(config, asking, selection.clips)
     # Those who decode need a core: threads that wait for each other by spinning take it from them many times over.
-    config = replace(config, model=checkpoint.name, cpu_threads=max(usable_cores() - 1, 1))
+    cores = max(usable_cores() - 1, 1)
+    # No line of caption's shows tensors, so none are counted.
+    config = replace(config, model=checkpoint.name, cpu_threads=cores, count_tensors=False)
     reading = Reading(clip_deadline_seconds=config.clip_deadline_seconds)
     task = make_task(asking, config, checkpoint)
     return Setup(config, asking, task.key, _batch(arguments.batch), reading), task

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from vidqa.types import Answer, Plan, VideoInfo
+from vidqa.words import above_plan
 
 SCHEMA_VERSION = 1
 
@@ -50,6 +51,7 @@ def plan_object(plan: Plan) -> dict[str, Any]:
         "vision_chunk": draft.vision_chunk,
         "kv_capacity_tokens": plan.kv_capacity_tokens,
         "predicted_peak_bytes": plan.predicted_peak_bytes,
+        "tensor_bytes": plan.tensor_bytes,
         "margin_bytes": plan.margin_bytes,
         "required_bytes": plan.required_bytes,
         "budget_bytes": plan.budget_bytes,
@@ -91,6 +93,9 @@ def _memory_object(answer: Answer) -> dict[str, Any]:
         "runtime_bytes": memory.runtime_bytes,
         "planned_peak_bytes": answer.plan.predicted_peak_bytes,
         "measured_peak_bytes": memory.measured_peak_bytes,
+        "planned_tensor_bytes": answer.plan.tensor_bytes,
+        "tensor_peak_bytes": memory.tensor_peak_bytes,
+        "above_plan": above_plan(answer.plan, memory) or None,
         "host_peak_bytes": memory.host_peak_bytes,
         "other_bytes": memory.other_bytes,
         "phases": [asdict(use) | {"seconds": round(use.seconds, 6)} for use in memory.phases],

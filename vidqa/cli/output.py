@@ -106,10 +106,15 @@ class Talk:
         self._stages[event.stage] = (done, event.total)
         self._draw()
 
-    def memory(self, sample: MemorySampled, planned_bytes: int) -> None:
-        """Show how memory stands at the end of the line of bars."""
-        planned = f" of {format_bytes(planned_bytes)} planned" if planned_bytes else ""  # it loads before it plans
-        self._memory = f"  {format_bytes(sample.current_bytes)}{planned}, peak {format_bytes(sample.peak_bytes)}"
+    def memory(self, sample: MemorySampled, planned_bytes: int, planned_tensors: int = 0) -> None:
+        """Show how memory stands at the end of the line of bars: of the process, or of its tensors where counted."""
+        now, peak, plan = sample.current_bytes, sample.peak_bytes, planned_bytes
+        if sample.tensor_peak_bytes is not None:
+            self._memory = f"  process {format_bytes(now)}, tensors {format_bytes(sample.tensor_peak_bytes)}"
+            self._memory += f" of {format_bytes(planned_tensors)} planned" if planned_tensors else ""
+        else:
+            planned = f" of {format_bytes(plan)} planned" if plan else ""  # it loads before it plans
+            self._memory = f"  {format_bytes(now)}{planned}, peak {format_bytes(peak)}"
         if sample.other_bytes:
             self._memory += f", others {format_bytes(sample.other_bytes)}"
         if self._bars and self._stages:

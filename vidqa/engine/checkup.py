@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from vidqa.errors import UsageError, VidqaError
 from vidqa.memory import drift, nvml
-from vidqa.memory.device import THIS_MACHINE, find_device
+from vidqa.memory.device import THIS_MACHINE, find_device, list_devices
 from vidqa.memory.gpus import OLDEST_FOR_TRITON
 from vidqa.memory.host import Machine
 from vidqa.models.choice import AUTO, Checkpoint, find_checkpoints
@@ -133,10 +133,7 @@ def _first_line(message: object) -> str:
 
 
 def _has_gpu(machine: Machine) -> bool:
-    try:
-        return bool(nvml.cuda_devices(machine))
-    except UsageError:
-        return False
+    return list_devices(machine)[0].kind == "cuda"
 
 
 def _device(subject: Subject) -> Iterator[Check]:

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from vidqa.engine.scope import unrecorded
 from vidqa.engine.vision import Picture
 from vidqa.video.decode import VideoReader
@@ -25,20 +27,30 @@ class _Ended:
     error: BaseException | None
 
 
+def _not_counted(pixels: Tensor) -> None:
+    """Memory is not counted tensor by tensor."""
+
+
 class PicturesAhead:
     """The pictures of `indices` at `size` (height, width), at most `room` of them ready before they are taken.
 
     The thread starts at once. `check` is called while there is nothing to take; what it raises ends
-    the reading. Iterate once, and close in any case.
+    the reading. `made` is called in the thread with every picture's pixels. Iterate once, and close in any case.
     """
 
     def __init__(
-        self, reader: VideoReader, indices: Sequence[int], size: tuple[int, int], room: int, check: Callable[[], None]
+        self,
+        reader: VideoReader,
+        indices: Sequence[int],
+        size: tuple[int, int],
+        room: int,
+        check: Callable[[], None],
+        made: Callable[[Tensor], None] = _not_counted,
     ) -> None:
         self._reader, self._check = reader, check
         self._ready: queue.Queue[Picture | _Ended] = queue.Queue(room)
         self._stop = threading.Event()
-        arguments = (reader, indices, size, self._ready, self._stop)
+        arguments = (reader, indices, size, self._ready, self._stop, made)
         self._thread = threading.Thread(target=_work, args=arguments, name="vidqa-frames", daemon=True)
         self._thread.start()
 
@@ -73,12 +85,16 @@ def _work(
     size: tuple[int, int],
     ready: "queue.Queue[Picture | _Ended]",
     stop: threading.Event,
+    made: Callable[[Tensor], None],
 ) -> None:
     try:
         with unrecorded():  # the mode belongs to a thread: this one sets its own
             for frame in reader.frames(indices):
-                if not _put(ready, Picture(resize_frame(frame.rgb, *size), frame.timestamp_seconds), stop):
+                picture = Picture(resize_frame(frame.rgb, *size), frame.timestamp_seconds)
+                made(picture.pixels)
+                if not _put(ready, picture, stop):
                     return
+                del picture  # it would live on while the next one is decoded
     except BaseException as error:
         _put(ready, _Ended(error), stop)
     else:

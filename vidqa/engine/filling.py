@@ -134,8 +134,9 @@ class Filling:
         encoder = GroupEncoder(self._model, draft.vision_chunk)
         room = GROUPS_AHEAD * draft.vision_chunk * self._model.spec.vision.temporal_patch
         ahead = PicturesAhead(
-            reader, self._plan.indices, (draft.height, draft.width), min(room, total), self._stop_in_video
-        )
+            reader, self._plan.indices, (draft.height, draft.width), min(room, total), self._stop_in_video,
+            self._stages.tracker.count,
+        )  # fmt: skip
         pictures = Timed(ahead)
         try:
             yield StageStarted("video", total)

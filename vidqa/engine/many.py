@@ -121,7 +121,7 @@ class Many:
             yield number, Planned(runs[number].video, member.plan)
         together = Together(loaded, members, stages)
         numbers = list(runs)
-        for place, event in together.run():
+        for place, event in stages.counted(together.run()):
             yield numbers[place], event
         for number, member in zip(runs, members, strict=True):
             if member.error is None:

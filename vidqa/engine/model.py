@@ -3,27 +3,32 @@
 Loads in a thread beside the events. Knows which settings are settled by loading; answers nothing.
 """
 
+import logging
 import threading
 from collections.abc import Callable, Generator
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from vidqa.config import EngineConfig
 from vidqa.engine.beside import Beside
-from vidqa.engine.planning import Forecast, forecast, tasks_for
+from vidqa.engine.planning import Forecast, forecast, held_by_this_process, tasks_for
 from vidqa.engine.run import Run
 from vidqa.engine.timing import Stopwatch
 from vidqa.errors import Interrupted
 from vidqa.events import Event, StageProgress, StageStarted
 from vidqa.memory.device import find_device
+from vidqa.memory.estimate import with_runtime
 from vidqa.memory.search import Task
+from vidqa.memory.weights import QUANTIZED
 from vidqa.models.choice import Checkpoint, find_checkpoints
 from vidqa.models.weight_files import tensor_sizes
 from vidqa.types import Device, Draft, Request, VideoInfo
 
 if TYPE_CHECKING:
+    from vidqa.memory.live_bytes import LiveBytes
     from vidqa.memory.tracker import Meter, Tracker
     from vidqa.models.loader import Loaded
 
@@ -36,6 +41,7 @@ class Model:
         self.checkpoint: Checkpoint | None = None
         self.config: EngineConfig | None = None
         self.runtime_bytes = 0
+        self._live: LiveBytes | None = None
         self._known: dict[str, list[Checkpoint]] = {}
         self._beside = Beside()
 
@@ -46,7 +52,7 @@ class Model:
 
     def drop(self) -> None:
         """Let go of the weights."""
-        self.loaded = self.checkpoint = self.config = None
+        self.loaded = self.checkpoint = self.config = self._live = None
         self.forget_names()
 
     def forget_names(self) -> None:
@@ -72,13 +78,22 @@ class Model:
         """Tasks of the loaded checkpoint alone: what is loaded stays as it is."""
         if (loaded := self.loaded) is None:
             return tasks
+        tasks = [self._beside_tensors(task) for task in tasks]
         return [replace(task, pinned_weights=loaded.weights, pinned_placement=loaded.placement) for task in tasks]
 
     def forecast(self, video: VideoInfo, request: Request, config: EngineConfig) -> Forecast:
         """What a question would run by these settings, on the device as it is now."""
         checkpoints, served = self.checkpoints(config), self.serves(config)
         tasks = tasks_for(checkpoints, video, request, config, find_device(config.device))
-        return forecast(self.pin(tasks) if served else tasks)
+        return forecast(self.pin(tasks) if served else [self._beside_tensors(task) for task in tasks])
+
+    def _beside_tensors(self, task: Task) -> Task:
+        """A task for the processor, with what this process holds by now: without its tensors, which are planned."""
+        if self.loaded is None or task.device.kind != "cpu":
+            return task
+        live = self._live  # where tensors are not counted, what the process held before the weights stands
+        held = self.runtime_bytes if live is None else max(task.device.process_bytes - live.now, 0)
+        return replace(task, around=held_by_this_process(task.around, held))
 
     def get(
         self, run: Run, config: EngineConfig, hooks: "LoadHooks", meter: "Meter | None"
@@ -86,10 +101,19 @@ class Model:
         """The model as planned, loaded if it is not there; its phase is the first that the tracker measures."""
         if self.loaded is None:
             return (yield from self._load(run, config, hooks, meter))
-        from vidqa.memory.tracker import Tracker
+        from vidqa.memory.tracker import Tracker, runtime_bytes
 
         use_threads(config)
-        return self.loaded, Tracker(run.task.device, meter, self.runtime_bytes)
+        if self._live is not None:
+            self._settle_runtime(run, runtime_bytes(run.task.device, self._live.now))
+        return self.loaded, Tracker(run.task.device, meter, self.runtime_bytes, self._live)
+
+    def _settle_runtime(self, run: Run, held_bytes: int) -> None:
+        """Plan with what this process holds beside its tensors, as it was just measured: on the processor alone."""
+        self.runtime_bytes = held_bytes
+        if run.task.device.kind == "cpu":
+            around = held_by_this_process(run.task.around, held_bytes)
+            run.task, run.plan = replace(run.task, around=around), with_runtime(run.plan, around)
 
     def _load(
         self, run: Run, config: EngineConfig, hooks: "LoadHooks", meter: "Meter | None"
@@ -97,18 +121,21 @@ class Model:
         watch, folder = Stopwatch(), run.checkpoint.local_folder()
         read = _Read(sum(tensor_sizes(folder).values()))
         yield StageStarted("load", read.total_bytes)
-        device, name = run.task.device, run.plan.device
-        ready = self._beside.run(lambda stop: _prepare(device, name, config), hooks.cancelled, _WHEN)
-        self.runtime_bytes = yield from _telling(ready, read, None)
+        device, name, weights = run.task.device, run.plan.device, run.plan.draft.weights
+        ready = self._beside.run(lambda stop: _prepare(device, name, weights, config), hooks.cancelled, _WHEN)
+        self._settle_runtime(run, (yield from _telling(ready, read, None)))
         from vidqa.memory.tracker import Tracker
 
         use_threads(config)
         hooks.fault("load")
         hooks.look_again()
-        tracker, draft = Tracker(run.task.device, meter, self.runtime_bytes), run.plan.draft
+        self._live = _counter(device, config) if meter is None else None
+        tracker, draft = Tracker(run.task.device, meter, self.runtime_bytes, self._live), run.plan.draft
         with tracker.phase("load"):
             loading = self._beside.run(lambda stop: _work(folder, name, draft, read, stop), hooks.cancelled, _WHEN)
             self.loaded = yield from _telling(loading, read, tracker)
+            if self._live is not None:
+                _count_weights(self._live, self.loaded)
         self.checkpoint, self.config = run.checkpoint, config
         yield StageProgress("load", read.total_bytes, read.total_bytes)
         if hooks.cancelled():
@@ -154,14 +181,36 @@ def _telling(
             yield sample
 
 
-def _prepare(device: Device, name: str, config: EngineConfig) -> int:
+def _prepare(device: Device, name: str, weights: str, config: EngineConfig) -> int:
     """Import what takes seconds, and try the device; what the process takes there before any tensor."""
+    if weights in QUANTIZED:
+        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of optional kernels
+        with suppress(ImportError, OSError, RuntimeError):  # a broken one is told of by the loading
+            import_module("bitsandbytes")  # with torch's compiler: 49 MiB that are no tensors
     from vidqa.memory.tracker import runtime_bytes
     from vidqa.models.loader import torch_device
 
-    torch_device(name)
     use_threads(config)
-    return runtime_bytes(device)
+    held = runtime_bytes(device)  # the first to touch the device: it measures what its context takes
+    torch_device(name)
+    return held
+
+
+def _counter(device: Device, config: EngineConfig) -> "LiveBytes | None":
+    """What counts living tensors, where the device does not."""
+    if device.kind == "cuda" or not config.count_tensors:
+        return None
+    from vidqa.memory.live_bytes import LiveBytes
+
+    return LiveBytes(device.kind)
+
+
+def _count_weights(live: "LiveBytes", loaded: "Loaded") -> None:
+    """Count a loaded model, with what quantized weights keep beside their numbers."""
+    model = loaded.model
+    live.count_model(model.model)
+    plain = sum(parameter.numel() * parameter.element_size() for parameter in model.model.parameters())
+    live.count_bytes(max(model.weights_bytes - plain, 0))
 
 
 def _work(folder: Path, name: str, draft: Draft, read: _Read, stop: threading.Event) -> "Loaded":

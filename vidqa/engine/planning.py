@@ -12,6 +12,7 @@ from vidqa.errors import DoesNotFit, UsageError
 from vidqa.memory.drift import measured_runtime
 from vidqa.memory.estimate import Surroundings, rounding_bytes
 from vidqa.memory.host import usable_cores
+from vidqa.memory.nvml import ASSUMED_CONTEXT_BYTES
 from vidqa.memory.planner import Refused, plan_video, try_plan
 from vidqa.memory.search import Task, chunks_for
 from vidqa.memory.setups import weight_choices
@@ -23,9 +24,10 @@ _MIB = 2**20
 # What the runtime takes before any tensor, until it was measured on this machine. CUDA: context
 # and lazily loaded kernels of a PyTorch process; CPU: Python, torch and transformers imported
 # (RSS 753 MiB here).
-_RUNTIME_BYTES = {"cuda": 480 * _MIB, "mps": 256 * _MIB, "cpu": 752 * _MIB}
-# What Python's libraries and threads add while they run, beside tensors: 24 to 25 MiB measured here.
-_HOST_GROWTH_BYTES = 32 * _MIB
+_RUNTIME_BYTES = {"cuda": ASSUMED_CONTEXT_BYTES, "mps": 256 * _MIB, "cpu": 752 * _MIB}
+# What Python's libraries and the heap add beside tensors while a question runs: 36 MiB in the first one of the demo
+# model, up to 21 MiB in later ones of other sizes, measured here.
+_HOST_GROWTH_BYTES = 48 * _MIB
 # aten/src/ATen/cuda/CublasHandlePool.cpp, parseChosenWorkspaceSize: 2 · 4096 + 8 · 16 KiB, and 32 MiB on Hopper and
 # Blackwell, for each stream that cuBLAS sees: the current one, and the captured decode step's (engine/step_graph.py).
 _CUBLAS_BYTES = 8320 * 1024
@@ -109,9 +111,13 @@ def as_used(device: Device, config: EngineConfig) -> Device:
 def surroundings(device: Device, video: VideoInfo) -> Surroundings:
     """The runtime's own memory on a device: as measured here before, else assumed."""
     measured = measured_runtime(device)
+    context = measured or _RUNTIME_BYTES[device.kind]
+    source = "measured on this machine" if measured else "assumed until measured here"
+    if device.kind == "cpu":
+        context, source = max(context, device.process_bytes) + _HOST_GROWTH_BYTES, _with_growth(source)
     return Surroundings(
-        context_bytes=(measured or _RUNTIME_BYTES[device.kind]) + (_HOST_GROWTH_BYTES if device.kind == "cpu" else 0),
-        context_source="measured on this machine" if measured else "assumed until measured here",
+        context_bytes=context,
+        context_source=source,
         workspace_bytes=_cublas_bytes(device) if device.kind == "cuda" else 0,
         allocator_bytes=rounding_bytes() if device.kind == "cuda" else 0,
         host_pixels=video.coded_width * video.coded_height if device.kind == "cpu" else 0,
@@ -121,6 +127,16 @@ def surroundings(device: Device, video: VideoInfo) -> Surroundings:
 def _cublas_bytes(device: Device) -> int:
     large = device.compute_capability is not None and device.compute_capability[0] in _CUBLAS_LARGE
     return _CUBLAS_STREAMS * (_CUBLAS_LARGE_BYTES if large else _CUBLAS_BYTES)
+
+
+def held_by_this_process(around: Surroundings, runtime_bytes: int) -> Surroundings:
+    """Surroundings on a processor with what this process was just seen to hold beside its tensors."""
+    source = _with_growth("measured in this process")
+    return replace(around, context_bytes=runtime_bytes + _HOST_GROWTH_BYTES, context_source=source)
+
+
+def _with_growth(source: str) -> str:
+    return f"{source}; {format_bytes(_HOST_GROWTH_BYTES)} of it for what Python and its libraries still add"
 
 
 def tasks_for(

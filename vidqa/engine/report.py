@@ -42,20 +42,23 @@ def memory_use(run: Run, loaded: "Loaded", tracker: "Tracker", kv_bytes: int, ru
         host_peak_bytes=tracker.host_peak_bytes(),
         other_bytes=reread(run.task.device).other_bytes,
         phases=tracker.phases,
+        tensor_peak_bytes=tracker.tensor_peak_bytes,
     )
 
 
 def remember_peaks(run: Run, memory: MemoryUse) -> None:
-    """Keep what was planned and what it took, for the next plan on this machine."""
-    plan = run.plan
-    drift.remember(
-        run.task.device,
-        plan.model,
-        plan.draft.weights,
-        plan.predicted_peak_bytes,
-        memory.measured_peak_bytes,
-        memory.runtime_bytes,
-    )
+    """Keep what was planned and what it took, for the next plan on this machine.
+
+    On CUDA that is the process on the device; elsewhere its tensors, which alone are predicted there.
+    """
+    plan, device = run.plan, run.task.device
+    planned, measured, runtime = plan.predicted_peak_bytes, memory.measured_peak_bytes, memory.runtime_bytes or None
+    if device.kind != "cuda":
+        if memory.tensor_peak_bytes is None:
+            return
+        planned, measured = plan.tensor_bytes, memory.tensor_peak_bytes
+        runtime = runtime if run.load_seconds else None  # later there is what earlier questions left
+    drift.remember(device, plan.model, plan.draft.weights, planned, measured, runtime)
 
 
 def dropped_turns(run: Run) -> Iterator[str]:

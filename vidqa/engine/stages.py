@@ -14,6 +14,7 @@ from vidqa.events import Event
 from vidqa.memory.tracker import Tracker
 from vidqa.models.qwen2_vl import Qwen2VL
 
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
@@ -53,10 +54,11 @@ class Stages:
 
     def sampled(self, stage: Generator[Event, None, Result]) -> Generator[Event, None, Result]:
         """A stage's events, with samples of memory between them."""
+        counted = self.counted(stage)
         try:
             while True:
                 try:
-                    event = next(stage)
+                    event = next(counted)
                 except StopIteration as finished:
                     result: Result = finished.value
                     return result
@@ -64,4 +66,18 @@ class Stages:
                 if sample := self.tracker.sample():
                     yield sample
         finally:
-            stage.close()  # at once: an error's traceback would keep it, and its thread, alive
+            counted.close()  # at once: an error's traceback would keep it, and its thread, alive
+
+    def counted(self, stage: Generator[Item, None, Result]) -> Generator[Item, None, Result]:
+        """What a stage yields, with its tensors counted; they are not counted while a consumer has its turn."""
+        try:
+            while True:
+                try:
+                    with self.tracker.counting():
+                        item = next(stage)
+                except StopIteration as finished:
+                    result: Result = finished.value
+                    return result
+                yield item
+        finally:
+            stage.close()

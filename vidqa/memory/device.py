@@ -1,15 +1,16 @@
 """What is there now: which device to use, how much of it is free, and what torch's allocator is told.
 
-Never imports torch (that takes seconds, and starts what must first be configured); where it is
+Imports no torch where NVML answers (that takes seconds, and starts what must first be configured); where torch is
 already loaded, its own word counts too. Knows nothing of models and plans.
 """
 
 import re
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 
+from vidqa.config import compiled_folder
 from vidqa.errors import UsageError
-from vidqa.memory import nvml
+from vidqa.memory import nvml, torch_gpus
 from vidqa.memory.gpus import apple_working_set_bytes, rates_for
 from vidqa.memory.host import Machine, cpu_device, host_memory, processor_name
 from vidqa.types import Device
@@ -75,16 +76,44 @@ def _roomiest(devices: tuple[Device, ...]) -> Device:
     return max(devices, key=lambda device: device.free_bytes)
 
 
-def _cuda_or_none(machine: Machine) -> tuple[Device, ...]:
+def start_cuda(device: Device, start: Callable[[], None], machine: Machine = THIS_MACHINE) -> None:
+    """Call `start`, which makes this process's context on a GPU, and remember what the context takes.
+
+    Where the driver hides which bytes are this process's, the context would else count as another's, and be
+    planned as well. On other devices, and where there is a context already, only `start` is called.
+    """
+    before: dict[str, int] = {}
+    if device.kind == "cuda" and not nvml.has_context(machine, device.index):
+        with suppress(UsageError):  # no NVML: there is nothing to compare
+            before = nvml.free_by_uuid(machine)
+    start()
+    if before:
+        nvml.remember_context(machine, device.index, before)
+
+
+def _cuda_devices(machine: Machine) -> tuple[Device, ...]:
+    """The GPUs by NVML, or by torch where NVML is missing and the driver's files are there."""
     try:
         return nvml.cuda_devices(machine)
+    except UsageError:
+        version = machine.torch_version()
+        if not version or _lacks_cuda(machine) or not machine.has_nvidia_files():
+            raise
+        if not (devices := torch_gpus.cuda_devices(machine)):
+            raise
+        return devices
+
+
+def _cuda_or_none(machine: Machine) -> tuple[Device, ...]:
+    try:
+        return _cuda_devices(machine)
     except UsageError:
         return ()
 
 
 def _usable_cuda(machine: Machine) -> tuple[Device, ...]:
     """The GPUs that CUDA shows, at least one; raises UsageError that says why there is none."""
-    devices = nvml.cuda_devices(machine)
+    devices = _cuda_devices(machine)
     if not devices:
         raise UsageError(_why_none(machine), "Change CUDA_VISIBLE_DEVICES, or use --device cpu.")
     if _lacks_cuda(machine):
@@ -144,29 +173,36 @@ def _metal_memory(machine: Machine) -> tuple[int, int] | None:
     return int(mps.recommended_max_memory()), int(mps.driver_allocated_memory())
 
 
-def allocator_environment(environment: Mapping[str, str]) -> dict[str, str]:
+def allocator_environment(environment: Mapping[str, str], machine: Machine = THIS_MACHINE) -> dict[str, str]:
     """What to set before torch starts, so that its CUDA allocator grows segments instead of adding new ones.
 
     Fixed segments leave holes that no plan foresees (torchtune issue 1185: 16.4 -> 10.8 GiB reserved).
     The user's options are kept, a setting of expandable_segments most of all; PYTORCH_ALLOC_CONF wins
     over its older name. That one is set too where it was, so that both say the same whichever is read.
+    Nothing is set where growing segments are known to fail and the user has set nothing.
     """
     newer, older = "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"
     options = _allocator_options(environment.get(older, "")) | _allocator_options(environment.get(newer, ""))
-    if options.get("backend") != "cudaMallocAsync":  # the driver's own allocator has no segments
+    if options.get("backend") != "cudaMallocAsync" and _maps_memory(machine):  # the driver's own has no segments
         options.setdefault("expandable_segments", "True")
     merged = ",".join(f"{name}:{value}" for name, value in options.items())
+    if not merged:
+        return {}
     return {newer: merged} | ({older: merged} if older in environment else {})
+
+
+def _maps_memory(machine: Machine) -> bool:
+    """Whether a growing segment can be mapped: not under WSL2 (cuMemSetAccess fails with 999 at the first allocation,
+    pytorch issue 192330), on Windows (torch builds without them warn) and on Jetson (cuMemCreate fails).
+    """
+    return machine.system != "win32" and not machine.is_wsl() and not machine.is_tegra()
 
 
 def compiler_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """Where torch keeps compiled kernels, set before it starts: the user's cache folder, unless told otherwise."""
     if "TORCHINDUCTOR_CACHE_DIR" in environment:
         return {}
-    import platformdirs
-
-    folder = Path(environment.get("VIDQA_STATE") or platformdirs.user_cache_dir("vidqa"))
-    return {"TORCHINDUCTOR_CACHE_DIR": str(folder / "compiled")}
+    return {"TORCHINDUCTOR_CACHE_DIR": str(compiled_folder(environment))}
 
 
 def _allocator_options(text: str) -> dict[str, str]:

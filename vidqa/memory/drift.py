@@ -23,7 +23,7 @@ def _journal() -> Path:
 
 
 def remember(device: Device, model: str, weights: str, predicted: int, measured: int, runtime: int | None) -> None:
-    """Append one run, in bytes; the oldest runs go when there are too many."""
+    """Append one run, in bytes of the process on CUDA, else of its tensors; the oldest go when there are too many."""
     row = {
         "device": _key(device),
         "model": model,
@@ -31,6 +31,7 @@ def remember(device: Device, model: str, weights: str, predicted: int, measured:
         "predicted_bytes": predicted,
         "measured_bytes": measured,
         "runtime_bytes": runtime,
+        "of": "process" if device.kind == "cuda" else "tensors",
     }
     with contextlib.suppress(OSError):
         path = _journal()
@@ -40,7 +41,7 @@ def remember(device: Device, model: str, weights: str, predicted: int, measured:
 
 
 def runs() -> Iterator[dict[str, Any]]:
-    """Past runs, the oldest first; unreadable lines are passed over."""
+    """Past runs, the oldest first; lines that cannot be read or compared are passed over."""
     try:
         lines = _journal().read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
@@ -48,8 +49,13 @@ def runs() -> Iterator[dict[str, Any]]:
     for line in lines:
         with contextlib.suppress(ValueError):
             row = json.loads(line)
-            if isinstance(row, dict) and {"device", "predicted_bytes", "measured_bytes"} <= row.keys():
+            if isinstance(row, dict) and {"device", "predicted_bytes", "measured_bytes"} <= row.keys() and _alike(row):
                 yield row
+
+
+def _alike(row: dict[str, Any]) -> bool:
+    """Whether the plan of a run decides what was measured: the process on CUDA, only tensors elsewhere."""
+    return str(row["device"]).startswith("cuda") or row.get("of") == "tensors"
 
 
 def measured_runtime(device: Device) -> int | None:

@@ -7,13 +7,13 @@ only: this file looks at no device.
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING
 
 from vidqa.memory import activations
 from vidqa.memory.weights import BLOCK, ELEMENT_BYTES, merging_bytes, part_bytes, part_precision, staging_bytes
-from vidqa.types import Draft, MemoryLine, Placement
+from vidqa.types import Draft, MemoryLine, Placement, Plan
 
 if TYPE_CHECKING:
     from vidqa.models.specs import ModelSpec
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 PHASES = ("load", "vision", "prefill", "decode")
 KV_ROUND_TOKENS = 128  # the cache holds whole attention blocks
 MARGIN_LIMIT_BYTES = 300 * 2**20
+RUNTIME = "runtime"  # the line of what the process holds before any tensor
 GROUPS_AHEAD = 2  # groups of pictures that may be ready before the vision tower takes them
 _MARGIN_SHARE = 0.03  # of the predicted peak: what a prediction may be off by
 _LEAST_MARGIN_BYTES = 64 * 2**20
@@ -234,7 +235,7 @@ PARTS = (
     Part("vision activations", frozenset(("vision",)), _vision,
          lambda spec, draft: f"{activations.group_slices(spec, draft)} slices of "
          f"{activations.patches_per_slice(spec, draft)} patches · {spec.vision.embed_dim}"),
-    Part("frames on their way", frozenset(("vision",)), frames_ahead_bytes,
+    Part("frames on their way", frozenset(("vision", "prefill")), frames_ahead_bytes,
          lambda spec, draft: f"{GROUPS_AHEAD} groups of pictures, and one that is resized"),
     Part("vision embeddings, waiting", frozenset(("vision",)), _waiting("vision"), _waiting_formula),
     Part("vision embeddings, waiting for a chunk", frozenset(("prefill",)), _waiting("prefill"), _waiting_formula),
@@ -289,12 +290,28 @@ def memory_lines(spec: "ModelSpec", draft: Draft, around: Surroundings) -> tuple
         for part in PARTS
         if worst in part.phases and (size := part.bytes(spec, draft, around.host_pixels))
     ]
-    lines.append(MemoryLine("runtime", around.context_bytes, around.context_source))
-    lines.append(MemoryLine("matrix library workspace", around.workspace_bytes, "cuBLAS, one a stream"))
-    lines.append(MemoryLine("allocator rounding", around.allocator_bytes, "one large and one small segment begun"))
-    margin = margin_bytes(phases[worst])
-    lines.append(MemoryLine("margin", margin, "3 % of the peak, 64 to 300 MiB"))
+    lines += [
+        MemoryLine(RUNTIME, around.context_bytes, around.context_source, "process"),
+        MemoryLine("matrix library workspace", around.workspace_bytes, "cuBLAS, one a stream", "process"),
+        MemoryLine("allocator rounding", around.allocator_bytes, "one large and one small segment begun", "process"),
+        _margin_line(phases[worst]),
+    ]
     return worst, tuple(line for line in lines if line.bytes)
+
+
+def _margin_line(peak_bytes: int) -> MemoryLine:
+    return MemoryLine("margin", margin_bytes(peak_bytes), "3 % of the peak, 64 to 300 MiB", "margin")
+
+
+def with_runtime(plan: Plan, around: Surroundings) -> Plan:
+    """The plan with another runtime line: what the process holds is known better than when it was made."""
+    line = MemoryLine(RUNTIME, around.context_bytes, around.context_source, "process")
+    more = line.bytes - sum(one.bytes for one in plan.lines if one.name == RUNTIME)
+    phases = {phase: size + more for phase, size in plan.phase_bytes.items()}
+    margin = _margin_line(phases[plan.peak_phase])
+    changed = {RUNTIME: line, margin.name: margin}
+    lines = tuple(changed.get(one.name, one) for one in plan.lines)
+    return replace(plan, lines=lines, phase_bytes=phases, margin_bytes=margin.bytes)
 
 
 def breakdown(lines: tuple[MemoryLine, ...]) -> Mapping[str, int]:

@@ -23,6 +23,12 @@ _BANDWIDTH_BYTES_PER_SECOND = 40e9
 # AVX2: 2 units · 8 lanes of fp32 · multiply and add.
 _FLOPS_PER_CORE_AND_CYCLE = 32
 _USUAL_HERTZ = 2.5e9
+# The driver's files on a PC, on Jetson (older and newer kernels), and under WSL (/dev/dxg is there without NVIDIA too).
+_NVIDIA_FILES = (
+    "dev/nvidia0", "proc/driver/nvidia/version",
+    "dev/nvhost-gpu", "dev/nvhost-ctrl-gpu", "dev/nvgpu", "dev/nvmap",
+    "usr/lib/wsl/lib/libcuda.so.1",
+)  # fmt: skip
 _UNLIMITED_BYTES = 2**60  # version 1 writes "no limit" as the largest page-aligned number
 
 
@@ -39,7 +45,8 @@ class Machine:
     """Where facts are read from: this machine by default, a scripted one in tests.
 
     `nvml` returns nvidia-ml-py's module; `modules` says whether torch is loaded, which is looked
-    at and never imported; `root` is where /proc and /sys lie.
+    at and not imported; `torch` imports it, for a GPU without NVML alone; `root` is where /proc, /sys
+    and /dev lie; `context_bytes` is what CUDA's contexts were measured to take, by (process, GPU).
     """
 
     environment: Mapping[str, str] = field(default_factory=lambda: os.environ)
@@ -50,6 +57,8 @@ class Machine:
     architecture: str = field(default_factory=platform.machine)
     process: Callable[[], int] = os.getpid  # asked anew: a forked child is another process
     torch_version: Callable[[], str] = _installed_torch
+    torch: Callable[[], Any] = lambda: import_module("torch")
+    context_bytes: dict[tuple[int, int], int] = field(default_factory=dict, compare=False)
 
     def read(self, path: str) -> str:
         """Text of a file below `root`, or nothing where it cannot be read."""
@@ -58,9 +67,17 @@ class Machine:
         except OSError:
             return ""
 
+    def has_nvidia_files(self) -> bool:
+        """Whether a driver of NVIDIA's has left its files: there may be a GPU, even where NVML is missing."""
+        return any((self.root / path).exists() for path in _NVIDIA_FILES)
+
     def is_wsl(self) -> bool:
         """Linux inside Windows: the GPU's driver is Windows' own."""
         return "microsoft" in self.read("proc/sys/kernel/osrelease").lower()
+
+    def is_tegra(self) -> bool:
+        """A Jetson or another of NVIDIA's boards on which processor and GPU share one memory."""
+        return "nvidia,tegra" in self.read("proc/device-tree/compatible") or bool(self.read("etc/nv_tegra_release"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +91,16 @@ class HostMemory:
 
 
 def host_memory(machine: Machine) -> HostMemory:
-    """RAM now. A container's limit counts where it is below the machine's own."""
-    memory = psutil.virtual_memory()
+    """RAM now. A container's limit counts where it is below the machine's own.
+
+    Linux calls pages of files available, although this process has mapped them and they are in its resident size:
+    counted as both free and held, torch's libraries would be 360 MiB that are not there.
+    """
+    memory, process = psutil.virtual_memory(), psutil.Process().memory_info()
     groups = list(_control_groups(machine))
     total = min([memory.total, *(limit for limit, _ in groups)])
-    free = min([memory.available, *(free for _, free in groups)])
-    return HostMemory(total, max(free, 0), psutil.Process().memory_info().rss, limited=total < memory.total)
+    free = min([memory.available - getattr(process, "shared", 0), *(free for _, free in groups)])
+    return HostMemory(total, max(free, 0), process.rss, limited=total < memory.total)
 
 
 def _control_groups(machine: Machine) -> Iterator[tuple[int, int]]:

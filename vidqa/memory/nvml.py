@@ -6,7 +6,7 @@ unanswered (MIG, containers, WSL, Jetson): what is not told is left out, never g
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,9 @@ from vidqa.memory.host import Machine, host_memory
 from vidqa.types import Device
 from vidqa.units import format_bytes
 
+# A context with the kernels that are loaded by and by, until it was measured.
+ASSUMED_CONTEXT_BYTES = 480 * 2**20
+_MOST_CONTEXT_BYTES = 2**31  # a larger fall of free memory was somebody else's
 _UNKNOWN_BYTES = 2**63  # NVML's "not available" is the largest 64-bit number
 _WSL_NOTE = "WSL2: allocations beyond the card spill into host memory, slowly, instead of failing"
 _ORDER_NOTE = (
@@ -235,7 +238,7 @@ def _device(nvml: Any, machine: Machine, index: int, card: Card, order_is_sure: 
     """
     total, free = _total_and_free(nvml, machine, index, card)
     use = _use(nvml, card)
-    own = use.bytes_by_process.get(machine.process()) or _torch_reserved(machine, index)
+    own = use.bytes_by_process.get(machine.process()) or own_bytes(machine, index, total - free)
     # In a container the driver names our process by a number that we do not know: its table says nothing then.
     known = machine.process() in use.bytes_by_process or not own
     told = use.held_by(frozenset(use.bytes_by_process) - {machine.process()}) if known else 0
@@ -263,17 +266,52 @@ def _total_and_free(nvml: Any, machine: Machine, index: int, card: Card) -> tupl
     if answer is None:
         host = host_memory(machine)
         answer = host.total_bytes, host.free_bytes
-    cuda = torch_cuda(machine)
-    if cuda is None:
+    if not has_context(machine, index):  # asking CUDA would make one, on a GPU that may never be used
         return answer
-    free, total = cuda.mem_get_info(index)
+    free, total = torch_cuda(machine).mem_get_info(index)
     return min(answer[0], total), min(answer[1], free)
 
 
-def _torch_reserved(machine: Machine, index: int) -> int:
-    """What torch's allocator has taken: a lower bound of this process where the driver does not tell."""
+def has_context(machine: Machine, index: int) -> bool:
+    """Whether this process is known to have a CUDA context on a GPU."""
     cuda = torch_cuda(machine)
-    return int(cuda.memory_reserved(index)) if cuda else 0
+    if cuda is None:
+        return False
+    return (machine.process(), index) in machine.context_bytes or cuda.memory_reserved(index) > 0
+
+
+def own_bytes(machine: Machine, index: int, used_bytes: int) -> int:
+    """What this process holds of a GPU, where the driver does not tell: torch's segments, and the context.
+
+    The context is as large as `remember_context` measured it, else as usual, and both no more than is in use.
+    """
+    if not has_context(machine, index):
+        return 0
+    context = machine.context_bytes.get((machine.process(), index), ASSUMED_CONTEXT_BYTES)
+    return min(int(torch_cuda(machine).memory_reserved(index)) + context, used_bytes)
+
+
+def free_by_uuid(machine: Machine) -> dict[str, int]:
+    """Free bytes of every GPU by the driver's word alone; nothing where it does not tell them."""
+    nvml = _opened(machine)
+    told = [(card.uuid, _memory(nvml, card)) for group in _groups(nvml) for card in group]
+    return {uuid: memory[1] for uuid, memory in told if memory is not None}
+
+
+def remember_context(machine: Machine, index: int, before: Mapping[str, int]) -> None:
+    """Keep by how much free memory fell since `before` (`free_by_uuid`), less what torch's allocator took.
+
+    Nothing is kept where that is no context's size: other processes took or gave back memory meanwhile.
+    """
+    nvml = _opened(machine)
+    cards, _ = _ordered(nvml, machine, list(_groups(nvml)))
+    after = free_by_uuid(machine)
+    uuid = cards[index].uuid if index < len(cards) else ""
+    if uuid not in before or uuid not in after:
+        return
+    taken = before[uuid] - after[uuid] - int(torch_cuda(machine).memory_reserved(index))
+    if 0 < taken <= _MOST_CONTEXT_BYTES:
+        machine.context_bytes[machine.process(), index] = taken
 
 
 def _notes(nvml: Any, machine: Machine, card: Card, use: _Use, order_is_sure: bool) -> Iterator[str]:

@@ -1,25 +1,33 @@
 """What memory a run really takes: per phase, and as samples while it runs.
 
-Measures; plans nothing. CUDA counts by its caching allocator and NVML, a CPU by the
-process's resident size (and by living tensors, where they are counted).
+Measures; plans nothing. CUDA counts by its caching allocator and NVML. Elsewhere living tensors are counted one by
+one, and the process's resident size is told apart from them: it holds what Python, libraries and the heap hold too.
 """
 
+import ctypes
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from vidqa.events import MemorySampled
-from vidqa.memory.device import find_device, reread
+from vidqa.memory.device import find_device, reread, start_cuda
 from vidqa.memory.estimate import PHASES
 from vidqa.types import Device, PhaseUse
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from vidqa.memory.live_bytes import LiveBytes
+
 _SAMPLE_SECONDS = 0.1
 _OTHERS_SECONDS = 1.0  # asking the driver about everybody takes longer than a sample may
+_COUNTED_STEPS = 4  # turns of decoding: the first model step is in the fourth
+_COUNTED_EVERY = 31
 _CLEAR = Path("/proc/self/clear_refs")
 
 
@@ -95,7 +103,7 @@ class ResidentMeter:
 class TensorMeter:
     """Living tensors, as `LiveBytes` counts them."""
 
-    def __init__(self, live: Any) -> None:
+    def __init__(self, live: "LiveBytes") -> None:
         self._live = live
 
     def now(self) -> int:
@@ -125,28 +133,50 @@ def host_peak_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-@cache
-def _first_runtime_bytes(kind: str, index: int) -> int:
-    """Measured once per process: later there are leftovers of what ran."""
-    return _measured_runtime(find_device(f"cuda:{index}" if kind == "cuda" else kind))
+def runtime_bytes(device: Device, tensor_bytes: int = 0) -> int:
+    """What this process takes on the device beside its tensors: its context, or Python with its libraries.
 
-
-def runtime_bytes(device: Device) -> int:
-    """What this process takes on the device before any tensor: its context, or Python with its libraries."""
-    return _first_runtime_bytes(device.kind, device.index)
-
-
-def _measured_runtime(device: Device) -> int:
+    On CUDA it is measured once per process: later there are leftovers of what ran. Elsewhere it is the resident size
+    of this moment, less `tensor_bytes` that are known to live. Raises UsageError where torch cannot use the device.
+    """
     if device.kind == "cuda":
-        import torch
+        return _context_bytes(device.index)
+    _import_libraries()
+    give_back_heap()
+    return max(ResidentMeter().now() - tensor_bytes, 0)
 
-        (torch.ones(1, 16, device=f"cuda:{device.index}") @ torch.ones(16, 16, device=f"cuda:{device.index}")).sum()
-        torch.cuda.synchronize(device.index)
-        held = reread(device).process_bytes - int(torch.cuda.memory_reserved(device.index))
-        return max(int(held), 0)
-    import transformers.models.qwen2_vl.modeling_qwen2_vl  # noqa: F401 - what loading a model imports anyway
 
-    return ResidentMeter().now()
+@cache
+def _context_bytes(index: int) -> int:
+    import torch
+
+    device = find_device(f"cuda:{index}")
+    start_cuda(device, partial(_first_product, device))
+    held = reread(device).process_bytes - int(torch.cuda.memory_reserved(index))
+    return max(int(held), 0)
+
+
+def _import_libraries() -> None:
+    """What loading a model imports anyway."""
+    import transformers.models.qwen2_vl.modeling_qwen2_vl  # noqa: F401
+
+
+def give_back_heap() -> None:
+    """Let the C library return what it keeps of freed memory, where it can (glibc); it takes about a millisecond."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
+
+
+def _first_product(device: Device) -> None:
+    """Make the context on a GPU, and load what a first matrix product loads."""
+    import torch
+
+    from vidqa.models.loader import torch_device
+
+    where = torch_device(device.torch_name)
+    (torch.ones(1, 16, device=where) @ torch.ones(16, 16, device=where)).sum()
+    torch.cuda.synchronize(where)
 
 
 def _joined(first: PhaseUse, second: PhaseUse) -> PhaseUse:
@@ -162,14 +192,29 @@ def _joined(first: PhaseUse, second: PhaseUse) -> PhaseUse:
     )
 
 
-class Tracker:
-    """Phases and samples of one request on one device, where the runtime itself takes `runtime_bytes`."""
+def _meter_of(device: Device, live: "LiveBytes | None") -> Meter:
+    if device.kind == "cuda":
+        return CudaMeter(device.index)
+    return ResidentMeter() if live is None else TensorMeter(live)
 
-    def __init__(self, device: Device, meter: Meter | None = None, runtime_bytes: int = 0) -> None:
-        self._device = device
-        self._runtime_bytes = runtime_bytes if device.kind == "cuda" else 0  # a resident size has it already
-        self._meter: Meter = meter or (CudaMeter(device.index) if device.kind == "cuda" else ResidentMeter())
+
+class Tracker:
+    """Phases and samples of one request on one device, where the runtime itself takes `runtime_bytes`.
+
+    With `live`, phases are measured in its tensors, which are counted inside `counting`.
+    """
+
+    def __init__(
+        self, device: Device, meter: Meter | None = None, runtime_bytes: int = 0, live: "LiveBytes | None" = None
+    ) -> None:
+        self._device, self._live = device, live
+        self._runtime_bytes: int = runtime_bytes if device.kind == "cuda" else 0  # a resident size has it already
+        self._meter: Meter = meter or _meter_of(device, live)
+        self._resident = ResidentMeter()
+        if live is not None:
+            self._resident.reset()
         self._phase = ""
+        self._decoded = 0
         self._last_sample = self._last_look = 0.0
         self._others_bytes = device.other_bytes
         self._uses: dict[str, PhaseUse] = {}
@@ -178,6 +223,24 @@ class Tracker:
     def phases(self) -> tuple[PhaseUse, ...]:
         """The phases so far, in the order of the stages."""
         return tuple(sorted(self._uses.values(), key=lambda use: PHASES.index(use.name)))
+
+    def counting(self) -> AbstractContextManager[object]:
+        """What is made inside is counted, where tensors are counted one by one; enter it in the thread that makes them.
+
+        Steps of decoding are alike, so after the first ones every 31st is counted.
+        """
+        if self._live is None:
+            return nullcontext()
+        if self._phase == "decode":
+            self._decoded += 1
+            if self._decoded > _COUNTED_STEPS and self._decoded % _COUNTED_EVERY:
+                return nullcontext()
+        return self._live
+
+    def count(self, tensor: "Tensor") -> None:
+        """Count a tensor that was made outside of `counting`, from any thread."""
+        if self._live is not None:
+            self._live.count(tensor)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -203,24 +266,39 @@ class Tracker:
         if moment - self._last_sample < _SAMPLE_SECONDS or not self._phase:
             return None
         self._last_sample = moment
-        now = self._meter.now() + self._runtime_bytes
-        peak = max([now, *(use.peak_bytes + self._runtime_bytes for use in self._uses.values())])
+        now, peak = self._standing()
         if moment - self._last_look >= _OTHERS_SECONDS:
             self._last_look, self._others_bytes = moment, reread(self._device).other_bytes
-        return MemorySampled(self._phase, now, peak, self._others_bytes)
+        tensors = None if self._live is None else max([self._live.peak, *self._peaks()])
+        return MemorySampled(self._phase, now, peak, self._others_bytes, tensors)
+
+    def _standing(self) -> tuple[int, int]:
+        """(now, peak) of the process on the device."""
+        if self._live is not None:
+            return self._resident.now(), self._resident.peak()
+        now = self._meter.now() + self._runtime_bytes
+        return now, max([now, *(peak + self._runtime_bytes for peak in self._peaks())])
+
+    def _peaks(self) -> list[int]:
+        return [use.peak_bytes for use in self._uses.values()]
+
+    @property
+    def tensor_peak_bytes(self) -> int | None:
+        """The most that lived in tensors at once; None where only the process is measured."""
+        return None if isinstance(self._meter, ResidentMeter) else max(self._peaks(), default=0)
 
     @property
     def runtime_bytes(self) -> int:
         """What the process holds beside its tensors by now: kernels are loaded as they are first used."""
         if self._device.kind == "cuda":
             held = reread(self._device).process_bytes - (self._meter.reserved() or 0)
-            self._runtime_bytes = max(self._runtime_bytes, held)
+            self._runtime_bytes = max(self._runtime_bytes, int(held))
         return self._runtime_bytes
 
     def host_peak_bytes(self) -> int:
         """The process's resident peak over all phases: each of them may have reset the system's mark."""
-        resident = isinstance(self._meter, ResidentMeter)
-        return max([host_peak_bytes(), *(use.peak_bytes for use in self._uses.values() if resident)])
+        peaks = self._peaks() if isinstance(self._meter, ResidentMeter) else []
+        return max([host_peak_bytes(), *peaks])
 
     def process_peak_bytes(self) -> int:
         """The process's peak: what the driver saw on CUDA (runtime and reserved), else its resident peak."""

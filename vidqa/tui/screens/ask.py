@@ -134,7 +134,7 @@ class AskScreen(Deeds):
         self.query_one(PlanPanel).show(forecast, self.desk.wish)
         self.query_one(MemoryPanel).show_device(forecast.task.device.torch_name)
         if (plan := forecast.plan) is not None:
-            self.query_one(MemoryPanel).plan(plan.predicted_peak_bytes)
+            self.query_one(MemoryPanel).plan(plan.predicted_peak_bytes, plan.tensor_bytes)
             self.query_one(TopBar).plan = plan
             self.query_one(Timeline).moments = plan.timestamps_seconds
             await self.query_one(FilmStrip).show_plan(self.desk.video, plan)
@@ -179,7 +179,7 @@ class AskScreen(Deeds):
     async def _heard(self, job: Job, event: Event) -> None:
         match event:
             case Planned(_, plan):
-                self.query_one(MemoryPanel).plan(plan.predicted_peak_bytes)
+                self.query_one(MemoryPanel).plan(plan.predicted_peak_bytes, plan.tensor_bytes)
                 self.query_one(TopBar).plan = plan
             case StageStarted():
                 self._stages.started(event)
@@ -189,7 +189,7 @@ class AskScreen(Deeds):
             case Degraded(phase, step, plan):
                 told = degraded_words(phase, step, plan)
                 self.query_one(MemoryPanel).degrade(told)
-                self.query_one(MemoryPanel).plan(plan.predicted_peak_bytes)
+                self.query_one(MemoryPanel).plan(plan.predicted_peak_bytes, plan.tensor_bytes)
                 self.add_note(told)
             case Answered(answer):
                 await self._draw_text(job)
@@ -209,7 +209,7 @@ class AskScreen(Deeds):
         """A sample of a running phase."""
         sample = message.sample
         measured = Sample(sample.current_bytes, sample.other_bytes)
-        self.query_one(MemoryPanel).measure(measured, sample.phase, sample.peak_bytes)
+        self.query_one(MemoryPanel).measure(measured, sample.phase, sample.peak_bytes, sample.tensor_peak_bytes)
 
     def on_text_waiting(self, message: TextWaiting) -> None:
         """Draw it in a moment, with what comes until then."""
