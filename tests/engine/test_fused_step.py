@@ -62,19 +62,25 @@ class CountedKernels:
             setattr(self, name, operations.launching(getattr(triton_kernels, name), count))
 
 
-def fused_pair(layout: str, kernels: Any = triton_kernels) -> Pair:
+def merged() -> None:
+    """A layer's projections were merged."""
+
+
+def fused_pair(layout: str, kernels: Any = triton_kernels, merged: Any = merged) -> Pair:
     """A pair whose own model has fused layers; the shared one stays as it is."""
     models = pair(layout)
     own = replace(models.ours, model=copy.deepcopy(models.ours.model))
-    return Pair(models.oracle, own.with_fused(FusedDecoder.of(own.model.model.language_model, kernels)))
+    return Pair(models.oracle, own.with_fused(FusedDecoder.of(own.model.model.language_model, kernels, merged)))
 
 
 @pytest.mark.parametrize("layout", ["2B", "7B"])
 @pytest.mark.parametrize("quantized", [False, True])
-def test_fused_layers_give_the_plain_ones_tokens(layout: str, quantized: bool) -> None:
+@pytest.mark.parametrize("merge", [True, False])
+def test_fused_layers_give_the_plain_ones_tokens(layout: str, quantized: bool, merge: bool) -> None:
     models = pair(layout)
     expected, logits = static_tokens(models, room(models, 2, quantized=quantized), 12)
-    ours, last = static_tokens(fused_pair(layout), room(models, 2, quantized=quantized), 12)
+    fused = fused_pair(layout, merged=merged if merge else None)
+    ours, last = static_tokens(fused, room(models, 2, quantized=quantized), 12)
     assert ours == expected
     assert torch.allclose(last, logits, atol=1e-3 if quantized else 1e-4, rtol=0)
 
@@ -131,6 +137,17 @@ def test_quantized_projections_keep_their_own_form() -> None:
     states = torch.randn(2, 16)
     assert torch.equal(merge_linear(modules)(states), torch.cat([module(states) for module in modules], -1))
     assert all(module.weight is weight for module, weight in zip(modules, weights, strict=True))
+
+
+def test_projections_are_merged_where_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fused_step, "why_not_fused", lambda spec, device, dtype: "")
+    own = replace(pair("2B").ours, model=copy.deepcopy(pair("2B").ours.model))
+    layer = own.model.model.language_model.layers[0]
+    needed = (12 + 2 + 2) * 16 * 192 * 4  # queries, keys and values of the tiny model, more than gate and up
+    for room_bytes, merges in ((needed - 1, False), (needed, True)):
+        assert fused_step.fuse(own, room_bytes).fused is not None
+        gate, up = (module.weight.untyped_storage() for module in (layer.mlp.gate_proj, layer.mlp.up_proj))
+        assert (gate.data_ptr() == up.data_ptr()) == merges
 
 
 def test_what_does_not_run_here_says_why(monkeypatch: pytest.MonkeyPatch) -> None:

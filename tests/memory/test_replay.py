@@ -29,9 +29,9 @@ from vidqa.engine.vision import GroupEncoder, Picture
 from vidqa.memory.activations import prompt_tokens
 from vidqa.memory.estimate import kv_bytes, kv_capacity, tensor_bytes
 from vidqa.memory.tracker import TensorMeter, Tracker
-from vidqa.memory.weights import merging_bytes, parameters, staging_bytes
+from vidqa.memory.weights import parameters, staging_bytes
 from vidqa.models.attention import make_kernel
-from vidqa.models.fused_decoder import FusedDecoder
+from vidqa.models.fused_decoder import FusedDecoder, merging_bytes
 from vidqa.models.qwen2_vl import Part, Qwen2VL
 from vidqa.models.specs import ModelSpec
 from vidqa.types import Draft, Frame, Placement
@@ -116,8 +116,7 @@ def test_weights_are_counted_to_the_byte(model: str, weights: str) -> None:
     with replayed(spec, weights) as replay:
         resting = replay.live.now
     planned = tensor_bytes(spec, draft)["load"]
-    staged = staging_bytes(spec, weights, "bf16", Placement()) + merging_bytes(spec, weights, "bf16")
-    assert planned - staged == resting
+    assert planned - staging_bytes(spec, weights, "bf16", Placement()) == resting
 
 
 def slope(model: str, phase: str, low: Draft, high: Draft) -> float:
@@ -186,7 +185,9 @@ def test_a_captured_step_takes_no_more_than_planned(model: str, weights: str, kv
     draft = made_draft(weights=weights, kv=kv, batch=batch, frames=96, height=252, width=448)
     with replayed(spec, weights) as replay:
         decoder = replay.model.model.model.language_model
-        merged = replay.model.with_fused(FusedDecoder.of(decoder, ReplayedKernels)) if fused else replay.model
+        merged = (
+            replay.model.with_fused(FusedDecoder.of(decoder, ReplayedKernels, lambda: None)) if fused else replay.model
+        )
         storage = Storage.allocate(
             spec, kv_capacity(spec, draft), merged.dtype, cuda, sequences=batch, quantized=kv == "int8"
         )
@@ -202,13 +203,13 @@ def test_a_captured_step_takes_no_more_than_planned(model: str, weights: str, kv
         assert fused or planned <= replay.live.peak * 1.02 + 2 * MIB + (8 * MIB if weights != "bf16" else 0)
 
 
-def test_merging_projections_takes_what_the_load_phase_has_room_for() -> None:
+def test_merging_projections_takes_what_it_says() -> None:
     with replayed(SPEC_2B, "bf16") as replay:
-        resting = replay.live.now
+        text, resting = replay.model.model.model.language_model, replay.live.now
         replay.live.reset()
-        FusedDecoder.of(replay.model.model.model.language_model, ReplayedKernels)
+        FusedDecoder.of(text, ReplayedKernels, lambda: None)
         assert replay.live.now == resting
-        assert replay.live.peak - resting == pytest.approx(merging_bytes(SPEC_2B, "bf16", "bf16"), abs=MIB)
+        assert replay.live.peak - resting == merging_bytes(text) == 2 * 8960 * 1536 * 2
 
 
 class Crossings(TorchDispatchMode):

@@ -17,7 +17,7 @@ from vidqa.engine.kv_cache import Storage
 from vidqa.engine.static_step import Places, next_hidden
 from vidqa.memory.gpus import OLDEST_FOR_TRITON
 from vidqa.models.decoder import Rotary
-from vidqa.models.fused_decoder import FusedDecoder
+from vidqa.models.fused_decoder import FusedDecoder, merging_bytes
 from vidqa.models.qwen2_vl import Qwen2VL
 from vidqa.models.skeleton import config_of, mrope_sections
 from vidqa.models.specs import ModelSpec
@@ -58,12 +58,22 @@ def why_not_fused(spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> 
     return _compared(replace(spec, layers=1, intermediate=_INTERMEDIATE, vocabulary=64), device, dtype)
 
 
-def fuse(model: Qwen2VL) -> Qwen2VL:
-    """A loaded model with fused layers where they run, else as it is. Merges its projections in place."""
+def fuse(model: Qwen2VL, room_bytes: int) -> Qwen2VL:
+    """A loaded model with fused layers where they run, else as it is.
+
+    Its projections are merged where `room_bytes` of the device hold the largest of them beside what it replaces.
+    """
     if why_not_fused(model.spec, model.device, model.dtype):
         return model
+    text: Any = model.model.model.language_model
+    if merging_bytes(text) > room_bytes:
+        return model.with_fused(FusedDecoder.of(text, load_kernels(), None))
     # A layer's old matrices go back to the device before the next ones are merged.
-    return model.with_fused(FusedDecoder.of(model.model.model.language_model, load_kernels(), torch.cuda.empty_cache))
+    return model.with_fused(FusedDecoder.of(text, load_kernels(), torch.cuda.empty_cache))
+
+
+def _no_cache() -> None:
+    """Keep what the allocator holds."""
 
 
 @functools.cache
@@ -84,7 +94,7 @@ def difference(
 ) -> float:
     """The largest difference between fused and plain results of one random layer, over the largest result."""
     model, hidden = _one_layer(spec, device, dtype)
-    fused = model.with_fused(FusedDecoder.of(model.model.model.language_model, kernels))
+    fused = model.with_fused(FusedDecoder.of(model.model.model.language_model, kernels, _no_cache))
     results = [_one_step(one, hidden, quantized=quantized) for one in (model, fused)]
     plain, ours = ((states.float(), store.float()) for states, store in results)
     return max(float((a - b).abs().max() / a.abs().max()) for a, b in zip(plain, ours, strict=True))

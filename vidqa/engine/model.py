@@ -131,8 +131,11 @@ class Model:
         hooks.look_again()
         self._live = _counter(device, config) if meter is None else None
         tracker, draft = Tracker(run.task.device, meter, self.runtime_bytes, self._live), run.plan.draft
+        room = run.plan.predicted_peak_bytes - run.plan.phase_bytes["load"]
         with tracker.phase("load"):
-            loading = self._beside.run(lambda stop: _work(folder, name, draft, read, stop), hooks.cancelled, _WHEN)
+            loading = self._beside.run(
+                lambda stop: _work(folder, name, draft, room, read, stop), hooks.cancelled, _WHEN
+            )
             self.loaded = yield from _telling(loading, read, tracker)
             if self._live is not None:
                 _count_weights(self._live, self.loaded)
@@ -213,8 +216,11 @@ def _count_weights(live: "LiveBytes", loaded: "Loaded") -> None:
     live.count_bytes(max(model.weights_bytes - plain, 0))
 
 
-def _work(folder: Path, name: str, draft: Draft, read: _Read, stop: threading.Event) -> "Loaded":
-    """Load, in its thread; what was read is given back where it is to stop."""
+def _work(folder: Path, name: str, draft: Draft, room: int, read: _Read, stop: threading.Event) -> "Loaded":
+    """Load, in its thread; what was read is given back where it is to stop.
+
+    `room`: bytes between the load phase and the plan's peak.
+    """
     from vidqa.engine.fused_step import fuse
     from vidqa.engine.scope import unrecorded
     from vidqa.engine.writers import why_not_captured
@@ -227,7 +233,7 @@ def _work(folder: Path, name: str, draft: Draft, read: _Read, stop: threading.Ev
 
     with suppress(Interrupted), unrecorded():  # grad mode belongs to a thread
         loaded = load_model(folder, torch_device(name), draft.weights, draft.dtype, draft.placement, told)
-        return loaded if why_not_captured(loaded.model) else replace(loaded, model=fuse(loaded.model))
+        return loaded if why_not_captured(loaded.model) else replace(loaded, model=fuse(loaded.model, room))
     release_cached_memory()
     raise Interrupted(f"Stopped {_WHEN}.")
 

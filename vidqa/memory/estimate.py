@@ -12,7 +12,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from vidqa.memory import activations
-from vidqa.memory.weights import BLOCK, ELEMENT_BYTES, merging_bytes, part_bytes, part_precision, staging_bytes
+from vidqa.memory.weights import BLOCK, ELEMENT_BYTES, part_bytes, part_precision, staging_bytes
 from vidqa.types import Draft, MemoryLine, Placement, Plan
 
 if TYPE_CHECKING:
@@ -145,10 +145,6 @@ def _staging(spec: "ModelSpec", draft: Draft, host_pixels: int) -> int:
     return staging_bytes(spec, draft.weights, draft.dtype, draft.placement)
 
 
-def _merging(spec: "ModelSpec", draft: Draft, host_pixels: int) -> int:
-    return 0 if host_pixels else merging_bytes(spec, draft.weights, draft.dtype)
-
-
 def _pixels(spec: "ModelSpec", draft: Draft) -> int:
     """A group of V values on its way from pictures to patches: uint8 once, float32 twice."""
     return (
@@ -230,8 +226,6 @@ PARTS = (
          _precision("vision")),
     Part("quantization staging", frozenset(("load",)), _staging,
          lambda spec, draft: "the largest matrix, one at a time"),
-    Part("weights: projections while they are merged", frozenset(("load",)), _merging,
-         lambda spec, draft: "the largest one of a layer"),
     Part("vision activations", frozenset(("vision",)), _vision,
          lambda spec, draft: f"{activations.group_slices(spec, draft)} slices of "
          f"{activations.patches_per_slice(spec, draft)} patches · {spec.vision.embed_dim}"),

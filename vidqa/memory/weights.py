@@ -129,18 +129,6 @@ _BUFFERS = {"layers": 2 * BLOCK, "vision": 2 * BLOCK}
 
 
 @cache
-def merging_bytes(spec: "ModelSpec", weights: str, dtype: str) -> int:
-    """The largest merged projection, beside the matrices that it replaces (models/fused_decoder.py).
-
-    Quantized matrices, and float16 ones, are not merged.
-    """
-    if weights not in ("bf16", "fp32") or spec.stored is not None:
-        return 0
-    columns = (spec.heads + 2 * spec.kv_heads) * spec.head_dim, 2 * spec.intermediate
-    return rounded(max(columns) * spec.hidden * ELEMENT_BYTES[dtype])
-
-
-@cache
 def staging_bytes(spec: "ModelSpec", weights: str, dtype: str, placement: Placement) -> int:
     """The largest quantized matrix in the compute precision, which waits on the device while it is quantized.
 

@@ -38,15 +38,16 @@ class FusedDecoder:
     kernels: Any
 
     @classmethod
-    def of(cls, text: Any, kernels: Any, merged: Callable[[], None] = lambda: None) -> "FusedDecoder":
-        """Merge the projections of transformers' language model; `merged` is called after each layer.
+    def of(cls, text: Any, kernels: Any, merged: Callable[[], None] | None) -> "FusedDecoder":
+        """Take over transformers' language model and merge its projections, calling `merged` after each layer.
 
-        A layer's matrices exist twice while it is merged, so the load phase needs `merging_bytes` for a moment.
+        Where `merged` is None nothing is merged: outputs are joined instead, two more operations a layer.
         """
         layers = []
         for layer in text.layers:
-            layers.append(_fused_layer(layer))
-            merged()
+            layers.append(_fused_layer(layer, join_linear if merged is None else merge_linear))
+            if merged is not None:
+                merged()
         return cls(tuple(layers), text.norm.weight, text.norm.variance_epsilon, kernels)
 
     def run(
@@ -74,17 +75,34 @@ class FusedDecoder:
         return [*((layer.norms[0], layer.epsilons[0]) for layer in self.layers[1:]), (self.norm, self.epsilon)]
 
 
-def _fused_layer(layer: Any) -> FusedLayer:
+def merging_bytes(text: Any) -> int:
+    """Bytes of the largest merged projection, which exists beside its parts for a moment."""
+    layer = text.layers[0]
+    groups = ((layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj), _gate_and_up(layer))
+    sizes: list[int] = [sum(module.weight.nbytes for module in group) for group in groups]
+    return max(sizes)
+
+
+def _gate_and_up(layer: Any) -> tuple[Any, Any]:
+    return layer.mlp.gate_proj, layer.mlp.up_proj
+
+
+def _fused_layer(layer: Any, together: Callable[[Sequence[Any]], Projection]) -> FusedLayer:
     attention, mlp = layer.self_attn, layer.mlp
     norms = (layer.input_layernorm, layer.post_attention_layernorm)
     return FusedLayer(
-        qkv=merge_linear((attention.q_proj, attention.k_proj, attention.v_proj)),
+        qkv=together((attention.q_proj, attention.k_proj, attention.v_proj)),
         output=attention.o_proj,
-        gate_up=merge_linear((mlp.gate_proj, mlp.up_proj)),
+        gate_up=together(_gate_and_up(layer)),
         down=mlp.down_proj,
         norms=(norms[0].weight, norms[1].weight),
         epsilons=(norms[0].variance_epsilon, norms[1].variance_epsilon),
     )
+
+
+def join_linear(modules: Sequence[Any]) -> Projection:
+    """Projections of the same input one after the other, their outputs side by side."""
+    return lambda states: torch.cat([module(states) for module in modules], dim=-1)
 
 
 @torch.no_grad()
@@ -94,7 +112,7 @@ def merge_linear(modules: Sequence[Any]) -> Projection:
     Plain ones become views of one matrix; of others (quantized) the outputs are joined.
     """
     if not all(type(module) is nn.Linear for module in modules):
-        return lambda states: torch.cat([module(states) for module in modules], dim=-1)
+        return join_linear(modules)
     weight, bias = _merged(modules, "weight"), _merged(modules, "bias")
     return lambda states: linear(states, weight, bias)
 
