@@ -50,8 +50,12 @@ def test_a_damaged_record_is_no_record(model: Qwen2VL, tmp_path: Path) -> None:
 
 
 def test_kernels_are_kept_where_the_user_says(tmp_path: Path) -> None:
-    assert compiler_environment({"TORCHINDUCTOR_CACHE_DIR": "elsewhere"}) == {}
-    assert compiler_environment({"VIDQA_STATE": "here"}) == {"TORCHINDUCTOR_CACHE_DIR": str(Path("here") / "compiled")}
+    folder = Path("here") / "compiled"
+    both = {"TORCHINDUCTOR_CACHE_DIR": str(folder), "TRITON_CACHE_DIR": str(folder / "triton")}
+    assert compiler_environment({"VIDQA_STATE": "here"}) == both
+    assert compiler_environment({"TORCHINDUCTOR_CACHE_DIR": "elsewhere", "VIDQA_STATE": "here"}) == {
+        "TRITON_CACHE_DIR": str(folder / "triton")
+    }
     assert "vidqa" in compiler_environment({})["TORCHINDUCTOR_CACHE_DIR"]
 
 

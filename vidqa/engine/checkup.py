@@ -263,6 +263,19 @@ def _flex(subject: Subject, layout: "HeadLayout", where: str, dtype: Any) -> Che
     return Check(name, "bad", rung.reason, "Stay with --attn auto, the default.")
 
 
+def _decode_step(subject: Subject) -> Iterator[Check]:
+    from vidqa.engine.fused_step import why_not_fused
+    from vidqa.models.loader import torch_device
+    from vidqa.models.probe_attention import device_dtype
+
+    device, name = subject.find_device(), "decode step"
+    dtype = device_dtype(device.kind, device.bf16)
+    if why := why_not_fused(_checkpoint(subject).spec, torch_device(device.torch_name), dtype):
+        yield Check(name, "absent", f"plain layers: {why}")
+    else:
+        yield Check(name, "ok", "Triton's kernels run, and agree with the plain layers")
+
+
 def _model(subject: Subject) -> Iterator[Check]:
     if subject.model is None:
         return
@@ -305,6 +318,7 @@ _QUESTIONS: dict[str, Question] = {
     "compiler": _compiler,
     "triton": _triton,
     "attention": _attention,
+    "decode step": _decode_step,
     "model": _model,
     "model cache": _cache,
     "predictions": _predictions,

@@ -199,10 +199,10 @@ def _maps_memory(machine: Machine) -> bool:
 
 
 def compiler_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """Where torch keeps compiled kernels, set before it starts: the user's cache folder, unless told otherwise."""
-    if "TORCHINDUCTOR_CACHE_DIR" in environment:
-        return {}
-    return {"TORCHINDUCTOR_CACHE_DIR": str(compiled_folder(environment))}
+    """Where torch and Triton keep compiled kernels, set before they start: the user's cache folder, but for settings."""
+    folder = compiled_folder(environment)
+    wanted = {"TORCHINDUCTOR_CACHE_DIR": str(folder), "TRITON_CACHE_DIR": str(folder / "triton")}
+    return {name: path for name, path in wanted.items() if name not in environment}
 
 
 def _allocator_options(text: str) -> dict[str, str]:
