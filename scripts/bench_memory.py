@@ -76,7 +76,8 @@ def measure_on_gpu(names: Sequence[str], limit_seconds: float) -> Found:
     groups = [{name: _SETUP_SECONDS} for name in names]
 
     def changed(found: Found) -> None:
-        write_result(RESULTS / "memory-cuda.json", content(found.rows, found.environment))
+        if found.rows:
+            write_result(RESULTS / "memory-cuda.json", content(found.rows, found.environment))
         print(f"{len(found.rows)} plans; {found.ends[-1:]}", flush=True)
 
     return run_in_children(groups, limit_seconds, words, changed, lambda told: Measured(**told))
@@ -106,8 +107,7 @@ def measure_on_cpu() -> list[Measured]:
 
 def content(rows: Sequence[Measured], told: Mapping[str, str]) -> dict[str, Any]:
     """What is written."""
-    bars = summarise(rows) if rows else {}
-    return {"environment": dict(told), "bars": bars, "rows": [asdict(row) for row in rows]}
+    return {"environment": dict(told), "bars": summarise(rows), "rows": [asdict(row) for row in rows]}
 
 
 def missed(bars: Mapping[str, Any]) -> list[str]:

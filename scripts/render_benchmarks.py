@@ -1,8 +1,7 @@
 #!/usr/bin/env python3
 """benchmarks/README.md and its plots from benchmarks/results/*.json: the same results give the same page.
 
-Each result is told by its shape: bench_gpu, bench_follow_up, bench_tui, bench_caption,
-bench_scaling, bench_memory,
+Each result is told by its shape: gpu_check, bench_follow_up, bench_tui, bench_caption, bench_scaling, bench_memory,
 eval_demo_model --precisions and `vidqa sweep --json`. Plots need matplotlib; without it the page is the same and
 the pictures stay as they are.
 """
@@ -202,7 +201,7 @@ def _sweep_row(row: Mapping[str, Any]) -> str:
 
 # Kind: title, what is said where there is none, and the section of one result.
 _SECTIONS: dict[str, tuple[str, str, Callable[[str, Result], Iterator[str]]]] = {
-    "gpu": ("GPU", "Not measured yet: `scripts/bench_gpu.py` has not been run on a GPU.", gpu_section),
+    "gpu": ("GPU", "Not measured yet: `scripts/gpu_check` has not been run on a GPU.", gpu_section),
     "follow-up": ("Follow-up questions", "Not measured yet: `scripts/bench_follow_up.py`.", follow_up_section),
     "tui": ("The interactive session", "Not measured yet: `scripts/bench_tui.py`.", rows_section),
     "caption": ("Captioning a folder", "Not measured yet: `scripts/bench_caption.py`.", rows_section),

@@ -108,7 +108,8 @@ class Bench:
         """The released `2b` or `7b`, or a small one with its head layout."""
         if not self.tiny:
             return FULL[name]
-        return replace(reduced(name, 1, FULL[name].heads * 16), vocabulary=2048)
+        full = FULL[name]
+        return replace(reduced(name, 1, full.heads * 16), vocabulary=2048, tied=full.tied)
 
     def model(self, name: str, weights: str = "") -> Loaded:
         """The random model of that size, in 16-bit weights or others; the one before it leaves the device."""

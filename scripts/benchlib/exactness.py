@@ -78,15 +78,16 @@ def answers(bench: Bench) -> Iterator[Row]:
 
 
 def _agreement(name: str, wanted: list[int], tokens: list[int], tie: float, gap: Callable[[int], float]) -> Row:
-    same = next((place for place, pair in enumerate(zip(wanted, tokens, strict=True)) if pair[0] != pair[1]), None)
-    formula = "1 where all greedy tokens are equal, or differ first at a near tie"
-    if same is None:
-        return Row("answers", name, 1.0, "", formula, note=f"{len(wanted)} tokens equal")
-    preferred = gap(same)
-    note = (
-        f"{same} of {len(wanted)} tokens equal, then the reference prefers its own by {preferred:.2e} of the "
-        f"logits' spread (undecided below {tie:g})"
-    )
+    """1 where nothing differs, or the first difference is one that the reference itself holds undecided."""
+    places = [place for place, pair in enumerate(zip(wanted, tokens, strict=True)) if pair[0] != pair[1]]
+    first = places[0] if places else len(wanted) - 1
+    preferred = gap(first)  # 0 where the tokens are equal
+    note = f"{len(wanted) - len(places)} of {len(wanted)} tokens equal"
+    if places:
+        note += (
+            f"; at the first other one, {first}, the reference prefers its own by {preferred:.2e} of the logits' spread"
+        )
+    formula = f"1 where all greedy tokens are equal, or the reference is undecided (below {tie:g}) where they part"
     return Row("answers", name, float(preferred < tie), "", formula, note=note)
 
 

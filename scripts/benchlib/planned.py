@@ -11,7 +11,7 @@ from typing import Any
 
 from benchlib.accelerator import Accelerator
 from benchlib.bench import Bench, PlanRequest, Sizes
-from benchlib.models import build, load, prompt_around, short_name
+from benchlib.models import build, load, short_name, some_prompt
 from benchlib.rows import Row
 from benchlib.runs import SyntheticReader, ask, synthetic_video
 from benchlib.sections import Skipped, how_it_ends
@@ -99,7 +99,7 @@ def make_plans(
 
 def run_plan(loaded: Loaded, task: Task, plan: Plan, meter: Any = None) -> Any:
     """One plan through the pipeline, to the last token; returns its tracker."""
-    prompt = prompt_around(loaded.model.spec)
+    prompt = some_prompt()
     reader = SyntheticReader(task.video, size=(plan.draft.height, plan.draft.width))
     return ask(loaded, task, plan, prompt, reader, meter).tracker
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import StoppingCriteria, StoppingCriteriaList
 
 from benchlib.accelerator import Accelerator
-from benchlib.models import prompt_around
+from benchlib.models import some_prompt
 from vidqa.config import EngineConfig
 from vidqa.engine.pipeline import Pipeline
 from vidqa.engine.planning import tasks_for
@@ -209,7 +209,7 @@ def generate(model: Any, inputs: dict[str, Tensor], tokens: int, began: float) -
 
 def video_inputs(loaded: Loaded, made: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """What transformers takes on the model's device for the prompt and a processed video."""
-    spec, prompt = loaded.model.spec, prompt_around(loaded.model.spec)
+    spec, prompt = loaded.model.spec, some_prompt()
     visual = int(made["video_grid_thw"].prod()) // spec.vision.merge**2
     ids = torch.tensor([[*prompt.head, *[spec.video_token] * visual, *prompt.tail]])
     kinds = {"attention_mask": torch.ones_like(ids), "mm_token_type_ids": (ids == spec.video_token).int() * 2}
@@ -228,4 +228,4 @@ def run_transformers(model: Any, loaded: Loaded, frames: Tensor, tokens: int, **
 
 def run_vidqa(loaded: Loaded, task: Task, plan: Plan, reader: SyntheticReader) -> Run:
     """The same through the pipeline."""
-    return ask(loaded, task, plan, prompt_around(loaded.model.spec), reader).run
+    return ask(loaded, task, plan, some_prompt(), reader).run

@@ -215,7 +215,7 @@ class _Child:
         """Wait a moment, then end it; how it ended, in words."""
         os.close(self._reading)
         with suppress(subprocess.TimeoutExpired):
-            self._process.wait(1.0)
+            self._process.wait(GRACE_SECONDS)
         self.kill()
         code = self._process.wait()
         assert self._process.stdin is not None

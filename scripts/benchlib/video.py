@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from benchlib.bench import Bench
-from benchlib.models import prompt_around
+from benchlib.models import some_prompt
 from benchlib.rows import Row, Samples, beside, seconds_row
 from benchlib.runs import (
     Asked,
@@ -32,7 +32,7 @@ def first_token(name: str) -> Callable[[Bench], Iterator[Row]]:
         task, plan = plan_for(loaded, sizes.frames, (height, width), 1)
         reader = SyntheticReader(synthetic_video(sizes.frames, width, height), 8)
         frames, told = reader.stacked(sizes.frames), list[Asked]()
-        prompt = prompt_around(loaded.model.spec)
+        prompt = some_prompt()
 
         def ours() -> Run:
             told.append(ask(loaded, task, plan, prompt, reader))
@@ -42,9 +42,8 @@ def first_token(name: str) -> Callable[[Bench], Iterator[Row]]:
             return run_transformers(loaded.model.model, loaded, frames, 1, **how)
 
         section = f"first-token-{name}"
-        on_device = (
-            "transformers with patches made on the device"  # as few users run it, and the fairest to their engine
-        )
+        # As few users run it, and the fairest to their engine.
+        on_device = "transformers with patches made on the device"
         sides: dict[str, Callable[[], Run]] = {
             "vidqa": ours, "transformers": theirs, on_device: lambda: theirs(device=bench.device)
         }  # fmt: skip
@@ -64,7 +63,7 @@ def following_up(bench: Bench) -> Iterator[Row]:
     height, width = sizes.frame_size
     task, plan = plan_for(loaded, sizes.follow_up_frames, (height, width), 16, _SPARE_TOKENS)
     reader = SyntheticReader(synthetic_video(sizes.follow_up_frames, width, height), 8)
-    prompt = prompt_around(loaded.model.spec)
+    prompt = some_prompt()
     first, second = list[float](), list[float]()
     for repeat in range(1 + min(sizes.repeats, 3)):
         one = ask(loaded, task, plan, prompt, reader)
@@ -96,7 +95,7 @@ def _peak(bench: Bench, loaded: Loaded, frames: int) -> tuple[int, int]:
     """The peak of one question, and its cache's bytes. Chunks are small enough for the few frames to fill them too."""
     height, width = bench.sizes.flat_size
     task, plan = plan_for(loaded, frames, (height, width), 4, vision_chunk=2, prefill_chunk=64)
-    reader, prompt = SyntheticReader(synthetic_video(frames, width, height), 8), prompt_around(loaded.model.spec)
+    reader, prompt = SyntheticReader(synthetic_video(frames, width, height), 8), some_prompt()
     with bench.accelerator.peak(loaded.model.model) as peak:
         asked = ask(loaded, task, plan, prompt, reader, peak.meter)
     read: Any = asked.pipeline.read
