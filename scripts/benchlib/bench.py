@@ -16,7 +16,7 @@ from benchlib.runs import seconds_of
 from vidqa.models.loader import Loaded, release_cached_memory
 from vidqa.models.specs import ModelSpec
 
-_LEFT_BYTES = 2**26  # workspaces of libraries may stay
+_LEFT_BYTES = 2**28  # workspaces of libraries may stay
 
 
 # Seconds of video, frames, size (width, height), answer tokens.

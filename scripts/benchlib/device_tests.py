@@ -20,10 +20,8 @@ _FOUND = (0, 1, 5)  # pytest's exit codes: all passed, some failed, none there
 
 def needs_cuda_files() -> list[str]:
     """Test files that mark tests with needs_cuda, by their path in the checkout; those of many processes last."""
-    marked = [
-        path for path in sorted((ROOT / "tests").rglob("test_*.py")) if "mark.needs_cuda" in path.read_text("utf-8")
-    ]
-    names = [str(path.relative_to(ROOT)) for path in marked]
+    paths = sorted((ROOT / "tests").rglob("test_*.py"))
+    names = [str(path.relative_to(ROOT)) for path in paths if "pytest.mark.needs_cuda" in path.read_text("utf-8")]
     return sorted(names, key=lambda name: "sweep" in name)
 
 

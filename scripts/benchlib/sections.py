@@ -290,6 +290,9 @@ class _Runner:
                     current = ""
                 else:
                     self._take(message)
+        except BaseException:
+            self._working.kill()  # the run is cut: nothing is waited for
+            raise
         finally:
             hung, how, self._working = self._working.hung, self._working.close(), None
         if current:

@@ -33,10 +33,14 @@ class Recorder(Sampler):
 def make_step(
     kind: str, loaded: Loaded, caches: Sequence[KVCache], positions: Sequence[int], sampler: Sampler | None = None
 ) -> Writer:
-    """The `captured` step for all sequences (on a CPU it is run, not captured), or the `eager` one for a single one."""
+    """The `captured` step for all sequences; on a CPU it is run, not captured.
+
+    Or for a single one the `eager` step with the kernel that the engine takes, or with that of another rung.
+    """
     model, greedy = loaded.model, sampler or Sampler(0, 1, 0)
-    if kind == "eager":
-        return EagerWriter(model, caches[0], kernel_of(loaded), positions[0], greedy)
+    if kind != "captured":
+        kernel = kernel_of(loaded, None if kind == "eager" else kind)
+        return EagerWriter(model, caches[0], kernel, positions[0], greedy)
     return CapturedWriter(model, caches, positions, [greedy] * len(caches), run_layer)
 
 
