@@ -68,7 +68,7 @@ TINY = Sizes(
     copied_bytes=2**16, matrix=64, rungs=("flash", "efficient", "tiled", "cudnn"), compiled_rungs=("tiled",),
     exact_frames=4, exact_tokens=8, exact_context=100, exact_steps=3, caps_gib=(2, 2, 2),
     plans=((1, None, (84, 56), 4), (1, 4, (84, 56), 4), (1, 8, (112, 84), 4)), plan_seconds=20.0,
-    decode_context=100, decode_tokens=8, plain_tokens=4, prefill_tokens=200, prefill_chunks=(64, 128),
+    decode_context=100, decode_tokens=8, plain_tokens=6, prefill_tokens=200, prefill_chunks=(64, 128),
     vision=(("large", 3, (56, 84)), ("small", 4, (56, 56))), frames=4, frame_size=(56, 84), follow_up_frames=16,
     flat_frames=(8, 32), flat_size=(112, 112), clips=4, sweep_cap_gib=0.25, sweep_frames=(2, 4, 200),
     sweep_plain_frames=4, repeats=1,

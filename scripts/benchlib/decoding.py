@@ -51,8 +51,8 @@ def decoding(section: str, model: str, weights: str = "") -> Callable[[Bench], I
         formula = f"({read_bytes(loaded) / 1e9:.4g} GB weights + {cached / 1e9:.4g} GB KV) / copy bandwidth"
         yield Row(section, "bandwidth bound", bound, "s", formula, note=f"{tokens} tokens cached")
         sides: dict[str, Callable[[], list[float]]] = {
-            "captured": lambda: _decode_run("captured", bench, loaded),
-            "eager": lambda: _decode_run("eager", bench, loaded),
+            "captured": lambda: _decode_run("captured", bench, loaded, sizes.decode_tokens),
+            "eager": lambda: _decode_run("eager", bench, loaded, sizes.plain_tokens),
             "transformers": lambda: _plain_run(bench, loaded),
         }
         made = alternating(sides, min(sizes.repeats, 2))
@@ -61,9 +61,9 @@ def decoding(section: str, model: str, weights: str = "") -> Callable[[Bench], I
     return measure
 
 
-def _decode_run(kind: str, bench: Bench, loaded: Loaded) -> list[float]:
+def _decode_run(kind: str, bench: Bench, loaded: Loaded, count: int) -> list[float]:
     """Seconds of each token behind a cache of the section's context, the first ones left out."""
-    context, count, times = bench.sizes.decode_context, bench.sizes.decode_tokens, list[float]()
+    context, times = bench.sizes.decode_context, list[float]()
     writer = make_step(kind, loaded, random_caches(loaded, [context], count), [context])
     for _ in greedy_tokens(writer, loaded, count):
         times.append(time.perf_counter())
