@@ -167,14 +167,17 @@ def target(arguments: argparse.Namespace) -> Path:
 
 
 def short_table(told: Mapping[str, Any]) -> str:
-    """How every section ended and every row that has a bar; short enough where only the end of the output is kept."""
+    """How every section ended, and its bars and speeds; short enough where only the end of the output is kept."""
     lines = [f"{told['environment']}"]
     for end in told["sections"]:
         lines.append(f"{end['section']:<16}{end['outcome']:<11}{end['seconds']:>6.1f} s  {end['detail'][:90]}")
         for row in told["rows"]:
-            if row["section"] == end["section"] and (row["bar"] is not None or end["section"] == "limits"):
-                lines.append(f"  {row['name'][:56]:<57}{shown_value(row):>14}  {shown_bar(row)}")
-    text = "\n".join((*lines, *(f"missed: {line}" for line in told["missed"])))
+            shown = row["bar"] is not None or row["unit"] in ("tokens/s", "GB/s", "TFLOP/s", "1/min")
+            if shown and row["section"] == end["section"]:
+                lines.append(f"  {row['name'][:56]:<57}{shown_value(row):>14}  {shown_bar(row)}".rstrip())
+    there = {f"{row['section']}: {row['name']}" for row in told["rows"]}
+    absent = [line for line in told["missed"] if not any(line.startswith(f"{key}: ") for key in there)]
+    text = "\n".join((*lines, *(f"missed: {line}" for line in absent)))
     return text if len(text) <= _TABLE_CHARACTERS else "...\n" + text[-_TABLE_CHARACTERS:]
 
 

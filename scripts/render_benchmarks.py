@@ -157,7 +157,8 @@ def _taken(row: Mapping[str, Any]) -> int:
 
 
 def _memory_row(row: Mapping[str, Any]) -> str:
-    off = "out of memory" if row["out_of_memory"] else f"{row['predicted'] / _taken(row) - 1:+.1%}"
+    ended = "out of memory" if row["out_of_memory"] else "stopped" if row.get("stopped") else ""
+    off = ended or f"{row['predicted'] / _taken(row) - 1:+.1%}"
     return _cells(
         row["model"], row["weights"], f"{row['cap_gib']:.1f} GiB", row["frames"], f"{row['width']}×{row['height']}",
         f"{row['tokens']:,}", format_bytes(row["predicted"]), format_bytes(_taken(row)), off,

@@ -82,7 +82,7 @@ class Cuda:
     def cap(self, process_bytes: int | None) -> None:
         total = torch.cuda.get_device_properties(self.device).total_memory
         share = 1.0 if process_bytes is None else (process_bytes - self.runtime_bytes()) / total
-        torch.cuda.set_per_process_memory_fraction(share, self.device)
+        torch.cuda.set_per_process_memory_fraction(min(share, 1.0), self.device)
 
     @contextmanager
     def peak(self, model: Any) -> Iterator[Peak]:
