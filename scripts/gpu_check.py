@@ -190,10 +190,11 @@ def exit_code(told: Mapping[str, Any]) -> int:
 
 def parent(arguments: argparse.Namespace) -> int:
     """Run the sections in children, writing after each row; the exit code."""
-    began, path, seen = time.monotonic(), target(arguments), 0
+    began, path, seen, latest = time.monotonic(), target(arguments), 0, Found()
 
     def changed(found: Found) -> None:
-        nonlocal seen
+        nonlocal seen, latest
+        latest = found
         write_result(path, report(found, arguments, finished=False))
         for row in found.rows[seen:]:
             value = row_object(row, None)
@@ -205,7 +206,11 @@ def parent(arguments: argparse.Namespace) -> int:
         seen = len(found.rows)
 
     words = [sys.executable, str(Path(__file__).resolve()), "--child", *(["--rehearse"] * arguments.rehearse)]
-    found = run_in_children(processes(chosen(arguments)), arguments.limit, [*words, "--descriptor"], changed)
+    try:
+        found = run_in_children(processes(chosen(arguments)), arguments.limit, [*words, "--descriptor"], changed)
+    except BaseException:
+        print(f"\n{short_table(report(latest, arguments, finished=False))}\nstopped: {path.name}", flush=True)
+        raise
     told = report(found, arguments, finished=True)
     write_result(path, told)
     print(f"\n{short_table(told)}\nwritten: {path.name}; {time.monotonic() - began:.0f} s", flush=True)

@@ -25,7 +25,7 @@ from vidqa.memory.search import Task
 from vidqa.models.choice import Checkpoint
 from vidqa.models.loader import DTYPES, Loaded
 from vidqa.models.specs import REFERENCE_BOUNDS, ModelSpec
-from vidqa.types import Device, Plan, Request
+from vidqa.types import Device, Placement, Plan, Request
 
 GIB = 2**30
 MIB = 2**20
@@ -107,26 +107,40 @@ def run_plan(loaded: Loaded, task: Task, plan: Plan, meter: Any = None) -> Any:
 def measure(
     accelerator: Accelerator, setup: Setup, requests: Sequence[PlanRequest], plan_seconds: float
 ) -> Iterator[Measured]:
-    """Make the model as its plans want it, and run each of them under the cap; the cap is lifted afterwards."""
+    """Run the plans under the cap, a model for all that want it in one precision and placement.
+
+    Raises Skipped where no plan fits.
+    """
     real = find_device(str(accelerator.device))
     device, runtime = capped(real, setup.cap_gib), accelerator.runtime_bytes()
     found = Checkpoint(setup.model, setup.spec, REFERENCE_BOUNDS, None)
     config = EngineConfig(device=real.torch_name, weights=setup.weights, remember=False)
-    first = list(make_plans(found, device, config, requests=requests))
-    if not first:
-        raise Skipped(f"no plan fits under {setup.cap_gib} GiB")
-    draft = first[-1][1].draft
-    config = replace(config, placement=draft.placement, weights=draft.weights)
-    dtype = DTYPES[draft.dtype]
-    model = build(setup.spec, accelerator.device, dtype, draft.weights, draft.placement)
-    loaded = load(model, accelerator.device, dtype, draft.weights, draft.placement)
-    accelerator.cap(int(setup.cap_gib * GIB))
     exact = replace(surroundings(device, synthetic_video(25)), context_bytes=runtime)
-    try:
-        for task, plan in make_plans(found, device, config, exact, requests):
-            yield run_one(accelerator, setup, loaded, replace(task, device=real), plan, plan_seconds)
-    finally:
-        accelerator.cap(None)
+    models: dict[tuple[str, str, Placement], list[tuple[Task, Plan]]] = {}
+    for task, plan in make_plans(found, device, config, exact, requests):
+        draft = plan.draft
+        models.setdefault((draft.weights, draft.dtype, lasting(draft.placement)), []).append((task, plan))
+    if not models:
+        raise Skipped(f"no plan fits under {setup.cap_gib} GiB")
+    for (weights, dtype, place), plans in models.items():
+        loaded = _loaded(accelerator, setup.spec, weights, dtype, place)
+        accelerator.cap(int(setup.cap_gib * GIB))
+        try:
+            for task, plan in plans:
+                yield run_one(accelerator, setup, loaded, replace(task, device=real), plan, plan_seconds)
+        finally:
+            accelerator.cap(None)
+            del loaded
+
+
+def lasting(place: Placement) -> Placement:
+    """What of a placement is settled when a model is loaded; the rest a plan may choose each time."""
+    return replace(place, vision_offloaded=False, kv_on_host=False)
+
+
+def _loaded(accelerator: Accelerator, spec: ModelSpec, weights: str, dtype: str, place: Placement) -> Loaded:
+    model = build(spec, accelerator.device, DTYPES[dtype], weights, place)
+    return load(model, accelerator.device, DTYPES[dtype], weights, place)
 
 
 def run_one(

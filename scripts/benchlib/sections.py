@@ -100,10 +100,15 @@ def run_here(name: str, section: Section, bench: Any, limit_seconds: float, tell
         outcome, detail = "timed out", f"stopped after its {limit_seconds:.0f} s"
     except Exception as error:
         traceback.print_exc()
-        outcome, detail = "failed", f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"[:300]
+        outcome, detail = "failed", _told(error)
     seconds = round(time.perf_counter() - began, 2)
     tell({"ended": {"section": name, "outcome": outcome, "detail": detail, "seconds": seconds}})
     return outcome in ("ok", "skipped")
+
+
+def _told(error: Exception) -> str:
+    """An error in a line."""
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"[:300]
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +147,12 @@ def serve(
             data = data[os.write(descriptor, data) :]
 
     order = Order(**json.loads(line))
-    sections, bench = begin(tell)
+    try:
+        sections, bench = begin(tell)
+    except Exception as error:  # no device, say: another process would find none either
+        for name in order.limits:
+            tell({"ended": {"section": name, "outcome": "failed", "detail": _told(error), "seconds": 0.0}})
+        return 1
     for name in order.limits:
         if (share := order.share(name)) <= 0:
             return 1

@@ -122,6 +122,13 @@ def test_processes_that_never_begin_are_given_up(monkeypatch: pytest.MonkeyPatch
     assert {end["detail"] for end in found.ends} == {"its process ended before it began"}
 
 
+def test_no_device_is_said_of_every_section(monkeypatch: pytest.MonkeyPatch) -> None:
+    child = CHILD.replace("lambda tell: (dict(", "lambda tell: (1 / 0, dict(")
+    found, _ = run_scripted([("first", "last"), ("other",)], monkeypatch, child)
+    assert [end["section"] for end in found.ends] == ["first", "last", "other"]
+    assert {end["detail"] for end in found.ends} == {"ZeroDivisionError: division by zero"}
+
+
 def test_a_process_that_never_imports_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("benchlib.sections._START_SECONDS", 0.2)
     found, _ = run_scripted([("first",)], monkeypatch, "import time; time.sleep(60)")
