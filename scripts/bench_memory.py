@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Planned against measured memory over many setups: full-size models with random weights under caps, on a GPU.
 
-For each model, precision and cap a process of its own makes the model on the device as planned and runs plans over
+For each model, precision and cap a fresh process makes the model on the device as planned and runs plans over
 frames, sizes and answer lengths; every peak (reserved by the allocator, and the driver's word for the process) is set
 beside the plan's. A setup, a plan and all of them have time limits, and each plan is written at once. Without a GPU
 `--device cpu` does the same with the demo model and its living tensors. Results go to benchmarks/results/.
@@ -23,7 +23,7 @@ from typing import Any
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 from benchlib.planned import GIB, Measured, Setup, make_plans, measure, run_plan, summarise
 from benchlib.rows import RESULTS, environment, write_result
-from benchlib.sections import Found, Section, Tell, run_in_children, serve
+from benchlib.sections import Found, Section, Send, run_in_children, serve
 
 __all__ = ["make_plans", "run_plan"]  # tests/gpu/test_memory.py takes them from here
 # Model, precision, cap in GiB; by name, as 2b-bf16-6.
@@ -56,12 +56,12 @@ def sections() -> dict[str, Section]:
 def child(descriptor: int) -> int:
     """Wait for an order and run it, telling on the descriptor."""
 
-    def begin(tell: Tell) -> tuple[Mapping[str, Section], Any]:
+    def begin(send: Send) -> tuple[Mapping[str, Section], Any]:
         from benchlib.accelerator import Cuda
         from benchlib.bench import Bench
 
         accelerator = Cuda()
-        tell({"environment": environment(accelerator.name)})
+        send({"environment": environment(accelerator.name)})
         return sections(), Bench(accelerator, tiny=False)
 
     return serve(descriptor, sections, begin)
@@ -80,7 +80,7 @@ def measure_on_gpu(names: Sequence[str], limit_seconds: float) -> Found:
             write_result(RESULTS / "memory-cuda.json", content(found.rows, found.environment))
         print(f"{len(found.rows)} plans; {found.ends[-1:]}", flush=True)
 
-    return run_in_children(groups, limit_seconds, words, changed, lambda told: Measured(**told))
+    return run_in_children(groups, limit_seconds, words, changed, lambda fields: Measured(**fields))
 
 
 def measure_on_cpu() -> list[Measured]:
@@ -105,27 +105,27 @@ def measure_on_cpu() -> list[Measured]:
     return [run_one(host, setup, loaded, task, plan, 600.0) for task, plan in plans]
 
 
-def content(rows: Sequence[Measured], told: Mapping[str, str]) -> dict[str, Any]:
+def content(rows: Sequence[Measured], environment: Mapping[str, str]) -> dict[str, Any]:
     """What is written."""
-    return {"environment": dict(told), "bars": summarise(rows), "rows": [asdict(row) for row in rows]}
+    return {"environment": dict(environment), "bars": summarise(rows), "rows": [asdict(row) for row in rows]}
 
 
 def missed(bars: Mapping[str, Any]) -> list[str]:
     """The bars that are not met: median 1 %, 95th percentile 3 %, 300 MiB under, nothing stopped, 100 plans."""
     limits = {"median_error": 0.01, "p95_error": 0.03, "worst_under_bytes": 300 * 2**20, "out_of_memory": 0,
               "stopped": 0}  # fmt: skip
-    told = [f"{name} {bars[name]} above {limit}" for name, limit in limits.items() if bars[name] > limit]
-    return told + ([f"only {bars['plans']} plans"] if bars["plans"] < 100 else [])
+    misses = [f"{name} {bars[name]} above {limit}" for name, limit in limits.items() if bars[name] > limit]
+    return misses + ([f"only {bars['plans']} plans"] if bars["plans"] < 100 else [])
 
 
 def table(rows: Sequence[Measured]) -> Iterator[str]:
     """A line for each plan."""
     yield f"{'model':<6}{'weights':<8}{'cap':>6}{'frames':>8}{'size':>11}{'tokens':>8}{'predicted':>12}{'measured':>12}"
     for row in rows:
-        told = "OUT OF MEMORY" if row.out_of_memory else "STOPPED" if row.stopped else f"{row.error:+.2%}"
+        end = "OUT OF MEMORY" if row.out_of_memory else "STOPPED" if row.stopped else f"{row.error:+.2%}"
         yield (
             f"{row.model:<6}{row.weights:<8}{row.cap_gib:>6.1f}{row.frames:>8}{f'{row.width}x{row.height}':>11}"
-            f"{row.tokens:>8}{row.predicted / GIB:>12.3f}{row.measured / GIB:>12.3f}  {told}"
+            f"{row.tokens:>8}{row.predicted / GIB:>12.3f}{row.measured / GIB:>12.3f}  {end}"
         )
 
 
@@ -158,7 +158,7 @@ def main() -> int:
     found = measure_on_gpu(names, arguments.limit)
     print("\n".join(table(found.rows)))
     misses = missed(summarise(found.rows)) + [f"{name}: not finished" for name in found.outcome("failed", "timed out")]
-    print("\n".join(f"missed: {told}" for told in misses))
+    print("\n".join(f"missed: {line}" for line in misses))
     return 1 if misses else 0
 
 

@@ -4,7 +4,7 @@
 Random-weight Qwen2-VL-2B and -7B, made on the device, and the demo model: exactness, planned against measured
 memory, decode, prefill, vision, first tokens, follow-ups, batches, captioning, a published sweep under a cap, and the
 tests that need a GPU. Needs torch, transformers, psutil and this checkout; what else is missing (av, bitsandbytes,
-pytest) costs the sections that need it, which are told as skipped. Every row is written at once to $OUT or
+pytest) costs the sections that need it, which are then skipped. Every row is written at once to $OUT or
 benchmarks/results/. benchmarks/gpu-check.md says how to run it, and how long each section takes.
 
     scripts/gpu_check [--only a,b,decode-7b] [--skip flex] [--limit SECONDS]
@@ -27,7 +27,7 @@ from typing import Any
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 from benchlib.rows import RESULTS, ROOT, Bar, missed, row_object, shown_bar, shown_value, write_result
-from benchlib.sections import Found, Section, Tell, run_in_children, serve
+from benchlib.sections import Found, Section, Send, run_in_children, serve
 
 BUDGET_SECONDS = 580.0
 GROUPS = "abcdefgh"
@@ -113,7 +113,7 @@ def sections() -> dict[str, Section]:
 def child(arguments: argparse.Namespace) -> int:
     """Wait for an order and run it, telling on the descriptor."""
 
-    def begin(tell: Tell) -> tuple[Mapping[str, Section], Any]:
+    def begin(send: Send) -> tuple[Mapping[str, Section], Any]:
         import torch
 
         from benchlib.accelerator import Cuda, Host
@@ -123,7 +123,7 @@ def child(arguments: argparse.Namespace) -> int:
         if arguments.rehearse:
             torch.set_num_threads(1)  # toy layers do not share well
         accelerator = Host() if arguments.rehearse else Cuda()
-        tell({"environment": environment(accelerator.name)})
+        send({"environment": environment(accelerator.name)})
         return sections(), Bench(accelerator, tiny=arguments.rehearse)
 
     return serve(arguments.descriptor, sections, begin)
@@ -166,25 +166,25 @@ def target(arguments: argparse.Namespace) -> Path:
     return folder / f"gpu-{re.sub(r'[^A-Za-z0-9]+', '-', name)}.json"
 
 
-def short_table(told: Mapping[str, Any]) -> str:
+def short_table(result: Mapping[str, Any]) -> str:
     """How every section ended, and its bars and speeds; short enough where only the end of the output is kept."""
-    lines = [f"{told['environment']}"]
-    for end in told["sections"]:
+    lines = [f"{result['environment']}"]
+    for end in result["sections"]:
         lines.append(f"{end['section']:<16}{end['outcome']:<11}{end['seconds']:>6.1f} s  {end['detail'][:90]}")
-        for row in told["rows"]:
+        for row in result["rows"]:
             shown = row["bar"] is not None or row["unit"] in ("tokens/s", "GB/s", "TFLOP/s", "1/min")
             if shown and row["section"] == end["section"]:
                 lines.append(f"  {row['name'][:56]:<57}{shown_value(row):>14}  {shown_bar(row)}".rstrip())
-    there = {f"{row['section']}: {row['name']}" for row in told["rows"]}
-    absent = [line for line in told["missed"] if not any(line.startswith(f"{key}: ") for key in there)]
+    there = {f"{row['section']}: {row['name']}" for row in result["rows"]}
+    absent = [line for line in result["missed"] if not any(line.startswith(f"{key}: ") for key in there)]
     text = "\n".join((*lines, *(f"missed: {line}" for line in absent)))
     return text if len(text) <= _TABLE_CHARACTERS else "...\n" + text[-_TABLE_CHARACTERS:]
 
 
-def exit_code(told: Mapping[str, Any]) -> int:
+def exit_code(result: Mapping[str, Any]) -> int:
     """0, or 11 to 18 for the first group with a missed bar or a section that failed or ran out of time."""
-    bad = {end["section"] for end in told["sections"] if end["outcome"] in ("failed", "timed out")}
-    bad |= {line.partition(": ")[0] for line in told["missed"]}
+    bad = {end["section"] for end in result["sections"] if end["outcome"] in ("failed", "timed out")}
+    bad |= {line.partition(": ")[0] for line in result["missed"]}
     return min((11 + GROUPS.index(PARTS[name].group) for name in bad), default=0)
 
 
@@ -201,8 +201,8 @@ def parent(arguments: argparse.Namespace) -> int:
             print(f"{time.monotonic() - began:6.1f} s  {row.key}: {shown_value(value)}  {row.note[:100]}", flush=True)
         if len(found.rows) == seen:
             end = found.ends[-1]
-            told = f"{end['section']} {end['outcome']} in {end['seconds']:.1f} s  {end['detail']}"
-            print(f"{time.monotonic() - began:6.1f} s  {told}", flush=True)
+            line = f"{end['section']} {end['outcome']} in {end['seconds']:.1f} s  {end['detail']}"
+            print(f"{time.monotonic() - began:6.1f} s  {line}", flush=True)
         seen = len(found.rows)
 
     words = [sys.executable, str(Path(__file__).resolve()), "--child", *(["--rehearse"] * arguments.rehearse)]
@@ -211,10 +211,10 @@ def parent(arguments: argparse.Namespace) -> int:
     except BaseException:
         print(f"\n{short_table(report(latest, arguments, finished=False))}\nstopped: {path.name}", flush=True)
         raise
-    told = report(found, arguments, finished=True)
-    write_result(path, told)
-    print(f"\n{short_table(told)}\nwritten: {path.name}; {time.monotonic() - began:.0f} s", flush=True)
-    return exit_code(told)
+    result = report(found, arguments, finished=True)
+    write_result(path, result)
+    print(f"\n{short_table(result)}\nwritten: {path.name}; {time.monotonic() - began:.0f} s", flush=True)
+    return exit_code(result)
 
 
 def prepare_environment() -> None:

@@ -41,12 +41,12 @@ def capped_sweep(bench: Bench) -> Iterator[Row]:
                     most, shares = frames, [*shares, share]
     finally:
         bench.accelerator.cap(None)
-    told = f"under {bench.sizes.sweep_cap_gib} GiB"
-    yield Row("sweep", "vidqa, most frames", most, "", told)
+    formula = f"under {bench.sizes.sweep_cap_gib} GiB"
+    yield Row("sweep", "vidqa, most frames", most, "", formula)
     yield Row("sweep", "vidqa, largest share of the cap", max(shares, default=None), "share", "peak / cap")
     for side in ("transformers", "transformers, unfused attention"):
         note = "" if side in least else f"none of up to {bench.sizes.sweep_plain_frames} was too many"
-        yield Row("sweep", f"{side}: out of memory from", least.get(side), "frames", told, note=note)
+        yield Row("sweep", f"{side}: out of memory from", least.get(side), "frames", formula, note=note)
 
 
 def _sides(bench: Bench, loaded: Loaded, frames: int, cap: int) -> dict[str, Callable[[Any], float]]:

@@ -57,10 +57,10 @@ def _rows(process: "subprocess.Popen[str]") -> Iterator[Row]:
             yield row
     if process.wait() not in _FOUND:
         raise RuntimeError(f"pytest ended with exit code {process.returncode}: {last}")
-    told: dict[str, Any] = {"unit": "tests", "formula": "", "note": last}
-    yield Row("tests", "passed", ends.count(1.0), **told)
-    yield Row("tests", "failed", ends.count(0.0), **told)
-    yield Row("tests", "skipped", ends.count(None), **told)
+    shared: dict[str, Any] = {"unit": "tests", "formula": "", "note": last}
+    yield Row("tests", "passed", ends.count(1.0), **shared)
+    yield Row("tests", "failed", ends.count(0.0), **shared)
+    yield Row("tests", "skipped", ends.count(None), **shared)
 
 
 def row_of(line: str) -> Row | None:

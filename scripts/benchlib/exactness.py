@@ -39,9 +39,9 @@ def rungs(section: str, names: Callable[[Bench], Sequence[str]]) -> Callable[[Be
             layout = HeadLayout.of(bench.spec(model) if bench.tiny else FULL[model])
             for name in names(bench):
                 rung = try_rung(name, layout, str(bench.device), bench.dtype, timed=False)
-                told = "largest difference from float32, of a chunk and of a token"
+                formula = "largest difference from float32, of a chunk and of a token"
                 value = None if rung.reason and not rung.difference else rung.difference
-                yield Row(section, f"{model} heads, {name}", value, "", told, note=rung.reason)
+                yield Row(section, f"{model} heads, {name}", value, "", formula, note=rung.reason)
 
     return measure
 
@@ -113,9 +113,9 @@ def captured_step(bench: Bench) -> Iterator[Row]:
         for kv in ("native", "int8"):
             for batch in (1, 4):
                 error = _step_error(bench, reference, ours, kv, batch)
-                told = "|logits - eager fp32's| / |eager fp32's|, the same tokens given to both"
+                formula = "|logits - eager fp32's| / |eager fp32's|, the same tokens given to both"
                 name = f"{short_name(dtype)}, {kv} KV, batch {batch}"
-                yield Row("captured-step", name, error, "", told, note=f"{bench.sizes.exact_steps} steps")
+                yield Row("captured-step", name, error, "", formula, note=f"{bench.sizes.exact_steps} steps")
 
 
 @torch.no_grad()

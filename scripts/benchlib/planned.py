@@ -195,8 +195,8 @@ def planned(section: str, model: str, weights: str, which: int) -> Callable[[Ben
         yield Row(section, "measured above planned and margin", found["beyond_margin_bytes"] / MIB, "MiB", "the worst")
         yield Row(section, "measured above planned", found["worst_under_bytes"] / MIB, "MiB", "the worst")
         yield Row(section, "out of memory or stopped", found["out_of_memory"] + found["stopped"], "", "plans")
-        told = "the driver's word for this process against runtime + reserved, the worst"
-        yield Row(section, "NVML's difference", found["worst_driver_difference"], "share", told)
+        formula = "the driver's word for this process against runtime + reserved, the worst"
+        yield Row(section, "NVML's difference", found["worst_driver_difference"], "share", formula)
 
     return run
 

@@ -110,8 +110,8 @@ def vision(bench: Bench) -> Iterator[Row]:
         yield from beside("vision", label, made, note)
         middle = Samples.of(made["vidqa"]).p50
         flops = vision_flops(loaded.model.spec, _draft(bench, frames=2 * slices, size=(width, height)))
-        share, told = flops / middle / bench.limits.matrix_rate, f"{flops / 1e12:.4g} TFLOP / seconds / matrix rate"
-        yield Row("vision", f"{label}, vidqa, share of the matrix rate", share, "share", told, note=note)
+        share, formula = flops / middle / bench.limits.matrix_rate, f"{flops / 1e12:.4g} TFLOP / seconds / matrix rate"
+        yield Row("vision", f"{label}, vidqa, share of the matrix rate", share, "share", formula, note=note)
         tokens = slices * rows * columns // loaded.model.spec.vision.merge**2
         yield Row("vision", f"{label}, vidqa, speed", tokens / middle, "tokens/s", "visual tokens / median")
 

@@ -77,10 +77,10 @@ def beside(section: str, label: str, made: Mapping[str, Sequence[float]], note: 
             yield Row(section, f"{label}, times {side}", ratio, "×", "medians of alternating runs", note=note)
 
 
-def row_from(told: Mapping[str, Any]) -> Row:
+def row_from(fields: Mapping[str, Any]) -> Row:
     """The row that `dataclasses.asdict` made an object of."""
-    samples = told["samples"]
-    return Row(**{**told, "samples": Samples(**samples) if samples else None})
+    samples = fields["samples"]
+    return Row(**{**fields, "samples": Samples(**samples) if samples else None})
 
 
 def row_object(row: Row, bar: Bar | None) -> dict[str, Any]:

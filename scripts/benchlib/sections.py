@@ -1,4 +1,4 @@
-"""Sections of a benchmark in processes that may fail: what each one finds is told at once, so nothing is lost.
+"""Sections of a benchmark in processes that may fail: what each one finds is sent at once, so nothing is lost.
 
 The parent starts a process for each group of sections, and the next group's while one works, since libraries take
 long to import. A section that takes too long is interrupted; one that hangs, or breaks the device, takes its
@@ -26,11 +26,11 @@ GRACE_SECONDS = 10.0  # how much longer than its limit a section may take to giv
 _START_SECONDS = 90.0  # for a process to import its libraries
 
 Section = Callable[[Any], Iterator[Any]]
-Tell = Callable[[dict[str, Any]], None]
+Send = Callable[[dict[str, Any]], None]
 
 
 class TimeUp(BaseException):
-    """A section's time is over. No Exception: a library must not take it for an error of its own."""
+    """A section's time is over. No Exception: a library must not handle it as an error."""
 
 
 class Skipped(Exception):
@@ -39,7 +39,7 @@ class Skipped(Exception):
 
 @dataclass(slots=True)
 class Found:
-    """What the sections told: their rows, and how each of them ended."""
+    """What the sections found: their rows, and how each of them ended."""
 
     rows: list[Any] = field(default_factory=list)
     ends: list[dict[str, Any]] = field(default_factory=list)
@@ -86,27 +86,27 @@ def how_it_ends(call: Callable[[], Any], seconds: float) -> str:
     return "ok"
 
 
-def run_here(name: str, section: Section, bench: Any, limit_seconds: float, tell: Tell) -> bool:
-    """Run one section in this process and tell its rows as they come; whether it came to its end or was skipped."""
+def run_here(name: str, section: Section, bench: Any, limit_seconds: float, send: Send) -> bool:
+    """Run one section in this process and send its rows as they come; whether it came to its end or was skipped."""
     began, outcome, detail = time.perf_counter(), "ok", ""
-    tell({"began": name, "limit_seconds": limit_seconds})
+    send({"began": name, "limit_seconds": limit_seconds})
     try:
         with time_limit(limit_seconds):
             for row in section(bench):
-                tell({"row": asdict(row)})
+                send({"row": asdict(row)})
     except Skipped as reason:
         outcome, detail = "skipped", str(reason)
     except TimeUp:
         outcome, detail = "timed out", f"stopped after its {limit_seconds:.0f} s"
     except Exception as error:
         traceback.print_exc()
-        outcome, detail = "failed", _told(error)
+        outcome, detail = "failed", one_line(error)
     seconds = round(time.perf_counter() - began, 2)
-    tell({"ended": {"section": name, "outcome": outcome, "detail": detail, "seconds": seconds}})
+    send({"ended": {"section": name, "outcome": outcome, "detail": detail, "seconds": seconds}})
     return outcome in ("ok", "skipped")
 
 
-def _told(error: Exception) -> str:
+def one_line(error: Exception) -> str:
     """An error in a line."""
     return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"[:300]
 
@@ -128,12 +128,12 @@ class Order:
 
 
 def serve(
-    descriptor: int, load: Callable[[], object], begin: Callable[[Tell], tuple[Mapping[str, Section], Any]]
+    descriptor: int, load: Callable[[], object], begin: Callable[[Send], tuple[Mapping[str, Section], Any]]
 ) -> int:
     """A child's whole life: import with `load`, wait for an Order on stdin, `begin`, and run the sections.
 
-    `begin` gives the sections by name and what they share; the device is first touched there. Everything is told on
-    the descriptor. Returns 1 where the process is not fit to go on. It ends with its parent, whatever it does then.
+    `begin` gives the sections by name and what they share; the device is first touched there. Everything is sent to
+    the descriptor. Returns 1 where the process is not fit to go on. The process ends when its parent does.
     """
     load()
     line = _first_line()
@@ -141,22 +141,22 @@ def serve(
         return 0  # the parent is gone
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
-    def tell(message: dict[str, Any]) -> None:
+    def send(message: dict[str, Any]) -> None:
         data = json.dumps(message).encode() + b"\n"
         while data:
             data = data[os.write(descriptor, data) :]
 
     order = Order(**json.loads(line))
     try:
-        sections, bench = begin(tell)
+        sections, bench = begin(send)
     except Exception as error:  # no device, say: another process would find none either
         for name in order.limits:
-            tell({"ended": {"section": name, "outcome": "failed", "detail": _told(error), "seconds": 0.0}})
+            send({"ended": {"section": name, "outcome": "failed", "detail": one_line(error), "seconds": 0.0}})
         return 1
     for name in order.limits:
         if (share := order.share(name)) <= 0:
             return 1
-        if not run_here(name, sections[name], bench, share, tell) and not bench.usable():
+        if not run_here(name, sections[name], bench, share, send) and not bench.usable():
             return 1  # the next ones get a process whose device and memory nothing has touched
     return 0
 
@@ -176,7 +176,7 @@ def _end_with_parent() -> None:
 
 
 class _Child:
-    """A process of the benchmark, in a process group of its own, that waits for its order."""
+    """A process of the benchmark with its own process group; it waits for its order."""
 
     def __init__(self, command: Sequence[str]) -> None:
         self.hung = False
@@ -243,7 +243,7 @@ def run_in_children(
 ) -> Found:
     """Run all sections (name: limit in seconds), each group in its own process, and in more where one fails.
 
-    The descriptor to tell on is appended to the command. The limits are shares of the budget: what a section
+    The descriptor to send on is appended to the command. The limits are shares of the budget: what a section
     leaves is divided among those that follow. `changed` is called with each row and each end.
     """
     runner = _Runner(command, changed, make_row, time.monotonic() + budget_seconds)
@@ -307,8 +307,8 @@ class _Runner:
             hung, how, self._working = self._working.hung, self._working.close(), None
         if current:
             seconds = round(time.monotonic() - began, 2)
-            told = f"it hung: killed after {seconds:.0f} s" if hung else f"its process {how}"
-            self.end(current, "timed out" if hung else "failed", told, seconds)
+            detail = f"it hung: killed after {seconds:.0f} s" if hung else f"its process {how}"
+            self.end(current, "timed out" if hung else "failed", detail, seconds)
 
     def _take(self, message: dict[str, Any]) -> None:
         if "environment" in message:

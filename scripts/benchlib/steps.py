@@ -90,7 +90,7 @@ def greedy_steps(writer: Writer, loaded: Loaded, sequences: int, count: int) -> 
 
 @torch.no_grad()
 def logits_after(writer: Writer, recorder: Recorder, tokens: Tensor) -> Tensor:
-    """Logits (steps, B, vocabulary) behind given tokens (steps, B), whatever the writer would choose itself."""
+    """Logits (steps, B, vocabulary) behind given tokens (steps, B), not those that the writer chooses."""
     made = []
     for step in tokens:
         writer.next(step)

@@ -31,12 +31,12 @@ def first_token(name: str) -> Callable[[Bench], Iterator[Row]]:
         height, width = sizes.frame_size
         task, plan = plan_for(loaded, sizes.frames, (height, width), 1)
         reader = SyntheticReader(synthetic_video(sizes.frames, width, height), 8)
-        frames, told = reader.stacked(sizes.frames), list[Asked]()
+        frames, asked = reader.stacked(sizes.frames), list[Asked]()
         prompt = some_prompt()
 
         def ours() -> Run:
-            told.append(ask(loaded, task, plan, prompt, reader))
-            return told[-1].run
+            asked.append(ask(loaded, task, plan, prompt, reader))
+            return asked[-1].run
 
         def theirs(**how: Any) -> Run:
             return run_transformers(loaded.model.model, loaded, frames, 1, **how)
@@ -49,7 +49,7 @@ def first_token(name: str) -> Callable[[Bench], Iterator[Row]]:
         }  # fmt: skip
         runs = alternating(sides, min(sizes.repeats, 2))
         seconds = {side: [run.first_token_s for run in made] for side, made in runs.items()}
-        clock = told[-1].clock
+        clock = asked[-1].clock
         stages = f"waiting for pictures {clock.video:.3f} s, vision {clock.vision:.3f} s, prefill {clock.prefill:.3f} s"
         note = f"{sizes.frames} frames of {width}x{height}, {plan.visual_tokens} visual tokens; last: {stages}"
         yield from beside(section, "first token", seconds, note)
@@ -80,10 +80,10 @@ def following_up(bench: Bench) -> Iterator[Row]:
 def flat_memory(bench: Bench) -> Iterator[Row]:
     """Peaks of a few and of many frames of one size: their difference beside the KV cache's."""
     loaded, sizes = bench.model("2b"), bench.sizes
-    _peak(bench, loaded, sizes.flat_frames[0])  # libraries take their workspaces once, whatever is asked
-    told = [_peak(bench, loaded, frames) for frames in sizes.flat_frames]
-    (few, few_cached), (many, many_cached) = told
-    for which, frames, (peak, cached) in zip(("few", "many"), sizes.flat_frames, told, strict=True):
+    _peak(bench, loaded, sizes.flat_frames[0])  # libraries take their workspaces with the first question
+    peaks = [_peak(bench, loaded, frames) for frames in sizes.flat_frames]
+    (few, few_cached), (many, many_cached) = peaks
+    for which, frames, (peak, cached) in zip(("few", "many"), sizes.flat_frames, peaks, strict=True):
         yield Row("flat-memory", f"{which} frames", peak / 2**20, "MiB", "peak of all tensors, weights included",
                   note=f"{frames} frames; KV cache {cached / 2**20:.2f} MiB")  # fmt: skip
     off = abs((many - few) / (many_cached - few_cached) - 1)

@@ -38,8 +38,8 @@ if any(argument.endswith("gpu_check.py") for argument in sys.orig_argv):
 def tracing(folder: Path, files: Sequence[Path]) -> dict[str, str]:
     """The environment of a process whose lines of these files are to be kept in a folder."""
     (folder / "sitecustomize.py").write_text(_TRACER, encoding="utf-8")
-    told = {"LINES_TO": str(folder), "LINES_OF": json.dumps([str(path) for path in files])}
-    return os.environ | told | {"PYTHONPATH": str(folder)}
+    named = {"LINES_TO": str(folder), "LINES_OF": json.dumps([str(path) for path in files])}
+    return os.environ | named | {"PYTHONPATH": str(folder)}
 
 
 def not_run(folder: Path, files: Sequence[Path]) -> dict[str, dict[str, list[int]]]:

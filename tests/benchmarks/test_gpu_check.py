@@ -42,10 +42,10 @@ ELSEWHERE = {
     "rows.py": {"table", "_line", "report", "Bar.met_by", "missed", "shown_bar"},  # other benches'; judging: below
     "runs.py": {"Run.tokens_per_s"},  # bench_engine's
     # Wrong arguments, signals, and sections that fail, are skipped or have no time: tested below and in test_sections.
-    "gpu_check.py": {"chosen", "stopped", "main"},
+    "gpu_check.py": {"chosen", "stopped", "main", "parent"},
     "sections.py": {
         "time_limit.over", "how_it_ends", "run_here", "serve", "_end_with_parent", "_Child.messages",
-        "run_in_children", "_Runner.run", "_Runner._one", "_Runner.close",
+        "run_in_children", "one_line", "_Runner.run", "_Runner._one", "_Runner.close",
     },
     "decoding.py": {"decoding.measure"}, "device_tests.py": {"device_tests", "_rows", "row_of"},
     "planned.py": {"planned.run", "make_plans", "measure"},
@@ -71,13 +71,13 @@ Rehearsal = tuple[dict[str, Any], str, dict[str, dict[str, list[int]]]]
 
 
 def test_every_section_is_rehearsed(rehearsal: Rehearsal) -> None:
-    told, printed, _ = rehearsal
+    result, printed, _ = rehearsal
     ran = [name for group in processes(PARTS) for name in group]
-    assert [end["section"] for end in told["sections"]] == ran
-    ends = {end["section"]: end for end in told["sections"]}
+    assert [end["section"] for end in result["sections"]] == ran
+    ends = {end["section"]: end for end in result["sections"]}
     assert {name for name, end in ends.items() if end["outcome"] != "ok"} == set(), ends
-    assert told["finished"] and told["tiny"] and told["missed"] == []
-    assert set(told["environment"]) == {"device", "torch", "transformers", "python", "date"}
+    assert result["finished"] and result["tiny"] and result["missed"] == []
+    assert set(result["environment"]) == {"device", "torch", "transformers", "python", "date"}
     table = printed.rpartition("\n\n")[2]
     assert len(table) < 12_000
     assert all(f"\n{name:<16}ok" in table for name in PARTS)
@@ -169,16 +169,16 @@ def ended(section: str, outcome: str = "ok") -> dict[str, Any]:
 def test_the_exit_code_names_the_first_group_that_failed(
     rows: list[Row], ends: list[dict[str, Any]], code: int, printed: str
 ) -> None:
-    told = report(Found(rows, ends), arguments(only="batch,tests" if len(ends) > 1 else "batch"), finished=True)
-    assert exit_code(told) == code
-    assert printed in short_table(told)
+    result = report(Found(rows, ends), arguments(only="batch,tests" if len(ends) > 1 else "batch"), finished=True)
+    assert exit_code(result) == code
+    assert printed in short_table(result)
 
 
 def test_the_table_fits_where_only_the_end_is_kept() -> None:
     rows = [Row(*key.split(": ", 1), 123.456, "s", "") for key in BARS]
-    told = report(Found(rows, [ended(name, "timed out") for name in PARTS]), arguments(), finished=True)
-    assert len(told["rows"]) == len(BARS) > 50
-    assert len(short_table(told)) < 12_000
+    result = report(Found(rows, [ended(name, "timed out") for name in PARTS]), arguments(), finished=True)
+    assert len(result["rows"]) == len(BARS) > 50
+    assert len(short_table(result)) < 12_000
 
 
 def test_a_missed_result_is_not_judged_before_the_end() -> None:
@@ -304,14 +304,14 @@ def test_the_host_counts_and_caps_what_lives() -> None:
 @pytest.mark.parametrize("section", [
     decoding.decoding("decode-nf4", "7b", "nf4"), planned.planned("memory-nf4", "7b", "nf4", 2),
 ])  # fmt: skip
-def test_what_is_missing_is_told(section: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_missing_is_said(section: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (decoding, planned):
         monkeypatch.setattr(module, "find_spec", lambda name: None)
     with pytest.raises(Skipped, match="bitsandbytes is not installed"):
         next(section(Bench(Host(), tiny=True)))
 
 
-def test_no_pytest_and_no_av_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_pytest_and_no_av_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
     from benchlib import captioning
 
     for module in (device_tests, captioning):

@@ -41,11 +41,11 @@ def scripted(*steps: Any) -> Any:
     ],
 )
 def test_rows_before_the_end_are_kept(steps: tuple[Any, ...], outcome: str, good: bool) -> None:
-    told: list[dict[str, Any]] = []
-    assert run_here("one", scripted(*steps), None, 0.2, told.append) is good
-    assert [message["row"]["name"] for message in told if "row" in message] == [s for s in steps if isinstance(s, str)]
-    assert told[-1]["ended"]["outcome"] == outcome
-    assert "at length" not in told[-1]["ended"]["detail"]
+    sent: list[dict[str, Any]] = []
+    assert run_here("one", scripted(*steps), None, 0.2, sent.append) is good
+    assert [message["row"]["name"] for message in sent if "row" in message] == [s for s in steps if isinstance(s, str)]
+    assert sent[-1]["ended"]["outcome"] == outcome
+    assert "at length" not in sent[-1]["ended"]["detail"]
 
 
 # A child whose sections do as they are named; an unusable bench after "broken".
