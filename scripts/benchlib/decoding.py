@@ -21,12 +21,11 @@ _FIRST_TOKENS = 4  # of a decode run, which capture and warm up
 def limits(bench: Bench) -> Iterator[Row]:
     """The device's own copy bandwidth and matrix rate: what the ratios are to."""
     found, sizes = bench.limits, bench.sizes
-    formula = f"2 · {sizes.copied_bytes / 2**20:g} MiB / seconds of a copy on the device"
-    yield Row("limits", "copy bandwidth", found.bandwidth / 1e9, "GB/s", formula, _scaled(found.bytes_per_second, 1e9))
-    formula = f"2 · {sizes.matrix}³ / seconds of a product in {short_name(bench.dtype)}"
-    yield Row(
-        "limits", "matrix rate", found.matrix_rate / 1e12, "TFLOP/s", formula, _scaled(found.flops_per_second, 1e12)
-    )
+    copied = f"2 · {sizes.copied_bytes / 2**20:g} MiB / seconds of a copy on the device"
+    yield Row("limits", "copy bandwidth", found.bandwidth / 1e9, "GB/s", copied, _scaled(found.bytes_per_second, 1e9))
+    product = f"2 · {sizes.matrix}³ / seconds of a product in {short_name(bench.dtype)}"
+    rates = _scaled(found.flops_per_second, 1e12)
+    yield Row("limits", "matrix rate", found.matrix_rate / 1e12, "TFLOP/s", product, rates)
 
 
 def _scaled(values: list[float], unit: float) -> Samples:

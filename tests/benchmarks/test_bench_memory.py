@@ -52,10 +52,8 @@ def test_processes_get_the_allocators_settings_and_limits(monkeypatch: pytest.Mo
     found = measure_on_gpu(["2b-bf16-8", "7b-nf4-8"], 100.0)
     assert [list(group) for group in seen["groups"]] == [["2b-bf16-8"], ["7b-nf4-8"]]  # a process each
     assert seen["budget"] == 100.0 and seen["command"][-1] == "--child"
-    wanted_options = allocator_environment({"PYTORCH_ALLOC_CONF": "garbage_collection_threshold:0.9"})[
-        "PYTORCH_ALLOC_CONF"
-    ]
-    assert seen["options"] == wanted_options
+    options = allocator_environment({"PYTORCH_ALLOC_CONF": "garbage_collection_threshold:0.9"})
+    assert seen["options"] == options["PYTORCH_ALLOC_CONF"]
     assert (tmp_path / "memory-cuda.json").exists() and found.rows[0].error == pytest.approx(0.01)
 
 
