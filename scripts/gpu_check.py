@@ -192,10 +192,16 @@ def parent(arguments: argparse.Namespace) -> int:
     """Run the sections in children, writing after each row; the exit code."""
     began, path, seen, latest = time.monotonic(), target(arguments), 0, Found()
 
+    def write(found: Found, *, finished: bool) -> dict[str, Any]:
+        result = report(found, arguments, finished=finished)
+        if found.environment or found.rows:  # else there was no device, and nothing to keep
+            write_result(path, result)
+        return result
+
     def changed(found: Found) -> None:
         nonlocal seen, latest
         latest = found
-        write_result(path, report(found, arguments, finished=False))
+        write(found, finished=False)
         for row in found.rows[seen:]:
             value = row_object(row, None)
             print(f"{time.monotonic() - began:6.1f} s  {row.key}: {shown_value(value)}  {row.note[:100]}", flush=True)
@@ -209,11 +215,10 @@ def parent(arguments: argparse.Namespace) -> int:
     try:
         found = run_in_children(processes(chosen(arguments)), arguments.limit, [*words, "--descriptor"], changed)
     except BaseException:
-        print(f"\n{short_table(report(latest, arguments, finished=False))}\nstopped: {path.name}", flush=True)
+        print(f"\n{short_table(report(latest, arguments, finished=False))}\n{path.name}; stopped", flush=True)
         raise
-    result = report(found, arguments, finished=True)
-    write_result(path, result)
-    print(f"\n{short_table(result)}\nwritten: {path.name}; {time.monotonic() - began:.0f} s", flush=True)
+    result = write(found, finished=True)
+    print(f"\n{short_table(result)}\n{path.name}; {time.monotonic() - began:.0f} s", flush=True)
     return exit_code(result)
 
 

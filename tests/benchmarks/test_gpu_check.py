@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from gpu_check import BARS, BUDGET_SECONDS, PARTS, chosen, exit_code, main, processes, report, short_table, target
+from render_benchmarks import render
 
 from benchlib.rows import Row
 from benchlib.sections import Found
@@ -78,6 +79,8 @@ def every_section_is_rehearsed(rehearsal: Rehearsal) -> None:
     table = printed.rpartition("\n\n")[2]
     assert len(table) < 12_000
     assert all(f"\n{name:<16}ok" in table for name in PARTS)
+    page = render({"gpu-rehearsal": result})
+    assert "0 of 0 measured bars are met." in page and "### captured-step" in page
 
 
 def rows_have_one_shape_and_numbers(rehearsal: Rehearsal) -> None:
@@ -171,6 +174,26 @@ def test_the_exit_code_names_the_first_group_that_failed(
     assert printed in short_table(result)
 
 
+def test_a_run_without_a_device_writes_no_result(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(groups: Any, budget: float, command: Any, changed: Any) -> Found:
+        found = Found([], [ended("limits", "failed")])
+        changed(found)
+        return found
+
+    monkeypatch.setenv("OUT", str(tmp_path))
+    monkeypatch.setattr("gpu_check.run_in_children", run)
+    monkeypatch.setattr("gpu_check.prepare_environment", lambda: None)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        assert main(["--only", "limits"]) == 13
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert "limits          failed" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_table_fits_where_only_the_end_is_kept() -> None:
     rows = [Row(*key.split(": ", 1), 123.456, "s", "") for key in BARS]
     result = report(Found(rows, [ended(name, "timed out") for name in PARTS]), arguments(), finished=True)
@@ -186,6 +209,8 @@ SLOW = """
 import json, os, sys, time
 sys.path[:0] = [{scripts!r}, {root!r}]
 import gpu_check
+from render_benchmarks import render
+
 from benchlib.rows import Row
 from benchlib.sections import serve
 
