@@ -26,16 +26,19 @@ def capped_sweep(bench: Bench) -> Iterator[Row]:
     """Peaks and first tokens over frame counts, both sides; where each side's memory ends."""
     loaded, cap = bench.model("2b"), int(bench.sizes.sweep_cap_gib * GIB)
     bench.accelerator.cap(cap)
-    least: dict[str, int] = {}
+    least: dict[str, int] = {}  # frames that were too many, by side
+    stopped: set[str] = set()
     most, shares = 0, list[float]()
     try:
         for frames in bench.sizes.sweep_frames:
             for side, run in _sides(bench, loaded, frames, cap).items():
-                if side in least or (side != "vidqa" and frames > bench.sizes.sweep_plain_frames):
-                    continue  # more frames than those that were too many
+                if side in least or side in stopped or (side != "vidqa" and frames > bench.sizes.sweep_plain_frames):
+                    continue  # more frames than those that were too many or took too long
                 row, share = _run(bench, loaded, f"{frames} frames, {side}", run)
                 yield row
-                if share is None:
+                if share is None and row.note == "stopped":
+                    stopped.add(side)
+                elif share is None:
                     least[side] = frames
                 elif side == "vidqa":
                     most, shares = frames, [*shares, share]

@@ -8,13 +8,14 @@ import torch
 from gpu_check import BARS
 from torch import nn
 
-from benchlib import captioning, decoding, device_tests, exactness, planned
+from benchlib import capped_sweep, captioning, decoding, device_tests, exactness, planned
 from benchlib.accelerator import Host
 from benchlib.bench import Bench
 from benchlib.device_tests import needs_cuda_files, row_of
 from benchlib.exactness import captured_step
 from benchlib.models import build, load, reduced
 from benchlib.planned import Measured, Setup, measure, plan_row, summarise
+from benchlib.rows import Row
 from benchlib.sections import Skipped
 from vidqa.memory.weights import part_bytes
 from vidqa.types import Placement
@@ -145,3 +146,21 @@ def test_files_of_device_tests_are_found() -> None:
     assert "tests/gpu/test_memory.py" in files and "tests/models/test_ladder.py" in files
     assert files[-1] == "tests/gpu/test_sweep.py"
     assert not any("benchmarks" in name or "conftest" in name for name in files)
+
+
+def test_a_run_that_takes_too_long_is_not_out_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench, ends = Bench(Host(), tiny=True), {"vidqa": "ok", "transformers": "out of memory"}
+
+    def scripted(bench: Bench, loaded: Any, name: str, run: Any) -> tuple[Row, float | None]:
+        end = ends.get(name.partition(", ")[2], "stopped")
+        share = 0.5 if end == "ok" else None
+        return Row("sweep", name, share, "GiB", "", note=end), share
+
+    monkeypatch.setattr(capped_sweep, "_run", scripted)
+    rows = {row.name: row.value for row in capped_sweep.capped_sweep(bench)}
+    assert rows["vidqa, most frames"] == bench.sizes.sweep_frames[-1]
+    assert rows["transformers: out of memory from"] == bench.sizes.sweep_frames[0]
+    assert rows["transformers, unfused attention: out of memory from"] is None  # it was stopped
+    assert [name for name in rows if "frames, transformers" in name] == [  # neither is asked for more
+        "2 frames, transformers", "2 frames, transformers, unfused attention",
+    ]  # fmt: skip

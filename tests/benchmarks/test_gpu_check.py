@@ -40,7 +40,7 @@ ELSEWHERE = {
     "decoding.py": {"decoding.measure"}, "device_tests.py": {"device_tests", "_rows", "row_of"},
     "planned.py": {"planned.run", "make_plans", "measure"},
     "captioning.py": {"captioning", "speed_rows"}, "prefilling.py": {"_prefill_rows"},
-    "exactness.py": {"_agreement", "sessions"},
+    "exactness.py": {"_agreement", "sessions"}, "capped_sweep.py": {"capped_sweep"},
 }  # fmt: skip
 MOST_LINES_LEFT = 75  # of those, the whole functions of other benches left out
 
