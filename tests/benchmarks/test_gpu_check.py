@@ -42,7 +42,7 @@ ELSEWHERE = {
     "captioning.py": {"captioning", "speed_rows"}, "prefilling.py": {"_prefill_rows"},
     "exactness.py": {"_agreement", "sessions"}, "capped_sweep.py": {"capped_sweep"},
 }  # fmt: skip
-MOST_LINES_LEFT = 75  # of those, the whole functions of other benches left out
+MOST_LINES_LEFT = 85  # of those, the whole functions of other benches left out
 
 
 def test_a_rehearsal(tmp_path: Path) -> None:
