@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
-from benchlib.models import build, copy_of, load, prompt_around, reduced
+from benchlib.models import build, copy_of, load, reduced, some_prompt
 from benchlib.runs import SyntheticReader, alternating, plan_for, run_transformers, run_vidqa, synthetic_video
 
 
@@ -35,7 +35,7 @@ def main() -> int:
     loaded = load(copy_of(oracle, device, torch.float32), device, torch.float32)
     task, plan = plan_for(loaded, arguments.frames, (height, width), arguments.tokens)
     reader = SyntheticReader(synthetic_video(arguments.frames, width, height), arguments.frames)
-    frames, prompt = reader.stacked(arguments.frames), prompt_around(spec)
+    frames, prompt = reader.stacked(arguments.frames), some_prompt()
     runs = alternating(
         {
             "transformers": lambda: run_transformers(oracle, loaded, frames, arguments.tokens),

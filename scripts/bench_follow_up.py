@@ -4,7 +4,7 @@
 A random-weight checkpoint with Qwen2-VL-2B's head layout (few layers; `--full` for all of it), a generated
 clip, and about 16K visual tokens. Q1 and then Q2, which has Q1 and its answer as history, are asked several
 times; in between the session forgets the video. Results go to benchmarks/results/. Needs PyAV; without it,
-scripts/bench_gpu.py measures the same behind the decoder.
+scripts/gpu_check.py measures the same behind the decoder.
 """
 
 import argparse
@@ -19,6 +19,7 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 import av
 import numpy as np
 
+from benchlib.accelerator import Cuda
 from benchlib.models import FULL, reduced, write_random_model
 from benchlib.rows import RESULTS, Bar, Samples, environment, write_result
 from vidqa import EngineConfig, Request, Session
@@ -73,7 +74,7 @@ def report(pairs: list[tuple[Answer, Answer]], device: str, model: str) -> dict[
     second = [two.timing.first_token_seconds for _, two in pairs]
     plan, ratio = pairs[0][0].plan, Samples.of(second).p50 / Samples.of(first).p50
     return {
-        "kind": "follow-up", "environment": environment(device), "model": model,
+        "kind": "follow-up", "environment": environment(Cuda().name if device == "cuda" else ""), "model": model,
         "visual_tokens": plan.visual_tokens, "frames": plan.draft.frames,
         "height": plan.draft.height, "width": plan.draft.width, "attention": plan.draft.attention,
         "new_tokens": pairs[0][1].plan.prompt_tokens - plan.prompt_tokens,

@@ -1,8 +1,7 @@
 #!/usr/bin/env python3
 """benchmarks/README.md and its plots from benchmarks/results/*.json: the same results give the same page.
 
-Each result is told by its shape: bench_gpu, bench_follow_up, bench_tui, bench_caption,
-bench_scaling, bench_memory,
+Each result is told by its shape: gpu_check, bench_follow_up, bench_tui, bench_caption, bench_scaling, bench_memory,
 eval_demo_model --precisions and `vidqa sweep --json`. Plots need matplotlib; without it the page is the same and
 the pictures stay as they are.
 """
@@ -158,7 +157,8 @@ def _taken(row: Mapping[str, Any]) -> int:
 
 
 def _memory_row(row: Mapping[str, Any]) -> str:
-    off = "out of memory" if row["out_of_memory"] else f"{row['predicted'] / _taken(row) - 1:+.1%}"
+    ended = "out of memory" if row["out_of_memory"] else "stopped" if row.get("stopped") else ""
+    off = ended or f"{row['predicted'] / _taken(row) - 1:+.1%}"
     return _cells(
         row["model"], row["weights"], f"{row['cap_gib']:.1f} GiB", row["frames"], f"{row['width']}×{row['height']}",
         f"{row['tokens']:,}", format_bytes(row["predicted"]), format_bytes(_taken(row)), off,
@@ -202,7 +202,7 @@ def _sweep_row(row: Mapping[str, Any]) -> str:
 
 # Kind: title, what is said where there is none, and the section of one result.
 _SECTIONS: dict[str, tuple[str, str, Callable[[str, Result], Iterator[str]]]] = {
-    "gpu": ("GPU", "Not measured yet: `scripts/bench_gpu.py` has not been run on a GPU.", gpu_section),
+    "gpu": ("GPU", "Not measured yet: `scripts/gpu_check` has not been run on a GPU.", gpu_section),
     "follow-up": ("Follow-up questions", "Not measured yet: `scripts/bench_follow_up.py`.", follow_up_section),
     "tui": ("The interactive session", "Not measured yet: `scripts/bench_tui.py`.", rows_section),
     "caption": ("Captioning a folder", "Not measured yet: `scripts/bench_caption.py`.", rows_section),

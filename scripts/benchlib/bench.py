@@ -8,39 +8,70 @@ from functools import cached_property
 from statistics import median
 
 import torch
+from torch import nn
 
+from benchlib.accelerator import Accelerator
 from benchlib.models import FULL, build, load, reduced
 from benchlib.runs import seconds_of
 from vidqa.models.loader import Loaded, release_cached_memory
 from vidqa.models.specs import ModelSpec
 
+_LEFT_BYTES = 2**28  # workspaces of libraries may stay
+
+
+# Seconds of video, frames, size (width, height), answer tokens.
+PlanRequest = tuple[float, int | None, tuple[int, int] | None, int]
+
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """How much each section does. Sizes of frames are (height, width); the rest counts tokens, frames or slices."""
+    """How much each section does. Sizes of frames are (height, width); the rest counts tokens, frames or slices.
+
+    `plans` has seconds of video, frames and size (width, height; None: the planner's choice) and answer tokens.
+    """
 
     copied_bytes: int = 2**31
     matrix: int = 8192
+    rungs: tuple[str, ...] = ("flash", "cudnn", "efficient", "tiled")
+    compiled_rungs: tuple[str, ...] = ("flex",)
+    exact_frames: int = 8
+    exact_tokens: int = 64
+    exact_context: int = 1000
+    exact_steps: int = 16
+    caps_gib: tuple[float, float, float] = (8, 24, 8)  # of 2B in bf16, 7B in bf16, 7B in nf4
+    plans: tuple[PlanRequest, ...] = (
+        (4, None, None, 16), (60, None, None, 16), (600, None, None, 16), (60, 8, (448, 252), 64),
+        (60, 16, (1008, 560), 16), (60, 32, (448, 252), 16), (60, 64, (616, 336), 32), (60, 100, (448, 252), 16),
+        (60, 4, (1008, 560), 256), (60, 24, (784, 448), 64), (60, 2, (1008, 560), 8), (60, 128, (280, 280), 16),
+    )  # fmt: skip
+    plan_seconds: float = 20.0  # one plan may take so long
     decode_context: int = 8192
     decode_tokens: int = 192
     plain_tokens: int = 48
     prefill_tokens: int = 16384
-    prefill_chunks: tuple[int, ...] = (512, 1024, 2048)
-    vision: tuple[tuple[int, tuple[int, int]], ...] = ((64, (560, 1008)), (256, (280, 280)))
+    prefill_chunks: tuple[int, ...] = (512, 1024, 2048, 4096)
+    vision: tuple[tuple[str, int, tuple[int, int]], ...] = (("large", 64, (560, 1008)), ("small", 256, (280, 280)))
     frames: int = 64
     frame_size: tuple[int, int] = (560, 1008)
     follow_up_frames: int = 46  # 23 slices of 720 tokens
     flat_frames: tuple[int, int] = (8, 768)
     flat_size: tuple[int, int] = (252, 252)  # 81 tokens a slice: 31,104 at most
-    exact_frames: int = 8
-    exact_tokens: int = 64
-    repeats: int = 5
+    clips: int = 120
+    sweep_cap_gib: float = 14.56  # what a T4 has
+    sweep_size: tuple[int, int] = (560, 1008)
+    sweep_frames: tuple[int, ...] = (6, 10, 16, 20, 26, 30, 60, 88)  # 720 tokens a slice: 31,680 at most
+    sweep_plain_frames: int = 60  # the most that transformers is asked for
+    repeats: int = 3
 
 
 TINY = Sizes(
-    copied_bytes=2**16, matrix=64, decode_context=100, decode_tokens=8, plain_tokens=4, prefill_tokens=200,
-    prefill_chunks=(64, 128), vision=((3, (56, 84)), (4, (56, 56))), frames=4, frame_size=(56, 84), follow_up_frames=16,
-    flat_frames=(8, 32), flat_size=(112, 112), exact_frames=4, exact_tokens=8, repeats=1,
+    copied_bytes=2**16, matrix=64, rungs=("flash", "efficient", "tiled", "cudnn"), compiled_rungs=("tiled",),
+    exact_frames=4, exact_tokens=8, exact_context=100, exact_steps=3, caps_gib=(2, 2, 2),
+    plans=((1, None, (84, 56), 4), (1, 4, (84, 56), 4), (1, 8, (112, 84), 4)), plan_seconds=20.0,
+    decode_context=100, decode_tokens=8, plain_tokens=6, prefill_tokens=200, prefill_chunks=(64, 128),
+    vision=(("large", 3, (56, 84)), ("small", 4, (56, 56))), frames=4, frame_size=(56, 84), follow_up_frames=16,
+    flat_frames=(8, 32), flat_size=(112, 112), clips=4, sweep_cap_gib=0.25, sweep_frames=(2, 4, 200),
+    sweep_plain_frames=4, repeats=1,
 )  # fmt: skip
 
 
@@ -65,31 +96,45 @@ class Limits:
 class Bench:
     """What the sections share: in bf16 on a GPU, in float32 with small models where `tiny`."""
 
-    def __init__(self, device: torch.device, *, tiny: bool) -> None:
-        self.device, self.tiny = device, tiny
+    def __init__(self, accelerator: Accelerator, *, tiny: bool) -> None:
+        self.accelerator, self.tiny = accelerator, tiny
+        self.device = accelerator.device
         self.sizes = TINY if tiny else Sizes()
-        self.dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-        self._name = ""
+        self.dtype = torch.float32 if tiny else torch.bfloat16
+        self._name = ("", "")
         self._loaded: Loaded | None = None
 
     def spec(self, name: str) -> ModelSpec:
         """The released `2b` or `7b`, or a small one with its head layout."""
         if not self.tiny:
             return FULL[name]
-        return replace(reduced(name, 1, FULL[name].heads * 16), vocabulary=2048)
+        full = FULL[name]
+        return replace(reduced(name, 1, full.heads * 16), vocabulary=2048, tied=full.tied)
 
-    def model(self, name: str) -> Loaded:
-        """The random model of that size; the one before it leaves the device."""
-        if self._name != name or self._loaded is None:
+    def model(self, name: str, weights: str = "") -> Loaded:
+        """The random model of that size, in 16-bit weights or others; the one before it leaves the device."""
+        if self._name != (name, weights) or self._loaded is None:
             self.drop_model()
-            self._loaded = load(build(self.spec(name), self.device, self.dtype), self.device, self.dtype)
-            self._name = name
+            model = build(self.spec(name), self.device, self.dtype, weights or "native")
+            self._loaded, self._name = load(model, self.device, self.dtype, weights), (name, weights)
         return self._loaded
 
     def drop_model(self) -> None:
         """Let go of the model."""
         self._loaded = None
         release_cached_memory()
+
+    def usable(self) -> bool:
+        """Whether another section can follow one that failed: the device answers, and nothing is left on it."""
+        self.drop_model()
+        self.accelerator.cap(None)
+        try:
+            with self.accelerator.peak(nn.Module()) as peak:
+                torch.ones(1, device=self.device).sum()
+            self.accelerator.wait()
+        except RuntimeError:  # CUDA errors stay with a process
+            return False
+        return bool(peak.tensors < _LEFT_BYTES)
 
     @cached_property
     def limits(self) -> Limits:
@@ -99,8 +144,8 @@ class Bench:
         target = torch.empty_like(source)
         left, right = torch.randn(2, self.sizes.matrix, self.sizes.matrix, device=self.device, dtype=self.dtype)
         for sample in range(12):
-            copied = seconds_of(lambda: target.copy_(source), self.device, times)
-            multiplied = seconds_of(lambda: left @ right, self.device, times)
+            copied = seconds_of(lambda: target.copy_(source), self.accelerator, times)
+            multiplied = seconds_of(lambda: left @ right, self.accelerator, times)
             if sample >= 2:  # the first ones load libraries and wake the clocks
                 found.bytes_per_second.append(2 * self.sizes.copied_bytes / copied)
                 found.flops_per_second.append(2 * self.sizes.matrix**3 / multiplied)

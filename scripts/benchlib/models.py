@@ -6,24 +6,30 @@ Knows configurations and how to fill them; measures nothing.
 import functools
 import json
 import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer, Qwen2VLForConditionalGeneration
 
+from vidqa.engine.fused_step import fuse
 from vidqa.engine.prompt import Prompt
 from vidqa.models.chat_template import ChatTemplate
 from vidqa.models.choice import RELEASED
 from vidqa.models.hub import demo_folder
-from vidqa.models.loader import Loaded, weights_bytes
+from vidqa.models.loader import DTYPES, Loaded, weights_bytes
 from vidqa.models.qwen2_vl import Qwen2VL
 from vidqa.models.skeleton import config_of, default_dtype, mrope_sections
 from vidqa.models.specs import ModelSpec, VisionSpec, parse_spec
 from vidqa.types import Placement
 
 FULL = {"2b": RELEASED["Qwen/Qwen2-VL-2B-Instruct"], "7b": RELEASED["Qwen/Qwen2-VL-7B-Instruct"]}
+_WHOLE = Placement()
 _VIDEO_TOKEN = 1001  # of the reduced models, whose vocabulary is small
 
 
@@ -36,13 +42,80 @@ def reduced(name: str, layers: int, width: int) -> ModelSpec:
     )  # fmt: skip
 
 
-def build(spec: ModelSpec, device: torch.device, dtype: torch.dtype, seed: int = 0) -> Any:
-    """A random model, made on the device itself: a full-size one takes seconds there."""
-    torch.manual_seed(seed)
-    with torch.device(device), default_dtype(dtype):
+def build(
+    spec: ModelSpec, device: torch.device, dtype: torch.dtype, weights: str = "native", placement: Placement = _WHOLE
+) -> Any:
+    """A random model, made on the device one matrix after the other: nothing passes through the host or a disk.
+
+    `weights` are `native`, or `int8`, `nf4` and `nf4-dq` by bitsandbytes in the parts that a loader would quantize
+    (vidqa/models/loader.py); the placement is a plan's. The same numbers each time.
+    """
+    torch.manual_seed(0)
+    with torch.device(device), default_dtype(dtype), _parameters_on_meta():
         model: Any = Qwen2VLForConditionalGeneration(config_of(spec))
     model.set_attn_implementation("sdpa")  # what transformers' side runs by; vidqa's never calls it
+    for path in [path for path, _ in model.named_modules()]:  # no list of modules: it would keep what is replaced
+        module = model.get_submodule(path)
+        if path == "lm_head" and spec.tied:
+            module.weight = model.get_input_embeddings().weight
+            continue
+        host = placement.embedding_on_host and isinstance(module, nn.Embedding)
+        for name, empty in list(module.named_parameters(recurse=False)):
+            setattr(module, name, _random(empty, name, torch.device("cpu") if host else device, dtype))
+        if weights not in ("native", *DTYPES) and isinstance(module, nn.Linear) and _quantized(path, spec, placement):
+            parent, _, name = path.rpartition(".")
+            setattr(model.get_submodule(parent), name, _small(module, weights, dtype))
     return model.eval().requires_grad_(False)
+
+
+@contextmanager
+def _parameters_on_meta() -> Iterator[None]:
+    """Modules that are made inside have parameters without memory, but real buffers: those are computed once."""
+    register = nn.Module.register_parameter
+
+    def on_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        if parameter is not None and not parameter.is_meta:
+            parameter = nn.Parameter(parameter.to("meta"), requires_grad=False)
+        register(module, name, parameter)
+
+    nn.Module.register_parameter = on_meta  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        nn.Module.register_parameter = register  # type: ignore[method-assign]
+
+
+def _random(like: Tensor, name: str, device: torch.device, dtype: torch.dtype) -> nn.Parameter:
+    """As transformers initialises: matrices of small numbers, norms of ones."""
+    fresh = torch.empty(like.shape, device=device, dtype=dtype)
+    fresh = fresh.fill_(1) if like.dim() == 1 and name == "weight" else fresh.normal_(0, 0.02)
+    return nn.Parameter(fresh, requires_grad=False)
+
+
+def _quantized(path: str, spec: ModelSpec, placement: Placement) -> bool:
+    if path == "lm_head":
+        return placement.lm_head_quantized and not spec.tied
+    return placement.vision_quantized or not path.startswith("model.visual.")
+
+
+def _small(linear: nn.Linear, weights: str, dtype: torch.dtype) -> Any:
+    """bitsandbytes' layer with the same weight, quantized where it lies."""
+    import bitsandbytes
+
+    bnb: Any = bitsandbytes.nn
+    shape, device = (linear.in_features, linear.out_features, linear.bias is not None), linear.weight.device
+    if weights == "int8":
+        small = bnb.Linear8bitLt(*shape, has_fp16_weights=False, device="meta")
+        small.weight = bnb.Int8Params(linear.weight.data, requires_grad=False, has_fp16_weights=False).to(device)
+    else:
+        nested = weights == "nf4-dq"
+        small = bnb.Linear4bit(*shape, dtype, nested, "nf4", device="meta")
+        packed = bnb.Params4bit(
+            linear.weight.data, requires_grad=False, compress_statistics=nested, quant_type="nf4", module=small
+        )
+        small.weight = packed.to(device)
+    small.bias = linear.bias
+    return small
 
 
 def copy_of(model: Any, device: torch.device, dtype: torch.dtype) -> Any:
@@ -53,12 +126,14 @@ def copy_of(model: Any, device: torch.device, dtype: torch.dtype) -> Any:
     return other.eval().requires_grad_(False)
 
 
-def load(model: Any, device: torch.device, dtype: torch.dtype) -> Loaded:
-    """A model as the engine takes it, with the demo model's tokenizer; nothing ends its answers."""
+def load(
+    model: Any, device: torch.device, dtype: torch.dtype, weights: str = "", placement: Placement = _WHOLE
+) -> Loaded:
+    """A model as the engine takes it once it is loaded, with the demo model's tokenizer; nothing ends its answers."""
     spec = parse_spec(model.config.to_dict(), "the benchmark's model")
-    adapter = Qwen2VL(model, spec, device, dtype, weights_bytes(model))
+    adapter = fuse(Qwen2VL(model, spec, device, dtype, weights_bytes(model)), sys.maxsize)
     template = ChatTemplate("", "the benchmark's model", {})  # prompts are token ids here
-    return Loaded(adapter, _tokenizer(), frozenset(), short_name(dtype), Placement(), template)
+    return Loaded(adapter, _tokenizer(), frozenset(), weights or short_name(dtype), placement, template)
 
 
 @functools.cache
@@ -66,10 +141,9 @@ def _tokenizer() -> Any:
     return AutoTokenizer.from_pretrained(demo_folder(), local_files_only=True)
 
 
-def prompt_around(spec: ModelSpec) -> Prompt:
-    """Some ids before and after a video."""
-    token = spec.video_token
-    return Prompt((5, 6, 7, 8, token + 1), (token + 2, 9, 10, 11, 12, 13, 14, 15))
+def some_prompt() -> Prompt:
+    """Some ids before and after a video, which every vocabulary has."""
+    return Prompt((5, 6, 7, 8, 3), (4, 9, 10, 11, 12, 13, 14, 15))
 
 
 def short_name(dtype: torch.dtype) -> str:

@@ -4,7 +4,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -66,6 +66,23 @@ def seconds_row(section: str, name: str, seconds: Sequence[float], note: str = "
     return Row(section, name, samples.p50, "s", "median", samples, note)
 
 
+def beside(section: str, label: str, made: Mapping[str, Sequence[float]], note: str = "") -> Iterator[Row]:
+    """Times of all sides, and how many times faster `vidqa` is than each other one."""
+    for side, seconds in made.items():
+        yield seconds_row(section, f"{label}, {side}", seconds)
+    ours = Samples.of(made["vidqa"]).p50
+    for side, seconds in made.items():
+        if side != "vidqa":
+            ratio = Samples.of(seconds).p50 / ours
+            yield Row(section, f"{label}, times {side}", ratio, "×", "medians of alternating runs", note=note)
+
+
+def row_from(fields: Mapping[str, Any]) -> Row:
+    """The row that `dataclasses.asdict` made an object of."""
+    samples = fields["samples"]
+    return Row(**{**fields, "samples": Samples(**samples) if samples else None})
+
+
 def row_object(row: Row, bar: Bar | None) -> dict[str, Any]:
     """A row with its bar (or null) and whether it is met, as it is written."""
     ok = None if bar is None or row.value is None else bar.met_by(row.value)
@@ -125,12 +142,12 @@ def shown_bar(row: Mapping[str, Any]) -> str:
     return f"{row['sense']} {bar} {told}"
 
 
-def environment(device: str) -> dict[str, str]:
-    """What the figures were measured with; `device` is `cuda` or `cpu`."""
+def environment(device: str = "") -> dict[str, str]:
+    """What the figures were measured with: on the named device, else on this machine's processor."""
     import torch
     import transformers
 
-    name = torch.cuda.get_device_name() if device == "cuda" else platform.processor() or platform.machine()
+    name = device or platform.processor() or platform.machine()
     return {"device": name, "torch": torch.__version__, "transformers": transformers.__version__,
             "python": platform.python_version(), "date": time.strftime("%Y-%m-%d")}  # fmt: skip
 
@@ -152,7 +169,7 @@ def report(kind: str, rows: Iterable[Row], bars: Mapping[str, Bar], path: Path) 
     left = missed(seen, bars)
     told = [row_object(row, bars.get(row.key)) for row in seen]
     write_result(path, {
-        "kind": kind, "environment": environment("cpu"), "cores": os.cpu_count(), "missed": left, "rows": told,
+        "kind": kind, "environment": environment(), "cores": os.cpu_count(), "missed": left, "rows": told,
     })  # fmt: skip
     print("\n".join(["", *(f"missed: {one}" for one in left)]) if left else "all bars are met")
     return 1 if left else 0

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from transformers import StoppingCriteria, StoppingCriteriaList
 
-from benchlib.models import prompt_around
+from benchlib.accelerator import Accelerator
+from benchlib.models import some_prompt
 from vidqa.config import EngineConfig
 from vidqa.engine.pipeline import Pipeline
 from vidqa.engine.planning import tasks_for
@@ -25,7 +26,7 @@ from vidqa.events import StageProgress
 from vidqa.memory.device import find_device
 from vidqa.memory.planner import plan_video
 from vidqa.memory.search import Task
-from vidqa.memory.tracker import CudaMeter, TensorMeter, Tracker
+from vidqa.memory.tracker import Tracker
 from vidqa.models.choice import Checkpoint
 from vidqa.models.ladder import HeadLayout, climb
 from vidqa.models.loader import Loaded
@@ -58,19 +59,13 @@ class Run:
         return (len(self.times) - 1) / (self.times[-1] - self.times[0])
 
 
-def wait_for(device: torch.device) -> None:
-    """Until all that was queued on the device is done."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def seconds_of(call: Callable[[], Any], device: torch.device, times: int = 1) -> float:
+def seconds_of(call: Callable[[], Any], accelerator: Accelerator, times: int = 1) -> float:
     """Seconds of one call, from an idle device until it is idle again: the mean of `times` in a row."""
-    wait_for(device)
+    accelerator.wait()
     began = time.perf_counter()
     for _ in range(times):
         call()
-    wait_for(device)
+    accelerator.wait()
     return (time.perf_counter() - began) / times
 
 
@@ -90,9 +85,10 @@ class SyntheticReader:
 
     notes: tuple[str, ...] = ()
 
-    def __init__(self, info: VideoInfo, pictures: int = 1) -> None:
+    def __init__(self, info: VideoInfo, pictures: int = 1, size: tuple[int, int] | None = None) -> None:
+        """`size` (height, width) of the pictures, where it is not the video's: what is asked for needs no resizing."""
         self.info = info
-        shape = (pictures, info.height, info.width, 3)
+        shape = (pictures, *(size or (info.height, info.width)), 3)
         self._pictures = np.random.default_rng(0).integers(0, 255, shape, dtype=np.uint8)
 
     def frames(self, indices: Sequence[int]) -> Any:
@@ -123,11 +119,13 @@ def synthetic_video(frames: int, width: int = 1280, height: int = 720) -> VideoI
 
 
 def plan_for(
-    loaded: Loaded, frames: int, size: tuple[int, int], max_tokens: int, spare: int = 0, **chunks: int
-) -> tuple[Task, Plan]:
+    loaded: Loaded, frames: int, size: tuple[int, int], max_tokens: int, spare: int = 0,
+    runtime_bytes: int | None = None, **settings: Any,
+) -> tuple[Task, Plan]:  # fmt: skip
     """The planner's own choice for all frames of a clip that has its size (height, width) already.
 
-    `spare` tokens are left for follow-ups; `chunks` may fix vision_chunk and prefill_chunk.
+    `spare` tokens are left for follow-ups; `runtime_bytes` is what the process was measured to hold before any tensor;
+    `settings` may fix vision_chunk, prefill_chunk and vram_bytes. Raises DoesNotFit.
     """
     model, (height, width) = loaded.model, size
     spec = model.spec
@@ -135,28 +133,15 @@ def plan_for(
     config = EngineConfig(
         device=model.device.type, weights=loaded.weights, placement=Placement(), conversation_tokens=spare,
         attention=climb(layout, str(model.device), model.dtype)[-1].name, remember=False,
-        vision_chunk=chunks.get("vision_chunk"), prefill_chunk=chunks.get("prefill_chunk"),
+        **settings,
     )  # fmt: skip
     video = synthetic_video(frames, width, height)
     request = Request("noise", "what happens?", frames=frames, size=(width, height), max_tokens=max_tokens)
     found = Checkpoint("the benchmark's model", spec, REFERENCE_BOUNDS, None)
     (task,) = tasks_for([found], video, request, config, find_device(config.device))
+    if runtime_bytes is not None:
+        task = replace(task, around=replace(task.around, context_bytes=runtime_bytes))
     return task, plan_video(task)
-
-
-class _OnePeak:
-    """Counts between the phases too, where frames are read ahead."""
-
-    def reset(self) -> None:
-        """One peak for all phases."""
-
-
-class WholeTensors(_OnePeak, TensorMeter):
-    """Living tensors over a whole run."""
-
-
-class WholeCuda(_OnePeak, CudaMeter):
-    """torch's allocator over a whole run."""
 
 
 @dataclass(slots=True)
@@ -224,7 +209,7 @@ def generate(model: Any, inputs: dict[str, Tensor], tokens: int, began: float) -
 
 def video_inputs(loaded: Loaded, made: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """What transformers takes on the model's device for the prompt and a processed video."""
-    spec, prompt = loaded.model.spec, prompt_around(loaded.model.spec)
+    spec, prompt = loaded.model.spec, some_prompt()
     visual = int(made["video_grid_thw"].prod()) // spec.vision.merge**2
     ids = torch.tensor([[*prompt.head, *[spec.video_token] * visual, *prompt.tail]])
     kinds = {"attention_mask": torch.ones_like(ids), "mm_token_type_ids": (ids == spec.video_token).int() * 2}
@@ -243,4 +228,4 @@ def run_transformers(model: Any, loaded: Loaded, frames: Tensor, tokens: int, **
 
 def run_vidqa(loaded: Loaded, task: Task, plan: Plan, reader: SyntheticReader) -> Run:
     """The same through the pipeline."""
-    return ask(loaded, task, plan, prompt_around(loaded.model.spec), reader).run
+    return ask(loaded, task, plan, some_prompt(), reader).run

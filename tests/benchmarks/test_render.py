@@ -46,7 +46,7 @@ def test_the_committed_page_is_what_the_committed_results_say() -> None:
 def test_nothing_measured_is_said_in_a_line_each() -> None:
     page = render({})
     assert page.count("Not measured yet") == 8
-    assert "`scripts/bench_gpu.py` has not been run on a GPU" in page
+    assert "`scripts/gpu_check` has not been run on a GPU" in page
 
 
 def test_the_sessions_latencies_are_a_table_with_bars() -> None:

@@ -118,13 +118,14 @@ def surroundings(device: Device, video: VideoInfo) -> Surroundings:
     return Surroundings(
         context_bytes=context,
         context_source=source,
-        workspace_bytes=_cublas_bytes(device) if device.kind == "cuda" else 0,
+        workspace_bytes=cublas_bytes(device) if device.kind == "cuda" else 0,
         allocator_bytes=rounding_bytes() if device.kind == "cuda" else 0,
         host_pixels=video.coded_width * video.coded_height if device.kind == "cpu" else 0,
     )
 
 
-def _cublas_bytes(device: Device) -> int:
+def cublas_bytes(device: Device) -> int:
+    """What cuBLAS takes beside tensors on a GPU, in torch's allocator: a workspace for each stream that it sees."""
     large = device.compute_capability is not None and device.compute_capability[0] in _CUBLAS_LARGE
     return _CUBLAS_STREAMS * (_CUBLAS_LARGE_BYTES if large else _CUBLAS_BYTES)
 

@@ -199,7 +199,7 @@ def _maps_memory(machine: Machine) -> bool:
 
 
 def compiler_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """Where torch and Triton keep compiled kernels, set before they start: the user's cache folder, but for settings."""
+    """Where torch and Triton keep compiled kernels, set before they start: the user's cache folder by default."""
     folder = compiled_folder(environment)
     wanted = {"TORCHINDUCTOR_CACHE_DIR": str(folder), "TRITON_CACHE_DIR": str(folder / "triton")}
     return {name: path for name, path in wanted.items() if name not in environment}

@@ -1,0 +1,213 @@
+"""Planned against measured memory: one model under one cap, a plan after the other.
+
+Knows the planner and how a model is made; knows no files.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from statistics import median, quantiles
+from typing import Any
+
+from benchlib.accelerator import Accelerator
+from benchlib.bench import Bench, PlanRequest, Sizes
+from benchlib.models import build, load, short_name, some_prompt
+from benchlib.rows import Row
+from benchlib.runs import SyntheticReader, ask, synthetic_video
+from benchlib.sections import Skipped, how_it_ends
+from vidqa.config import EngineConfig
+from vidqa.engine.planning import surroundings, tasks_for
+from vidqa.errors import DoesNotFit
+from vidqa.memory.device import find_device
+from vidqa.memory.estimate import Surroundings, frames_ahead_bytes, margin_bytes
+from vidqa.memory.planner import plan_video
+from vidqa.memory.search import Task
+from vidqa.models.choice import Checkpoint
+from vidqa.models.loader import DTYPES, Loaded
+from vidqa.models.specs import REFERENCE_BOUNDS, ModelSpec
+from vidqa.types import Device, Placement, Plan, Request
+
+GIB = 2**30
+MIB = 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """A model of so many parts in a precision (None: the planner's choice) under a cap."""
+
+    model: str
+    spec: ModelSpec
+    weights: str | None
+    cap_gib: float
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One plan and what it took, in bytes; `stopped` after its time, or `out_of_memory`, it has no figures to trust."""
+
+    model: str
+    weights: str
+    cap_gib: float
+    frames: int
+    width: int
+    height: int
+    tokens: int
+    answer_tokens: int
+    predicted: int
+    reserved: int
+    runtime: int
+    driver: int
+    out_of_memory: bool
+    stopped: bool = False
+
+    @property
+    def measured(self) -> int:
+        """What the process held at its peak: its runtime and what the allocator reserved."""
+        return self.runtime + self.reserved
+
+    @property
+    def error(self) -> float:
+        """Predicted over measured, less one: positive is too much."""
+        return self.predicted / self.measured - 1
+
+    @property
+    def finished(self) -> bool:
+        """Whether it ran to its end."""
+        return not self.out_of_memory and not self.stopped
+
+
+def capped(device: Device, cap_gib: float) -> Device:
+    """The device as if it had this much memory."""
+    size = min(int(cap_gib * GIB), device.free_bytes + device.process_bytes)
+    return replace(device, total_bytes=size, free_bytes=size, process_bytes=0, other_bytes=0)
+
+
+def make_plans(
+    found: Checkpoint, device: Device, config: EngineConfig, around: Surroundings | None = None,
+    requests: Sequence[PlanRequest] = Sizes().plans,
+) -> Iterator[tuple[Task, Plan]]:  # fmt: skip
+    """The plans of all requests that fit under the cap; `around` is what was measured, else what is assumed."""
+    for seconds, frames, size, answer in requests:
+        request = Request("noise", "what happens?", frames=frames, size=size, max_tokens=answer)
+        (task,) = tasks_for([found], synthetic_video(int(seconds * 25)), request, config, device)
+        task = replace(task, around=around or task.around)
+        try:
+            yield task, plan_video(task)
+        except DoesNotFit:
+            continue
+
+
+def run_plan(loaded: Loaded, task: Task, plan: Plan, meter: Any = None) -> Any:
+    """One plan through the pipeline, to the last token; returns its tracker."""
+    prompt = some_prompt()
+    reader = SyntheticReader(task.video, size=(plan.draft.height, plan.draft.width))
+    return ask(loaded, task, plan, prompt, reader, meter).tracker
+
+
+def measure(
+    accelerator: Accelerator, setup: Setup, requests: Sequence[PlanRequest], plan_seconds: float
+) -> Iterator[Measured]:
+    """Run the plans under the cap, a model for all that want it in one precision and placement.
+
+    Raises Skipped where no plan fits.
+    """
+    real = find_device(str(accelerator.device))
+    device, runtime = capped(real, setup.cap_gib), accelerator.runtime_bytes()
+    found = Checkpoint(setup.model, setup.spec, REFERENCE_BOUNDS, None)
+    config = EngineConfig(device=real.torch_name, weights=setup.weights, remember=False)
+    exact = replace(surroundings(device, synthetic_video(25)), context_bytes=runtime)
+    models: dict[tuple[str, str, Placement], list[tuple[Task, Plan]]] = {}
+    for task, plan in make_plans(found, device, config, exact, requests):
+        draft = plan.draft
+        models.setdefault((draft.weights, draft.dtype, lasting(draft.placement)), []).append((task, plan))
+    if not models:
+        raise Skipped(f"no plan fits under {setup.cap_gib} GiB")
+    for (weights, dtype, place), plans in models.items():
+        loaded = _loaded(accelerator, setup.spec, weights, dtype, place)
+        accelerator.cap(int(setup.cap_gib * GIB))
+        try:
+            for task, plan in plans:
+                yield run_one(accelerator, setup, loaded, replace(task, device=real), plan, plan_seconds)
+        finally:
+            accelerator.cap(None)
+            del loaded
+
+
+def lasting(place: Placement) -> Placement:
+    """What of a placement is settled when a model is loaded; the rest a plan may choose each time."""
+    return replace(place, vision_offloaded=False, kv_on_host=False)
+
+
+def _loaded(accelerator: Accelerator, spec: ModelSpec, weights: str, dtype: str, place: Placement) -> Loaded:
+    model = build(spec, accelerator.device, DTYPES[dtype], weights, place)
+    return load(model, accelerator.device, DTYPES[dtype], weights, place)
+
+
+def run_one(
+    accelerator: Accelerator, setup: Setup, loaded: Loaded, task: Task, plan: Plan, plan_seconds: float
+) -> Measured:
+    """One plan within its time."""
+    with accelerator.peak(loaded.model.model) as peak:
+        end = how_it_ends(lambda: run_plan(loaded, task, plan, peak.meter), plan_seconds)
+    draft = plan.draft
+    # No counter sees what the reading thread of a processor holds.
+    unseen = frames_ahead_bytes(task.spec, draft, task.around.host_pixels)
+    # The load phase is over when these plans run: the largest of the others is what is compared.
+    phases = {name: size - unseen * (name == "vision") for name, size in plan.phase_bytes.items() if name != "load"}
+    return Measured(
+        setup.model, draft.weights, setup.cap_gib, draft.frames, draft.width, draft.height, plan.prompt_tokens,
+        draft.max_tokens, max(phases.values()), peak.reserved, accelerator.runtime_bytes(), accelerator.driver_bytes(),
+        end == "out of memory", end == "stopped",
+    )  # fmt: skip
+
+
+def summarise(rows: Sequence[Measured]) -> dict[str, Any]:
+    """Median and 95th percentile of the error, the worst too little (and beyond the margin), and failures."""
+    good = [row for row in rows if row.finished]
+    errors = sorted(abs(row.error) for row in good) or [float("inf")]
+    return {
+        "plans": len(rows),
+        "median_error": round(median(errors), 5),
+        "p95_error": round(quantiles(errors, n=20)[-1] if len(errors) > 1 else errors[0], 5),
+        "worst_under_bytes": max([0, *(row.measured - row.predicted for row in good)]),
+        "beyond_margin_bytes": max([0, *(row.measured - row.predicted - margin_bytes(row.predicted) for row in good)]),
+        "worst_driver_difference": round(max((abs(row.driver / row.measured - 1) for row in good), default=0.0), 5),
+        "out_of_memory": sum(row.out_of_memory for row in rows),
+        "stopped": sum(row.stopped for row in rows),
+    }
+
+
+def planned(section: str, model: str, weights: str, which: int) -> Callable[[Bench], Iterator[Row]]:
+    """The section about one model in `bf16` or `nf4` under the cap of that number. nf4 needs bitsandbytes."""
+
+    def run(bench: Bench) -> Iterator[Row]:
+        if weights == "nf4" and find_spec("bitsandbytes") is None:
+            raise Skipped("bitsandbytes is not installed")
+        bench.drop_model()
+        precision = short_name(bench.dtype) if weights == "bf16" else weights
+        setup, rows = Setup(model, bench.spec(model), precision, bench.sizes.caps_gib[which]), list[Measured]()
+        for number, row in enumerate(measure(bench.accelerator, setup, bench.sizes.plans, bench.sizes.plan_seconds)):
+            rows.append(row)
+            yield plan_row(section, number + 1, row)
+        found = summarise(rows)
+        yield Row(section, "plans", found["plans"], "", "that fit under the cap")
+        yield Row(section, "median error", found["median_error"], "share", "|planned / measured - 1|")
+        yield Row(section, "measured above planned and margin", found["beyond_margin_bytes"] / MIB, "MiB", "the worst")
+        yield Row(section, "measured above planned", found["worst_under_bytes"] / MIB, "MiB", "the worst")
+        yield Row(section, "out of memory or stopped", found["out_of_memory"] + found["stopped"], "", "plans")
+        formula = "the driver's word for this process against runtime + reserved, the worst"
+        yield Row(section, "NVML's difference", found["worst_driver_difference"], "share", formula)
+
+    return run
+
+
+def plan_row(section: str, number: int, row: Measured) -> Row:
+    """One plan in a row of its section."""
+    what = f"{row.frames} frames of {row.width}x{row.height}, {row.tokens} tokens, {row.answer_tokens} answered"
+    formula = (
+        f"{row.predicted / GIB:.4f} GiB planned / ({row.runtime / GIB:.4f} GiB runtime + {row.reserved / GIB:.4f} GiB "
+        f"reserved) - 1"
+    )
+    note = f"{what}; {row.weights}; NVML {row.driver / GIB:.4f} GiB"
+    note += "; OUT OF MEMORY" * row.out_of_memory + "; stopped after its time" * row.stopped
+    return Row(section, f"plan {number:02}", row.error if row.finished else None, "share", formula, note=note)

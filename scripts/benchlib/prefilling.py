@@ -1,0 +1,134 @@
+"""Sections about reading: prefill and vision tower, beside the device's matrix rate and transformers."""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from benchlib.bench import Bench
+from benchlib.models import short_name
+from benchlib.rows import Row, Samples, beside, seconds_row
+from benchlib.runs import alternating, seconds_of
+from benchlib.steps import kernel_of
+from vidqa.engine.kv_cache import make_cache
+from vidqa.engine.prefill import Prefill
+from vidqa.engine.prompt import text_positions
+from vidqa.errors import VidqaError
+from vidqa.memory.search import CHUNKS
+from vidqa.memory.seconds import prefill_flops, vision_flops
+from vidqa.models.loader import Loaded
+from vidqa.models.qwen2_vl import embed_patches, encode_slices
+from vidqa.types import Draft
+
+_SLOW_SECONDS = 2.0  # of a prefill: its figure needs no repeating
+
+
+def prefilling(bench: Bench) -> Iterator[Row]:
+    """Prefill of a 7B by the rung that the engine takes, in chunks of several sizes; then by the other rungs."""
+    loaded, sizes = bench.model("7b"), bench.sizes
+    chosen, default = kernel_of(loaded).name, _default_chunk(bench)
+    shapes = [(chosen, chunk) for chunk in dict.fromkeys((default, *sizes.prefill_chunks))]
+    shapes += [(rung, default) for rung in sizes.rungs if rung != chosen]
+    for rung, chunk in shapes:
+        yield from _prefill_rows("prefill", bench, rung, chunk, engines=(rung, chunk) == (chosen, default))
+
+
+def compiled_prefilling(bench: Bench) -> Iterator[Row]:
+    """The same by the rungs that compile first."""
+    for rung in bench.sizes.compiled_rungs:
+        yield from _prefill_rows("flex", bench, rung, _default_chunk(bench), engines=False)
+
+
+def _default_chunk(bench: Bench) -> int:
+    """The planner's largest, which it takes where memory allows."""
+    return min(CHUNKS[0][1], max(bench.sizes.prefill_chunks))
+
+
+def _prefill_rows(section: str, bench: Bench, rung: str, chunk: int, *, engines: bool) -> Iterator[Row]:
+    loaded, tokens = bench.model("7b"), bench.sizes.prefill_tokens
+    name = f"{rung}, chunks of {chunk}"
+    flops = prefill_flops(loaded.model.spec, _draft(bench, tokens=tokens))
+    try:
+        seconds = _prefill_seconds(loaded, rung, chunk, bench)
+    except (VidqaError, RuntimeError, NotImplementedError) as error:
+        if "CUDA error" in str(error):  # the device is lost to this process
+            raise
+        yield Row(section, name, None, "share", "", note=f"does not run: {str(error).splitlines()[0][:160]}")
+        return
+    middle = Samples.of(seconds).p50
+    share, formula = flops / middle / bench.limits.matrix_rate, f"{flops / 1e12:.4g} TFLOP / seconds / matrix rate"
+    if engines:
+        yield Row(section, "the engine's choice", share, "share", formula, note=name)
+    yield Row(section, name, share, "share", formula, note=f"{tokens} tokens")
+    yield Row(section, f"{name}, speed", tokens / middle, "tokens/s", "tokens / median")
+    yield seconds_row(section, f"{name}, time", seconds)
+
+
+def _draft(bench: Bench, *, frames: int = 0, size: tuple[int, int] = (28, 28), tokens: int = 0) -> Draft:
+    """Frames of size (height, width), or a prompt of text alone, for the arithmetic."""
+    precision = short_name(bench.dtype)
+    return Draft(precision, precision, precision, "flash", frames, *size, tokens, 1, 1, 1024)
+
+
+@torch.no_grad()
+def _prefill_seconds(loaded: Loaded, rung: str, chunk: int, bench: Bench) -> list[float]:
+    """Seconds of the whole prompt, after a run that warms (and compiles) its kernels."""
+    model, tokens = loaded.model, bench.sizes.prefill_tokens
+    embeddings = torch.randn(tokens, model.spec.hidden, device=model.device, dtype=model.dtype)
+    cache, kernel = make_cache(model.spec, tokens, model.dtype, model.device), kernel_of(loaded, rung)
+    positions = text_positions(0, tokens)
+
+    def run() -> None:
+        cache.truncate(0)
+        prefill = Prefill(model, kernel, chunk)
+        for _ in (*prefill.push(cache, embeddings, positions), *prefill.flush(cache)):
+            pass
+
+    run()  # loads and compiles kernels
+    seconds = [seconds_of(run, bench.accelerator)]
+    more = min(bench.sizes.repeats, 3) - 1 if seconds[0] < _SLOW_SECONDS else 0
+    return seconds + [seconds_of(run, bench.accelerator) for _ in range(more)]
+
+
+def vision(bench: Bench) -> Iterator[Row]:
+    """The tower on patches that lie on the device: vidqa a group of slices at a time, transformers all at once."""
+    loaded = bench.model("2b")
+    for label, slices, (height, width) in bench.sizes.vision:
+        rows, columns = height // 14, width // 14
+        values = loaded.model.spec.vision.patch_values
+        patches = torch.randn(slices, rows * columns, values, device=bench.device, dtype=bench.dtype)
+        grid = torch.tensor([[slices, rows, columns]], device=bench.device)
+        sides = _sides(bench, loaded, patches, grid)
+        with torch.no_grad():
+            ours, theirs = sides["vidqa"](), sides["transformers"]()
+        off = float((ours.float() - theirs.float()).norm() / theirs.float().norm())
+        del ours, theirs
+        timed = {side: lambda call=call: seconds_of(call, bench.accelerator) for side, call in sides.items()}
+        made: dict[str, list[float]] = alternating(timed, bench.sizes.repeats)
+        yield Row("vision", f"{label}: difference from transformers", off, "", "|difference| / |transformers'|")
+        note = f"{slices} slices of {width}x{height}"
+        yield from beside("vision", label, made, note)
+        middle = Samples.of(made["vidqa"]).p50
+        flops = vision_flops(loaded.model.spec, _draft(bench, frames=2 * slices, size=(width, height)))
+        share, formula = flops / middle / bench.limits.matrix_rate, f"{flops / 1e12:.4g} TFLOP / seconds / matrix rate"
+        yield Row("vision", f"{label}, vidqa, share of the matrix rate", share, "share", formula, note=note)
+        tokens = slices * rows * columns // loaded.model.spec.vision.merge**2
+        yield Row("vision", f"{label}, vidqa, speed", tokens / middle, "tokens/s", "visual tokens / median")
+
+
+def _sides(bench: Bench, loaded: Loaded, patches: Tensor, grid: Tensor) -> dict[str, Callable[[], Tensor]]:
+    rows, columns = (int(side) for side in grid[0, 1:])
+
+    @torch.no_grad()
+    def ours() -> Tensor:
+        tower, group = loaded.model.visual, CHUNKS[0][0]
+        encoded = [encode_slices(tower, embed_patches(tower, part), rows, columns) for part in patches.split(group)]
+        return torch.cat(encoded).flatten(0, 1)
+
+    @torch.no_grad()
+    def theirs() -> Tensor:
+        output = loaded.model.model.model.visual(patches.flatten(0, 1), grid_thw=grid)
+        encoded: Tensor = output.pooler_output
+        return encoded
+
+    return {"vidqa": ours, "transformers": theirs}

@@ -1,0 +1,101 @@
+"""Decode steps as the engine takes them, for sections that time or compare them.
+
+The only place in the benchmarks that knows how a writer is made. Measures nothing.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from vidqa.engine.decode import decode, decode_together
+from vidqa.engine.kv_cache import KVCache, Storage
+from vidqa.engine.sampler import Sampler
+from vidqa.engine.step_graph import capture_on
+from vidqa.engine.writers import CapturedWriter, EagerWriter, Writer
+from vidqa.models.attention import Kernel, make_kernel
+from vidqa.models.ladder import HeadLayout, climb
+from vidqa.models.loader import Loaded
+
+
+class Recorder(Sampler):
+    """Greedy; keeps the logits (B, vocabulary) that it chose from. A captured step refills them with each replay."""
+
+    def __init__(self, loaded: Loaded, sequences: int) -> None:
+        super().__init__(0, 1, 0)
+        self.logits = torch.zeros(sequences, loaded.model.spec.vocabulary, device=loaded.model.device)
+
+    def choose(self, logits: Tensor, uniform: Tensor) -> Tensor:
+        self.logits.copy_(logits)
+        return super().choose(logits, uniform)
+
+
+def make_step(
+    kind: str, loaded: Loaded, caches: Sequence[KVCache], positions: Sequence[int], sampler: Sampler | None = None
+) -> Writer:
+    """The `captured` step for all sequences, or `plain`: that with plain layers; on a CPU it is run, not captured.
+
+    Or for a single one the `eager` step with the kernel that the engine takes, or with that of another rung.
+    """
+    model, greedy = loaded.model, sampler or Sampler(0, 1, 0)
+    if kind == "plain":
+        model = replace(model, fused=None)
+    elif kind != "captured":
+        kernel = kernel_of(loaded, None if kind == "eager" else kind)
+        return EagerWriter(model, caches[0], kernel, positions[0], greedy)
+    return CapturedWriter(model, caches, positions, [greedy] * len(caches), capture_on(model.device))
+
+
+def kernel_of(loaded: Loaded, name: str | None = None) -> Kernel:
+    """A rung of the attention ladder by name, or the first one that runs here."""
+    model = loaded.model
+    return make_kernel(name or climb(HeadLayout.of(model.spec), str(model.device), model.dtype)[-1].name, model.device)
+
+
+def random_caches(loaded: Loaded, lengths: Sequence[int], room: int) -> list[KVCache]:
+    """Caches of several sequences, filled with random keys and values: the same for every kind of step."""
+    model = loaded.model
+    tokens = max(lengths) + room
+    storage = Storage.allocate(model.spec, tokens, model.dtype, model.device, sequences=len(lengths))
+    torch.manual_seed(0)
+    storage.store.normal_()
+    return filled(storage, lengths)
+
+
+def filled(storage: Storage, lengths: Sequence[int]) -> list[KVCache]:
+    """A cache for each sequence of a storage, which holds so many tokens already."""
+    caches = [KVCache(storage, sequence) for sequence in range(len(lengths))]
+    for cache, length in zip(caches, lengths, strict=True):
+        cache.length = length
+    return caches
+
+
+@torch.no_grad()
+def first_logits(loaded: Loaded) -> Tensor:
+    """Some logits (1, vocabulary) to begin with."""
+    model = loaded.model
+    return model.score(torch.ones(1, model.spec.hidden, device=model.device, dtype=model.dtype))
+
+
+def greedy_tokens(writer: Writer, loaded: Loaded, count: int) -> Iterator[int]:
+    """Tokens of one sequence, as the engine writes them."""
+    yield from decode(writer, first_logits(loaded), frozenset(), count)
+
+
+def greedy_steps(writer: Writer, loaded: Loaded, sequences: int, count: int) -> Iterator[None]:
+    """An item for each step of several sequences."""
+    logits = first_logits(loaded).expand(sequences, -1)
+    for sequence, token in decode_together(writer, logits, frozenset(), [count] * sequences):
+        if sequence == 0 and not isinstance(token, str):
+            yield
+
+
+@torch.no_grad()
+def logits_after(writer: Writer, recorder: Recorder, tokens: Tensor) -> Tensor:
+    """Logits (steps, B, vocabulary) behind given tokens (steps, B), not those that the writer chooses."""
+    made = []
+    for step in tokens:
+        writer.next(step)
+        made.append(recorder.logits.clone())
+    return torch.stack(made)
