@@ -50,13 +50,16 @@ def test_a_wrong_step_is_no_longer_exact(monkeypatch: pytest.MonkeyPatch) -> Non
     make_step = exactness.make_step
 
     def shifted(kind: str, loaded: Any, caches: Any, positions: Any, sampler: Any) -> Any:
-        if kind == "captured":
+        if kind in ("captured", "plain"):
             caches[0].length -= 1  # the newest cached token is overwritten
         return make_step(kind, loaded, caches, positions, sampler)
 
     monkeypatch.setattr(exactness, "make_step", shifted)
     torch.set_num_threads(1)
     for row in captured_step(Bench(Host(), tiny=True)):
+        if row.name.endswith("fused layers"):
+            assert (row.value, row.note) == (0.0, "on cpu it runs as it is")
+            continue
         assert row.value is not None and not BARS[row.key].met_by(row.value), row
 
 

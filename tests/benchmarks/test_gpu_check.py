@@ -105,6 +105,7 @@ def a_toy_is_exact_and_its_memory_as_planned(rehearsal: Rehearsal) -> None:
     values = {f"{row['section']}: {row['name']}": row["value"] for row in rehearsal[0]["rows"]}
     for key, bar in BARS.items():
         exact = key.startswith(("kernels: ", "answers: ", "captured-step: ", "sessions: ")) and "cudnn" not in key
+        exact = exact and not key.endswith(", fused layers")  # Triton runs on GPUs
         if exact or key.endswith((": measured above planned and margin", ": out of memory or stopped")):
             assert values[key] is not None and bar.met_by(values[key]), (key, values[key])
     assert values["memory-2b: plans"] == values["memory-nf4: plans"] == 3
