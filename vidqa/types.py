@@ -156,7 +156,7 @@ class Draft:
     `weights` and `kv` are precisions, `dtype` the one that is computed in; `vision_chunk` is
     in temporal slices, `prefill_chunk` in tokens; so is `spare_tokens`, what the KV cache holds
     beyond prompt and answer, for the questions that follow. `batch` sequences are decoded together:
-    each has its cache, and they are encoded and prefilled one after the other.
+    each has its cache, and they are encoded and prefilled one after the other. `sampled`: at a temperature above 0.
     """
 
     weights: str
@@ -173,6 +173,7 @@ class Draft:
     placement: Placement = Placement()
     batch: int = 1
     spare_tokens: int = 0
+    sampled: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -153,7 +153,11 @@ def run_one(
     # No counter sees what the reading thread of a processor holds.
     unseen = frames_ahead_bytes(task.spec, draft, task.around.host_pixels)
     # The load phase is over when these plans run: the largest of the others is what is compared.
-    phases = {name: size - unseen * (name in ("vision", "prefill")) for name, size in plan.phase_bytes.items() if name != "load"}
+    phases = {
+        name: size - unseen * (name in ("vision", "prefill"))
+        for name, size in plan.phase_bytes.items()
+        if name != "load"
+    }
     return Measured(
         setup.model, draft.weights, setup.cap_gib, draft.frames, draft.width, draft.height, plan.prompt_tokens,
         draft.max_tokens, max(phases.values()), peak.reserved, accelerator.runtime_bytes(), accelerator.driver_bytes(),

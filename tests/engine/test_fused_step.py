@@ -1,6 +1,7 @@
 """The decode step in few kernels: the plain one's tokens, few device operations, and no copy of the weights."""
 
 import copy
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -21,6 +22,9 @@ from vidqa.models.qwen2_vl import Qwen2VL
 pytest.importorskip("triton", reason="Triton is not installed on this system")
 from vidqa.models import triton_kernels
 
+INTERPRETED = pytest.mark.skipif(
+    os.environ.get("TRITON_INTERPRET") != "1", reason="Triton runs on the GPU here, and these tensors are on the CPU"
+)
 CPU = torch.device("cpu")
 _VIEWS = {
     "view", "t", "transpose", "unsqueeze", "select", "slice", "expand", "permute", "_unsafe_view", "detach", "alias",
@@ -73,6 +77,7 @@ def fused_pair(layout: str, kernels: Any = triton_kernels, merged: Any = merged)
     return Pair(models.oracle, own.with_fused(FusedDecoder.of(own.model.model.language_model, kernels, merged)))
 
 
+@INTERPRETED
 @pytest.mark.parametrize("layout", ["2B", "7B"])
 @pytest.mark.parametrize("quantized", [False, True])
 @pytest.mark.parametrize("merge", [True, False])
@@ -94,6 +99,7 @@ def operations_of(model: Qwen2VL, operations: Operations) -> int:
     return operations.count
 
 
+@INTERPRETED
 def test_a_fused_layer_is_ten_device_operations() -> None:
     counts = []
     for layers in (1, 2):
@@ -143,7 +149,7 @@ def test_projections_are_merged_where_there_is_room(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(fused_step, "why_not_fused", lambda spec, device, dtype: "")
     own = replace(pair("2B").ours, model=copy.deepcopy(pair("2B").ours.model))
     layer = own.model.model.language_model.layers[0]
-    needed = (12 + 2 + 2) * 16 * 192 * 4  # queries, keys and values of the tiny model, more than gate and up
+    needed = ((12 + 2 + 2) * 16 + 2 * 96) * 192 * 4  # queries, keys and values; gate and up
     for room_bytes, merges in ((needed - 1, False), (needed, True)):
         assert fused_step.fuse(own, room_bytes).fused is not None
         gate, up = (module.weight.untyped_storage() for module in (layer.mlp.gate_proj, layer.mlp.up_proj))
@@ -158,6 +164,7 @@ def test_what_does_not_run_here_says_why(monkeypatch: pytest.MonkeyPatch) -> Non
     assert "float16" in why_not_fused(spec, CPU, torch.float16)
 
 
+@INTERPRETED
 def test_kernels_are_compared_before_they_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
     """In the interpreter they agree; a kernel that is off, or does not compile, leaves the plain layers."""
     monkeypatch.setattr(fused_step, "can_compile", lambda device: "")
@@ -177,7 +184,30 @@ def test_kernels_are_compared_before_they_are_used(monkeypatch: pytest.MonkeyPat
         def fail(self, gate_up: Any) -> Any:
             raise RuntimeError("ptxas died\nlong story")
 
-    for kernels, reason in ((Off(), "differ from the plain layers by"), (Broken(), "do not run: ptxas died")):
+    class NaNBehindInt8(CountedKernels):
+        def __init__(self) -> None:
+            super().__init__(Operations())
+            self.decode_attention = self.attend
+
+        def attend(self, query: Any, cache: Any, lengths: Any) -> Any:
+            mixed = triton_kernels.decode_attention(query, cache, lengths)
+            return mixed if cache.scales is None else mixed * torch.nan
+
+    class OffInLongCaches(CountedKernels):
+        def __init__(self) -> None:
+            super().__init__(Operations())
+            self.decode_attention = self.attend
+
+        def attend(self, query: Any, cache: Any, lengths: Any) -> Any:
+            mixed = triton_kernels.decode_attention(query, cache, lengths)
+            return mixed * (1.5 if cache.store.shape[3] > 8192 else 1)
+
+    for kernels, reason in (
+        (Off(), "differ from the plain layers by"),
+        (Broken(), "do not run: ptxas died"),
+        (NaNBehindInt8(), "differ from the plain layers by nan"),
+        (OffInLongCaches(), "differ from the plain layers by"),
+    ):
         fused_step._compared.cache_clear()
         monkeypatch.setattr(fused_step, "load_kernels", lambda kernels=kernels: kernels)
         assert reason in why_not_fused(spec, CPU, torch.float32)
@@ -185,8 +215,7 @@ def test_kernels_are_compared_before_they_are_used(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.needs_cuda
-@pytest.mark.parametrize("quantized", [False, True])
 @pytest.mark.parametrize("heads", [(12, 2), (28, 4)])
-def test_kernels_agree_in_bfloat16_on_a_gpu(heads: tuple[int, int], quantized: bool) -> None:
+def test_kernels_agree_in_bfloat16_on_a_gpu(heads: tuple[int, int]) -> None:
     spec = replace(pair("2B").ours.spec, hidden=heads[0] * 128, heads=heads[0], kv_heads=heads[1], head_dim=128)
-    assert difference(spec, torch.device("cuda"), torch.bfloat16, triton_kernels, quantized=quantized) < 3e-2
+    assert max(difference(spec, torch.device("cuda"), torch.bfloat16, triton_kernels)) < 3e-2

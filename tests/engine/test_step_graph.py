@@ -4,6 +4,7 @@ import gc
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any
 
 import pytest
@@ -178,9 +179,7 @@ def test_two_interleaved_sessions_on_a_gpu() -> None:
     with Session(config) as one, Session(config) as other:
         streams = [session.ask(Request(CLIP, "what happens?")) for session in (one, other)]
         events: list[list[Any]] = [[], []]
-        for pair_of_events in zip(*streams, strict=False):
-            for stored, event in zip(events, pair_of_events, strict=True):
-                stored.append(event)
-        for stored, stream in zip(events, streams, strict=True):
-            stored.extend(stream)
+        for turn in zip_longest(*streams):
+            for stored, event in zip(events, turn, strict=True):
+                stored += [event] if event else []
     assert [stored[-1].answer.text for stored in events] == ["a red circle moves right."] * 2

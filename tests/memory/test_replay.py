@@ -26,8 +26,9 @@ from vidqa.engine.stages import Hooks, Stages
 from vidqa.engine.static_step import Places, next_logits
 from vidqa.engine.timing import Sections
 from vidqa.engine.vision import GroupEncoder, Picture
-from vidqa.memory.activations import prompt_tokens
+from vidqa.memory.activations import logits_bytes, prompt_tokens
 from vidqa.memory.estimate import kv_bytes, kv_capacity, tensor_bytes
+from vidqa.memory.live_bytes import LiveBytes
 from vidqa.memory.tracker import TensorMeter, Tracker
 from vidqa.memory.weights import parameters, staging_bytes
 from vidqa.models.attention import make_kernel
@@ -203,13 +204,24 @@ def test_a_captured_step_takes_no_more_than_planned(model: str, weights: str, kv
         assert fused or planned <= replay.live.peak * 1.02 + 2 * MIB + (8 * MIB if weights != "bf16" else 0)
 
 
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_sampling_takes_no_more_than_planned(temperature: float) -> None:
+    draft = made_draft(batch=16, sampled=temperature > 0)
+    live = LiveBytes("cuda")
+    with FakeTensorMode(), live:
+        logits = torch.empty(16, SPEC_2B.vocabulary, device="cuda")
+        Sampler(temperature, 0.9, 0).choose(logits, torch.empty(16, device="cuda"))
+    assert live.peak <= logits_bytes(SPEC_2B, draft) + MIB
+
+
 def test_merging_projections_takes_what_it_says() -> None:
     with replayed(SPEC_2B, "bf16") as replay:
         text, resting = replay.model.model.model.language_model, replay.live.now
         replay.live.reset()
         FusedDecoder.of(text, ReplayedKernels, lambda: None)
         assert replay.live.now == resting
-        assert replay.live.peak - resting == merging_bytes(text) == 2 * 8960 * 1536 * 2
+        assert replay.live.peak - resting == 2 * 8960 * 1536 * 2  # gate and up
+        assert merging_bytes(text) == (2 * 8960 + (12 + 2 * 2) * 128) * 1536 * 2  # what goes back to the allocator too
 
 
 class Crossings(TorchDispatchMode):

@@ -1,7 +1,8 @@
-"""Compile the decode step's kernels to machine code for each GPU: prints name, capability, bytes of shared memory."""
+"""Compile the decode step's kernels to machine code for each GPU: prints name, type, capability, shared memory."""
 
 import sys
 import warnings
+from itertools import product
 from typing import Any
 
 from triton.backends.compiler import GPUTarget
@@ -20,11 +21,10 @@ KERNELS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("_sum_splits", {"HEADS": 28, "GROUP": 7, "DIM": 128, "SPLITS_BLOCK": triton_kernels.MOST_SPLITS}),
     ("_rotate_and_append", {"HEADS": 28, "KV_HEADS": 4, "HALF": 64, "QUANTIZED": False}),
     ("_rotate_and_append", {"HEADS": 28, "KV_HEADS": 4, "HALF": 64, "QUANTIZED": True}),
-    *(
-        ("_attend_split", {"KV_HEADS": 4, "GROUP": 7, "GROUP_BLOCK": 16, "DIM": 128,
-                           "TILE": triton_kernels.TILE_TOKENS, "PRECISION": "tf32", "QUANTIZED": quantized})
-        for quantized in (False, True)
-    ),
+    ("_attend_split", {"KV_HEADS": 4, "GROUP": 7, "GROUP_BLOCK": 16, "DIM": 128, "TILE": triton_kernels.TILE_TOKENS,
+                       "QUANTIZED": False}),
+    ("_attend_split", {"KV_HEADS": 4, "GROUP": 7, "GROUP_BLOCK": 16, "DIM": 128, "TILE": triton_kernels.TILE_TOKENS,
+                       "QUANTIZED": True}),
 )  # fmt: skip
 
 
@@ -32,14 +32,17 @@ def main() -> None:
     """One line for each kernel and GPU; raises what the compiler raises."""
     warnings.simplefilter("ignore", UserWarning)  # Triton announces a change of its defaults
     for capability in CAPABILITIES:
-        for name, constants in KERNELS:
+        for dtype, (name, fixed) in product(("bf16", "fp32"), KERNELS):
+            constants, options = dict(fixed), {}
+            if name == "_attend_split":  # as decode_attention chooses
+                constants["PRECISION"], options["num_stages"] = ("ieee", 1) if dtype == "fp32" else ("tf32", 3)
             kernel = getattr(triton_kernels, name)
             int8 = {"store": "*i8", "scales": "*fp16"} if constants.get("QUANTIZED") else {}
-            types = {argument: (TYPES | int8).get(argument, "*bf16") for argument in kernel.arg_names}
+            types = {argument: (TYPES | int8).get(argument, f"*{dtype}") for argument in kernel.arg_names}
             source = ASTSource(fn=kernel, signature=types | dict.fromkeys(constants, "constexpr"), constexprs=constants)
-            built = compile(source, target=GPUTarget("cuda", capability, 32))
+            built = compile(source, target=GPUTarget("cuda", capability, 32), options=options)
             assert built.asm["cubin"]
-            sys.stdout.write(f"{name} {capability} {built.metadata.shared}\n")
+            sys.stdout.write(f"{name} {dtype} {capability} {built.metadata.shared}\n")
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ pytest.importorskip("triton", reason="Triton is not installed on this system")
 from vidqa.models import triton_kernels as kernels
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+ROUNDING = 1e-6 if DEVICE == "cuda" else 0.0  # a GPU rounds a product and its sum once, torch twice
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3}
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=["fp32", "fp16"])
 HEADS = pytest.mark.parametrize(("heads", "kv_heads"), [(12, 2), (28, 4), (6, 2)])
@@ -68,7 +69,7 @@ def test_queries_are_rotated_and_keys_appended(dtype: torch.dtype, heads: int, k
     before = unpacked(cache)
     query = kernels.rotate_and_append(qkv, angles.cos(), angles.sin(), cache, lengths)
     split = qkv.view(2, -1, DIM)
-    assert torch.equal(query, rotate(split[:, :heads], angles.cos(), angles.sin()))
+    assert torch.allclose(query, rotate(split[:, :heads], angles.cos(), angles.sin()), atol=ROUNDING, rtol=ROUNDING)
     written = (rotate(split[:, heads : heads + kv_heads], angles.cos(), angles.sin()), split[:, heads + kv_heads :])
     after, expected = unpacked(cache), before.clone()
     for part, states in enumerate(written):
@@ -77,7 +78,8 @@ def test_queries_are_rotated_and_keys_appended(dtype: torch.dtype, heads: int, k
             expected[part, row, :, length] = (
                 (numbers.float() * scales.float()[:, None]) if quantized else states[row].float()
             )
-    assert torch.equal(after, expected)
+    step = 0.03 * ROUNDING / 1e-6 if quantized else ROUNDING  # a code on the edge of two, on a GPU
+    assert torch.allclose(after, expected, atol=step, rtol=ROUNDING)
 
 
 def test_a_full_cache_keeps_its_other_tokens() -> None:
@@ -136,5 +138,5 @@ def test_every_kernel_compiles_without_a_gpu(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     rows = [line.split() for line in done.stdout.splitlines()]
-    assert len(rows) == 6 * 7  # GPUs, kernels
-    assert max(int(shared) for _, _, shared in rows) <= 99 * 1024  # bytes a block can have on the smallest of them
+    assert len(rows) == 6 * 2 * 7  # GPUs, precisions, kernels
+    assert max(int(row[-1]) for row in rows) <= 99 * 1024  # bytes a block can have on the smallest of them

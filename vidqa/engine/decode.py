@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vidqa.engine.host_memory import page_locked
 from vidqa.engine.sampler import NOT_A_NUMBER
 from vidqa.engine.scope import without_grad
 from vidqa.engine.writers import Writer
@@ -79,10 +80,10 @@ def _begin_reading(tokens: Tensor) -> Callable[[], list[int]]:
     if not tokens.is_cuda:
         numbers: list[int] = tokens.tolist()
         return lambda: numbers
-    copied = torch.empty(tokens.shape, dtype=tokens.dtype, pin_memory=True)
+    copied = page_locked(tuple(tokens.shape), tokens.dtype, tokens.device)
     copied.copy_(tokens, non_blocking=True)
     event: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
-    event.record()
+    event.record(torch.cuda.current_stream(tokens.device))  # the copy's, whichever device is the current one
 
     def wait() -> list[int]:
         event.synchronize()

@@ -1,6 +1,7 @@
 """Host memory that a GPU copies from and to without a detour: page-locked where there is a GPU, plain elsewhere."""
 
 import weakref
+from contextlib import suppress
 
 import torch
 from torch import Tensor
@@ -22,9 +23,18 @@ def register(tensor: Tensor, device: torch.device) -> bool:
     """
     if device.type != "cuda" or not torch.cuda.is_available():
         return False
-    storage, runtime = tensor.untyped_storage(), torch.cuda.cudart()  # type: ignore[no-untyped-call]
+    storage = tensor.untyped_storage()
     address = storage.data_ptr()
-    if int(runtime.cudaHostRegister(address, storage.nbytes(), 0)) != 0:
-        return False
-    weakref.finalize(storage, runtime.cudaHostUnregister, address).atexit = False  # the process's end does it
+    with torch.cuda.device(device):
+        if int(torch.cuda.cudart().cudaHostRegister(address, storage.nbytes(), 0)) != 0:  # type: ignore[no-untyped-call]
+            with suppress(RuntimeError):  # the refusal stays CUDA's last error, and would end the next operation
+                torch.empty(1, device=device).zero_()
+            return False
+    weakref.finalize(storage, _unregister, device, address).atexit = False  # the process's end does it
     return True
+
+
+def _unregister(device: torch.device, address: int) -> None:
+    """Unlock pages, once no copy to or from them is under way."""
+    torch.cuda.synchronize(device)
+    torch.cuda.cudart().cudaHostUnregister(address)  # type: ignore[no-untyped-call]

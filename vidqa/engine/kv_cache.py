@@ -120,7 +120,7 @@ class KVCache:
         """Store (kv_heads, n, d) of keys (part 0) or values (part 1)."""
         if self._scales is not None:
             states, self._scales[layer, part, :, fresh] = to_int8(states)
-        _copy_heads(self._store[layer, part, :, fresh], states.to(self._store.dtype).contiguous())
+        _copy_heads(self._store[layer, part, :, fresh], states)
 
     def _recall(self, layer: int, end: int) -> Tensor:
         """Bring a layer's first `end` tokens, as numbers to compute with, into the scratch."""
@@ -169,6 +169,9 @@ def _copy_heads(target: Tensor, source: Tensor) -> None:
     if target.device == source.device:
         target.copy_(source)
         return
+    source = source.to(target.dtype)
+    if target.device.type == "cpu":  # new ones are a view of the layer's projections
+        source = source.contiguous()
     for one, other in zip(target.flatten(0, -3), source.flatten(0, -3), strict=True):
         one.copy_(other, non_blocking=True)  # page-locked, and read again on the same stream
 

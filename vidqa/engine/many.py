@@ -116,7 +116,7 @@ class Many:
         leading = next(iter(runs.values()))
         members = [_member(run, readers[number], loaded) for number, run in runs.items()]
         hooks = Hooks(session._cancelled.is_set, session._fault, leading.enter)
-        stages = Stages(tracker, hooks, Sections(loaded.model.device.type))
+        stages = Stages(tracker, hooks, Sections(str(loaded.model.device)))
         for number, member in zip(runs, members, strict=True):
             yield number, Planned(runs[number].video, member.plan)
         together = Together(loaded, members, stages)

@@ -9,7 +9,6 @@ from collections.abc import Callable, Generator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from vidqa.config import EngineConfig
@@ -134,7 +133,7 @@ class Model:
         room = run.plan.predicted_peak_bytes - run.plan.phase_bytes["load"]
         with tracker.phase("load"):
             loading = self._beside.run(
-                lambda stop: _work(folder, name, draft, room, read, stop), hooks.cancelled, _WHEN
+                lambda stop: _work(run.checkpoint, name, draft, room, read, stop), hooks.cancelled, _WHEN
             )
             self.loaded = yield from _telling(loading, read, tracker)
             if self._live is not None:
@@ -216,15 +215,15 @@ def _count_weights(live: "LiveBytes", loaded: "Loaded") -> None:
     live.count_bytes(max(model.weights_bytes - plain, 0))
 
 
-def _work(folder: Path, name: str, draft: Draft, room: int, read: _Read, stop: threading.Event) -> "Loaded":
+def _work(checkpoint: Checkpoint, name: str, draft: Draft, room: int, read: _Read, stop: threading.Event) -> "Loaded":
     """Load, in its thread; what was read is given back where it is to stop.
 
     `room`: bytes between the load phase and the plan's peak.
     """
-    from vidqa.engine.fused_step import fuse
+    from vidqa.engine.fused_step import fuse, why_not_fused
     from vidqa.engine.scope import unrecorded
     from vidqa.engine.writers import why_not_captured
-    from vidqa.models.loader import load_model, release_cached_memory, torch_device
+    from vidqa.models.loader import DTYPES, load_model, release_cached_memory, torch_device
 
     def told(done_bytes: int) -> None:
         if stop.is_set():
@@ -232,7 +231,10 @@ def _work(folder: Path, name: str, draft: Draft, room: int, read: _Read, stop: t
         read.done_bytes = done_bytes
 
     with suppress(Interrupted), unrecorded():  # grad mode belongs to a thread
-        loaded = load_model(folder, torch_device(name), draft.weights, draft.dtype, draft.placement, told)
+        device = torch_device(name)
+        if device.type == "cuda":  # compared while the device is empty; remembered for `fuse`
+            why_not_fused(checkpoint.spec, device, DTYPES[draft.dtype])
+        loaded = load_model(checkpoint.local_folder(), device, draft.weights, draft.dtype, draft.placement, told)
         return loaded if why_not_captured(loaded.model) else replace(loaded, model=fuse(loaded.model, room))
     release_cached_memory()
     raise Interrupted(f"Stopped {_WHEN}.")

@@ -60,7 +60,7 @@ class Pipeline:
     ) -> None:
         self._loaded, self._plan, self._prompt, self._speech, self._clock = loaded, plan, prompt, speech, clock
         self._hooks = hooks
-        self._stages = Stages(tracker, hooks, Sections(loaded.model.device.type))
+        self._stages = Stages(tracker, hooks, Sections(str(loaded.model.device)))
         self._kernel: Kernel = make_kernel(plan.draft.attention, loaded.model.device)
         tail = (*prompt.tail, *speech.tokens)
         model = self._stages.heeded_by(loaded.model)

@@ -61,22 +61,30 @@ def capture_on(device: torch.device) -> Capture | None:
 
 @torch.no_grad()
 def _capture(device: torch.device, step: Step, snapshot: Snapshot) -> Step:
-    stream, undo = _side_stream(device), snapshot()
-    stream.wait_stream(torch.cuda.current_stream(device))
-    with torch.cuda.stream(stream):
-        for _ in range(_WARM_UPS):
+    with torch.cuda.device(device):  # torch.cuda.graph waits for the current device
+        stream, undo = _side_stream(device), snapshot()
+        _release_cached(device)  # the warm-ups' memory takes the place of the prefill's, not one beside it
+        stream.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(stream):
+            for _ in range(_WARM_UPS):
+                step()
+                undo()
+        torch.cuda.current_stream(device).wait_stream(stream)
+        # cuBLAS keeps a workspace for every stream it has seen. Cleared before, the warm-up's does not stay beside the
+        # graph's; cleared after, the graph's belongs to the graph's memory pool alone, and ends with it.
+        _release_cached(device)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
             step()
-            undo()
-    torch.cuda.current_stream(device).wait_stream(stream)
-    torch.cuda.synchronize(device)
-    # cuBLAS keeps a workspace for every stream it has seen. Cleared before, the warm-up's does not stay beside the
-    # graph's; cleared after, the graph's belongs to the graph's memory pool alone, and ends with it.
-    torch._C._cuda_clearCublasWorkspaces()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
-        step()
-    torch._C._cuda_clearCublasWorkspaces()
+        torch._C._cuda_clearCublasWorkspaces()
     return graph.replay
+
+
+def _release_cached(device: torch.device) -> None:
+    """Give back what cuBLAS and the allocator hold without need."""
+    torch.cuda.synchronize(device)
+    torch._C._cuda_clearCublasWorkspaces()
+    torch.cuda.empty_cache()
 
 
 @functools.cache

@@ -62,8 +62,8 @@ class Sections:
     at the end; waiting in between would keep the stages from overlapping.
     """
 
-    def __init__(self, device_type: str) -> None:
-        self._on_cuda = device_type == "cuda"
+    def __init__(self, device: str) -> None:
+        self._device, self._on_cuda = device, device.startswith("cuda")
         self._seconds: defaultdict[str, float] = defaultdict(float)
         self._events: list[tuple[str, Any, Any]] = []
 
@@ -83,7 +83,7 @@ class Sections:
         import torch
 
         event: Any = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        event.record()
+        event.record(torch.cuda.current_stream(self._device))
         return event
 
     def seconds(self, name: str) -> float:

@@ -23,6 +23,9 @@ from vidqa.models.qwen2_vl import Part, Qwen2VL
 _GRAPH_BLOCK_TOKENS = 512  # a captured plain step reads whole blocks of the cache; another block is another capture
 
 
+_CAPTURED_LINEAR = ("Linear", "Linear4bit", "ScaledLinear")  # known to run without the host's word
+
+
 class Writer(Protocol):
     """Chooses tokens (B,), one for each sequence. `ahead`: a step can be queued before its input was read."""
 
@@ -190,9 +193,11 @@ def why_not_captured(model: Qwen2VL) -> str:
     table: Tensor = model.model.get_input_embeddings().weight
     if table.device.type != model.device.type:
         return "the embedding table lies on the host"
-    # bitsandbytes' int8_vectorwise_quant asks the host whether there are outliers.
     kinds = {type(module).__name__ for module in model.model.model.language_model.layers[0].modules()}
-    return "int8 layers ask the host about outliers" if "Linear8bitLt" in kinds else ""
+    if "Linear8bitLt" in kinds:  # bitsandbytes' int8_vectorwise_quant
+        return "int8 layers ask the host about outliers"
+    unknown = sorted(kind for kind in kinds if "Linear" in kind and kind not in _CAPTURED_LINEAR)
+    return f"{unknown[0]} layers may ask the host" if unknown else ""
 
 
 def make_writer(model: Qwen2VL, cache: KVCache, kernel: Kernel, position: int, sampler: Sampler) -> Writer:

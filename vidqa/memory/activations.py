@@ -167,9 +167,17 @@ def quantized_copy_bytes(spec: "ModelSpec", draft: Draft, part: str) -> int:
     return 0
 
 
+# Bytes a vocabulary entry that choosing a token takes beside its logits (engine/sampler.py): whether all are finite; with
+# a temperature also probabilities, sorted with their places (int64), summed twice, and masked.
+_GREEDY, _SAMPLING = 8, 32
+
+
 def logits_bytes(spec: "ModelSpec", draft: Draft) -> int:
-    """Logits of the last position only, their float32 copy, and the ones before: vocabulary · (b + 4 + 4)."""
-    return spec.vocabulary * (ELEMENT_BYTES[draft.dtype] + 2 * _WIDE) * draft.batch
+    """Logits of the last position only, in float32, and what they are made of or chosen with: vocabulary · (4 + 8).
+
+    Before they are in float32 they are in the compute precision, beside those of the step before: at most 8 bytes.
+    """
+    return spec.vocabulary * (_WIDE + (_SAMPLING if draft.sampled else _GREEDY)) * draft.batch
 
 
 def prompt_tokens(spec: "ModelSpec", draft: Draft) -> int:

@@ -97,4 +97,5 @@ def setups(task: "Task") -> Iterator[Draft]:
                     placement=place,
                     batch=config.batch,
                     spare_tokens=config.conversation_tokens,
+                    sampled=task.request.temperature > 0,
                 )

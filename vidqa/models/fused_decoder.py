@@ -76,11 +76,11 @@ class FusedDecoder:
 
 
 def merging_bytes(text: Any) -> int:
-    """Bytes of the largest merged projection, which exists beside its parts for a moment."""
+    """Bytes of a layer's merged projections, which exist beside their parts for a moment."""
     layer = text.layers[0]
     groups = ((layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj), _gate_and_up(layer))
     sizes: list[int] = [sum(module.weight.nbytes for module in group) for group in groups]
-    return max(sizes)
+    return sum(sizes)
 
 
 def _gate_and_up(layer: Any) -> tuple[Any, Any]:

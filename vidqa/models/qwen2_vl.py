@@ -113,6 +113,13 @@ class Part:
     cache: TokenCache
 
 
+def _sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """A small tensor on a device. From page-locked memory, else the copy would wait for all that is queued there."""
+    if device.type == "cuda" and tensor.device.type == "cpu" and torch.cuda.is_available():
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
 def _joined(tensors: list[Tensor], dimension: int = 0) -> Tensor:
     return tensors[0] if len(tensors) == 1 else torch.cat(tensors, dimension)
 
@@ -165,7 +172,7 @@ class Qwen2VL:
     def embed(self, ids: Tensor) -> Tensor:
         """Embed token ids (n,): (n, hidden). Rows are looked up where the table lies."""
         table = self.model.get_input_embeddings().weight
-        return embedding(ids.to(table.device), table).to(self.device)
+        return embedding(_sent(ids, table.device), table).to(self.device)
 
     def run(self, parts: Sequence[Part], kernel: Kernel) -> Tensor:
         """Run the tokens of one or several sequences after what their caches hold, and append them.
@@ -187,7 +194,7 @@ class Qwen2VL:
             ]
             return _joined(mixed)
 
-        hidden = run_layers(text.layers, rows, self.rotary.of_positions(positions.to(self.device)), attend)
+        hidden = run_layers(text.layers, rows, self.rotary.of_positions(_sent(positions, self.device)), attend)
         kernel.end()
         for part in parts:
             part.cache.advance(len(part.rows))

@@ -92,12 +92,13 @@ def decode_attention(query: Tensor, cache: LayerCache, lengths: Tensor) -> Tenso
     splits = -(-capacity // split)
     sums = torch.empty(rows, kv_heads, splits, group, dim + 2, dtype=torch.float32, device=query.device)
     scales = cache.store if cache.scales is None else cache.scales
-    quantized: dict[str, Any] = {"QUANTIZED": cache.scales is not None}
+    exact = query.dtype == torch.float32
     _attend_split[(rows * kv_heads, splits)](
         query, cache.store, scales, sums, lengths, rows, capacity, split, dim**-0.5,
         KV_HEADS=kv_heads, GROUP=group, GROUP_BLOCK=max(triton.next_power_of_2(group), _LEAST_ROWS), DIM=dim,
-        TILE=TILE_TOKENS, PRECISION="ieee" if query.dtype == torch.float32 else "tf32",
-        num_warps=4, **quantized,
+        TILE=TILE_TOKENS, PRECISION="ieee" if exact else "tf32",
+        QUANTIZED=cache.scales is not None, num_warps=4,
+        num_stages=1 if exact else 3,  # three tiles of float32 outgrow a block's shared memory
     )  # fmt: skip
     mixed = torch.empty(rows, heads * dim, dtype=query.dtype, device=query.device)
     _sum_splits[(rows, heads)](

@@ -30,10 +30,18 @@ def resize_frame(rgb: "numpy.ndarray", height: int, width: int) -> Tensor:
 
 def normalise(frames: Tensor) -> Tensor:
     """Map (n, 3, height, width) uint8 to float32 with CLIP's statistics, fused as transformers does."""
+    mean, deviation = _statistics(frames.device)
+    return frames.to(torch.float32).sub_(mean).div_(deviation)
+
+
+def _statistics(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Means and deviations (3, 1, 1) on a device."""
     scale = 1.0 / (1 / 255)  # rounds as transformers' fused rescale factor does
-    mean = (torch.tensor(_MEAN) * scale).view(-1, 1, 1).to(frames.device)
-    std = (torch.tensor(_STD) * scale).view(-1, 1, 1).to(frames.device)
-    return frames.to(torch.float32).sub_(mean).div_(std)
+    both = torch.tensor((_MEAN, _STD)).mul_(scale)[:, :, None, None]
+    if device.type == "cuda" and torch.cuda.is_available():
+        both = both.pin_memory()  # else the copy would wait for all that the device has to do
+    mean, deviation = both.to(device, non_blocking=True)
+    return mean, deviation
 
 
 def to_patches(frames: Tensor, *, patch: int, temporal_patch: int, merge: int) -> Tensor:
