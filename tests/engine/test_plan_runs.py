@@ -237,7 +237,8 @@ def test_no_field_of_a_draft_is_forgotten() -> None:
         "frames", "height", "width", "vision_chunk", "prefill_chunk", "max_tokens", "kv", "weights", "dtype",
         "attention", "placement", "spare_tokens",
     }  # fmt: skip
-    only_predicted = {"text_tokens", "batch"}  # the prompt itself says how long it is; one request is one sequence
+    # The prompt itself says how long it is, one request is one sequence, and its temperature says whether it samples.
+    only_predicted = {"text_tokens", "batch", "sampled"}
     assert {field.name for field in fields(Draft)} == tried | only_predicted
 
 
