@@ -1,0 +1,68 @@
+"""Files of one kind each, made from pictures that tell their own number: odd times, odd streams, odd geometry."""
+
+from collections.abc import Sequence
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from PIL import Image
+
+from tests.clips import numbered_picture
+
+SIZE = (128, 64)
+
+
+def frames_at(rate: float, frames: int, begin: float = 0.0) -> list[float]:
+    """Times in seconds of frames at a constant rate."""
+    return [begin + place / rate for place in range(frames)]
+
+
+def ticks(seconds: float, base: Fraction) -> int:
+    """Rounded as FFmpeg does, halves up."""
+    return int(seconds / base + 0.5)
+
+
+def timed(
+    path: Path,
+    times: Sequence[float],
+    *,
+    rate: int = 25,
+    hold: float | None = None,
+    base: Fraction = Fraction(1, 1000),
+    first: int = 0,
+    options: dict[str, str] | None = None,
+) -> Path:
+    """Numbered H.264 pictures at times in seconds; `rate` is what the header says, `hold` the last one's duration."""
+    steps = [after - before for before, after in pairwise(times)]
+    lasting = [*steps, hold if hold is not None else steps[-1] if steps else 1 / rate]
+    with av.open(str(path), "w", options=options or {}) as container:
+        stream: Any = container.add_stream("libx264", rate=rate, options={"bf": "0", "g": "20", "preset": "ultrafast"})
+        stream.width, stream.height, stream.pix_fmt, stream.time_base = *SIZE, "yuv420p", base
+        pictures = [
+            av.VideoFrame.from_ndarray(numbered_picture((first + place) % 256, *SIZE)) for place in range(len(times))
+        ]
+        packets = [packet for picture in pictures for packet in stream.encode(picture)] + stream.encode()
+        for packet, time, seconds in zip(packets, times, lasting, strict=True):
+            packet.time_base = base
+            packet.pts = packet.dts = ticks(time, base)
+            packet.duration = ticks(time + seconds, base) - packet.pts
+            container.mux(packet)
+    return path
+
+
+def gif(path: Path, seconds: Sequence[float]) -> Path:
+    """An animated GIF whose frames last so long each."""
+    pictures = [Image.fromarray(numbered_picture(place, *SIZE)) for place in range(len(seconds))]
+    pictures[0].save(
+        path, save_all=True, append_images=pictures[1:], duration=[round(each * 1000) for each in seconds], loop=0
+    )
+    return path
+
+
+def decoded(path: Path, stream: int = 0) -> list[np.ndarray]:
+    """Every picture of a plain decode from start to end, as FFmpeg converts it."""
+    with av.open(str(path)) as container:
+        return [frame.to_ndarray(format="rgb24") for frame in container.decode(container.streams[stream])]

@@ -1,0 +1,130 @@
+"""A file's times, length, shape and picture are what the file says: one row a kind, with values computed by hand."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.clips import read_number, write_clip
+from tests.video import made_files as made
+from vidqa.models.specs import REFERENCE_BOUNDS
+from vidqa.types import VideoInfo
+from vidqa.video.decode import open_video
+from vidqa.video.sampling import choose_indices, sampled_times
+
+NTSC_FILM = 24_000 / 1001
+
+
+@dataclass(frozen=True)
+class Range:
+    """A question about `start` to `end`: the first and the last number that is seen, and their times in seconds."""
+
+    start: float
+    end: float | None
+    numbers: tuple[int, int]
+    seconds: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Row:
+    """How a file is made, and what is true of it."""
+
+    name: str
+    make: Callable[[Path], Path]
+    facts: dict[str, Any]
+    ranges: tuple[Range, ...] = field(default=())
+
+
+def facts(frames: int, seconds: float, fps: float, constant: bool, **others: Any) -> dict[str, Any]:
+    return {"frame_count": frames, "duration_seconds": seconds, "fps": fps, "constant_rate": constant} | others
+
+
+TIMES = [
+    Row(  # steps of 1 and 2 ticks: every frame's time is known, their mean says nothing
+        "halves.mp4",
+        lambda path: made.timed(
+            path, made.frames_at(30, 120) + made.frames_at(15, 60, 4.0),
+            rate=30, base=Fraction(1, 30), options={"video_track_timescale": "30"},
+        ),
+        facts(180, 8.0, 179 / (8 - 1 / 15), constant=False),
+        (Range(4.2, 5.0, (123, 135), (4.2, 5.0)), Range(7.99, None, (179, 179), (7.9333, 7.9333))),
+    ),
+    Row(  # the header is 0.8 % too fast: half a frame off after 60 frames
+        "rate-lies.mkv",
+        lambda path: made.timed(path, made.frames_at(29.75, 600), rate=30),
+        facts(600, 600 / 29.75, 29.75, constant=True),
+        (Range(15.0, 20.0, (447 - 256, 595 - 512), (15.025, 20.0)),),
+    ),
+    Row(
+        "film.mkv",
+        lambda path: made.timed(path, made.frames_at(NTSC_FILM, 1200), rate=24),
+        facts(1200, 1200 / NTSC_FILM, NTSC_FILM, constant=True),
+        (Range(45.0, 50.0, (1079 - 1024, 1198 - 1024), (45.003, 49.967)),),
+    ),
+    Row("steady.mkv", lambda path: write_clip(path, 40, fps=30), facts(40, 40 / 30, 30, constant=True)),
+    Row("steady.mp4", lambda path: write_clip(path, 40, fps=30), facts(40, 40 / 30, 30, constant=True)),
+    Row("steady.ts", lambda path: write_clip(path, 40, fps=30), facts(40, 40 / 30, 30, constant=True)),
+    Row("steady.avi", lambda path: write_clip(path, 40, fps=30), facts(40, 40 / 30, 30, constant=True)),
+    Row("steady.flv", lambda path: write_clip(path, 40, fps=30), facts(40, 40 / 30, 30, constant=True)),
+    Row(
+        "steady.mpg",
+        lambda path: write_clip(path, 40, fps=30, codec="mpeg2video"),
+        facts(40, 40 / 30, 30, constant=True),
+    ),
+    Row(  # a still that is held: the last packet lasts a minute
+        "hold.mp4",
+        lambda path: made.timed(path, made.frames_at(25, 50), hold=60),
+        facts(50, 61.96, 25, constant=False),
+        (Range(30.0, None, (49, 49), (1.96, 1.96)), Range(1.0, 40.0, (25, 49), (1.0, 1.96))),
+    ),
+    Row(
+        "hold.mkv",
+        lambda path: made.timed(path, made.frames_at(25, 50), hold=60),
+        facts(50, 61.96, 25, constant=False),
+        (Range(30.0, None, (49, 49), (1.96, 1.96)),),
+    ),
+    Row("hold.gif", lambda path: made.gif(path, (0.1, 0.1, 10)), facts(3, 10.2, 10, constant=False)),
+    Row("even.gif", lambda path: made.gif(path, (0.1, 0.1, 0.1, 0.1)), facts(4, 0.4, 10, constant=True)),
+    Row(  # two frames in every millisecond
+        "fast.mkv",
+        lambda path: made.timed(path, made.frames_at(2000, 2000), rate=2000),
+        facts(2000, 1.0, 2000, constant=True),
+        (Range(0.5, 0.505, (1000 - 768, 1010 - 768), (0.5, 0.505)),),
+    ),
+    Row(  # 10 frames a second stand in the stream's own header alone
+        "raw.h264", lambda path: write_clip(path, 40, fps=10), facts(40, 4.0, 10, constant=True),
+        (Range(2.0, 3.0, (20, 30), (2.0, 3.0)),),
+    ),
+    Row(
+        "raw.hevc",
+        lambda path: write_clip(path, 40, fps=10, codec="libx265", options={"x265-params": "log-level=none"}),
+        facts(40, 4.0, 10, constant=True),
+    ),
+]  # fmt: skip
+ROWS = TIMES
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_what_the_file_says(tmp_path: Path, row: Row) -> None:
+    with open_video(str(row.make(tmp_path / row.name)), isolated=False) as reader:
+        info = reader.info
+        for name, value in row.facts.items():
+            found = getattr(info, name)
+            assert found == (pytest.approx(value, rel=2e-4) if isinstance(value, float) else value), (row.name, name)
+        for asked in row.ranges:
+            indices = chosen(info, asked)
+            frames = list(reader.frames((indices[0], indices[-1])))
+            assert tuple(read_number(frame.rgb) for frame in frames) == asked.numbers
+            assert tuple(frame.timestamp_seconds for frame in frames) == pytest.approx(asked.seconds, abs=6e-4)
+            times = sampled_times(info, indices)
+            assert (times[0], times[-1]) == tuple(frame.timestamp_seconds for frame in frames)
+
+
+def chosen(info: VideoInfo, asked: Range) -> tuple[int, ...]:
+    return choose_indices(
+        info, frames=info.frame_count, fps=None, start_seconds=asked.start, end_seconds=asked.end,
+        bounds=REFERENCE_BOUNDS,
+    )  # fmt: skip
