@@ -62,7 +62,13 @@ def gif(path: Path, seconds: Sequence[float]) -> Path:
     return path
 
 
-def decoded(path: Path, stream: int = 0) -> list[np.ndarray]:
-    """Every picture of a plain decode from start to end, as FFmpeg converts it."""
+def joined(path: Path, *parts: Path) -> Path:
+    """Files one after the other, byte by byte, as transport and program streams are joined."""
+    path.write_bytes(b"".join(part.read_bytes() for part in parts))
+    return path
+
+
+def decoded(path: Path) -> list[tuple[float | None, np.ndarray]]:
+    """Time in seconds and picture (height, width, 3) of a plain decode from start to end."""
     with av.open(str(path)) as container:
-        return [frame.to_ndarray(format="rgb24") for frame in container.decode(container.streams[stream])]
+        return [(frame.time, frame.to_ndarray(format="rgb24")) for frame in container.decode(video=0)]

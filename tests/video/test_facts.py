@@ -6,6 +6,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.clips import read_number, write_clip
@@ -28,7 +29,7 @@ class Range:
     seconds: tuple[float, float]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Row:
     """How a file is made, and what is true of it."""
 
@@ -104,7 +105,57 @@ TIMES = [
         facts(40, 4.0, 10, constant=True),
     ),
 ]  # fmt: skip
-ROWS = TIMES
+B_FRAMES = {"x264-params": "bframes=3:keyint=20:scenecut=0"}
+
+
+def two_rates(path: Path, *, begin: tuple[float, float] = (0, 0), b_frames: bool = False) -> Path:
+    """50 frames at 25 per second and 90 at 30, joined: their clocks begin at the same time, or at others."""
+    first, second = path.with_name(f"first{path.suffix}"), path.with_name(f"second{path.suffix}")
+    if b_frames:
+        write_clip(first, 50, fps=25, options=B_FRAMES)
+        write_clip(second, 90, fps=30, options=B_FRAMES)
+    else:
+        made.timed(first, made.frames_at(25, 50, begin[0]), base=Fraction(1, 90_000))
+        made.timed(second, made.frames_at(30, 90, begin[1]), rate=30, base=Fraction(1, 90_000))
+    return made.joined(path, first, second)
+
+
+JOINED = facts(
+    140,
+    5.0,
+    139 / (5 - 1 / 30),
+    constant=False,
+    notes=("The clock of the video jumps once: its parts are joined there.",),
+)
+# Frames 49 and 50 are the last of the first part and the first of the second.
+JOINTS = (
+    Range(0.0, 1.97, (0, 49), (0.0, 1.96)),
+    Range(2.0, 3.0, (0, 30), (2.0, 3.0)),
+    Range(4.9, None, (87, 89), (4.9, 4.967)),
+)
+CLOCKS = [
+    Row("joined.ts", two_rates, JOINED, JOINTS),
+    Row("joined-b-frames.ts", lambda path: two_rates(path, b_frames=True), JOINED, JOINTS),
+    Row("an-hour-ahead.ts", lambda path: two_rates(path, begin=(0, 3600)), JOINED, JOINTS),
+    Row("an-hour-back.ts", lambda path: two_rates(path, begin=(3600, 0)), JOINED, JOINTS),
+    Row(
+        "three.ts",
+        lambda path: made.joined(path, *[write_clip(path.with_name("part.ts"), 40, options=B_FRAMES)] * 3),
+        facts(120, 4.8, 25, constant=True),
+        (Range(1.6, 4.0, (0, 20), (1.6, 4.0)),),
+    ),
+    Row(
+        "joined.mpg",
+        lambda path: made.joined(path, *[write_clip(path.with_name("part.mpg"), 40, codec="mpeg2video")] * 2),
+        facts(80, 3.2, 25, constant=True),
+    ),
+    Row(  # a clock may stand still for a while: 8 s without a picture
+        "gap.ts",
+        lambda path: made.timed(path, [*made.frames_at(25, 25), *made.frames_at(25, 25, 9.0)]),
+        facts(50, 10.0, 49 / 9.96, constant=False, notes=()),
+    ),
+]
+ROWS = [*TIMES, *CLOCKS]
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
@@ -128,3 +179,17 @@ def chosen(info: VideoInfo, asked: Range) -> tuple[int, ...]:
         info, frames=info.frame_count, fps=None, start_seconds=asked.start, end_seconds=asked.end,
         bounds=REFERENCE_BOUNDS,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_every_seventh_frame_is_that_of_a_linear_decode(tmp_path: Path, row: Row) -> None:
+    path = row.make(tmp_path / row.name)
+    expected = made.decoded(path)
+    times = [time for time, _ in expected if time is not None]
+    known = row not in CLOCKS and len(times) == len(expected) and all(map(float.__lt__, times, times[1:]))
+    with open_video(str(path), isolated=False) as reader:
+        indices = range(0, reader.info.frame_count, 7)
+        assert len(expected) == reader.info.frame_count
+        for index, frame in zip(indices, reader.frames(indices), strict=True):
+            assert np.array_equal(frame.rgb, expected[index][1]), index
+            assert not known or frame.timestamp_seconds == pytest.approx(times[index] - times[0], abs=1e-6)

@@ -89,8 +89,11 @@ def leave_out_others(container: Any, stream: Any) -> None:
             other.discard = other.discard if other.index == stream.index else av.stream.Discard.all
 
 
-def rewind(container: Any, stream: Any) -> None:
-    """Go to the first packet, which may lie before time zero."""
+def rewind(container: Any, stream: Any, *, by_place: bool = False) -> None:
+    """Go to the first packet, which may lie before time zero; `by_place` where times do not lead there."""
+    if by_place:
+        container.seek(0, unsupported_byte_offset=True)
+        return
     if (stream.start_time or 0) < 0:
         with suppress(av.FFmpegError):
             container.seek(stream.start_time, stream=stream, backward=True)

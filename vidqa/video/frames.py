@@ -112,7 +112,7 @@ class FrameSource:
 
     def _rewind(self) -> None:
         """Begin again at the first packet."""
-        rewind(self._container, self._stream)
+        rewind(self._container, self._stream, by_place=self._opened.joined is not None)
         self._pictures, self._position, self._order, self._from_start = None, None, -1, True
         self._latest = None
 
@@ -131,17 +131,26 @@ class FrameSource:
 
     def _seek_before(self, target: int) -> None:
         """Go to the nearest keyframe at or before the target that the container can find."""
-        for pts, dts in reversed(self._opened.keys[: max(self._key_before(target) + 1, 0)]):
+        keys, joined = self._opened.keys[: max(self._key_before(target) + 1, 0)], self._opened.joined
+        if joined is not None:
+            places = [joined.key_positions[pts] for pts, _ in keys[-1:] if pts in joined.key_positions]
+            if not (places and self._lands_before(places[0], target, by_place=True)):
+                self._rewind()
+            return
+        for pts, dts in reversed(keys):
             # Some containers look up presentation times, some decoding times: the landing decides.
             if self._lands_before(pts, target) or (dts < pts and self._lands_before(dts, target)):
                 return
         self._rewind()
 
-    def _lands_before(self, ticks: int, target: int) -> bool:
-        """Seek; true if the first keyframe from there does not lie behind the target."""
+    def _lands_before(self, where: int, target: int, *, by_place: bool = False) -> bool:
+        """Seek to ticks, or to a byte `by_place`; true if the first keyframe there does not lie behind the target."""
         try:
-            self._container.seek(ticks, stream=self._stream, backward=True)
-            packets = self._container.demux(self._stream)
+            if by_place:
+                self._container.seek(where, unsupported_byte_offset=True)
+            else:
+                self._container.seek(where, stream=self._stream, backward=True)
+            packets = self._packets()
             key = next((packet for packet in packets if packet.is_keyframe and packet.pts is not None), None)
         except UNREADABLE:
             return False
@@ -152,13 +161,18 @@ class FrameSource:
 
     def _advance(self, reached: Any) -> Any | None:
         if self._pictures is None:
-            self._pictures = self._decoded(self._container.demux(self._stream))
+            self._pictures = self._decoded(self._packets())
         for picture in self._pictures:
             if picture.pts is not None:
                 self._position = picture.pts
             if reached(picture):
                 return picture
         return None
+
+    def _packets(self) -> Iterator[Any]:
+        """Packets from here on, with the times that frames are looked up by."""
+        packets = self._container.demux(self._stream)
+        return packets if self._opened.joined is None else self._opened.joined.laid(packets)
 
     def _decoded(self, packets: Iterable[Any]) -> Iterator[Any]:
         """Pictures in presentation order. What is no target and no reference is skipped."""

@@ -28,6 +28,7 @@ from vidqa.video.container import (
     rewind,
     size_checked,
 )
+from vidqa.video.joined import Joined
 from vidqa.video.packets import PacketTable, open_with_packets
 from vidqa.video.times import spread_repeats, timing
 
@@ -42,6 +43,7 @@ class Opened:
 
     `pts` are the shown frames' presentation times in ticks, ascending; `keys` the keyframes'
     (presentation, decoding) times. `linear` says that times were unusable and frames count by order instead.
+    `joined` says how `pts` follow from a stream whose clock jumps.
     """
 
     container: Any
@@ -50,6 +52,7 @@ class Opened:
     pts: list[int]
     keys: list[tuple[int, int]]
     linear: bool
+    joined: Joined | None = None
 
 
 def check_file(path: str) -> str:
@@ -87,7 +90,7 @@ def probe(path: str) -> Opened:
             pts = scan.pts if scan.usable else _decoded_times(container, stream, absolute)
             linear = not scan.usable or not _times_are_shown_times(container, stream, scan, absolute)
         info = _info(path, container, stream, first, pts, scan)
-        return Opened(container, stream, info, pts, scan.keys, linear)
+        return Opened(container, stream, info, pts, scan.keys, linear, scan.joined)
     except BaseException:
         container.close()
         raise
@@ -100,7 +103,7 @@ def _threads(path: str, context: Any) -> int:
 
 def _times_are_shown_times(container: Any, stream: Any, scan: PacketTable, path: str) -> bool:
     """False where pictures are reordered but packet times are not, as for H.264 in AVI."""
-    if not (scan.in_order and stream.codec_context.has_b_frames):
+    if scan.joined or not (scan.in_order and stream.codec_context.has_b_frames):
         return True
     rewind(container, stream)
     times: list[int] = []
@@ -138,12 +141,13 @@ def _info(path: str, container: Any, stream: Any, first: Any, pts: list[int], sc
     rates = [float(rate) for rate in (stream.average_rate, stream.guessed_rate) if rate]
     times = pts if scan.usable else spread_repeats(pts, scan.end, (1 / (rate * tick) for rate in rates))
     seconds = tuple(map(mul, times, repeat(tick)))
-    found = timing(seconds, rates, scan.end * tick, _promised_end(container, stream), tick)
+    promised_end = None if scan.joined else _promised_end(container, stream)
+    found = timing(seconds, rates, scan.end * tick, promised_end, tick)
     rotation = round((first.rotation or 0) / 90) * 90 % 360
     aspect = pixel_aspect(stream)
     width, height = _shown_size(first.width, first.height, rotation, aspect)
     counted = "packets" if scan.usable else "decoding"
-    notes = (*_rotation_note(first), *_truncation_note(path, container, stream, scan))
+    notes = (*_rotation_note(first), *_truncation_note(path, container, stream, scan), *_joint_note(scan))
     return VideoInfo(
         path=path,
         container=container.format.name,
@@ -186,12 +190,18 @@ def _truncation_note(path: str, container: Any, stream: Any, scan: PacketTable) 
     """Say what is missing; raises VideoTooDamaged where less than half of the promised time is there."""
     promised = _header_seconds(container, stream)
     there = scan.end * float(stream.time_base)
-    if promised is None or not scan.usable or there > promised * 0.95 - 0.5:
+    if promised is None or not scan.usable or scan.joined or there > promised * 0.95 - 0.5:
         return
     told = f"{Path(path).name} looks truncated: {there:.1f} s of {promised:.1f} s are there."
     if there < promised / 2:
         raise VideoTooDamaged(told, REMEDY_FETCH)
     yield told
+
+
+def _joint_note(scan: PacketTable) -> Iterator[str]:
+    if scan.joined:
+        times = len(scan.joined.shifts) - 1
+        yield f"The clock of the video jumps {'once' if times == 1 else f'{times} times'}: its parts are joined there."
 
 
 def _promised_end(container: Any, stream: Any) -> float | None:
