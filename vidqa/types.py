@@ -101,7 +101,10 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One question about one video. `size` is (width, height) in pixels; `history` are the turns before it."""
+    """One question about one video. `size` is (width, height) in pixels; `history` are the turns before it.
+
+    `stream` is the index of the picture to look at, as FFmpeg counts streams; None for the best.
+    """
 
     video: str
     question: str
@@ -116,6 +119,7 @@ class Request:
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int | None = None
+    stream: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

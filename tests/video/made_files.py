@@ -62,13 +62,31 @@ def gif(path: Path, seconds: Sequence[float]) -> Path:
     return path
 
 
+def several(path: Path, *parts: Path, default: int | None = None) -> Path:
+    """The first stream of each file, side by side in one; only the `default` one is marked so."""
+    mark = av.stream.Disposition.default
+    with av.open(str(path), "w") as container:
+        for place, part in enumerate(parts):
+            with av.open(str(part)) as source:
+                stream: Any = container.add_stream_from_template(source.streams.video[0])
+                stream.disposition = mark if place == default else av.stream.Disposition(0)
+        for place, part in enumerate(parts):
+            with av.open(str(part)) as source:
+                for packet in source.demux(video=0):
+                    if packet.size:
+                        packet.stream = container.streams[place]
+                        container.mux(packet)
+    return path
+
+
 def joined(path: Path, *parts: Path) -> Path:
     """Files one after the other, byte by byte, as transport and program streams are joined."""
     path.write_bytes(b"".join(part.read_bytes() for part in parts))
     return path
 
 
-def decoded(path: Path) -> list[tuple[float | None, np.ndarray]]:
-    """Time in seconds and picture (height, width, 3) of a plain decode from start to end."""
+def decoded(path: Path, size: tuple[int, int]) -> list[tuple[float | None, np.ndarray]]:
+    """Time in seconds and picture (height, width, 3) of a plain decode of the stream of a size, from start to end."""
     with av.open(str(path)) as container:
-        return [(frame.time, frame.to_ndarray(format="rgb24")) for frame in container.decode(video=0)]
+        stream = next(each for each in container.streams.video if (each.width, each.height) == size)
+        return [(frame.time, frame.to_ndarray(format="rgb24")) for frame in container.decode(stream)]

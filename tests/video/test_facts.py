@@ -11,6 +11,7 @@ import pytest
 
 from tests.clips import read_number, write_clip
 from tests.video import made_files as made
+from vidqa.errors import VideoUnreadable
 from vidqa.models.specs import REFERENCE_BOUNDS
 from vidqa.types import VideoInfo
 from vidqa.video.decode import open_video
@@ -155,7 +156,41 @@ CLOCKS = [
         facts(50, 10.0, 49 / 9.96, constant=False, notes=()),
     ),
 ]
-ROWS = [*TIMES, *CLOCKS]
+
+
+def two_streams(path: Path, *, sizes: tuple[int, int], frames: tuple[int, int], default: int | None = None) -> Path:
+    """Streams that differ in width and in the number of frames."""
+    parts = [
+        write_clip(path.with_name(f"part{place}{path.suffix}"), count, size=(width, 64))
+        for place, (width, count) in enumerate(zip(sizes, frames, strict=True))
+    ]
+    return made.several(path, *parts, default=default)
+
+
+STREAMS = [
+    Row(  # the larger one is a still
+        "still-beside.mkv",
+        lambda path: two_streams(path, sizes=(128, 256), frames=(30, 1)),
+        facts(30, 1.2, 25, constant=True, width=128, notes=()),
+    ),
+    Row(
+        "default.mkv",
+        lambda path: two_streams(path, sizes=(128, 256), frames=(30, 20), default=0),
+        facts(
+            30, 1.2, 25, constant=True, width=128,
+            notes=("The file has 2 videos: stream 0 (128×64) is taken; others: --stream 1 (256×64).",),
+        ),
+    ),
+    Row(
+        "larger.mkv",
+        lambda path: two_streams(path, sizes=(128, 256), frames=(30, 20)),
+        facts(
+            20, 0.8, 25, constant=True, width=256,
+            notes=("The file has 2 videos: stream 1 (256×64) is taken; others: --stream 0 (128×64).",),
+        ),
+    ),
+]  # fmt: skip
+ROWS = [*TIMES, *CLOCKS, *STREAMS]
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
@@ -184,7 +219,9 @@ def chosen(info: VideoInfo, asked: Range) -> tuple[int, ...]:
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_every_seventh_frame_is_that_of_a_linear_decode(tmp_path: Path, row: Row) -> None:
     path = row.make(tmp_path / row.name)
-    expected = made.decoded(path)
+    with open_video(str(path), isolated=False) as reader:
+        shown = (reader.info.coded_width, reader.info.coded_height)
+    expected = made.decoded(path, shown)
     times = [time for time, _ in expected if time is not None]
     known = row not in CLOCKS and len(times) == len(expected) and all(map(float.__lt__, times, times[1:]))
     with open_video(str(path), isolated=False) as reader:
@@ -193,3 +230,59 @@ def test_every_seventh_frame_is_that_of_a_linear_decode(tmp_path: Path, row: Row
         for index, frame in zip(indices, reader.frames(indices), strict=True):
             assert np.array_equal(frame.rgb, expected[index][1]), index
             assert not known or frame.timestamp_seconds == pytest.approx(times[index] - times[0], abs=1e-6)
+
+
+def test_a_stream_is_chosen_by_its_number(tmp_path: Path) -> None:
+    path = two_streams(tmp_path / "two.mkv", sizes=(128, 256), frames=(30, 20), default=0)
+    for isolated in (True, False):
+        with open_video(str(path), stream=1, isolated=isolated) as reader:
+            assert (reader.info.width, reader.info.frame_count, reader.notes) == (256, 20, ())
+            assert [read_number(frame.rgb) for frame in reader.frames((0, 19))] == [0, 19]
+        with pytest.raises(VideoUnreadable, match=r"--stream 2 of two.mkv is no video") as caught:
+            open_video(str(path), stream=2, isolated=isolated)
+        assert caught.value.remedy == "Choose of: 0 (128×64), 1 (256×64)."
+
+
+SHARED = Path(__file__).parents[3] / "shared" / "failing"
+RED, BLUE, BLACK, WHITE = (255, 0, 0), (0, 0, 255), (0, 0, 0), (255, 255, 255)
+
+
+@dataclass(frozen=True, eq=False)
+class Reported:
+    """A file of a public bug report: its facts, and colours by index, x and y as shares of the sides."""
+
+    name: str
+    facts: dict[str, Any]
+    colours: dict[tuple[int, float, float], tuple[int, int, int]] = field(default_factory=dict)
+
+
+REPORTED = [
+    Reported("hold10.gif", facts(3, 10.2, 10, constant=False)),
+    Reported("hold.mp4", facts(50, 61.96, 25, constant=False)),
+    Reported("lie.mkv", facts(17850, 600.0, 29.75, constant=True)),
+    Reported(
+        "catback.ts", facts(140, 5.0, 139 / (5 - 1 / 30), constant=False),
+        {(0, 0.5, 0.5): RED, (49, 0.5, 0.5): RED, (50, 0.5, 0.5): BLUE, (139, 0.5, 0.5): BLUE},
+    ),
+    Reported("two.webm", facts(30, 3.0, 10, constant=True, width=320, height=240, notes=())),
+    Reported(
+        "grid.avif", {"frame_count": 1, "width": 512, "height": 512}, {(0, 0.02, 0.02): RED, (0, 0.98, 0.98): WHITE}
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("reported", REPORTED, ids=lambda reported: reported.name)
+def test_files_of_bug_reports(reported: Reported) -> None:
+    path = SHARED / reported.name
+    if not path.exists():
+        pytest.skip(f"the file of the bug report is not here ({path})")
+    with open_video(str(path), isolated=False) as reader:
+        for name, value in reported.facts.items():
+            found = getattr(reader.info, name)
+            assert found == (pytest.approx(value, rel=2e-4) if isinstance(value, float) else value), name
+        indices = sorted({index for index, _, _ in reported.colours})
+        frames = {frame.index: frame.rgb for frame in reader.frames(indices)}
+        for (index, x, y), colour in reported.colours.items():
+            height, width, _ = frames[index].shape
+            seen = frames[index][int(y * height), int(x * width)].astype(int)
+            assert np.abs(seen - colour).max() <= 8, (index, x, y, seen)

@@ -256,6 +256,7 @@ class Session:
             deadline_seconds=config.decoder_deadline_seconds,
             clip_deadline_seconds=config.clip_deadline_seconds,
             stopped=stopped,
+            stream=request.stream,
         )
 
     def _open_unless_stopped(self, request: Request) -> VideoReader:

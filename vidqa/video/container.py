@@ -1,4 +1,4 @@
-"""Opens containers: local files only, real containers only, capped pixels; and finds the best picture in them.
+"""Opens containers: local files only, real containers only, capped pixels.
 
 All of FFmpeg's danger is met here. Knows containers and streams; reads no packet, decodes nothing.
 """
@@ -44,20 +44,6 @@ def open_container(absolute: str) -> Any:
         return av.open(absolute, options=options, metadata_errors="replace")
 
 
-def best_stream(container: Any, path: str) -> Any:
-    """The largest video stream that is not a cover picture; raises VideoUnreadable if there is none."""
-    name = Path(path).name
-    streams = [stream for stream in container.streams.video if not _is_cover(stream)]
-    if not streams:
-        kinds = sorted({stream.type for stream in container.streams})
-        what = f"only {', '.join(kinds)}" if kinds else "no stream at all"
-        raise VideoUnreadable(f"{name} has no video: it contains {what}.", "Give a file with a picture.")
-    decodable = [stream for stream in streams if stream.codec_context is not None]
-    if not decodable:
-        raise VideoUnreadable(f"{name} uses a codec that FFmpeg does not know.", REMEDY_CONVERT)
-    return max(decodable, key=lambda stream: (stream.codec_context.width * stream.codec_context.height, -stream.index))
-
-
 def pixel_aspect(stream: Any) -> float:
     """Width over height of a stream's pixels; 1 where the file gives none or none above 0, as for players."""
     ratio = stream.sample_aspect_ratio
@@ -76,10 +62,6 @@ def size_checked(pictures: Iterable[Any], stream: Any, path: str) -> Iterator[An
     for picture in pictures:
         check_picture_size(name, picture.width, picture.height, aspect)
         yield picture
-
-
-def _is_cover(stream: Any) -> bool:
-    return bool(stream.disposition & av.stream.Disposition.attached_pic)
 
 
 def leave_out_others(container: Any, stream: Any) -> None:

@@ -41,13 +41,15 @@ class Decoding:
     `deadline_seconds` bounds every reply of that process; `clip_deadline_seconds` all the time that is spent
     waiting for its replies about one file, from opening it to the last frame that was asked for; each further
     request for frames has as long again. `gives_way` lets whoever computes have
-    the processor first, for frames that nobody waits for yet.
+    the processor first, for frames that nobody waits for yet. `stream` is the index of the picture to take, as FFmpeg
+    counts; None for the best.
     """
 
     isolated: bool = True
     deadline_seconds: float = DECODER_DEADLINE_SECONDS
     clip_deadline_seconds: float = CLIP_DEADLINE_SECONDS
     gives_way: bool = False
+    stream: int | None = None
 
 
 class Source(Protocol):
@@ -136,13 +138,15 @@ def open_video(
     deadline_seconds: float = DECODER_DEADLINE_SECONDS,
     clip_deadline_seconds: float = CLIP_DEADLINE_SECONDS,
     stopped: Callable[[], bool] = never,
+    stream: int | None = None,
 ) -> VideoReader:
     """Open a video file; raises VideoError children, and Interrupted soon after `stopped` says so.
 
     The deadlines are those of Decoding. In this process there are none, and nothing is looked at before the file is
     open.
     """
-    return VideoReader(*open_source(path, Decoding(isolated, deadline_seconds, clip_deadline_seconds), stopped))
+    how = Decoding(isolated, deadline_seconds, clip_deadline_seconds, stream=stream)
+    return VideoReader(*open_source(path, how, stopped))
 
 
 def open_source(path: str, how: Decoding, stopped: Callable[[], bool] = never) -> tuple[VideoInfo, Source]:
@@ -150,7 +154,7 @@ def open_source(path: str, how: Decoding, stopped: Callable[[], bool] = never) -
     if not how.isolated:
         from vidqa.video.opening import open_here
 
-        return open_here(path)
+        return open_here(path, how.stream)
     worker = start_worker(how, stopped)
     try:
         info = worker.open(path)
@@ -208,7 +212,7 @@ class Worker:
         self._opened = None
         self.files += 1
         try:
-            self._command({"open": path})
+            self._command({"open": path, "stream": self._how.stream})
             header, payload = self._receive()
         except BaseException:
             if self._replying:

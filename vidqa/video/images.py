@@ -23,7 +23,7 @@ from vidqa.video.container import REMEDY_FETCH
 if TYPE_CHECKING:
     import numpy
 
-_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "AVIF")
 _ANIMATED = ("PNG", "WEBP")  # further pictures of other formats are pages, or another camera's
 _TURNS = {3: 180, 4: 180, 5: 270, 6: 270, 7: 90, 8: 90}  # degrees to the left by EXIF's orientation
 _ORIENTATION = 0x0112  # EXIF's tag

@@ -11,7 +11,6 @@ import av
 
 from vidqa.video.container import (
     UNREADABLE,
-    best_stream,
     check_header_size,
     leave_out_others,
     open_container,
@@ -20,6 +19,7 @@ from vidqa.video.container import (
 from vidqa.video.joined import Joined, JumpWatch, Part, lay_out
 from vidqa.video.lookup import look_up
 from vidqa.video.stored import ascending
+from vidqa.video.streams import chosen_stream
 
 _MANY_FRAMES = 10_000  # below that, reading every packet takes less than 50 ms
 
@@ -40,18 +40,19 @@ class PacketTable:
     joined: Joined | None = None
 
 
-def open_with_packets(path: str) -> tuple[Any, Any, PacketTable]:
-    """An open container, its best stream and that stream's packets; raises VideoError children.
+def open_with_packets(path: str, asked_stream: int | None = None) -> tuple[Any, Any, PacketTable]:
+    """An open container, its best or the asked stream and that stream's packets; raises VideoError children.
 
     The packets are looked up in a long file that allows it, else read: the times are the same either way.
     """
-    container, stream = _open(path)
+    container, stream = _open(path, asked_stream)
     try:
         if _expected_frames(container, stream) >= _MANY_FRAMES:
             if table := looked_up(path, container, stream):
                 return container, stream, table
+            asked_stream = stream.index
             container.close()  # a new one, for a seek back need not find the very first packet
-            container, stream = _open(path)
+            container, stream = _open(path, asked_stream)
         with reading(path):
             return container, stream, read(container, stream)
     except BaseException:
@@ -59,10 +60,10 @@ def open_with_packets(path: str) -> tuple[Any, Any, PacketTable]:
         raise
 
 
-def _open(path: str) -> tuple[Any, Any]:
+def _open(path: str, asked_stream: int | None) -> tuple[Any, Any]:
     container = open_container(path)
     try:
-        stream = best_stream(container, path)
+        stream = chosen_stream(container, path, asked_stream)
         check_header_size(stream, path)
         leave_out_others(container, stream)
     except BaseException:

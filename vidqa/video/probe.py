@@ -30,6 +30,7 @@ from vidqa.video.container import (
 )
 from vidqa.video.joined import Joined
 from vidqa.video.packets import PacketTable, open_with_packets
+from vidqa.video.streams import choice_note
 from vidqa.video.times import spread_repeats, timing
 
 # Frame threads wait for each other's references: on 2 cores 8 of them took 0.62 of the time of FFmpeg's 3.
@@ -77,10 +78,10 @@ def check_file(path: str) -> str:
     return absolute
 
 
-def probe(path: str) -> Opened:
-    """Open a file and learn all about its best video stream; raises VideoError children."""
+def probe(path: str, asked_stream: int | None = None) -> Opened:
+    """Open a file and learn all about its best video stream, or the asked one; raises VideoError children."""
     absolute = check_file(path)
-    container, stream, scan = open_with_packets(absolute)
+    container, stream, scan = open_with_packets(absolute, asked_stream)
     try:
         stream.thread_type = "AUTO"
         stream.codec_context.thread_count = _threads(absolute, stream.codec_context)
@@ -89,7 +90,8 @@ def probe(path: str) -> Opened:
             first = _first_frame(container, stream, absolute)
             pts = scan.pts if scan.usable else _decoded_times(container, stream, absolute)
             linear = not scan.usable or not _times_are_shown_times(container, stream, scan, absolute)
-        info = _info(path, container, stream, first, pts, scan)
+        notes = tuple(choice_note(container, stream, absolute, asked_stream))
+        info = _info(path, container, stream, first, pts, scan, notes)
         return Opened(container, stream, info, pts, scan.keys, linear, scan.joined)
     except BaseException:
         container.close()
@@ -136,7 +138,9 @@ def _decoded_times(container: Any, stream: Any, path: str) -> list[int]:
     return ticks
 
 
-def _info(path: str, container: Any, stream: Any, first: Any, pts: list[int], scan: PacketTable) -> VideoInfo:
+def _info(
+    path: str, container: Any, stream: Any, first: Any, pts: list[int], scan: PacketTable, notes: tuple[str, ...]
+) -> VideoInfo:
     tick = float(stream.time_base)
     rates = [float(rate) for rate in (stream.average_rate, stream.guessed_rate) if rate]
     times = pts if scan.usable else spread_repeats(pts, scan.end, (1 / (rate * tick) for rate in rates))
@@ -147,7 +151,7 @@ def _info(path: str, container: Any, stream: Any, first: Any, pts: list[int], sc
     aspect = pixel_aspect(stream)
     width, height = _shown_size(first.width, first.height, rotation, aspect)
     counted = "packets" if scan.usable else "decoding"
-    notes = (*_rotation_note(first), *_truncation_note(path, container, stream, scan), *_joint_note(scan))
+    notes += (*_rotation_note(first), *_truncation_note(path, container, stream, scan), *_joint_note(scan))
     return VideoInfo(
         path=path,
         container=container.format.name,

@@ -55,16 +55,16 @@ def serve(commands: BinaryIO, out: BinaryIO) -> None:
                     source.close()
                     source = None  # what fails to open leaves nothing open
                 gc.collect()  # of a cycle: PyAV's threads and buffers, which would count against this file
-                source = _open(path, out)
+                source = _open(path, out, command.get("stream"))
             elif source is not None:
                 _send_frames(source, path, command["frames"], out)
         except VideoError as error:
             send(out, {"error": type(error).__name__, "what": error.what, "remedy": error.remedy})
 
 
-def _open(path: str, out: BinaryIO) -> "Source":
+def _open(path: str, out: BinaryIO, stream: int | None = None) -> "Source":
     with limited_allocation(path):
-        info, source = open_here(path)
+        info, source = open_here(path, stream)
     # Not asdict: it copies every single time.
     header = {field.name: getattr(info, field.name) for field in fields(info) if field.name != "pts_seconds"}
     send(out, {"info": header}, array.array("d", info.pts_seconds).tobytes())
