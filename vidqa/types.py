@@ -43,12 +43,13 @@ class VideoInfo:
 class Frame:
     """One decoded picture: `rgb` is (height, width, 3) uint8, upright, at source size.
 
-    `timestamp_seconds` counts from the first frame of the video.
+    `timestamp_seconds` counts from the first frame of the video. `note` says what is unusual about it.
     """
 
     index: int
     timestamp_seconds: float
     rgb: "numpy.ndarray"
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)

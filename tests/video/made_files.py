@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
+from struct import pack
 from typing import Any
 
 import av
@@ -77,6 +78,47 @@ def several(path: Path, *parts: Path, default: int | None = None) -> Path:
                         packet.stream = container.streams[place]
                         container.mux(packet)
     return path
+
+
+def coloured(path: Path, *, size: tuple[int, int] = SIZE) -> Path:
+    """Three pictures of coloured quarters."""
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream("libx264", rate=25, options={"crf": "1"})
+        stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
+        for _ in range(3):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(corners(*size))))
+        container.mux(stream.encode())
+    return path
+
+
+def oriented(path: Path, matrix: Sequence[int]) -> Path:
+    """A track header with a, b, c, d of the display matrix, which sends (x, y) to (ax+cy, bx+dy)."""
+    data, (a, b, c, d) = bytearray(coloured(path).read_bytes()), matrix
+    place = data.index(b"tkhd") + 44
+    data[place : place + 36] = pack(">9i", a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30)
+    path.write_bytes(data)
+    return path
+
+
+def corners(width: int, height: int) -> np.ndarray:
+    """A picture (height, width, 3) whose quarters are red, green; blue, white."""
+    quarters = np.uint8([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [255, 255, 255]]])
+    return quarters.repeat(height // 2, 0).repeat(width // 2, 1)
+
+
+def with_crop(path: Path, top: int) -> Path:
+    """A Matroska file whose header crops rows (PixelCropTop), in place of a display unit of the same length."""
+    data = coloured(path).read_bytes()
+    assert data.count(b"\x54\xb2\x81") == 1
+    place = data.index(b"\x54\xb2\x81")
+    path.write_bytes(data[:place] + b"\x54\xbb\x81" + bytes([top]) + data[place + 4 :])
+    return path
+
+
+def resized(path: Path, *sizes: tuple[int, int]) -> Path:
+    """Three pictures of each size, one after the other in one raw H.264 stream."""
+    parts = [coloured(path.with_name(f"size{place}.h264"), size=size) for place, size in enumerate(sizes)]
+    return joined(path, *parts)
 
 
 def joined(path: Path, *parts: Path) -> Path:

@@ -38,6 +38,7 @@ class Row:
     make: Callable[[Path], Path]
     facts: dict[str, Any]
     ranges: tuple[Range, ...] = field(default=())
+    seen: tuple[tuple[int, tuple[tuple[int, int, int], ...]], ...] = field(default=())  # colours near the four corners
 
 
 def facts(frames: int, seconds: float, fps: float, constant: bool, **others: Any) -> dict[str, Any]:
@@ -190,7 +191,50 @@ STREAMS = [
         ),
     ),
 ]  # fmt: skip
-ROWS = [*TIMES, *CLOCKS, *STREAMS]
+R, G, B, W, K = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)
+MIRRORED = ("The file says that its pictures are shown mirrored, and so they are.",)
+# The display matrix's a, b, c, d; the quarters as shown, row by row; degrees to the left, after any mirror.
+TURNS = {
+    "as-stored": ((1, 0, 0, 1), (R, G, B, W), 0, False),
+    "left": ((0, -1, 1, 0), (G, W, R, B), 90, False),
+    "over": ((-1, 0, 0, -1), (W, B, G, R), 180, False),
+    "right": ((0, 1, -1, 0), (B, R, W, G), 270, False),
+    "left-right": ((-1, 0, 0, 1), (G, R, W, B), 0, True),
+    "top-bottom": ((1, 0, 0, -1), (B, W, R, G), 180, True),
+    "transposed": ((0, 1, 1, 0), (R, B, G, W), 90, True),
+    "anti-transposed": ((0, -1, -1, 0), (W, G, B, R), 270, True),
+}
+
+
+def turned(name: str) -> Row:
+    matrix, quarters, degrees, mirrored = TURNS[name]
+    width, height = (64, 128) if matrix[0] == 0 else (128, 64)
+    return Row(
+        f"{name}.mp4",
+        lambda path: made.oriented(path, matrix),
+        facts(3, 0.12, 25, constant=True, width=width, height=height, rotation_degrees=degrees)
+        | {"notes": MIRRORED if mirrored else ()},
+        seen=((0, quarters), (2, quarters)),
+    )
+
+
+GEOMETRY = [
+    *map(turned, TURNS),
+    Row(
+        "crop.mkv", lambda path: made.with_crop(path, top=24),
+        facts(3, 0.12, 25, constant=True, width=128, height=40, coded_height=64, notes=()),
+        seen=((0, (R, G, B, W)),),
+    ),
+    Row(
+        "larger-later.h264", lambda path: made.resized(path, (128, 64), (256, 128)),
+        facts(6, 0.24, 25, constant=True, width=128, height=64), seen=((0, (R, G, B, W)), (5, (R, G, B, W))),
+    ),
+    Row(  # 64×64 in 128×64: black beside it
+        "square-later.h264", lambda path: made.resized(path, (128, 64), (64, 64)),
+        facts(6, 0.24, 25, constant=True, width=128, height=64), seen=((0, (R, G, B, W)), (5, (K, K, K, K))),
+    ),
+]  # fmt: skip
+ROWS = [*TIMES, *CLOCKS, *STREAMS, *GEOMETRY]
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
@@ -200,6 +244,8 @@ def test_what_the_file_says(tmp_path: Path, row: Row) -> None:
         for name, value in row.facts.items():
             found = getattr(info, name)
             assert found == (pytest.approx(value, rel=2e-4) if isinstance(value, float) else value), (row.name, name)
+        for (index, colours), frame in zip(row.seen, reader.frames([index for index, _ in row.seen]), strict=True):
+            assert np.abs(corners_of(frame.rgb) - colours).max() <= 12, index
         for asked in row.ranges:
             indices = chosen(info, asked)
             frames = list(reader.frames((indices[0], indices[-1])))
@@ -209,6 +255,13 @@ def test_what_the_file_says(tmp_path: Path, row: Row) -> None:
             assert (times[0], times[-1]) == tuple(frame.timestamp_seconds for frame in frames)
 
 
+def corners_of(rgb: np.ndarray) -> np.ndarray:
+    """Colours (4, 3) an eighth from the corners, row by row."""
+    height, width, _ = rgb.shape
+    places = [(y * height // 8, x * width // 8) for y in (1, 7) for x in (1, 7)]
+    return np.array([rgb[place] for place in places]).astype(int)
+
+
 def chosen(info: VideoInfo, asked: Range) -> tuple[int, ...]:
     return choose_indices(
         info, frames=info.frame_count, fps=None, start_seconds=asked.start, end_seconds=asked.end,
@@ -216,7 +269,7 @@ def chosen(info: VideoInfo, asked: Range) -> tuple[int, ...]:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+@pytest.mark.parametrize("row", [*TIMES, *CLOCKS, *STREAMS], ids=lambda row: row.name)
 def test_every_seventh_frame_is_that_of_a_linear_decode(tmp_path: Path, row: Row) -> None:
     path = row.make(tmp_path / row.name)
     with open_video(str(path), isolated=False) as reader:
@@ -230,6 +283,16 @@ def test_every_seventh_frame_is_that_of_a_linear_decode(tmp_path: Path, row: Row
         for index, frame in zip(indices, reader.frames(indices), strict=True):
             assert np.array_equal(frame.rgb, expected[index][1]), index
             assert not known or frame.timestamp_seconds == pytest.approx(times[index] - times[0], abs=1e-6)
+
+
+def test_a_change_of_size_is_noted_with_the_first_frame_that_shows_it(tmp_path: Path) -> None:
+    path = made.resized(tmp_path / "clip.h264", (128, 64), (64, 64))
+    for isolated in (True, False):
+        with open_video(str(path), isolated=isolated) as reader:
+            assert [frame.rgb.shape for frame in reader.frames((0,))] == [(64, 128, 3)]
+            assert reader.notes == ()
+            assert [frame.rgb.shape for frame in reader.frames((0, 4, 5))] == [(64, 128, 3)] * 3
+            assert len(reader.notes) == 1 and "changes its size" in reader.notes[0]
 
 
 def test_a_stream_is_chosen_by_its_number(tmp_path: Path) -> None:
@@ -265,6 +328,9 @@ REPORTED = [
         {(0, 0.5, 0.5): RED, (49, 0.5, 0.5): RED, (50, 0.5, 0.5): BLUE, (139, 0.5, 0.5): BLUE},
     ),
     Reported("two.webm", facts(30, 3.0, 10, constant=True, width=320, height=240, notes=())),
+    Reported("hflip.mp4", {"width": 320}, {(0, 0.1, 0.1): (0, 255, 0), (0, 0.9, 0.9): BLUE}),
+    Reported("vflip.mp4", {"width": 320}, {(0, 0.1, 0.1): BLUE, (0, 0.9, 0.9): (0, 255, 0)}),
+    Reported("crop.mkv", {"width": 320, "height": 120}, {(0, 0.1, 0.1): RED, (0, 0.9, 0.9): RED}),
     Reported(
         "grid.avif", {"frame_count": 1, "width": 512, "height": 512}, {(0, 0.02, 0.02): RED, (0, 0.98, 0.98): WHITE}
     ),

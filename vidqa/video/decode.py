@@ -97,6 +97,8 @@ class VideoReader:
         self._delivered = 0
         for frame in self._source.frames(indices):
             self._delivered += 1
+            if frame.note and frame.note not in self._notes:
+                self._notes.append(frame.note)
             yield frame
 
     def check_coverage(self, indices: Sequence[int]) -> None:
@@ -235,7 +237,7 @@ class Worker:
                 return
             height, width = header["shape"]
             rgb = np.frombuffer(payload, np.uint8).reshape(height, width, 3)
-            yield Frame(header["index"], header["seconds"], rgb)
+            yield Frame(header["index"], header["seconds"], rgb, header.get("note", ""))
 
     def abandon(self) -> None:
         """Kill the process: whoever reads from it finds the pipe at its end."""

@@ -15,9 +15,11 @@ from vidqa.errors import PictureTooLarge
 from vidqa.types import Frame
 from vidqa.video.allocation import too_much_memory
 from vidqa.video.container import UNREADABLE, rewind, size_checked
+from vidqa.video.picture import as_shown, differs
 from vidqa.video.probe import Opened
 
 _SEEK_SAVES_FRAMES = 12  # a seek refills the decoder's pipeline: worth it from about here
+_SHAPE_NOTE = "The picture changes its size in the video; it is shown whole in the shape of the first one."
 _MOST_STEPS_BACK = 7  # keyframes: beyond that it is the file that is damaged
 
 
@@ -65,13 +67,10 @@ class FrameSource:
             return None
 
     def _frame(self, index: int, picture: Any) -> Frame:
-        import numpy as np  # late: a plan opens videos and converts no picture
-
-        info = self._opened.info
-        rgb = picture.to_ndarray(format="rgb24")
-        turns = round((picture.rotation or 0) / 90) % 4
+        info, shape = self._opened.info, self._opened.shape
+        note = _SHAPE_NOTE if differs(picture, shape) else ""
         seconds = info.pts_seconds[index] - info.pts_seconds[0]
-        return Frame(index, seconds, np.ascontiguousarray(np.rot90(rgb, turns)))
+        return Frame(index, seconds, as_shown(picture, shape), note)
 
     def _picture_at(self, index: int) -> Any | None:
         """The picture shown at an index, or None when the stream ends or breaks before it."""

@@ -18,7 +18,7 @@ import av
 
 from vidqa.errors import PictureTooLarge, VideoNotFound, VideoTooDamaged, VideoUnreadable
 from vidqa.types import VideoInfo
-from vidqa.video.bounds import MAX_PIXELS, decoding_threads
+from vidqa.video.bounds import MAX_PIXELS, check_picture_size, decoding_threads
 from vidqa.video.container import (
     REMEDY_CONVERT,
     REMEDY_FETCH,
@@ -28,8 +28,11 @@ from vidqa.video.container import (
     rewind,
     size_checked,
 )
+from vidqa.video.geometry import Crop, Orientation, Shape, usable_crop
 from vidqa.video.joined import Joined
+from vidqa.video.matroska_crop import matroska_crop
 from vidqa.video.packets import PacketTable, open_with_packets
+from vidqa.video.picture import orientation_of
 from vidqa.video.streams import choice_note
 from vidqa.video.times import spread_repeats, timing
 
@@ -44,7 +47,7 @@ class Opened:
 
     `pts` are the shown frames' presentation times in ticks, ascending; `keys` the keyframes'
     (presentation, decoding) times. `linear` says that times were unusable and frames count by order instead.
-    `joined` says how `pts` follow from a stream whose clock jumps.
+    `joined` says how `pts` follow from a stream whose clock jumps. `shape` is how the first picture is shown.
     """
 
     container: Any
@@ -53,7 +56,8 @@ class Opened:
     pts: list[int]
     keys: list[tuple[int, int]]
     linear: bool
-    joined: Joined | None = None
+    joined: Joined | None
+    shape: Shape
 
 
 def check_file(path: str) -> str:
@@ -91,8 +95,9 @@ def probe(path: str, asked_stream: int | None = None) -> Opened:
             pts = scan.pts if scan.usable else _decoded_times(container, stream, absolute)
             linear = not scan.usable or not _times_are_shown_times(container, stream, scan, absolute)
         notes = tuple(choice_note(container, stream, absolute, asked_stream))
-        info = _info(path, container, stream, first, pts, scan, notes)
-        return Opened(container, stream, info, pts, scan.keys, linear, scan.joined)
+        shape = _shape(container, stream, first, absolute)
+        info = _info(path, container, stream, first, pts, scan, shape, notes)
+        return Opened(container, stream, info, pts, scan.keys, linear, scan.joined, shape)
     except BaseException:
         container.close()
         raise
@@ -113,6 +118,16 @@ def _times_are_shown_times(container: Any, stream: Any, scan: PacketTable, path:
         pictures = islice(size_checked(container.decode(stream), stream, path), _ORDER_SAMPLE)
         times = [picture.pts for picture in pictures if picture.pts is not None]
     return all(before < after for before, after in pairwise(times))
+
+
+def _shape(container: Any, stream: Any, first: Any, path: str) -> Shape:
+    """How the first picture is shown; raises PictureTooLarge where it is so after its crop."""
+    place = list(container.streams.video).index(stream)
+    crop = matroska_crop(path, place) if container.format.name.startswith("matroska") else Crop()
+    crop = usable_crop(crop, first.width, first.height)
+    shape = Shape(first.width, first.height, crop, pixel_aspect(stream), orientation_of(first))
+    check_picture_size(Path(path).name, *shape.cropped_size, shape.pixel_aspect)
+    return shape
 
 
 def _first_frame(container: Any, stream: Any, path: str) -> Any:
@@ -139,7 +154,14 @@ def _decoded_times(container: Any, stream: Any, path: str) -> list[int]:
 
 
 def _info(
-    path: str, container: Any, stream: Any, first: Any, pts: list[int], scan: PacketTable, notes: tuple[str, ...]
+    path: str,
+    container: Any,
+    stream: Any,
+    first: Any,
+    pts: list[int],
+    scan: PacketTable,
+    shape: Shape,
+    notes: tuple[str, ...],
 ) -> VideoInfo:
     tick = float(stream.time_base)
     rates = [float(rate) for rate in (stream.average_rate, stream.guessed_rate) if rate]
@@ -147,11 +169,9 @@ def _info(
     seconds = tuple(map(mul, times, repeat(tick)))
     promised_end = None if scan.joined else _promised_end(container, stream)
     found = timing(seconds, rates, scan.end * tick, promised_end, tick)
-    rotation = round((first.rotation or 0) / 90) * 90 % 360
-    aspect = pixel_aspect(stream)
-    width, height = _shown_size(first.width, first.height, rotation, aspect)
+    width, height = shape.shown_size
     counted = "packets" if scan.usable else "decoding"
-    notes += (*_rotation_note(first), *_truncation_note(path, container, stream, scan), *_joint_note(scan))
+    notes += (*_turn_note(first, shape), *_truncation_note(path, container, stream, scan), *_joint_note(scan))
     return VideoInfo(
         path=path,
         container=container.format.name,
@@ -160,8 +180,8 @@ def _info(
         height=height,
         coded_width=first.width,
         coded_height=first.height,
-        rotation_degrees=rotation,
-        pixel_aspect=aspect,
+        rotation_degrees=shape.orientation.degrees,
+        pixel_aspect=shape.pixel_aspect,
         fps=found.fps,
         frame_count=len(pts),
         duration_seconds=found.duration_seconds,
@@ -172,7 +192,7 @@ def _info(
             "duration": found.duration_source,
             "fps": found.fps_source,
             "frames": counted,
-            "rotation": "frame" if first.rotation else "default",
+            "rotation": "frame" if shape.orientation != Orientation() else "default",
             "pixel_aspect": "header" if stream.sample_aspect_ratio else "default",
             "size": "frame",
         },
@@ -180,12 +200,9 @@ def _info(
     )
 
 
-def _shown_size(width: int, height: int, rotation: int, aspect: float) -> tuple[int, int]:
-    wide = max(round(width * aspect), 1)
-    return (height, wide) if rotation % 180 else (wide, height)
-
-
-def _rotation_note(first: Any) -> Iterator[str]:
+def _turn_note(first: Any, shape: Shape) -> Iterator[str]:
+    if shape.orientation.mirrored:
+        yield "The file says that its pictures are shown mirrored, and so they are."
     if (first.rotation or 0) % 90:
         yield f"The picture is rotated by {first.rotation}°; it is shown turned to the nearest right angle."
 

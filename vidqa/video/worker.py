@@ -92,7 +92,12 @@ def _send_frames(source: "Source", path: str, indices: Sequence[int], out: Binar
 
 def _write_frames(ahead: "Queue[Frame | None]", out: BinaryIO) -> None:
     while (frame := ahead.get()) is not None:
-        header = {"index": frame.index, "seconds": frame.timestamp_seconds, "shape": frame.rgb.shape[:2]}
+        header = {
+            "index": frame.index,
+            "seconds": frame.timestamp_seconds,
+            "shape": frame.rgb.shape[:2],
+            "note": frame.note,
+        }
         try:
             send(out, header, frame.rgb.data.cast("B"))
         except BrokenPipeError:  # the parent left: there is nobody to decode for
