@@ -106,6 +106,38 @@ def corners(width: int, height: int) -> np.ndarray:
     return quarters.repeat(height // 2, 0).repeat(width // 2, 1)
 
 
+def half_transparent(path: Path, codec: str, pixels: str, frames: int = 3) -> Path:
+    """Pictures whose left half is red and whose right half is black and fully transparent."""
+    rgba = np.zeros((SIZE[1], SIZE[0], 4), np.uint8)
+    rgba[:, : SIZE[0] // 2] = (255, 0, 0, 255)
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream(codec, rate=25, options={"g": "10"})
+        stream.width, stream.height, stream.pix_fmt = *SIZE, pixels
+        for _ in range(frames):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(rgba, format="rgba").reformat(format=pixels)))
+        container.mux(stream.encode())
+    return path
+
+
+def flat(path: Path, size: tuple[int, int], yuv: tuple[int, int, int], colorspace: int | None = None) -> Path:
+    """Three pictures of one stored colour, without or with a tag (AVCOL_SPC) of what it means."""
+    width, height = size
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream("libx264", rate=25, options={"crf": "1", "preset": "ultrafast"})
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        if colorspace is not None:
+            stream.codec_context.colorspace = colorspace
+        for _ in range(3):
+            frame = av.VideoFrame(width, height, "yuv420p")
+            for plane, value in zip(frame.planes, yuv, strict=True):
+                plane.update(bytes([value]) * plane.buffer_size)
+            if colorspace is not None:
+                frame.colorspace = colorspace
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
 def with_crop(path: Path, top: int) -> Path:
     """A Matroska file whose header crops rows (PixelCropTop), in place of a display unit of the same length."""
     data = coloured(path).read_bytes()

@@ -29,6 +29,11 @@ def digest(frame: Frame) -> str:
     return hashlib.sha256(frame.rgb.tobytes()).hexdigest()
 
 
+def matrix(picture: av.VideoFrame) -> str | None:
+    """Untagged colours are BT.709 from 720 lines on, and FFmpeg's BT.601 below."""
+    return "itu709" if picture.colorspace == 2 and picture.height >= 720 else None
+
+
 def linear_digests(path: Path, stream: int | None = None) -> list[str]:
     """Hashes of every frame of a plain decode from start to end (or damage)."""
     digests: list[str] = []
@@ -38,7 +43,9 @@ def linear_digests(path: Path, stream: int | None = None) -> list[str]:
         try:
             for picture in container.decode(chosen):
                 first = first or picture  # others of its form are shown in its size
-                rgb = picture.to_ndarray(format="rgb24", width=first.width, height=first.height)
+                rgb = picture.to_ndarray(
+                    format="rgb24", width=first.width, height=first.height, src_colorspace=matrix(picture)
+                )
                 upright = np.rot90(rgb, round((picture.rotation or 0) / 90) % 4)
                 digests.append(hashlib.sha256(np.ascontiguousarray(upright).tobytes()).hexdigest())
         except av.FFmpegError:

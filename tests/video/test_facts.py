@@ -234,7 +234,40 @@ GEOMETRY = [
         facts(6, 0.24, 25, constant=True, width=128, height=64), seen=((0, (R, G, B, W)), (5, (K, K, K, K))),
     ),
 ]  # fmt: skip
-ROWS = [*TIMES, *CLOCKS, *STREAMS, *GEOMETRY]
+
+
+def transparent(name: str, codec: str, pixels: str, frames: int = 3) -> Row:
+    return Row(
+        name,
+        lambda path: made.half_transparent(path, codec, pixels, frames),
+        facts(frames, frames / 25, 25, constant=True, notes=()),
+        seen=((0, (R, W, R, W)), (frames - 1, (R, W, R, W))),
+    )
+
+
+# Red by the definitions of BT.601 and BT.709, in limited range.
+RED_601, RED_709 = (81, 90, 240), (63, 102, 240)
+UNTAGGED = ("The file does not say how its colours are coded: read as BT.709, as players do from 720 lines on.",)
+COLOURS = [
+    transparent("alpha.webm", "libvpx-vp9", "yuva420p", 40),  # 40: the last one is sought
+    transparent("animation.mov", "qtrle", "argb"),
+    transparent("prores.mov", "prores_ks", "yuva444p10le"),
+    transparent("png.mov", "png", "rgba"),
+    transparent("ffv1.mkv", "ffv1", "yuva420p"),
+    Row(
+        "untagged-hd.mp4", lambda path: made.flat(path, (1280, 720), RED_709),
+        facts(3, 0.12, 25, constant=True, notes=UNTAGGED), seen=((2, (R, R, R, R)),),
+    ),
+    Row(
+        "untagged-sd.mp4", lambda path: made.flat(path, (1280, 704), RED_601),
+        facts(3, 0.12, 25, constant=True, notes=()), seen=((2, (R, R, R, R)),),
+    ),
+    Row(  # 6 is AVCOL_SPC_SMPTE170M, BT.601's
+        "tagged-hd.mp4", lambda path: made.flat(path, (1280, 720), RED_601, colorspace=6),
+        facts(3, 0.12, 25, constant=True, notes=()), seen=((2, (R, R, R, R)),),
+    ),
+]  # fmt: skip
+ROWS = [*TIMES, *CLOCKS, *STREAMS, *GEOMETRY, *COLOURS]
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
@@ -331,6 +364,8 @@ REPORTED = [
     Reported("hflip.mp4", {"width": 320}, {(0, 0.1, 0.1): (0, 255, 0), (0, 0.9, 0.9): BLUE}),
     Reported("vflip.mp4", {"width": 320}, {(0, 0.1, 0.1): BLUE, (0, 0.9, 0.9): (0, 255, 0)}),
     Reported("crop.mkv", {"width": 320, "height": 120}, {(0, 0.1, 0.1): RED, (0, 0.9, 0.9): RED}),
+    Reported("alpha.webm", {"frame_count": 10}, {(0, 0.25, 0.25): (242, 2, 9), (9, 0.9, 0.9): WHITE}),
+    Reported("c_untag_hd.mp4", {"height": 720, "notes": UNTAGGED}, {(0, 0.25, 0.25): (40, 59, 201)}),
     Reported(
         "grid.avif", {"frame_count": 1, "width": 512, "height": 512}, {(0, 0.02, 0.02): RED, (0, 0.98, 0.98): WHITE}
     ),

@@ -14,6 +14,8 @@ from typing import Any
 from vidqa.errors import PictureTooLarge
 from vidqa.types import Frame
 from vidqa.video.allocation import too_much_memory
+from vidqa.video.alpha import alpha_decoder
+from vidqa.video.bounds import MAX_PIXELS
 from vidqa.video.container import UNREADABLE, rewind, size_checked
 from vidqa.video.picture import as_shown, differs
 from vidqa.video.probe import Opened
@@ -29,6 +31,7 @@ class FrameSource:
     def __init__(self, opened: Opened) -> None:
         self._opened = opened
         self._container, self._stream = opened.container, opened.stream
+        self._alpha = alpha_decoder(opened.stream, {"max_pixels": str(MAX_PIXELS)})  # else the stream's own decoder
         self._position: int | None = None  # ticks of the last picture that came out
         self._pictures: Iterator[Any] | None = None
         self._latest: Any | None = None
@@ -112,6 +115,7 @@ class FrameSource:
     def _rewind(self) -> None:
         """Begin again at the first packet."""
         rewind(self._container, self._stream, by_place=self._opened.joined is not None)
+        self._forget_pictures()
         self._pictures, self._position, self._order, self._from_start = None, None, -1, True
         self._latest = None
 
@@ -149,6 +153,7 @@ class FrameSource:
                 self._container.seek(where, unsupported_byte_offset=True)
             else:
                 self._container.seek(where, stream=self._stream, backward=True)
+            self._forget_pictures()
             packets = self._packets()
             key = next((packet for packet in packets if packet.is_keyframe and packet.pts is not None), None)
         except UNREADABLE:
@@ -157,6 +162,11 @@ class FrameSource:
             return False
         self._pictures, self._position, self._from_start = self._decoded(chain((key,), packets)), None, False
         return True
+
+    def _forget_pictures(self) -> None:
+        """Empty the decoder after a seek; the container does so with its own ones."""
+        if self._alpha is not None:
+            self._alpha.flush_buffers()
 
     def _advance(self, reached: Any) -> Any | None:
         if self._pictures is None:
@@ -181,7 +191,8 @@ class FrameSource:
                 exact = self._opened.linear or packet.pts is None or packet.pts in self._targets
                 # Read by the decoder per packet: a picture that nothing refers to changes no other.
                 context.skip_frame = "DEFAULT" if exact else "NONREF"
-                yield from size_checked(packet.decode(), self._stream, self._opened.info.path)
+                pictures = packet.decode() if self._alpha is None else self._alpha.decode(packet)
+                yield from size_checked(pictures, self._stream, self._opened.info.path)
         except PictureTooLarge as error:
             self.stopped = error.what.removesuffix(".")
         except MemoryError as error:

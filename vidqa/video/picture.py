@@ -1,4 +1,7 @@
-"""A decoded picture to the RGB pixels that are shown: cropped, upright, in the shape of the stream's first one."""
+"""A decoded picture to the RGB pixels that are shown: cropped, upright, in the shape of the stream's first one.
+
+Transparent parts are white, as in images. Untagged colours are BT.601 below 720 lines and BT.709 from there on.
+"""
 
 from typing import TYPE_CHECKING, Any
 
@@ -6,6 +9,9 @@ from vidqa.video.geometry import Orientation, Shape, orientation
 
 if TYPE_CHECKING:
     import numpy
+
+_UNSPECIFIED = 2  # AVCOL_SPC_UNSPECIFIED of libavutil/pixfmt.h
+_HD_LINES = 720
 
 
 def orientation_of(picture: Any) -> Orientation:
@@ -34,6 +40,12 @@ def differs(picture: Any, shape: Shape) -> bool:
     return (picture.width, picture.height) != (shape.width, shape.height)
 
 
+def is_untagged_hd(picture: Any) -> bool:
+    """Whether nothing says how colours are coded, and players take BT.709 for the size."""
+    untagged: bool = picture.colorspace == _UNSPECIFIED and not (picture.format.is_rgb or picture.format.has_palette)
+    return untagged and picture.height >= _HD_LINES and len(picture.format.components) >= 3
+
+
 def _letterboxed(picture: Any, shape: Shape) -> "numpy.ndarray":
     """The whole picture in the middle of the first one's shape, the rest black."""
     import numpy as np
@@ -46,6 +58,23 @@ def _letterboxed(picture: Any, shape: Shape) -> "numpy.ndarray":
     return rgb
 
 
-def _rgb(picture: Any, **size: int) -> "numpy.ndarray":
-    rgb: numpy.ndarray = picture.to_ndarray(format="rgb24", **size)
+def _rgb(picture: Any, **how: Any) -> "numpy.ndarray":
+    """All of a picture, without or with a `width` and `height` to give it."""
+    if is_untagged_hd(picture):
+        how["src_colorspace"] = "itu709"
+    if any(component.is_alpha for component in picture.format.components):
+        return _on_white(picture.to_ndarray(format="rgba", **how))
+    rgb: numpy.ndarray = picture.to_ndarray(format="rgb24", **how)
     return rgb
+
+
+def _on_white(rgba: "numpy.ndarray") -> "numpy.ndarray":
+    """Colours (height, width, 3) uint8 of straight alpha over white, rounded."""
+    import numpy as np
+
+    rgb, alpha = rgba[..., :3], rgba[..., 3:]
+    if alpha.min() == 255:
+        return rgb
+    blended = rgb.astype(np.uint16) * alpha + 255 * (255 - alpha.astype(np.uint16))
+    seen: numpy.ndarray = ((blended + 127) // 255).astype(np.uint8)
+    return seen

@@ -32,7 +32,7 @@ from vidqa.video.geometry import Crop, Orientation, Shape, usable_crop
 from vidqa.video.joined import Joined
 from vidqa.video.matroska_crop import matroska_crop
 from vidqa.video.packets import PacketTable, open_with_packets
-from vidqa.video.picture import orientation_of
+from vidqa.video.picture import is_untagged_hd, orientation_of
 from vidqa.video.streams import choice_note
 from vidqa.video.times import spread_repeats, timing
 
@@ -171,7 +171,7 @@ def _info(
     found = timing(seconds, rates, scan.end * tick, promised_end, tick)
     width, height = shape.shown_size
     counted = "packets" if scan.usable else "decoding"
-    notes += (*_turn_note(first, shape), *_truncation_note(path, container, stream, scan), *_joint_note(scan))
+    notes += (*_picture_notes(first, shape), *_truncation_note(path, container, stream, scan), *_joint_note(scan))
     return VideoInfo(
         path=path,
         container=container.format.name,
@@ -200,9 +200,11 @@ def _info(
     )
 
 
-def _turn_note(first: Any, shape: Shape) -> Iterator[str]:
+def _picture_notes(first: Any, shape: Shape) -> Iterator[str]:
     if shape.orientation.mirrored:
         yield "The file says that its pictures are shown mirrored, and so they are."
+    if is_untagged_hd(first):
+        yield "The file does not say how its colours are coded: read as BT.709, as players do from 720 lines on."
     if (first.rotation or 0) % 90:
         yield f"The picture is rotated by {first.rotation}°; it is shown turned to the nearest right angle."
 
