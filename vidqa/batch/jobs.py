@@ -111,7 +111,8 @@ def request_of(job: Job, video: VideoInfo, asking: Asking) -> Request:
     if job.span is not None:
         request = replace(request, start_seconds=job.span.start_seconds, end_seconds=job.span.end_seconds)
     values = clip_values(Path(job.path), video, job.pending.existing)
-    return replace(request, video=job.path, question=fill(asking.prompt, values))
+    question = fill(asking.prompt, values).encode(errors="backslashreplace").decode()  # names of files are any bytes
+    return replace(request, video=job.path, question=question)
 
 
 def _plan_of(found: Forecast) -> Plan:
