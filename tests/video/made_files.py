@@ -63,6 +63,26 @@ def gif(path: Path, seconds: Sequence[float]) -> Path:
     return path
 
 
+def with_sound(path: Path, begin: float, frames: int) -> Path:
+    """Numbered pictures from `begin` on, beside sound from 0 until they end."""
+    silent = timed(path.with_name(f"silent{path.suffix}"), frames_at(25, frames, begin))
+    with av.open(str(silent)) as source, av.open(str(path), "w") as container:
+        picture: Any = container.add_stream_from_template(source.streams.video[0])
+        sound: Any = container.add_stream("libopus", rate=48_000)
+        for _ in range(round((begin + frames / 25) * 50)):
+            quiet = av.AudioFrame(format="s16", layout="stereo", samples=960)
+            quiet.sample_rate = 48_000
+            for plane in quiet.planes:
+                plane.update(bytes(plane.buffer_size))
+            container.mux(sound.encode(quiet))
+        container.mux(sound.encode(None))
+        for packet in source.demux(video=0):
+            if packet.size:
+                packet.stream = picture
+                container.mux(packet)
+    return path
+
+
 def several(path: Path, *parts: Path, default: int | None = None) -> Path:
     """The first stream of each file, side by side in one; only the `default` one is marked so."""
     mark = av.stream.Disposition.default

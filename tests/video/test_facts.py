@@ -11,6 +11,7 @@ import pytest
 
 from tests.clips import read_number, write_clip
 from tests.video import made_files as made
+from tests.video.test_hard_files import remux
 from vidqa.errors import VideoUnreadable
 from vidqa.models.specs import REFERENCE_BOUNDS
 from vidqa.types import VideoInfo
@@ -267,7 +268,29 @@ COLOURS = [
         facts(3, 0.12, 25, constant=True, notes=()), seen=((2, (R, R, R, R)),),
     ),
 ]  # fmt: skip
-ROWS = [*TIMES, *CLOCKS, *STREAMS, *GEOMETRY, *COLOURS]
+LATE = [
+    Row(  # ten seconds of sound alone
+        "late.mkv",
+        lambda path: made.with_sound(path, 10.0, 50),
+        facts(50, pytest.approx(12.0, abs=0.01), 25, constant=True, lead_seconds=pytest.approx(10.0, abs=0.01)),
+        (Range(11.02, None, (26, 49), (11.033, 11.953)), Range(0.0, 5.0, (0, 0), (9.993, 9.993))),  # sound is 7 ms late
+    ),
+    Row(
+        "late.mp4", lambda path: made.with_sound(path, 10.0, 50),
+        facts(50, 12.0, 25, constant=True, lead_seconds=pytest.approx(10.0, abs=0.01)),
+        (Range(11.02, None, (26, 49), (11.04, 11.96)),),
+    ),
+    Row(  # as in most files
+        "a-little-late.mkv", lambda path: made.with_sound(path, 0.1, 50),
+        facts(50, 2.0, 25, constant=True, lead_seconds=0.0), (Range(1.0, None, (25, 49), (1.0, 1.96)),),
+    ),
+    Row(  # nothing before the first picture: players begin there
+        "begins-at-10.mkv", lambda path: made.timed(path, made.frames_at(25, 50, 10.0)),
+        facts(50, 2.0, 25, constant=True, lead_seconds=0.0, start_seconds=10.0),
+        (Range(1.0, None, (25, 49), (1.0, 1.96)),),
+    ),
+]  # fmt: skip
+ROWS = [*TIMES, *CLOCKS, *STREAMS, *GEOMETRY, *COLOURS, *LATE]
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
@@ -328,6 +351,19 @@ def test_a_change_of_size_is_noted_with_the_first_frame_that_shows_it(tmp_path: 
             assert len(reader.notes) == 1 and "changes its size" in reader.notes[0]
 
 
+@pytest.mark.parametrize("extension", ["mp4", "mkv", "ts"])
+def test_a_picture_that_stands_in_carries_its_own_time(tmp_path: Path, extension: str) -> None:
+    whole = write_clip(tmp_path / "whole.mp4", 90, options={"x264-params": "keyint=30:bframes=0:scenecut=0"})
+    path = remux(
+        whole, tmp_path / f"holed.{extension}", drop=lambda place: place == 0
+    )  # until 30 nothing to begin with
+    with open_video(str(path)) as reader:
+        frames = list(reader.frames((0, 10, 29, 40)))  # numbers 1, 11, 30 and 41
+        assert [read_number(frame.rgb) for frame in frames] == [30, 30, 30, 41]
+        assert [frame.timestamp_seconds for frame in frames] == pytest.approx([1.16, 1.16, 1.16, 1.6], abs=1e-3)
+        assert reader.notes == ("Some pictures cannot be decoded; the next one, at its own time, stands for each.",)
+
+
 def test_a_stream_is_chosen_by_its_number(tmp_path: Path) -> None:
     path = two_streams(tmp_path / "two.mkv", sizes=(128, 256), frames=(30, 20), default=0)
     for isolated in (True, False):
@@ -337,53 +373,3 @@ def test_a_stream_is_chosen_by_its_number(tmp_path: Path) -> None:
         with pytest.raises(VideoUnreadable, match=r"--stream 2 of two.mkv is no video") as caught:
             open_video(str(path), stream=2, isolated=isolated)
         assert caught.value.remedy == "Choose of: 0 (128×64), 1 (256×64)."
-
-
-SHARED = Path(__file__).parents[3] / "shared" / "failing"
-RED, BLUE, BLACK, WHITE = (255, 0, 0), (0, 0, 255), (0, 0, 0), (255, 255, 255)
-
-
-@dataclass(frozen=True, eq=False)
-class Reported:
-    """A file of a public bug report: its facts, and colours by index, x and y as shares of the sides."""
-
-    name: str
-    facts: dict[str, Any]
-    colours: dict[tuple[int, float, float], tuple[int, int, int]] = field(default_factory=dict)
-
-
-REPORTED = [
-    Reported("hold10.gif", facts(3, 10.2, 10, constant=False)),
-    Reported("hold.mp4", facts(50, 61.96, 25, constant=False)),
-    Reported("lie.mkv", facts(17850, 600.0, 29.75, constant=True)),
-    Reported(
-        "catback.ts", facts(140, 5.0, 139 / (5 - 1 / 30), constant=False),
-        {(0, 0.5, 0.5): RED, (49, 0.5, 0.5): RED, (50, 0.5, 0.5): BLUE, (139, 0.5, 0.5): BLUE},
-    ),
-    Reported("two.webm", facts(30, 3.0, 10, constant=True, width=320, height=240, notes=())),
-    Reported("hflip.mp4", {"width": 320}, {(0, 0.1, 0.1): (0, 255, 0), (0, 0.9, 0.9): BLUE}),
-    Reported("vflip.mp4", {"width": 320}, {(0, 0.1, 0.1): BLUE, (0, 0.9, 0.9): (0, 255, 0)}),
-    Reported("crop.mkv", {"width": 320, "height": 120}, {(0, 0.1, 0.1): RED, (0, 0.9, 0.9): RED}),
-    Reported("alpha.webm", {"frame_count": 10}, {(0, 0.25, 0.25): (242, 2, 9), (9, 0.9, 0.9): WHITE}),
-    Reported("c_untag_hd.mp4", {"height": 720, "notes": UNTAGGED}, {(0, 0.25, 0.25): (40, 59, 201)}),
-    Reported(
-        "grid.avif", {"frame_count": 1, "width": 512, "height": 512}, {(0, 0.02, 0.02): RED, (0, 0.98, 0.98): WHITE}
-    ),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("reported", REPORTED, ids=lambda reported: reported.name)
-def test_files_of_bug_reports(reported: Reported) -> None:
-    path = SHARED / reported.name
-    if not path.exists():
-        pytest.skip(f"the file of the bug report is not here ({path})")
-    with open_video(str(path), isolated=False) as reader:
-        for name, value in reported.facts.items():
-            found = getattr(reader.info, name)
-            assert found == (pytest.approx(value, rel=2e-4) if isinstance(value, float) else value), name
-        indices = sorted({index for index, _, _ in reported.colours})
-        frames = {frame.index: frame.rgb for frame in reader.frames(indices)}
-        for (index, x, y), colour in reported.colours.items():
-            height, width, _ = frames[index].shape
-            seen = frames[index][int(y * height), int(x * width)].astype(int)
-            assert np.abs(seen - colour).max() <= 8, (index, x, y, seen)

@@ -84,7 +84,14 @@ class Preparing:
 
     def _known(self, video: VideoInfo, request: Request) -> tuple[int, Plan]:
         """The plan of the last clip of this very shape, if it is not old: memory changes meanwhile."""
-        shape = (video.width, video.height, video.coded_width, video.coded_height, video.pts_seconds)
+        shape = (
+            video.width,
+            video.height,
+            video.coded_width,
+            video.coded_height,
+            video.lead_seconds,
+            video.pts_seconds,
+        )
         key, now = (*shape, replace(request, video="")), time.monotonic()
         if key not in self._plans or now - self._plans[key][0] > _PLAN_SECONDS:
             if len(self._plans) >= _MOST_PLANS:

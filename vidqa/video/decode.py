@@ -106,13 +106,13 @@ class VideoReader:
         if self._delivered == len(indices):
             return
         times = self.info.pts_seconds
-        begin, end = times[indices[0]], times[indices[-1]]
+        begin, end, zero = times[indices[0]], times[indices[-1]], times[0] - self.info.lead_seconds
         reached = times[indices[self._delivered - 1]] if self._delivered else begin
         share = (reached - begin) / (end - begin) if end > begin else 0.0
         reason = f" ({self._source.stopped})" if self._source.stopped else ""
         told = (
-            f"{self._delivered} of {len(indices)} frames were decoded, until {format_timestamp(reached - times[0])} "
-            f"of {format_timestamp(end - times[0])}: the file is damaged{reason}."
+            f"{self._delivered} of {len(indices)} frames were decoded, until {format_timestamp(reached - zero)} "
+            f"of {format_timestamp(end - zero)}: the file is damaged{reason}."
         )
         if self._delivered == 0 or share < 0.5:
             raise VideoTooDamaged(told, "Fetch it again, or ask about the part that is there with --end.")

@@ -22,6 +22,7 @@ from vidqa.video.probe import Opened
 
 _SEEK_SAVES_FRAMES = 12  # a seek refills the decoder's pipeline: worth it from about here
 _SHAPE_NOTE = "The picture changes its size in the video; it is shown whole in the shape of the first one."
+_STAND_IN_NOTE = "Some pictures cannot be decoded; the next one, at its own time, stands for each."
 _MOST_STEPS_BACK = 7  # keyframes: beyond that it is the file that is damaged
 
 
@@ -72,8 +73,16 @@ class FrameSource:
     def _frame(self, index: int, picture: Any) -> Frame:
         info, shape = self._opened.info, self._opened.shape
         note = _SHAPE_NOTE if differs(picture, shape) else ""
-        seconds = info.pts_seconds[index] - info.pts_seconds[0]
-        return Frame(index, seconds, as_shown(picture, shape), note)
+        shown = self._index_of(index, picture)
+        note = _STAND_IN_NOTE if shown != index else note
+        return Frame(index, info.shown_seconds(shown), as_shown(picture, shape), note)
+
+    def _index_of(self, index: int, picture: Any) -> int:
+        """Of the picture that is shown for an index: a later one where that cannot be decoded."""
+        ticks = self._opened.pts
+        if self._opened.linear or picture.pts is None or picture.pts <= ticks[index]:
+            return index
+        return min(bisect.bisect_left(ticks, picture.pts), len(ticks) - 1)
 
     def _picture_at(self, index: int) -> Any | None:
         """The picture shown at an index, or None when the stream ends or breaks before it."""

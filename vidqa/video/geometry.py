@@ -53,13 +53,17 @@ def orientation(matrix: bytes) -> Orientation:
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """A stream's first picture: its stored size in pixels, and what is done to show it."""
+    """A stream's first picture: its stored size in pixels, and what is done to show it.
+
+    `on_white` says that the decoder has drawn it on white already.
+    """
 
     width: int
     height: int
     crop: Crop
     pixel_aspect: float
     orientation: Orientation
+    on_white: bool = False
 
     @property
     def cropped_size(self) -> tuple[int, int]:

@@ -78,7 +78,7 @@ class ImageSource:
             except PictureTooLarge as error:
                 self.stopped = error.what.removesuffix(".")
                 return
-            yield Frame(index, times[index] - times[0], rgb)
+            yield Frame(index, self.info.shown_seconds(index), rgb)
 
     def abandon(self) -> None:
         """Nothing can be stopped within a process: the reading ends with the frame that it is at."""

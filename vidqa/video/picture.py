@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 _UNSPECIFIED = 2  # AVCOL_SPC_UNSPECIFIED of libavutil/pixfmt.h
 _HD_LINES = 720
+_STRIP_ROWS = 64
 
 
 def orientation_of(picture: Any) -> Orientation:
@@ -28,7 +29,7 @@ def as_shown(picture: Any, shape: Shape) -> "numpy.ndarray":
         rgb = _letterboxed(picture, shape)
     else:
         crop, (width, height) = shape.crop, shape.cropped_size
-        rgb = _rgb(picture)[crop.top : crop.top + height, crop.left : crop.left + width]
+        rgb = _rgb(picture, shape)[crop.top : crop.top + height, crop.left : crop.left + width]
     turn = shape.orientation
     rgb = rgb.transpose(1, 0, 2) if turn.transposed else rgb
     rgb = rgb[:, ::-1] if turn.left_right else rgb
@@ -54,27 +55,27 @@ def _letterboxed(picture: Any, shape: Shape) -> "numpy.ndarray":
     width, height = shape.fitted_size(picture.width, picture.height)
     left, top = (wide - width) // 2, (tall - height) // 2
     rgb: numpy.ndarray = np.zeros((tall, wide, 3), np.uint8)
-    rgb[top : top + height, left : left + width] = _rgb(picture, width=width, height=height)
+    rgb[top : top + height, left : left + width] = _rgb(picture, shape, width=width, height=height)
     return rgb
 
 
-def _rgb(picture: Any, **how: Any) -> "numpy.ndarray":
+def _rgb(picture: Any, shape: Shape, **how: Any) -> "numpy.ndarray":
     """All of a picture, without or with a `width` and `height` to give it."""
     if is_untagged_hd(picture):
         how["src_colorspace"] = "itu709"
-    if any(component.is_alpha for component in picture.format.components):
+    if not shape.on_white and any(component.is_alpha for component in picture.format.components):
         return _on_white(picture.to_ndarray(format="rgba", **how))
     rgb: numpy.ndarray = picture.to_ndarray(format="rgb24", **how)
     return rgb
 
 
 def _on_white(rgba: "numpy.ndarray") -> "numpy.ndarray":
-    """Colours (height, width, 3) uint8 of straight alpha over white, rounded."""
+    """Colours (height, width, 3) uint8 of straight alpha over white, rounded; a few rows at a time, to save memory."""
     import numpy as np
 
-    rgb, alpha = rgba[..., :3], rgba[..., 3:]
-    if alpha.min() == 255:
-        return rgb
-    blended = rgb.astype(np.uint16) * alpha + 255 * (255 - alpha.astype(np.uint16))
-    seen: numpy.ndarray = ((blended + 127) // 255).astype(np.uint8)
-    return seen
+    rgb: numpy.ndarray = np.empty((*rgba.shape[:2], 3), np.uint8)
+    for top in range(0, len(rgba), _STRIP_ROWS):
+        strip = rgba[top : top + _STRIP_ROWS].astype(np.uint16)
+        alpha = strip[..., 3:]
+        rgb[top : top + _STRIP_ROWS] = (strip[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255
+    return rgb

@@ -34,7 +34,7 @@ def choose_indices(
 ) -> tuple[int, ...]:
     """Indices into `info.pts_seconds`, ascending and even in number; one frame is doubled.
 
-    Times count from the first frame. Raises UsageError for what cannot be.
+    Times are a player's, which counts from 0. Raises UsageError for what cannot be.
     """
     check_counts(frames, fps)
     first, last = _range(info, start_seconds, end_seconds)
@@ -70,7 +70,7 @@ def _range(info: VideoInfo, start: float | None, end: float | None) -> tuple[int
         raise UsageError(f"--start {format_timestamp(low)} is not before --end {format_timestamp(high)}.", f"{length}.")
     if start is None and end is None:
         return 0, info.frame_count - 1
-    offset = info.pts_seconds[0]
+    offset = info.pts_seconds[0] - info.lead_seconds
     first = bisect.bisect_left(info.pts_seconds, low + offset - _ROUNDING_SECONDS)
     last = max(bisect.bisect_right(info.pts_seconds, high + offset + _ROUNDING_SECONDS) - 1, 0)
     return min(first, last), last  # a range between two frames shows the one before it
@@ -89,8 +89,9 @@ def _frames_at(info: VideoInfo, first: int, last: int, end: float | None, fps: f
 def _seconds_shown(info: VideoInfo, first: int, last: int, end: float | None) -> float:
     """How long these frames are shown, until the end of the range at most."""
     times = info.pts_seconds
-    until = times[last + 1] if last + 1 < len(times) else times[0] + info.duration_seconds
-    until = until if end is None else min(until, times[0] + end)
+    zero = times[0] - info.lead_seconds
+    until = times[last + 1] if last + 1 < len(times) else zero + info.duration_seconds
+    until = until if end is None else min(until, zero + end)
     return max(until, times[last]) - times[first]
 
 
@@ -136,8 +137,8 @@ def frames_at_rate(info: VideoInfo, start_seconds: float | None, end_seconds: fl
 
 
 def sampled_times(info: VideoInfo, indices: Sequence[int]) -> tuple[float, ...]:
-    """Seconds from the first frame of the video, one per index."""
-    return tuple(info.pts_seconds[index] - info.start_seconds for index in indices)
+    """When a player that counts from 0 shows each frame, in seconds."""
+    return tuple(map(info.shown_seconds, indices))
 
 
 def fitting_sizes(
