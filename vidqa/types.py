@@ -16,7 +16,8 @@ class VideoInfo:
 
     `width` and `height` are those of the picture as shown: after rotation and after
     the pixel aspect. `pts_seconds` has one presentation time per frame, ascending;
-    times are those of the file, so `start_seconds` need not be zero.
+    times are those of the file, so `start_seconds` need not be zero. `lead_seconds` is how long a player that counts
+    from 0 shows nothing yet, as where sound begins first; `duration_seconds` includes it.
     `sources` says for each value where it came from (`header`, `packets`, `derived`...).
     """
 
@@ -37,18 +38,24 @@ class VideoInfo:
     pts_seconds: tuple[float, ...] = field(repr=False)
     sources: Mapping[str, str] = field(repr=False)
     notes: tuple[str, ...] = ()
+    lead_seconds: float = 0.0
+
+    def shown_seconds(self, index: int) -> float:
+        """When a player that counts from 0 shows a frame."""
+        return self.pts_seconds[index] - self.start_seconds + self.lead_seconds
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
     """One decoded picture: `rgb` is (height, width, 3) uint8, upright, at source size.
 
-    `timestamp_seconds` counts from the first frame of the video.
+    `timestamp_seconds` is when a player that counts from 0 shows it. `note` says what is unusual about it.
     """
 
     index: int
     timestamp_seconds: float
     rgb: "numpy.ndarray"
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +108,10 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One question about one video. `size` is (width, height) in pixels; `history` are the turns before it."""
+    """One question about one video. `size` is (width, height) in pixels; `history` are the turns before it.
+
+    `stream` is the index of the picture to look at, as FFmpeg counts streams; None for the best.
+    """
 
     video: str
     question: str
@@ -116,6 +126,7 @@ class Request:
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int | None = None
+    stream: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

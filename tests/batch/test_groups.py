@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tests.batch.scripted import CARD, CONFIG, MODEL
 from vidqa.batch.content import hash_of, identify
 from vidqa.batch.groups import groups
-from vidqa.batch.jobs import Asking, Job, Preparing
+from vidqa.batch.jobs import Asking, Job, Preparing, request_of
 from vidqa.batch.prompts import Prompt
 from vidqa.batch.records import Clip, Pending
 from vidqa.config import EngineConfig
@@ -95,3 +95,9 @@ def test_content_is_the_same_under_another_name_and_another_after_a_change(tmp_p
             file.write(b"x")
         assert identify(str(large)) != before
     assert hash_of("a", "bc") != hash_of("ab", "c")
+
+
+def test_a_prompt_with_a_file_name_that_is_no_text_is_asked_with_its_bytes_escaped() -> None:
+    job = Job(Pending(Clip("/clips/caf\udce9/clip.mp4", "clip.mp4"), "c"))
+    asked = request_of(job, video(10), Asking(Prompt("", "What of {parent}?"), Request("", "")))
+    assert (asked.question, asked.video) == ("What of caf\\udce9?", "/clips/caf\udce9/clip.mp4")

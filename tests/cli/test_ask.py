@@ -39,6 +39,37 @@ def test_the_demo_gives_a_true_answer_alone_on_stdout(capsys: pytest.CaptureFixt
     assert "demo model: coloured shapes only" in err
 
 
+BAD_BYTE = os.fsdecode(b"caf\xe9?")  # as an argument in Latin-1 arrives
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("ask", DEMO, BAD_BYTE), "The question has the byte 0xe9, which is no UTF-8, after 3 characters."),
+        (("ask", DEMO, "what?", "--then", BAD_BYTE), "The question has the byte 0xe9"),
+        (("ask", DEMO, "what?", "--system", BAD_BYTE), "The system prompt (--system) has the byte 0xe9"),
+        (("plan", DEMO, "--question", BAD_BYTE), "The question has the byte 0xe9"),
+        (("frames", DEMO, "--system", BAD_BYTE, "-o", "/tmp/never.png"), "The system prompt (--system) has the byte"),
+        (("caption", str(ASSETS), "--prompt", BAD_BYTE, "--dry-run"), "The prompt (--prompt) has the byte 0xe9"),
+        (("ask", DEMO, "what?", "--seed", "9" * 20), f"--seed {'9' * 20} does not fit into 64 bits."),
+        (("caption", str(ASSETS), f"--seed=-{'9' * 20}", "--dry-run"), "does not fit into 64 bits."),
+        (("ask", DEMO, "what?", "--stream", "-1"), "--stream -1 is no number of a stream."),
+    ],
+)
+def test_what_no_library_takes_is_a_usage_error(
+    words: tuple[str, ...], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([*words, "--model", "demo"]) == ExitCode.USAGE
+    out, err = capsys.readouterr()
+    assert out == "" and told in " ".join(err.split())
+
+
+@pytest.mark.parametrize("seed", ["-9223372036854775808", "18446744073709551615"])
+def test_every_seed_of_64_bits_is_taken(seed: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert ask(DEMO, "what happens?", "--seed", seed, "--temperature", "0.01", "--quiet") == ExitCode.OK
+    assert capsys.readouterr() == ("a red circle moves right.\n", "")
+
+
 @pytest.mark.parametrize(
     ("clip", "question", "answer"),
     [

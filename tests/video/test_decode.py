@@ -29,14 +29,24 @@ def digest(frame: Frame) -> str:
     return hashlib.sha256(frame.rgb.tobytes()).hexdigest()
 
 
+def matrix(picture: av.VideoFrame) -> str | None:
+    """Untagged colours are BT.709 from 720 lines on, and FFmpeg's BT.601 below."""
+    return "itu709" if picture.colorspace == 2 and picture.height >= 720 else None
+
+
 def linear_digests(path: Path, stream: int | None = None) -> list[str]:
     """Hashes of every frame of a plain decode from start to end (or damage)."""
-    digests = []
+    digests: list[str] = []
+    first: av.VideoFrame | None = None
     with av.open(str(path)) as container:
         chosen = container.streams.video[0] if stream is None else container.streams[stream]
         try:
             for picture in container.decode(chosen):
-                upright = np.rot90(picture.to_ndarray(format="rgb24"), round((picture.rotation or 0) / 90) % 4)
+                first = first or picture  # others of its form are shown in its size
+                rgb = picture.to_ndarray(
+                    format="rgb24", width=first.width, height=first.height, src_colorspace=matrix(picture)
+                )
+                upright = np.rot90(rgb, round((picture.rotation or 0) / 90) % 4)
                 digests.append(hashlib.sha256(np.ascontiguousarray(upright).tobytes()).hexdigest())
         except av.FFmpegError:
             pass

@@ -13,10 +13,11 @@ import pytest
 from tests.clips import read_number, write_clip
 from tests.video.test_hard_files import FRAMES, STRUCTURES, remux
 from vidqa.errors import VideoError
-from vidqa.video.container import best_stream, open_container
+from vidqa.video.container import open_container
 from vidqa.video.frames import FrameSource
 from vidqa.video.packets import PacketTable, looked_up, read
 from vidqa.video.probe import probe
+from vidqa.video.streams import chosen_stream
 
 LOOKED_UP = {
     "recovery points, no other keyframe", "16 B-frames", "fields", "open HEVC groups", "hidden reference pictures",
@@ -33,8 +34,8 @@ def few_packets_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
 def both(path: Path) -> tuple[PacketTable | None, PacketTable]:
     """The table looked up and read, each from a fresh container."""
     with open_container(str(path)) as first, open_container(str(path)) as second:
-        found = looked_up(str(path), first, best_stream(first, str(path)))
-        return found, read(second, best_stream(second, str(path)))
+        found = looked_up(str(path), first, chosen_stream(first, str(path)))
+        return found, read(second, chosen_stream(second, str(path)))
 
 
 def check_same(path: Path) -> bool:

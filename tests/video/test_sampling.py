@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from qwen_vl_utils import vision_process as reference
 
@@ -60,6 +60,8 @@ def test_asked_frames_equal_qwen_vl_utils(total: int, frames: int) -> None:
 @given(start=st.floats(0, 50), length=st.floats(1, 50), fps=st.sampled_from([24.0, 25.0, 30.0]))
 def test_a_time_range_equals_qwen_vl_utils(start: float, length: float, fps: float) -> None:
     total = 3000
+    for moment in (start, start + length):  # a microsecond from a frame's time counts as that time
+        assume(moment == 0 or abs(moment * fps - round(moment * fps)) > 1e-4)
     ele = {"video_start": start, "video_end": start + length}
     first, last, inside = reference.calculate_video_frame_range(ele, total, fps)
     count = reference.smart_nframes({}, total_frames=inside, video_fps=fps)
@@ -111,6 +113,21 @@ def test_a_variable_rate_is_sampled_evenly_in_time() -> None:
     times = tuple(index / 10 for index in range(10)) + tuple(float(second) for second in range(1, 11))
     chosen = choose(video(20, 2.0, times), frames=6)
     assert [times[index] for index in chosen] == [0.0, 2.0, 4.0, 6.0, 8.0, 10.0]
+
+
+def test_a_range_is_by_the_frames_own_times_whatever_the_mean_rate() -> None:
+    times = tuple(place / 30 for place in range(120)) + tuple(4 + place / 15 for place in range(60))
+    halved = video(180, 22.5, times)
+    for info in (halved, replace(halved, constant_rate=True)):  # a rate that is off by less than half a frame
+        chosen = choose(info, start=4.2, end=5.0, frames=12)
+        assert (chosen[0], chosen[-1]) == (123, 135)
+
+
+def test_what_is_shown_long_counts_as_long_as_the_range_asks() -> None:
+    held = replace(video(50, 25.0, tuple(place / 25 for place in range(50))), duration_seconds=61.96)
+    assert choose(held, start=30.0) == (49, 49)
+    assert len(choose(held, end=6.0)) == 12  # 2 per second of 6 s
+    assert len(choose(held)) == 50
 
 
 def test_times_count_from_the_first_frame() -> None:

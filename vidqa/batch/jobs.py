@@ -84,7 +84,14 @@ class Preparing:
 
     def _known(self, video: VideoInfo, request: Request) -> tuple[int, Plan]:
         """The plan of the last clip of this very shape, if it is not old: memory changes meanwhile."""
-        shape = (video.width, video.height, video.coded_width, video.coded_height, video.pts_seconds)
+        shape = (
+            video.width,
+            video.height,
+            video.coded_width,
+            video.coded_height,
+            video.lead_seconds,
+            video.pts_seconds,
+        )
         key, now = (*shape, replace(request, video="")), time.monotonic()
         if key not in self._plans or now - self._plans[key][0] > _PLAN_SECONDS:
             if len(self._plans) >= _MOST_PLANS:
@@ -111,7 +118,8 @@ def request_of(job: Job, video: VideoInfo, asking: Asking) -> Request:
     if job.span is not None:
         request = replace(request, start_seconds=job.span.start_seconds, end_seconds=job.span.end_seconds)
     values = clip_values(Path(job.path), video, job.pending.existing)
-    return replace(request, video=job.path, question=fill(asking.prompt, values))
+    question = fill(asking.prompt, values).encode(errors="backslashreplace").decode()  # names of files are any bytes
+    return replace(request, video=job.path, question=question)
 
 
 def _plan_of(found: Forecast) -> Plan:

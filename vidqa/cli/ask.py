@@ -9,7 +9,14 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from vidqa.cli.options import add_plan_options, add_video_options, make_config, make_request, settings_for
+from vidqa.cli.options import (
+    add_plan_options,
+    add_stream_option,
+    add_video_options,
+    make_config,
+    make_request,
+    settings_for,
+)
 from vidqa.cli.output import ExitCode, Talk, write_json
 from vidqa.cli.signals import heeding_signals, interrupt
 from vidqa.errors import Interrupted
@@ -27,6 +34,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("video", metavar="VIDEO", help="a video file")
     parser.add_argument("question", metavar="QUESTION", help='for example "what happens?"')
     add_video_options(parser)
+    add_stream_option(parser)
     add_plan_options(parser)
     group = parser.add_argument_group("answer")
     group.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0 (default) is greedy")

@@ -148,12 +148,13 @@ def _setup(
     from vidqa.batch.setup import Setup
     from vidqa.batch.tasks import choose_checkpoint, make_task
     from vidqa.cli.default_model import choose_model
-    from vidqa.engine.planning import check_limits
+    from vidqa.engine.planning import check_limits, check_text
     from vidqa.memory.host import usable_cores
 
     settings = settings_for(arguments)
     request = make_request(arguments, settings, "")
     check_limits(request)
+    check_text("The prompt (--prompt)", arguments.prompt)
     segments = parse_segments(arguments.segments) if arguments.segments else None
     asking = Asking(find_prompt(arguments.prompt), request, segments)
     config = make_config(arguments, settings, choose_model(settings.model, talk))

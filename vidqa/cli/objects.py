@@ -20,6 +20,7 @@ def video_object(video: VideoInfo) -> dict[str, Any]:
         "codec": video.codec,
         "duration_s": round(video.duration_seconds, 6),
         "start_s": round(video.start_seconds, 6),
+        "lead_s": round(video.lead_seconds, 6),
         "width": video.width,
         "height": video.height,
         "fps": round(video.fps, 6),

@@ -27,6 +27,11 @@ def add_video_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--size", metavar="WxH", help="size to give the frames, in pixels")
 
 
+def add_stream_option(parser: argparse.ArgumentParser) -> None:
+    """Which of a file's pictures is looked at."""
+    parser.add_argument("--stream", type=int, metavar="N", help="the video stream to look at, as FFmpeg counts them")
+
+
 def add_planned_video(parser: argparse.ArgumentParser, **own: object) -> None:
     """A video that is planned without being asked about; `own` as for add_setting_options."""
     parser.add_argument("video", metavar="VIDEO", help="a video file")
@@ -35,6 +40,7 @@ def add_planned_video(parser: argparse.ArgumentParser, **own: object) -> None:
         help="a question about text in the picture keeps the pixels it needs",
     )  # fmt: skip
     add_video_options(parser)
+    add_stream_option(parser)
     add_plan_options(parser, **own)
 
 
@@ -99,6 +105,7 @@ def make_request(arguments: argparse.Namespace, settings: Settings, question: st
         temperature=getattr(arguments, "temperature", 0.0),
         top_p=getattr(arguments, "top_p", 1.0),
         seed=getattr(arguments, "seed", None),
+        stream=getattr(arguments, "stream", None),
     )
 
 

@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
     settings = settings_for(arguments)
     request = make_request(arguments, settings, arguments.question)
     check_request(request)
-    video = probe_facts(request.video)
+    video = probe_facts(request.video, request.stream)
     config = make_config(arguments, settings, settings.model or planned_model())
     if arguments.gpu == "all":
         return _print_matrix(arguments.json, config, video, request, named=settings.model is not None)
@@ -115,7 +115,7 @@ def _table(task: "Task", plan: Plan, others: "tuple[Alternative, ...]") -> list[
     plain = vanilla_peak_bytes(task.spec, plan.visual_tokens, draft.text_tokens, "bf16")
     lines += [f"compare   {format_bytes(plain)} in one pass with unfused attention and 16-bit weights"]
     lines += [f"limit     {limit}" for limit in plan.limits]
-    lines += [f"note      {note}" for note in (*task.device.notes, *closer_look(plan, task.request))]
+    lines += [f"note      {note}" for note in (*task.video.notes, *task.device.notes, *closer_look(plan, task.request))]
     lines += [f"{other.kind:<10}{_alternative(other)}" for other in others]
     return [*lines, f"frames at {_times(plan)}"]
 

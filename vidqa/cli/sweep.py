@@ -116,7 +116,7 @@ def _series(arguments: argparse.Namespace, talk: Talk) -> "Series":
         raise UsageError("--sizes sweeps sizes, and --frames names several counts.", "Give --frames one count.")
     if sizes and request.size:
         raise UsageError("--size and --sizes exclude each other.", "Give one of them.")
-    video = probe_facts(request.video)
+    video = probe_facts(request.video, request.stream)
     config = make_config(arguments, settings, choose_model(settings.model, talk))
     check_config(config)
     limit = None if arguments.limit is None else parse_bytes(arguments.limit)

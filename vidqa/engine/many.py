@@ -139,8 +139,8 @@ class Many:
 def _is_alike(run: Run, video: VideoInfo, request: Request) -> bool:
     """Whether a plan for the one is a plan for the other: the same times and sizes, and the same question."""
     there = run.video
-    same = (there.width, there.height, there.coded_width, there.coded_height) == (
-        video.width, video.height, video.coded_width, video.coded_height,
+    same = (there.width, there.height, there.coded_width, there.coded_height, there.lead_seconds) == (
+        video.width, video.height, video.coded_width, video.coded_height, video.lead_seconds,
     )  # fmt: skip
     return same and there.pts_seconds == video.pts_seconds and replace(run.request, video=request.video) == request
 

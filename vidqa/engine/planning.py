@@ -3,7 +3,7 @@
 No weights, no frame, no torch. The search itself is `memory/planner.py`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -38,8 +38,29 @@ _TURN_TOKENS = 16  # the template around one more question and answer
 _TEMPLATE_TOKENS = 32  # the chat template around a question, with Qwen's default system prompt
 
 
+_LEAST_SEED, _LARGEST_SEED = -(2**63), 2**64 - 1  # as torch.Generator.manual_seed takes them
+_ESCAPED = 0xDC00  # a byte that is no UTF-8 in an argument is this much more (PEP 383)
 _CLOSE_SECONDS = 1.0  # frames further apart than this can miss what happens between them
 _FRAMES_PER_SECOND = 2
+
+
+# What every face checks of a request before anything is opened: what may not be, what is said of it, and the remedy.
+_LIMITS: tuple[tuple[Callable[[Request], bool], str, str], ...] = (
+    (lambda asked: asked.max_tokens < 1, "--max-tokens {0.max_tokens} leaves no room for an answer.", "Use 1 or more."),
+    (
+        lambda asked: not 0 <= asked.temperature < float("inf"),
+        "--temperature {0.temperature} is not 0 or more.", "Use 0 for the likeliest words.",
+    ),
+    (lambda asked: not 0 < asked.top_p <= 1, "--top-p {0.top_p} is not above 0 and at most 1.", "Use for example 0.9."),
+    (
+        lambda asked: asked.seed is not None and not _LEAST_SEED <= asked.seed <= _LARGEST_SEED,
+        "--seed {0.seed} does not fit into 64 bits.", f"Use a number from 0 to {_LARGEST_SEED}.",
+    ),
+    (
+        lambda asked: asked.stream is not None and asked.stream < 0,
+        "--stream {0.stream} is no number of a stream.", "They count from 0.",
+    ),
+)  # fmt: skip
 
 
 def check_request(request: Request) -> None:
@@ -51,12 +72,21 @@ def check_request(request: Request) -> None:
 
 def check_limits(request: Request) -> None:
     """Refuse what no answer can be made by; raises UsageError."""
-    if request.max_tokens < 1:
-        raise UsageError(f"--max-tokens {request.max_tokens} leaves no room for an answer.", "Use 1 or more.")
-    if not 0 <= request.temperature < float("inf"):
-        raise UsageError(f"--temperature {request.temperature} is not 0 or more.", "Use 0 for the likeliest words.")
-    if not 0 < request.top_p <= 1:
-        raise UsageError(f"--top-p {request.top_p} is not above 0 and at most 1.", "Use for example 0.9.")
+    for breaks, what, remedy in _LIMITS:
+        if breaks(request):
+            raise UsageError(what.format(request), remedy)
+    check_text("The question", request.question)
+    check_text("The system prompt (--system)", request.system or "")
+
+
+def check_text(name: str, text: str) -> None:
+    """Refuse text that a tokenizer cannot take, as a command line in another encoding gives it; raises UsageError."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        bad = ord(text[error.start])
+        what = f"the byte 0x{bad - _ESCAPED:02x}, which" if 0 <= bad - _ESCAPED < 256 else f"U+{bad:04X}, which"
+        raise UsageError(f"{name} has {what} is no UTF-8, after {error.start} characters.", "Type it again.") from error
 
 
 def check_config(config: EngineConfig) -> None:

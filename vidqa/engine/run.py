@@ -32,7 +32,7 @@ Scene = tuple[str | int | float | tuple[int, int] | None, ...]
 def scene_of(request: Request) -> Scene:
     """What must be equal for two requests to see the same pictures."""
     status = os.stat(request.video)
-    sampling = (request.frames, request.fps, request.start_seconds, request.end_seconds, request.size)
+    sampling = (request.frames, request.fps, request.start_seconds, request.end_seconds, request.size, request.stream)
     identity = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)  # copies can keep a time
     return (os.path.realpath(request.video), *identity, *sampling)
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from types import TracebackType
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from vidqa.config import EngineConfig
 from vidqa.engine.model import LoadHooks, Model
@@ -121,9 +121,12 @@ class Session:
             from vidqa.video.patches import resize_frame
 
             size = (plan.draft.height, plan.draft.width)
-            frames = [resize_frame(frame.rgb, *size).permute(1, 2, 0).numpy() for frame in reader.frames(plan.indices)]
+            frames, times = list[Any](), list(plan.timestamps_seconds)
+            for place, frame in enumerate(reader.frames(plan.indices)):
+                times[place] = frame.timestamp_seconds  # its own, where it stands for one that cannot be decoded
+                frames.append(resize_frame(frame.rgb, *size).permute(1, 2, 0).numpy())
             reader.check_coverage(plan.indices)
-            return plan, frames
+            return replace(plan, timestamps_seconds=tuple(times)), frames
 
     def load(self, request: Request) -> Iterator[Event]:
         """Plan and load the model as `ask` would, and answer nothing: a question that follows finds it there.
@@ -256,6 +259,7 @@ class Session:
             deadline_seconds=config.decoder_deadline_seconds,
             clip_deadline_seconds=config.clip_deadline_seconds,
             stopped=stopped,
+            stream=request.stream,
         )
 
     def _open_unless_stopped(self, request: Request) -> VideoReader:

@@ -138,7 +138,8 @@ def _ask_plainly(job: Job, found: Any, device: "Device", tracker: "Tracker") -> 
     with tracker.phase("load"):
         model = PlainTransformers(found.local_folder(), torch_device(device.torch_name), compute_dtype(device))
     for name, request in (("warm-up", warm_up(job.request)), ("generate", job.request)):
-        with open_video(request.video, isolated=job.config.isolate_decoder) as reader, tracker.phase(name):
+        video = open_video(request.video, isolated=job.config.isolate_decoder, stream=request.stream)
+        with video as reader, tracker.phase(name):
             assert request.size is not None
             indices = _indices(reader.info, request, found.bounds)
             spoken = model.ask(request, reader, indices, (request.size[1], request.size[0]))

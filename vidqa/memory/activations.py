@@ -167,8 +167,8 @@ def quantized_copy_bytes(spec: "ModelSpec", draft: Draft, part: str) -> int:
     return 0
 
 
-# Bytes a vocabulary entry that choosing a token takes beside its logits (engine/sampler.py): whether all are finite; with
-# a temperature also probabilities, sorted with their places (int64), summed twice, and masked.
+# Bytes a vocabulary entry that choosing a token takes beside its logits (engine/sampler.py): whether all are finite;
+# with a temperature also probabilities, sorted with their places (int64), summed twice, and masked.
 _GREEDY, _SAMPLING = 8, 32
 
 

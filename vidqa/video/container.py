@@ -1,4 +1,4 @@
-"""Opens containers: local files only, real containers only, capped pixels; and finds the best picture in them.
+"""Opens containers: local files only, real containers only, capped pixels.
 
 All of FFmpeg's danger is met here. Knows containers and streams; reads no packet, decodes nothing.
 """
@@ -44,20 +44,6 @@ def open_container(absolute: str) -> Any:
         return av.open(absolute, options=options, metadata_errors="replace")
 
 
-def best_stream(container: Any, path: str) -> Any:
-    """The largest video stream that is not a cover picture; raises VideoUnreadable if there is none."""
-    name = Path(path).name
-    streams = [stream for stream in container.streams.video if not _is_cover(stream)]
-    if not streams:
-        kinds = sorted({stream.type for stream in container.streams})
-        what = f"only {', '.join(kinds)}" if kinds else "no stream at all"
-        raise VideoUnreadable(f"{name} has no video: it contains {what}.", "Give a file with a picture.")
-    decodable = [stream for stream in streams if stream.codec_context is not None]
-    if not decodable:
-        raise VideoUnreadable(f"{name} uses a codec that FFmpeg does not know.", REMEDY_CONVERT)
-    return max(decodable, key=lambda stream: (stream.codec_context.width * stream.codec_context.height, -stream.index))
-
-
 def pixel_aspect(stream: Any) -> float:
     """Width over height of a stream's pixels; 1 where the file gives none or none above 0, as for players."""
     ratio = stream.sample_aspect_ratio
@@ -78,10 +64,6 @@ def size_checked(pictures: Iterable[Any], stream: Any, path: str) -> Iterator[An
         yield picture
 
 
-def _is_cover(stream: Any) -> bool:
-    return bool(stream.disposition & av.stream.Disposition.attached_pic)
-
-
 def leave_out_others(container: Any, stream: Any) -> None:
     """Let the demuxer pass over sound and other streams, where that changes nothing about this one."""
     if container.format.name.startswith(_INDEPENDENT):
@@ -89,8 +71,11 @@ def leave_out_others(container: Any, stream: Any) -> None:
             other.discard = other.discard if other.index == stream.index else av.stream.Discard.all
 
 
-def rewind(container: Any, stream: Any) -> None:
-    """Go to the first packet, which may lie before time zero."""
+def rewind(container: Any, stream: Any, *, by_place: bool = False) -> None:
+    """Go to the first packet, which may lie before time zero; `by_place` where times do not lead there."""
+    if by_place:
+        container.seek(0, unsupported_byte_offset=True)
+        return
     if (stream.start_time or 0) < 0:
         with suppress(av.FFmpegError):
             container.seek(stream.start_time, stream=stream, backward=True)

@@ -41,13 +41,15 @@ class Decoding:
     `deadline_seconds` bounds every reply of that process; `clip_deadline_seconds` all the time that is spent
     waiting for its replies about one file, from opening it to the last frame that was asked for; each further
     request for frames has as long again. `gives_way` lets whoever computes have
-    the processor first, for frames that nobody waits for yet.
+    the processor first, for frames that nobody waits for yet. `stream` is the index of the picture to take, as FFmpeg
+    counts; None for the best.
     """
 
     isolated: bool = True
     deadline_seconds: float = DECODER_DEADLINE_SECONDS
     clip_deadline_seconds: float = CLIP_DEADLINE_SECONDS
     gives_way: bool = False
+    stream: int | None = None
 
 
 class Source(Protocol):
@@ -95,6 +97,8 @@ class VideoReader:
         self._delivered = 0
         for frame in self._source.frames(indices):
             self._delivered += 1
+            if frame.note and frame.note not in self._notes:
+                self._notes.append(frame.note)
             yield frame
 
     def check_coverage(self, indices: Sequence[int]) -> None:
@@ -102,13 +106,13 @@ class VideoReader:
         if self._delivered == len(indices):
             return
         times = self.info.pts_seconds
-        begin, end = times[indices[0]], times[indices[-1]]
+        begin, end, zero = times[indices[0]], times[indices[-1]], times[0] - self.info.lead_seconds
         reached = times[indices[self._delivered - 1]] if self._delivered else begin
         share = (reached - begin) / (end - begin) if end > begin else 0.0
         reason = f" ({self._source.stopped})" if self._source.stopped else ""
         told = (
-            f"{self._delivered} of {len(indices)} frames were decoded, until {format_timestamp(reached - times[0])} "
-            f"of {format_timestamp(end - times[0])}: the file is damaged{reason}."
+            f"{self._delivered} of {len(indices)} frames were decoded, until {format_timestamp(reached - zero)} "
+            f"of {format_timestamp(end - zero)}: the file is damaged{reason}."
         )
         if self._delivered == 0 or share < 0.5:
             raise VideoTooDamaged(told, "Fetch it again, or ask about the part that is there with --end.")
@@ -136,13 +140,15 @@ def open_video(
     deadline_seconds: float = DECODER_DEADLINE_SECONDS,
     clip_deadline_seconds: float = CLIP_DEADLINE_SECONDS,
     stopped: Callable[[], bool] = never,
+    stream: int | None = None,
 ) -> VideoReader:
     """Open a video file; raises VideoError children, and Interrupted soon after `stopped` says so.
 
     The deadlines are those of Decoding. In this process there are none, and nothing is looked at before the file is
     open.
     """
-    return VideoReader(*open_source(path, Decoding(isolated, deadline_seconds, clip_deadline_seconds), stopped))
+    how = Decoding(isolated, deadline_seconds, clip_deadline_seconds, stream=stream)
+    return VideoReader(*open_source(path, how, stopped))
 
 
 def open_source(path: str, how: Decoding, stopped: Callable[[], bool] = never) -> tuple[VideoInfo, Source]:
@@ -150,7 +156,7 @@ def open_source(path: str, how: Decoding, stopped: Callable[[], bool] = never) -
     if not how.isolated:
         from vidqa.video.opening import open_here
 
-        return open_here(path)
+        return open_here(path, how.stream)
     worker = start_worker(how, stopped)
     try:
         info = worker.open(path)
@@ -208,7 +214,7 @@ class Worker:
         self._opened = None
         self.files += 1
         try:
-            self._command({"open": path})
+            self._command({"open": path, "stream": self._how.stream})
             header, payload = self._receive()
         except BaseException:
             if self._replying:
@@ -231,7 +237,7 @@ class Worker:
                 return
             height, width = header["shape"]
             rgb = np.frombuffer(payload, np.uint8).reshape(height, width, 3)
-            yield Frame(header["index"], header["seconds"], rgb)
+            yield Frame(header["index"], header["seconds"], rgb, header.get("note", ""))
 
     def abandon(self) -> None:
         """Kill the process: whoever reads from it finds the pipe at its end."""

@@ -14,10 +14,15 @@ from typing import Any
 from vidqa.errors import PictureTooLarge
 from vidqa.types import Frame
 from vidqa.video.allocation import too_much_memory
+from vidqa.video.alpha import alpha_decoder
+from vidqa.video.bounds import MAX_PIXELS
 from vidqa.video.container import UNREADABLE, rewind, size_checked
+from vidqa.video.picture import as_shown, differs
 from vidqa.video.probe import Opened
 
 _SEEK_SAVES_FRAMES = 12  # a seek refills the decoder's pipeline: worth it from about here
+_SHAPE_NOTE = "The picture changes its size in the video; it is shown whole in the shape of the first one."
+_STAND_IN_NOTE = "Some pictures cannot be decoded; the next one, at its own time, stands for each."
 _MOST_STEPS_BACK = 7  # keyframes: beyond that it is the file that is damaged
 
 
@@ -27,6 +32,7 @@ class FrameSource:
     def __init__(self, opened: Opened) -> None:
         self._opened = opened
         self._container, self._stream = opened.container, opened.stream
+        self._alpha = alpha_decoder(opened.stream, {"max_pixels": str(MAX_PIXELS)})  # else the stream's own decoder
         self._position: int | None = None  # ticks of the last picture that came out
         self._pictures: Iterator[Any] | None = None
         self._latest: Any | None = None
@@ -65,13 +71,18 @@ class FrameSource:
             return None
 
     def _frame(self, index: int, picture: Any) -> Frame:
-        import numpy as np  # late: a plan opens videos and converts no picture
+        info, shape = self._opened.info, self._opened.shape
+        note = _SHAPE_NOTE if differs(picture, shape) else ""
+        shown = self._index_of(index, picture)
+        note = _STAND_IN_NOTE if shown != index else note
+        return Frame(index, info.shown_seconds(shown), as_shown(picture, shape), note)
 
-        info = self._opened.info
-        rgb = picture.to_ndarray(format="rgb24")
-        turns = round((picture.rotation or 0) / 90) % 4
-        seconds = info.pts_seconds[index] - info.pts_seconds[0]
-        return Frame(index, seconds, np.ascontiguousarray(np.rot90(rgb, turns)))
+    def _index_of(self, index: int, picture: Any) -> int:
+        """Of the picture that is shown for an index: a later one where that cannot be decoded."""
+        ticks = self._opened.pts
+        if self._opened.linear or picture.pts is None or picture.pts <= ticks[index]:
+            return index
+        return min(bisect.bisect_left(ticks, picture.pts), len(ticks) - 1)
 
     def _picture_at(self, index: int) -> Any | None:
         """The picture shown at an index, or None when the stream ends or breaks before it."""
@@ -112,7 +123,8 @@ class FrameSource:
 
     def _rewind(self) -> None:
         """Begin again at the first packet."""
-        rewind(self._container, self._stream)
+        rewind(self._container, self._stream, by_place=self._opened.joined is not None)
+        self._forget_pictures()
         self._pictures, self._position, self._order, self._from_start = None, None, -1, True
         self._latest = None
 
@@ -131,17 +143,27 @@ class FrameSource:
 
     def _seek_before(self, target: int) -> None:
         """Go to the nearest keyframe at or before the target that the container can find."""
-        for pts, dts in reversed(self._opened.keys[: max(self._key_before(target) + 1, 0)]):
+        keys, joined = self._opened.keys[: max(self._key_before(target) + 1, 0)], self._opened.joined
+        if joined is not None:
+            places = [joined.key_positions[pts] for pts, _ in keys[-1:] if pts in joined.key_positions]
+            if not (places and self._lands_before(places[0], target, by_place=True)):
+                self._rewind()
+            return
+        for pts, dts in reversed(keys):
             # Some containers look up presentation times, some decoding times: the landing decides.
             if self._lands_before(pts, target) or (dts < pts and self._lands_before(dts, target)):
                 return
         self._rewind()
 
-    def _lands_before(self, ticks: int, target: int) -> bool:
-        """Seek; true if the first keyframe from there does not lie behind the target."""
+    def _lands_before(self, where: int, target: int, *, by_place: bool = False) -> bool:
+        """Seek to ticks, or to a byte `by_place`; true if the first keyframe there does not lie behind the target."""
         try:
-            self._container.seek(ticks, stream=self._stream, backward=True)
-            packets = self._container.demux(self._stream)
+            if by_place:
+                self._container.seek(where, unsupported_byte_offset=True)
+            else:
+                self._container.seek(where, stream=self._stream, backward=True)
+            self._forget_pictures()
+            packets = self._packets()
             key = next((packet for packet in packets if packet.is_keyframe and packet.pts is not None), None)
         except UNREADABLE:
             return False
@@ -150,15 +172,25 @@ class FrameSource:
         self._pictures, self._position, self._from_start = self._decoded(chain((key,), packets)), None, False
         return True
 
+    def _forget_pictures(self) -> None:
+        """Empty the decoder after a seek; the container does so with its own ones."""
+        if self._alpha is not None:
+            self._alpha.flush_buffers()
+
     def _advance(self, reached: Any) -> Any | None:
         if self._pictures is None:
-            self._pictures = self._decoded(self._container.demux(self._stream))
+            self._pictures = self._decoded(self._packets())
         for picture in self._pictures:
             if picture.pts is not None:
                 self._position = picture.pts
             if reached(picture):
                 return picture
         return None
+
+    def _packets(self) -> Iterator[Any]:
+        """Packets from here on, with the times that frames are looked up by."""
+        packets = self._container.demux(self._stream)
+        return packets if self._opened.joined is None else self._opened.joined.laid(packets)
 
     def _decoded(self, packets: Iterable[Any]) -> Iterator[Any]:
         """Pictures in presentation order. What is no target and no reference is skipped."""
@@ -168,7 +200,8 @@ class FrameSource:
                 exact = self._opened.linear or packet.pts is None or packet.pts in self._targets
                 # Read by the decoder per packet: a picture that nothing refers to changes no other.
                 context.skip_frame = "DEFAULT" if exact else "NONREF"
-                yield from size_checked(packet.decode(), self._stream, self._opened.info.path)
+                pictures = packet.decode() if self._alpha is None else self._alpha.decode(packet)
+                yield from size_checked(pictures, self._stream, self._opened.info.path)
         except PictureTooLarge as error:
             self.stopped = error.what.removesuffix(".")
         except MemoryError as error:

@@ -23,7 +23,7 @@ from vidqa.video.container import REMEDY_FETCH
 if TYPE_CHECKING:
     import numpy
 
-_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "AVIF")
 _ANIMATED = ("PNG", "WEBP")  # further pictures of other formats are pages, or another camera's
 _TURNS = {3: 180, 4: 180, 5: 270, 6: 270, 7: 90, 8: 90}  # degrees to the left by EXIF's orientation
 _ORIENTATION = 0x0112  # EXIF's tag
@@ -78,7 +78,7 @@ class ImageSource:
             except PictureTooLarge as error:
                 self.stopped = error.what.removesuffix(".")
                 return
-            yield Frame(index, times[index] - times[0], rgb)
+            yield Frame(index, self.info.shown_seconds(index), rgb)
 
     def abandon(self) -> None:
         """Nothing can be stopped within a process: the reading ends with the frame that it is at."""

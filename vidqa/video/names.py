@@ -13,7 +13,7 @@ VIDEO_SUFFIXES = (
 )  # fmt: skip
 
 # What vidqa.video.images opens.
-IMAGE_SUFFIXES = (".png", ".apng", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+IMAGE_SUFFIXES = (".png", ".apng", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".avif")
 
 
 def is_image_name(name: str) -> bool:

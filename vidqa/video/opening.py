@@ -16,32 +16,33 @@ if TYPE_CHECKING:
     from vidqa.video.decode import Source
 
 _IMAGES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_AVIF = b"ftypavif"
 
 
-def open_here(path: str) -> "tuple[VideoInfo, Source]":
-    """A file's facts and where its frames come from; raises VideoError children."""
+def open_here(path: str, stream: int | None = None) -> "tuple[VideoInfo, Source]":
+    """A file's facts and where its frames come from, of the best or the asked stream; raises VideoError children."""
     absolute = check_file(path)
     if _is_image(absolute):
         from vidqa.video.images import ImageSource  # late: most files need no Pillow
 
         image = ImageSource(path, absolute)
         return image.info, image
-    opened = probe(path)
+    opened = probe(path, stream)
     return opened.info, FrameSource(opened)
 
 
-def probe_facts(path: str) -> VideoInfo:
+def probe_facts(path: str, stream: int | None = None) -> VideoInfo:
     """What opening a file tells, with the file closed again; raises VideoError children."""
-    info, source = open_here(path)
+    info, source = open_here(path, stream)
     source.close()
     return info
 
 
 def _is_image(absolute: str) -> bool:
-    """Whether a file begins as PNG, JPEG, BMP, TIFF or WebP does."""
+    """Whether a file begins as PNG, JPEG, BMP, TIFF, WebP or a still AVIF does."""
     try:
         with open(absolute, "rb") as file:
             start = file.read(12)
     except OSError as error:
         raise VideoUnreadable(f"{Path(absolute).name} cannot be read: {error.strerror}.", REMEDY_FETCH) from error
-    return start.startswith(_IMAGES) or (start[:4] == b"RIFF" and start[8:] == b"WEBP")
+    return start.startswith(_IMAGES) or (start[:4] == b"RIFF" and start[8:] == b"WEBP") or start[4:] == _AVIF

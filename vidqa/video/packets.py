@@ -11,14 +11,15 @@ import av
 
 from vidqa.video.container import (
     UNREADABLE,
-    best_stream,
     check_header_size,
     leave_out_others,
     open_container,
     reading,
 )
+from vidqa.video.joined import Joined, JumpWatch, Part, lay_out
 from vidqa.video.lookup import look_up
 from vidqa.video.stored import ascending
+from vidqa.video.streams import chosen_stream
 
 _MANY_FRAMES = 10_000  # below that, reading every packet takes less than 50 ms
 
@@ -27,7 +28,8 @@ _MANY_FRAMES = 10_000  # below that, reading every packet takes less than 50 ms
 class PacketTable:
     """The packets of a stream in ticks: shown ones ascending, keyframes (pts, dts), and where the last one ends.
 
-    `usable`: every shown packet has a time of its own. `in_order`: they ascend as stored.
+    `usable`: every shown packet has a time of its own. `in_order`: they ascend as stored. `joined`: how the times
+    were made to ascend where the stream's clock jumps.
     """
 
     pts: list[int]
@@ -35,20 +37,22 @@ class PacketTable:
     end: int
     usable: bool
     in_order: bool
+    joined: Joined | None = None
 
 
-def open_with_packets(path: str) -> tuple[Any, Any, PacketTable]:
-    """An open container, its best stream and that stream's packets; raises VideoError children.
+def open_with_packets(path: str, asked_stream: int | None = None) -> tuple[Any, Any, PacketTable]:
+    """An open container, its best or the asked stream and that stream's packets; raises VideoError children.
 
     The packets are looked up in a long file that allows it, else read: the times are the same either way.
     """
-    container, stream = _open(path)
+    container, stream = _open(path, asked_stream)
     try:
         if _expected_frames(container, stream) >= _MANY_FRAMES:
             if table := looked_up(path, container, stream):
                 return container, stream, table
+            asked_stream = stream.index
             container.close()  # a new one, for a seek back need not find the very first packet
-            container, stream = _open(path)
+            container, stream = _open(path, asked_stream)
         with reading(path):
             return container, stream, read(container, stream)
     except BaseException:
@@ -56,10 +60,10 @@ def open_with_packets(path: str) -> tuple[Any, Any, PacketTable]:
         raise
 
 
-def _open(path: str) -> tuple[Any, Any]:
+def _open(path: str, asked_stream: int | None) -> tuple[Any, Any]:
     container = open_container(path)
     try:
-        stream = best_stream(container, path)
+        stream = chosen_stream(container, path, asked_stream)
         check_header_size(stream, path)
         leave_out_others(container, stream)
     except BaseException:
@@ -81,32 +85,39 @@ def looked_up(path: str, container: Any, stream: Any) -> PacketTable | None:
 
 def read(container: Any, stream: Any) -> PacketTable:
     """Read all packets without decoding any."""
-    shown: list[int] = []
-    keys: list[tuple[int, int]] = []
-    end, timeless = 0, 0
+    part = Part(0)
+    parts, timeless, watch = [part], 0, JumpWatch(container, stream)
+    may_jump = watch.possible
     try:
         for packet in container.demux(stream):
             if packet.size == 0 or packet.is_discard:
                 continue
+            if may_jump and watch.jumps(packet):
+                part = Part(packet.pos)
+                parts.append(part)
             pts = packet.pts
             if pts is None:
                 timeless += 1
                 continue
-            shown.append(pts)
+            part.shown.append(pts)
             until = pts + (packet.duration or 0)
-            if until > end:
-                end = until
+            if until > part.end:
+                part.end = until
             if packet.is_keyframe:
                 dts = packet.dts
-                keys.append((pts, pts if dts is None else dts))
+                part.keys.append((pts, pts if dts is None else dts, packet.pos))
     except UNREADABLE:
-        if not shown:
+        if not any(part.shown for part in parts):
             raise  # a damaged tail is met again, and told, while decoding
-    return _table(shown, keys, end, timeless)
+    whole, joined = (part, None) if len(parts) == 1 else lay_out(parts)
+    keys = [(pts, dts) for pts, dts, _ in whole.keys]
+    return _table(whole.shown, keys, whole.end, timeless, joined)
 
 
-def _table(shown: list[int], keys: list[tuple[int, int]], end: int, timeless: int) -> PacketTable:
+def _table(
+    shown: list[int], keys: list[tuple[int, int]], end: int, timeless: int, joined: Joined | None = None
+) -> PacketTable:
     in_order = ascending(shown)
     pts = shown if in_order else sorted(shown)
     usable = bool(shown) and not timeless and (in_order or ascending(pts))
-    return PacketTable(pts, sorted(keys), end, usable, in_order)
+    return PacketTable(pts, sorted(keys), end, usable, in_order, joined)

@@ -10,16 +10,15 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice, pairwise, repeat
-from operator import mul, sub
+from operator import mul
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import av
 
 from vidqa.errors import PictureTooLarge, VideoNotFound, VideoTooDamaged, VideoUnreadable
 from vidqa.types import VideoInfo
-from vidqa.video.bounds import MAX_PIXELS, decoding_threads
+from vidqa.video.bounds import MAX_PIXELS, check_picture_size, decoding_threads
 from vidqa.video.container import (
     REMEDY_CONVERT,
     REMEDY_FETCH,
@@ -29,10 +28,17 @@ from vidqa.video.container import (
     rewind,
     size_checked,
 )
+from vidqa.video.geometry import Crop, Orientation, Shape, usable_crop
+from vidqa.video.joined import Joined
+from vidqa.video.matroska_crop import matroska_crop
 from vidqa.video.packets import PacketTable, open_with_packets
+from vidqa.video.picture import is_untagged_hd, orientation_of
+from vidqa.video.streams import choice_note
+from vidqa.video.times import spread_repeats, timing
 
 # Frame threads wait for each other's references: on 2 cores 8 of them took 0.62 of the time of FFmpeg's 3.
 _LEAST_THREADS, _MOST_THREADS = 8, 16
+_LEAST_LEAD_SECONDS = 0.5
 _ORDER_SAMPLE = 48  # pictures that show whether times follow the order of showing
 
 
@@ -42,6 +48,7 @@ class Opened:
 
     `pts` are the shown frames' presentation times in ticks, ascending; `keys` the keyframes'
     (presentation, decoding) times. `linear` says that times were unusable and frames count by order instead.
+    `joined` says how `pts` follow from a stream whose clock jumps. `shape` is how the first picture is shown.
     """
 
     container: Any
@@ -50,6 +57,8 @@ class Opened:
     pts: list[int]
     keys: list[tuple[int, int]]
     linear: bool
+    joined: Joined | None
+    shape: Shape
 
 
 def check_file(path: str) -> str:
@@ -74,10 +83,10 @@ def check_file(path: str) -> str:
     return absolute
 
 
-def probe(path: str) -> Opened:
-    """Open a file and learn all about its best video stream; raises VideoError children."""
+def probe(path: str, asked_stream: int | None = None) -> Opened:
+    """Open a file and learn all about its best video stream, or the asked one; raises VideoError children."""
     absolute = check_file(path)
-    container, stream, scan = open_with_packets(absolute)
+    container, stream, scan = open_with_packets(absolute, asked_stream)
     try:
         stream.thread_type = "AUTO"
         stream.codec_context.thread_count = _threads(absolute, stream.codec_context)
@@ -86,8 +95,10 @@ def probe(path: str) -> Opened:
             first = _first_frame(container, stream, absolute)
             pts = scan.pts if scan.usable else _decoded_times(container, stream, absolute)
             linear = not scan.usable or not _times_are_shown_times(container, stream, scan, absolute)
-        info = _info(path, container, stream, first, pts, scan)
-        return Opened(container, stream, info, pts, scan.keys, linear)
+        notes = tuple(choice_note(container, stream, absolute, asked_stream))
+        shape = _shape(container, stream, first, absolute)
+        info = _info(path, container, stream, first, pts, scan, shape, notes)
+        return Opened(container, stream, info, pts, scan.keys, linear, scan.joined, shape)
     except BaseException:
         container.close()
         raise
@@ -100,7 +111,7 @@ def _threads(path: str, context: Any) -> int:
 
 def _times_are_shown_times(container: Any, stream: Any, scan: PacketTable, path: str) -> bool:
     """False where pictures are reordered but packet times are not, as for H.264 in AVI."""
-    if not (scan.in_order and stream.codec_context.has_b_frames):
+    if scan.joined or not (scan.in_order and stream.codec_context.has_b_frames):
         return True
     rewind(container, stream)
     times: list[int] = []
@@ -108,6 +119,18 @@ def _times_are_shown_times(container: Any, stream: Any, scan: PacketTable, path:
         pictures = islice(size_checked(container.decode(stream), stream, path), _ORDER_SAMPLE)
         times = [picture.pts for picture in pictures if picture.pts is not None]
     return all(before < after for before, after in pairwise(times))
+
+
+def _shape(container: Any, stream: Any, first: Any, path: str) -> Shape:
+    """How the first picture is shown; raises PictureTooLarge where it is so after its crop."""
+    place = list(container.streams.video).index(stream)
+    crop = matroska_crop(path, place) if container.format.name.startswith("matroska") else Crop()
+    crop = usable_crop(crop, first.width, first.height)
+    shape = Shape(
+        first.width, first.height, crop, pixel_aspect(stream), orientation_of(first), stream.codec_context.name == "gif"
+    )
+    check_picture_size(Path(path).name, *shape.cropped_size, shape.pixel_aspect)
+    return shape
 
 
 def _first_frame(container: Any, stream: Any, path: str) -> Any:
@@ -118,31 +141,41 @@ def _first_frame(container: Any, stream: Any, path: str) -> Any:
 
 
 def _decoded_times(container: Any, stream: Any, path: str) -> list[int]:
-    """One tick per decoded frame, from its own time where that ascends, else by its order."""
+    """One tick per decoded frame, from its own time unless that is missing or goes back, else by its order."""
     rewind(container, stream)
-    rate = float(stream.average_rate or stream.guessed_rate or 25)
+    rate = float(stream.guessed_rate or stream.average_rate or 25)
     step = max(round(1 / rate / float(stream.time_base)), 1)
     ticks: list[int] = []
     try:
         for frame in size_checked(container.decode(stream), stream, path):
             after = ticks[-1] + step if ticks else 0
-            ticks.append(frame.pts if frame.pts is not None and (not ticks or frame.pts > ticks[-1]) else after)
+            ticks.append(frame.pts if frame.pts is not None and (not ticks or frame.pts >= ticks[-1]) else after)
     except (PictureTooLarge, *UNREADABLE):
         if not ticks:
             raise
     return ticks
 
 
-def _info(path: str, container: Any, stream: Any, first: Any, pts: list[int], scan: PacketTable) -> VideoInfo:
+def _info(
+    path: str,
+    container: Any,
+    stream: Any,
+    first: Any,
+    pts: list[int],
+    scan: PacketTable,
+    shape: Shape,
+    notes: tuple[str, ...],
+) -> VideoInfo:
     tick = float(stream.time_base)
-    seconds = tuple(map(mul, pts, repeat(tick)))
-    fps, fps_source = _rate(stream, seconds)
-    constant = _is_constant(seconds, tick)
-    rotation = round((first.rotation or 0) / 90) * 90 % 360
-    aspect = pixel_aspect(stream)
-    width, height = _shown_size(first.width, first.height, rotation, aspect)
+    rates = [float(rate) for rate in (stream.average_rate, stream.guessed_rate) if rate]
+    times = pts if scan.usable else spread_repeats(pts, scan.end, (1 / (rate * tick) for rate in rates))
+    seconds = tuple(map(mul, times, repeat(tick)))
+    promised_end = None if scan.joined else _promised_end(container, stream)
+    found = timing(seconds, rates, scan.end * tick, promised_end, tick)
+    width, height = shape.shown_size
+    lead = 0.0 if scan.joined else _lead_seconds(container, seconds[0])
     counted = "packets" if scan.usable else "decoding"
-    notes = (*_rotation_note(first), *_truncation_note(path, container, stream, scan))
+    notes += (*_picture_notes(first, shape), *_truncation_note(path, container, stream, scan), *_joint_note(scan))
     return VideoInfo(
         path=path,
         container=container.format.name,
@@ -151,53 +184,43 @@ def _info(path: str, container: Any, stream: Any, first: Any, pts: list[int], sc
         height=height,
         coded_width=first.width,
         coded_height=first.height,
-        rotation_degrees=rotation,
-        pixel_aspect=aspect,
-        fps=fps,
+        rotation_degrees=shape.orientation.degrees,
+        pixel_aspect=shape.pixel_aspect,
+        fps=found.fps,
         frame_count=len(pts),
-        duration_seconds=seconds[-1] - seconds[0] + 1 / fps,
+        duration_seconds=lead + found.duration_seconds,
         start_seconds=seconds[0],
-        constant_rate=constant,
+        constant_rate=found.constant,
         pts_seconds=seconds,
         sources={
-            "duration": counted,
-            "fps": fps_source,
+            "duration": found.duration_source,
+            "fps": found.fps_source,
             "frames": counted,
-            "rotation": "frame" if first.rotation else "default",
+            "rotation": "frame" if shape.orientation != Orientation() else "default",
             "pixel_aspect": "header" if stream.sample_aspect_ratio else "default",
             "size": "frame",
         },
         notes=notes,
+        lead_seconds=lead,
     )
 
 
-def _rate(stream: Any, seconds: tuple[float, ...]) -> tuple[float, str]:
-    """Mean frames per second: the header's where the frames bear it out within 1 %."""
-    header = float(stream.average_rate or stream.guessed_rate or 0)
-    if len(seconds) < 2:
-        return header or 1.0, "header" if header else "default"
-    derived = (len(seconds) - 1) / (seconds[-1] - seconds[0])
-    if header and abs(header / derived - 1) < 0.01:
-        return header, "header"
-    return derived, "derived"
+def _lead_seconds(container: Any, first: float) -> float:
+    """How long after the file's begin its first picture comes: players count from the former.
+
+    Where sound is a little ahead, as it is in most files, times count from the first picture, as Qwen2-VL's do.
+    """
+    if container.start_time is None:
+        return 0.0
+    lead = first - float(container.start_time) / av.time_base
+    return lead if lead >= _LEAST_LEAD_SECONDS else 0.0
 
 
-def _is_constant(seconds: tuple[float, ...], tick: float) -> bool:
-    """Whether frames follow each other evenly, to the rounding of the time base."""
-    if len(seconds) < 3:
-        return True
-    steps = list(map(sub, islice(seconds, 1, None), seconds))
-    mean = fmean(steps)
-    furthest: float = max(max(steps) - mean, mean - min(steps))
-    return furthest <= tick * 1.01 + mean * 0.01
-
-
-def _shown_size(width: int, height: int, rotation: int, aspect: float) -> tuple[int, int]:
-    wide = max(round(width * aspect), 1)
-    return (height, wide) if rotation % 180 else (wide, height)
-
-
-def _rotation_note(first: Any) -> Iterator[str]:
+def _picture_notes(first: Any, shape: Shape) -> Iterator[str]:
+    if shape.orientation.mirrored:
+        yield "The file says that its pictures are shown mirrored, and so they are."
+    if is_untagged_hd(first):
+        yield "The file does not say how its colours are coded: read as BT.709, as players do from 720 lines on."
     if (first.rotation or 0) % 90:
         yield f"The picture is rotated by {first.rotation}°; it is shown turned to the nearest right angle."
 
@@ -206,12 +229,25 @@ def _truncation_note(path: str, container: Any, stream: Any, scan: PacketTable) 
     """Say what is missing; raises VideoTooDamaged where less than half of the promised time is there."""
     promised = _header_seconds(container, stream)
     there = scan.end * float(stream.time_base)
-    if promised is None or not scan.usable or there > promised * 0.95 - 0.5:
+    if promised is None or not scan.usable or scan.joined or there > promised * 0.95 - 0.5:
         return
     told = f"{Path(path).name} looks truncated: {there:.1f} s of {promised:.1f} s are there."
     if there < promised / 2:
         raise VideoTooDamaged(told, REMEDY_FETCH)
     yield told
+
+
+def _joint_note(scan: PacketTable) -> Iterator[str]:
+    if scan.joined:
+        times = len(scan.joined.shifts) - 1
+        yield f"The clock of the video jumps {'once' if times == 1 else f'{times} times'}: its parts are joined there."
+
+
+def _promised_end(container: Any, stream: Any) -> float | None:
+    """Until when the header lets this stream last at most."""
+    if stream.duration is not None or container.duration is None:
+        return _header_seconds(container, stream)
+    return float(container.duration + (container.start_time or 0)) / av.time_base
 
 
 def _header_seconds(container: Any, stream: Any) -> float | None:

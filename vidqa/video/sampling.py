@@ -3,7 +3,8 @@
 The rules are those of qwen-vl-utils 0.0.14 (vision_process.py: smart_nframes,
 calculate_video_frame_range, fetch_video, smart_resize), re-implemented so that a plan
 needs no torch; on clips of a constant rate the indices are the same. Where the rate
-varies, frames are spread evenly in time instead of in number.
+varies, frames are spread evenly in time instead of in number. A range of time is
+always that of the frames' own times.
 """
 
 import bisect
@@ -18,6 +19,7 @@ from vidqa.units import format_timestamp
 from vidqa.video.bounds import MAX_ASPECT
 
 _FRAMES_PER_SLICE = 2
+_ROUNDING_SECONDS = 1e-6  # of times that are sums: a frame at 2 s is shown from --start 2 on
 _MAX_SLICE_TOKENS = 16_384  # the largest picture Qwen2-VL was made for (qwen-vl-utils 0.0.14)
 
 
@@ -32,14 +34,14 @@ def choose_indices(
 ) -> tuple[int, ...]:
     """Indices into `info.pts_seconds`, ascending and even in number; one frame is doubled.
 
-    Times count from the first frame. Raises UsageError for what cannot be.
+    Times are a player's, which counts from 0. Raises UsageError for what cannot be.
     """
     check_counts(frames, fps)
     first, last = _range(info, start_seconds, end_seconds)
     available = last - first + 1
     if available == 1 or frames == 1:
         return ((first + last) // 2,) * _FRAMES_PER_SLICE
-    wanted = frames if frames is not None else _frames_at(info, first, last, fps or bounds.fps, bounds)
+    wanted = frames if frames is not None else _frames_at(info, first, last, end_seconds, fps or bounds.fps, bounds)
     count = _even(min(_nearest_even(wanted), available))
     if info.constant_rate:
         return spread(first, last, count)
@@ -57,7 +59,7 @@ def check_counts(frames: int | None, fps: float | None) -> None:
 
 
 def _range(info: VideoInfo, start: float | None, end: float | None) -> tuple[int, int]:
-    """First and last index of the asked time range, as the reference rounds them."""
+    """First and last index of the frames that are shown first within the asked range of time."""
     length = f"The video lasts {format_timestamp(info.duration_seconds)}"
     low, high = start or 0.0, info.duration_seconds if end is None else end
     if low < 0 or high < 0:
@@ -68,32 +70,29 @@ def _range(info: VideoInfo, start: float | None, end: float | None) -> tuple[int
         raise UsageError(f"--start {format_timestamp(low)} is not before --end {format_timestamp(high)}.", f"{length}.")
     if start is None and end is None:
         return 0, info.frame_count - 1
-    return _range_by_rate(info, low, high) if info.constant_rate else _range_by_time(info, low, high)
+    offset = info.pts_seconds[0] - info.lead_seconds
+    first = bisect.bisect_left(info.pts_seconds, low + offset - _ROUNDING_SECONDS)
+    last = max(bisect.bisect_right(info.pts_seconds, high + offset + _ROUNDING_SECONDS) - 1, 0)
+    return min(first, last), last  # a range between two frames shows the one before it
 
 
-def _range_by_rate(info: VideoInfo, low: float, high: float) -> tuple[int, int]:
-    last = min(math.floor(min(high, info.frame_count / info.fps) * info.fps), info.frame_count - 1)
-    first = min(math.ceil(low * info.fps), last)  # a range between two frames shows the one before it
-    return first, last
-
-
-def _range_by_time(info: VideoInfo, low: float, high: float) -> tuple[int, int]:
-    offset = info.pts_seconds[0]
-    first = bisect.bisect_left(info.pts_seconds, low + offset)
-    last = bisect.bisect_right(info.pts_seconds, high + offset) - 1
-    return min(first, max(last, 0)), max(last, 0)
-
-
-def _frames_at(info: VideoInfo, first: int, last: int, fps: float, bounds: PixelBounds) -> int:
+def _frames_at(info: VideoInfo, first: int, last: int, end: float | None, fps: float, bounds: PixelBounds) -> int:
     """Qwen's count: duration times rate, within the bounds and what there is, floored to even."""
     available = last - first + 1
-    if info.constant_rate:
-        wanted = available / info.fps * fps
-    else:
-        wanted = (info.pts_seconds[last] - info.pts_seconds[first] + 1 / info.fps) * fps
+    seconds = available / info.fps if info.constant_rate else _seconds_shown(info, first, last, end)
+    wanted = seconds * fps
     lowest = math.ceil(bounds.min_frames / _FRAMES_PER_SLICE) * _FRAMES_PER_SLICE
     highest = _even(min(bounds.max_frames, available))
     return _even(int(min(max(wanted, lowest), highest, available)))
+
+
+def _seconds_shown(info: VideoInfo, first: int, last: int, end: float | None) -> float:
+    """How long these frames are shown, until the end of the range at most."""
+    times = info.pts_seconds
+    zero = times[0] - info.lead_seconds
+    until = times[last + 1] if last + 1 < len(times) else zero + info.duration_seconds
+    until = until if end is None else min(until, zero + end)
+    return max(until, times[last]) - times[first]
 
 
 def _even(count: int) -> int:
@@ -133,13 +132,13 @@ def _nearest(pts: Sequence[float], moment: float, first: int, last: int) -> int:
 def frames_at_rate(info: VideoInfo, start_seconds: float | None, end_seconds: float | None, rate: float) -> int:
     """Even number of frames that `rate` per second makes of the asked range, at least 2 and no more than there are."""
     first, last = _range(info, start_seconds, end_seconds)
-    seconds = info.pts_seconds[last] - info.pts_seconds[first] + 1 / info.fps
+    seconds = _seconds_shown(info, first, last, end_seconds)
     return _even(min(int(seconds * rate + 1e-6), last - first + 1))
 
 
 def sampled_times(info: VideoInfo, indices: Sequence[int]) -> tuple[float, ...]:
-    """Seconds from the first frame of the video, one per index."""
-    return tuple(info.pts_seconds[index] - info.start_seconds for index in indices)
+    """When a player that counts from 0 shows each frame, in seconds."""
+    return tuple(map(info.shown_seconds, indices))
 
 
 def fitting_sizes(

@@ -55,16 +55,16 @@ def serve(commands: BinaryIO, out: BinaryIO) -> None:
                     source.close()
                     source = None  # what fails to open leaves nothing open
                 gc.collect()  # of a cycle: PyAV's threads and buffers, which would count against this file
-                source = _open(path, out)
+                source = _open(path, out, command.get("stream"))
             elif source is not None:
                 _send_frames(source, path, command["frames"], out)
         except VideoError as error:
             send(out, {"error": type(error).__name__, "what": error.what, "remedy": error.remedy})
 
 
-def _open(path: str, out: BinaryIO) -> "Source":
+def _open(path: str, out: BinaryIO, stream: int | None = None) -> "Source":
     with limited_allocation(path):
-        info, source = open_here(path)
+        info, source = open_here(path, stream)
     # Not asdict: it copies every single time.
     header = {field.name: getattr(info, field.name) for field in fields(info) if field.name != "pts_seconds"}
     send(out, {"info": header}, array.array("d", info.pts_seconds).tobytes())
@@ -92,7 +92,12 @@ def _send_frames(source: "Source", path: str, indices: Sequence[int], out: Binar
 
 def _write_frames(ahead: "Queue[Frame | None]", out: BinaryIO) -> None:
     while (frame := ahead.get()) is not None:
-        header = {"index": frame.index, "seconds": frame.timestamp_seconds, "shape": frame.rgb.shape[:2]}
+        header = {
+            "index": frame.index,
+            "seconds": frame.timestamp_seconds,
+            "shape": frame.rgb.shape[:2],
+            "note": frame.note,
+        }
         try:
             send(out, header, frame.rgb.data.cast("B"))
         except BrokenPipeError:  # the parent left: there is nobody to decode for

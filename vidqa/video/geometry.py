@@ -1,0 +1,90 @@
+"""The shape that a decoded picture is shown in: cropped, turned or mirrored, its pixels widened.
+
+Arithmetic on plain numbers; knows no decoder.
+"""
+
+from dataclasses import dataclass
+from struct import unpack
+
+
+@dataclass(frozen=True, slots=True)
+class Crop:
+    """Pixels to leave out at each side of a picture as it is stored."""
+
+    left: int = 0
+    top: int = 0
+    right: int = 0
+    bottom: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Orientation:
+    """Rows become columns first (`transposed`); then left and right, top and bottom change places."""
+
+    transposed: bool = False
+    left_right: bool = False
+    top_bottom: bool = False
+
+    @property
+    def mirrored(self) -> bool:
+        """Whether text would be mirrored without this."""
+        return self.transposed ^ self.left_right ^ self.top_bottom
+
+    @property
+    def degrees(self) -> int:
+        """How far the picture, mirrored from left to right first where it is `mirrored`, is turned to the left."""
+        if not self.transposed:
+            return 180 if self.top_bottom else 0
+        return 90 if self.top_bottom == (not self.mirrored) else 270
+
+
+def orientation(matrix: bytes) -> Orientation:
+    """The nearest right-angled orientation of a display matrix (ISO 14496-12, 6.2.2), nine 32-bit numbers.
+
+    It sends (x, y) to (ax + cy, bx + dy).
+    """
+    if len(matrix) != 36:
+        return Orientation()
+    a, b, _, c, d, *_ = unpack("=9i", matrix)
+    if abs(a) + abs(d) >= abs(b) + abs(c):
+        return Orientation(False, a < 0, d < 0)
+    return Orientation(True, c < 0, b < 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A stream's first picture: its stored size in pixels, and what is done to show it.
+
+    `on_white` says that the decoder has drawn it on white already.
+    """
+
+    width: int
+    height: int
+    crop: Crop
+    pixel_aspect: float
+    orientation: Orientation
+    on_white: bool = False
+
+    @property
+    def cropped_size(self) -> tuple[int, int]:
+        """(width, height) of what is left of the stored picture."""
+        crop = self.crop
+        return self.width - crop.left - crop.right, self.height - crop.top - crop.bottom
+
+    @property
+    def shown_size(self) -> tuple[int, int]:
+        """(width, height) in square pixels, upright."""
+        width, height = self.cropped_size
+        wide = max(round(width * self.pixel_aspect), 1)
+        return (height, wide) if self.orientation.transposed else (wide, height)
+
+    def fitted_size(self, width: int, height: int) -> tuple[int, int]:
+        """(width, height) of another picture with such pixels, as large as it fits without changing its form."""
+        wide, tall = self.cropped_size
+        scale = min(wide / width, tall / height)
+        return min(max(round(width * scale), 1), wide), min(max(round(height * scale), 1), tall)
+
+
+def usable_crop(crop: Crop, width: int, height: int) -> Crop:
+    """The crop, or none where it would leave nothing."""
+    return crop if crop.left + crop.right < width and crop.top + crop.bottom < height else Crop()

@@ -1,0 +1,81 @@
+"""A decoded picture to the RGB pixels that are shown: cropped, upright, in the shape of the stream's first one.
+
+Transparent parts are white, as in images. Untagged colours are BT.601 below 720 lines and BT.709 from there on.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from vidqa.video.geometry import Orientation, Shape, orientation
+
+if TYPE_CHECKING:
+    import numpy
+
+_UNSPECIFIED = 2  # AVCOL_SPC_UNSPECIFIED of libavutil/pixfmt.h
+_HD_LINES = 720
+_STRIP_ROWS = 64
+
+
+def orientation_of(picture: Any) -> Orientation:
+    """How a decoded picture is to be turned and mirrored."""
+    matrix = picture.side_data.get("DISPLAYMATRIX")
+    return Orientation() if matrix is None else orientation(bytes(matrix))
+
+
+def as_shown(picture: Any, shape: Shape) -> "numpy.ndarray":
+    """(height, width, 3) uint8, C-contiguous; a picture of another size is letterboxed."""
+    import numpy as np  # late: a plan opens videos and converts no picture
+
+    if differs(picture, shape):
+        rgb = _letterboxed(picture, shape)
+    else:
+        crop, (width, height) = shape.crop, shape.cropped_size
+        rgb = _rgb(picture, shape)[crop.top : crop.top + height, crop.left : crop.left + width]
+    turn = shape.orientation
+    rgb = rgb.transpose(1, 0, 2) if turn.transposed else rgb
+    rgb = rgb[:, ::-1] if turn.left_right else rgb
+    return np.ascontiguousarray(rgb[::-1] if turn.top_bottom else rgb)
+
+
+def differs(picture: Any, shape: Shape) -> bool:
+    """Whether a picture has another size than the stream's first one."""
+    return (picture.width, picture.height) != (shape.width, shape.height)
+
+
+def is_untagged_hd(picture: Any) -> bool:
+    """Whether nothing says how colours are coded, and players take BT.709 for the size."""
+    untagged: bool = picture.colorspace == _UNSPECIFIED and not (picture.format.is_rgb or picture.format.has_palette)
+    return untagged and picture.height >= _HD_LINES and len(picture.format.components) >= 3
+
+
+def _letterboxed(picture: Any, shape: Shape) -> "numpy.ndarray":
+    """The whole picture in the middle of the first one's shape, the rest black."""
+    import numpy as np
+
+    wide, tall = shape.cropped_size
+    width, height = shape.fitted_size(picture.width, picture.height)
+    left, top = (wide - width) // 2, (tall - height) // 2
+    rgb: numpy.ndarray = np.zeros((tall, wide, 3), np.uint8)
+    rgb[top : top + height, left : left + width] = _rgb(picture, shape, width=width, height=height)
+    return rgb
+
+
+def _rgb(picture: Any, shape: Shape, **how: Any) -> "numpy.ndarray":
+    """All of a picture, without or with a `width` and `height` to give it."""
+    if is_untagged_hd(picture):
+        how["src_colorspace"] = "itu709"
+    if not shape.on_white and any(component.is_alpha for component in picture.format.components):
+        return _on_white(picture.to_ndarray(format="rgba", **how))
+    rgb: numpy.ndarray = picture.to_ndarray(format="rgb24", **how)
+    return rgb
+
+
+def _on_white(rgba: "numpy.ndarray") -> "numpy.ndarray":
+    """Colours (height, width, 3) uint8 of straight alpha over white, rounded; a few rows at a time, to save memory."""
+    import numpy as np
+
+    rgb: numpy.ndarray = np.empty((*rgba.shape[:2], 3), np.uint8)
+    for top in range(0, len(rgba), _STRIP_ROWS):
+        strip = rgba[top : top + _STRIP_ROWS].astype(np.uint16)
+        alpha = strip[..., 3:]
+        rgb[top : top + _STRIP_ROWS] = (strip[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255
+    return rgb
