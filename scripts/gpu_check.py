@@ -258,6 +258,7 @@ def main(words: Sequence[str] | None = None) -> int:
         parser.error(str(error))
     prepare_environment()
     signal.signal(signal.SIGTERM, stopped)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell has its background jobs ignore
     try:
         return parent(arguments)
     except KeyboardInterrupt:
