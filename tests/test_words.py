@@ -31,7 +31,7 @@ def answer_of(device: str, tensors: int | None, runtime: int, process: int) -> A
 
 
 @pytest.mark.parametrize(
-    ("answer", "told"),
+    ("answer", "expected"),
     [
         (answer_of("cpu", 90, 660, 790), "tensors 90.0 MiB of 100.0 MiB planned · process 790.0 MiB"),
         (
@@ -58,10 +58,10 @@ def answer_of(device: str, tensors: int | None, runtime: int, process: int) -> A
         ),
     ],
 )
-def test_memory_in_words(answer: Answer, told: str) -> None:
-    assert usage_words(answer).endswith(f" · {told}")
-    assert memory_words(plan_figures(answer.plan), usage_figures(answer)) == told
-    assert (above_plan(answer.plan, answer.memory) in told) and ("above plan" in told) == bool(
+def test_memory_in_words(answer: Answer, expected: str) -> None:
+    assert usage_words(answer).endswith(f" · {expected}")
+    assert memory_words(plan_figures(answer.plan), usage_figures(answer)) == expected
+    assert (above_plan(answer.plan, answer.memory) in expected) and ("above plan" in expected) == bool(
         above_plan(answer.plan, answer.memory)
     )
 

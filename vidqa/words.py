@@ -46,19 +46,19 @@ def used_memory(answer: Answer) -> dict[str, Any]:
 def memory_words(plan: Mapping[str, Any], used: Mapping[str, Any]) -> str:
     """Measured beside planned memory, from `plan_memory` and `used_memory`, which older records have in part.
 
-    On a GPU the process's share of it is compared; elsewhere the tensors are, and the process is told apart: it holds
+    On a GPU the process's share of it is compared; elsewhere the tensors are, and the process is named apart: it holds
     the interpreter too, which no plan decides.
     """
     planned, measured = plan["predicted_peak_bytes"], used["measured_peak_bytes"]
     tensors = used.get("tensor_peak_bytes")
     if plan["device"].startswith("cuda") or tensors is None or not plan.get("tensor_bytes"):
-        told = f"peak {format_bytes(measured)} of {format_bytes(planned)} planned"
+        summary = f"peak {format_bytes(measured)} of {format_bytes(planned)} planned"
         above = f"{format_bytes(measured - planned)} above plan" if measured > planned else ""
     else:
-        told = f"tensors {format_bytes(tensors)} of {format_bytes(plan['tensor_bytes'])} planned"
-        told, above = f"{told} · process {format_bytes(measured)}", ""
+        summary = f"tensors {format_bytes(tensors)} of {format_bytes(plan['tensor_bytes'])} planned"
+        summary, above = f"{summary} · process {format_bytes(measured)}", ""
     above = used.get("above_plan") or above
-    return f"{told} ({above})" if above else told
+    return f"{summary} ({above})" if above else summary
 
 
 def above_plan(plan: Plan, memory: MemoryUse) -> str:

@@ -17,7 +17,7 @@ SCRIPTS = Path(__file__).parents[2] / "scripts"
 
 
 def scripted(*steps: Any) -> Any:
-    """A section that yields, raises or waits as it is told."""
+    """A section that yields, raises or waits by script."""
 
     def section(bench: Any) -> Iterator[Row]:
         for step in steps:
@@ -103,7 +103,7 @@ def test_a_process_that_dies_or_breaks_costs_its_section_only(monkeypatch: pytes
         ran["first"] == ran["dies"] != ran["raises"] == ran["broken"]
     )  # an error that breaks nothing keeps its process
     assert len({ran["broken"], ran["last"], ran["other"]}) == 3
-    assert seen[0] == 1  # rows are told before their section ends
+    assert seen[0] == 1  # rows arrive before their section ends
 
 
 def test_a_hang_is_killed_at_its_share_and_its_rows_count(monkeypatch: pytest.MonkeyPatch) -> None:

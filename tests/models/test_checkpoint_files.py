@@ -113,9 +113,9 @@ TEXT, VISION = "text_config.", "vision_config."
 def test_a_value_of_the_config_is_named(folder: Path, way: str, value: Any, must: str | None) -> None:
     put(folder, "config.json", way, value)
     for local in (True, False):
-        told = refused(folder, local=local)
-        assert told.startswith(f"{folder / 'config.json'}: ")
-        assert must is None or (way.rsplit(".", 1)[-1] in told and must in told)
+        message = refused(folder, local=local)
+        assert message.startswith(f"{folder / 'config.json'}: ")
+        assert must is None or (way.rsplit(".", 1)[-1] in message and must in message)
 
 
 @pytest.mark.parametrize("value", [NAN, INFINITE, -INFINITE])
@@ -168,15 +168,15 @@ def test_a_key_without_a_rule_is_dropped(folder: Path) -> None:
 )  # fmt: skip
 def test_a_value_of_another_file_is_named(folder: Path, file: str, way: str, value: Any, must: str) -> None:
     put(folder, file, way, value)
-    told = refused(folder)
-    assert str(folder / file) in told and must in told
+    message = refused(folder)
+    assert str(folder / file) in message and must in message
 
 
 @pytest.mark.parametrize("file", ["tokenizer.json", "chat_template.jinja", "model.safetensors", "config.json"])
 def test_a_missing_file_is_named(folder: Path, file: str) -> None:
     (folder / file).unlink()
-    told = refused(folder)
-    assert str(folder) in told and (file in told or "has no chat template" in told)
+    message = refused(folder)
+    assert str(folder) in message and (file in message or "has no chat template" in message)
 
 
 @pytest.mark.parametrize("content", ["", "[" * 100_000, "[1]", "{", '{"a": 1', "\ud800", '{"a": ' + "9" * 5000 + "}"])
@@ -206,7 +206,7 @@ def a_weight(header: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("edit", "told"),
+    ("edit", "message"),
     [
         (lambda header: a_weight(header).update(dtype="F128"), r"up_proj\.weight\.dtype is 'F128'"),
         (lambda header: a_weight(header).update(shape=[512, -192]), r"up_proj\.weight\.shape is \[512, -192\]"),
@@ -226,10 +226,10 @@ def a_weight(header: dict[str, Any]) -> dict[str, Any]:
         (lambda header: header.update(x=7), "its header has 7 for 'x'"),
     ],
 )
-def test_a_tensor_that_is_not_as_the_config_says_is_named(folder: Path, edit: Any, told: str) -> None:
+def test_a_tensor_that_is_not_as_the_config_says_is_named(folder: Path, edit: Any, message: str) -> None:
     rewrite(folder, edit)
     for local in (True, False):
-        assert re.search(told, refused(folder, local=local))
+        assert re.search(message, refused(folder, local=local))
 
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.999999])
@@ -281,9 +281,9 @@ def test_every_command_names_it(
     commands = [["ask", CLIP, "what?"], ["plan", CLIP]] if file == "config.json" else [["ask", CLIP, "what?"]]
     for command in commands:
         assert run([*command, "--model", str(folder), "--device", "cpu"]) == ExitCode.FAILED
-        told = " ".join(capsys.readouterr().err.split())
-        assert str(folder / file) in told.replace(" ", "") or file in told
-        assert "unexpected" not in told
+        message = " ".join(capsys.readouterr().err.split())
+        assert str(folder / file) in message.replace(" ", "") or file in message
+        assert "unexpected" not in message
 
 
 def test_the_tensors_that_are_needed_are_transformers_own() -> None:

@@ -129,7 +129,7 @@ def test_gate_and_up_become_one(dtype: torch.dtype) -> None:
 
 
 def test_every_kernel_compiles_without_a_gpu(tmp_path: Path) -> None:
-    """In a process of its own, since this one's kernels are the interpreter's."""
+    """In another process, since this one's kernels are the interpreter's."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     done = subprocess.run(
         [sys.executable, "-m", "tests.models.compile_kernels"],

@@ -15,9 +15,9 @@ def panel(process: int, tensors: int | None) -> str:
 
 
 def test_tensors_are_told_apart_and_a_peak_below_its_plan_needs_no_words() -> None:
-    told = panel(790, 90)
-    assert "790.0 MiB now · 800.0 MiB planned" in told and "tensors: 90.0 MiB of 100.0 MiB planned" in told
-    assert "above plan" not in told
+    drawn = panel(790, 90)
+    assert "790.0 MiB now · 800.0 MiB planned" in drawn and "tensors: 90.0 MiB of 100.0 MiB planned" in drawn
+    assert "above plan" not in drawn
     assert "tensors" not in panel(790, None)
 
 

@@ -66,7 +66,7 @@ class Asking:
         return ReusedReader(*self._decoder.open(request.video))
 
     def ask(self, path: Path) -> tuple[str, str]:
-        """Open, plan, decode and resize: the kind of the end, and what was told."""
+        """Open, plan, decode and resize: the kind of the end, and its message."""
         try:
             _, frames = self.session.see(Request(str(path), "what happens?", frames=4))
         except VideoError as error:

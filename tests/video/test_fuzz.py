@@ -36,7 +36,7 @@ def test_mutants_end_in_frames_or_a_clear_error(first: int, count: int) -> None:
     found = outcomes(first, count)
     assert len(found) == count
     assert [outcome for outcome in found if outcome["end"] not in ENDS] == []
-    # A process that dies, or hangs for 30 s, is told as such; both would be faults.
+    # A process that dies, or hangs for 30 s, is reported as such; both would be faults.
     assert [outcome for outcome in found if re.search("[Tt]he decoder (was|ended|busy)", outcome["what"])] == []
     assert [outcome for outcome in found if outcome["processor_seconds"] > MOST_SECONDS] == []
     assert [outcome for outcome in found if max(outcome["grown_bytes"], outcome["decoder_bytes"]) > MOST_BYTES] == []

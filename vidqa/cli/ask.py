@@ -133,7 +133,7 @@ def _model_line(plan: Plan) -> str:
 
 
 def _memory_told(plan: Plan) -> str:
-    """What is planned; where the interpreter shares the device's memory, it is told apart from the tensors."""
+    """What is planned; where the interpreter shares the device's memory, it is shown apart from the tensors."""
     budget = format_bytes(plan.budget_bytes)
     if plan.device != "cpu":
         return f" · {format_bytes(plan.predicted_peak_bytes)} of {budget}"

@@ -187,7 +187,7 @@ def _prepare(device: Device, name: str, weights: str, config: EngineConfig) -> i
     """Import what takes seconds, and try the device; what the process takes there before any tensor."""
     if weights in QUANTIZED:
         logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of optional kernels
-        with suppress(ImportError, OSError, RuntimeError):  # a broken one is told of by the loading
+        with suppress(ImportError, OSError, RuntimeError):  # loading reports a broken one
             import_module("bitsandbytes")  # with torch's compiler: 49 MiB that are no tensors
     from vidqa.memory.tracker import runtime_bytes
     from vidqa.models.loader import torch_device

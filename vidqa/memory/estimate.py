@@ -316,6 +316,6 @@ def breakdown(lines: tuple[MemoryLine, ...]) -> Mapping[str, int]:
 def rounding_bytes() -> int:
     """A large and a small segment of CUDA's caching allocator that are begun but not filled: 20 and 2 MiB.
 
-    Of its own pool, and of the captured decode step's.
+    Of the usual pool, and of the captured decode step's.
     """
     return 2 * (20 * 2**20 + 2 * 2**20 + BLOCK)

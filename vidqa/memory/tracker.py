@@ -1,7 +1,7 @@
 """What memory a run really takes: per phase, and as samples while it runs.
 
 Measures; plans nothing. CUDA counts by its caching allocator and NVML. Elsewhere living tensors are counted one by
-one, and the process's resident size is told apart from them: it holds what Python, libraries and the heap hold too.
+one, and the process's resident size is reported apart from them: it holds what Python, libraries and the heap hold too.
 """
 
 import ctypes

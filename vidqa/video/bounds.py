@@ -31,8 +31,8 @@ def check_picture_size(name: str, width: int, height: int, pixel_aspect: float =
         return
     stored = f"{width}×{height}"
     if width * height > MAX_PIXELS:
-        told = f"{stored} = {width * height:,} pixels; at most {MAX_PIXELS:,} are decoded."
-        raise PictureTooLarge(f"{name} has pictures of {told}", REMEDY_SMALLER)
+        found = f"{stored} = {width * height:,} pixels; at most {MAX_PIXELS:,} are decoded."
+        raise PictureTooLarge(f"{name} has pictures of {found}", REMEDY_SMALLER)
     if fault := _shape_fault(width, height):
         raise PictureTooLarge(f"{name} has pictures of {stored}{fault}", REMEDY_SMALLER)
     if fault := _shape_fault(width * pixel_aspect, height):

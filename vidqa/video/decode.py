@@ -40,8 +40,8 @@ class Decoding:
 
     `deadline_seconds` bounds every reply of that process; `clip_deadline_seconds` all the time that is spent
     waiting for its replies about one file, from opening it to the last frame that was asked for; each further
-    request for frames has as long again. `gives_way` lets whoever computes have
-    the processor first, for frames that nobody waits for yet. `stream` is the index of the picture to take, as FFmpeg
+    request for frames has as long again. `gives_way` lets computing threads have
+    the processor first, for frames that are not waited for yet. `stream` is the index of the picture to take, as FFmpeg
     counts; None for the best.
     """
 
@@ -312,7 +312,7 @@ class Worker:
 
     def _died(self) -> VideoUnreadable:
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(_EXIT_SECONDS)  # its pipe ends a little before it does: its exit code is what is told
+            self._process.wait(_EXIT_SECONDS)  # its pipe ends a little before it does; the message needs its exit code
         self.close()
         self.died = True
         code = self._process.returncode

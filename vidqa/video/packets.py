@@ -28,7 +28,7 @@ _MANY_FRAMES = 10_000  # below that, reading every packet takes less than 50 ms
 class PacketTable:
     """The packets of a stream in ticks: shown ones ascending, keyframes (pts, dts), and where the last one ends.
 
-    `usable`: every shown packet has a time of its own. `in_order`: they ascend as stored. `joined`: how the times
+    `usable`: every shown packet has its own time. `in_order`: they ascend as stored. `joined`: how the times
     were made to ascend where the stream's clock jumps.
     """
 

@@ -89,5 +89,5 @@ def _moving(streams: Sequence[Any], path: str) -> set[int]:
                 if place >= _MOST_PACKETS or all(seen[index] > 1 for index in wanted):
                     break
         except UNREADABLE:
-            pass  # met again, and told, when the packets are read
+            pass  # met again, and reported, when the packets are read
     return {index for index in wanted if seen[index] > 1}

@@ -84,7 +84,7 @@ def _send_frames(source: "Source", path: str, indices: Sequence[int], out: Binar
                 if frame.rgb.nbytes > _LARGE_FRAME_BYTES:
                     del frame
                     ahead.join()
-    finally:  # an error is told behind the frames that came before it
+    finally:  # an error follows the frames that came before it
         ahead.put(None)
         writer.join()
     send(out, {"end": source.stopped})

@@ -29,7 +29,7 @@ class MemoryPanel(Widget):
     help_title = "Memory"
     help_text = (
         "What this process holds of the device (of the machine's memory, on a CPU) over the last two minutes. The "
-        "dashed line is the planned peak; what other processes hold is told apart. On a CPU so are the tensors, which "
+        "dashed line is the planned peak; what other processes hold is drawn apart. On a CPU so are the tensors, which "
         "are what the plan decides: the rest is Python and its libraries."
     )
 
