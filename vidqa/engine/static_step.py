@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from vidqa.engine.kv_cache import ROUND_TOKENS, Storage, to_int8
+from vidqa.memory.activations import INT8_BLOCK_TOKENS
 from vidqa.models.decoder import run_layers
 from vidqa.models.qwen2_vl import Qwen2VL
 
-INT8_BLOCK_TOKENS = 1024  # int8 keys or values that are 16-bit at a time (memory/activations.py)
 _FEW_HEADS = 8  # up to here the value product is split: more heads fill a GPU by themselves
 
 
