@@ -19,8 +19,8 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 from benchlib.captioning import QUESTION, make_folder, speed_rows
 from benchlib.rows import RESULTS, ROOT, Bar, Row, report
 from vidqa import EngineConfig
-from vidqa.batch.runner import Reading
-from vidqa.memory.host import usable_cores
+from vidqa.batch.captioner import PreparedClips
+from vidqa.devices.host import usable_cores
 
 BARS = {
     "ratios: the run over max(decoding alone, answering alone)": Bar(1.15, "<="),
@@ -56,7 +56,7 @@ print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 def measure(arguments: argparse.Namespace) -> Iterator[Row]:
     """Speed, then memory; Ctrl-C keeps the rows that are there."""
     config = EngineConfig(model="demo", device="cpu", remember=False, cpu_threads=arguments.threads)
-    reading = Reading(processes=arguments.processes)
+    reading = PreparedClips(processes=arguments.processes)
     with tempfile.TemporaryDirectory() as temporary, contextlib.suppress(KeyboardInterrupt):
         folder = Path(temporary)
         yield from speed_rows(folder, arguments.clips, arguments.repeats, config, reading, ("seconds", "ratios"))
@@ -67,7 +67,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clips", type=int, default=100)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--processes", type=int, default=Reading().processes, help="that decode ahead")
+    parser.add_argument("--processes", type=int, default=PreparedClips().processes, help="that decode ahead")
     parser.add_argument(
         "--threads", type=int, default=max(usable_cores() - 1, 1), help="that compute, as the command's"
     )

@@ -75,8 +75,8 @@ def report(pairs: list[tuple[Answer, Answer]], device: str, model: str) -> dict[
     plan, ratio = pairs[0][0].plan, Samples.of(second).p50 / Samples.of(first).p50
     return {
         "kind": "follow-up", "environment": environment(Cuda().name if device == "cuda" else ""), "model": model,
-        "visual_tokens": plan.visual_tokens, "frames": plan.draft.frames,
-        "height": plan.draft.height, "width": plan.draft.width, "attention": plan.draft.attention,
+        "visual_tokens": plan.visual_tokens, "frames": plan.run_config.frames,
+        "height": plan.run_config.height, "width": plan.run_config.width, "attention": plan.run_config.attention,
         "new_tokens": pairs[0][1].plan.prompt_tokens - plan.prompt_tokens,
         "first_token_s": {"first": asdict(Samples.of(first)), "second": asdict(Samples.of(second))},
         "ratio": ratio, "bar": BAR.value, "ok": BAR.met_by(ratio),

@@ -25,7 +25,7 @@ from benchlib.planned import GIB, Measured, Setup, make_plans, measure, run_plan
 from benchlib.rows import RESULTS, environment, write_result
 from benchlib.sections import Found, Section, Send, run_in_children, serve
 
-__all__ = ["make_plans", "run_plan"]  # tests/gpu/test_memory.py takes them from here
+__all__ = ["make_plans", "run_plan"]  # tests/gpu/test_gpu_memory.py takes them from here
 # Model, precision, cap in GiB; by name, as 2b-bf16-6.
 SETUPS = {
     f"{model}-{weights}-{cap}": (model, weights, cap)
@@ -69,7 +69,7 @@ def child(descriptor: int) -> int:
 
 def measure_on_gpu(names: Sequence[str], limit_seconds: float) -> Found:
     """A process for each setup, whose plans are written as they come."""
-    from vidqa.memory.device import allocator_environment
+    from vidqa.devices.allocator import allocator_environment
 
     os.environ.update(allocator_environment(os.environ))  # as a Session does: torch reads it once
     words = [sys.executable, str(Path(__file__).resolve()), "--child"]
@@ -90,16 +90,16 @@ def measure_on_cpu() -> list[Measured]:
     from benchlib.planned import run_one
     from benchlib.runs import synthetic_video
     from vidqa.config import EngineConfig
-    from vidqa.engine.planning import surroundings
-    from vidqa.memory.device import find_device
-    from vidqa.models.choice import find_checkpoints
+    from vidqa.devices.device import find_device
     from vidqa.models.loader import load_model
+    from vidqa.models.registry import find_checkpoints
+    from vidqa.planner.tasks import runtime_overhead
     from vidqa.types import Placement
 
     (found,), host, device = find_checkpoints("demo", local=True), Host(), find_device("cpu")
     loaded = load_model(found.local_folder(), host.device, "fp32", "fp32", Placement())
     setup = Setup("demo", found.spec, "fp32", device.total_bytes / GIB)
-    around = replace(surroundings(device, synthetic_video(25)), context_bytes=0)  # tensors alone are compared
+    around = replace(runtime_overhead(device, synthetic_video(25)), context_bytes=0)  # tensors alone are compared
     config = EngineConfig(device="cpu", weights="fp32", remember=False)
     plans = make_plans(found, device, config, around, Sizes().plans)
     return [run_one(host, setup, loaded, task, plan, 600.0) for task, plan in plans]

@@ -20,9 +20,9 @@ from typing import Any
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 from benchlib.rows import RESULTS, ROOT, Bar, Row, report
 from tests.batch.scripted_captioner import TASK, clips
-from vidqa.batch.crew import COMMAND, Crew
-from vidqa.batch.ray import RayCrew
-from vidqa.batch.records import Captioner
+from vidqa.batch.clip_record import Captioner
+from vidqa.batch.gpu_pool import COMMAND, GpuPool
+from vidqa.batch.ray_cluster import RayPool
 
 WORKERS = (1, 2, 4)
 BARS = {f"{kind}: {count} workers, efficiency": Bar(0.9) for kind in ("crew", "ray") for count in WORKERS[1:]}
@@ -31,7 +31,7 @@ SCRIPTED = (*COMMAND, "tests.batch.scripted_captioner:make")
 
 @contextmanager
 def crew(count: int, settings: dict[str, Any]) -> Iterator[Captioner]:
-    with closing(Crew(settings, TASK, [f"GPU-{number}" for number in range(count)], SCRIPTED)) as made:
+    with closing(GpuPool(settings, TASK, [f"GPU-{number}" for number in range(count)], SCRIPTED)) as made:
         yield made
 
 
@@ -46,7 +46,7 @@ def ray_crew(count: int, settings: dict[str, Any]) -> Iterator[Captioner]:
     cluster: Any = Cluster(True, head_node_args={"num_cpus": 1, "num_gpus": 0, "object_store_memory": store})
     try:
         cluster.add_node(num_cpus=count, num_gpus=count, object_store_memory=store)
-        with closing(RayCrew(settings, TASK, cluster.address, SCRIPTED)) as made:
+        with closing(RayPool(settings, TASK, cluster.address, SCRIPTED)) as made:
             yield made
     finally:
         cluster.shutdown()

@@ -204,10 +204,10 @@ PLANNING = """
 import sys, time
 from tests.tui.scripted import CARD
 from vidqa.config import EngineConfig
-from vidqa.engine.planning import forecast, tasks_for
-from vidqa.models.choice import find_checkpoints
-from vidqa.tui.models import typical_video
-from vidqa.tui.state import KNOBS, Wish, interactive, knob_choices
+from vidqa.planner.tasks import forecast, tasks_for
+from vidqa.models.registry import find_checkpoints
+from vidqa.tui.model_list import typical_video
+from vidqa.tui.plan_overrides import KNOBS, Wish, interactive, knob_choices
 from vidqa.types import Request
 config = interactive(EngineConfig(model=sys.argv[1]), 2)
 video, checkpoints = typical_video(), find_checkpoints(sys.argv[1], local=False)

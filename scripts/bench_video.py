@@ -83,13 +83,13 @@ def scenery(made: list[tuple[np.ndarray, np.ndarray]] = []) -> tuple[np.ndarray,
 
 
 def resized(rgb: np.ndarray, size: tuple[int, int]) -> Any:
-    from vidqa.video.patches import resize_frame
+    from vidqa.models.families.qwen2_vl.image_processor import resize_frame
 
     return resize_frame(rgb, *size)
 
 
 def by_vidqa(clip: str, indices: Sequence[int], size: tuple[int, int]) -> list[Any]:
-    from vidqa.video.decode import open_video
+    from vidqa.video.reader import open_video
 
     with open_video(clip) as reader:
         return [resized(frame.rgb, size) for frame in reader.frames(indices)]
@@ -168,9 +168,6 @@ def measure(peer: str, clip: str, indices: Sequence[int], size: tuple[int, int])
     """Run one peer here; its libraries are imported and warm before the clock starts."""
     import torch  # noqa: F401
 
-    import vidqa.video.decode
-    import vidqa.video.patches  # noqa: F401
-
     if peer in REFERENCES:
         import qwen_vl_utils.vision_process as reference
 
@@ -201,7 +198,7 @@ def in_process_of_its_own(peer: str, clip: str, indices: Sequence[int], size: tu
 
 def differing_frames(clip: str, indices: Sequence[int]) -> int:
     """How many of vidqa's pictures are not, byte for byte, those of one decode from start to end."""
-    from vidqa.video.decode import open_video
+    from vidqa.video.reader import open_video
 
     wanted, expected = set(indices), {}
     with av.open(clip) as container:
@@ -217,9 +214,9 @@ def differing_frames(clip: str, indices: Sequence[int]) -> int:
 
 def plan(clip: str, count: int) -> tuple[tuple[int, ...], tuple[int, int]]:
     """The frames and the size that vidqa takes by Qwen's rule."""
-    from vidqa.models.specs import REFERENCE_BOUNDS
-    from vidqa.video.decode import open_video
-    from vidqa.video.sampling import choose_indices, frame_size
+    from vidqa.models.families.qwen2_vl.spec import REFERENCE_BOUNDS
+    from vidqa.video.frame_sampling import choose_indices, frame_size
+    from vidqa.video.reader import open_video
 
     with open_video(clip) as reader:
         info = reader.info

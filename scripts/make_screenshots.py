@@ -18,7 +18,7 @@ from rich.text import Text
 from vidqa.config import EngineConfig
 from vidqa.engine.session import Session
 from vidqa.tui.app import VidqaApp, make_app
-from vidqa.tui.face import Face
+from vidqa.tui.launch_options import LaunchOptions
 from vidqa.types import Request
 
 ROOT = Path(__file__).parents[1]
@@ -65,7 +65,7 @@ async def until(app: VidqaApp, is_so: Callable[[], object]) -> None:
 
 async def draw_session(size: tuple[int, int]) -> None:
     """Open, ask, ask for what does not fit; a picture of each."""
-    face = Face(
+    face = LaunchOptions(
         engine=EngineConfig(model="demo", remember=False),
         request=Request(video="", question=""),
         model="demo",

@@ -17,8 +17,8 @@ from typing import Any
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 from benchlib.rows import RESULTS, shown_bar, shown_value
 from vidqa.cli.charts import can_draw, draw_sweep, new_figure, save
-from vidqa.measure.sweep import Row as SweepRow
-from vidqa.units import format_bytes
+from vidqa.profiling.sweep_points import SweepRow as SweepRow
+from vidqa.utils.units import format_bytes
 
 Result = Mapping[str, Any]
 _GIB = 2**30

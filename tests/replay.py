@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 
-from vidqa.memory.live_bytes import LiveBytes
-from vidqa.memory.weights import QUANTIZED
-from vidqa.models.half import keep_finite
+from vidqa.devices.live_bytes import LiveBytes
+from vidqa.models.families.qwen2_vl.hf_config import config_of, default_dtype
+from vidqa.models.families.qwen2_vl.model import Qwen2VL
+from vidqa.models.families.qwen2_vl.spec import ModelSpec
+from vidqa.models.fp16 import patch_for_fp16
 from vidqa.models.loader import DTYPES
-from vidqa.models.qwen2_vl import Qwen2VL
-from vidqa.models.skeleton import config_of, default_dtype
-from vidqa.models.specs import ModelSpec
+from vidqa.planner.weight_memory import QUANTIZED
 from vidqa.types import Placement
 
 
@@ -204,7 +204,7 @@ def replayed(
             if placement.lm_head_quantized:
                 model.lm_head = _quantized(model.lm_head, weights)
         if dtype_name == "fp16":
-            keep_finite(model, lambda linear: 1.0)  # a fake weight has no values
+            patch_for_fp16(model, lambda linear: 1.0)  # a fake weight has no values
         if placement.embedding_on_host:
             table = model.get_input_embeddings()
             table.weight = nn.Parameter(torch.empty(table.weight.shape, dtype=dtype), requires_grad=False)

@@ -14,8 +14,8 @@ from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 from vidqa.engine.kv_cache import KVCache
 from vidqa.engine.prefill import Prefill
 from vidqa.models.attention import Kernel
-from vidqa.models.qwen2_vl import Qwen2VL
-from vidqa.models.specs import ModelSpec, VisionSpec
+from vidqa.models.families.qwen2_vl.model import Qwen2VL
+from vidqa.models.families.qwen2_vl.spec import ModelSpec, VisionSpec
 
 VIDEO_TOKEN = 501
 HEAD = (5, 6, 7, 502)

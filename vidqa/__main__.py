@@ -16,17 +16,17 @@ def open_session(arguments: argparse.Namespace) -> int:
     """Open the interactive session that the arguments describe; returns the exit code."""
     # Textual reads it when it is imported: milliseconds until Esc is no beginning of another key's code.
     os.environ.setdefault("ESCDELAY", "50")
-    from vidqa.cli.options import given_flags, make_config, make_request
+    from vidqa.cli.arguments import given_flags, make_config, make_request
     from vidqa.config import config_path, state_folder
-    from vidqa.settings import load_settings
-    from vidqa.tui.actions import ACTION_IDS
-    from vidqa.tui.face import Face
-    from vidqa.tui.start import default_model, open_app
+    from vidqa.settings.load import load_settings
+    from vidqa.tui.bindings import ACTION_IDS
+    from vidqa.tui.launch import default_model, open_app
+    from vidqa.tui.launch_options import LaunchOptions
 
     settings = load_settings(flags=given_flags(arguments), key_ids=ACTION_IDS)
     video, arguments.video = arguments.video, arguments.video or ""
     model = settings.model or default_model()
-    face = Face(
+    face = LaunchOptions(
         engine=make_config(arguments, settings, model or "demo"),
         request=make_request(arguments, settings, ""),
         model=model,

@@ -1,6 +1,6 @@
 """What an engine needs to know, the words it may be told in, and where the user's files lie.
 
-What the user wrote in them is read by `vidqa.settings`. Opens nothing.
+What the user wrote in them is read by `vidqa.settings.load`. Opens nothing.
 """
 
 import os

@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     import numpy
 
+PHASES = ("load", "vision", "prefill", "decode")  # of memory, in their order
+
+
 FinishReason = Literal["stop", "length", "cancelled"]
 
 
@@ -161,7 +164,7 @@ class Placement:
 
 
 @dataclass(frozen=True, slots=True)
-class Draft:
+class RunConfig:
     """All that memory and time depend on. Sizes in pixels, `text_tokens` around the video.
 
     `weights` and `kv` are precisions, `dtype` the one that is computed in; `vision_chunk` is
@@ -213,7 +216,7 @@ class Plan:
 
     model: str
     device: str
-    draft: Draft
+    run_config: RunConfig
     indices: tuple[int, ...]
     timestamps_seconds: tuple[float, ...]
     visual_tokens: int
@@ -274,7 +277,7 @@ class Timing:
 
 
 @dataclass(frozen=True, slots=True)
-class PhaseUse:
+class PhaseMemory:
     """Measured bytes of one phase: tensors', and what the allocator held, where there is one."""
 
     name: str
@@ -301,7 +304,7 @@ class MemoryUse:
     measured_peak_bytes: int
     host_peak_bytes: int
     other_bytes: int
-    phases: tuple[PhaseUse, ...]
+    phases: tuple[PhaseMemory, ...]
     tensor_peak_bytes: int | None = None
 
 

@@ -12,10 +12,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from vidqa.memory.device import find_device, reread
-from vidqa.memory.live_bytes import LiveBytes
-from vidqa.memory.tracker import CudaMeter, Meter, TensorMeter, runtime_bytes
-from vidqa.models.loader import release_cached_memory
+from vidqa.devices.device import find_device, reread
+from vidqa.devices.live_bytes import LiveBytes
+from vidqa.devices.memory_tracker import CudaMeter, Meter, TensorMeter, runtime_bytes
+from vidqa.devices.torch_device import release_cached_memory
 
 
 class _OnePeak:

@@ -13,8 +13,9 @@ from torch import nn
 from benchlib.accelerator import Accelerator
 from benchlib.models import FULL, build, load, reduced
 from benchlib.runs import seconds_of
-from vidqa.models.loader import Loaded, release_cached_memory
-from vidqa.models.specs import ModelSpec
+from vidqa.devices.torch_device import release_cached_memory
+from vidqa.models.families.qwen2_vl.spec import ModelSpec
+from vidqa.models.loader import Loaded
 
 _LEFT_BYTES = 2**28  # workspaces of libraries may stay
 

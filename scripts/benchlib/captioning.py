@@ -15,29 +15,29 @@ from benchlib.drawn import MemorySource
 from benchlib.rows import ROOT, Row, Samples, seconds_row
 from benchlib.sections import Skipped
 from vidqa import EngineConfig, Request, Session
-from vidqa.batch.ahead import Ahead
-from vidqa.batch.content import identify
+from vidqa.batch.caption_formats import Decorate
+from vidqa.batch.caption_requests import CaptionRequest, PlannedQuestion, Preparing
+from vidqa.batch.caption_run import CaptionRun, RunPolicy
+from vidqa.batch.caption_writer import CaptionWriter
+from vidqa.batch.captioner import Opener, PreparedClips, SessionCaptioner
+from vidqa.batch.captioner_config import CaptionerConfig
+from vidqa.batch.clip_record import Clip, ClipRecord, Pending
+from vidqa.batch.content_hash import identify
 from vidqa.batch.discover import discover
-from vidqa.batch.formats import Decorate
-from vidqa.batch.jobs import Asking, Job, Preparing
 from vidqa.batch.journal import Journal, Ledger
-from vidqa.batch.output import Output
-from vidqa.batch.prompts import Prompt
-from vidqa.batch.records import Clip, Pending, Record
-from vidqa.batch.run import Policy, Run
-from vidqa.batch.runner import Opener, Reading, Runner
-from vidqa.batch.setup import Setup
+from vidqa.batch.prefetch import Prefetcher
+from vidqa.batch.prompt_templates import PromptTemplate
+from vidqa.batch.run_fingerprint import make_task
 from vidqa.batch.shards import Shard
-from vidqa.batch.tasks import make_task
+from vidqa.devices.host import usable_cores
 from vidqa.events import Answered, Event
-from vidqa.memory.host import usable_cores
-from vidqa.models.choice import find_checkpoints
+from vidqa.models.registry import find_checkpoints
 from vidqa.types import Frame, VideoInfo
-from vidqa.video.decode import VideoReader
+from vidqa.video.reader import VideoReader
 
 QUESTION = "what happens?"
 _CLIPS = ("demo.mp4", "demo-two.mp4", "demo-color.mp4", "demo-empty.mp4")
-_ASKING = Asking(Prompt("", QUESTION), Request("", ""))
+_ASKING = CaptionRequest(PromptTemplate("", QUESTION), Request("", ""))
 
 
 def make_folder(folder: Path, count: int) -> list[Clip]:
@@ -54,7 +54,7 @@ def make_folder(folder: Path, count: int) -> list[Clip]:
 class Captioning:
     """The same clips in each of the ways, by one session."""
 
-    def __init__(self, clips: list[Clip], config: EngineConfig, reading: Reading) -> None:
+    def __init__(self, clips: list[Clip], config: EngineConfig, reading: PreparedClips) -> None:
         self.clips, self.config, self.reading = clips, config, reading
         self._readers: dict[str, tuple[VideoInfo, dict[int, Frame]]] = {}
         self._opener: Opener | None = None
@@ -65,7 +65,7 @@ class Captioning:
         assert self._opener is not None
         return self._opener(request, stopped)
 
-    def runner(self) -> Runner:
+    def runner(self) -> SessionCaptioner:
         """A captioner around the session, which stays."""
 
         def make(config: EngineConfig, opener: Opener) -> "_Lent":
@@ -73,7 +73,7 @@ class Captioning:
             return _Lent(self)
 
         task = make_task(_ASKING, self.config, find_checkpoints("demo", local=True)[0])
-        return Setup(self.config, _ASKING, task.key, None, self.reading).runner(make)
+        return CaptionerConfig(self.config, _ASKING, task.key, None, self.reading).runner(make)
 
     def run(self, folder: Path) -> int:
         """The whole of `vidqa caption`, the model being loaded: journal, sidecars and all. How many were captioned."""
@@ -82,16 +82,16 @@ class Captioning:
         with Journal(folder, Shard()) as journal:
             ledger = Ledger(folder)
             names = [clip.name for clip in self.clips]
-            output = Output(folder, "txt", "skip", Decorate(), task, names, ledger.written, journal.begun_ns)
-            run = Run(self.clips, task, Policy(), self.runner(), journal, ledger, output)
-            return sum(isinstance(event, Record) and event.status == "done" for event in run.events())
+            output = CaptionWriter(folder, "txt", "skip", Decorate(), task, names, ledger.written, journal.begun_ns)
+            run = CaptionRun(self.clips, task, RunPolicy(), self.runner(), journal, ledger, output)
+            return sum(isinstance(event, ClipRecord) and event.status == "done" for event in run.events())
 
     def decode(self) -> None:
         """Every frame that the run asks for, by the way that the run takes, and nothing done with it."""
         preparing = Preparing(_ASKING, self.config, self.session.forecast, None)
         runner = self.runner()
-        jobs = (Job(Pending(clip, identify(clip.path))) for clip in self.clips)
-        with Ahead(
+        jobs = (PlannedQuestion(Pending(clip, identify(clip.path))) for clip in self.clips)
+        with Prefetcher(
             jobs, preparing.prepare, processes=self.reading.processes, most_bytes=self.reading.most_bytes,
             most_ready=48, how=runner.how,
         ) as ahead:  # fmt: skip
@@ -145,7 +145,7 @@ def timed(work: Callable[[], object]) -> float:
 
 
 def speed_rows(
-    folder: Path, count: int, repeats: int, config: EngineConfig, reading: Reading, sections: tuple[str, str]
+    folder: Path, count: int, repeats: int, config: EngineConfig, reading: PreparedClips, sections: tuple[str, str]
 ) -> Iterator[Row]:
     """The ways in turn, then their ratios, in rows of both sections."""
     bench, section = Captioning(make_folder(folder / "clips", count), config, reading), sections[0]
@@ -176,7 +176,7 @@ def captioning(bench: Bench) -> Iterator[Row]:
         raise Skipped("av is not installed")
     bench.drop_model()
     config = EngineConfig(model="demo", device=str(bench.device), remember=False)
-    reading = Reading()
+    reading = PreparedClips()
     yield Row("captioning", "cores", usable_cores(), "", f"{reading.processes} processes decode ahead")
     with tempfile.TemporaryDirectory() as folder:
         repeats = min(bench.sizes.repeats, 2)

@@ -8,7 +8,7 @@ from benchlib.runs import synthetic_video
 from demo_world.render import render_clips_at
 from demo_world.world import Actor, Scene
 from vidqa.types import Frame
-from vidqa.video.decode import VideoReader
+from vidqa.video.reader import VideoReader
 
 _RIGHT = Actor(
     kind="moves", shape="circle", color="red", end_color="red", direction="right", across=0.34,

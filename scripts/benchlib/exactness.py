@@ -22,10 +22,10 @@ from benchlib.runs import SyntheticReader, plan_for, run_transformers, run_vidqa
 from benchlib.sections import Skipped
 from benchlib.steps import Recorder, filled, logits_after, make_step
 from vidqa import EngineConfig, Session
-from vidqa.engine.fused_step import why_not_fused
+from vidqa.engine.fused_decode import why_not_fused
 from vidqa.engine.kv_cache import Storage
 from vidqa.events import TextDelta
-from vidqa.models.ladder import HeadLayout, try_rung
+from vidqa.models.attention.selector import HeadLayout, try_rung
 from vidqa.models.loader import Loaded
 from vidqa.types import Request
 

@@ -17,15 +17,15 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer, Qwen2VLForConditionalGeneration
 
-from vidqa.engine.fused_step import fuse
-from vidqa.engine.prompt import Prompt
+from vidqa.engine.fused_decode import fuse
+from vidqa.engine.prompt import PromptTokens
 from vidqa.models.chat_template import ChatTemplate
-from vidqa.models.choice import RELEASED
+from vidqa.models.families.qwen2_vl.hf_config import config_of, default_dtype, mrope_sections
+from vidqa.models.families.qwen2_vl.model import Qwen2VL
+from vidqa.models.families.qwen2_vl.spec import ModelSpec, VisionSpec, parse_spec
 from vidqa.models.hub import demo_folder
 from vidqa.models.loader import DTYPES, Loaded, weights_bytes
-from vidqa.models.qwen2_vl import Qwen2VL
-from vidqa.models.skeleton import config_of, default_dtype, mrope_sections
-from vidqa.models.specs import ModelSpec, VisionSpec, parse_spec
+from vidqa.models.registry import RELEASED
 from vidqa.types import Placement
 
 FULL = {"2b": RELEASED["Qwen/Qwen2-VL-2B-Instruct"], "7b": RELEASED["Qwen/Qwen2-VL-7B-Instruct"]}
@@ -141,9 +141,9 @@ def _tokenizer() -> Any:
     return AutoTokenizer.from_pretrained(demo_folder(), local_files_only=True)
 
 
-def some_prompt() -> Prompt:
+def some_prompt() -> PromptTokens:
     """Some ids before and after a video, which every vocabulary has."""
-    return Prompt((5, 6, 7, 8, 3), (4, 9, 10, 11, 12, 13, 14, 15))
+    return PromptTokens((5, 6, 7, 8, 3), (4, 9, 10, 11, 12, 13, 14, 15))
 
 
 def short_name(dtype: torch.dtype) -> str:

@@ -16,15 +16,15 @@ from benchlib.rows import Row
 from benchlib.runs import SyntheticReader, ask, synthetic_video
 from benchlib.sections import Skipped, how_it_ends
 from vidqa.config import EngineConfig
-from vidqa.engine.planning import surroundings, tasks_for
+from vidqa.devices.device import find_device
 from vidqa.errors import DoesNotFit
-from vidqa.memory.device import find_device
-from vidqa.memory.estimate import Surroundings, frames_ahead_bytes, margin_bytes
-from vidqa.memory.planner import plan_video
-from vidqa.memory.search import Task
-from vidqa.models.choice import Checkpoint
+from vidqa.models.families.qwen2_vl.spec import REFERENCE_BOUNDS, ModelSpec
 from vidqa.models.loader import DTYPES, Loaded
-from vidqa.models.specs import REFERENCE_BOUNDS, ModelSpec
+from vidqa.models.registry import Checkpoint
+from vidqa.planner.memory_model import RuntimeOverhead, frames_ahead_bytes, margin_bytes
+from vidqa.planner.planner import plan_video
+from vidqa.planner.search import PlanningProblem
+from vidqa.planner.tasks import runtime_overhead, tasks_for
 from vidqa.types import Device, Placement, Plan, Request
 
 GIB = 2**30
@@ -83,9 +83,9 @@ def capped(device: Device, cap_gib: float) -> Device:
 
 
 def make_plans(
-    found: Checkpoint, device: Device, config: EngineConfig, around: Surroundings | None = None,
+    found: Checkpoint, device: Device, config: EngineConfig, around: RuntimeOverhead | None = None,
     requests: Sequence[PlanRequest] = Sizes().plans,
-) -> Iterator[tuple[Task, Plan]]:  # fmt: skip
+) -> Iterator[tuple[PlanningProblem, Plan]]:  # fmt: skip
     """The plans of all requests that fit under the cap; `around` is what was measured, else what is assumed."""
     for seconds, frames, size, answer in requests:
         request = Request("noise", "what happens?", frames=frames, size=size, max_tokens=answer)
@@ -97,10 +97,10 @@ def make_plans(
             continue
 
 
-def run_plan(loaded: Loaded, task: Task, plan: Plan, meter: Any = None) -> Any:
+def run_plan(loaded: Loaded, task: PlanningProblem, plan: Plan, meter: Any = None) -> Any:
     """One plan through the pipeline, to the last token; returns its tracker."""
     prompt = some_prompt()
-    reader = SyntheticReader(task.video, size=(plan.draft.height, plan.draft.width))
+    reader = SyntheticReader(task.video, size=(plan.run_config.height, plan.run_config.width))
     return ask(loaded, task, plan, prompt, reader, meter).tracker
 
 
@@ -115,11 +115,13 @@ def measure(
     device, runtime = capped(real, setup.cap_gib), accelerator.runtime_bytes()
     found = Checkpoint(setup.model, setup.spec, REFERENCE_BOUNDS, None)
     config = EngineConfig(device=real.torch_name, weights=setup.weights, remember=False)
-    exact = replace(surroundings(device, synthetic_video(25)), context_bytes=runtime)
-    models: dict[tuple[str, str, Placement], list[tuple[Task, Plan]]] = {}
+    exact = replace(runtime_overhead(device, synthetic_video(25)), context_bytes=runtime)
+    models: dict[tuple[str, str, Placement], list[tuple[PlanningProblem, Plan]]] = {}
     for task, plan in make_plans(found, device, config, exact, requests):
-        draft = plan.draft
-        models.setdefault((draft.weights, draft.dtype, lasting(draft.placement)), []).append((task, plan))
+        run_config = plan.run_config
+        models.setdefault((run_config.weights, run_config.dtype, lasting(run_config.placement)), []).append(
+            (task, plan)
+        )
     if not models:
         raise Skipped(f"no plan fits under {setup.cap_gib} GiB")
     for (weights, dtype, place), plans in models.items():
@@ -144,14 +146,14 @@ def _loaded(accelerator: Accelerator, spec: ModelSpec, weights: str, dtype: str,
 
 
 def run_one(
-    accelerator: Accelerator, setup: Setup, loaded: Loaded, task: Task, plan: Plan, plan_seconds: float
+    accelerator: Accelerator, setup: Setup, loaded: Loaded, task: PlanningProblem, plan: Plan, plan_seconds: float
 ) -> Measured:
     """One plan within its time."""
     with accelerator.peak(loaded.model.model) as peak:
         end = how_it_ends(lambda: run_plan(loaded, task, plan, peak.meter), plan_seconds)
-    draft = plan.draft
+    run_config = plan.run_config
     # No counter sees what the reading thread of a processor holds.
-    unseen = frames_ahead_bytes(task.spec, draft, task.around.host_pixels)
+    unseen = frames_ahead_bytes(task.spec, run_config, task.around.host_pixels)
     # The load phase is over when these plans run: the largest of the others is what is compared.
     phases = {
         name: size - unseen * (name in ("vision", "prefill"))
@@ -159,9 +161,9 @@ def run_one(
         if name != "load"
     }
     return Measured(
-        setup.model, draft.weights, setup.cap_gib, draft.frames, draft.width, draft.height, plan.prompt_tokens,
-        draft.max_tokens, max(phases.values()), peak.reserved, accelerator.runtime_bytes(), accelerator.driver_bytes(),
-        end == "out of memory", end == "stopped",
+        setup.model, run_config.weights, setup.cap_gib, run_config.frames, run_config.width, run_config.height,
+        plan.prompt_tokens, run_config.max_tokens, max(phases.values()), peak.reserved, accelerator.runtime_bytes(),
+        accelerator.driver_bytes(), end == "out of memory", end == "stopped",
     )  # fmt: skip
 
 

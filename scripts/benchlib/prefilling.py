@@ -14,11 +14,11 @@ from vidqa.engine.kv_cache import make_cache
 from vidqa.engine.prefill import Prefill
 from vidqa.engine.prompt import text_positions
 from vidqa.errors import VidqaError
-from vidqa.memory.search import CHUNKS
-from vidqa.memory.seconds import prefill_flops, vision_flops
+from vidqa.models.families.qwen2_vl.model import embed_patches, encode_slices
 from vidqa.models.loader import Loaded
-from vidqa.models.qwen2_vl import embed_patches, encode_slices
-from vidqa.types import Draft
+from vidqa.planner.latency import prefill_flops, vision_flops
+from vidqa.planner.search import CHUNKS
+from vidqa.types import RunConfig
 
 _SLOW_SECONDS = 2.0  # of a prefill: its figure needs no repeating
 
@@ -64,10 +64,10 @@ def _prefill_rows(section: str, bench: Bench, rung: str, chunk: int, *, engines:
     yield seconds_row(section, f"{name}, time", seconds)
 
 
-def _draft(bench: Bench, *, frames: int = 0, size: tuple[int, int] = (28, 28), tokens: int = 0) -> Draft:
+def _draft(bench: Bench, *, frames: int = 0, size: tuple[int, int] = (28, 28), tokens: int = 0) -> RunConfig:
     """Frames of size (height, width), or a prompt of text alone, for the arithmetic."""
     precision = short_name(bench.dtype)
-    return Draft(precision, precision, precision, "flash", frames, *size, tokens, 1, 1, 1024)
+    return RunConfig(precision, precision, precision, "flash", frames, *size, tokens, 1, 1, 1024)
 
 
 @torch.no_grad()

@@ -16,21 +16,21 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 from benchlib.accelerator import Accelerator
 from benchlib.models import some_prompt
 from vidqa.config import EngineConfig
-from vidqa.engine.pipeline import Pipeline
-from vidqa.engine.planning import tasks_for
-from vidqa.engine.prompt import Prompt
-from vidqa.engine.speech import Speech
-from vidqa.engine.stages import Hooks
-from vidqa.engine.timing import Clock, Stopwatch
+from vidqa.devices.device import find_device
+from vidqa.devices.memory_tracker import Tracker
+from vidqa.engine.answer_state import AnswerState
+from vidqa.engine.attempt import Attempt
+from vidqa.engine.prompt import PromptTokens
+from vidqa.engine.stage_context import Hooks
+from vidqa.engine.timers import Clock, Stopwatch
 from vidqa.events import StageProgress
-from vidqa.memory.device import find_device
-from vidqa.memory.planner import plan_video
-from vidqa.memory.search import Task
-from vidqa.memory.tracker import Tracker
-from vidqa.models.choice import Checkpoint
-from vidqa.models.ladder import HeadLayout, climb
+from vidqa.models.attention.selector import HeadLayout, select_kernel
+from vidqa.models.families.qwen2_vl.spec import REFERENCE_BOUNDS
 from vidqa.models.loader import Loaded
-from vidqa.models.specs import REFERENCE_BOUNDS
+from vidqa.models.registry import Checkpoint
+from vidqa.planner.planner import plan_video
+from vidqa.planner.search import PlanningProblem
+from vidqa.planner.tasks import tasks_for
 from vidqa.types import Frame, Placement, Plan, Request, VideoInfo
 
 Side = TypeVar("Side")
@@ -121,7 +121,7 @@ def synthetic_video(frames: int, width: int = 1280, height: int = 720) -> VideoI
 def plan_for(
     loaded: Loaded, frames: int, size: tuple[int, int], max_tokens: int, spare: int = 0,
     runtime_bytes: int | None = None, **settings: Any,
-) -> tuple[Task, Plan]:  # fmt: skip
+) -> tuple[PlanningProblem, Plan]:  # fmt: skip
     """The planner's own choice for all frames of a clip that has its size (height, width) already.
 
     `spare` tokens are left for follow-ups; `runtime_bytes` is what the process was measured to hold before any tensor;
@@ -132,7 +132,7 @@ def plan_for(
     layout = HeadLayout.of(spec)
     config = EngineConfig(
         device=model.device.type, weights=loaded.weights, placement=Placement(), conversation_tokens=spare,
-        attention=climb(layout, str(model.device), model.dtype)[-1].name, remember=False,
+        attention=select_kernel(layout, str(model.device), model.dtype)[-1].name, remember=False,
         **settings,
     )  # fmt: skip
     video = synthetic_video(frames, width, height)
@@ -151,22 +151,22 @@ class Asked:
     run: Run
     clock: Clock
     tracker: Tracker
-    pipeline: Pipeline
+    pipeline: Attempt
     request: Request
     plan: Plan
-    prompt: Prompt = field(repr=False)
+    prompt: PromptTokens = field(repr=False)
 
 
 def ask(
-    loaded: Loaded, task: Task, plan: Plan, prompt: Prompt, reader: SyntheticReader | None,
+    loaded: Loaded, task: PlanningProblem, plan: Plan, prompt: PromptTokens, reader: SyntheticReader | None,
     meter: Any = None, before: Asked | None = None,
 ) -> Asked:  # fmt: skip
     """One plan through the pipeline, to its last token: no token ends the answer. `before` left what is kept."""
-    endless, speech, clock = replace(loaded, stop_ids=frozenset()), Speech(task.request), Clock(Stopwatch())
+    endless, speech, clock = replace(loaded, stop_ids=frozenset()), AnswerState(task.request), Clock(Stopwatch())
     tracker, times = Tracker(task.device, meter), list[float]()
     began = time.perf_counter()
     hooks = Hooks(lambda: False, lambda phase: None, lambda phase: None)
-    pipeline = Pipeline(
+    pipeline = Attempt(
         endless, plan, prompt, speech, tracker, hooks, clock,
         visual=before.pipeline.visual if before else None, read=before.pipeline.read if before else None,
     )  # fmt: skip
@@ -177,10 +177,10 @@ def ask(
     return Asked(Run(began, times, speech.tokens), clock, tracker, pipeline, task.request, plan, prompt)
 
 
-def follow_up(loaded: Loaded, task: Task, first: Asked, question: Sequence[int]) -> Asked:
+def follow_up(loaded: Loaded, task: PlanningProblem, first: Asked, question: Sequence[int]) -> Asked:
     """A second question (token ids) behind the first one and its answer."""
     tail = (*first.prompt.tail, *first.run.tokens, *question)
-    prompt = Prompt(first.prompt.head, tail)
+    prompt = PromptTokens(first.prompt.head, tail)
     plan = replace(first.plan, prompt_tokens=first.plan.visual_tokens + len(prompt.head) + len(tail))
     return ask(loaded, task, plan, prompt, None, before=first)
 
@@ -226,6 +226,6 @@ def run_transformers(model: Any, loaded: Loaded, frames: Tensor, tokens: int, **
     return generate(model, video_inputs(loaded, made), tokens, began)
 
 
-def run_vidqa(loaded: Loaded, task: Task, plan: Plan, reader: SyntheticReader) -> Run:
+def run_vidqa(loaded: Loaded, task: PlanningProblem, plan: Plan, reader: SyntheticReader) -> Run:
     """The same through the pipeline."""
     return ask(loaded, task, plan, some_prompt(), reader).run

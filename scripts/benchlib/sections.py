@@ -72,7 +72,7 @@ def time_limit(seconds: float) -> Iterator[None]:
 
 def how_it_ends(call: Callable[[], Any], seconds: float) -> str:
     """Run it: `ok`, `out of memory`, or `stopped` after its time. Other errors are raised."""
-    from vidqa.models.loader import is_out_of_memory
+    from vidqa.devices.torch_device import is_out_of_memory
 
     try:
         with time_limit(seconds):

@@ -9,13 +9,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from vidqa.engine.cuda_graph import capture_on
 from vidqa.engine.decode import decode, decode_together
+from vidqa.engine.decode_runners import CudaGraphDecoder, DecodeRunner, EagerDecoder
 from vidqa.engine.kv_cache import KVCache, Storage
 from vidqa.engine.sampler import Sampler
-from vidqa.engine.step_graph import capture_on
-from vidqa.engine.writers import CapturedWriter, EagerWriter, Writer
 from vidqa.models.attention import Kernel, make_kernel
-from vidqa.models.ladder import HeadLayout, climb
+from vidqa.models.attention.selector import HeadLayout, select_kernel
 from vidqa.models.loader import Loaded
 
 
@@ -33,7 +33,7 @@ class Recorder(Sampler):
 
 def make_step(
     kind: str, loaded: Loaded, caches: Sequence[KVCache], positions: Sequence[int], sampler: Sampler | None = None
-) -> Writer:
+) -> DecodeRunner:
     """The `captured` step for all sequences, or `plain`: that with plain layers; on a CPU it is run, not captured.
 
     Or for a single one the `eager` step with the kernel that the engine takes, or with that of another rung.
@@ -43,14 +43,16 @@ def make_step(
         model = replace(model, fused=None)
     elif kind != "captured":
         kernel = kernel_of(loaded, None if kind == "eager" else kind)
-        return EagerWriter(model, caches[0], kernel, positions[0], greedy)
-    return CapturedWriter(model, caches, positions, [greedy] * len(caches), capture_on(model.device))
+        return EagerDecoder(model, caches[0], kernel, positions[0], greedy)
+    return CudaGraphDecoder(model, caches, positions, [greedy] * len(caches), capture_on(model.device))
 
 
 def kernel_of(loaded: Loaded, name: str | None = None) -> Kernel:
     """A rung of the attention ladder by name, or the first one that runs here."""
     model = loaded.model
-    return make_kernel(name or climb(HeadLayout.of(model.spec), str(model.device), model.dtype)[-1].name, model.device)
+    return make_kernel(
+        name or select_kernel(HeadLayout.of(model.spec), str(model.device), model.dtype)[-1].name, model.device
+    )
 
 
 def random_caches(loaded: Loaded, lengths: Sequence[int], room: int) -> list[KVCache]:
@@ -78,12 +80,12 @@ def first_logits(loaded: Loaded) -> Tensor:
     return model.score(torch.ones(1, model.spec.hidden, device=model.device, dtype=model.dtype))
 
 
-def greedy_tokens(writer: Writer, loaded: Loaded, count: int) -> Iterator[int]:
+def greedy_tokens(writer: DecodeRunner, loaded: Loaded, count: int) -> Iterator[int]:
     """Tokens of one sequence, as the engine writes them."""
     yield from decode(writer, first_logits(loaded), frozenset(), count)
 
 
-def greedy_steps(writer: Writer, loaded: Loaded, sequences: int, count: int) -> Iterator[None]:
+def greedy_steps(writer: DecodeRunner, loaded: Loaded, sequences: int, count: int) -> Iterator[None]:
     """An item for each step of several sequences."""
     logits = first_logits(loaded).expand(sequences, -1)
     for sequence, token in decode_together(writer, logits, frozenset(), [count] * sequences):
@@ -92,7 +94,7 @@ def greedy_steps(writer: Writer, loaded: Loaded, sequences: int, count: int) -> 
 
 
 @torch.no_grad()
-def logits_after(writer: Writer, recorder: Recorder, tokens: Tensor) -> Tensor:
+def logits_after(writer: DecodeRunner, recorder: Recorder, tokens: Tensor) -> Tensor:
     """Logits (steps, B, vocabulary) behind given tokens (steps, B), not those that the writer chooses."""
     made = []
     for step in tokens:

@@ -17,7 +17,7 @@ from demo_world.render import render_clips
 from demo_world.tokenizer import DEFAULT_SYSTEM
 from demo_world.world import COLORS, DIRECTIONS, SHAPES, Actor, Scene, Shot, draw_scene, frame_times
 from vidqa.engine.prompt import position_after_video, text_positions, video_positions
-from vidqa.video.patches import to_patches
+from vidqa.models.families.qwen2_vl.image_processor import to_patches
 
 IGNORED = -100
 _KINDS = ("moves", "still", "appears", "changes")

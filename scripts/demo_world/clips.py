@@ -13,7 +13,7 @@ from demo_world.export import MAX_FRAMES, MAX_PIXELS, MIN_PIXELS
 from demo_world.render import render_clips_at
 from demo_world.render_other import render_frames
 from demo_world.world import Scene, Shot, draw_scene
-from vidqa.video.sampling import smart_resize
+from vidqa.video.frame_sampling import smart_resize
 
 _SOURCE_SIZES = (
     (160, 120), (200, 150), (320, 240), (400, 300), (256, 256), (320, 180), (426, 240), (560, 240), (180, 320),

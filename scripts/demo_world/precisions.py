@@ -17,12 +17,12 @@ from transformers import Qwen2VLForConditionalGeneration
 
 from demo_world.questions import Turn, is_right
 from vidqa.engine.decode import decode
+from vidqa.engine.decode_runners import make_decode_runner
 from vidqa.engine.kv_cache import make_cache
 from vidqa.engine.prefill import Prefill
 from vidqa.engine.prompt import build_prompt, position_after_video, text_positions, video_positions
 from vidqa.engine.sampler import Sampler
-from vidqa.engine.vision import GroupEncoder, Picture
-from vidqa.engine.writers import make_writer
+from vidqa.engine.vision import GroupEncoder, PreparedFrame
 from vidqa.models.attention import make_kernel
 from vidqa.models.hub import demo_folder
 from vidqa.models.loader import Loaded, load_model
@@ -115,7 +115,7 @@ class Copies:
     @torch.no_grad()
     def ask(self, rgb: np.ndarray, turns: Sequence[Turn]) -> None:
         """Put the same questions about the same pictures (frames, height, width, 3) uint8 to every copy."""
-        pictures = [Picture(picture, 0.0) for picture in torch.from_numpy(rgb).permute(0, 3, 1, 2)]
+        pictures = [PreparedFrame(picture, 0.0) for picture in torch.from_numpy(rgb).permute(0, 3, 1, 2)]
         expected: list[Tensor] = []
         for name, loaded in self._models.items():
             result = self.measured[name]
@@ -137,7 +137,7 @@ def divergence(reference: Tensor, other: Tensor) -> float:
 
 
 def answers(
-    loaded: Loaded, setup: Setup, pictures: Sequence[Picture], turns: Sequence[Turn]
+    loaded: Loaded, setup: Setup, pictures: Sequence[PreparedFrame], turns: Sequence[Turn]
 ) -> Iterator[tuple[Turn, Tensor, str]]:
     """First-token logits and the greedy answer to each question; the video is encoded once."""
     model, spec = loaded.model, loaded.model.spec
@@ -165,7 +165,7 @@ def answers(
             _drain(prefill.push(cache, embeddings, positions))
         _drain(prefill.flush(cache))
         logits = prefill.logits(cache)
-        writer = make_writer(model, cache, kernel, after + tail, Sampler(0.0, 1.0, None))
+        writer = make_decode_runner(model, cache, kernel, after + tail, Sampler(0.0, 1.0, None))
         tokens = list(decode(writer, logits, loaded.stop_ids, _MOST_TOKENS))
         yield turn, logits[0], loaded.tokenizer.decode(tokens, skip_special_tokens=True)
 

@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
 from demo_world.batches import CLIP_CLASSES, IGNORED, Batch, Targets, make_targets
-from vidqa.models.qwen2_vl import embed_patches, encode_slices
+from vidqa.models.families.qwen2_vl.model import embed_patches, encode_slices
 
 HIDDEN = 192
 VISION_WIDTH = 128

@@ -11,19 +11,19 @@ from functools import partial
 from pathlib import Path
 
 from tests.batch.scripted import MODEL, ScriptedEngine
-from vidqa.batch.runner import Engine, Opener
+from vidqa.batch.captioner import BatchEngine, Opener
 from vidqa.cli import caption
 from vidqa.cli.main import run
 from vidqa.config import EngineConfig
-from vidqa.models.choice import RELEASED, Checkpoint
-from vidqa.models.specs import REFERENCE_BOUNDS
+from vidqa.models.families.qwen2_vl.spec import REFERENCE_BOUNDS
+from vidqa.models.registry import RELEASED, Checkpoint
 from vidqa.types import Request
 
 SECONDS = float(os.environ.get("SCRIPTED_SECONDS", "0"))  # that a group takes
 BEGUN = os.environ.get("SCRIPTED_BEGUN")
 
 
-def make_engine(config: EngineConfig, opener: Opener) -> Engine:
+def make_engine(config: EngineConfig, opener: Opener) -> BatchEngine:
     return ScriptedEngine(config, opener, work)
 
 

@@ -6,12 +6,12 @@ Frames come by the way of the real one: through the opener, at the indices of th
 import threading
 from collections.abc import Callable, Iterator, Sequence
 
-from vidqa.batch.runner import Opener
+from vidqa.batch.captioner import Opener
 from vidqa.config import EngineConfig
-from vidqa.engine.planning import Forecast, forecast, tasks_for
 from vidqa.errors import Interrupted, VideoError
 from vidqa.events import Answered, Event, Failed, Planned
-from vidqa.models.choice import find_checkpoints
+from vidqa.models.registry import find_checkpoints
+from vidqa.planner.tasks import Forecast, forecast, tasks_for
 from vidqa.types import Answer, Device, MemoryUse, Plan, Request, Timing, VideoInfo
 
 MODEL = "Qwen/Qwen2-VL-2B-Instruct"

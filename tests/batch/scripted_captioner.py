@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from vidqa.batch.records import Clip, Failure, Pending, Record
+from vidqa.batch.clip_record import Clip, ClipRecord, Failure, Pending
 from vidqa.errors import ModelMissing
 
 TASK = "a task"
@@ -45,7 +45,7 @@ class Scripted:
         self._finishing = False
         self._note("here")
 
-    def captions(self, pending: Iterable[Pending]) -> Iterator[Record]:
+    def captions(self, pending: Iterable[Pending]) -> Iterator[ClipRecord]:
         if self._cannot_load:
             raise ModelMissing("There is no model.", "Fetch it.")
         waiting = iter(pending)
@@ -88,12 +88,12 @@ class Scripted:
                 file.write(words + "\n")
 
 
-def _record(pending: Pending) -> Record:
+def _record(pending: Pending) -> ClipRecord:
     name = pending.clip.name
     if name.startswith("fail"):
-        return Record(name, pending.content, TASK, "failed", pending.attempt, error=Failure("video", "K", "m", "h"))
+        return ClipRecord(name, pending.content, TASK, "failed", pending.attempt, error=Failure("video", "K", "m", "h"))
     told = f"{os.environ.get('CUDA_VISIBLE_DEVICES')} {os.getpid()}"
-    return Record(name, pending.content, TASK, "done", pending.attempt, told)
+    return ClipRecord(name, pending.content, TASK, "done", pending.attempt, told)
 
 
 def _garbage() -> None:

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vidqa.batch.clip_record import Clip
 from vidqa.batch.discover import discover, read_list
-from vidqa.batch.records import Clip
 from vidqa.batch.shards import Shard, parse_shard, shard_clips, slurm_shard
 from vidqa.errors import UsageError
 

@@ -10,24 +10,33 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from vidqa.batch.clip_record import (
+    ClipRecord,
+    Failure,
+    RunFingerprint,
+    Segment,
+    Span,
+    Written,
+    record_from,
+    record_object,
+)
 from vidqa.batch.journal import FOLDER, Journal, Ledger
-from vidqa.batch.records import Failure, Record, Segment, Span, Task, Written, record_from, record_object
 from vidqa.batch.shards import Shard
 from vidqa.errors import UsageError, VidqaError
 
-TASK = Task("t1", "demo", "r1", "what happens?", {"frames": None})
-FULL = Record(
+TASK = RunFingerprint("t1", "demo", "r1", "what happens?", {"frames": None})
+FULL = ClipRecord(
     "deep/clip é.mp4", "12-ab", "t1", "done", 2, "a caption", (Segment(Span(0.0, 1.5), "a caption"),), "what?",
     {"frames": 8}, 90, 0.25, "2026-11-21T10:00:00+00:00", Failure("video", "X", "m", "h"), Written("a.txt", None, "ff"),
     ("truncated",), 17,
 )  # fmt: skip
 
 
-def record(name: str, status: str = "done", *, task: str = "t1", at: str = "2026-01-01") -> Record:
-    return Record(name, f"1-{name}", task, status, 1, caption=f"of {name}", at=at)  # type: ignore[arg-type]
+def record(name: str, status: str = "done", *, task: str = "t1", at: str = "2026-01-01") -> ClipRecord:
+    return ClipRecord(name, f"1-{name}", task, status, 1, caption=f"of {name}", at=at)  # type: ignore[arg-type]
 
 
-def write(folder: Path, *entries: Record | Task, shard: Shard = Shard()) -> Path:  # noqa: B008
+def write(folder: Path, *entries: ClipRecord | RunFingerprint, shard: Shard = Shard()) -> Path:  # noqa: B008
     with Journal(folder, shard) as journal:
         for entry in entries:
             journal.add(entry)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vidqa.batch.records import Written
+from vidqa.batch.clip_record import Written
 from vidqa.batch.sidecars import (
     ON_EXISTING,
     OnExisting,
@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[2]
 CRASHING = """
 import os, sys
 from pathlib import Path
-from vidqa.batch.records import Written
+from vidqa.batch.clip_record import Written
 from vidqa.batch.sidecars import settle
 folder, left, name, before, after, text = sys.argv[1:]
 left = int(left)

@@ -17,7 +17,7 @@ from benchlib.models import build, load, reduced
 from benchlib.planned import Measured, Setup, measure, plan_row, summarise
 from benchlib.rows import Row
 from benchlib.sections import Skipped
-from vidqa.memory.weights import part_bytes
+from vidqa.planner.weight_memory import part_bytes
 from vidqa.types import Placement
 
 
@@ -133,21 +133,21 @@ def test_a_setup_without_a_plan_is_skipped() -> None:
 
 
 def test_tests_are_rows_as_they_end() -> None:
-    line = "tests/models/test_half.py::test_one[bf16-a b] PASSED    [ 5%]"
+    line = "tests/models/test_fp16.py::test_one[bf16-a b] PASSED    [ 5%]"
     row = row_of(line)
-    assert row is not None and (row.name, row.value) == ("tests/models/test_half.py::test_one[bf16-a b]", 1.0)
+    assert row is not None and (row.name, row.value) == ("tests/models/test_fp16.py::test_one[bf16-a b]", 1.0)
     failed, skipped = row_of(line.replace("PASSED", "FAILED")), row_of(line.replace("PASSED", "SKIPPED (no)"))
     assert failed is not None and failed.value == 0.0
     assert skipped is not None and skipped.value is None
-    broken = row_of("ERROR tests/gpu/test_memory.py - ModuleNotFoundError: No module named 'av'")
+    broken = row_of("ERROR tests/gpu/test_gpu_memory.py - ModuleNotFoundError: No module named 'av'")
     assert broken is not None and broken.value == 0.0 and "No module named 'av'" in broken.note
     assert row_of("2 passed in 1.00s") is None and row_of("") is None
 
 
 def test_files_of_device_tests_are_found() -> None:
     files = needs_cuda_files()
-    assert "tests/gpu/test_memory.py" in files and "tests/models/test_ladder.py" in files
-    assert files[-1] == "tests/gpu/test_sweep.py"
+    assert "tests/gpu/test_gpu_memory.py" in files and "tests/models/test_attention_selector.py" in files
+    assert files[-1] == "tests/gpu/test_gpu_sweep.py"
     assert not any("benchmarks" in name or "conftest" in name for name in files)
 
 

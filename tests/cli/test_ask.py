@@ -14,8 +14,8 @@ import pytest
 
 from tests.clips import write_clip
 from tests.decoders import scripted_decoder
+from vidqa.cli.console import ExitCode
 from vidqa.cli.main import run
-from vidqa.cli.output import ExitCode
 
 ASSETS = Path(__file__).parents[2] / "assets"
 DEMO = str(ASSETS / "demo.mp4")

@@ -16,8 +16,8 @@ from PIL import Image
 
 from tests.batch.kills import records_of
 from tests.batch.test_kills import environment, folder_of
+from vidqa.cli.console import ExitCode
 from vidqa.cli.main import run
-from vidqa.cli.output import ExitCode
 
 ASSETS = Path(__file__).parents[2] / "assets"
 VIDQA = [sys.executable, "-m", "vidqa", "caption", "--model", "demo", "--device", "cpu"]

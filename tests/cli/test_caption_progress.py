@@ -7,10 +7,10 @@ import pyte
 import pytest
 
 from tests.batch.scripted import CARD
-from tests.batch.test_groups import prepared, video
-from vidqa.batch.records import Clip, Failure, Record
-from vidqa.batch.run import Skipped, Summary
-from vidqa.cli.caption_progress import JsonLines, Lines, Standing, progress_lines, summary_lines
+from tests.batch.test_bucketing import prepared, video
+from vidqa.batch.caption_run import RunSummary, Skipped
+from vidqa.batch.clip_record import Clip, ClipRecord, Failure
+from vidqa.cli.caption_progress import JsonProgress, LiveProgress, PlainProgress, progress_lines, summary_lines
 from vidqa.events import MemorySampled, Planned, StageStarted
 
 COLUMNS = 60
@@ -34,10 +34,10 @@ class Terminal(io.StringIO):
         return [line.rstrip() for line in self.screen.display if line.strip()]
 
 
-def record(name: str, *, failed: bool = False, tokens: int = 100) -> Record:
+def record(name: str, *, failed: bool = False, tokens: int = 100) -> ClipRecord:
     failure = Failure("open", "VideoUnreadable", f"{name} is empty.", "Copy it again.") if failed else None
     status = "failed" if failed else "done"
-    return Record(name, "1-a", "task", status, 1, caption="words", tokens=0 if failed else tokens, error=failure)  # type: ignore[arg-type]
+    return ClipRecord(name, "1-a", "task", status, 1, caption="words", tokens=0 if failed else tokens, error=failure)  # type: ignore[arg-type]
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +49,7 @@ def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("name", ["clip.mp4", "日本語" * 30, "e\u0301" * 80, "\x1b[2J\x1b[H" * 20])
 def test_a_terminal_shows_two_lines_however_wide_and_hostile_the_names_are(name: str) -> None:
     terminal = Terminal()
-    lines = Lines(Standing(4), live=True, stream=terminal)
+    lines = PlainProgress(LiveProgress(4), live=True, stream=terminal)
     for _ in range(5):
         lines.hear([name], StageStarted("vision", 3))
     lines.settle(record("broken", failed=True))
@@ -59,7 +59,7 @@ def test_a_terminal_shows_two_lines_however_wide_and_hostile_the_names_are(name:
     assert first == "failed: broken (open): broken is empty. Copy it again."
     assert "2/4 clips · 1 failed · " in second and " left" in second
     assert third.startswith("decode · ")
-    lines.end(Summary(captioned=1, failed=1, seconds=1.0), None)
+    lines.end(RunSummary(captioned=1, failed=1, seconds=1.0), None)
     assert [line.split(" in ")[0] for line in terminal.shown[1:]] == [
         "1 captioned, 1 failed",
         "try again what failed with --retry-failed",
@@ -68,12 +68,12 @@ def test_a_terminal_shows_two_lines_however_wide_and_hostile_the_names_are(name:
 
 def test_a_log_has_what_failed_and_the_sum_and_no_escapes() -> None:
     log = io.StringIO()
-    lines = Lines(Standing(3), live=False, stream=log)
+    lines = PlainProgress(LiveProgress(3), live=False, stream=log)
     lines.hear(["a"], StageStarted("load", 1))
     lines.settle(Skipped(Clip("/a", "a"), "done"))
     lines.settle(record("b\x1b[2J\n", failed=True))
     lines.settle(record("c"))
-    lines.end(Summary(captioned=1, failed=1, seconds=2.0), None)
+    lines.end(RunSummary(captioned=1, failed=1, seconds=2.0), None)
     failed, total, *_ = log.getvalue().splitlines()
     assert failed == r"failed: b\x1b[2J\n (open): b\x1b[2J\n is empty. Copy it again."
     assert total.startswith("1 captioned, 1 failed in 2.0 s")
@@ -81,7 +81,7 @@ def test_a_log_has_what_failed_and_the_sum_and_no_escapes() -> None:
 
 
 def test_a_clip_counts_by_its_tokens() -> None:
-    standing = Standing(4)
+    standing = LiveProgress(4)
     standing.settle(record("long", tokens=900))
     assert standing.share == pytest.approx(1 / 4)  # the others count as this one
     standing.settle(record("short", tokens=100))
@@ -94,10 +94,10 @@ def test_a_clip_counts_by_its_tokens() -> None:
 
 def test_programs_read_a_line_for_each_clip() -> None:
     log = io.StringIO()
-    lines = JsonLines(Standing(2), log)
+    lines = JsonProgress(LiveProgress(2), log)
     lines.settle(record("a\x1b[2J"))
     lines.settle(record("b", failed=True))
-    lines.end(Summary(captioned=1, failed=1), None)
+    lines.end(RunSummary(captioned=1, failed=1), None)
     assert "\x1b" not in log.getvalue()
     done, failed, summary = map(json.loads, log.getvalue().splitlines())
     assert (done["path"], done["status"], done["error"]) == ("a\x1b[2J", "done", None)
@@ -108,7 +108,7 @@ def test_programs_read_a_line_for_each_clip() -> None:
 
 
 def test_clips_that_are_being_answered_count_by_their_plan() -> None:
-    standing, plan = Standing(3), prepared(video(10), CARD).plan
+    standing, plan = LiveProgress(3), prepared(video(10), CARD).plan
     assert plan is not None
     standing.settle(record("a", tokens=plan.prompt_tokens))
     standing.hear(["b"], Planned(video(10), plan))
@@ -116,7 +116,7 @@ def test_clips_that_are_being_answered_count_by_their_plan() -> None:
 
 
 def test_two_lines_say_how_far_how_fast_and_what_is_at_work() -> None:
-    standing = Standing(4)
+    standing = LiveProgress(4)
     standing.settle(record("a"))
     standing.settle(record("b", failed=True))
     standing.hear(["c\x1b[2J.mp4", "d.mp4"], StageStarted("prefill", 10))
@@ -130,7 +130,7 @@ def test_two_lines_say_how_far_how_fast_and_what_is_at_work() -> None:
 
 
 def test_the_sum_names_what_was_passed_over_and_why_it_ended() -> None:
-    summary = Summary(captioned=3, seconds=60.0, ended="stopped; the same command goes on")
+    summary = RunSummary(captioned=3, seconds=60.0, ended="stopped; the same command goes on")
     summary.skipped["done"] = 7
     assert summary_lines(summary) == [
         "3 captioned, 0 failed in 60 s", "passed over: 7 done", "ended early: stopped; the same command goes on",

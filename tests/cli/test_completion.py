@@ -12,7 +12,7 @@ import pytest
 
 from vidqa.cli.main import run
 from vidqa.models.hub import cached_names
-from vidqa.video.names import complete_path, is_video_name
+from vidqa.video.path_completion import complete_path, is_video_name
 
 ROOT = Path(__file__).parents[2]
 # What bash does at Tab: the registered function is called with the line in COMP_LINE and fills COMPREPLY.

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from vidqa.cli.arguments import make_request, settings_for
+from vidqa.cli.console import ExitCode
 from vidqa.cli.main import build_parser, run
-from vidqa.cli.options import make_request, settings_for
-from vidqa.cli.output import ExitCode
 from vidqa.errors import UsageError
-from vidqa.setting_list import SETTINGS
+from vidqa.settings.schema import SETTINGS
 
 DEMO = str(Path(__file__).parents[2] / "assets" / "demo.mp4")
 

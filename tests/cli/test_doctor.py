@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 import torch
 
-from tests.memory.scripted_nvml import GIB, Card, ScriptedNvml, machine, no_driver
+from tests.devices.scripted_nvml import GIB, Card, ScriptedNvml, machine, no_driver
 from vidqa.cli import doctor
-from vidqa.engine import checkup
-from vidqa.engine.checkup import Check, Subject, passed, run_checks
-from vidqa.memory.host import Machine
-from vidqa.models.ladder import HeadLayout
-from vidqa.models.probe_attention import probe_attention
+from vidqa.devices.host import Machine
+from vidqa.diagnostics import health_checks
+from vidqa.diagnostics.health_checks import Check, Subject, passed, run_checks
+from vidqa.models.attention.sdpa_probe import probe_attention
+from vidqa.models.attention.selector import HeadLayout
 
 HERE = machine(no_driver())
 
@@ -34,7 +34,7 @@ def call(*words: str) -> int:
 def look(*names: str, device: str = "auto", model: str | None = None, here: Machine = HERE) -> dict[str, Check]:
     """The findings of the questions with these names."""
     subject = Subject(model, device, False, here)
-    found = [check for name in names for check in checkup._guarded(name, checkup._QUESTIONS[name], subject)]
+    found = [check for name in names for check in health_checks._guarded(name, health_checks._QUESTIONS[name], subject)]
     return {check.name: check for check in found}
 
 
@@ -139,7 +139,7 @@ def test_without_a_compiler_flex_cannot_be_built(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize(("ratio", "status"), [(0.9, "ok"), (1.02, "ok"), (1.06, "bad")])
 def test_predictions_that_are_too_low_are_a_fault(ratio: float, status: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkup.drift, "summary", lambda: (12, ratio))
+    monkeypatch.setattr(health_checks.drift, "summary", lambda: (12, ratio))
     check = look("predictions")["predictions"]
     assert check.status == status
     assert f"{(ratio - 1) * 100:+.1f} % of planned ones, 12 run(s)" in check.detail
@@ -147,8 +147,8 @@ def test_predictions_that_are_too_low_are_a_fault(ratio: float, status: str, mon
 
 def test_plain_attention_that_falls_through_is_told_in_bytes() -> None:
     probe = probe_attention(HeadLayout(12, 2, 128), "cpu", torch.float32)
-    assert checkup._plain_call(probe).status == "ok"
-    check = checkup._plain_call(replace(probe, plain_masked="math", element_bytes=2))
+    assert health_checks._plain_call(probe).status == "ok"
+    check = health_checks._plain_call(replace(probe, plain_masked="math", element_bytes=2))
     assert check.status == "absent"
     assert "1.5 GiB of scores per layer at 8192 tokens" in check.detail
 

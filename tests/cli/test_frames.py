@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from vidqa import EngineConfig, Request, Session
+from vidqa.cli.console import ExitCode
 from vidqa.cli.main import run
-from vidqa.cli.output import ExitCode
 from vidqa.video.contact_sheet import lay_out
 
 CLIP = str(Path(__file__).parents[2] / "assets" / "demo.mp4")
@@ -24,7 +24,7 @@ def test_the_sheet_shows_what_the_model_sees(tmp_path: Path, capsys: pytest.Capt
         assert session.loaded is None  # no weights
     with Image.open(sheet) as opened:
         shown = np.asarray(opened.convert("RGB"))
-    height, width = plan.draft.height, plan.draft.width
+    height, width = plan.run_config.height, plan.run_config.width
     layout = lay_out(len(pictures), width, height + 20, None)
     for place, picture in enumerate(pictures):
         x, y = layout.corner(place)

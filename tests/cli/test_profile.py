@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from vidqa.cli.console import ExitCode
 from vidqa.cli.main import run
-from vidqa.cli.output import ExitCode
 
 CLIP = str(Path(__file__).parents[2] / "assets" / "demo.mp4")
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from vidqa.cli.console import ExitCode
 from vidqa.cli.main import run
-from vidqa.cli.output import ExitCode
-from vidqa.measure import series
-from vidqa.measure.jobs import Job
+from vidqa.profiling import sweep_runner
+from vidqa.profiling.isolated_run import IsolatedRun
 
 CLIP = str(Path(__file__).parents[2] / "assets" / "demo.mp4")
 MIB = 2**20
@@ -57,7 +57,7 @@ def scripted(*results: dict[str, Any] | type[BaseException]) -> Callable[..., di
     """Runs that end as told, one after the other."""
     waiting = list(results)
 
-    def run_job(job: Job, command: Sequence[str]) -> dict[str, Any]:
+    def run_job(job: IsolatedRun, command: Sequence[str]) -> dict[str, Any]:
         result = waiting.pop(0)
         if isinstance(result, type):
             raise result
@@ -76,7 +76,7 @@ def test_out_of_memory_is_a_row_and_the_sweep_goes_on(
 ) -> None:
     killed = {"outcome": "out_of_memory", "detail": "killed by signal 9\x1b[2J"}
     results = (good(800), good(900), good(801), killed, good(802), killed)
-    monkeypatch.setattr(series, "run_job", scripted(*results))
+    monkeypatch.setattr(sweep_runner, "run_job", scripted(*results))
     assert sweep("--frames", "2,4,6", "--baseline") == ExitCode.OK
     out, err = capsys.readouterr()
     assert "transformers  1 measured, out of memory from 4 frames on" in out
@@ -85,7 +85,7 @@ def test_out_of_memory_is_a_row_and_the_sweep_goes_on(
         "[6/6] transformers, 6 frames of 140×112, 60 visual tokens: out of memory (killed by signal 9\\x1b[2J)" in err
     )
     assert "\x1b" not in out + err
-    monkeypatch.setattr(series, "run_job", scripted(*results))
+    monkeypatch.setattr(sweep_runner, "run_job", scripted(*results))
     assert sweep("--frames", "2,4,6", "--baseline", "--json", "--quiet") == ExitCode.OK
     told = json.loads(capsys.readouterr().out)
     assert [row["outcome"] for row in told["rows"]] == ["ok", "ok", "ok", "out_of_memory", "ok", "out_of_memory"]
@@ -97,7 +97,7 @@ def test_ctrl_c_keeps_the_rows_that_were_measured(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plot = tmp_path / "part.png"
-    monkeypatch.setattr(series, "run_job", scripted(good(800), good(801), KeyboardInterrupt))
+    monkeypatch.setattr(sweep_runner, "run_job", scripted(good(800), good(801), KeyboardInterrupt))
     assert sweep("--frames", "2,4,6", "--json", "--plot", str(plot)) == ExitCode.INTERRUPTED
     out, err = capsys.readouterr()
     told = json.loads(out)
@@ -110,7 +110,7 @@ def test_ctrl_c_keeps_the_rows_that_were_measured(
 def test_what_does_not_fit_is_a_row_without_a_process(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(series, "run_job", scripted(good(800)))
+    monkeypatch.setattr(sweep_runner, "run_job", scripted(good(800)))
     assert sweep("--frames", "2,90", "--size", "1120x1120", "--vram", "1500MiB") == ExitCode.OK
     out, err = capsys.readouterr()
     assert "does not fit" in out
@@ -120,7 +120,7 @@ def test_what_does_not_fit_is_a_row_without_a_process(
 def test_sizes_hold_the_tokens_and_say_how_flat_the_peak_was(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(series, "run_job", scripted(good(800), good(820), good(808)))
+    monkeypatch.setattr(sweep_runner, "run_job", scripted(good(800), good(820), good(808)))
     plot = tmp_path / "sizes.png"
     assert sweep("--sizes", "280x280,140x140,112x84", "--frames", "4", "--plot", str(plot)) == ExitCode.OK
     out, err = capsys.readouterr()
@@ -135,7 +135,7 @@ def test_sizes_hold_the_tokens_and_say_how_flat_the_peak_was(
 def test_when_nothing_ran_the_command_failed(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(series, "run_job", scripted({"outcome": "failed", "detail": "no such kernel"}))
+    monkeypatch.setattr(sweep_runner, "run_job", scripted({"outcome": "failed", "detail": "no such kernel"}))
     assert sweep("--frames", "2") == ExitCode.FAILED
     assert "no such kernel" in capsys.readouterr().err
 
@@ -144,7 +144,7 @@ def test_a_plot_without_matplotlib_is_refused_before_anything_runs(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("vidqa.cli.charts.find_spec", lambda name: None)
-    monkeypatch.setattr(series, "run_job", scripted())
+    monkeypatch.setattr(sweep_runner, "run_job", scripted())
     assert sweep("--plot", "x.png") == ExitCode.USAGE
     assert 'pip install "vidqa[plot]"' in " ".join(capsys.readouterr().err.split())
 
@@ -166,7 +166,7 @@ def test_a_plot_without_matplotlib_is_refused_before_anything_runs(
 def test_what_cannot_be_is_one_paragraph(
     words: list[str], said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(series, "run_job", scripted())
+    monkeypatch.setattr(sweep_runner, "run_job", scripted())
     assert sweep(*words) == ExitCode.USAGE
     out, err = capsys.readouterr()
     assert out == ""

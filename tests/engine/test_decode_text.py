@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from vidqa.engine.decode import TextStream
+from vidqa.engine.decode import Detokenizer
 from vidqa.engine.sampler import NOT_A_NUMBER, Sampler
 
 
@@ -16,14 +16,14 @@ class ByteTokenizer:
 
 @pytest.mark.parametrize("text", ["plain", "naïve café", "日本語のテキスト", "family 👨‍👩‍👧 end", "𝄞 and е́"])
 def test_text_comes_in_whole_characters(text: str) -> None:
-    stream = TextStream(ByteTokenizer())
+    stream = Detokenizer(ByteTokenizer())
     parts = [stream.push(byte) for byte in text.encode()] + [stream.flush()]
     assert "".join(parts) == text
     assert all("\N{REPLACEMENT CHARACTER}" not in part for part in parts)
 
 
 def test_a_character_that_never_ends_is_shown_as_broken() -> None:
-    stream = TextStream(ByteTokenizer())
+    stream = Detokenizer(ByteTokenizer())
     assert "".join(stream.push(byte) for byte in b"ab\xe6\x97") == "ab"
     assert "\N{REPLACEMENT CHARACTER}" in stream.flush()
 

@@ -10,11 +10,11 @@ from transformers import Qwen2VLForConditionalGeneration, Qwen2VLVideoProcessor
 
 from vidqa import EngineConfig, Request, Session
 from vidqa.events import Answered, Event, Noted, Planned, StageProgress, StageStarted, TextDelta
+from vidqa.models.families.qwen2_vl.image_processor import resize_frame
 from vidqa.models.hub import demo_folder
 from vidqa.models.loader import Loaded, load_model
 from vidqa.types import Answer, Placement
-from vidqa.video.decode import open_video
-from vidqa.video.patches import resize_frame
+from vidqa.video.reader import open_video
 
 ASSETS = Path(__file__).parents[2] / "assets"
 CLIP = str(ASSETS / "demo.mp4")
@@ -48,7 +48,7 @@ def oracle_inputs(answer: Answer) -> dict[str, torch.Tensor]:
     with open_video(CLIP) as reader:
         indices = [round(seconds * reader.info.fps) for seconds in plan.timestamps_seconds]
         frames = torch.stack(
-            [resize_frame(frame.rgb, plan.draft.height, plan.draft.width) for frame in reader.frames(indices)]
+            [resize_frame(frame.rgb, plan.run_config.height, plan.run_config.width) for frame in reader.frames(indices)]
         )
     processor = Qwen2VLVideoProcessor.from_pretrained(demo_folder(), do_resize=False, cap_pixels_per_frame=True)
     made = dict(processor(videos=[frames.float()], return_tensors="pt", do_sample_frames=False))
@@ -77,7 +77,7 @@ def test_answers_equal_generate(frames: int | None, size: tuple[int, int] | None
 def test_chunks_change_nothing(prefill_chunk: int, vision_chunk: int) -> None:
     answer = ask(prefill_chunk=prefill_chunk, vision_chunk=vision_chunk)
     assert answer.text == "a red circle moves right."
-    assert (answer.plan.draft.prefill_chunk, answer.plan.draft.vision_chunk) == (prefill_chunk, vision_chunk)
+    assert (answer.plan.run_config.prefill_chunk, answer.plan.run_config.vision_chunk) == (prefill_chunk, vision_chunk)
 
 
 def test_events_tell_the_whole_story_in_order() -> None:
@@ -93,7 +93,7 @@ def test_events_tell_the_whole_story_in_order() -> None:
     assert plan == answer.plan
     assert "".join(event.text for event in events if isinstance(event, TextDelta)).strip() == answer.text
     assert not [event for event in events if isinstance(event, Noted)]
-    for stage, total in (("vision", plan.draft.frames), ("prefill", plan.prompt_tokens)):
+    for stage, total in (("vision", plan.run_config.frames), ("prefill", plan.prompt_tokens)):
         done = [event.done for event in events if isinstance(event, StageProgress) and event.stage == stage]
         assert done == sorted(done) and done[-1] == total and len(done) > 2
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from tests.engine.test_degrade import failing
 from tests.engine.test_demo_parity import CLIP, QUESTION
+from tests.engine.test_fallback import failing
 from vidqa import EngineConfig, Request, Session
-from vidqa.engine.kept import Read
+from vidqa.engine.prefix_cache import CachedPrompt
 from vidqa.errors import VideoNotFound
 from vidqa.events import Answered, Degraded, Event, Noted, StageProgress, StageStarted
 from vidqa.types import Answer, Turn
@@ -195,13 +195,13 @@ def test_shared_ids() -> None:
             self.length = length
 
     cache = Cache()
-    read = Read(cache, (1, 2), 10)  # type: ignore[arg-type]
+    read = CachedPrompt(cache, (1, 2), 10)  # type: ignore[arg-type]
     read.note((5, 6, 7, 8, 9, 10, 11, 12, 13))
     assert read.tail == (5, 6, 7, 8, 9, 10, 11, 12)  # 20 - 2 - 10
     assert read.shared((1, 2), (5, 6, 7, 1)) == 3
     assert read.shared((1, 2), (5, 6, 7)) == 2  # the last one's logits are needed
     assert read.shared((1, 2), (9,)) == 0
     assert read.shared((1, 3), (5, 6)) is None
-    assert Read(cache, (1, 2)).shared((1, 2), (5, 6)) is None  # type: ignore[arg-type]
+    assert CachedPrompt(cache, (1, 2)).shared((1, 2), (5, 6)) is None  # type: ignore[arg-type]
     read.cut(2)
     assert (cache.length, read.tail) == (14, (5, 6))

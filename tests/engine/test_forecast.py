@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.engine.test_demo_parity import CLIP, QUESTION
-from tests.memory.made import GIB, SPEC_2B, SPEC_7B, made_task, made_video
+from tests.planner.plan_builders import GIB, SPEC_2B, SPEC_7B, made_task, made_video
 from vidqa import EngineConfig, Request, Session
-from vidqa.engine.planning import Forecast, forecast
 from vidqa.errors import UsageError
 from vidqa.events import Answered, Planned
-from vidqa.memory.estimate import Surroundings, with_runtime
-from vidqa.memory.search import Task
+from vidqa.planner.memory_model import RuntimeOverhead, with_runtime
+from vidqa.planner.search import PlanningProblem
+from vidqa.planner.tasks import Forecast, forecast
 from vidqa.types import Plan
 
 NOWHERE = Request("no such file.mp4", "")
@@ -27,7 +27,7 @@ EVERYTHING: dict[str, Any] = {
 }  # fmt: skip
 
 
-def refused(gib: float, **how: Any) -> tuple[Task, Forecast]:
+def refused(gib: float, **how: Any) -> tuple[PlanningProblem, Forecast]:
     task = made_task(gib, 60, SPEC_7B, **how)
     told = forecast([task])
     assert told.plan is None and told.refusal is not None and told.wanted is not None
@@ -41,7 +41,7 @@ def test_it_is_the_plan_of_the_question_that_follows() -> None:
         (told, *_) = (event for event in session.ask(request) if isinstance(event, Planned))
         expected = session.forecast(told.video, request).plan
         assert expected is not None
-        around = Surroundings(GIB, "", 0, 0)  # the process holds a little more by now
+        around = RuntimeOverhead(GIB, "", 0, 0)  # the process holds a little more by now
         expected, ran = (with_runtime(replace(plan, prompt_tokens=0), around) for plan in (expected, told.plan))
         assert expected == ran
 
@@ -59,7 +59,7 @@ def test_other_settings_are_tried_without_becoming_the_sessions() -> None:
     told = session.forecast(made_video(60), NOWHERE, other)
     assert told.task.spec == SPEC_7B and session.config.model == "2b"
     least = session.forecast(made_video(60), NOWHERE, replace(other, vram_bytes=GIB))
-    assert least.refusal is not None and least.wanted is not None and least.wanted.draft.weights == "nf4"
+    assert least.refusal is not None and least.wanted is not None and least.wanted.run_config.weights == "nf4"
 
 
 def test_a_refusal_shows_where_the_memory_would_go_and_what_fits() -> None:
@@ -68,9 +68,12 @@ def test_a_refusal_shows_where_the_memory_would_go_and_what_fits() -> None:
     assert told.wanted.required_bytes == told.refusal.smallest_budget_bytes > task.budget_bytes
     assert told.wanted.budget_bytes == task.budget_bytes
     assert sum(line.bytes for line in told.wanted.lines) == told.wanted.required_bytes
-    assert (told.wanted.draft.weights, told.wanted.draft.frames) == ("bf16", 64)
-    draft = told.nearest.draft
-    assert f"--weights {draft.weights} --frames {draft.frames} --size {draft.width}x{draft.height}" in str(told.refusal)
+    assert (told.wanted.run_config.weights, told.wanted.run_config.frames) == ("bf16", 64)
+    run_config = told.nearest.run_config
+    assert (
+        f"--weights {run_config.weights} --frames {run_config.frames} --size {run_config.width}x{run_config.height}"
+        in str(told.refusal)
+    )
 
 
 @pytest.mark.parametrize(
@@ -87,7 +90,7 @@ def test_as_little_as_possible_is_set_aside(gib: float, how: dict[str, Any], kep
     task, told = refused(gib, **how)
     assert told.nearest is not None
     assert told.nearest.required_bytes <= task.budget_bytes
-    assert {name: getattr(told.nearest.draft, name) for name in kept} == kept
+    assert {name: getattr(told.nearest.run_config, name) for name in kept} == kept
 
 
 def test_a_wait_grows_to_what_is_needed() -> None:
@@ -124,7 +127,7 @@ def test_there_is_a_plan_or_a_reason(gib: float, spec: Any, how: dict[str, Any])
         assert told.plan is None and told.nearest.required_bytes <= task.budget_bytes
         within = spec.context_tokens - task.text_tokens - task.request.max_tokens
         assert told.nearest.visual_tokens <= within
-        assert told.nearest.draft.frames <= how.get("frames", 800)
+        assert told.nearest.run_config.frames <= how.get("frames", 800)
 
 
 def test_what_is_loaded_stays_unless_other_weights_are_asked_for() -> None:
@@ -137,7 +140,7 @@ def test_what_is_loaded_stays_unless_other_weights_are_asked_for() -> None:
         def weights(config: EngineConfig) -> tuple[str | None, str]:
             told = session.forecast(video, NOWHERE, config)
             assert told.plan is not None
-            return told.task.pinned_weights, told.plan.draft.weights
+            return told.task.pinned_weights, told.plan.run_config.weights
 
         assert weights(replace(config, quality="fast")) == ("bf16", "bf16")
         assert weights(replace(config, weights="nf4")) == (None, "nf4")
@@ -157,7 +160,7 @@ def test_a_planned_forecast_is_quick() -> None:
 def test_a_forecast_needs_no_torch() -> None:
     code = """
 import sys
-from tests.memory.made import made_video
+from tests.planner.plan_builders import made_video
 from vidqa import EngineConfig, Request, Session
 told = Session(EngineConfig(model="2b", device="cpu")).forecast(made_video(60), Request("none.mp4", "?"))
 assert told.plan or told.refusal

@@ -9,10 +9,10 @@ import torch
 from transformers import Qwen2VLForConditionalGeneration
 
 from demo_world.precisions import write_checkpoint
-from tests.engine.test_degrade import failing
 from tests.engine.test_demo_parity import CLIP, QUESTION
+from tests.engine.test_fallback import failing
 from vidqa import EngineConfig, Request, Session
-from vidqa.engine.beside import Beside
+from vidqa.engine.background_task import BackgroundTask
 from vidqa.errors import DoesNotFit, Interrupted, UsageError
 from vidqa.events import Answered, Degraded, Event, MemorySampled, Planned, StageProgress, StageStarted
 from vidqa.models.hub import demo_folder
@@ -134,7 +134,7 @@ class Scripted:
 
 
 def test_work_that_does_not_stop_is_left_and_waited_for_before_the_next() -> None:
-    beside, slow, cancelled = Beside(), Scripted(), threading.Event()
+    beside, slow, cancelled = BackgroundTask(), Scripted(), threading.Event()
     running = beside.run(slow, cancelled.is_set, "while it worked")
     next(running)
     cancelled.set()
@@ -161,7 +161,7 @@ def test_an_error_of_the_work_is_raised_where_it_was_asked_for() -> None:
         raise MemoryError("none left")
 
     with pytest.raises(MemoryError, match="none left"):
-        list(Beside().run(fail, lambda: False, "while it worked"))
+        list(BackgroundTask().run(fail, lambda: False, "while it worked"))
 
 
 def test_the_threads_that_a_face_leaves() -> None:

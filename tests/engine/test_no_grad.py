@@ -19,12 +19,12 @@ import torch
 from torch import Tensor, nn
 
 from tests.engine.test_demo_parity import CLIP, QUESTION
-from tests.engine.test_scope import Recorded
+from tests.engine.test_request_checks import Recorded
 from vidqa import EngineConfig, Request, Session
-from vidqa.engine import feed, scope
+from vidqa.devices.live_bytes import LiveBytes
+from vidqa.devices.memory_tracker import TensorMeter, Tracker
+from vidqa.engine import frame_prefetcher, no_grad
 from vidqa.events import Answered, Event, MemorySampled, StageProgress, StageStarted
-from vidqa.memory.live_bytes import LiveBytes
-from vidqa.memory.tracker import TensorMeter, Tracker
 from vidqa.types import Turn
 
 CONFIG = EngineConfig(isolate_decoder=False, remember=False, vision_chunk=1, prefill_chunk=8, conversation_tokens=256)
@@ -79,7 +79,7 @@ def modes() -> tuple[bool, bool]:
     return torch.is_grad_enabled(), torch.is_inference_mode_enabled()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(no_grad="module")
 def loaded() -> Iterator[Watched]:
     live, threads = LiveBytes("cpu"), torch.get_num_threads()
     torch.set_num_threads(1)  # matrices this small are slower when they are shared out
@@ -124,7 +124,7 @@ def ask_twice(watched: Watched) -> tuple[Living, list[str]]:
 @pytest.fixture
 def unscoped(monkeypatch: pytest.MonkeyPatch) -> None:
     """The engine as it would be if its generators did not scope their consumption."""
-    monkeypatch.setattr(scope, "unrecorded", nullcontext)
+    monkeypatch.setattr(no_grad, "unrecorded", nullcontext)
 
 
 @pytest.mark.parametrize("kv", [None, "int8"])
@@ -341,7 +341,7 @@ def test_the_thread_of_frames_sets_its_own_mode(
     watched: Watched, scoped: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without its own scope it would record, whatever the consumer's mode is."""
-    real, seen = feed.resize_frame, set()
+    real, seen = frame_prefetcher.resize_frame, set()
     weight = nn.Parameter(torch.ones(()))  # stands for a transform with parameters
 
     def resize(*frame: Any) -> Tensor:
@@ -349,9 +349,9 @@ def test_the_thread_of_frames_sets_its_own_mode(
         seen.add((threading.current_thread().name, (picture.float() * weight).requires_grad))
         return picture
 
-    monkeypatch.setattr(feed, "resize_frame", resize)
+    monkeypatch.setattr(frame_prefetcher, "resize_frame", resize)
     if not scoped:
-        monkeypatch.setattr(feed, "unrecorded", nullcontext)
+        monkeypatch.setattr(frame_prefetcher, "unrecorded", nullcontext)
     with torch.no_grad():  # reaches this thread alone
         *_, last = watched.session.ask(FIRST)
     assert text_of(last) == ANSWER
@@ -360,7 +360,7 @@ def test_the_thread_of_frames_sets_its_own_mode(
 
 def test_an_error_in_the_thread_of_frames_leaves_no_picture(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither the error, nor the queue, nor the frames that raised keep each other alive."""
-    real, alive = feed.resize_frame, []
+    real, alive = frame_prefetcher.resize_frame, []
 
     def resize(*frame: Any) -> Tensor:
         if len(alive) == 3:
@@ -369,7 +369,7 @@ def test_an_error_in_the_thread_of_frames_leaves_no_picture(watched: Watched, mo
         alive.append(weakref.ref(picture))
         return picture
 
-    monkeypatch.setattr(feed, "resize_frame", resize)
+    monkeypatch.setattr(frame_prefetcher, "resize_frame", resize)
     try:
         list(watched.session.ask(FIRST))
     except ValueError as error:

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from tests.tiny import HEAD, TAIL, Pair, oracle_inputs, pair, prefill_all, random_patches
 from vidqa.engine.decode import decode
+from vidqa.engine.decode_runners import make_decode_runner
 from vidqa.engine.kv_cache import KVCache, make_cache
 from vidqa.engine.prompt import position_after_video, text_positions, video_positions
 from vidqa.engine.sampler import Sampler
-from vidqa.engine.writers import make_writer
 from vidqa.models.attention import make_kernel
-from vidqa.models.qwen2_vl import embed_patches, encode_slices
+from vidqa.models.families.qwen2_vl.model import embed_patches, encode_slices
 
 GRIDS = [(1, 4, 4), (3, 6, 8), (4, 10, 8)]  # slices, rows, columns in patches; slices ≤ columns / 2
 ALL = 10_000
@@ -103,7 +103,7 @@ def assert_same_until_a_tie(ours: list[int], expected: list[int], gaps: list[flo
 
 def decode_tokens(models: Pair, start: tuple[Tensor, KVCache, int, Any], count: int) -> list[int]:
     logits, cache, position, kernel = start
-    writer = make_writer(models.ours, cache, kernel, position, Sampler(0, 1, 0))
+    writer = make_decode_runner(models.ours, cache, kernel, position, Sampler(0, 1, 0))
     stage = decode(writer, logits, frozenset(), count)
     tokens, reason = finish(stage)
     assert reason == "length"

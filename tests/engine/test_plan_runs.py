@@ -10,21 +10,21 @@ import torch
 
 from tests.engine.test_demo_parity import CLIP, QUESTION
 from vidqa import EngineConfig, Request, Session
+from vidqa.devices.device import find_device
+from vidqa.devices.memory_tracker import Tracker
+from vidqa.engine.answer_state import AnswerState
+from vidqa.engine.attempt import Attempt, Outcome
 from vidqa.engine.kv_cache import make_cache
-from vidqa.engine.pipeline import Outcome, Pipeline
 from vidqa.engine.prompt import build_prompt
-from vidqa.engine.speech import Speech
-from vidqa.engine.stages import Hooks
-from vidqa.engine.timing import Clock, Stopwatch
+from vidqa.engine.stage_context import Hooks
+from vidqa.engine.timers import Clock, Stopwatch
 from vidqa.events import Event, StageProgress, StageStarted
-from vidqa.memory.device import find_device
-from vidqa.memory.estimate import kv_bytes
-from vidqa.memory.tracker import Tracker
-from vidqa.memory.weights import parameters, part_bytes
 from vidqa.models.hub import demo_folder
 from vidqa.models.loader import Loaded, load_model
-from vidqa.types import Draft, Placement, Plan
-from vidqa.video.decode import open_video
+from vidqa.planner.memory_model import kv_bytes
+from vidqa.planner.weight_memory import parameters, part_bytes
+from vidqa.types import Placement, Plan, RunConfig
+from vidqa.video.reader import open_video
 
 CPU = torch.device("cpu")
 
@@ -73,12 +73,12 @@ def moved(visual: Any) -> Iterator[list[torch.device]]:
 
 def run(plan: Plan) -> Ran:
     """Load and run a plan, without the session between."""
-    draft = plan.draft
-    loaded = load_model(demo_folder(), CPU, draft.weights, draft.dtype, draft.placement)
+    run_config = plan.run_config
+    loaded = load_model(demo_folder(), CPU, run_config.weights, run_config.dtype, run_config.placement)
     prompt = build_prompt(loaded, QUESTION, None)
-    speech, hooks = Speech(Request(CLIP, QUESTION)), Hooks(lambda: False, lambda phase: None, lambda phase: None)
+    speech, hooks = AnswerState(Request(CLIP, QUESTION)), Hooks(lambda: False, lambda phase: None, lambda phase: None)
     with open_video(CLIP, isolated=False) as reader:
-        pipeline = Pipeline(loaded, plan, prompt, speech, Tracker(find_device("cpu")), hooks, Clock(Stopwatch()))
+        pipeline = Attempt(loaded, plan, prompt, speech, Tracker(find_device("cpu")), hooks, Clock(Stopwatch()))
         stage, events = pipeline.run(reader), []
         while True:
             try:
@@ -92,11 +92,13 @@ def run(plan: Plan) -> Ran:
 
 def with_draft(plan: Plan, **how: Any) -> Plan:
     """The plan with other values in its draft, and the frames that belong to them."""
-    draft = replace(plan.draft, **how)
-    indices = plan.indices[:: len(plan.indices) // draft.frames][: draft.frames]
-    spec_tokens = draft.frames // 2 * (draft.height // 28) * (draft.width // 28)
+    run_config = replace(plan.run_config, **how)
+    indices = plan.indices[:: len(plan.indices) // run_config.frames][: run_config.frames]
+    spec_tokens = run_config.frames // 2 * (run_config.height // 28) * (run_config.width // 28)
     text = plan.prompt_tokens - plan.visual_tokens
-    return replace(plan, draft=draft, indices=indices, visual_tokens=spec_tokens, prompt_tokens=text + spec_tokens)
+    return replace(
+        plan, run_config=run_config, indices=indices, visual_tokens=spec_tokens, prompt_tokens=text + spec_tokens
+    )
 
 
 @pytest.fixture(scope="module")
@@ -145,13 +147,13 @@ def test_max_tokens(plain: Plan) -> None:
 
 def test_kv_capacity(plain: Plan, usual: Ran) -> None:
     ran = run(replace(plain, kv_capacity_tokens=plain.kv_capacity_tokens * 2))
-    assert ran.outcome.kv_bytes == 2 * usual.outcome.kv_bytes == 2 * kv_bytes(usual.loaded.model.spec, plain.draft)
+    assert ran.outcome.kv_bytes == 2 * usual.outcome.kv_bytes == 2 * kv_bytes(usual.loaded.model.spec, plain.run_config)
 
 
 def test_spare_tokens(plain: Plan) -> None:
     with Session(EngineConfig(isolate_decoder=False, conversation_tokens=640)) as session:
         roomy = session.plan(Request(CLIP, QUESTION))
-    assert roomy.draft.spare_tokens == 640
+    assert roomy.run_config.spare_tokens == 640
     assert roomy.kv_capacity_tokens - plain.kv_capacity_tokens == 640
 
 
@@ -159,7 +161,7 @@ def test_kv_precision_and_place(plain: Plan, usual: Ran) -> None:
     small = run(with_draft(plain, kv="int8"))
     spec = usual.loaded.model.spec
     one_layer = usual.outcome.kv_bytes // spec.layers
-    assert small.outcome.kv_bytes == kv_bytes(spec, replace(plain.draft, kv="int8")) + one_layer
+    assert small.outcome.kv_bytes == kv_bytes(spec, replace(plain.run_config, kv="int8")) + one_layer
     away = run(with_draft(plain, placement=Placement(kv_on_host=True)))
     assert away.outcome.kv_bytes == usual.outcome.kv_bytes + one_layer
     assert small.text == away.text == usual.text
@@ -168,8 +170,8 @@ def test_kv_precision_and_place(plain: Plan, usual: Ran) -> None:
 @pytest.mark.parametrize("weights", ["bf16", "int8", "nf4", "nf4-dq"])
 def test_weights(plain: Plan, usual: Ran, weights: str) -> None:
     dtype = "bf16" if weights == "bf16" else "fp32"
-    draft = replace(plain.draft, weights=weights, dtype=dtype, kv=dtype)
-    ran = run(replace(plain, draft=draft))
+    run_config = replace(plain.run_config, weights=weights, dtype=dtype, kv=dtype)
+    ran = run(replace(plain, run_config=run_config))
     assert ran.loaded.model.weights_bytes < usual.loaded.model.weights_bytes
     spec = ran.loaded.model.spec
     parts = ("embedding", "layers", "vision")  # lm_head is the embedding table here
@@ -179,25 +181,25 @@ def test_weights(plain: Plan, usual: Ran, weights: str) -> None:
 
 
 def test_dtype(plain: Plan) -> None:
-    draft = replace(plain.draft, weights="bf16", dtype="bf16", kv="bf16")
-    ran = run(replace(plain, draft=draft))
+    run_config = replace(plain.run_config, weights="bf16", dtype="bf16", kv="bf16")
+    ran = run(replace(plain, run_config=run_config))
     assert ran.loaded.model.dtype == torch.bfloat16
     assert ran.text == "a red circle moves right."
 
 
 def test_attention(plain: Plan, usual: Ran) -> None:
-    loaded, draft = usual.loaded, replace(plain.draft, attention="flex")
-    speech, hooks = Speech(Request(CLIP, QUESTION)), Hooks(lambda: False, lambda phase: None, lambda phase: None)
+    loaded, run_config = usual.loaded, replace(plain.run_config, attention="flex")
+    speech, hooks = AnswerState(Request(CLIP, QUESTION)), Hooks(lambda: False, lambda phase: None, lambda phase: None)
     prompt = build_prompt(loaded, QUESTION, None)
     tracker, clock = Tracker(find_device("cpu")), Clock(Stopwatch())
-    pipeline = Pipeline(loaded, replace(plain, draft=draft), prompt, speech, tracker, hooks, clock)
+    pipeline = Attempt(loaded, replace(plain, run_config=run_config), prompt, speech, tracker, hooks, clock)
     assert (usual.kernel, pipeline.kernel_name) == ("flash", "flex")
 
 
 def test_quantized_vision_tower_and_lm_head(plain: Plan) -> None:
-    draft = replace(plain.draft, weights="nf4", dtype="fp32", kv="fp32")
-    alone = run(replace(plain, draft=draft)).loaded.model
-    both = run(replace(plain, draft=replace(draft, placement=Placement(vision_quantized=True)))).loaded.model
+    run_config = replace(plain.run_config, weights="nf4", dtype="fp32", kv="fp32")
+    alone = run(replace(plain, run_config=run_config)).loaded.model
+    both = run(replace(plain, run_config=replace(run_config, placement=Placement(vision_quantized=True)))).loaded.model
     assert both.weights_bytes < alone.weights_bytes - 1_000_000
     assert type(both.visual.blocks[0].mlp.fc1).__name__ == "Linear4bit"  # type: ignore[index, union-attr]
 
@@ -206,11 +208,14 @@ def test_the_vision_tower_leaves_when_the_plan_says(usual: Ran, plain: Plan) -> 
     for offloaded, journey in ((False, 1), (True, 2)):
         loaded = usual.loaded
         plan = with_draft(plain, placement=Placement(vision_offloaded=offloaded))
-        speech, hooks = Speech(Request(CLIP, QUESTION)), Hooks(lambda: False, lambda phase: None, lambda phase: None)
+        speech, hooks = (
+            AnswerState(Request(CLIP, QUESTION)),
+            Hooks(lambda: False, lambda phase: None, lambda phase: None),
+        )
         prompt = build_prompt(loaded, QUESTION, None)
         with open_video(CLIP, isolated=False) as reader, moved(loaded.model.visual) as sent:
             tracker, clock = Tracker(find_device("cpu")), Clock(Stopwatch())
-            list(Pipeline(loaded, plan, prompt, speech, tracker, hooks, clock).run(reader))
+            list(Attempt(loaded, plan, prompt, speech, tracker, hooks, clock).run(reader))
         assert len(sent) == journey
 
 
@@ -227,7 +232,7 @@ def test_int8_keys_are_close_to_whole_ones() -> None:
 
 
 def base_spec() -> Any:
-    from vidqa.models.specs import read_spec
+    from vidqa.models.families.qwen2_vl.spec import read_spec
 
     return read_spec(demo_folder())
 
@@ -239,13 +244,13 @@ def test_no_field_of_a_draft_is_forgotten() -> None:
     }  # fmt: skip
     # The prompt itself says how long it is, one request is one sequence, and its temperature says whether it samples.
     only_predicted = {"text_tokens", "batch", "sampled"}
-    assert {field.name for field in fields(Draft)} == tried | only_predicted
+    assert {field.name for field in fields(RunConfig)} == tried | only_predicted
 
 
 def test_auto_stays_with_the_model_that_is_loaded(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     import vidqa.engine.session as session_module
-    from vidqa.models.choice import Checkpoint
-    from vidqa.models.specs import read_bounds
+    from vidqa.models.families.qwen2_vl.spec import read_bounds
+    from vidqa.models.registry import Checkpoint
 
     folder = demo_folder()
     small = Checkpoint("small", base_spec(), read_bounds(folder), folder)

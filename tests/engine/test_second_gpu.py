@@ -7,7 +7,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from vidqa.engine.decode import _begin_reading
-from vidqa.engine.timing import Sections
+from vidqa.engine.timers import Sections
 
 
 @pytest.fixture

@@ -29,4 +29,4 @@ def test_an_image_is_answered_about(tmp_path: Path, name: str, places: list[int]
         *_, last = session.ask(Request(str(tmp_path / name), "What happens in this video?", max_tokens=32))
     assert isinstance(last, Answered)
     assert last.answer.text == answer
-    assert last.answer.plan.draft.frames % 2 == 0
+    assert last.answer.plan.run_config.frames % 2 == 0

@@ -14,11 +14,11 @@ import pytest
 
 from tests.engine.test_demo_parity import CLIP, QUESTION
 from vidqa import EngineConfig, Request, Session, Turn
+from vidqa.devices.live_bytes import LiveBytes
 from vidqa.errors import Interrupted, UsageError
 from vidqa.events import Answered, Event, TextDelta
-from vidqa.memory.live_bytes import LiveBytes
 from vidqa.types import Answer
-from vidqa.video.decode import Decoding, Worker, open_video
+from vidqa.video.reader import Decoding, Worker, open_video
 
 CONFIG = EngineConfig(
     isolate_decoder=False, remember=False, conversation_tokens=256, vision_chunk=1, prefill_chunk=16, weights="fp32"
@@ -187,7 +187,7 @@ def test_a_stop_after_opening_does_not_disturb_the_reader() -> None:
 def test_a_question_stops_while_its_file_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script = tmp_path / "hang.py"
     script.write_text(HANGS)
-    monkeypatch.setattr("vidqa.video.decode._WORKER", (sys.executable, str(script)))
+    monkeypatch.setattr("vidqa.video.reader._WORKER", (sys.executable, str(script)))
     with Session(replace(CONFIG, isolate_decoder=True)) as session:
         for begin in (session.ask, session.load):
             threading.Timer(0.3, session.cancel).start()
@@ -210,12 +210,16 @@ def test_settings_change_between_questions_and_keep_the_model_where_they_can() -
         session.reconfigure(replace(CONFIG, quality="fast", kv="int8", prefill_chunk=32, max_wait_seconds=60.0))
         assert session.loaded is loaded
         again = ask(session, FIRST)
-        assert session.loaded is loaded and again.plan.draft.kv == "int8" and again.plan.draft.prefill_chunk == 32
+        assert (
+            session.loaded is loaded
+            and again.plan.run_config.kv == "int8"
+            and again.plan.run_config.prefill_chunk == 32
+        )
         assert again.text == asked.text
         session.reconfigure(replace(CONFIG, weights="bf16"))
         assert session.loaded is None
         lighter = ask(session, FIRST)
-        assert (lighter.plan.draft.weights, lighter.text) == ("bf16", asked.text)
+        assert (lighter.plan.run_config.weights, lighter.text) == ("bf16", asked.text)
         assert lighter.memory.weights_bytes * 2 == asked.memory.weights_bytes
 
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
+from vidqa.devices.live_bytes import LiveBytes
 from vidqa.errors import AttentionUnavailable, UsageError
-from vidqa.memory.live_bytes import LiveBytes
 from vidqa.models.attention import flex, make_kernel
 
 CPU = torch.device("cpu")

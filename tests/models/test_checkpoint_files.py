@@ -13,14 +13,14 @@ from transformers import Qwen2VLForConditionalGeneration
 
 from tests.models.hostile import copy_demo
 from tests.tiny import pair
+from vidqa.cli.console import ExitCode
 from vidqa.cli.main import run
-from vidqa.cli.output import ExitCode
 from vidqa.errors import ModelError, ModelMissing
-from vidqa.models.choice import find_checkpoints
+from vidqa.models.families.qwen2_vl.spec import read_spec
+from vidqa.models.families.qwen2_vl.tensor_names import needed_tensors
 from vidqa.models.hub import demo_folder
 from vidqa.models.loader import load_model
-from vidqa.models.specs import read_spec
-from vidqa.models.tensors import needed_tensors
+from vidqa.models.registry import find_checkpoints
 from vidqa.types import Placement
 
 CLIP = str(Path(__file__).parents[2] / "assets" / "demo.mp4")
@@ -307,7 +307,7 @@ def test_the_model_is_built_from_the_same_values_as_by_transformers(tmp_path: Pa
 
 def test_a_checkpoint_is_checked_before_torch_is_imported(folder: Path) -> None:
     code = (
-        "import sys\nfrom vidqa.models.choice import find_checkpoints\n"
+        "import sys\nfrom vidqa.models.registry import find_checkpoints\n"
         f"find_checkpoints({str(folder)!r}, local=True)\n"
         "assert not {'torch', 'transformers', 'jinja2', 'numpy', 'av'} & set(sys.modules), set(sys.modules)"
     )

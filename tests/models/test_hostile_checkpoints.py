@@ -19,7 +19,7 @@ import pytest
 
 from tests.models.hostile import change, copy_demo
 from vidqa import EngineConfig, Request, Session
-from vidqa.cli.output import ExitCode
+from vidqa.cli.console import ExitCode
 from vidqa.errors import VidqaError
 from vidqa.events import Answered
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from huggingface_hub.errors import HfHubHTTPError
 
+from vidqa.cli.console import ExitCode
 from vidqa.cli.main import run
-from vidqa.cli.output import ExitCode
 from vidqa.errors import ModelError, ModelMissing
+from vidqa.models.families.qwen2_vl.spec import REFERENCE_BOUNDS, check_supported, read_bounds, read_spec
 from vidqa.models.hub import demo_folder, pull_model, resolve_model
-from vidqa.models.specs import REFERENCE_BOUNDS, check_supported, read_bounds, read_spec
 
 DEMO_CLIP = Path(__file__).parents[2] / "assets" / "demo.mp4"
 FLAT_2B = {

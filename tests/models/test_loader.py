@@ -4,9 +4,10 @@ import pytest
 import torch
 from accelerate import cpu_offload
 
+from vidqa.devices.torch_device import is_out_of_memory, torch_device
 from vidqa.errors import UsageError
 from vidqa.models.hub import demo_folder
-from vidqa.models.loader import is_out_of_memory, keep_on_host, load_model, torch_device
+from vidqa.models.loader import keep_on_host, load_model
 from vidqa.types import Placement
 
 CPU = torch.device("cpu")

@@ -13,13 +13,14 @@ from safetensors.torch import load_file
 from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
 from demo_world.precisions import write_checkpoint
-from tests.memory.made import made_draft
-from vidqa.memory.estimate import tensor_bytes
-from vidqa.memory.live_bytes import LiveBytes
-from vidqa.memory.weights import BLOCK, staging_bytes
+from tests.planner.plan_builders import made_draft
+from vidqa.devices.allocator import BLOCK
+from vidqa.devices.live_bytes import LiveBytes
+from vidqa.models.families.qwen2_vl.spec import read_spec
 from vidqa.models.hub import demo_folder
 from vidqa.models.loader import load_model
-from vidqa.models.specs import read_spec
+from vidqa.planner.memory_model import tensor_bytes
+from vidqa.planner.weight_memory import staging_bytes
 from vidqa.types import Placement
 
 SETUPS = (("fp32", "fp32"), ("bf16", "bf16"), ("int8", "bf16"), ("nf4-dq", "bf16"), ("nf4", "fp16"))

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from vidqa.engine.kv_cache import to_int8
-from vidqa.models.decoder import rotate
+from vidqa.models.decoder_layers import rotate
 
 pytest.importorskip("triton", reason="Triton is not installed on this system")
 from vidqa.models import triton_kernels as kernels

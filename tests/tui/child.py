@@ -18,9 +18,9 @@ from vidqa.cli.main import run
 from vidqa.config import EngineConfig, state_folder
 from vidqa.errors import VidqaError
 from vidqa.events import Answered, Event, MemorySampled, Noted, Planned, StageProgress, StageStarted, TextDelta
-from vidqa.tui.bridge import Engine, SessionFactory
-from vidqa.tui.face import Face
-from vidqa.tui.start import make_session, open_app
+from vidqa.tui.launch import make_session, open_app
+from vidqa.tui.launch_options import LaunchOptions
+from vidqa.tui.session_worker import SessionEngine, SessionFactory
 from vidqa.types import Plan, Request, VideoInfo
 
 MODEL = "Qwen/Qwen2-VL-2B-Instruct"
@@ -107,7 +107,7 @@ def _word(number: int) -> str:
 class Looping:
     """The real session, in which a question is asked over and over until it is stopped."""
 
-    def __init__(self, session: Engine) -> None:
+    def __init__(self, session: SessionEngine) -> None:
         self._session = session
         self._cancelled = threading.Event()
 
@@ -148,7 +148,7 @@ def open_scene(arguments: argparse.Namespace) -> int:
     """Open the app that was named."""
     scene, _, video = arguments.video.partition("@")
     model = "demo" if scene == "demo" else MODEL
-    face = Face(
+    face = LaunchOptions(
         engine=EngineConfig(model=model, remember=False),
         request=Request(video="", question=""),
         model=model,

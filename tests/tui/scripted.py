@@ -17,17 +17,17 @@ from textual.app import App
 from textual.pilot import Pilot
 
 from vidqa.config import EngineConfig
-from vidqa.engine.planning import Forecast, forecast, tasks_for
 from vidqa.errors import Interrupted
 from vidqa.events import Answered, Event, MemorySampled, Planned, StageProgress, StageStarted, TextDelta
-from vidqa.models.choice import find_checkpoints
+from vidqa.models.registry import find_checkpoints
+from vidqa.planner.tasks import Forecast, forecast, tasks_for
 from vidqa.tui.app import VidqaApp, make_app
-from vidqa.tui.face import Face
-from vidqa.tui.messages import VideoOpened
-from vidqa.tui.screens.ask import AskScreen
-from vidqa.tui.widgets.prompt import Prompt
+from vidqa.tui.launch_options import LaunchOptions
+from vidqa.tui.screens.main_screen import MainScreen
+from vidqa.tui.widgets.question_input import QuestionInput
+from vidqa.tui.worker_messages import VideoOpened
 from vidqa.types import Answer, Device, MemoryUse, Plan, Request, Timing, VideoInfo
-from vidqa.video.decode import open_video
+from vidqa.video.reader import open_video
 
 ROOT = Path(__file__).parents[2]
 DEMO = str(ROOT / "assets" / "demo.mp4")
@@ -125,7 +125,7 @@ def says(*pieces: str, before_end: Sequence[Step] = (), after_start: Sequence[St
     """A script that goes through all stages and says these pieces."""
 
     def script(request: Request, plan: Plan, video: VideoInfo) -> Sequence[Step]:
-        frames, tokens = plan.draft.frames, plan.prompt_tokens
+        frames, tokens = plan.run_config.frames, plan.prompt_tokens
         return [
             Planned(video, plan),
             *after_start,
@@ -158,7 +158,7 @@ class Stage:
 
     def app(self, **changes: object) -> VidqaApp:
         """The app; without a tick nothing is drawn that the script did not cause."""
-        face = Face(
+        face = LaunchOptions(
             engine=EngineConfig(model="Qwen/Qwen2-VL-2B-Instruct", remember=False),
             request=Request(video="", question=""),
             model="Qwen/Qwen2-VL-2B-Instruct",
@@ -196,7 +196,7 @@ def demo_video() -> VideoInfo:
         return reader.info
 
 
-def main(pilot: Pilot[int]) -> AskScreen:
+def main(pilot: Pilot[int]) -> MainScreen:
     """The main screen, also while another one is open."""
     assert isinstance(pilot.app, VidqaApp)
     return pilot.app.main
@@ -220,7 +220,7 @@ async def ask(pilot: Pilot[int], question: str = "what is there?") -> None:
     """Write a question and press Enter; returns when it is on its way."""
     desk = main(pilot).desk
     count = len(desk.conversation.exchanges)
-    prompt = main(pilot).query_one(Prompt)
+    prompt = main(pilot).query_one(QuestionInput)
     prompt.focus()
     prompt.text = question
     await pilot.press("enter")

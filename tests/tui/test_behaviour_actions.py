@@ -12,18 +12,18 @@ from textual.widget import Widget
 from textual.widgets import Input
 
 from tests.tui.scripted import Gate, Stage, Step, ask, asked, main, pilot_test, says, screen_text, until
-from vidqa.tui.actions import ACTIONS, Action, actions_in
 from vidqa.tui.app import VidqaApp
-from vidqa.tui.commands import _WITH_A_LINE, Actions, _unique
-from vidqa.tui.desk import Desk
-from vidqa.tui.screens.frames import FramesScreen
-from vidqa.tui.screens.history import HistoryScreen
-from vidqa.tui.screens.models import ModelsScreen
-from vidqa.tui.screens.open_video import OpenScreen
-from vidqa.tui.screens.pick import PickScreen
-from vidqa.tui.screens.text import TextScreen
-from vidqa.tui.widgets.knob import Knob
-from vidqa.tui.widgets.prompt import Prompt
+from vidqa.tui.bindings import ACTIONS, Action, actions_in
+from vidqa.tui.command_palette import _WITH_A_LINE, Actions, _unique
+from vidqa.tui.controller import Controller
+from vidqa.tui.screens.frame_viewer import FrameViewer
+from vidqa.tui.screens.history_browser import HistoryBrowser
+from vidqa.tui.screens.model_chooser import ModelChooser
+from vidqa.tui.screens.open_video import OpenVideoScreen
+from vidqa.tui.screens.select_dialog import SelectDialog
+from vidqa.tui.screens.text_viewer import TextViewer
+from vidqa.tui.widgets.plan_option import PlanOption
+from vidqa.tui.widgets.question_input import QuestionInput
 from vidqa.tui.widgets.timeline import Timeline
 from vidqa.tui.widgets.transcript import Transcript
 from vidqa.types import Plan, Request, VideoInfo
@@ -42,7 +42,7 @@ class Case:
     focus: str = ""
 
 
-def desk(pilot: Pilot[int]) -> Desk:
+def desk(pilot: Pilot[int]) -> Controller:
     return main(pilot).desk
 
 
@@ -50,8 +50,8 @@ def opened(kind: type) -> Callable[[Pilot[int]], bool]:
     return lambda pilot: isinstance(pilot.app.screen, kind)
 
 
-def prompt(pilot: Pilot[int]) -> Prompt:
-    return main(pilot).query_one(Prompt)
+def prompt(pilot: Pilot[int]) -> QuestionInput:
+    return main(pilot).query_one(QuestionInput)
 
 
 def timeline(pilot: Pilot[int]) -> Timeline:
@@ -85,7 +85,7 @@ async def part(pilot: Pilot[int]) -> None:
 
 async def six_frames(pilot: Pilot[int]) -> None:
     desk(pilot).change(frames=6)
-    knob = main(pilot).query_one("#knob-frames", Knob)
+    knob = main(pilot).query_one("#knob-frames", PlanOption)
     await until(pilot, lambda: knob._value == 6, "the plan is drawn")
 
 
@@ -111,17 +111,17 @@ def asked_again(pilot: Pilot[int]) -> bool:
 
 CASES = {
     "ask.stop": Case(lambda pilot: state(pilot) == "stopped", ask_what_waits),
-    "video.open": Case(opened(OpenScreen)),
-    "help.show": Case(opened(TextScreen)),
-    "model.choose": Case(opened(ModelsScreen)),
+    "video.open": Case(opened(OpenVideoScreen)),
+    "help.show": Case(opened(TextViewer)),
+    "model.choose": Case(opened(ModelChooser)),
     "panel.toggle": Case(lambda pilot: main(pilot).has_class("-folded")),
-    "history.open": Case(opened(HistoryScreen)),
+    "history.open": Case(opened(HistoryBrowser)),
     "ask.again": Case(asked_again, asked),
     "ask.edit": Case(edits, asked),
     "answer.copy": Case(copied, asked),
-    "session.export": Case(opened(PickScreen), asked),
-    "log.show": Case(lambda pilot: opened(TextScreen)(pilot) and "Log" in screen_text(pilot.app)),
-    "frames.view": Case(opened(FramesScreen)),
+    "session.export": Case(opened(SelectDialog), asked),
+    "log.show": Case(lambda pilot: opened(TextViewer)(pilot) and "Log" in screen_text(pilot.app)),
+    "frames.view": Case(opened(FrameViewer)),
     "session.new": Case(lambda pilot: state(pilot) == "nothing", asked),
     "prompt.focus": Case(lambda pilot: prompt(pilot).has_focus, focus="#transcript"),
     "app.interrupt": Case(lambda pilot: prompt(pilot).text == "", write),
@@ -129,7 +129,7 @@ CASES = {
     "transcript.copy": Case(copied, asked, "#transcript"),
     "transcript.again": Case(asked_again, asked, "#transcript"),
     "transcript.edit": Case(edits, asked, "#transcript"),
-    "transcript.export": Case(opened(PickScreen), asked, "#transcript"),
+    "transcript.export": Case(opened(SelectDialog), asked, "#transcript"),
     "transcript.delete": Case(lambda pilot: state(pilot) == "nothing", asked, "#transcript"),
     "transcript.moment": Case(at(2.0), asked, "#transcript"),
     "timeline.back": Case(at(1.92), cursor_at_2, "#timeline"),
@@ -147,7 +147,7 @@ CASES = {
     "timeline.start": Case(lambda pilot: desk(pilot).wish.start_seconds == 2.0, cursor_at_2, "#timeline"),
     "timeline.end": Case(lambda pilot: desk(pilot).wish.end_seconds == 2.0, cursor_at_2, "#timeline"),
     "timeline.whole": Case(lambda pilot: desk(pilot).wish.start_seconds is None, part, "#timeline"),
-    "strip.view": Case(opened(FramesScreen), focus="#film"),
+    "strip.view": Case(opened(FrameViewer), focus="#film"),
     "plan.less": Case(lambda pilot: desk(pilot).wish.frames == 6, focus="#knob-frames"),
     "plan.more": Case(lambda pilot: desk(pilot).wish.frames == 8, six_frames, "#knob-frames"),
     "plan.auto": Case(lambda pilot: desk(pilot).wish.frames is None, six_frames, "#knob-frames"),
@@ -303,7 +303,7 @@ async def test_every_action_is_told_by_the_help_of_its_part() -> None:
             await pilot.press("f1")
             await until(pilot, lambda: "Keys here" in screen_text(pilot.app), "the help")
             page = pilot.app.screen
-            assert isinstance(page, TextScreen)
+            assert isinstance(page, TextViewer)
             told = page._text.plain
             assert page._title == part.help_title and told.startswith(part.help_text)  # type: ignore[attr-defined]
             assert [one.tooltip for one in actions if one.tooltip not in told] == []
@@ -317,13 +317,13 @@ async def test_the_footer_can_be_clicked() -> None:
         await until(pilot, lambda: "History" in screen_text(pilot.app), "the footer")
         place = screen_text(pilot.app).splitlines()[-1].index("History")
         await pilot.click(offset=(place, pilot.app.size.height - 1))
-        await until(pilot, lambda: isinstance(pilot.app.screen, HistoryScreen), "the history")
+        await until(pilot, lambda: isinstance(pilot.app.screen, HistoryBrowser), "the history")
 
 
 @pilot_test
 async def test_quick_keys_on_a_knob_all_count() -> None:
     async with Stage(script).running() as pilot:
-        main(pilot).query_one("#knob-frames", Knob).focus()
+        main(pilot).query_one("#knob-frames", PlanOption).focus()
         await pilot.press("left", "left", "left", "right")
         await until(pilot, lambda: desk(pilot).wish.frames == 6, "8, 6, 4, no less, 6")
 
@@ -331,7 +331,7 @@ async def test_quick_keys_on_a_knob_all_count() -> None:
 @pilot_test
 async def test_knobs_and_timeline_can_be_clicked() -> None:
     async with Stage(script).running() as pilot:
-        knob = main(pilot).query_one("#knob-frames", Knob)
+        knob = main(pilot).query_one("#knob-frames", PlanOption)
         await pilot.click(knob, offset=(2, 0))
         await until(pilot, lambda: desk(pilot).wish.frames == 6, "less frames")
         await pilot.click(knob, offset=(knob.size.width - 2, 0))

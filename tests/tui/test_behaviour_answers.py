@@ -26,16 +26,16 @@ from tests.tui.scripted import (
 )
 from vidqa.errors import ModelError
 from vidqa.events import Answered, Degraded, Noted, Planned, StageProgress, StageStarted, TextDelta
-from vidqa.history import FILE_NAME, History
-from vidqa.tui.desk import Desk
+from vidqa.history.store import FILE_NAME, History
+from vidqa.tui.controller import Controller
 from vidqa.tui.widgets.memory_panel import MemoryPanel
-from vidqa.tui.widgets.prompt import Prompt
+from vidqa.tui.widgets.question_input import QuestionInput
 from vidqa.tui.widgets.timeline import Timeline
 from vidqa.tui.widgets.transcript import Transcript
 from vidqa.types import Plan, Request, Turn, VideoInfo
 
 
-def desk(pilot: Pilot[int]) -> Desk:
+def desk(pilot: Pilot[int]) -> Controller:
     return main(pilot).desk
 
 
@@ -98,7 +98,7 @@ async def test_stopped_before_any_text() -> None:
 @pilot_test
 async def test_ctrl_c_empties_the_prompt_then_hints_once_then_quits() -> None:
     async with Stage(says("x")).running() as pilot:
-        prompt = main(pilot).query_one(Prompt)
+        prompt = main(pilot).query_one(QuestionInput)
         prompt.text = "half a question"
         await pilot.press("ctrl+c")
         assert prompt.text == "" and not pilot.app._exit
@@ -161,7 +161,7 @@ async def test_a_stopped_answer_is_asked_again_as_it_was() -> None:
 async def test_edit_the_last_question_or_leave_it() -> None:
     stage = Stage(in_turn(says("First."), says("Second.")))
     async with stage.running() as pilot:
-        prompt = main(pilot).query_one(Prompt)
+        prompt = main(pilot).query_one(QuestionInput)
         await asked(pilot, "what?")
         await pilot.press("f6")
         assert prompt.text == "what?" and "Edit the last question" in str(prompt.border_title)
@@ -179,7 +179,7 @@ async def test_a_second_question_waits_in_the_prompt_while_one_is_answered() -> 
     stage = Stage(says("A red square ", before_end=(Gate(),)))
     async with stage.running() as pilot:
         await streaming(pilot, "A red square")
-        prompt = main(pilot).query_one(Prompt)
+        prompt = main(pilot).query_one(QuestionInput)
         prompt.text = "too early"
         await pilot.press("enter")
         await until(pilot, lambda: "Another answer is on its way." in shown(pilot), "told")
@@ -282,7 +282,7 @@ async def test_up_and_down_go_through_earlier_questions() -> None:
     async with Stage(says("x")).running() as pilot:
         for question in ("one?", "two?"):
             await asked(pilot, question)
-        prompt, seen = main(pilot).query_one(Prompt), []
+        prompt, seen = main(pilot).query_one(QuestionInput), []
         for key in ("up", "up", "up", "down", "down"):
             await pilot.press(key)
             seen.append(prompt.text)

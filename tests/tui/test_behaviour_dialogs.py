@@ -7,9 +7,9 @@ from textual.pilot import Pilot
 from textual.widgets import Input, OptionList
 
 from tests.tui.scripted import Stage, asked, main, pilot_test, says, until
-from vidqa.tui.actions import LOCAL_ACTIONS
-from vidqa.tui.screens.frames import FramesScreen
-from vidqa.tui.widgets.prompt import Prompt
+from vidqa.tui.bindings import LOCAL_ACTIONS
+from vidqa.tui.screens.frame_viewer import FrameViewer
+from vidqa.tui.widgets.question_input import QuestionInput
 
 OPENERS = {"models": "f2", "open": "ctrl+o", "history": "f4", "frames": "f10", "text": "f1", "pick": "f8"}
 KEYS = {action.id: action.keys.split(",")[-1] for action in LOCAL_ACTIONS}
@@ -35,13 +35,13 @@ async def asks(pilot: Pilot[int], key: str) -> None:
 
 async def breaks_the_line(pilot: Pilot[int], key: str) -> None:
     await pilot.press("a", key, "b")
-    await until(pilot, lambda: main(pilot).query_one(Prompt).text == "a\nb")
+    await until(pilot, lambda: main(pilot).query_one(QuestionInput).text == "a\nb")
 
 
 async def goes_through_questions(pilot: Pilot[int], earlier: str, later: str) -> None:
     await asked(pilot, "first")
     await asked(pilot, "second")
-    prompt = main(pilot).query_one(Prompt)
+    prompt = main(pilot).query_one(QuestionInput)
     for key, text in ((earlier, "second"), (earlier, "first"), (later, "second"), (later, "")):
         await pilot.press(key)
         await until(pilot, lambda text=text: prompt.text == text, text)
@@ -74,7 +74,7 @@ async def deletes(pilot: Pilot[int], key: str) -> None:
 async def steps(pilot: Pilot[int], after: str, before: str) -> None:
     await opened(pilot, "frames")
     page = pilot.app.screen
-    assert isinstance(page, FramesScreen)
+    assert isinstance(page, FrameViewer)
     await pilot.press(after)
     await until(pilot, lambda: page._place == 1)
     await pilot.press(before)

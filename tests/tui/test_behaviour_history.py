@@ -9,33 +9,33 @@ from textual.pilot import Pilot
 from textual.widgets import Input, OptionList
 
 from tests.tui.scripted import DEMO, Stage, asked, main, pilot_test, says, screen_text, settled, shown, until
-from vidqa.history import FILE_NAME, History
-from vidqa.tui.desk import Desk
-from vidqa.tui.screens.history import HistoryScreen
-from vidqa.tui.screens.pick import PickScreen
-from vidqa.tui.widgets.answer_text import Section
+from vidqa.history.store import FILE_NAME, History
+from vidqa.tui.controller import Controller
+from vidqa.tui.screens.history_browser import HistoryBrowser
+from vidqa.tui.screens.select_dialog import SelectDialog
+from vidqa.tui.widgets.answer_text import AnswerSection
 from vidqa.tui.widgets.plan_panel import PlanPanel
-from vidqa.tui.widgets.prompt import Prompt
+from vidqa.tui.widgets.question_input import QuestionInput
 from vidqa.tui.widgets.transcript import Transcript
 from vidqa.types import Turn
 
 ANSWER = "A **red** square\nat 0:02."
 
 
-def desk(pilot: Pilot[int]) -> Desk:
+def desk(pilot: Pilot[int]) -> Controller:
     return main(pilot).desk
 
 
-async def history_opened(pilot: Pilot[int]) -> HistoryScreen:
+async def history_opened(pilot: Pilot[int]) -> HistoryBrowser:
     await pilot.press("f4")
-    await until(pilot, lambda: isinstance(pilot.app.screen, HistoryScreen), "the history")
+    await until(pilot, lambda: isinstance(pilot.app.screen, HistoryBrowser), "the history")
     screen = pilot.app.screen
-    assert isinstance(screen, HistoryScreen)
+    assert isinstance(screen, HistoryBrowser)
     await until(pilot, lambda: screen.query_one(OptionList).option_count, "the list")
     return screen
 
 
-def titles(screen: HistoryScreen) -> list[str]:
+def titles(screen: HistoryBrowser) -> list[str]:
     return [session.title for session in screen._found]
 
 
@@ -58,7 +58,7 @@ async def test_a_conversation_is_found_again_tomorrow_and_goes_on(tmp_path: Path
         assert "51 tokens" in shown(pilot), "with its figures"
         await asked(pilot, "and then?")
         assert stage.session.asked[0].history == (Turn("what is red?", ANSWER),)
-        prompt = main(pilot).query_one(Prompt)
+        prompt = main(pilot).query_one(QuestionInput)
         await pilot.press("up", "up")
         assert prompt.text == "what is red?"
     history = History(tmp_path / FILE_NAME)
@@ -139,7 +139,7 @@ async def test_a_history_that_cannot_be_used_is_told_once_and_stops_nobody(tmp_p
         for key in ("f4", "ctrl+o"):
             await pilot.press(key)
             await until(pilot, lambda: len(pilot.app._notifications) >= 1, "told when it is asked for")
-            assert not isinstance(pilot.app.screen, HistoryScreen)
+            assert not isinstance(pilot.app.screen, HistoryBrowser)
             await pilot.press("escape")
 
 
@@ -155,7 +155,7 @@ async def test_export(place: int, suffix: str, tmp_path: Path, monkeypatch: pyte
         assert "Nothing was asked yet." in [one.message for one in pilot.app._notifications]
         await asked(pilot, "what is red?")
         await pilot.press("f8")
-        await until(pilot, lambda: isinstance(pilot.app.screen, PickScreen), "the choice")
+        await until(pilot, lambda: isinstance(pilot.app.screen, SelectDialog), "the choice")
         await pilot.press(*["down"] * place, "enter")
         await until(pilot, lambda: "Exported" in shown(pilot), "told")
     (path,) = tmp_path.glob(f"*.{suffix}")
@@ -173,7 +173,7 @@ async def test_an_export_that_cannot_be_written_is_told(tmp_path: Path, monkeypa
     async with Stage(says(ANSWER)).running() as pilot:
         await asked(pilot)
         await pilot.press("f8")
-        await until(pilot, lambda: isinstance(pilot.app.screen, PickScreen), "the choice")
+        await until(pilot, lambda: isinstance(pilot.app.screen, SelectDialog), "the choice")
         folder.rmdir()
         await pilot.press("enter")
         await until(pilot, lambda: "Not exported" in shown(pilot), "told")
@@ -202,7 +202,7 @@ async def test_ctrl_c_copies_what_is_selected(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("TERM", "xterm")
     async with Stage(says(ANSWER)).running(state=tmp_path) as pilot:
         await asked(pilot)
-        main(pilot).query_one(Transcript).query(Section).last().text_select_all()
+        main(pilot).query_one(Transcript).query(AnswerSection).last().text_select_all()
         await pilot.press("ctrl+c")
         await until(pilot, lambda: "square" in pilot.app.clipboard, "it is copied")
 

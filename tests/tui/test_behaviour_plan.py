@@ -24,19 +24,19 @@ from tests.tui.scripted import (
     until,
 )
 from vidqa.errors import VideoError
-from vidqa.tui.desk import Desk
-from vidqa.tui.messages import Forecasted, VideoFailed, VideoOpened
-from vidqa.tui.screens.models import ModelsScreen
-from vidqa.tui.screens.open_video import OpenScreen
+from vidqa.tui.controller import Controller
+from vidqa.tui.screens.model_chooser import ModelChooser
+from vidqa.tui.screens.open_video import OpenVideoScreen
 from vidqa.tui.widgets.budget_bar import BudgetBar
-from vidqa.tui.widgets.knob import Knob
+from vidqa.tui.widgets.plan_option import PlanOption
 from vidqa.tui.widgets.plan_panel import PlanPanel
-from vidqa.tui.widgets.prompt import Prompt, dropped_path
+from vidqa.tui.widgets.question_input import QuestionInput, dropped_path
 from vidqa.tui.widgets.timeline import Timeline
+from vidqa.tui.worker_messages import PlanForecast, VideoFailed, VideoOpened
 from vidqa.types import Plan
 
 
-def desk(pilot: Pilot[int]) -> Desk:
+def desk(pilot: Pilot[int]) -> Controller:
     return main(pilot).desk
 
 
@@ -79,7 +79,7 @@ def test_paths_are_read_however_they_are_dropped(tmp_path: Path, monkeypatch: py
 async def test_a_pasted_path_opens_the_video_and_other_text_is_a_question(tmp_path: Path) -> None:
     path = copy_of_demo(tmp_path, "my clip [red].mp4")
     async with Stage(says("x")).running(video=None) as pilot:
-        prompt = main(pilot).query_one(Prompt)
+        prompt = main(pilot).query_one(QuestionInput)
         pilot.app.post_message(events.Paste(f"'{path}'"))
         await until(pilot, lambda: desk(pilot).forecast is not None, "a plan")
         assert desk(pilot).video is not None and desk(pilot).video.path == path and prompt.text == ""
@@ -112,7 +112,9 @@ async def test_a_path_typed_into_the_dialog_and_one_that_is_not_there(monkeypatc
 async def test_the_demos_clip_is_offered_where_nothing_was_opened_yet() -> None:
     async with Stage(says("x")).running(video=None) as pilot:
         await pilot.press("ctrl+o")
-        await until(pilot, lambda: isinstance(pilot.app.screen, OpenScreen) and "demo.mp4" in shown(pilot), "the list")
+        await until(
+            pilot, lambda: isinstance(pilot.app.screen, OpenVideoScreen) and "demo.mp4" in shown(pilot), "the list"
+        )
         pilot.app.screen.query_one("#recent", OptionList).focus()
         await pilot.press("down", "enter")
         await until(pilot, lambda: desk(pilot).forecast is not None, "a plan")
@@ -121,10 +123,10 @@ async def test_the_demos_clip_is_offered_where_nothing_was_opened_yet() -> None:
 @pilot_test
 async def test_a_question_without_a_video_asks_for_one_and_stays() -> None:
     async with Stage(says("x")).running(video=None) as pilot:
-        prompt = main(pilot).query_one(Prompt)
+        prompt = main(pilot).query_one(QuestionInput)
         prompt.text = "what happens?"
         await pilot.press("enter")
-        await until(pilot, lambda: isinstance(pilot.app.screen, OpenScreen), "the dialog")
+        await until(pilot, lambda: isinstance(pilot.app.screen, OpenVideoScreen), "the dialog")
         assert prompt.text == "what happens?"
 
 
@@ -158,18 +160,20 @@ async def test_frames_and_size_trade_against_each_other() -> None:
         await until(pilot, lambda: desk(pilot).video is not demo_video(), "a long video")
         await until(pilot, lambda: desk(pilot).forecast is not None and not desk(pilot).bridge.busy, "a plan")
         first = await planned(pilot)
-        knob = main(pilot).query_one("#knob-frames", Knob)
-        await until(pilot, lambda: knob._planned == first.draft.frames, "the knobs")
+        knob = main(pilot).query_one("#knob-frames", PlanOption)
+        await until(pilot, lambda: knob._planned == first.run_config.frames, "the knobs")
         knob.focus()
         await pilot.press("left", "left", "left")
-        await until(pilot, lambda: desk(pilot).forecast.plan.draft.frames < first.draft.frames, "fewer frames")  # type: ignore[union-attr]
+        await until(
+            pilot, lambda: desk(pilot).forecast.plan.run_config.frames < first.run_config.frames, "fewer frames"
+        )  # type: ignore[union-attr]
         fewer = await planned(pilot)
-        assert fewer.draft.frames < first.draft.frames
-        assert fewer.draft.height * fewer.draft.width > first.draft.height * first.draft.width
+        assert fewer.run_config.frames < first.run_config.frames
+        assert fewer.run_config.height * fewer.run_config.width > first.run_config.height * first.run_config.width
         smaller = await planned(pilot, frames=None, size=(140, 168))
-        assert smaller.draft.frames > first.draft.frames, "smaller frames make room for more of them"
+        assert smaller.run_config.frames > first.run_config.frames, "smaller frames make room for more of them"
         again = await planned(pilot, size=None)
-        assert again.draft == first.draft
+        assert again.run_config == first.run_config
 
 
 def minutes(count: int) -> dict[str, object]:
@@ -201,7 +205,7 @@ async def test_what_does_not_fit_is_red_with_the_nearest_and_ctrl_t_takes_it() -
         await until(pilot, lambda: not panel.has_class("-refused"), "a plan")
         taken = desk(pilot).forecast
         assert taken is not None and taken.plan is not None
-        assert taken.plan.draft.weights == forecast.nearest.draft.weights != "bf16"
+        assert taken.plan.run_config.weights == forecast.nearest.run_config.weights != "bf16"
         assert taken.plan.required_bytes <= 4 * 2**30
         await asked(pilot)
         assert len(stage.session.asked) == 1
@@ -209,7 +213,7 @@ async def test_what_does_not_fit_is_red_with_the_nearest_and_ctrl_t_takes_it() -
 
 async def ask_refused(pilot: Pilot[int]) -> None:
     """A question that would not fit stays in the prompt, and the reason is told."""
-    prompt = main(pilot).query_one(Prompt)
+    prompt = main(pilot).query_one(QuestionInput)
     prompt.text = "what?"
     prompt.focus()
     await pilot.press("enter")
@@ -223,10 +227,10 @@ async def test_only_the_newest_forecast_counts() -> None:
         old = desk(pilot).forecast
         assert old is not None
         new = await planned(pilot, frames=6)
-        await main(pilot).on_forecasted(Forecasted(desk(pilot)._number - 1, old, None))
-        assert desk(pilot).forecast is not old and new.draft.frames == 6
+        await main(pilot).on_plan_forecast(PlanForecast(desk(pilot)._number - 1, old, None))
+        assert desk(pilot).forecast is not old and new.run_config.frames == 6
         assert "6 frames of" in shown(pilot)
-        await main(pilot).on_forecasted(Forecasted(desk(pilot)._number, old, None))
+        await main(pilot).on_plan_forecast(PlanForecast(desk(pilot)._number, old, None))
         assert desk(pilot).forecast is old, "and the newest does"
 
 
@@ -256,14 +260,14 @@ async def test_brackets_choose_the_part_that_is_asked_about() -> None:
 async def test_without_a_model_the_chooser_comes_first_and_says_what_fits() -> None:
     stage = Stage(says("x"))
     async with stage.running(model=None, video=None) as pilot:
-        await until(pilot, lambda: isinstance(pilot.app.screen, ModelsScreen), "the chooser")
+        await until(pilot, lambda: isinstance(pilot.app.screen, ModelChooser), "the chooser")
         await until(pilot, lambda: "demo" in shown(pilot), "the list")
         told = shown(pilot)
         assert "Which model should answer?" in told and "shapes only" in told
         assert "Qwen/Qwen2-VL-7B-Instruct" in told and "to fetch" in told
         assert "✓ fits" in told and "✗ does not fit: needs" in told
         await pilot.press("enter")
-        await until(pilot, lambda: isinstance(pilot.app.screen, OpenScreen), "and then a video")
+        await until(pilot, lambda: isinstance(pilot.app.screen, OpenVideoScreen), "and then a video")
         assert desk(pilot).model == "demo"
         await pilot.press("escape")
         await until(pilot, lambda: "demo model: coloured shapes only" in shown(pilot), "it is always on the screen")
@@ -272,12 +276,12 @@ async def test_without_a_model_the_chooser_comes_first_and_says_what_fits() -> N
 @pilot_test
 async def test_without_any_model_a_question_says_so() -> None:
     async with Stage(says("x")).running(model=None, video=None) as pilot:
-        await until(pilot, lambda: isinstance(pilot.app.screen, ModelsScreen), "the chooser")
+        await until(pilot, lambda: isinstance(pilot.app.screen, ModelChooser), "the chooser")
         await pilot.press("escape")
         await until(pilot, lambda: "no model yet" in shown(pilot) and "press F2" in shown(pilot), "the hint")
         main(pilot).post_message(VideoOpened(DEMO, demo_video()))
         await until(pilot, lambda: desk(pilot).video is not None, "a video")
-        main(pilot).query_one(Prompt).text = "what?"
+        main(pilot).query_one(QuestionInput).text = "what?"
         await pilot.press("enter")
         await until(pilot, lambda: "There is no model yet. Choose one with F2." in shown(pilot), "told")
 

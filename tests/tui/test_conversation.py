@@ -1,6 +1,6 @@
 """What the model is told of a long conversation."""
 
-from vidqa.history import History
+from vidqa.history.store import History
 from vidqa.tui.conversation import Conversation, Exchange
 
 

@@ -18,7 +18,7 @@ from syrupy.assertion import SnapshotAssertion
 from textual.pilot import Pilot
 from textual.widgets import Input, LoadingIndicator, TextArea
 
-from tests.made_answers import made_answer, made_clip
+from tests.answer_builders import made_answer, made_clip
 from tests.tui.scripted import (
     DEMO,
     ROOT,
@@ -39,12 +39,12 @@ from tests.tui.scripted import (
 from tests.tui.svg import slim, words
 from vidqa.errors import ModelError
 from vidqa.events import Degraded, Event, Planned, StageProgress, StageStarted
-from vidqa.history import FILE_NAME, History
-from vidqa.tui import stages
-from vidqa.tui.messages import FrameShown
-from vidqa.tui.pictures import Picture
-from vidqa.tui.screens.history import HistoryScreen
-from vidqa.tui.widgets.knob import Knob
+from vidqa.history.store import FILE_NAME, History
+from vidqa.tui import progress_text
+from vidqa.tui.half_blocks import HalfBlockImage
+from vidqa.tui.screens.history_browser import HistoryBrowser
+from vidqa.tui.widgets.plan_option import PlanOption
+from vidqa.tui.worker_messages import FrameShown
 from vidqa.types import Plan, Request, VideoInfo
 
 SIZES = ((120, 36), (80, 24), (60, 20))
@@ -74,7 +74,7 @@ async def frames_come(pilot: Pilot[int]) -> None:
     assert plan is not None
     for place, index in enumerate(plan.indices):
         colour = bytes((40 + 25 * place, 90, 200 - 20 * place))
-        main(pilot).post_message(FrameShown(DEMO, index, Picture(16, 12, colour * (16 * 12))))
+        main(pilot).post_message(FrameShown(DEMO, index, HalfBlockImage(16, 12, colour * (16 * 12))))
     await until(pilot, lambda: "▀" in screen_text(pilot.app), "the pictures are drawn")
 
 
@@ -119,7 +119,7 @@ async def help_opened(pilot: Pilot[int]) -> None:
 async def history_opened(pilot: Pilot[int]) -> None:
     """F4."""
     await pilot.press("f4")
-    await until(pilot, lambda: isinstance(pilot.app.screen, HistoryScreen), "the history")
+    await until(pilot, lambda: isinstance(pilot.app.screen, HistoryBrowser), "the history")
 
 
 async def palette_opened(pilot: Pilot[int]) -> None:
@@ -167,7 +167,7 @@ STATES = {
 @pytest.fixture
 def steady(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A clock that stands, in UTC, without what the environment says of colours."""
-    monkeypatch.setattr(stages, "time", SimpleNamespace(monotonic=lambda: 0.0))
+    monkeypatch.setattr(progress_text, "time", SimpleNamespace(monotonic=lambda: 0.0))
     monkeypatch.setenv("TZ", "UTC")
     monkeypatch.delenv("NO_COLOR", raising=False)
     time.tzset()
@@ -208,7 +208,7 @@ async def check(pilot: Pilot[int], state: State, size: tuple[int, int], snapshot
     await until(pilot, lambda: pilot.app.size == size, "the size")
     if state.panel and main(pilot).has_class("-narrow") and not main(pilot).has_class("-panel"):
         await pilot.press("f3")
-        await until(pilot, lambda: main(pilot).query(Knob).first().has_focus, "the panel")
+        await until(pilot, lambda: main(pilot).query(PlanOption).first().has_focus, "the panel")
     drawn = await picture(pilot)
     assert [text for text in state.holds if text not in shown(pilot)] == [], screen_text(pilot.app)
     kept = snapshot(name="{}x{}".format(*size))

@@ -15,9 +15,9 @@ import pytest
 from tests.tui.conftest import Opener
 from tests.tui.scripted import DEMO, Stage, says, screen_text, until
 from tests.tui.terminal import Terminal
-from vidqa.text import safe_line
-from vidqa.tui.widgets.answer_text import Section
+from vidqa.tui.widgets.answer_text import AnswerSection
 from vidqa.tui.widgets.turn_view import TurnView
+from vidqa.utils.safe_text import safe_line
 
 CLIPBOARD = "\x1b]52;c;cHduZWQ=\x07"
 HOSTILE = f"one{CLIPBOARD}two\x1b[2Jthree\x1b[31mfour\u202efive\x9b2Jsix\x9d52;c;eA==\x9cseven"
@@ -100,7 +100,7 @@ def test_an_answer_cut_anywhere_while_it_streams() -> None:
                 await app.screen.query_one("#transcript").mount(turn)
                 await turn.add(text[:place])
                 await turn.add(text[place:])
-                section = turn.query_one(Section)
+                section = turn.query_one(AnswerSection)
                 assert section._stream is not None
                 await section._stream.stop()
                 drawn = section.source

@@ -23,8 +23,8 @@ from vidqa.config import EngineConfig
 from vidqa.engine.session import Session
 from vidqa.errors import VideoError
 from vidqa.types import Request
-from vidqa.video.decode import Decoding, VideoReader, never
-from vidqa.video.reused import ReusedDecoder
+from vidqa.video.decoder_pool import ReusedDecoder
+from vidqa.video.reader import Decoding, VideoReader, never
 
 CONFIG = EngineConfig(model="demo", device="cpu")
 DECODING = Decoding(deadline_seconds=30.0, clip_deadline_seconds=30.0)

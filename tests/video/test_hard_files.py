@@ -14,9 +14,9 @@ import pytest
 from tests.clips import numbered_picture, read_number, write_clip
 from vidqa.errors import VideoError
 from vidqa.types import Frame
-from vidqa.video.decode import open_video
-from vidqa.video.frames import FrameSource
+from vidqa.video.frame_decoder import FrameSource
 from vidqa.video.probe import probe
+from vidqa.video.reader import open_video
 
 FRAMES = 90
 STRUCTURES = {

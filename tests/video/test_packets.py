@@ -14,10 +14,10 @@ from tests.clips import read_number, write_clip
 from tests.video.test_hard_files import FRAMES, STRUCTURES, remux
 from vidqa.errors import VideoError
 from vidqa.video.container import open_container
-from vidqa.video.frames import FrameSource
+from vidqa.video.frame_decoder import FrameSource
 from vidqa.video.packets import PacketTable, looked_up, read
 from vidqa.video.probe import probe
-from vidqa.video.streams import chosen_stream
+from vidqa.video.stream_selection import chosen_stream
 
 LOOKED_UP = {
     "recovery points, no other keyframe", "16 B-frames", "fields", "open HEVC groups", "hidden reference pictures",
@@ -28,7 +28,7 @@ B_FRAMES = {"x264-params": "bframes=3:keyint=20:scenecut=0"}
 @pytest.fixture(autouse=True)
 def few_packets_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     """Most of a short clip is then as far from the comparison as in a long one."""
-    monkeypatch.setattr("vidqa.video.lookup._COMPARED", 3)
+    monkeypatch.setattr("vidqa.video.container_index._COMPARED", 3)
 
 
 def both(path: Path) -> tuple[PacketTable | None, PacketTable]:
@@ -182,7 +182,7 @@ def test_real_clips(real_clips: Path) -> None:
 def test_a_plan_opens_a_video_without_numpy(tmp_path: Path) -> None:
     path = write_clip(tmp_path / "clip.mp4", 5)
     code = (
-        "import sys\nfrom vidqa.video.decode import open_video\n"
+        "import sys\nfrom vidqa.video.reader import open_video\n"
         f"with open_video({str(path)!r}, isolated=False) as reader: assert reader.info.frame_count == 5\n"
         "sys.stderr.write(' '.join(name for name in ('torch', 'numpy') if name in sys.modules))"
     )

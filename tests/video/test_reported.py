@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.video.test_facts import UNTAGGED, facts
-from vidqa.video.decode import open_video
+from vidqa.video.reader import open_video
 
 SHARED = Path(__file__).parents[3] / "shared" / "failing"
 RED, BLUE, BLACK, WHITE = (255, 0, 0), (0, 0, 255), (0, 0, 0), (255, 255, 255)

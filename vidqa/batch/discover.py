@@ -12,14 +12,14 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from vidqa.batch.records import Clip
+from vidqa.batch.clip_record import Clip
 from vidqa.errors import UsageError
-from vidqa.text import safe_line
-from vidqa.video.names import is_image_name, is_video_name
+from vidqa.utils.safe_text import safe_line
+from vidqa.video.path_completion import is_image_name, is_video_name
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class DiscoveredClips:
     """The clips, sorted by the bytes of their names, and what the user should know, a sentence each."""
 
     clips: tuple[Clip, ...]
@@ -27,7 +27,7 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
-class _File:
+class _ListedFile:
     """A file, its name below the given folder `root`, and where it really is."""
 
     root: str
@@ -49,7 +49,7 @@ class _Passed:
 
 def discover(
     paths: Iterable[str], *, listed: Iterable[str] = (), recursive: bool = False, glob: str | None = None
-) -> Found:
+) -> DiscoveredClips:
     """The clips among files and folders, each once; raises UsageError for a path that does not exist.
 
     Of the paths that a list names, those that are not there are clips too, since one of many stops nothing: whoever
@@ -68,7 +68,7 @@ def discover(
     files = (file for path in given for file in _files(path, recursive, passed) if _matches(file.name, glob))
     clips = [Clip(os.path.join(file.root, file.name), name) for file, name in _named(_once(files, passed))]
     clips.sort(key=lambda clip: os.fsencode(clip.name))
-    return Found(tuple(clips), tuple(_notes(passed, bool(clips))))
+    return DiscoveredClips(tuple(clips), tuple(_notes(passed, bool(clips))))
 
 
 def based(paths: Iterable[str], clips: Iterable[Clip]) -> tuple[Path, tuple[Clip, ...]]:
@@ -105,15 +105,15 @@ def _check_exist(paths: Sequence[str]) -> None:
     raise UsageError(f"{missing[0]} {exists}.{others}", "Give files and folders that are there.")
 
 
-def _files(path: str, recursive: bool, passed: _Passed) -> Iterator[_File]:
+def _files(path: str, recursive: bool, passed: _Passed) -> Iterator[_ListedFile]:
     """The file at a path, or the clips in the folder there."""
     if os.path.isdir(path):
         yield from _below(path, recursive, passed)
     else:
-        yield _File(os.path.dirname(path), os.path.basename(path), os.path.realpath(path), os.path.islink(path))
+        yield _ListedFile(os.path.dirname(path), os.path.basename(path), os.path.realpath(path), os.path.islink(path))
 
 
-def _below(root: str, recursive: bool, passed: _Passed) -> Iterator[_File]:
+def _below(root: str, recursive: bool, passed: _Passed) -> Iterator[_ListedFile]:
     waiting, real = [""], os.path.realpath(root)
     while waiting:
         prefix = waiting.pop()
@@ -127,7 +127,9 @@ def _below(root: str, recursive: bool, passed: _Passed) -> Iterator[_File]:
                 continue
             elif entry.is_file():
                 is_link = entry.is_symlink()
-                yield _File(root, name, os.path.realpath(entry.path) if is_link else os.path.join(real, name), is_link)
+                yield _ListedFile(
+                    root, name, os.path.realpath(entry.path) if is_link else os.path.join(real, name), is_link
+                )
             elif entry.is_symlink():
                 passed.broken_links.append(entry.path)
 
@@ -146,9 +148,9 @@ def _matches(name: str, glob: str | None) -> bool:
     return glob is None or any(fnmatchcase(name, pattern) for pattern in (glob, glob.removeprefix("**/")))
 
 
-def _once(files: Iterable[_File], passed: _Passed) -> list[_File]:
+def _once(files: Iterable[_ListedFile], passed: _Passed) -> list[_ListedFile]:
     """Each file one time: under its own name rather than a link's, else the first in the order of the arguments."""
-    kept: dict[str, _File] = {}
+    kept: dict[str, _ListedFile] = {}
     for file in files:
         if (other := kept.setdefault(file.real, file)) is not file:
             kept[file.real], left = (file, other) if other.is_link and not file.is_link else (other, file)
@@ -156,7 +158,7 @@ def _once(files: Iterable[_File], passed: _Passed) -> list[_File]:
     return list(kept.values())
 
 
-def _named(files: Sequence[_File]) -> Iterator[tuple[_File, str]]:
+def _named(files: Sequence[_ListedFile]) -> Iterator[tuple[_ListedFile, str]]:
     """Files with names that no two share: folders with equal names in them get their own in front of all of theirs."""
     depths = dict.fromkeys((file.root for file in files), 0)
     while True:

@@ -16,11 +16,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
-from vidqa.batch.records import Record, Status, Task, record_from, record_object
+from vidqa.batch.clip_record import ClipRecord, RunFingerprint, Status, record_from, record_object
 from vidqa.batch.shards import Shard
 from vidqa.errors import UsageError, VidqaError
-from vidqa.files import replace_file
-from vidqa.text import safe_line
+from vidqa.utils.atomic_write import replace_file
+from vidqa.utils.safe_text import safe_line
 
 FOLDER = ".vidqa"
 _VERSION = 1
@@ -78,9 +78,11 @@ class Journal:
             )
         replace_file(path, [os.fsencode(here)], path.with_name(".source.tmp"))
 
-    def add(self, entry: Record | Task) -> None:
+    def add(self, entry: ClipRecord | RunFingerprint) -> None:
         """Append, and wait until it is on the disk; raises OSError, after which the line may be there in part."""
-        kind, values = ("task", asdict(entry)) if isinstance(entry, Task) else ("record", record_object(entry))
+        kind, values = (
+            ("task", asdict(entry)) if isinstance(entry, RunFingerprint) else ("record", record_object(entry))
+        )
         line = json.dumps({"v": _VERSION, kind: values}, ensure_ascii=True, separators=(",", ":")).encode() + b"\n"
         written = 0
         while written < len(line):
@@ -148,7 +150,7 @@ class Ledger:
 
     def __init__(self, folder: Path) -> None:
         """Raises VidqaError where a journal is of a newer vidqa, OSError where one cannot be read."""
-        self.tasks: dict[str, Task] = {}
+        self.tasks: dict[str, RunFingerprint] = {}
         self.damaged = 0
         self._entries: dict[str, dict[str, Entry]] = {}  # by task, then by name
         self._written: dict[str, str] = {}
@@ -165,12 +167,12 @@ class Ledger:
         """The hash of what was written last to a sidecar, by whatever task."""
         return self._written.get(sidecar)
 
-    def record(self, entry: Entry) -> Record:
+    def record(self, entry: Entry) -> ClipRecord:
         """All of it."""
         with self._paths[entry.journal].open("rb") as file:
             return self._read(file, entry)
 
-    def records(self, task: str) -> Iterator[Record]:
+    def records(self, task: str) -> Iterator[ClipRecord]:
         """The last record of every clip by a task, by name."""
         with contextlib.ExitStack() as files:
             opened = [files.enter_context(path.open("rb")) for path in self._paths]
@@ -181,7 +183,7 @@ class Ledger:
         """How many clips of a task are done, and how many failed."""
         return Counter(entry.status for entry in self._entries.get(task, {}).values())
 
-    def _read(self, file: BinaryIO, entry: Entry) -> Record:
+    def _read(self, file: BinaryIO, entry: Entry) -> ClipRecord:
         file.seek(entry.offset)
         return record_from(json.loads(file.readline())["record"])
 
@@ -194,7 +196,7 @@ class Ledger:
                     f"{path} was written by a newer vidqa.", "Update vidqa, or name another folder with -o."
                 )
             if "task" in values:
-                task = Task(**values["task"])
+                task = RunFingerprint(**values["task"])
                 self.tasks[task.key] = task
                 return
             record = record_from(values["record"])
@@ -203,7 +205,7 @@ class Ledger:
             return
         self._enter(record, journal, offset)
 
-    def _enter(self, record: Record, journal: int, offset: int) -> None:
+    def _enter(self, record: ClipRecord, journal: int, offset: int) -> None:
         """The later record counts: by place in a journal, by time between two of them."""
         entry = Entry(record.content, record.status, record.attempt, record.modified_ns, record.at, journal, offset)
         entries = self._entries.setdefault(record.task, {})

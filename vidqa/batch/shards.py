@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from vidqa.batch.records import Clip
+from vidqa.batch.clip_record import Clip
 from vidqa.errors import UsageError
 
 _ARRAY = "SLURM_ARRAY_TASK_"

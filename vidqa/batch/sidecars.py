@@ -14,9 +14,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
-from vidqa.batch.records import Written
+from vidqa.batch.clip_record import Written
 from vidqa.errors import UsageError
-from vidqa.files import replace_file
+from vidqa.utils.atomic_write import replace_file
 
 OnExisting = Literal["skip", "overwrite", "append", "prepend"]
 ON_EXISTING: tuple[OnExisting, ...] = ("skip", "overwrite", "append", "prepend")

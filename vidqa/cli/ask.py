@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from vidqa.cli.options import (
+from vidqa.cli.arguments import (
     add_plan_options,
     add_stream_option,
     add_video_options,
@@ -17,13 +17,13 @@ from vidqa.cli.options import (
     make_request,
     settings_for,
 )
-from vidqa.cli.output import ExitCode, Talk, write_json
+from vidqa.cli.console import ExitCode, StderrReporter, write_json
 from vidqa.cli.signals import heeding_signals, interrupt
 from vidqa.errors import Interrupted
-from vidqa.text import safe_text
+from vidqa.messages import degraded_words, model_words, usage_words
 from vidqa.types import Answer, Plan, Turn, VideoInfo
-from vidqa.units import format_bytes, format_timestamp
-from vidqa.words import degraded_words, model_words, usage_words
+from vidqa.utils.safe_text import safe_text
+from vidqa.utils.units import format_bytes, format_timestamp
 
 
 def add_parser(commands: Any) -> None:
@@ -52,9 +52,9 @@ def add_parser(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Answer; returns the exit code."""
     from vidqa.cli.default_model import choose_model
-    from vidqa.cli.objects import answer_object
-    from vidqa.engine.planning import check_request, most_turn_tokens
+    from vidqa.cli.json_output import answer_object
     from vidqa.engine.session import Session
+    from vidqa.planner.tasks import check_request, most_turn_tokens
     from vidqa.video.probe import check_file
 
     settings = settings_for(arguments)
@@ -62,7 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
     check_file(requests[0].video)  # before anybody is asked which model to fetch
     for request in requests:
         check_request(request)
-    talk = Talk(arguments.quiet)
+    talk = StderrReporter(arguments.quiet)
     config = make_config(arguments, settings, choose_model(settings.model, talk))
     config = replace(config, conversation_tokens=sum(map(most_turn_tokens, requests[1:])))
     history: tuple[Turn, ...] = ()
@@ -83,7 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
-def _render(events: Iterator[Any], talk: Talk, as_object: bool, *, introduce: bool) -> Answer:
+def _render(events: Iterator[Any], talk: StderrReporter, as_object: bool, *, introduce: bool) -> Answer:
     """Show the events as they come; returns the answer."""
     from vidqa.events import Answered, Degraded, MemorySampled, Noted, Planned, StageProgress, StageStarted, TextDelta
 
@@ -118,7 +118,7 @@ def _render(events: Iterator[Any], talk: Talk, as_object: bool, *, introduce: bo
     raise RuntimeError("the session ended without an answer")
 
 
-def _introduce(video: VideoInfo, plan: Plan, talk: Talk) -> None:
+def _introduce(video: VideoInfo, plan: Plan, talk: StderrReporter) -> None:
     """Say what will run, and what it was limited by."""
     talk.say(_model_line(plan))
     talk.say(_plan_line(video, plan))
@@ -128,8 +128,8 @@ def _introduce(video: VideoInfo, plan: Plan, talk: Talk) -> None:
 
 def _model_line(plan: Plan) -> str:
     label = model_words(plan.model) if plan.model == "demo" else f"model: {model_words(plan.model)}"
-    draft = plan.draft
-    return f"{label} · {plan.device} {draft.weights} · {draft.attention} attention"
+    run_config = plan.run_config
+    return f"{label} · {plan.device} {run_config.weights} · {run_config.attention} attention"
 
 
 def _memory_told(plan: Plan) -> str:
@@ -145,7 +145,8 @@ def _plan_line(video: VideoInfo, plan: Plan) -> str:
     first, last = plan.timestamps_seconds[0], plan.timestamps_seconds[-1]
     return (
         f"video: {video.width}×{video.height} {video.codec}, {format_timestamp(video.duration_seconds)}\n"
-        f"plan: {plan.draft.frames} frames of {plan.draft.width}×{plan.draft.height} from {format_timestamp(first)} to "
+        f"plan: {plan.run_config.frames} frames of {plan.run_config.width}×{plan.run_config.height} "
+        f"from {format_timestamp(first)} to "
         f"{format_timestamp(last)} · {plan.visual_tokens} visual + {plan.prompt_tokens - plan.visual_tokens} text "
         f"tokens{_memory_told(plan)}"
     )

@@ -11,20 +11,20 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vidqa.batch.formats import RUN_FILES, SIDECARS
+from vidqa.batch.caption_formats import RUN_FILES, SIDECARS
 from vidqa.batch.sidecars import ON_EXISTING
-from vidqa.cli.options import add_plan_options, add_video_options, make_config, make_request, settings_for
-from vidqa.cli.output import ExitCode, Talk
+from vidqa.cli.arguments import add_plan_options, add_video_options, make_config, make_request, settings_for
+from vidqa.cli.console import ExitCode, StderrReporter
 from vidqa.cli.signals import Received, heeding_signals
 from vidqa.errors import Interrupted, UsageError, VidqaError
 
 if TYPE_CHECKING:
-    from vidqa.batch.records import Captioner, Clip, Task
-    from vidqa.batch.run import Run
-    from vidqa.batch.runner import EngineFactory
-    from vidqa.batch.setup import Setup
+    from vidqa.batch.caption_run import CaptionRun
+    from vidqa.batch.captioner import EngineFactory
+    from vidqa.batch.captioner_config import CaptionerConfig
+    from vidqa.batch.clip_record import Captioner, Clip, RunFingerprint
+    from vidqa.batch.run_fingerprint import Chooser
     from vidqa.batch.shards import Shard
-    from vidqa.batch.tasks import Chooser
     from vidqa.cli.caption_progress import Progress
 
 
@@ -106,9 +106,9 @@ def run(
     arguments: argparse.Namespace, make_engine: "EngineFactory | None" = None, choose: "Chooser | None" = None
 ) -> int:
     """Caption; returns the exit code. A test gives what makes the session, and what finds the model."""
-    from vidqa.cli.caption_plan import show_plans, show_status
+    from vidqa.cli.caption_dry_run import show_plans, show_status
 
-    talk = Talk(arguments.quiet or arguments.json)
+    talk = StderrReporter(arguments.quiet or arguments.json)
     selection = _select(arguments, talk)
     if arguments.status:
         return show_status(selection.folder, selection.everything, as_json=arguments.json)
@@ -120,7 +120,7 @@ def run(
     return _caption(arguments, selection, setup, task, make_engine)
 
 
-def _select(arguments: argparse.Namespace, talk: Talk) -> _Selection:
+def _select(arguments: argparse.Namespace, talk: StderrReporter) -> _Selection:
     from vidqa.batch.discover import based, discover, read_list
     from vidqa.batch.shards import Shard, parse_shard, shard_clips, slurm_shard
 
@@ -138,50 +138,50 @@ def _select(arguments: argparse.Namespace, talk: Talk) -> _Selection:
 
 
 def _setup(
-    arguments: argparse.Namespace, selection: _Selection, talk: Talk, choose: "Chooser | None"
-) -> "tuple[Setup, Task]":
+    arguments: argparse.Namespace, selection: _Selection, talk: StderrReporter, choose: "Chooser | None"
+) -> "tuple[CaptionerConfig, RunFingerprint]":
     """What is asked of which model; raises VidqaError before anything is read or loaded."""
-    from vidqa.batch.jobs import Asking
-    from vidqa.batch.prompts import find_prompt
-    from vidqa.batch.runner import Reading
-    from vidqa.batch.segments import parse_segments
-    from vidqa.batch.setup import Setup
-    from vidqa.batch.tasks import choose_checkpoint, make_task
+    from vidqa.batch.caption_requests import CaptionRequest
+    from vidqa.batch.captioner import PreparedClips
+    from vidqa.batch.captioner_config import CaptionerConfig
+    from vidqa.batch.prompt_templates import find_prompt
+    from vidqa.batch.run_fingerprint import choose_checkpoint, make_task
+    from vidqa.batch.segmentation import parse_segments
     from vidqa.cli.default_model import choose_model
-    from vidqa.engine.planning import check_limits, check_text
-    from vidqa.memory.host import usable_cores
+    from vidqa.devices.host import usable_cores
+    from vidqa.planner.tasks import check_limits, check_text
 
     settings = settings_for(arguments)
     request = make_request(arguments, settings, "")
     check_limits(request)
     check_text("The prompt (--prompt)", arguments.prompt)
     segments = parse_segments(arguments.segments) if arguments.segments else None
-    asking = Asking(find_prompt(arguments.prompt), request, segments)
+    asking = CaptionRequest(find_prompt(arguments.prompt), request, segments)
     config = make_config(arguments, settings, choose_model(settings.model, talk))
     checkpoint = (choose or choose_checkpoint)(config, asking, selection.clips)
     # Those who decode need a core: threads that wait for each other by spinning take it from them many times over.
     cores = max(usable_cores() - 1, 1)
     # No line of caption's shows tensors, so none are counted.
     config = replace(config, model=checkpoint.name, cpu_threads=cores, count_tensors=False)
-    reading = Reading(clip_deadline_seconds=config.clip_deadline_seconds)
+    reading = PreparedClips(clip_deadline_seconds=config.clip_deadline_seconds)
     task = make_task(asking, config, checkpoint)
-    return Setup(config, asking, task.key, _batch(arguments.batch), reading), task
+    return CaptionerConfig(config, asking, task.key, _batch(arguments.batch), reading), task
 
 
 def _caption(
     arguments: argparse.Namespace,
     selection: _Selection,
-    setup: "Setup",
-    task: "Task",
+    setup: "CaptionerConfig",
+    task: "RunFingerprint",
     make_engine: "EngineFactory | None",
 ) -> int:
-    from vidqa.batch.formats import Decorate
+    from vidqa.batch.caption_formats import Decorate
+    from vidqa.batch.caption_run import CaptionRun, RunPolicy
+    from vidqa.batch.caption_writer import CaptionWriter
     from vidqa.batch.journal import Journal, Ledger
-    from vidqa.batch.output import Output
-    from vidqa.batch.run import Policy, Run
     from vidqa.cli.caption_progress import make_progress
 
-    policy = Policy(
+    policy = RunPolicy(
         arguments.retry_failed, *_most_failures(arguments.max_failures), _at_least_one("--limit", arguments.limit)
     )
     decorate = Decorate(arguments.prefix, arguments.suffix)
@@ -194,19 +194,19 @@ def _caption(
         captioner = held.enter_context(closing(_captioner(arguments, setup, progress, make_engine)))
         received = held.enter_context(heeding_signals(partial(_finish, captioner, progress), again=captioner.stop))
         ledger = Ledger(selection.folder)
-        output = Output(
+        output = CaptionWriter(
             selection.folder, arguments.format, arguments.on_existing, decorate, task, names, ledger.written,
             journal.begun_ns,
         )  # fmt: skip
         wants = "existing" in setup.asking.prompt.fields
-        running = Run(selection.clips, task, policy, captioner, journal, ledger, output, wants_existing=wants)
+        running = CaptionRun(selection.clips, task, policy, captioner, journal, ledger, output, wants_existing=wants)
         _follow(running, progress, received)
     if received.number is not None:
         return received.exit_code()
     return ExitCode.SOME_FAILED if running.summary.failed else ExitCode.OK
 
 
-def _follow(running: "Run", progress: "Progress", received: Received) -> None:
+def _follow(running: "CaptionRun", progress: "Progress", received: Received) -> None:
     """Show a run to its end, and its sum also where an error ends it: what was captioned by then is kept."""
     rendered, summary = None, running.summary
     try:
@@ -232,20 +232,20 @@ def _finish(captioner: "Captioner", progress: "Progress") -> None:
 
 
 def _captioner(
-    arguments: argparse.Namespace, setup: "Setup", progress: "Progress", make_engine: "EngineFactory | None"
+    arguments: argparse.Namespace, setup: "CaptionerConfig", progress: "Progress", make_engine: "EngineFactory | None"
 ) -> "Captioner":
     """What captions: this process, one for each GPU, or a Ray cluster."""
     if arguments.gpus and arguments.ray:
         raise UsageError("--gpus and --ray exclude each other.", "Ray finds the GPUs of its nodes by itself.")
     if arguments.ray:
-        from vidqa.batch.ray import RayCrew
+        from vidqa.batch.ray_cluster import RayPool
 
-        return RayCrew(setup.to_object(), setup.task_key, arguments.ray)
+        return RayPool(setup.to_object(), setup.task_key, arguments.ray)
     if arguments.gpus:
-        from vidqa.batch.crew import Crew
-        from vidqa.batch.gpus import find_gpus
+        from vidqa.batch.gpu_pool import GpuPool
+        from vidqa.batch.gpu_selection import find_gpus
 
-        return Crew(setup.to_object(), setup.task_key, find_gpus(arguments.gpus))
+        return GpuPool(setup.to_object(), setup.task_key, find_gpus(arguments.gpus))
     return setup.runner(make_engine, tell=progress.hear)
 
 

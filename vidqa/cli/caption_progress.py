@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
-from vidqa.batch.records import Record
-from vidqa.batch.run import Skipped, Summary
-from vidqa.cli.output import quiet_closed_pipe
+from vidqa.batch.caption_run import RunSummary, Skipped
+from vidqa.batch.clip_record import ClipRecord
+from vidqa.cli.console import quiet_closed_pipe
 from vidqa.events import Event, MemorySampled, Planned, StageStarted
-from vidqa.text import fitting, safe_json, safe_line
-from vidqa.units import format_bytes, format_span
+from vidqa.utils.safe_text import fitting, safe_json, safe_line
+from vidqa.utils.units import format_bytes, format_span
 
 _REDRAW_SECONDS = 0.1
 _LINE_SECONDS = 10.0
@@ -25,7 +25,7 @@ _STOPPING = "finishing these clips; again stops at once"
 
 
 @dataclass(slots=True)
-class Standing:
+class LiveProgress:
     """What is known while a run goes on. Clips that were not planned yet count as the mean of those that were."""
 
     total: int
@@ -82,7 +82,7 @@ class Standing:
             case MemorySampled():
                 self.memory = event
 
-    def settle(self, told: Record | Skipped) -> None:
+    def settle(self, told: ClipRecord | Skipped) -> None:
         """A clip is captioned, failed or passed over."""
         if isinstance(told, Skipped):
             self.skipped += 1
@@ -100,20 +100,20 @@ class Progress(Protocol):
     def hear(self, names: Sequence[str], event: Event) -> None:
         """Something of the engine."""
 
-    def settle(self, told: Record | Skipped) -> None:
+    def settle(self, told: ClipRecord | Skipped) -> None:
         """A clip is settled."""
 
     def stopping(self) -> None:
         """It was asked to end; called where a signal is handled, so nothing may be written."""
 
-    def end(self, summary: Summary, rendered: Path | None) -> None:
+    def end(self, summary: RunSummary, rendered: Path | None) -> None:
         """The run is over; `rendered` is the file with all captions."""
 
 
-class Lines:
+class PlainProgress:
     """For logs: what failed at once, and how far it is every ten seconds. Draws two lines where it may (`live`)."""
 
-    def __init__(self, standing: Standing, *, live: bool, stream: TextIO | None = None) -> None:
+    def __init__(self, standing: LiveProgress, *, live: bool, stream: TextIO | None = None) -> None:
         self._standing, self._live, self._stream = standing, live, stream or sys.stderr
         self._next = 0.0 if live else time.monotonic() + _LINE_SECONDS
         self._drawn = False
@@ -123,10 +123,10 @@ class Lines:
         self._standing.hear(names, event)
         self._show()
 
-    def settle(self, told: Record | Skipped) -> None:
+    def settle(self, told: ClipRecord | Skipped) -> None:
         """Say what failed."""
         self._standing.settle(told)
-        if isinstance(told, Record) and told.error is not None:
+        if isinstance(told, ClipRecord) and told.error is not None:
             error = told.error
             self._say(safe_line(f"failed: {told.name} ({error.stage}): {error.message} {error.hint}".rstrip()))
         self._show()
@@ -135,7 +135,7 @@ class Lines:
         """It is shown with the next event."""
         self._standing.stopping = True
 
-    def end(self, summary: Summary, rendered: Path | None) -> None:
+    def end(self, summary: RunSummary, rendered: Path | None) -> None:
         """The sum."""
         self._clear()
         for line in summary_lines(summary):
@@ -168,10 +168,10 @@ class Lines:
             self._drawn = False
 
 
-class JsonLines:
+class JsonProgress:
     """For programs: an object a line for every clip, now and then one about the progress, and one at the end."""
 
-    def __init__(self, standing: Standing, stream: TextIO | None = None) -> None:
+    def __init__(self, standing: LiveProgress, stream: TextIO | None = None) -> None:
         self._standing, self._stream = standing, stream or sys.stderr
         self._next = 0.0
 
@@ -182,7 +182,7 @@ class JsonLines:
             self._next = time.monotonic() + 1.0
             self._write({"event": "progress", **_standing_object(self._standing)})
 
-    def settle(self, told: Record | Skipped) -> None:
+    def settle(self, told: ClipRecord | Skipped) -> None:
         """Each clip."""
         self._standing.settle(told)
         self._write(_settled_object(told))
@@ -191,7 +191,7 @@ class JsonLines:
         """It is shown with the next event."""
         self._standing.stopping = True
 
-    def end(self, summary: Summary, rendered: Path | None) -> None:
+    def end(self, summary: RunSummary, rendered: Path | None) -> None:
         """The sum."""
         self._write({"event": "summary", **summary_object(summary), "file": rendered and str(rendered)})
 
@@ -199,33 +199,33 @@ class JsonLines:
         _tell(self._stream, safe_json(values) + "\n")
 
 
-class Silent:
+class NoProgress:
     """Errors alone are told, and those by whoever ends the run."""
 
     def hear(self, names: Sequence[str], event: Event) -> None:
         """Nothing."""
 
-    def settle(self, told: Record | Skipped) -> None:
+    def settle(self, told: ClipRecord | Skipped) -> None:
         """Nothing."""
 
     def stopping(self) -> None:
         """Nothing."""
 
-    def end(self, summary: Summary, rendered: Path | None) -> None:
+    def end(self, summary: RunSummary, rendered: Path | None) -> None:
         """Nothing."""
 
 
 def make_progress(total: int, *, as_json: bool, quiet: bool) -> Progress:
     """How this run is shown on stderr."""
     if quiet:
-        return Silent()
-    standing = Standing(total)
+        return NoProgress()
+    standing = LiveProgress(total)
     if as_json:
-        return JsonLines(standing)
-    return Lines(standing, live=sys.stderr.isatty() and os.environ.get("TERM") != "dumb")
+        return JsonProgress(standing)
+    return PlainProgress(standing, live=sys.stderr.isatty() and os.environ.get("TERM") != "dumb")
 
 
-def progress_lines(standing: Standing) -> tuple[str, str]:
+def progress_lines(standing: LiveProgress) -> tuple[str, str]:
     """How far, how fast and how long still; what is at work, and in which memory."""
     filled = round(_CELLS * standing.share)
     left = standing.seconds_left
@@ -248,7 +248,7 @@ def progress_lines(standing: Standing) -> tuple[str, str]:
     return " · ".join(first), " · ".join(filter(None, second))
 
 
-def summary_lines(summary: Summary) -> list[str]:
+def summary_lines(summary: RunSummary) -> list[str]:
     """What a run did, in two lines or three."""
     lines = [
         f"{summary.captioned} captioned, {summary.failed} failed in {format_span(summary.seconds)}"
@@ -265,7 +265,7 @@ def summary_lines(summary: Summary) -> list[str]:
     return lines
 
 
-def summary_object(summary: Summary) -> dict[str, Any]:
+def summary_object(summary: RunSummary) -> dict[str, Any]:
     """The same for programs."""
     return {
         "captioned": summary.captioned, "failed": summary.failed, "skipped": dict(summary.skipped),
@@ -275,7 +275,7 @@ def summary_object(summary: Summary) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _standing_object(standing: Standing) -> dict[str, Any]:
+def _standing_object(standing: LiveProgress) -> dict[str, Any]:
     left, memory = standing.seconds_left, standing.memory
     return {
         "share": round(standing.share, 4), "done": standing.done, "failed": standing.failed,
@@ -287,7 +287,7 @@ def _standing_object(standing: Standing) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _settled_object(told: Record | Skipped) -> dict[str, Any]:
+def _settled_object(told: ClipRecord | Skipped) -> dict[str, Any]:
     if isinstance(told, Skipped):
         return {"event": "skipped", "path": told.clip.name, "why": told.why}
     error = told.error

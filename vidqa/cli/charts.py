@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vidqa.errors import UsageError
-from vidqa.measure.sweep import Row, Side
+from vidqa.profiling.sweep_points import Side, SweepRow
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from vidqa.measure.allocations import Timeline
+    from vidqa.profiling.memory_trace import AllocationTimeline
 
 KINDS = (".png", ".svg")
 _GIB, _MIB = 2**30, 2**20
@@ -40,7 +40,7 @@ def check_target(path: str) -> None:
         raise UsageError(f"The folder of {path} is not there.", "Make it first, or write elsewhere.")
 
 
-def draw_sweep(rows: Sequence[Row], title: str, path: str, *, over_sizes: bool, limit_bytes: int | None) -> None:
+def draw_sweep(rows: Sequence[SweepRow], title: str, path: str, *, over_sizes: bool, limit_bytes: int | None) -> None:
     """Peak memory and time to the first token over visual tokens (or sizes), both sides and the predictions."""
     figure = new_figure(2)
     memory, seconds = figure.subplots(1, 2)
@@ -65,7 +65,7 @@ def draw_sweep(rows: Sequence[Row], title: str, path: str, *, over_sizes: bool, 
     save(figure, path)
 
 
-def _top(rows: Sequence[Row], limit_bytes: int | None) -> float | None:
+def _top(rows: Sequence[SweepRow], limit_bytes: int | None) -> float | None:
     """The height of the memory axis in GiB: a prediction far above what was measured may leave the picture."""
     sizes = [row.peak_bytes for row in rows if row.peak_bytes is not None]
     if not sizes:
@@ -91,12 +91,12 @@ def save(figure: "Figure", path: str) -> None:
 
 def _plain(text: str) -> str:
     """Untrusted words without matplotlib's own mathematics."""
-    from vidqa.text import safe_line
+    from vidqa.utils.safe_text import safe_line
 
     return safe_line(text).replace("$", r"\$")
 
 
-def _places(rows: Sequence[Row], *, over_sizes: bool) -> dict[tuple[int, int, int], float]:
+def _places(rows: Sequence[SweepRow], *, over_sizes: bool) -> dict[tuple[int, int, int], float]:
     """Where on the axis a point stands: at its tokens, or one size after the other."""
     keys = dict.fromkeys((row.asked, row.width, row.height) for row in rows)
     if over_sizes:
@@ -105,11 +105,11 @@ def _places(rows: Sequence[Row], *, over_sizes: bool) -> dict[tuple[int, int, in
     return {key: float(tokens[key]) for key in keys}
 
 
-def _key(row: Row) -> tuple[int, int, int]:
+def _key(row: SweepRow) -> tuple[int, int, int]:
     return (row.asked, row.width, row.height)
 
 
-def _draw_memory(axes: "Axes", side: Side, rows: Sequence[Row], places: dict[tuple[int, int, int], float]) -> None:
+def _draw_memory(axes: "Axes", side: Side, rows: Sequence[SweepRow], places: dict[tuple[int, int, int], float]) -> None:
     done = [(places[_key(row)], row.peak_bytes / _GIB) for row in rows if row.peak_bytes is not None]
     predicted = [
         (places[_key(row)], row.predicted_peak_bytes / _GIB) for row in rows if row.predicted_peak_bytes is not None
@@ -129,14 +129,16 @@ def _draw_memory(axes: "Axes", side: Side, rows: Sequence[Row], places: dict[tup
             )  # fmt: skip
 
 
-def _draw_seconds(axes: "Axes", side: Side, rows: Sequence[Row], places: dict[tuple[int, int, int], float]) -> None:
+def _draw_seconds(
+    axes: "Axes", side: Side, rows: Sequence[SweepRow], places: dict[tuple[int, int, int], float]
+) -> None:
     done = [(places[_key(row)], row.first_token_seconds) for row in rows if row.first_token_seconds is not None]
     if done:
         axes.plot(*zip(*done, strict=True), "o-", color=_COLOURS[side], label=f"{side}, measured")
 
 
 def _label_places(
-    axes: "Axes", rows: Sequence[Row], places: dict[tuple[int, int, int], float], *, over_sizes: bool
+    axes: "Axes", rows: Sequence[SweepRow], places: dict[tuple[int, int, int], float], *, over_sizes: bool
 ) -> None:
     if not over_sizes:
         axes.set_xlabel("visual tokens (frames on top)")
@@ -149,7 +151,7 @@ def _label_places(
     axes.set_xlabel("frames × size, at one number of visual tokens")
 
 
-def draw_timeline(timeline: "Timeline", title: str, path: str) -> None:
+def draw_timeline(timeline: "AllocationTimeline", title: str, path: str) -> None:
     """Living bytes over seconds, stacked by what they are, with the phases marked."""
     figure = new_figure(2)
     axes = figure.subplots()

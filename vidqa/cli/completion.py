@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from vidqa.cli.output import ExitCode
+from vidqa.cli.console import ExitCode
 
 _SHELLS = ("bash", "zsh", "fish")
 _FILE_DESTS = ("output", "out", "plot", "file")
@@ -60,29 +60,29 @@ def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
 
 
 def _videos(prefix: str, **_: Any) -> list[str]:
-    from vidqa.video.names import complete_path
+    from vidqa.video.path_completion import complete_path
 
     return complete_path(prefix)
 
 
 def _files(prefix: str, **_: Any) -> list[str]:
-    from vidqa.video.names import complete_path
+    from vidqa.video.path_completion import complete_path
 
     return complete_path(prefix, lambda name: True)
 
 
 def _models(prefix: str, **_: Any) -> list[str]:
     """Short names and cached repositories; folders where a path was begun."""
-    from vidqa.models.choice import AUTO, SHORT_NAMES
     from vidqa.models.hub import DEMO, cached_names
-    from vidqa.video.names import complete_path
+    from vidqa.models.registry import AUTO, SHORT_NAMES
+    from vidqa.video.path_completion import complete_path
 
     names = [DEMO, AUTO, *SHORT_NAMES, *cached_names()]
     return names + (complete_path(prefix, lambda name: False) if prefix.startswith((".", "/", "~")) else [])
 
 
 def _to_fetch(**_: Any) -> list[str]:
-    from vidqa.models.choice import SHORT_NAMES
+    from vidqa.models.registry import SHORT_NAMES
 
     return list(SHORT_NAMES.values())
 
@@ -92,6 +92,6 @@ def _devices(**_: Any) -> list[str]:
 
 
 def _gpus(**_: Any) -> list[str]:
-    from vidqa.memory.gpus import CATALOG
+    from vidqa.devices.gpu_catalog import CATALOG
 
     return ["all", *(gpu.key for gpu in CATALOG)]

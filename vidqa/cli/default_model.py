@@ -2,7 +2,7 @@
 
 import sys
 
-from vidqa.cli.output import Talk
+from vidqa.cli.console import StderrReporter
 from vidqa.errors import ModelMissing
 
 SUGGESTED_MODEL = "Qwen/Qwen2-VL-2B-Instruct"
@@ -12,7 +12,7 @@ _QUESTION = f"""No model was named and none is cached.
 Which one? [1/2] """
 
 
-def choose_model(named: str | None, talk: Talk) -> str:
+def choose_model(named: str | None, talk: StderrReporter) -> str:
     """The named model, else the first cached one, else what a person at the terminal picks.
 
     Raises ModelMissing where nobody can be asked.
@@ -32,7 +32,7 @@ def choose_model(named: str | None, talk: Talk) -> str:
     return _ask_person(talk)
 
 
-def _ask_person(talk: Talk) -> str:
+def _ask_person(talk: StderrReporter) -> str:
     sys.stderr.write(_QUESTION)
     sys.stderr.flush()
     while (reply := sys.stdin.readline().strip()) not in {"1", "2"}:

@@ -1,18 +1,18 @@
 """`vidqa doctor`: is everything here that an answer needs, and which kernel will really run?
 
-Renders what vidqa.engine.checkup finds; looks at nothing itself.
+Renders what vidqa.diagnostics.health_checks finds; looks at nothing itself.
 """
 
 import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
-from vidqa.cli.options import add_model_options, settings_for
-from vidqa.cli.output import ExitCode, write_json
-from vidqa.text import safe_line
+from vidqa.cli.arguments import add_model_options, settings_for
+from vidqa.cli.console import ExitCode, write_json
+from vidqa.utils.safe_text import safe_line
 
 if TYPE_CHECKING:
-    from vidqa.engine.checkup import Check
+    from vidqa.diagnostics.health_checks import Check
 
 _MARKS = {"ok": "✓", "bad": "✗", "absent": "–"}
 _PLAIN_MARKS = {"ok": "ok", "bad": "BAD", "absent": "-"}  # for a terminal without these characters
@@ -35,7 +35,7 @@ def add_parser(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print a line per finding; returns 1 where an answer would be impossible."""
-    from vidqa.engine.checkup import Subject, findings, passed, run_checks
+    from vidqa.diagnostics.health_checks import Subject, findings, passed, run_checks
 
     settings = settings_for(arguments)
     subject = Subject(settings.model, settings.device, arguments.flex)

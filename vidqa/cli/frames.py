@@ -6,8 +6,8 @@ Plans as `ask` does, decodes and resizes as `ask` does, and writes one picture.
 import argparse
 from typing import Any
 
-from vidqa.cli.options import add_planned_video, make_config, make_request, settings_for
-from vidqa.cli.output import ExitCode, Talk
+from vidqa.cli.arguments import add_planned_video, make_config, make_request, settings_for
+from vidqa.cli.console import ExitCode, StderrReporter
 
 
 def add_parser(commands: Any) -> None:
@@ -28,7 +28,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Plan, decode, write; returns the exit code."""
     from vidqa.cli.default_model import planned_model
     from vidqa.engine.session import Session
-    from vidqa.text import safe_line
+    from vidqa.utils.safe_text import safe_line
     from vidqa.video.contact_sheet import check_target, write_sheet
 
     check_target(arguments.output)  # before anything is decoded for it
@@ -38,7 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
     with Session(config) as session:
         plan, pictures = session.see(request)
     width, height = write_sheet(pictures, plan.timestamps_seconds, arguments.output, columns=arguments.columns)
-    draft = plan.draft
-    told = f"{draft.frames} frames of {draft.width}×{draft.height} in {width}×{height} pixels"
-    Talk(arguments.quiet).say(f"{safe_line(arguments.output)}: {told}")
+    run_config = plan.run_config
+    told = f"{run_config.frames} frames of {run_config.width}×{run_config.height} in {width}×{height} pixels"
+    StderrReporter(arguments.quiet).say(f"{safe_line(arguments.output)}: {told}")
     return ExitCode.OK

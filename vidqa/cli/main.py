@@ -11,8 +11,22 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 import vidqa
-from vidqa.cli import ask, caption, completion, config, doctor, frames, models, plan, profile, pull, sweep, tui, warmup
-from vidqa.cli.output import ExitCode, exit_code_for, quiet_closed_pipe, report_error
+from vidqa.cli import (
+    ask,
+    caption,
+    completion,
+    config_command,
+    doctor,
+    frames,
+    models,
+    plan,
+    profile,
+    pull,
+    sweep,
+    tui,
+    warmup,
+)
+from vidqa.cli.console import ExitCode, exit_code_for, quiet_closed_pipe, report_error
 from vidqa.errors import VidqaError
 
 _EPILOG = """exit codes: 0 ok, 1 failed, 2 usage, 3 batch finished with failures, 4 does not fit,
@@ -39,7 +53,21 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"vidqa {vidqa.__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=_Parser)
-    for command in (tui, ask, caption, plan, frames, sweep, profile, doctor, warmup, models, pull, config, completion):
+    for command in (
+        tui,
+        ask,
+        caption,
+        plan,
+        frames,
+        sweep,
+        profile,
+        doctor,
+        warmup,
+        models,
+        pull,
+        config_command,
+        completion,
+    ):
         command.add_parser(commands)
     for subparser in commands.choices.values():
         subparser.add_argument("--debug", action="store_true", help="show the traceback of an error")

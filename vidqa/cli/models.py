@@ -4,9 +4,9 @@ import argparse
 import sys
 from typing import Any
 
-from vidqa.cli.output import ExitCode, write_json
-from vidqa.text import safe_line
-from vidqa.units import format_bytes
+from vidqa.cli.console import ExitCode, write_json
+from vidqa.utils.safe_text import safe_line
+from vidqa.utils.units import format_bytes
 
 
 def add_parser(commands: Any) -> None:

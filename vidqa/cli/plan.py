@@ -7,17 +7,17 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
-from vidqa.cli.options import add_planned_video, make_config, make_request, settings_for
-from vidqa.cli.output import ExitCode, write_json
-from vidqa.memory.shares import memory_shares
-from vidqa.text import safe_line, safe_text
+from vidqa.cli.arguments import add_planned_video, make_config, make_request, settings_for
+from vidqa.cli.console import ExitCode, write_json
+from vidqa.planner.memory_shares import memory_shares
 from vidqa.types import Plan, VideoInfo
-from vidqa.units import format_bytes, format_timestamp
+from vidqa.utils.safe_text import safe_line, safe_text
+from vidqa.utils.units import format_bytes, format_timestamp
 
 if TYPE_CHECKING:
     from vidqa.config import EngineConfig
-    from vidqa.memory.alternatives import Alternative
-    from vidqa.memory.search import Task
+    from vidqa.planner.alternatives import Alternative
+    from vidqa.planner.search import PlanningProblem
     from vidqa.types import Request
 
 _BAR_CELLS = 60
@@ -41,11 +41,11 @@ def add_parser(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Plan and print; returns the exit code."""
     from vidqa.cli.default_model import planned_model
-    from vidqa.engine.planning import check_request, plan_best, tasks_for
-    from vidqa.memory.device import find_device
-    from vidqa.memory.gpus import as_device, find_gpu
-    from vidqa.models.choice import find_checkpoints
-    from vidqa.video.opening import probe_facts
+    from vidqa.devices.device import find_device
+    from vidqa.devices.gpu_catalog import as_device, find_gpu
+    from vidqa.models.registry import find_checkpoints
+    from vidqa.planner.tasks import check_request, plan_best, tasks_for
+    from vidqa.video.open import probe_facts
 
     settings = settings_for(arguments)
     request = make_request(arguments, settings, arguments.question)
@@ -65,14 +65,14 @@ def run(arguments: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
-def _alternatives(task: "Task", plan: Plan) -> "tuple[Alternative, ...]":
-    from vidqa.memory.alternatives import alternatives
+def _alternatives(task: "PlanningProblem", plan: Plan) -> "tuple[Alternative, ...]":
+    from vidqa.planner.alternatives import alternatives
 
     return alternatives(task, plan)
 
 
 def _object(video: VideoInfo, plan: Plan, others: "tuple[Alternative, ...]") -> dict[str, Any]:
-    from vidqa.cli.objects import SCHEMA_VERSION, plan_object, video_object
+    from vidqa.cli.json_output import SCHEMA_VERSION, plan_object, video_object
 
     return {
         "schema_version": SCHEMA_VERSION,
@@ -90,20 +90,22 @@ def _object(video: VideoInfo, plan: Plan, others: "tuple[Alternative, ...]") -> 
     }
 
 
-def _table(task: "Task", plan: Plan, others: "tuple[Alternative, ...]") -> list[str]:
+def _table(task: "PlanningProblem", plan: Plan, others: "tuple[Alternative, ...]") -> list[str]:
     """The whole answer as lines of text."""
-    from vidqa.engine.planning import closer_look
-    from vidqa.memory.vanilla import vanilla_peak_bytes
+    from vidqa.planner.baseline_memory import vanilla_peak_bytes
+    from vidqa.planner.tasks import closer_look
 
-    video, draft = task.video, plan.draft
+    video, run_config = task.video, plan.run_config
     lines = [
         f"video     {safe_line(video.path)}: {video.width}×{video.height} {video.codec}, "
         f"{format_timestamp(video.duration_seconds)}",
-        f"model     {safe_line(plan.model)}, {draft.weights} weights, {draft.kv} KV cache, {draft.attention} attention",
+        f"model     {safe_line(plan.model)}, {run_config.weights} weights, {run_config.kv} KV cache, "
+        f"{run_config.attention} attention",
         f"device    {safe_line(task.device.name)} ({plan.device}), budget {format_bytes(plan.budget_bytes)}",
         f"plan      {_size(plan)}, {plan.visual_tokens:,} visual + {plan.prompt_tokens - plan.visual_tokens} text "
-        f"tokens, {draft.max_tokens} for the answer",
-        f"chunks    {draft.vision_chunk} slices in the vision tower, {draft.prefill_chunk} tokens in the prefill",
+        f"tokens, {run_config.max_tokens} for the answer",
+        f"chunks    {run_config.vision_chunk} slices in the vision tower, "
+        f"{run_config.prefill_chunk} tokens in the prefill",
         f"time      {_seconds(plan)}",
         "",
         f"memory at its peak, in the {plan.peak_phase} phase",
@@ -112,7 +114,7 @@ def _table(task: "Task", plan: Plan, others: "tuple[Alternative, ...]") -> list[
     lines += [f"  {'total':<40}{format_bytes(plan.required_bytes):>10}  of {format_bytes(plan.budget_bytes)}"]
     phases = ", ".join(f"{name} {format_bytes(size)}" for name, size in plan.phase_bytes.items())
     lines += [f"  {_bar(plan)}", "", f"phases    {phases}"]
-    plain = vanilla_peak_bytes(task.spec, plan.visual_tokens, draft.text_tokens, "bf16")
+    plain = vanilla_peak_bytes(task.spec, plan.visual_tokens, run_config.text_tokens, "bf16")
     lines += [f"compare   {format_bytes(plain)} in one pass with unfused attention and 16-bit weights"]
     lines += [f"limit     {limit}" for limit in plan.limits]
     lines += [f"note      {note}" for note in (*task.video.notes, *task.device.notes, *closer_look(plan, task.request))]
@@ -131,7 +133,7 @@ def _times(plan: Plan) -> str:
 
 def _size(plan: Plan) -> str:
     every = f" every {plan.interval_seconds:.2f} s" if plan.interval_seconds else ""
-    return f"{plan.draft.frames} frames of {plan.draft.width}×{plan.draft.height}{every}"
+    return f"{plan.run_config.frames} frames of {plan.run_config.width}×{plan.run_config.height}{every}"
 
 
 def _seconds(plan: Plan) -> str:
@@ -164,9 +166,9 @@ def _bar(plan: Plan) -> str:
 
 def _print_matrix(as_json: bool, config: "EngineConfig", video: VideoInfo, request: "Request", *, named: bool) -> int:
     """Every GPU of the catalog against models and precisions."""
-    from vidqa.engine.planning import matrix
-    from vidqa.memory.gpus import CATALOG, as_device
-    from vidqa.models.choice import SHORT_NAMES, find_checkpoints
+    from vidqa.devices.gpu_catalog import CATALOG, as_device
+    from vidqa.models.registry import SHORT_NAMES, find_checkpoints
+    from vidqa.planner.tasks import matrix
 
     names = [config.model] if named else list(SHORT_NAMES.values())[:2]
     checkpoints = [found for name in names for found in find_checkpoints(name, local=False)]
@@ -183,11 +185,11 @@ def _print_matrix(as_json: bool, config: "EngineConfig", video: VideoInfo, reque
 
 
 def _cell(plan: Plan | None) -> str:
-    return "–" if plan is None else f"{plan.draft.frames} × {plan.draft.width}×{plan.draft.height}"
+    return "–" if plan is None else f"{plan.run_config.frames} × {plan.run_config.width}×{plan.run_config.height}"
 
 
 def _matrix_object(table: Any) -> dict[str, Any]:
-    from vidqa.cli.objects import SCHEMA_VERSION, plan_object
+    from vidqa.cli.json_output import SCHEMA_VERSION, plan_object
 
     cells = [
         {"gpu": device.name, "model": model, "weights": weights, "plan": None if plan is None else plan_object(plan)}

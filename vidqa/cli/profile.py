@@ -1,6 +1,6 @@
 """`vidqa profile VIDEO`: where one question's memory and time went.
 
-Renders what vidqa.measure.profiler found as text or JSON, and draws its timeline. Measures
+Renders what vidqa.profiling.profiler found as text or JSON, and draws its timeline. Measures
 nothing itself.
 """
 
@@ -11,14 +11,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vidqa.cli.options import add_planned_video, make_config, make_request, settings_for
-from vidqa.cli.output import ExitCode, Talk, write_json
-from vidqa.text import safe_line, safe_text
-from vidqa.units import format_bytes
+from vidqa.cli.arguments import add_planned_video, make_config, make_request, settings_for
+from vidqa.cli.console import ExitCode, StderrReporter, write_json
+from vidqa.utils.safe_text import safe_line, safe_text
+from vidqa.utils.units import format_bytes
 
 if TYPE_CHECKING:
-    from vidqa.measure.allocations import Total
-    from vidqa.measure.profiler import Profile
+    from vidqa.profiling.memory_trace import Total
+    from vidqa.profiling.profiler import Profile
 
 _ANSWER_TOKENS = 16
 _SHOWN = 12
@@ -45,10 +45,10 @@ def add_parser(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Profile, write the files, print; returns the exit code."""
     from vidqa.cli.default_model import choose_model
-    from vidqa.engine.planning import check_config, check_request
+    from vidqa.planner.tasks import check_config, check_request
     from vidqa.video.probe import check_file
 
-    talk, settings = Talk(arguments.quiet), settings_for(arguments)
+    talk, settings = StderrReporter(arguments.quiet), settings_for(arguments)
     request = make_request(arguments, settings, arguments.question)
     check_request(request)
     check_file(request.video)
@@ -56,7 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
     check_config(config)
     folder, picture = _folder(arguments.out), _picture(arguments, talk)
     trace = folder / "trace.json"
-    from vidqa.measure import profiler  # torch: after everything that can be refused was
+    from vidqa.profiling import profiler  # torch: after everything that can be refused was
 
     measure = profiler.profile_transformers if arguments.baseline else profiler.profile_vidqa
     profile = measure(config, request, trace)
@@ -87,7 +87,7 @@ def _folder(name: str) -> Path:
     return folder
 
 
-def _picture(arguments: argparse.Namespace, talk: Talk) -> str | None:
+def _picture(arguments: argparse.Namespace, talk: StderrReporter) -> str | None:
     """The picture's name, or None where none is drawn; raises UsageError for one that was asked and cannot be."""
     from vidqa.cli.charts import can_draw, check_target
 
@@ -152,7 +152,7 @@ def _compare(profile: "Profile") -> str:
 
 def _unfused(profile: "Profile") -> tuple[int, int]:
     """(cumulative, at once) bytes of the score matrices of one pass over the whole prompt."""
-    from vidqa.measure.names import cumulative_score_bytes, peak_score_bytes
+    from vidqa.profiling.allocation_classifier import cumulative_score_bytes, peak_score_bytes
 
     facts, tokens = profile.facts, profile.asked.prompt_tokens
     return (
@@ -163,7 +163,7 @@ def _unfused(profile: "Profile") -> tuple[int, int]:
 
 def _object(profile: "Profile", question: str, files: dict[str, str]) -> dict[str, Any]:
     """The one object of `--json` (README, "JSON")."""
-    from vidqa.cli.objects import SCHEMA_VERSION
+    from vidqa.cli.json_output import SCHEMA_VERSION
 
     asked = asdict(profile.asked)
     asked.pop("seconds")

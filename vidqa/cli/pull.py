@@ -4,8 +4,8 @@ import argparse
 import sys
 from typing import Any
 
-from vidqa.cli.output import ExitCode
-from vidqa.text import safe_line
+from vidqa.cli.console import ExitCode
+from vidqa.utils.safe_text import safe_line
 
 
 def add_parser(commands: Any) -> None:

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
-from vidqa.cli.output import ExitCode
+from vidqa.cli.console import ExitCode
 
 
 @dataclass(slots=True)

@@ -1,6 +1,6 @@
 """`vidqa sweep VIDEO`: peak memory, tokens and time to the first token over frame counts or sizes.
 
-Renders the rows of vidqa.measure as a table, JSON and a plot. Measures nothing itself; each
+Renders the rows of `profiling` as a table, JSON and a plot. Measures nothing itself; each
 run is a process of its own, so this one stays light.
 """
 
@@ -13,14 +13,14 @@ from dataclasses import asdict
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from vidqa.cli.options import add_plan_options, make_config, make_request, settings_for
-from vidqa.cli.output import ExitCode, Talk, write_json
-from vidqa.text import safe_line, safe_text
-from vidqa.units import format_bytes, parse_bytes
+from vidqa.cli.arguments import add_plan_options, make_config, make_request, settings_for
+from vidqa.cli.console import ExitCode, StderrReporter, write_json
+from vidqa.utils.safe_text import safe_line, safe_text
+from vidqa.utils.units import format_bytes, parse_bytes
 
 if TYPE_CHECKING:
-    from vidqa.measure.series import Series
-    from vidqa.measure.sweep import Row
+    from vidqa.profiling.sweep_points import SweepRow
+    from vidqa.profiling.sweep_runner import Series
 
 _DEFAULT_COUNTS = "2,4,8,16,32"
 _DEFAULT_FRAMES_OF_SIZES = "8"
@@ -65,17 +65,17 @@ def add_parser(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Measure and print; returns the exit code. What was measured is printed after Ctrl-C too."""
     from vidqa.cli.charts import check_target, draw_sweep
-    from vidqa.measure.series import run_series
-    from vidqa.measure.sweep import SIDES
+    from vidqa.profiling.sweep_points import SIDES
+    from vidqa.profiling.sweep_runner import run_series
 
     if arguments.plot:
         check_target(arguments.plot)
-    talk = Talk(arguments.quiet)
+    talk = StderrReporter(arguments.quiet)
     series = _series(arguments, talk)
     for note in series.notes:
         talk.say(f"note: {note}")
     sides = SIDES if arguments.baseline else SIDES[:1]
-    rows: list[Row] = []
+    rows: list[SweepRow] = []
     total, interrupted = len(series.points) * len(sides), False
     with _terminated_as_interrupted():
         try:
@@ -98,14 +98,14 @@ def run(arguments: argparse.Namespace) -> int:
     return ExitCode.FAILED if all(row.outcome == "failed" for row in rows) else ExitCode.OK
 
 
-def _series(arguments: argparse.Namespace, talk: Talk) -> "Series":
+def _series(arguments: argparse.Namespace, talk: StderrReporter) -> "Series":
     """What the arguments ask for, checked before anything runs."""
     from vidqa.cli.default_model import choose_model
-    from vidqa.engine.planning import check_config, check_request
     from vidqa.errors import UsageError
-    from vidqa.measure.series import prepare
-    from vidqa.measure.sweep import parse_counts, parse_sizes
-    from vidqa.video.opening import probe_facts
+    from vidqa.planner.tasks import check_config, check_request
+    from vidqa.profiling.sweep_points import parse_counts, parse_sizes
+    from vidqa.profiling.sweep_runner import prepare
+    from vidqa.video.open import probe_facts
 
     settings = settings_for(arguments)
     request = make_request(arguments, settings, arguments.question)
@@ -141,7 +141,7 @@ def _title(series: "Series") -> str:
     return f"{series.checkpoint.name} on {series.device.name}"
 
 
-def _line(row: "Row") -> str:
+def _line(row: "SweepRow") -> str:
     """One run for the progress on stderr."""
     told = f"{row.side}, {row.frames} frames of {row.width}×{row.height}, {row.visual_tokens:,} visual tokens: "
     if row.outcome != "ok":
@@ -151,10 +151,10 @@ def _line(row: "Row") -> str:
     return told + "".join(f"; {safe_line(note)}" for note in row.notes if note.startswith("degraded"))
 
 
-def _table(series: "Series", rows: "Sequence[Row]") -> list[str]:
+def _table(series: "Series", rows: "Sequence[SweepRow]") -> list[str]:
     """Rows side by side, and what they say together."""
     sides = list(dict.fromkeys(row.side for row in rows))
-    groups: dict[tuple[int, int, int], dict[str, Row]] = {}
+    groups: dict[tuple[int, int, int], dict[str, SweepRow]] = {}
     for row in rows:
         groups.setdefault((row.asked, row.width, row.height), {})[row.side] = row
     head = f"{'frames':>9}{'size':>11}{'tokens':>9}"
@@ -177,7 +177,7 @@ def _predicted_word(side: str) -> str:
     return "planned" if side == "vidqa" else "unfused*"
 
 
-def _cell(row: "Row | None") -> str:
+def _cell(row: "SweepRow | None") -> str:
     """Peak, prediction and seconds of one run, or why there are none; 36 wide."""
     if row is None:
         return "–"
@@ -188,8 +188,8 @@ def _cell(row: "Row | None") -> str:
     return f"{format_bytes(row.peak_bytes):>10}{predicted:>12}{f'{row.first_token_seconds:.2f} s':>14}"
 
 
-def _summary_lines(series: "Series", rows: "Sequence[Row]") -> list[str]:
-    from vidqa.measure.sweep import summarise
+def _summary_lines(series: "Series", rows: "Sequence[SweepRow]") -> list[str]:
+    from vidqa.profiling.sweep_points import summarise
 
     summary = summarise(rows, series.kv_bytes_per_token)
     lines = []
@@ -216,7 +216,7 @@ def _summary_lines(series: "Series", rows: "Sequence[Row]") -> list[str]:
     return lines
 
 
-def _told_notes(rows: "Sequence[Row]") -> list[str]:
+def _told_notes(rows: "Sequence[SweepRow]") -> list[str]:
     """What made a run another one than was asked, and where transformers follows another rule; each once."""
     told = (note for row in rows for note in row.notes if row.side == "transformers" or note.startswith("degraded"))
     return list(dict.fromkeys(told))
@@ -226,10 +226,10 @@ def _signed(size: float) -> str:
     return f"{'-' if size < 0 else ''}{format_bytes(abs(round(size)))}"
 
 
-def _object(series: "Series", rows: "Sequence[Row]", *, over_sizes: bool, interrupted: bool) -> dict[str, Any]:
+def _object(series: "Series", rows: "Sequence[SweepRow]", *, over_sizes: bool, interrupted: bool) -> dict[str, Any]:
     """The one object of `--json` (README, "JSON")."""
-    from vidqa.cli.objects import SCHEMA_VERSION, video_object
-    from vidqa.measure.sweep import summarise
+    from vidqa.cli.json_output import SCHEMA_VERSION, video_object
+    from vidqa.profiling.sweep_points import summarise
 
     return {
         "schema_version": SCHEMA_VERSION,
@@ -246,7 +246,7 @@ def _object(series: "Series", rows: "Sequence[Row]", *, over_sizes: bool, interr
     }
 
 
-def _row_object(row: "Row") -> dict[str, Any]:
+def _row_object(row: "SweepRow") -> dict[str, Any]:
     told = asdict(row)
     seconds = told.pop("first_token_seconds")
     return told | {"first_token_s": None if seconds is None else round(seconds, 6), "notes": list(row.notes)}

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from vidqa.cli.options import add_plan_options, add_setting_options
-from vidqa.setting_list import TUI_SETTINGS
+from vidqa.cli.arguments import add_plan_options, add_setting_options
+from vidqa.settings.schema import TUI_SETTINGS
 
 
 def add_parser(commands: Any) -> None:

@@ -1,6 +1,6 @@
 """`vidqa warmup`: compile ahead what the first answer would wait for.
 
-Renders what vidqa.engine.warmup does; compiles nothing itself.
+Renders what vidqa.diagnostics.kernel_warmup does; compiles nothing itself.
 """
 
 import argparse
@@ -8,9 +8,9 @@ import os
 import sys
 from typing import Any
 
-from vidqa.cli.options import add_model_options, settings_for
-from vidqa.cli.output import ExitCode
-from vidqa.text import safe_line
+from vidqa.cli.arguments import add_model_options, settings_for
+from vidqa.cli.console import ExitCode
+from vidqa.utils.safe_text import safe_line
 
 
 def add_parser(commands: Any) -> None:
@@ -28,16 +28,17 @@ def add_parser(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print a line for each thing that was made ready; returns 1 where one was not."""
-    from vidqa.memory.device import compiler_environment, find_device
-    from vidqa.models.choice import AUTO, find_checkpoints
+    from vidqa.devices.allocator import compiler_environment
+    from vidqa.devices.device import find_device
+    from vidqa.models.registry import AUTO, find_checkpoints
 
     settings = settings_for(arguments)
     device = find_device(settings.device)
     spec = find_checkpoints(settings.model or AUTO, local=False)[0].spec
     os.environ.update(compiler_environment(os.environ))
-    from vidqa.engine.warmup import warm_up
-    from vidqa.models.loader import torch_device
-    from vidqa.models.probe_attention import device_dtype
+    from vidqa.devices.torch_device import torch_device
+    from vidqa.diagnostics.kernel_warmup import warm_up
+    from vidqa.models.attention.sdpa_probe import device_dtype
 
     code = ExitCode.OK
     dtype = device_dtype(device.kind, device.bf16)

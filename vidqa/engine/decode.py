@@ -9,17 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vidqa.engine.host_memory import page_locked
+from vidqa.engine.decode_runners import DecodeRunner
+from vidqa.engine.no_grad import no_grad_generator
+from vidqa.engine.pinned_memory import page_locked
 from vidqa.engine.sampler import NOT_A_NUMBER
-from vidqa.engine.scope import without_grad
-from vidqa.engine.writers import Writer
 from vidqa.errors import NotFinite
 from vidqa.types import FinishReason
 
 
-@without_grad
+@no_grad_generator
 def decode(
-    writer: Writer, logits: Tensor, stop_ids: frozenset[int], max_tokens: int
+    writer: DecodeRunner, logits: Tensor, stop_ids: frozenset[int], max_tokens: int
 ) -> Generator[int, None, FinishReason]:
     """Yield token ids, the first one from the prefill's `logits` (1, vocabulary); returns why it ended.
 
@@ -33,9 +33,9 @@ def decode(
     raise AssertionError("every sequence ends")
 
 
-@without_grad
+@no_grad_generator
 def decode_together(
-    writer: Writer, logits: Tensor, stop_ids: frozenset[int], max_tokens: Sequence[int]
+    writer: DecodeRunner, logits: Tensor, stop_ids: frozenset[int], max_tokens: Sequence[int]
 ) -> Generator[tuple[int, int | FinishReason], None, None]:
     """Yield (sequence, token id), and at its end (sequence, why); the first tokens come from `logits` (B, vocabulary).
 
@@ -65,7 +65,7 @@ def decode_together(
         ahead = writer.ahead and max(left.values(), default=0) > 1
 
 
-def _ending(writer: Writer, number: int, stop_ids: frozenset[int]) -> FinishReason | None:
+def _ending(writer: DecodeRunner, number: int, stop_ids: frozenset[int]) -> FinishReason | None:
     """`stop` for a token that ends the answer; raises NotFinite for none at all."""
     if number == NOT_A_NUMBER:
         raise NotFinite(
@@ -93,7 +93,7 @@ def _begin_reading(tokens: Tensor) -> Callable[[], list[int]]:
     return wait
 
 
-class TextStream:
+class Detokenizer:
     """Turns token ids into whole characters: never half of a UTF-8 sequence."""
 
     def __init__(self, tokenizer: Any) -> None:

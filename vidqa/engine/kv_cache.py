@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vidqa.engine.host_memory import register
-from vidqa.engine.scope import unrecorded
+from vidqa.engine.no_grad import no_grad_scope
+from vidqa.engine.pinned_memory import register
 from vidqa.errors import DoesNotFit
-from vidqa.models.specs import ModelSpec
+from vidqa.models.families.qwen2_vl.spec import ModelSpec
 
 ROUND_TOKENS = 128  # whole attention blocks
 _SMALLEST_SCALE = 2.0**-14  # float16's smallest normal number: a row of zeros stays zeros
@@ -45,7 +45,7 @@ class Storage:
     arrival: Tensor | None
 
     @classmethod
-    @unrecorded()
+    @no_grad_scope()
     def allocate(
         cls,
         spec: ModelSpec,

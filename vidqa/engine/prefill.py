@@ -9,9 +9,9 @@ from collections.abc import Generator
 import torch
 from torch import Tensor
 
-from vidqa.engine.scope import unrecorded, without_grad
+from vidqa.engine.no_grad import no_grad_generator, no_grad_scope
 from vidqa.models.attention import Kernel
-from vidqa.models.qwen2_vl import Part, Qwen2VL, TokenCache
+from vidqa.models.families.qwen2_vl.model import Qwen2VL, SequenceChunk, TokenCache
 
 
 class Prefill:
@@ -22,19 +22,19 @@ class Prefill:
 
     def __init__(self, model: Qwen2VL, kernel: Kernel, chunk: int) -> None:
         self._model, self._kernel, self._chunk = model, kernel, chunk
-        self._waiting: deque[Part] = deque()
+        self._waiting: deque[SequenceChunk] = deque()
         self._last: dict[TokenCache, Tensor] = {}
 
-    @without_grad
+    @no_grad_generator
     def push(self, cache: TokenCache, embeddings: Tensor, positions: Tensor) -> Generator[int, None, None]:
         """Add rows (n, hidden) on the device at M-RoPE positions (3, n); yields `cache`'s tokens after each chunk."""
-        self._waiting.append(Part(embeddings, positions, cache))
+        self._waiting.append(SequenceChunk(embeddings, positions, cache))
         del embeddings
         while self._rows() >= self._chunk:
             self._run(self._chunk)
             yield cache.length
 
-    @without_grad
+    @no_grad_generator
     def flush(self, cache: TokenCache) -> Generator[int, None, None]:
         """Run what waits for the rest of its chunk."""
         if rows := self._rows():
@@ -45,7 +45,7 @@ class Prefill:
         """Drop the rows of a sequence that goes on no more."""
         self._waiting = deque(part for part in self._waiting if part.cache is not cache)
 
-    @unrecorded()
+    @no_grad_scope()
     def logits(self, *caches: TokenCache) -> Tensor:
         """Scores (caches, vocabulary) of the tokens after the last rows; everything was flushed."""
         assert not self._waiting
@@ -59,14 +59,14 @@ class Prefill:
         for part, last in zip(parts, self._model.run(parts, self._kernel), strict=True):
             self._last[part.cache] = last.clone()  # a view would keep all parts'
 
-    def _take(self, rows: int) -> list[Part]:
+    def _take(self, rows: int) -> list[SequenceChunk]:
         """The first rows that wait, one part for each sequence."""
-        taken: list[Part] = []
+        taken: list[SequenceChunk] = []
         while rows:
             part = self._waiting.popleft()
-            mine = Part(part.rows[:rows], part.positions[:, :rows], part.cache)
+            mine = SequenceChunk(part.rows[:rows], part.positions[:, :rows], part.cache)
             if len(part.rows) > rows:
-                self._waiting.appendleft(Part(part.rows[rows:], part.positions[:, rows:], part.cache))
+                self._waiting.appendleft(SequenceChunk(part.rows[rows:], part.positions[:, rows:], part.cache))
             rows -= len(mine.rows)
             if taken and taken[-1].cache is mine.cache:
                 mine = _behind(taken.pop(), mine)
@@ -74,7 +74,7 @@ class Prefill:
         return taken
 
 
-def _behind(first: Part, second: Part) -> Part:
+def _behind(first: SequenceChunk, second: SequenceChunk) -> SequenceChunk:
     """Two pieces of one sequence as one."""
     rows = torch.cat((first.rows, second.rows))
-    return Part(rows, torch.cat((first.positions, second.positions), dim=1), first.cache)
+    return SequenceChunk(rows, torch.cat((first.positions, second.positions), dim=1), first.cache)

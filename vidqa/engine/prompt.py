@@ -13,14 +13,14 @@ from torch import Tensor
 
 from vidqa.errors import ModelError
 from vidqa.types import Turn
-from vidqa.video.decode import never
+from vidqa.video.reader import never
 
 if TYPE_CHECKING:
     from vidqa.models.loader import Loaded
 
 
 @dataclass(frozen=True, slots=True)
-class Prompt:
+class PromptTokens:
     """Token ids before and after the video's own tokens."""
 
     head: tuple[int, ...]
@@ -33,7 +33,7 @@ def build_prompt(
     system: str | None,
     history: Sequence[Turn] = (),
     stopped: Callable[[], bool] = never,
-) -> Prompt:
+) -> PromptTokens:
     """Render the checkpoint's chat template for one video, the turns so far and one question.
 
     Special tokens that a text spells out are broken up, so that text stays text. Raises ModelError where the template
@@ -57,7 +57,7 @@ def build_prompt(
             "Use a Qwen2-VL instruct checkpoint.",
         )
     where = ids.index(video_token)
-    return Prompt(head=tuple(ids[:where]), tail=tuple(ids[where + 1 :]))
+    return PromptTokens(head=tuple(ids[:where]), tail=tuple(ids[where + 1 :]))
 
 
 def _text(text: str) -> list[dict[str, str]]:

@@ -15,8 +15,17 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from vidqa.config import EngineConfig
-from vidqa.engine.model import LoadHooks, Model
-from vidqa.engine.planning import (
+from vidqa.devices.allocator import allocator_environment, compiler_environment
+from vidqa.devices.device import find_device, reread
+from vidqa.engine.metrics import answer_of, dropped_turns, memory_use, remember_peaks
+from vidqa.engine.model_manager import LoadHooks, ModelManager
+from vidqa.engine.request_state import PreviousRequest, RequestState, keep, prompt_of, resume_from, video_cache_key
+from vidqa.errors import Interrupted, UsageError
+from vidqa.events import Answered, Degraded, Event, Planned
+from vidqa.models.registry import find_checkpoints
+from vidqa.planner.fallback import MAX_STEPS, gave_up, lower
+from vidqa.planner.planner import plan_video
+from vidqa.planner.tasks import (
     Forecast,
     as_used,
     budget_bytes,
@@ -27,21 +36,13 @@ from vidqa.engine.planning import (
     plan_best,
     tasks_for,
 )
-from vidqa.engine.report import answer_of, dropped_turns, memory_use, remember_peaks
-from vidqa.engine.run import Kept, Run, keep, prompt_of, recall, scene_of
-from vidqa.errors import Interrupted, UsageError
-from vidqa.events import Answered, Degraded, Event, Planned
-from vidqa.memory.degrade import MAX_STEPS, gave_up, lower
-from vidqa.memory.device import allocator_environment, compiler_environment, find_device, reread
-from vidqa.memory.planner import plan_video
-from vidqa.models.choice import find_checkpoints
 from vidqa.types import Plan, Request, VideoInfo
-from vidqa.video.decode import VideoReader, never, open_video
+from vidqa.video.reader import VideoReader, never, open_video
 
 if TYPE_CHECKING:
     import numpy
 
-    from vidqa.memory.tracker import Meter, Tracker
+    from vidqa.devices.memory_tracker import Meter, Tracker
     from vidqa.models.loader import Loaded
 
 
@@ -72,8 +73,8 @@ class Session:
         self._config = config
         self._opener = opener
         self._fault, self._meter = fault, meter
-        self._model = Model()
-        self._kept: Kept | None = None
+        self._model = ModelManager()
+        self._kept: PreviousRequest | None = None
         self._flight = threading.Lock()
         self._cancelled = threading.Event()
         # torch reads both when it starts
@@ -118,9 +119,9 @@ class Session:
         check_request(request)
         with self._open(request) as reader:
             plan = self._plan(reader, request, local=False).plan
-            from vidqa.video.patches import resize_frame
+            from vidqa.models.families.qwen2_vl.image_processor import resize_frame
 
-            size = (plan.draft.height, plan.draft.width)
+            size = (plan.run_config.height, plan.run_config.width)
             frames, times = list[Any](), list(plan.timestamps_seconds)
             for place, frame in enumerate(reader.frames(plan.indices)):
                 times[place] = frame.timestamp_seconds  # its own, where it stands for one that cannot be decoded
@@ -179,7 +180,7 @@ class Session:
                 return
             self.forget()
             if self._model.loaded is not None and not self._model.serves(config):
-                from vidqa.models.loader import release_cached_memory
+                from vidqa.devices.torch_device import release_cached_memory
 
                 self._model.drop()
                 release_cached_memory()
@@ -222,16 +223,16 @@ class Session:
             yield from self._lower(run)
 
     def _ask_many(self, requests: Sequence[Request]) -> Generator[tuple[int, Event], None, None]:
-        from vidqa.engine.many import Many
+        from vidqa.engine.batch_session import BatchSession
 
         with self._alone():
             self.forget()
-            yield from _light(Many(self).answer(dict(enumerate(requests))))
+            yield from _light(BatchSession(self).answer(dict(enumerate(requests))))
 
     def _answer(self, request: Request) -> Generator[Event, None, None]:
         """Attempt after attempt, each with a smaller plan, until one gets through."""
         kept, self._kept = self._kept, None  # what this question does not need goes before it begins
-        run = recall(kept, request, self.config, self._model.loaded) if kept and self._model.loaded else None
+        run = resume_from(kept, request, self.config, self._model.loaded) if kept and self._model.loaded else None
         del kept
         reader = None
         try:
@@ -265,30 +266,32 @@ class Session:
     def _open_unless_stopped(self, request: Request) -> VideoReader:
         return self._open(request, self._cancelled.is_set)
 
-    def _plan(self, reader: VideoReader, request: Request, *, local: bool, config: EngineConfig | None = None) -> Run:
+    def _plan(
+        self, reader: VideoReader, request: Request, *, local: bool, config: EngineConfig | None = None
+    ) -> RequestState:
         """The best plan of the named model, or of all that there are; `local` ones have their weights here."""
         config, there = config or self.config, self._model.checkpoint
         checkpoints = [there] if there else find_checkpoints(config.model, local=local)
         tasks = self._model.pin(tasks_for(checkpoints, reader.info, request, config, find_device(config.device)))
         place, plan = plan_best(tasks)
-        return Run(request, scene_of(request), reader.info, checkpoints[place], tasks[place], plan)
+        return RequestState(request, video_cache_key(request), reader.info, checkpoints[place], tasks[place], plan)
 
-    def _ran_out(self, run: Run, attempt: Generator[Event, None, object]) -> Generator[Event, None, bool]:
+    def _ran_out(self, run: RequestState, attempt: Generator[Event, None, object]) -> Generator[Event, None, bool]:
         """One attempt; whether it ran out of memory. What it held is free when this returns."""
         run.phase = "load"
         try:
             yield from attempt
         except Exception as error:
-            from vidqa.models.loader import is_out_of_memory
+            from vidqa.devices.torch_device import is_out_of_memory
 
             if not is_out_of_memory(error):
                 raise
             return True
         return False
 
-    def _lower(self, run: Run) -> Generator[Event, None, None]:
+    def _lower(self, run: RequestState) -> Generator[Event, None, None]:
         """Look at the memory again and take the next smaller plan."""
-        from vidqa.models.loader import release_cached_memory
+        from vidqa.devices.torch_device import release_cached_memory
 
         run.read = None
         release_cached_memory()
@@ -303,21 +306,23 @@ class Session:
         run.degraded.append(f"{run.phase} ran out of memory: {lowered.step}")
         yield Degraded(run.phase, lowered.step, lowered.plan)
 
-    def _attempt(self, run: Run, reader: VideoReader | None) -> Generator[Event, None, None]:
+    def _attempt(self, run: RequestState, reader: VideoReader | None) -> Generator[Event, None, None]:
         loaded, tracker = yield from self._load(run)
-        from vidqa.engine import compiling  # torch: after the files were found good
-        from vidqa.engine.pipeline import Pipeline
-        from vidqa.engine.speech import Speech
-        from vidqa.engine.stages import Hooks
+        from vidqa.engine import compile_cache  # torch: after the files were found good
+        from vidqa.engine.answer_state import AnswerState
+        from vidqa.engine.attempt import Attempt
+        from vidqa.engine.stage_context import Hooks
 
         yield from self._settle_attention(run, loaded)
         prompt = prompt_of(run.request, loaded, self._cancelled.is_set)
         plan = self._plan_for(run, len(prompt.head) + len(prompt.tail))
-        run.speech = run.speech or Speech(run.request)
+        run.speech = run.speech or AnswerState(run.request)
         hooks = Hooks(self._cancelled.is_set, self._fault, run.enter)
-        pipeline = Pipeline(loaded, plan, prompt, run.speech, tracker, hooks, run.clock, run.visual, run.read)
+        pipeline = Attempt(loaded, plan, prompt, run.speech, tracker, hooks, run.clock, run.visual, run.read)
         yield Planned(run.video, plan)
-        compiled = compiling.pending(loaded.model.spec, loaded.model.device, loaded.model.dtype, plan.draft.attention)
+        compiled = compile_cache.pending(
+            loaded.model.spec, loaded.model.device, loaded.model.dtype, plan.run_config.attention
+        )
         told = (*dropped_turns(run), *run.task.device.notes, *closer_look(plan, run.request), *compiled.values())
         for note in told:
             yield from run.note(note)
@@ -330,7 +335,7 @@ class Session:
         finally:
             run.keep(pipeline)
         for key in compiled:
-            compiling.remember(key, run.clock.watch.seconds())
+            compile_cache.remember(key, run.clock.watch.seconds())
         for note in reader.notes if reader else ():
             yield from run.note(note)
         memory = memory_use(run, loaded, tracker, outcome.kv_bytes, self._model.runtime_bytes)
@@ -338,32 +343,32 @@ class Session:
             remember_peaks(run, memory)
         yield Answered(answer_of(run, outcome.plan, outcome.reason, memory))
 
-    def _settle_attention(self, run: Run, loaded: "Loaded") -> Iterator[Event]:
+    def _settle_attention(self, run: RequestState, loaded: "Loaded") -> Iterator[Event]:
         """Replace the expected rung of the attention ladder by the first one that really runs here."""
         if self.config.attention != "auto" or run.read is not None:
             return
-        from vidqa.models.ladder import HeadLayout, climb
+        from vidqa.models.attention.selector import HeadLayout, select_kernel
 
         model = loaded.model
-        *missed, rung = climb(HeadLayout.of(model.spec), str(model.device), model.dtype)
-        if rung.name != run.plan.draft.attention:
+        *missed, rung = select_kernel(HeadLayout.of(model.spec), str(model.device), model.dtype)
+        if rung.name != run.plan.run_config.attention:
             why = "; ".join(f"{one.name}: {one.reason}" for one in missed)
             yield from run.note(f"attention runs by the {rung.name} kernel ({why})")
             run.task = replace(run.task, config=replace(run.task.config, attention=rung.name))
             run.plan = plan_video(run.task)
 
-    def _plan_for(self, run: Run, text_tokens: int) -> Plan:
+    def _plan_for(self, run: RequestState, text_tokens: int) -> Plan:
         """The run's plan with the prompt's real length."""
-        if run.read is None and text_tokens > run.plan.draft.text_tokens:  # a template longer than any known one
+        if run.read is None and text_tokens > run.plan.run_config.text_tokens:  # a template longer than any known one
             run.task = replace(run.task, text_tokens=text_tokens)
             run.plan = plan_video(run.task)
         return replace(run.plan, prompt_tokens=run.plan.visual_tokens + text_tokens)
 
-    def _load(self, run: Run) -> Generator[Event, None, "tuple[Loaded, Tracker]"]:
+    def _load(self, run: RequestState) -> Generator[Event, None, "tuple[Loaded, Tracker]"]:
         hooks = LoadHooks(self._cancelled.is_set, self._fault, lambda: self._look_again(run))
         return (yield from self._model.get(run, self.config, hooks, self._meter))
 
-    def _look_again(self, run: Run) -> None:
+    def _look_again(self, run: RequestState) -> None:
         """Others may have taken memory since the plan was made: plan anew where it would no longer fit."""
         device = as_used(reread(run.task.device), self.config)
         budget = budget_bytes(device, self.config)

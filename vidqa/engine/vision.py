@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vidqa.engine.host_memory import page_locked
-from vidqa.engine.scope import unrecorded
-from vidqa.models.qwen2_vl import Qwen2VL, encode_slices
-from vidqa.video.patches import to_patches
+from vidqa.engine.no_grad import no_grad_scope
+from vidqa.engine.pinned_memory import page_locked
+from vidqa.models.families.qwen2_vl.image_processor import to_patches
+from vidqa.models.families.qwen2_vl.model import Qwen2VL, encode_slices
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class PreparedFrame:
     """A frame at its final size, (3, height, width) uint8, and its time."""
 
     pixels: Tensor
@@ -37,14 +37,14 @@ class GroupEncoder:
     def __init__(self, model: Qwen2VL, group_slices: int) -> None:
         self._model = model
         self._size = group_slices * model.spec.vision.temporal_patch
-        self._waiting: list[Picture] = []
+        self._waiting: list[PreparedFrame] = []
 
-    def push(self, picture: Picture) -> bool:
+    def push(self, picture: PreparedFrame) -> bool:
         """Add one picture; whether it completes a group, which is to be encoded then."""
         self._waiting.append(picture)
         return len(self._waiting) == self._size
 
-    @unrecorded()
+    @no_grad_scope()
     def encode(self) -> EncodedGroup | None:
         """Encode what waits, if anything. An odd last frame is doubled, as the reference does."""
         if not self._waiting:

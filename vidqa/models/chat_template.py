@@ -17,7 +17,7 @@ from typing import Any
 
 import vidqa
 from vidqa.errors import Interrupted, ModelError
-from vidqa.video.decode import never
+from vidqa.video.reader import never
 
 _COMMAND = (sys.executable, "-S", "-P", "-m", "vidqa.models.template_worker")
 _REPLY_SECONDS = 30.0  # the process ends itself after 3 s of rendering; the rest is for its start on a busy machine

@@ -13,8 +13,8 @@ from typing import Any
 import vidqa
 from vidqa.errors import ModelError, ModelMissing
 from vidqa.models.config_rules import SUPPORTED_TYPES
-from vidqa.models.fields import read_object
-from vidqa.models.specs import check_supported, read_spec
+from vidqa.models.families.qwen2_vl.spec import check_supported, read_spec
+from vidqa.models.json_rules import read_object
 from vidqa.models.weight_files import weight_files
 
 DEMO = "demo"

@@ -3,7 +3,6 @@
 Knows transformers' loading; decides nothing about memory.
 """
 
-import gc
 import logging
 import threading
 from collections.abc import Callable, Iterator
@@ -14,13 +13,14 @@ from typing import Any
 
 import torch
 
-from vidqa.errors import ModelError, UsageError, VidqaError
+from vidqa.devices.torch_device import first_line, is_out_of_memory
+from vidqa.errors import ModelError, VidqaError
 from vidqa.models.chat_template import ChatTemplate
-from vidqa.models.fields import AGAIN, shown
-from vidqa.models.half import keep_finite, largest_weight
-from vidqa.models.progress import counting
-from vidqa.models.qwen2_vl import Qwen2VL
-from vidqa.models.specs import check_supported, read_config, read_spec
+from vidqa.models.families.qwen2_vl.model import Qwen2VL
+from vidqa.models.families.qwen2_vl.spec import check_supported, read_config, read_spec
+from vidqa.models.fp16 import largest_weight, patch_for_fp16
+from vidqa.models.json_rules import AGAIN, shown
+from vidqa.models.load_progress import counting
 from vidqa.models.tokenizer_files import TextSide, read_text_side
 from vidqa.models.weight_files import weight_files
 from vidqa.types import Placement
@@ -40,18 +40,6 @@ class Loaded:
     weights: str
     placement: Placement
     template: ChatTemplate
-
-
-def torch_device(name: str) -> torch.device:
-    """The device that `cpu`, `cuda:1` or `mps` names; raises UsageError where torch cannot use it."""
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UsageError(
-            f"The device {name!r} cannot be used: {_first_line(error)}.", "Use --device auto or cpu."
-        ) from error
-    return device
 
 
 def _not_told(done_bytes: int) -> None:
@@ -98,7 +86,7 @@ def _load(
         check_quantized(model, folder)
         compute_in(model, DTYPES[dtype])
     if model.dtype == torch.float16:  # AWQ's kernels choose it themselves
-        keep_finite(model, largest_weight)
+        patch_for_fp16(model, largest_weight)
     model.eval()
     adapter = Qwen2VL(model=model, spec=spec, device=device, dtype=model.dtype, weights_bytes=weights_bytes(model))
     return Loaded(adapter, tokenizer, texts.stop_ids, weights, placement, template)
@@ -153,18 +141,8 @@ def _as_model_error(folder: Path, heard: "_Heard") -> Iterator[None]:
         if "out of memory" in heard.text:  # transformers tells of a failed conversion in its log alone
             raise MemoryError(heard.text[-200:]) from error
         remedy = "Install what is missing." if isinstance(error, ImportError) else "Fetch it again with `vidqa pull`."
-        what = f"The model in {folder} cannot be loaded: {type(error).__name__}: {_first_line(error)}"
+        what = f"The model in {folder} cannot be loaded: {type(error).__name__}: {first_line(error)}"
         raise ModelError(what, remedy) from error
-
-
-def release_cached_memory() -> None:
-    """Collect what a failed attempt left, and give the allocator's unused blocks back to the device."""
-    gc.unfreeze()  # a face may have set aside what is about to go
-    gc.collect()
-    if torch.cuda.is_initialized():
-        torch.cuda.empty_cache()
-    if torch.backends.mps.is_available():
-        torch.mps.empty_cache()
 
 
 def _quantization(weights: str, dtype: str, placement: Placement, tied: bool, host_table: bool) -> Any:
@@ -244,21 +222,6 @@ def _quantization_state(parameter: Any) -> list[torch.Tensor]:
     return [part for part in parts if isinstance(part, torch.Tensor)]
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error means that an allocation failed, on the device or on the host."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _MEMORY_SIGNS)
-
-
-_MEMORY_SIGNS = (
-    "DefaultCPUAllocator: can't allocate memory",
-    "out of memory",  # CUDA's and Metal's own words
-    "CUBLAS_STATUS_ALLOC_FAILED",
-    "CUDNN_STATUS_ALLOC_FAILED",
-)
-
-
 class _Heard(logging.Handler):
     """Keeps what transformers says while it loads: an error there may be told nowhere else."""
 
@@ -281,7 +244,3 @@ def _listening() -> Iterator[_Heard]:
     finally:
         logger.handlers, level, logger.propagate = before
         logger.setLevel(level)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

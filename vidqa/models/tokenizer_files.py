@@ -12,8 +12,20 @@ from pathlib import Path
 
 from vidqa.errors import ModelError
 from vidqa.models.config_rules import token_ids
-from vidqa.models.fields import OneOf, Real, Rule, Section, Several, Text, Values, Whole, read_object, read_text, shown
-from vidqa.models.specs import ModelSpec
+from vidqa.models.families.qwen2_vl.spec import ModelSpec
+from vidqa.models.json_rules import (
+    Integer,
+    JsonSection,
+    ListOf,
+    Number,
+    OneOf,
+    Rule,
+    Text,
+    Values,
+    read_object,
+    read_text,
+    shown,
+)
 
 _TOKENIZER_BYTES = 48 * 2**20  # Qwen2-VL's has 7 MB
 _TEMPLATE_BYTES = 2**18
@@ -101,7 +113,7 @@ def _tokens(path: Path, spec: ModelSpec) -> tuple[dict[str, int], dict[str, int]
         raise ModelError(f"{path.parent} has no tokenizer.json.", _TOKENIZER_REMEDY)
     content = Values(path, "", read_object(path, _TOKENIZER_BYTES))
     model = content.inner("model")
-    model.checked({"type": OneOf(("BPE",), "BPE"), "dropout": Real(0.0, 0.0, None)})
+    model.checked({"type": OneOf(("BPE",), "BPE"), "dropout": Number(0.0, 0.0, None)})
     for key in _PARTS:
         _check_part(content, key)
     added = _added(content, spec.vocabulary)
@@ -120,7 +132,7 @@ def _check_part(content: Values, part: str) -> None:
         _check_member(whole, part)
         return
     key = _INNER[part]
-    for place, member in enumerate(whole.take(key, Several(Section(), 0, 16))):
+    for place, member in enumerate(whole.take(key, ListOf(JsonSection(), 0, 16))):
         _check_member(Values(whole.path, f"{whole.section}.{key}[{place}]", member), part)
 
 
@@ -140,7 +152,7 @@ def _check_member(member: Values, part: str) -> None:
 
 def _checked_ids(model: Values, vocabulary: int) -> dict[str, int]:
     """`model.vocab`, whose ids must be rows of the embedding table."""
-    ids: dict[str, int] = model.take("vocab", Section())
+    ids: dict[str, int] = model.take("vocab", JsonSection())
     for token, one in ids.items():
         if type(one) is not int or not 0 <= one < vocabulary:
             model.refuse(f"vocab[{shown(token)}]", one, f"must be a whole number below vocab_size, {vocabulary}")
@@ -148,8 +160,8 @@ def _checked_ids(model: Values, vocabulary: int) -> dict[str, int]:
 
 
 def _added(content: Values, vocabulary: int) -> dict[str, int]:
-    rules: dict[str, Rule] = {"id": Whole(0, vocabulary - 1), "content": Text(_LONGEST_TOKEN)}
-    added = content.take("added_tokens", Several(Section(), 0, 2**14, ()))
+    rules: dict[str, Rule] = {"id": Integer(0, vocabulary - 1), "content": Text(_LONGEST_TOKEN)}
+    added = content.take("added_tokens", ListOf(JsonSection(), 0, 2**14, ()))
     found = [Values(content.path, f"added_tokens[{place}]", one).checked(rules) for place, one in enumerate(added)]
     return {one["content"]: one["id"] for one in found}
 
@@ -175,7 +187,7 @@ def _template(folder: Path, config: Values) -> tuple[str, str]:
         return read_text(own, _TEMPLATE_BYTES), str(own)
     rule = Text(_TEMPLATE_BYTES)
     if isinstance(config.values.get("chat_template"), list):
-        named = config.take("chat_template", Several(Section(), 1, 64))
+        named = config.take("chat_template", ListOf(JsonSection(), 1, 64))
         for place, one in enumerate(named):
             if one.get("name") == "default":
                 where = Values(config.path, f"chat_template[{place}]", one)

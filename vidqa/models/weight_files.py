@@ -14,7 +14,18 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from vidqa.errors import ModelError, ModelMissing
-from vidqa.models.fields import AGAIN, OneOf, Rule, Section, Several, Values, Whole, parse_json, read_object, shown
+from vidqa.models.json_rules import (
+    AGAIN,
+    Integer,
+    JsonSection,
+    ListOf,
+    OneOf,
+    Rule,
+    Values,
+    parse_json,
+    read_object,
+    shown,
+)
 
 _WHOLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _INDEX_BYTES = 32 * 2**20
@@ -27,9 +38,9 @@ _BITS = {
     "F16": 16, "BF16": 16, "I16": 16, "U16": 16,
     "I8": 8, "U8": 8, "BOOL": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F6_E2M3": 6, "F6_E3M2": 6, "F4": 4,
 }  # fmt: skip
-_COUNT = Whole(0, 2**48)
+_COUNT = Integer(0, 2**48)
 _ENTRY: dict[str, Rule] = {
-    "dtype": OneOf(tuple(_BITS)), "shape": Several(_COUNT, 0, 16), "data_offsets": Several(_COUNT, 2, 2),
+    "dtype": OneOf(tuple(_BITS)), "shape": ListOf(_COUNT, 0, 16), "data_offsets": ListOf(_COUNT, 2, 2),
 }  # fmt: skip
 
 
@@ -79,7 +90,7 @@ def _refuse_other_weights(folder: Path) -> None:
 def _shards(index: Path) -> list[str]:
     content = Values(index, "", read_object(index, _INDEX_BYTES))
     content.inner("metadata")  # transformers cannot do without it
-    files = content.take("weight_map", Section())
+    files = content.take("weight_map", JsonSection())
     if not files:
         raise ModelError(f"{index}: weight_map names no tensor.", AGAIN)
     for tensor, shard in files.items():

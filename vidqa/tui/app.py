@@ -19,30 +19,30 @@ from textual.screen import Screen
 from textual.worker import Worker
 
 from vidqa.errors import VidqaError
-from vidqa.text import safe_text
-from vidqa.tui import pauses
-from vidqa.tui.ascii import AsciiFilter
-from vidqa.tui.bridge import SessionFactory
+from vidqa.tui import gc_policy
+from vidqa.tui.ascii_filter import AsciiFilter
 from vidqa.tui.clipboard import copy_text
-from vidqa.tui.commands import Actions
-from vidqa.tui.desk import Desk
-from vidqa.tui.face import Face
-from vidqa.tui.guard import print_to_descriptors, read_log
-from vidqa.tui.help import help_for
-from vidqa.tui.keys import bindings_for
-from vidqa.tui.models import list_choices
-from vidqa.tui.plain import PlainFilter
-from vidqa.tui.screens.ask import AskScreen
-from vidqa.tui.screens.models import Choice, ModelsScreen
-from vidqa.tui.screens.text import TextScreen
-from vidqa.tui.state import PLANNED_QUESTION
+from vidqa.tui.command_palette import Actions
+from vidqa.tui.controller import Controller
+from vidqa.tui.help_text import help_for
+from vidqa.tui.key_bindings import bindings_for
+from vidqa.tui.launch_options import LaunchOptions
+from vidqa.tui.model_list import list_choices
+from vidqa.tui.plan_overrides import PLANNED_QUESTION
+from vidqa.tui.sanitize_filter import SanitizeFilter
+from vidqa.tui.screens.main_screen import MainScreen
+from vidqa.tui.screens.model_chooser import ModelChooser, ModelRow
+from vidqa.tui.screens.text_viewer import TextViewer
+from vidqa.tui.session_worker import SessionFactory
+from vidqa.tui.stdio_redirect import print_to_descriptors, read_log
+from vidqa.utils.safe_text import safe_text
 
 LOG_NAME = "tui.log"
 _TWICE_SECONDS = 2.0
 _COLLECT_SECONDS = 0.3
 
 
-def make_app(factory: SessionFactory, face: Face) -> "VidqaApp":
+def make_app(factory: SessionFactory, face: LaunchOptions) -> "VidqaApp":
     """The app, ready to run; `factory` makes the session that answers, in a thread, when it is first needed."""
     return VidqaApp(factory, face)
 
@@ -55,13 +55,13 @@ class VidqaApp(App[int]):
     BINDINGS: ClassVar[list[BindingType]] = bindings_for("global")
     COMMANDS = App.COMMANDS | {Actions}
 
-    def __init__(self, factory: SessionFactory, face: Face) -> None:
+    def __init__(self, factory: SessionFactory, face: LaunchOptions) -> None:
         # Made once: Textual keeps filtered lines by the filter's identity.
-        self._drawn_through = (PlainFilter(), AsciiFilter()) if face.ascii else (PlainFilter(),)
+        self._drawn_through = (SanitizeFilter(), AsciiFilter()) if face.ascii else (SanitizeFilter(),)
         super().__init__()
         self.face = face
-        self.desk = Desk(factory, face)
-        self.main = AskScreen(self.desk)
+        self.desk = Controller(factory, face)
+        self.main = MainScreen(self.desk)
         self._interrupted = float("-inf")
         self.set_keymap(dict(face.keys))
 
@@ -77,7 +77,7 @@ class VidqaApp(App[int]):
         """Start the threads, then open what was named or ask for what is missing."""
         if not self.is_headless:
             print_to_descriptors()
-            self.call_after_refresh(pauses.put_off)
+            self.call_after_refresh(gc_policy.put_off)
         if self.face.theme in self.available_themes:
             self.theme = self.face.theme
         else:
@@ -126,7 +126,7 @@ class VidqaApp(App[int]):
         """The next start looks the same."""
         if self.face.settings_file is None:
             return
-        from vidqa.settings_file import remember_setting
+        from vidqa.settings.edit import remember_setting
 
         try:
             remember_setting(self.face.settings_file, "tui.theme", self.theme)
@@ -136,7 +136,7 @@ class VidqaApp(App[int]):
     def collect_garbage(self, *, only_loaded: bool) -> None:
         """A job is done: collect in a moment, when its end is on the screen. Not in tests, which share a process."""
         if not self.is_headless:
-            self.set_timer(_COLLECT_SECONDS, pauses.set_aside if only_loaded else pauses.catch_up)
+            self.set_timer(_COLLECT_SECONDS, gc_policy.set_aside if only_loaded else gc_policy.catch_up)
 
     # What works on every screen
 
@@ -164,17 +164,17 @@ class VidqaApp(App[int]):
 
     def action_help(self) -> None:
         """What the focused part is, and its keys; again to close."""
-        if isinstance(self.screen, TextScreen):
+        if isinstance(self.screen, TextViewer):
             self.screen.dismiss(None)
         else:
-            self.push_screen(TextScreen(*help_for(self.screen)))
+            self.push_screen(TextViewer(*help_for(self.screen)))
 
     def show_log(self) -> None:
         """What was printed behind the screen."""
         from textual.content import Content
 
         text = read_log(self.face.state / LOG_NAME) if self.face.state else ""
-        self.push_screen(TextScreen("Log", Content(safe_text(text) or "Nothing was printed."), at_end=True))
+        self.push_screen(TextViewer("Log", Content(safe_text(text) or "Nothing was printed."), at_end=True))
 
     def copy(self, text: str) -> None:
         """To the clipboard, in a thread since tools can be slow; a toast says by which way."""
@@ -206,9 +206,9 @@ class VidqaApp(App[int]):
         desk = self.desk
         request = replace(self.face.request, question=PLANNED_QUESTION)
         choices = list_choices(desk.bridge.session(), desk.config(), request, desk.video)
-        self.call_from_thread(self.push_screen, ModelsScreen(choices, self.desk.model), self._model_chosen)
+        self.call_from_thread(self.push_screen, ModelChooser(choices, self.desk.model), self._model_chosen)
 
-    def _model_chosen(self, choice: Choice | None) -> None:
+    def _model_chosen(self, choice: ModelRow | None) -> None:
         if choice is None:
             return
         if choice.here:

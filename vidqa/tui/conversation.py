@@ -9,9 +9,9 @@ from functools import partial
 from typing import Any, Literal
 
 from vidqa.errors import HistoryError
-from vidqa.history import History
-from vidqa.records import SavedSession, SavedTurn, TurnState
-from vidqa.tui.bridge import Draft
+from vidqa.history.records import SavedSession, SavedTurn, TurnState
+from vidqa.history.store import History
+from vidqa.tui.session_worker import StreamingText
 from vidqa.types import Answer, Turn, VideoInfo
 
 # Planned for as if each byte were a token: a long conversation must not push the video out of the context.
@@ -96,11 +96,11 @@ class Conversation:
             return False
         return True
 
-    def draft_of(self, exchange: Exchange) -> Draft:
+    def draft_of(self, exchange: Exchange) -> StreamingText:
         """Where the answer's text is collected, and kept about once a second."""
         if exchange.turn_id is None:
-            return Draft(None)
-        return Draft(partial(self._kept, self._history.save_partial, exchange.turn_id))
+            return StreamingText(None)
+        return StreamingText(partial(self._kept, self._history.save_partial, exchange.turn_id))
 
     def answered(self, exchange: Exchange, answer: Answer) -> None:
         """The answer is there: it is on disk when this returns."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vidqa.errors import UsageError
-from vidqa.units import format_timestamp
+from vidqa.utils.units import format_timestamp
 
 if TYPE_CHECKING:
     import numpy

@@ -11,8 +11,8 @@ from typing import Any
 import av
 
 from vidqa.errors import VideoUnreadable
-from vidqa.video.allocation import too_much_memory
-from vidqa.video.bounds import MAX_PIXELS, check_picture_size
+from vidqa.video.memory_limit import too_much_memory
+from vidqa.video.size_limits import MAX_PIXELS, check_picture_size
 
 # What PyAV raises on damaged files; IndexError where a stream turns up after opening.
 UNREADABLE = (av.FFmpegError, UnicodeDecodeError, MemoryError, ValueError, IndexError)

@@ -16,10 +16,10 @@ from vidqa.video.container import (
     open_container,
     reading,
 )
-from vidqa.video.joined import Joined, JumpWatch, Part, lay_out
-from vidqa.video.lookup import look_up
-from vidqa.video.stored import ascending
-from vidqa.video.streams import chosen_stream
+from vidqa.video.container_index import look_up
+from vidqa.video.discontinuities import JoinedStream, JumpWatch, StreamPart, lay_out
+from vidqa.video.packet_index import ascending
+from vidqa.video.stream_selection import chosen_stream
 
 _MANY_FRAMES = 10_000  # below that, reading every packet takes less than 50 ms
 
@@ -37,7 +37,7 @@ class PacketTable:
     end: int
     usable: bool
     in_order: bool
-    joined: Joined | None = None
+    joined: JoinedStream | None = None
 
 
 def open_with_packets(path: str, asked_stream: int | None = None) -> tuple[Any, Any, PacketTable]:
@@ -85,7 +85,7 @@ def looked_up(path: str, container: Any, stream: Any) -> PacketTable | None:
 
 def read(container: Any, stream: Any) -> PacketTable:
     """Read all packets without decoding any."""
-    part = Part(0)
+    part = StreamPart(0)
     parts, timeless, watch = [part], 0, JumpWatch(container, stream)
     may_jump = watch.possible
     try:
@@ -93,7 +93,7 @@ def read(container: Any, stream: Any) -> PacketTable:
             if packet.size == 0 or packet.is_discard:
                 continue
             if may_jump and watch.jumps(packet):
-                part = Part(packet.pos)
+                part = StreamPart(packet.pos)
                 parts.append(part)
             pts = packet.pts
             if pts is None:
@@ -115,7 +115,7 @@ def read(container: Any, stream: Any) -> PacketTable:
 
 
 def _table(
-    shown: list[int], keys: list[tuple[int, int]], end: int, timeless: int, joined: Joined | None = None
+    shown: list[int], keys: list[tuple[int, int]], end: int, timeless: int, joined: JoinedStream | None = None
 ) -> PacketTable:
     in_order = ascending(shown)
     pts = shown if in_order else sorted(shown)

@@ -18,7 +18,6 @@ import av
 
 from vidqa.errors import PictureTooLarge, VideoNotFound, VideoTooDamaged, VideoUnreadable
 from vidqa.types import VideoInfo
-from vidqa.video.bounds import MAX_PIXELS, check_picture_size, decoding_threads
 from vidqa.video.container import (
     REMEDY_CONVERT,
     REMEDY_FETCH,
@@ -28,13 +27,14 @@ from vidqa.video.container import (
     rewind,
     size_checked,
 )
+from vidqa.video.discontinuities import JoinedStream
+from vidqa.video.frame_times import spread_repeats, timing
 from vidqa.video.geometry import Crop, Orientation, Shape, usable_crop
-from vidqa.video.joined import Joined
-from vidqa.video.matroska_crop import matroska_crop
+from vidqa.video.mkv_crop import matroska_crop
 from vidqa.video.packets import PacketTable, open_with_packets
-from vidqa.video.picture import is_untagged_hd, orientation_of
-from vidqa.video.streams import choice_note
-from vidqa.video.times import spread_repeats, timing
+from vidqa.video.rgb_conversion import is_untagged_hd, orientation_of
+from vidqa.video.size_limits import MAX_PIXELS, check_picture_size, decoding_threads
+from vidqa.video.stream_selection import choice_note
 
 # Frame threads wait for each other's references: on 2 cores 8 of them took 0.62 of the time of FFmpeg's 3.
 _LEAST_THREADS, _MOST_THREADS = 8, 16
@@ -57,7 +57,7 @@ class Opened:
     pts: list[int]
     keys: list[tuple[int, int]]
     linear: bool
-    joined: Joined | None
+    joined: JoinedStream | None
     shape: Shape
 
 

@@ -8,9 +8,9 @@ import torch
 
 from vidqa.config import ATTENTION_CHOICES
 from vidqa.errors import UsageError
+from vidqa.models.attention.base import Kernel, fold
 from vidqa.models.attention.flex import FlexKernel
-from vidqa.models.attention.fused import FusedKernel
-from vidqa.models.attention.kernel import Kernel, fold
+from vidqa.models.attention.sdpa import FusedKernel
 from vidqa.models.attention.tiled import TiledKernel
 
 __all__ = ["FlexKernel", "FusedKernel", "Kernel", "TiledKernel", "fold", "make_kernel"]

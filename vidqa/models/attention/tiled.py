@@ -7,7 +7,7 @@ A tile of queries meets a block of keys at a time, with a running softmax in flo
 import torch
 from torch import Tensor
 
-from vidqa.models.attention.kernel import fold
+from vidqa.models.attention.base import fold
 
 TILE_ROWS = 128  # query positions per tile
 BLOCK_KEYS = 1024

@@ -18,10 +18,10 @@ from textual.widgets._directory_tree import DirEntry
 from textual.widgets.option_list import Option
 from textual.widgets.tree import TreeNode
 
-from vidqa.text import safe_line
-from vidqa.tui.drop import dropped_path
-from vidqa.tui.keys import bindings_for
-from vidqa.video.names import complete_path, is_video_name
+from vidqa.tui.dropped_path import dropped_path
+from vidqa.tui.key_bindings import bindings_for
+from vidqa.utils.safe_text import safe_line
+from vidqa.video.path_completion import complete_path, is_video_name
 
 
 class _Paths(Suggester):
@@ -49,7 +49,7 @@ class _Videos(DirectoryTree):
         return label
 
 
-class OpenScreen(ModalScreen[str | None]):
+class OpenVideoScreen(ModalScreen[str | None]):
     """Dismissed with a path, or with None."""
 
     BINDINGS: ClassVar[list[BindingType]] = bindings_for("open")

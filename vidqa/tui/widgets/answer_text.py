@@ -9,11 +9,11 @@ from textual.containers import Vertical
 from textual.widgets import Markdown
 from textual.widgets.markdown import MarkdownStream
 
-from vidqa.tui.links import with_links
-from vidqa.tui.sections import cut_sections
+from vidqa.tui.markdown_chunks import cut_sections
+from vidqa.tui.timestamp_links import with_links
 
 
-class Section(Markdown):
+class AnswerSection(Markdown):
     """A part of an answer, `text` as it came."""
 
     def __init__(self) -> None:
@@ -55,7 +55,7 @@ class AnswerText(Vertical):
 
     def __init__(self) -> None:
         super().__init__()
-        self._sections: list[Section] = []
+        self._sections: list[AnswerSection] = []
 
     @property
     def source(self) -> str:
@@ -100,11 +100,11 @@ class AnswerText(Vertical):
         for section in self._sections:
             section.fold(False)
 
-    async def _last(self) -> Section:
+    async def _last(self) -> AnswerSection:
         return self._sections[-1] if self._sections else await self._mount()
 
-    async def _mount(self) -> Section:
-        section = Section()
+    async def _mount(self) -> AnswerSection:
+        section = AnswerSection()
         self._sections.append(section)
         await self.mount(section)
         return section

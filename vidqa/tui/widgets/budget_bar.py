@@ -4,9 +4,9 @@ from textual.content import Content
 from textual.reactive import reactive
 from textual.widget import Widget
 
-from vidqa.memory.shares import memory_shares
+from vidqa.planner.memory_shares import memory_shares
 from vidqa.types import Device, Plan
-from vidqa.units import format_bytes
+from vidqa.utils.units import format_bytes
 
 _LOOKS = {
     "weights": ("█", "$primary"),

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from textual.content import Content
 from textual.widget import Widget
 
-from vidqa.text import safe_text
-from vidqa.units import format_bytes
+from vidqa.utils.safe_text import safe_text
+from vidqa.utils.units import format_bytes
 
 SECONDS_SHOWN = 120
 _EIGHTHS = " ▁▂▃▄▅▆▇█"

@@ -8,13 +8,13 @@ from textual.containers import Vertical
 from textual.content import Content
 from textual.widgets import Static
 
-from vidqa.engine.planning import Forecast
-from vidqa.text import safe_text
-from vidqa.tui.state import KNOBS, Wish, knob_choices
+from vidqa.planner.tasks import Forecast
+from vidqa.tui.plan_overrides import KNOBS, PlanOverrides, knob_choices
 from vidqa.tui.widgets.budget_bar import BudgetBar
-from vidqa.tui.widgets.knob import Knob
+from vidqa.tui.widgets.plan_option import PlanOption
 from vidqa.types import Plan
-from vidqa.units import format_bytes, format_span
+from vidqa.utils.safe_text import safe_text
+from vidqa.utils.units import format_bytes, format_span
 
 
 class PlanPanel(Vertical):
@@ -27,10 +27,10 @@ class PlanPanel(Vertical):
         yield Static("open a video to plan for it", id="plan-summary", markup=False)
         yield BudgetBar(id="plan-bar")
         for name, meaning in KNOBS.items():
-            yield Knob(name, meaning)
+            yield PlanOption(name, meaning)
         yield Static("", id="plan-limits", markup=False)
 
-    def show(self, forecast: Forecast, wish: Wish) -> None:
+    def show(self, forecast: Forecast, wish: PlanOverrides) -> None:
         """A new answer of the planner."""
         self.set_class(forecast.plan is None, "-refused")
         self.query_one("#plan-summary", Static).update(
@@ -41,7 +41,7 @@ class PlanPanel(Vertical):
         choices, planned = knob_choices(forecast.task), _planned(forecast)
         for name in KNOBS:
             value = getattr(wish, name)
-            self.query_one(f"#knob-{name.replace('_', '-')}", Knob).set(value, planned.get(name), choices[name])
+            self.query_one(f"#knob-{name.replace('_', '-')}", PlanOption).set(value, planned.get(name), choices[name])
         limits = [f"· {limit}" for limit in forecast.plan.limits] if forecast.plan else []
         told = self.query_one("#plan-limits", Static)
         told.update(safe_text("\n".join(limits)))
@@ -53,16 +53,21 @@ def _planned(forecast: Forecast) -> Mapping[str, Any]:
     config, plan = forecast.task.config, forecast.plan or forecast.wanted
     planned: dict[str, Any] = {"quality": config.quality, "vram_bytes": forecast.task.budget_bytes}
     if plan is not None:
-        draft = plan.draft
-        kv = "int8" if draft.kv == "int8" else "native"
-        planned |= {"frames": draft.frames, "size": (draft.height, draft.width), "weights": draft.weights, "kv": kv}
+        run_config = plan.run_config
+        kv = "int8" if run_config.kv == "int8" else "native"
+        planned |= {
+            "frames": run_config.frames,
+            "size": (run_config.height, run_config.width),
+            "weights": run_config.weights,
+            "kv": kv,
+        }
     return planned
 
 
 def _summary(plan: Plan) -> Content:
-    draft, text = plan.draft, plan.prompt_tokens - plan.visual_tokens
+    run_config, text = plan.run_config, plan.prompt_tokens - plan.visual_tokens
     return Content.assemble(
-        (f"{draft.frames} frames of {draft.width}×{draft.height}", "bold"),
+        (f"{run_config.frames} frames of {run_config.width}×{run_config.height}", "bold"),
         f"\n{plan.visual_tokens:,} visual + {text:,} text tokens",
         f"\nabout {format_span(plan.seconds.total_seconds)} to the end",
     )
@@ -73,10 +78,11 @@ def _refusal(forecast: Forecast) -> Content:
     assert forecast.refusal is not None
     parts = [("✗ does not fit: ", "bold $text-error"), (safe_text(forecast.refusal.what), "$text-error")]
     if (nearest := forecast.nearest) is not None:
-        draft = nearest.draft
+        run_config = nearest.run_config
         told = (
-            f"\nnearest that fits (ctrl+t takes it): {draft.frames} frames of {draft.width}×{draft.height}, "
-            f"{draft.weights} weights, {format_bytes(nearest.required_bytes)}"
+            f"\nnearest that fits (ctrl+t takes it): "
+            f"{run_config.frames} frames of {run_config.width}×{run_config.height}, "
+            f"{run_config.weights} weights, {format_bytes(nearest.required_bytes)}"
         )
         parts.append((told, "bold"))
     else:

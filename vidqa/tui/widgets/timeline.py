@@ -10,8 +10,8 @@ from textual.message import Message
 from textual.reactive import reactive
 from textual.widget import Widget
 
-from vidqa.tui.keys import bindings_for
-from vidqa.units import format_timestamp
+from vidqa.tui.key_bindings import bindings_for
+from vidqa.utils.units import format_timestamp
 
 _STEPS = 50  # a key press moves the cursor by this part of the video
 

@@ -8,8 +8,8 @@ from textual.events import Resize
 from textual.message import Message
 from textual.widgets import Markdown, Static
 
-from vidqa.tui.keys import bindings_for
-from vidqa.tui.links import linked_seconds
+from vidqa.tui.key_bindings import bindings_for
+from vidqa.tui.timestamp_links import linked_seconds
 from vidqa.tui.widgets.turn_view import TurnView
 
 

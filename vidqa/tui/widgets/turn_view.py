@@ -5,8 +5,8 @@ from textual.containers import Vertical
 from textual.content import Content
 from textual.widgets import Static
 
-from vidqa.text import safe_text
 from vidqa.tui.widgets.answer_text import AnswerText
+from vidqa.utils.safe_text import safe_text
 
 
 class TurnView(Vertical):

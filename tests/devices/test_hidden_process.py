@@ -1,0 +1,95 @@
+"""A driver that does not name our process: its context is measured, and neither others' nor planned twice."""
+
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
+
+import pytest
+
+from tests.devices.scripted_nvml import GIB, MIB, OWN, Card, ScriptedNvml, machine
+from tests.planner.plan_builders import made_task
+from vidqa.config import EngineConfig
+from vidqa.devices.device import find_device, start_cuda
+from vidqa.devices.nvml import ASSUMED_CONTEXT_BYTES
+from vidqa.planner.planner import plan_video
+from vidqa.planner.tasks import budget_bytes
+from vidqa.types import Device, Plan
+
+OTHERS = 2560 * MIB
+FREE = 8 * GIB - OTHERS
+
+
+@dataclass
+class HiddenProcess:
+    """A card of 8 GiB whose driver does not name our process, OTHERS held by another process, and torch in ours.
+
+    `reserved` and `context` are what we hold by now.
+    """
+
+    reserved: int = 0
+    context: int = 0
+    started: bool = False
+
+    def __post_init__(self) -> None:
+        self.card = Card(total=8 * GIB, reserved=0, computing=[(7, None)])
+        cuda = SimpleNamespace(
+            is_initialized=lambda: self.started,
+            device_count=lambda: 1,
+            get_device_properties=lambda index: SimpleNamespace(uuid="aaaa"),
+            mem_get_info=lambda index: (self.card.free, 8 * GIB),
+            memory_reserved=lambda index: self.reserved,
+        )
+        self.machine = machine(ScriptedNvml(self.look()), modules={"torch": SimpleNamespace(cuda=cuda)})
+
+    def look(self) -> Card:
+        self.card.free = FREE - self.reserved - self.context
+        return self.card
+
+    def take(self, reserved: int, context: int) -> None:
+        self.reserved, self.context, self.started = reserved, context, True
+        self.look()
+
+    def device(self) -> Device:
+        return find_device("cuda", self.machine)
+
+    def budget(self) -> int:
+        return budget_bytes(self.device(), EngineConfig())
+
+    def plan(self, less_bytes: int = 0) -> Plan:
+        """What a minute of video would run by now."""
+        return plan_video(replace(made_task(8, device=self.device()), budget_bytes=self.budget() - less_bytes))
+
+
+def test_a_context_that_the_driver_hides_is_ours_and_leaves_the_budget_as_it_was() -> None:
+    """Docker, Colab and WSL name our process by another number or not at all."""
+    here = HiddenProcess()
+    first = here.device()
+    assert (here.budget(), first.process_bytes, first.other_bytes) == (FREE, 0, OTHERS)
+    planned = here.plan()
+    assert here.plan(less_bytes=410 * MIB).run_config != planned.run_config  # a context counted twice would show
+    start_cuda(first, lambda: here.take(2 * MIB, 410 * MIB), here.machine)
+    assert here.machine.context_bytes == {(OWN, 0): 410 * MIB}
+    started = here.device()
+    assert (here.budget(), started.process_bytes, started.other_bytes) == (FREE, 412 * MIB, OTHERS)
+    assert here.plan() == planned
+    here.take(5 * GIB, 410 * MIB)  # the second question finds the weights of the first
+    later = here.device()
+    assert (here.budget(), later.process_bytes, later.other_bytes) == (FREE, 5 * GIB + 410 * MIB, OTHERS)
+    assert here.plan() == planned
+    start_cuda(later, lambda: here.take(5 * GIB, 900 * MIB), here.machine)  # once is enough
+    assert here.machine.context_bytes == {(OWN, 0): 410 * MIB}
+
+
+@pytest.mark.parametrize("taken_by_others", [-GIB, 3 * GIB])
+def test_a_fall_of_free_memory_that_is_no_context_is_not_taken_for_one(taken_by_others: int) -> None:
+    here = HiddenProcess()
+
+    def start() -> None:
+        here.take(2 * MIB, 410 * MIB)
+        here.card.free -= taken_by_others
+
+    start_cuda(here.device(), start, here.machine)
+    assert here.machine.context_bytes == {}
+    here.take(2 * MIB, 410 * MIB)
+    assert here.device().process_bytes == 2 * MIB + ASSUMED_CONTEXT_BYTES  # what is usual
+    here.card.free = 8 * GIB - 300 * MIB
+    assert here.device().process_bytes == 300 * MIB  # and no more than is in use

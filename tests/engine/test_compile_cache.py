@@ -1,0 +1,93 @@
+"""What is compiled is remembered, announced once, and gives the same numbers."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.engine.test_demo_parity import CLIP, QUESTION
+from tests.tiny import pair
+from vidqa import EngineConfig, Request, Session
+from vidqa.devices.allocator import compiler_environment
+from vidqa.diagnostics import kernel_warmup
+from vidqa.diagnostics.kernel_warmup import DECODE_STEP
+from vidqa.engine import compile_cache
+from vidqa.engine.compile_cache import FLEX, pending
+from vidqa.events import Answered, Noted
+from vidqa.models.families.qwen2_vl.model import Qwen2VL
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VIDQA_STATE", str(tmp_path))
+
+
+@pytest.fixture
+def model() -> Qwen2VL:
+    return pair("2B").ours
+
+
+def test_a_compilation_is_announced_until_it_is_remembered(model: Qwen2VL) -> None:
+    facts = (model.spec, model.device, model.dtype)
+    (key,) = pending(*facts, "flex")
+    assert key.startswith(f"{FLEX} · cpu · torch {torch.__version__}")
+    assert "compiling attention (once per GPU and version), about" in pending(*facts, "flex")[key]
+    assert pending(*facts, "flash") == {}
+    compile_cache.remember(key, 31.4)
+    assert pending(*facts, "flex") == {}
+    assert compile_cache.seconds_taken(key) == 31.4
+    assert pending(model.spec, model.device, torch.bfloat16, "flex")  # other numbers, another graph
+
+
+def test_a_damaged_record_is_no_record(model: Qwen2VL, tmp_path: Path) -> None:
+    (tmp_path / "compiled.json").write_text("[1, 2")
+    assert pending(model.spec, model.device, model.dtype, "flex")
+    compile_cache.remember("a key", 1.0)
+    assert json.loads((tmp_path / "compiled.json").read_text()) == {"a key": 1.0}
+
+
+def test_kernels_are_kept_where_the_user_says(tmp_path: Path) -> None:
+    folder = Path("here") / "compiled"
+    both = {"TORCHINDUCTOR_CACHE_DIR": str(folder), "TRITON_CACHE_DIR": str(folder / "triton")}
+    assert compiler_environment({"VIDQA_STATE": "here"}) == both
+    assert compiler_environment({"TORCHINDUCTOR_CACHE_DIR": "elsewhere", "VIDQA_STATE": "here"}) == {
+        "TRITON_CACHE_DIR": str(folder / "triton")
+    }
+    assert "vidqa" in compiler_environment({})["TORCHINDUCTOR_CACHE_DIR"]
+
+
+def test_flex_is_announced_at_the_first_question_and_not_at_the_second() -> None:
+    config, notes = EngineConfig(isolate_decoder=False, attention="flex", remember=False), []
+    for _ in range(2):
+        with Session(config) as session:
+            events = list(session.ask(Request(CLIP, QUESTION)))
+        assert isinstance(events[-1], Answered) and events[-1].answer.text == "a red circle moves right."
+        notes.append([event.text for event in events if isinstance(event, Noted)])
+    assert "compiling attention" in notes[0][0] and notes[1] == []
+
+
+def test_warming_up_says_what_there_is_to_compile(monkeypatch: pytest.MonkeyPatch) -> None:
+    from vidqa.models.families.qwen2_vl.spec import read_spec
+    from vidqa.models.hub import demo_folder
+
+    spec = read_spec(demo_folder())
+    done = list(kernel_warmup.warm_up(spec, CPU, torch.float32, flex=False))
+    assert [(one.name, one.done) for one in done] == [("attention", True), (DECODE_STEP, True)]
+    assert "nothing to compile: on cpu" in done[1].detail
+    monkeypatch.setattr(kernel_warmup, "can_compile", lambda device: "")  # as on a GPU whose kernels differ
+    monkeypatch.setattr(kernel_warmup, "why_not_fused", lambda spec, device, dtype: "Triton's kernels differ")
+    done = list(kernel_warmup.warm_up(spec, CPU, torch.float32, flex=False))
+    assert (done[1].done, done[1].detail) == (False, "Triton's kernels differ")
+
+
+def test_the_command_says_what_it_made_ready(capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+    from vidqa.cli.main import run
+
+    assert run(["warmup", "--model", "demo", "--device", "cpu"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("attention") and "flash" in lines[0]
+    assert "nothing to compile" in lines[1]

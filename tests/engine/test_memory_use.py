@@ -1,0 +1,172 @@
+"""The demo model's living tensors against its plan, and what is left after every question."""
+
+import time
+from collections.abc import Iterator
+from statistics import median
+from typing import Any
+
+import pytest
+
+from tests.engine.test_demo_parity import CLIP, QUESTION
+from vidqa import EngineConfig, Request, Session
+from vidqa.devices.device import find_device
+from vidqa.devices.live_bytes import LiveBytes
+from vidqa.devices.memory_tracker import TensorMeter, Tracker
+from vidqa.events import Answered, MemorySampled
+from vidqa.models.families.qwen2_vl.spec import read_spec
+from vidqa.models.hub import demo_folder
+from vidqa.planner import calibration, memory_model
+from vidqa.planner.memory_model import tensor_bytes
+from vidqa.types import Answer, RunConfig
+
+MIB = 2**20
+PIXELS = 320 * 240
+SPEC = read_spec(demo_folder())
+
+
+def answered(session: Session, **how: Any) -> Answer:
+    *_, last = session.ask(Request(CLIP, QUESTION, **how))
+    assert isinstance(last, Answered)
+    return last.answer
+
+
+@pytest.fixture
+def counted() -> Iterator[tuple[LiveBytes, Session]]:
+    """A session whose living tensors are counted, the weights among them."""
+    live = LiveBytes("cpu")
+    config = EngineConfig(isolate_decoder=False, remember=False)
+    with Session(config, meter=TensorMeter(live)) as session:
+        answered(session, frames=2, max_tokens=1)
+        assert session.loaded is not None
+        live.count_model(session.loaded.model.model)
+        with live:
+            yield live, session
+
+
+def peaks_of(answer: Answer) -> dict[str, int]:
+    return {use.name: use.peak_bytes for use in answer.memory.phases}
+
+
+def with_chunks(session: Session, run_config: dict[str, Any]) -> dict[str, Any]:
+    """Set the chunks on the session's config; returns what is left for the request."""
+    rest = dict(run_config)
+    session.reconfigure(
+        EngineConfig(
+            isolate_decoder=False, remember=False, vision_chunk=rest.pop("vision"), prefill_chunk=rest.pop("prefill")
+        )
+    )
+    return rest
+
+
+def counted_bytes(run_config: RunConfig) -> dict[str, int]:
+    """What the plan says of the tensors that are counted: those of the thread that reads frames are not."""
+    planned, ahead = (
+        tensor_bytes(SPEC, run_config, host_pixels=PIXELS),
+        memory_model.frames_ahead_bytes(SPEC, run_config, PIXELS),
+    )
+    return planned | {phase: planned[phase] - ahead for phase in ("vision", "prefill")}
+
+
+DRAFTS = [
+    {"frames": frames, "size": size, "vision": vision, "prefill": prefill, "max_tokens": 4}
+    for frames in (8, 24)
+    for size in ((140, 112), (280, 280), (420, 420))
+    for vision, prefill in ((2, 256), (8, 1024))
+]
+
+
+def test_tensor_bytes_are_those_of_the_plan(counted: tuple[LiveBytes, Session]) -> None:
+    _, session = counted
+    for how in DRAFTS:
+        answer = answered(session, **with_chunks(session, how))
+        planned = counted_bytes(answer.plan.run_config)
+        for phase, peak in peaks_of(answer).items():
+            assert peak <= planned[phase] <= peak * 1.02 + 2 * MIB, (phase, how)
+
+
+def test_a_long_question_takes_no_more_than_its_chunks(counted: tuple[LiveBytes, Session]) -> None:
+    """Its embeddings are made as they are read: all of them at once would be a tenth of this model's memory."""
+    _, session = counted
+    how = {"frames": 8, "size": (140, 112), "vision": 1, "prefill": 16, "max_tokens": 2}
+    rest = with_chunks(session, how)
+    *_, last = session.ask(Request(CLIP, "x" * 3000, **rest))
+    assert isinstance(last, Answered)
+    assert peaks_of(last.answer)["prefill"] <= counted_bytes(last.answer.plan.run_config)["prefill"]
+
+
+def test_slopes_of_the_plan_are_those_of_the_tensors(counted: tuple[LiveBytes, Session]) -> None:
+    _, session = counted
+    base = {"frames": 16, "size": (420, 420), "vision": 4, "prefill": 512, "max_tokens": 2}
+
+    def measure(**how: Any) -> tuple[dict[str, int], RunConfig]:
+        answer = answered(session, **with_chunks(session, base | how))
+        return peaks_of(answer), answer.plan.run_config
+
+    for phase, low, high in (
+        ("vision", {"vision": 2}, {"vision": 8}),
+        ("prefill", {"prefill": 256}, {"prefill": 1024}),
+        ("prefill", {"frames": 16}, {"frames": 40}),  # one group alone is read without a copy
+        ("decode", {"frames": 8}, {"frames": 32}),
+    ):
+        (small, less), (large, more) = measure(**low), measure(**high)
+        planned = counted_bytes(more)[phase] - counted_bytes(less)[phase]
+        assert planned / (large[phase] - small[phase]) == pytest.approx(1, abs=0.02), (phase, low)
+
+
+def test_200_questions_leave_nothing_behind(counted: tuple[LiveBytes, Session]) -> None:
+    live, session = counted
+    session.forget()
+    answered(session, frames=2, max_tokens=2)
+    kept = live.now
+    session.forget()
+    baseline = live.now
+    for number in range(200):
+        answered(session, frames=2 + 2 * (number % 3), max_tokens=1 + number % 3)
+        if number % 3 == 0:  # the same pictures as at first: what is kept of them is as much
+            assert baseline < live.now <= kept, number
+            session.forget()
+            assert live.now == baseline, number
+
+
+def test_a_stopped_question_leaves_nothing_behind(counted: tuple[LiveBytes, Session]) -> None:
+    live, session = counted
+    answered(session, frames=2, max_tokens=2)
+    session.forget()
+    baseline = live.now
+    for stop_after in (3, 8, 20):
+        events = session.ask(Request(CLIP, QUESTION))
+        for _ in range(stop_after):
+            next(events)
+        events.close()  # type: ignore[attr-defined]
+        del events
+        session.forget()
+        assert live.now == baseline, stop_after
+
+
+def test_phases_and_samples_are_told() -> None:
+    with Session(EngineConfig(vision_chunk=1, prefill_chunk=16)) as session:
+        events = list(session.ask(Request(CLIP, QUESTION)))
+    answer = events[-1].answer if isinstance(events[-1], Answered) else None
+    assert answer is not None
+    assert [use.name for use in answer.memory.phases] == ["load", "vision", "prefill", "decode"]
+    for use in answer.memory.phases:
+        assert 0 <= use.start_bytes <= use.peak_bytes <= answer.plan.tensor_bytes and use.seconds > 0
+    samples = [event for event in events if isinstance(event, MemorySampled)]
+    assert samples and all(sample.current_bytes > 100 * MIB for sample in samples)
+    seconds = sum(use.seconds for use in answer.memory.phases)
+    assert len(samples) <= 10 * seconds + 2
+    assert answer.memory.measured_peak_bytes == answer.memory.host_peak_bytes
+    assert answer.memory.weights_bytes < (answer.memory.tensor_peak_bytes or 0) <= answer.plan.tensor_bytes
+    assert calibration.summary() is not None  # what was planned and measured is remembered
+
+
+def test_a_sample_costs_less_than_a_hundredth() -> None:
+    """Ten samples a second may take a hundredth of it, so one of them a millisecond; here it is a tenth of that."""
+    tracker, seconds = Tracker(find_device("cpu")), []
+    with tracker.phase("vision"):
+        for _ in range(8):
+            time.sleep(0.11)
+            began = time.process_time()
+            assert tracker.sample() is not None
+            seconds.append(time.process_time() - began)
+    assert median(seconds) < 0.001

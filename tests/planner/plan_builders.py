@@ -1,0 +1,73 @@
+"""Videos, devices and tasks in plain numbers."""
+
+from dataclasses import replace
+from typing import Any
+
+from vidqa.config import EngineConfig
+from vidqa.models.families.qwen2_vl.spec import REFERENCE_BOUNDS, ModelSpec
+from vidqa.models.registry import RELEASED
+from vidqa.planner.memory_model import RuntimeOverhead, kv_capacity
+from vidqa.planner.search import PlanningProblem
+from vidqa.types import Device, Placement, Plan, Request, RunConfig, TimeEstimate, VideoInfo
+
+GIB = 2**30
+SPEC_2B = RELEASED["Qwen/Qwen2-VL-2B-Instruct"]
+SPEC_7B = RELEASED["Qwen/Qwen2-VL-7B-Instruct"]
+AROUND = RuntimeOverhead(480 * 2**20, "assumed", 8320 * 1024, 22 * 2**20)
+
+
+def made_video(seconds: float, width: int = 1280, height: int = 720, fps: float = 25.0) -> VideoInfo:
+    """A clip of constant rate that no file holds."""
+    count = max(int(seconds * fps), 1)
+    times = tuple(index / fps for index in range(count))
+    return VideoInfo(
+        path="clip.mp4", container="mp4", codec="h264", width=width, height=height, coded_width=width,
+        coded_height=height, rotation_degrees=0, pixel_aspect=1.0, fps=fps, frame_count=count,
+        duration_seconds=count / fps, start_seconds=0.0, constant_rate=True, pts_seconds=times, sources={},
+    )  # fmt: skip
+
+
+def made_device(gib: float, *, bf16: bool = True) -> Device:
+    """A GPU of so many GiB, all free."""
+    size = int(gib * GIB)
+    return Device("cuda", 0, "a GPU", size, size, 0, 0, (8, 6) if bf16 else (7, 5), bf16, 360e9, 50e12)
+
+
+def made_task(
+    gib: float, seconds: float = 60.0, spec: ModelSpec = SPEC_2B, question: str = "what happens?", **how: Any
+) -> PlanningProblem:
+    """A task for a GPU of so many GiB; other words go to the request, the config or the task, whoever knows them."""
+    request, config, device = Request("clip.mp4", question), EngineConfig(), how.pop("device", made_device(gib))
+    model = how.pop("model", "a model")
+    for name in [name for name in how if hasattr(request, name)]:
+        request = replace(request, **{name: how.pop(name)})
+    for name in [name for name in how if hasattr(config, name)]:
+        config = replace(config, **{name: how.pop(name)})
+    task = PlanningProblem(
+        model, spec, REFERENCE_BOUNDS, made_video(seconds), request, config, device, AROUND,
+        int(gib * GIB), 60,
+    )  # fmt: skip
+    return replace(task, **how)
+
+
+def plan_of(run_config: RunConfig, spec: ModelSpec) -> Plan:
+    """A plan that runs a draft, whatever the budget."""
+    visual, seconds = (
+        spec.visual_tokens(run_config.frames, run_config.height, run_config.width),
+        TimeEstimate(0, 0, 0, 0),
+    )
+    indices = tuple(range(run_config.frames))
+    return Plan(
+        model="a model", device="cuda:0", run_config=run_config, indices=indices,
+        timestamps_seconds=tuple(map(float, indices)),
+        visual_tokens=visual, prompt_tokens=visual + run_config.text_tokens,
+        kv_capacity_tokens=kv_capacity(spec, run_config),
+        lines=(), phase_bytes={}, peak_phase="prefill", margin_bytes=0, budget_bytes=0, limits=(), seconds=seconds,
+        score=0.0,
+    )  # fmt: skip
+
+
+def made_draft(**how: Any) -> RunConfig:
+    """A draft of 8 frames of 1008x560 in bf16, but for what is said."""
+    run_config = RunConfig("bf16", "bf16", "bf16", "flash", 8, 560, 1008, 50, 16, 2, 512, Placement())
+    return replace(run_config, **how)

@@ -1,0 +1,185 @@
+"""Settings: which source wins, what is refused and what the refusal says."""
+
+import tomllib
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vidqa.config import state_folder
+from vidqa.errors import UsageError
+from vidqa.settings.load import (
+    Settings,
+    TuiSettings,
+    default_settings,
+    environment_problems,
+    file_problems,
+    load_settings,
+    sourced_settings,
+)
+from vidqa.settings.schema import ENGINE_SETTINGS, SETTINGS, TUI_SETTINGS
+
+# Two values for every setting, as a file says them, and as they are used.
+WRITTEN: dict[str, list[tuple[Any, Any]]] = {
+    "model": [("2b", "2b"), ("Some/One", "Some/One")],
+    "device": [("cpu", "cpu"), ("cuda:1", "cuda:1")],
+    "vram": [("8GiB", 8 * 2**30), (1000, 1000)],
+    "reserve": [("512MiB", 2**29), (0, 0)],
+    "quality": [("fast", "fast"), ("best", "best")],
+    "max_wait": [("2min", 120.0), (20, 20.0)],
+    "weights": [("nf4", "nf4"), ("int8", "int8")],
+    "kv": [("int8", "int8"), ("native", "native")],
+    "attention": [("tiled", "tiled"), ("flash", "flash")],
+    "max_tokens": [(7, 7), (1000, 1000)],
+    "tui.theme": [("nord", "nord"), ("dracula", "dracula")],
+    "tui.images": [("half", "half"), ("none", "none")],
+    "tui.ascii": [(True, True), (False, False)],
+    "tui.history": [(False, False), (True, True)],
+}
+
+
+def environment(tmp_path: Path, text: str = "", **more: str) -> dict[str, str]:
+    path = tmp_path / "config.toml"
+    path.write_text(text, encoding="utf-8")
+    return {"VIDQA_CONFIG": str(path), **more}
+
+
+def in_file(key: str, value: Any) -> str:
+    table, _, name = key.rpartition(".")
+    written = str(value).lower() if isinstance(value, bool) else repr(value)
+    return f"{f'[{table}]' if table else ''}\n{name} = {written}\n"
+
+
+def source_of(key: str, *how: Any) -> tuple[Any, str, str]:
+    one = next(one for one in sourced_settings(*how) if one.key == key)
+    return one.value, one.origin, one.where
+
+
+def test_the_list_covers_every_field_and_every_default_is_allowed(tmp_path: Path) -> None:
+    nowhere = {"VIDQA_CONFIG": str(tmp_path / "none.toml")}
+    assert {setting.field for setting in ENGINE_SETTINGS} == {f.name for f in fields(Settings)} - {"tui", "keys"}
+    assert {setting.field for setting in TUI_SETTINGS} == {f.name for f in fields(TuiSettings)}
+    assert load_settings(nowhere) == default_settings()
+    assert {one.origin for one in sourced_settings(nowhere)} == {"default"}
+    assert default_settings().vram_bytes is None and default_settings().max_tokens == 256
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.key)
+def test_flag_wins_over_environment_over_file_over_default(tmp_path: Path, setting: Any) -> None:
+    (first, used_first), (second, used_second) = WRITTEN[setting.key]
+    variable = str(second).lower() if isinstance(second, bool) else str(second)
+    named = environment(tmp_path, in_file(setting.key, first), **{setting.variable: variable})
+    flag = first if isinstance(first, bool) else str(first)
+    path = named["VIDQA_CONFIG"]
+    assert source_of(setting.key, {"VIDQA_CONFIG": path}) == (used_first, "file", f"{path}:2")
+    assert source_of(setting.key, named) == (used_second, "environment", setting.variable)
+    assert source_of(setting.key, named, {setting.key: flag}) == (used_first, "flag", setting.flag)
+
+
+def test_the_line_of_a_value_is_found_however_it_is_written(tmp_path: Path) -> None:
+    text = '# model = "no"\n"model" = """\n2b"""\ntui = { theme = "nord",\\\n'.replace("\\\n", ' images = "half" }\n')
+    named = environment(tmp_path, text + '[keys]\n# quit = "x"\nquit = "f10"\napp.help = "f1,?"\n')
+    path = named["VIDQA_CONFIG"]
+    told = {one.key: one.where for one in sourced_settings(named) if one.origin == "file"}
+    lines = {"model": 3, "tui.theme": 4, "tui.images": 4, "keys.quit": 7, "keys.app.help": 8}
+    assert told == {key: f"{path}:{line}" for key, line in lines.items()}
+    assert load_settings(named).keys == {"quit": "f10", "app.help": "f1,?"}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('qualty = "best"', [":1: qualty = ", "Did you mean 'quality'?"]),
+        ('theme = "nord"', [":1: theme = ", "Did you mean 'theme' in the table [tui]?"]),
+        ('[tui]\nmodel = "2b"', [":2: tui.model = ", "Did you mean 'model', above the first [table]?"]),
+        ("[tui]\nimage = 'half'", [":2: tui.image = ", "'images' in the table [tui]"]),
+        ("[zzzzzz]", [":1: zzzzzz = {}", "There is model, device", "and the table [keys]"]),
+        ("tui = 3", ["tui = 3", "no such setting"]),
+        ('quality = "bets"', [':1: quality = "bets" is not allowed', "fast, balanced or best", "mean 'best'?"]),
+        ("quality = ['best']", ['["best"]', "fast, balanced or best"]),
+        ("model = 2", ["model = 2 is not allowed", "demo, 2b"]),
+        ('device = "gpu"', ["device", "cuda:1"]),
+        ('vram = "much"', ["vram", "8GiB, or auto"]),
+        ("reserve = -1", ["reserve = -1", "512MiB"]),
+        ("vram = true", ["vram = true", "8GiB"]),
+        ('max_wait = "0s"', ["max_wait", "20s or 2min, or none"]),
+        ("max_wait = false", ["max_wait = false", "20s"]),
+        ("max_tokens = 0", ["max_tokens = 0", "whole number from 1"]),
+        ('max_tokens = "9"', ['max_tokens = "9"', "whole number from 1"]),
+        ("max_tokens = 1.5", ["max_tokens = 1.5"]),
+        ("model = 2b", ["cannot be read", "line 1"]),
+        ('[tui]\nascii = "yes"', ["tui.ascii", "true or false"]),
+        ("[keys]\nquit = 3", ["keys.quit = 3", '"ctrl+r,f5"']),
+        ('[keys]\nquit = "f1,,f2"', ["keys.quit"]),
+        ('model = "2b', ["cannot be read", "Unterminated"]),
+    ],
+)
+def test_what_cannot_be_is_refused_with_its_place_and_what_is_allowed(
+    tmp_path: Path, text: str, said: list[str]
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        load_settings(environment(tmp_path, text))
+    assert all(part in str(caught.value) for part in [str(tmp_path / "config.toml"), *said]), str(caught.value)
+
+
+def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
+    named = environment(tmp_path, 'qualty="best"\nkv="int7"\nmax_tokens=1\n', VIDQA_DEVICE="gpu", VIDQA_TUI_ASCII="so")
+    path = Path(named["VIDQA_CONFIG"])
+    assert [problem.what.split(" ")[0] for problem in file_problems(path)] == [f"{path}:1:", f"{path}:2:"]
+    assert [problem.what.split("=")[0] for problem in environment_problems(named)] == [
+        "VIDQA_DEVICE",
+        "VIDQA_TUI_ASCII",
+    ]
+    with pytest.raises(UsageError, match="lists 3 more"):
+        load_settings(named)
+
+
+def test_ids_of_keys_are_checked_where_they_are_known(tmp_path: Path) -> None:
+    named = environment(tmp_path, '[keys]\nquit = "f10"\nhlep = "f1"\n')
+    assert load_settings(named).keys == {"quit": "f10", "hlep": "f1"}
+    with pytest.raises(UsageError, match=r"keys\.hlep.*no key binding has this id.*mean help\?"):
+        load_settings(named, key_ids=("quit", "help"))
+
+
+@pytest.mark.parametrize("word", ["1", "true", "ON", "Yes"])
+def test_truth_in_the_environment(tmp_path: Path, word: str) -> None:
+    assert load_settings(environment(tmp_path, VIDQA_TUI_ASCII=word)).tui.ascii is True
+
+
+def test_a_flag_takes_back_what_the_file_says(tmp_path: Path) -> None:
+    named = environment(tmp_path, 'vram = "8GiB"\nmax_wait = "5s"\nweights = "nf4"\n[tui]\nascii = true\n')
+    settings = load_settings(named, {"vram": "auto", "max_wait": "none", "weights": "auto", "tui.ascii": False})
+    assert (settings.vram_bytes, settings.max_wait_seconds, settings.weights) == (None, None, "auto")
+    assert settings.tui.ascii is False
+
+
+def test_a_refused_flag_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"^--vram lots is not allowed\. Allowed: a size"):
+        load_settings(environment(tmp_path), {"vram": "lots"})
+
+
+def test_keys_that_a_terminal_would_obey_are_shown_escaped(tmp_path: Path) -> None:
+    (problem,) = file_problems(Path(environment(tmp_path, '"\\u001b[2J" = "\\u202e"\n')["VIDQA_CONFIG"]))
+    assert "\\x1b[2J" in problem.what and "\\u202e" in problem.what
+    assert "\x1b" not in str(problem) and "\u202e" not in str(problem)
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_bytes(b"model = '\xff\xfe'")
+    with pytest.raises(UsageError, match="cannot be read"):
+        load_settings({"VIDQA_CONFIG": str(tmp_path / "config.toml")})
+    with pytest.raises(UsageError, match="cannot be read"):
+        load_settings({"VIDQA_CONFIG": str(tmp_path)})
+
+
+def test_the_state_folder_is_the_named_one_else_the_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert state_folder({"VIDQA_STATE": str(tmp_path)}) == tmp_path
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    assert state_folder({}).name == "vidqa"
+
+
+def test_what_is_written_here_covers_the_list() -> None:
+    assert WRITTEN.keys() == {setting.key for setting in SETTINGS}
+    for key, values in WRITTEN.items():
+        assert tomllib.loads(in_file(key, values[0][0]))

@@ -1,0 +1,71 @@
+"""What is said of memory: tensors and process apart on a CPU, and what exceeds its plan with its cause."""
+
+from dataclasses import replace
+
+import pytest
+
+from tests.answer_builders import made_answer
+from vidqa.history.records import plan_figures, usage_figures
+from vidqa.messages import above_plan, memory_words, usage_words
+from vidqa.types import Answer, MemoryLine, MemoryUse, PhaseMemory
+
+MIB = 2**20
+
+
+def answer_of(device: str, tensors: int | None, runtime: int, process: int) -> Answer:
+    """An answer whose plan has 100 MiB of tensors and 700 MiB for the process; measured figures in MiB."""
+    lines = (
+        MemoryLine("weights", 100 * MIB, ""),
+        MemoryLine("runtime", 700 * MIB, "", "process"),
+        MemoryLine("margin", 64 * MIB, "", "margin"),
+    )
+    made = made_answer("yes")
+    plan = replace(made.plan, device=device, lines=lines, margin_bytes=64 * MIB)
+    phases = tuple(
+        PhaseMemory(name, 0, peak * MIB, 0, None, None, None, 1.0)
+        for name, peak in (("load", 50), ("vision", tensors or 60))
+    )
+    counted = None if tensors is None else tensors * MIB
+    memory = MemoryUse(50 * MIB, 0, runtime * MIB, process * MIB, process * MIB, 0, phases, counted)
+    return replace(made, plan=plan, memory=memory)
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (answer_of("cpu", 90, 660, 790), "tensors 90.0 MiB of 100.0 MiB planned · process 790.0 MiB"),
+        (
+            answer_of("cpu", 90, 660, 812),
+            "tensors 90.0 MiB of 100.0 MiB planned · process 812.0 MiB (12.0 MiB above plan: the process itself grew "
+            "by 62.0 MiB beside its tensors)",
+        ),
+        (
+            answer_of("cpu", 103, 660, 790),
+            "tensors 103.0 MiB of 100.0 MiB planned · process 790.0 MiB (3.0 MiB above plan: the vision phase's "
+            "tensors took more than planned)",
+        ),
+        (answer_of("cpu", None, 660, 790), "peak 790.0 MiB of 800.0 MiB planned"),
+        (answer_of("cuda:0", 90, 700, 790), "peak 790.0 MiB of 800.0 MiB planned"),
+        (
+            answer_of("cuda:0", 90, 720, 812),
+            "peak 812.0 MiB of 800.0 MiB planned (12.0 MiB above plan: CUDA's context took 20.0 MiB more than was "
+            "planned for it)",
+        ),
+        (
+            answer_of("cuda:0", 90, 700, 812),
+            "peak 812.0 MiB of 800.0 MiB planned (12.0 MiB above plan: torch's allocator held more than the 90.0 MiB "
+            "that were in tensors)",
+        ),
+    ],
+)
+def test_memory_in_words(answer: Answer, expected: str) -> None:
+    assert usage_words(answer).endswith(f" · {expected}")
+    assert memory_words(plan_figures(answer.plan), usage_figures(answer)) == expected
+    assert (above_plan(answer.plan, answer.memory) in expected) and ("above plan" in expected) == bool(
+        above_plan(answer.plan, answer.memory)
+    )
+
+
+def test_a_record_of_before_tensors_were_counted_is_told_with_what_exceeds_its_plan() -> None:
+    plan, usage = {"device": "cpu", "predicted_peak_bytes": 800 * MIB}, {"measured_peak_bytes": 804 * MIB}
+    assert memory_words(plan, usage) == "peak 804.0 MiB of 800.0 MiB planned (4.0 MiB above plan)"

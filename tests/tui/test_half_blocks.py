@@ -1,0 +1,85 @@
+"""Frames as characters and as pixels: sizes, colours, which frames are picked, and by which way they are shown."""
+
+import numpy as np
+import pytest
+from rich.color import Color
+
+from tests.tui.scripted import DEMO, Stage, main, pilot_test, says, until
+from vidqa.tui.half_blocks import HalfBlockImage, fit, half_blocks, shrink
+from vidqa.tui.launch import images_for
+from vidqa.tui.screens.frame_viewer import FrameViewer
+from vidqa.tui.widgets.thumbnail import PixelThumbnail
+from vidqa.tui.widgets.thumbnail_strip import ThumbnailStrip, picked
+
+RED, BLUE = (255, 0, 0), (0, 0, 255)
+
+
+def test_two_pixels_share_a_cell() -> None:
+    picture = HalfBlockImage(1, 3, bytes([*RED, *BLUE, *RED]))
+    cells = [line[0] for line in half_blocks(picture)]
+    assert [cell.text for cell in cells] == ["▀", "▀"]
+    styles = [(cell.style.color, cell.style.bgcolor) for cell in cells if cell.style]
+    assert styles == [(Color.from_rgb(*RED), Color.from_rgb(*BLUE)), (Color.from_rgb(*RED), None)]
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "most", "size"),
+    [(1080, 1920, (480, 320), (480, 270)), (1920, 1080, (480, 320), (180, 320)), (2, 2, (480, 320), (320, 320))],
+)
+def test_a_frame_keeps_its_shape(height: int, width: int, most: tuple[int, int], size: tuple[int, int]) -> None:
+    small = shrink(np.zeros((height, width, 3), np.uint8), *most)
+    assert (small.width, small.height) == size and len(small.rgb) == 3 * small.width * small.height
+
+
+def test_a_frame_of_one_colour_stays_so() -> None:
+    rgb = np.full((240, 320, 3), (10, 200, 30), np.uint8)
+    picture = fit(shrink(rgb, 480, 320), 16, 6)
+    assert (picture.width, picture.height) == (16, 12)
+    assert set(zip(picture.rgb[::3], picture.rgb[1::3], picture.rgb[2::3], strict=True)) == {(10, 200, 30)}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "environment", "ascii_only", "shown"),
+    [
+        ("half", {"COLORTERM": "truecolor"}, False, "half"),
+        ("half", {"TERM": "xterm-256color"}, False, "half"),
+        ("half", {"TERM": "linux"}, False, "none"),
+        ("half", {"COLORTERM": "truecolor", "NO_COLOR": "1"}, False, "none"),
+        ("half", {"COLORTERM": "truecolor"}, True, "none"),
+        ("none", {"COLORTERM": "truecolor"}, False, "none"),
+        ("kitty", {}, False, "kitty"),
+        ("sixel", {}, False, "sixel"),
+        ("auto", {"COLORTERM": "truecolor"}, False, "half"),  # no terminal answers here
+    ],
+)
+def test_how_pictures_are_shown(wanted: str, environment: dict[str, str], ascii_only: bool, shown: str) -> None:
+    assert images_for(wanted, environment, ascii_only=ascii_only) == shown
+
+
+@pilot_test
+async def test_a_wider_terminal_shows_more_frames_and_the_first_and_last_always() -> None:
+    async with Stage(says("It moves.")).running() as pilot:
+        forecast = main(pilot).desk.forecast
+        assert forecast is not None and forecast.plan is not None
+        plan = forecast.plan
+        assert picked(plan, 100) == tuple(zip(plan.indices, plan.timestamps_seconds, strict=True))
+        for most in range(2, 8):
+            shown = picked(plan, most)
+            assert len(shown) == most and shown[0][0] == plan.indices[0] and shown[-1][0] == plan.indices[-1]
+
+
+@pytest.mark.parametrize("mode", ["half", "kitty", "sixel"])
+@pilot_test
+async def test_the_strip_and_the_large_view_show_decoded_frames(mode: str) -> None:
+    async with Stage(says("It moves.")).running(images=mode) as pilot:
+        strip = main(pilot).query_one(ThumbnailStrip)
+        main(pilot).desk.projector.open(DEMO)
+        await until(pilot, lambda: len(strip.pictures) >= 3, "decoded frames")
+        assert all(isinstance(cell, PixelThumbnail) is (mode != "half") for cell in strip.children)
+        await pilot.press("f10", "right", "right")
+        page = pilot.app.screen
+        assert isinstance(page, FrameViewer)
+        await until(pilot, lambda: page._frames[2][0] in strip.pictures, "a frame that the strip does not show")
+        await pilot.press("escape")
+        times = main(pilot).desk.forecast.plan.timestamps_seconds  # type: ignore[union-attr]
+        await until(pilot, lambda: main(pilot).query_one("#timeline").cursor == times[2], "the cursor is there")  # type: ignore[attr-defined]

@@ -1,0 +1,186 @@
+"""The machine around this process: where its facts are read from, its RAM, its processor.
+
+Knows psutil, /proc and control groups; knows nothing of GPUs and never imports torch.
+"""
+
+import importlib.metadata
+import os
+import platform
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from vidqa.types import Device
+
+# Two channels of DDR4-3200 give 51 GB/s, a server's share less: an order of magnitude, for time estimates.
+_BANDWIDTH_BYTES_PER_SECOND = 40e9
+# AVX2: 2 units · 8 lanes of fp32 · multiply and add.
+_FLOPS_PER_CORE_AND_CYCLE = 32
+_USUAL_HERTZ = 2.5e9
+# The driver's files on a PC, on Jetson (older and newer kernels), and under WSL (/dev/dxg is there without NVIDIA too).
+_NVIDIA_FILES = (
+    "dev/nvidia0", "proc/driver/nvidia/version",
+    "dev/nvhost-gpu", "dev/nvhost-ctrl-gpu", "dev/nvgpu", "dev/nvmap",
+    "usr/lib/wsl/lib/libcuda.so.1",
+)  # fmt: skip
+_UNLIMITED_BYTES = 2**60  # version 1 writes "no limit" as the largest page-aligned number
+
+
+def _installed_torch() -> str:
+    """The version of torch that is installed, from its metadata: importing it takes seconds."""
+    try:
+        return importlib.metadata.version("torch")
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Where facts are read from: this machine by default, a scripted one in tests.
+
+    `nvml` returns nvidia-ml-py's module; `modules` says whether torch is loaded, which is looked
+    at and not imported; `torch` imports it, for a GPU without NVML alone; `root` is where /proc, /sys
+    and /dev lie; `context_bytes` is what CUDA's contexts were measured to take, by (process, GPU).
+    """
+
+    environment: Mapping[str, str] = field(default_factory=lambda: os.environ)
+    modules: Mapping[str, Any] = field(default_factory=lambda: sys.modules)
+    nvml: Callable[[], Any] = lambda: import_module("pynvml")  # it has no types
+    root: Path = Path("/")
+    system: str = sys.platform
+    architecture: str = field(default_factory=platform.machine)
+    process: Callable[[], int] = os.getpid  # asked anew: a forked child is another process
+    torch_version: Callable[[], str] = _installed_torch
+    torch: Callable[[], Any] = lambda: import_module("torch")
+    context_bytes: dict[tuple[int, int], int] = field(default_factory=dict, compare=False)
+
+    def read(self, path: str) -> str:
+        """Text of a file below `root`, or nothing where it cannot be read."""
+        try:
+            return (self.root / path).read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return ""
+
+    def has_nvidia_files(self) -> bool:
+        """Whether a driver of NVIDIA's has left its files: there may be a GPU, even where NVML is missing."""
+        return any((self.root / path).exists() for path in _NVIDIA_FILES)
+
+    def is_wsl(self) -> bool:
+        """Linux inside Windows: the GPU's driver is Windows' own."""
+        return "microsoft" in self.read("proc/sys/kernel/osrelease").lower()
+
+    def is_tegra(self) -> bool:
+        """A Jetson or another of NVIDIA's boards on which processor and GPU share one memory."""
+        return "nvidia,tegra" in self.read("proc/device-tree/compatible") or bool(self.read("etc/nv_tegra_release"))
+
+
+THIS_MACHINE = Machine()
+
+
+@dataclass(frozen=True, slots=True)
+class HostMemory:
+    """RAM in bytes as this process may use it: the smaller of the machine's and its control group's."""
+
+    total_bytes: int
+    free_bytes: int
+    process_bytes: int
+    limited: bool
+
+
+def host_memory(machine: Machine) -> HostMemory:
+    """RAM now. A container's limit counts where it is below the machine's own.
+
+    Linux calls pages of files available, although this process has mapped them and they are in its resident size:
+    counted as both free and held, torch's libraries would be 360 MiB that are not there.
+    """
+    memory, process = psutil.virtual_memory(), psutil.Process().memory_info()
+    groups = list(_control_groups(machine))
+    total = min([memory.total, *(limit for limit, _ in groups)])
+    free = min([memory.available - getattr(process, "shared", 0), *(free for _, free in groups)])
+    return HostMemory(total, max(free, 0), process.rss, limited=total < memory.total)
+
+
+def _control_groups(machine: Machine) -> Iterator[tuple[int, int]]:
+    """(limit, free) in bytes of every limited group that holds this process, from its own up to the root.
+
+    Free is limit - usage + inactive file cache, which the kernel takes back first. Inside a
+    container the path in /proc is the host's, so folders that are not there are passed over.
+    """
+    for line in machine.read("proc/self/cgroup").splitlines():
+        _, controllers, path = [*line.split(":", 2), "", ""][:3]
+        if controllers == "":
+            yield from _limits(machine, "sys/fs/cgroup", path, "memory.max", "memory.current", "inactive_file")
+        elif "memory" in controllers.split(","):
+            files = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+            yield from _limits(machine, "sys/fs/cgroup/memory", path, *files)
+
+
+def _limits(
+    machine: Machine, mount: str, path: str, limit_file: str, usage_file: str, reclaimable: str
+) -> Iterator[tuple[int, int]]:
+    parts = [part for part in path.split("/") if part not in {"", ".."}]
+    for depth in range(len(parts), -1, -1):
+        folder = "/".join([mount, *parts[:depth]])
+        limit, usage = (machine.read(f"{folder}/{name}").strip() for name in (limit_file, usage_file))
+        if not limit.isdecimal() or not usage.isdecimal() or int(limit) >= _UNLIMITED_BYTES:
+            continue
+        match = re.search(rf"^{reclaimable} (\d+)$", machine.read(f"{folder}/memory.stat"), re.MULTILINE)
+        yield int(limit), int(limit) - int(usage) + (int(match.group(1)) if match else 0)
+
+
+def cpu_device(machine: Machine) -> Device:
+    """The processor and its RAM as a device. Rates are rough: 40 GB/s, 32 fp32 FLOP per core and cycle."""
+    memory = host_memory(machine)
+    note = f"a control group limits this process to {memory.total_bytes / 2**30:.1f} GiB"
+    return Device(
+        kind="cpu",
+        index=0,
+        name=processor_name(machine),
+        total_bytes=memory.total_bytes,
+        free_bytes=memory.free_bytes,
+        process_bytes=memory.process_bytes,
+        other_bytes=max(memory.total_bytes - memory.free_bytes - memory.process_bytes, 0),
+        compute_capability=None,
+        bf16=False,  # few processors have it in hardware: fp32 is what runs
+        bandwidth_bytes_per_second=_BANDWIDTH_BYTES_PER_SECOND,
+        flops_per_second=usable_cores() * _hertz() * _FLOPS_PER_CORE_AND_CYCLE,
+        notes=(note,) if memory.limited else (),
+    )
+
+
+def processor_name(machine: Machine) -> str:
+    """The processor's name as Linux or macOS tells it, else the architecture."""
+    if machine.system == "darwin":
+        return _apple_name() or machine.architecture
+    match = re.search(r"^model name\s*:\s*(.+)$", machine.read("proc/cpuinfo"), re.MULTILINE)
+    return match.group(1).strip() if match else platform.processor() or machine.architecture
+
+
+def _apple_name() -> str:
+    import subprocess
+
+    command = ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=5).stdout.strip()
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+
+
+def usable_cores() -> int:
+    """Physical cores, but no more than this process may run on."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(min(psutil.cpu_count(logical=False) or 1, allowed or 1), 1)
+
+
+def _hertz() -> float:
+    try:
+        frequency = psutil.cpu_freq()
+    except (OSError, NotImplementedError, RuntimeError):  # virtual machines and some ARM kernels hide it
+        return _USUAL_HERTZ
+    return float(frequency.max or frequency.current) * 1e6 if frequency else _USUAL_HERTZ

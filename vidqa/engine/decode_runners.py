@@ -1,0 +1,223 @@
+"""Who computes the next token: step by step on any device, or by replaying a captured CUDA graph.
+
+Both leave the token on the device. Knows caches and steps; knows nothing of text.
+"""
+
+import functools
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from vidqa.engine.cuda_graph import Capture, CudaGraphStep, Step, capture_on
+from vidqa.engine.kv_cache import ROUND_TOKENS, KVCache, Storage
+from vidqa.engine.prompt import text_positions
+from vidqa.engine.sampler import Sampler
+from vidqa.engine.static_decode_step import DecodeState, next_logits
+from vidqa.models.attention import Kernel
+from vidqa.models.families.qwen2_vl.model import Qwen2VL, SequenceChunk
+
+_GRAPH_BLOCK_TOKENS = 512  # a captured plain step reads whole blocks of the cache; another block is another capture
+
+
+_CAPTURED_LINEAR = ("Linear", "Linear4bit", "ScaledLinear")  # known to run without the host's word
+
+
+class DecodeRunner(Protocol):
+    """Chooses tokens (B,), one for each sequence. `ahead`: a step can be queued before its input was read."""
+
+    ahead: bool
+
+    @property
+    def dtype(self) -> str:
+        """The precision that is computed in."""
+
+    def first(self, logits: Tensor) -> Tensor:
+        """The tokens (B,) that the prefill's logits (B, vocabulary) choose."""
+
+    def next(self, token: Tensor) -> Tensor:
+        """Append tokens (B,) to their caches; the ones after them."""
+
+    def end(self, sequence: int, *, take_back: bool) -> None:
+        """A sequence goes on no more; `take_back` forgets its last token, which was queued ahead."""
+
+
+class EagerDecoder:
+    """Runs the model's layers over the filled part of the cache, with the prefill's own kernel."""
+
+    ahead = False
+
+    def __init__(self, model: Qwen2VL, cache: KVCache, kernel: Kernel, position: int, sampler: Sampler) -> None:
+        self._model, self._cache, self._kernel, self._sampler = model, cache, kernel, sampler
+        self._position = position
+
+    @property
+    def dtype(self) -> str:
+        """The precision that is computed in."""
+        return _name(self._model.dtype)
+
+    def first(self, logits: Tensor) -> Tensor:
+        """The token that the prefill's logits choose."""
+        return _choose((self._sampler,), logits)
+
+    def next(self, token: Tensor) -> Tensor:
+        """Append a token to the cache; the one after it."""
+        part = SequenceChunk(self._model.embed(token), text_positions(self._position, 1), self._cache)
+        self._position += 1
+        return _choose((self._sampler,), self._model.score(self._model.run([part], self._kernel)))
+
+    def end(self, sequence: int, *, take_back: bool) -> None:
+        """Nothing was queued ahead."""
+
+
+class CudaGraphDecoder:
+    """One decode step for B sequences, captured once and replayed: thousands of launches become one.
+
+    Tokens, places in the caches and positions are tensors that the graph reads and writes, so it serves all tokens of
+    these caches, and the questions that follow on them. Sampling is part of it: `samplers` differ in their seeds alone.
+    Without a `capture` the step is run instead of replayed.
+    """
+
+    ahead = True
+
+    def __init__(
+        self,
+        model: Qwen2VL,
+        caches: Sequence[KVCache],
+        positions: Sequence[int],
+        samplers: Sequence[Sampler],
+        capture: Capture | None,
+    ) -> None:
+        self._model, self._caches, self._samplers = model, caches, samplers
+        self._storage = caches[0].storage
+        self._slot = _slot_of(self._storage, model.device, capture)
+        self._slot.places.set([cache.length for cache in caches], positions)
+        self._ended: set[int] = set()
+
+    @property
+    def dtype(self) -> str:
+        """The precision that is computed in."""
+        return _name(self._model.dtype)
+
+    def first(self, logits: Tensor) -> Tensor:
+        """The tokens that the prefill's logits choose."""
+        return _choose(self._samplers, logits)
+
+    def next(self, tokens: Tensor) -> Tensor:
+        """Append tokens to their caches; the ones after them, in a buffer that the next step overwrites."""
+        slot, sampler = self._slot, self._samplers[0]
+        if tokens is not slot.tokens:
+            slot.tokens.copy_(tokens)
+        if sampler.temperature:
+            slot.uniform.copy_(_draws(self._samplers), non_blocking=True)
+        visible = self._visible()
+        step = functools.partial(_step, self._model, self._storage, slot, sampler, visible)
+        if slot.graph is None:
+            step()
+        else:
+            key = (visible, sampler.temperature, sampler.top_p)
+            slot.graph.run(key, step, functools.partial(_snapshot, slot))
+        for sequence, cache in enumerate(self._caches):
+            if sequence not in self._ended:
+                cache.advance(1)
+        return slot.tokens
+
+    def _visible(self) -> int:
+        """Tokens of the storage that a plain step reads: the longest sequence and the new token, in whole blocks."""
+        if self._model.fused is not None:
+            return self._storage.capacity
+        longest = max(cache.length for cache in self._caches) + 1
+        block = ROUND_TOKENS if self._slot.graph is None else _GRAPH_BLOCK_TOKENS
+        return min(-(-longest // block) * block, self._storage.capacity)
+
+    def end(self, sequence: int, *, take_back: bool) -> None:
+        """A sequence goes on no more; `take_back` forgets its last token, which was queued ahead."""
+        self._ended.add(sequence)
+        self._slot.places.going_on[sequence] = 0
+        if take_back:
+            cache = self._caches[sequence]
+            cache.truncate(cache.length - 1)
+            self._slot.places.lengths[sequence] -= 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Slot:
+    """A storage's decode step: the tensors that it reads and writes, (B,) each, and its graph where it is captured."""
+
+    tokens: Tensor
+    uniform: Tensor
+    places: DecodeState
+    graph: CudaGraphStep | None
+
+
+# A storage keeps its step for the questions that follow on it; both end together.
+_SLOTS: "weakref.WeakKeyDictionary[Storage, _Slot]" = weakref.WeakKeyDictionary()
+
+
+def _slot_of(storage: Storage, device: torch.device, capture: Capture | None) -> _Slot:
+    slot = _SLOTS.get(storage)
+    if slot is None:
+        count = storage.sequences
+        slot = _SLOTS[storage] = _Slot(
+            torch.zeros(count, dtype=torch.int64, device=device),
+            torch.zeros(count, device=device),
+            DecodeState.of([0] * count, [0] * count, device),
+            CudaGraphStep(device, capture) if capture else None,
+        )
+    return slot
+
+
+def _step(model: Qwen2VL, storage: Storage, slot: _Slot, sampler: Sampler, visible: int) -> None:
+    """Read the slot's tokens, and replace them by the ones that follow."""
+    tokens = slot.tokens.clamp(min=0)  # NOT_A_NUMBER raises an error when it is read, not here
+    logits = next_logits(model, model.embed(tokens), storage, slot.places, visible)
+    slot.tokens.copy_(sampler.choose(logits, slot.uniform))
+
+
+def _snapshot(slot: _Slot) -> Step:
+    """What undoes a step from here: its tokens and places; what it cached is overwritten by the next one."""
+    tokens = slot.tokens.clone()
+
+    def undo() -> None:
+        slot.places.advance(-1)
+        slot.tokens.copy_(tokens)
+
+    return undo
+
+
+def why_not_captured(model: Qwen2VL) -> str:
+    """What in a step would wait for the host, which a graph cannot; nothing where nothing does."""
+    table: Tensor = model.model.get_input_embeddings().weight
+    if table.device.type != model.device.type:
+        return "the embedding table lies on the host"
+    kinds = {type(module).__name__ for module in model.model.model.language_model.layers[0].modules()}
+    if "Linear8bitLt" in kinds:  # bitsandbytes' int8_vectorwise_quant
+        return "int8 layers ask the host about outliers"
+    unknown = sorted(kind for kind in kinds if "Linear" in kind and kind not in _CAPTURED_LINEAR)
+    return f"{unknown[0]} layers may ask the host" if unknown else ""
+
+
+def make_decode_runner(model: Qwen2VL, cache: KVCache, kernel: Kernel, position: int, sampler: Sampler) -> DecodeRunner:
+    """The captured step on CUDA where nothing in it needs the host, else the eager one."""
+    capture, on_device = capture_on(model.device), cache.storage.store.device.type == model.device.type
+    if capture and on_device and not why_not_captured(model):
+        return CudaGraphDecoder(model, [cache], [position], [sampler], capture)
+    return EagerDecoder(model, cache, kernel, position, sampler)
+
+
+@torch.no_grad()
+def _choose(samplers: Sequence[Sampler], logits: Tensor) -> Tensor:
+    uniform = _draws(samplers).to(logits.device) if samplers[0].temperature else logits[:, 0]
+    return samplers[0].choose(logits, uniform)
+
+
+def _draws(samplers: Sequence[Sampler]) -> Tensor:
+    """A uniform number for each sequence, from its own generator."""
+    return torch.cat([sampler.draw(1) for sampler in samplers])
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,273 @@
+"""A session of the history as Markdown, JSON or subtitles (SRT), and a file that takes nobody's place.
+
+Turns records into text and knows no database. Answers and names are untrusted: control characters
+become visible, and what a reader of the format would obey (HTML, images that are fetched, tags) is made plain.
+"""
+
+import contextlib
+import itertools
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path, PurePath
+from typing import Any
+
+from vidqa.errors import UsageError
+from vidqa.history.records import SavedSession, SavedTurn
+from vidqa.history.timestamps import code_spans, find_timestamps, open_fence
+from vidqa.messages import memory_words
+from vidqa.utils.safe_text import safe_json, safe_line, safe_text
+from vidqa.utils.units import format_timestamp
+
+SCHEMA_VERSION = 1
+_SHORTEST_SECONDS, _SPOKEN_SECONDS = 1.0, 4.0
+_LONGEST_STEM_BYTES = 100
+_MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+!<>|~&])|^(\s*(?:\d+(?=[.)])|[-=](?=\s|[-=])))", re.MULTILINE)
+_ACTIVE = re.compile(r"<|!(?=\[)")
+_LIST_MARK = re.compile(r"\s*(?:(?:[-*+>#]+|\d{1,3}[.)])\s+)*")
+_SENTENCE_END = re.compile(r"(?<=[.!?…])\s+|(?<=[。！？])")
+_NO_NAME = re.compile(r'[\s/\\:*?"<>|]+')
+
+
+def to_markdown(session: SavedSession, turns: Sequence[SavedTurn]) -> str:
+    """A session to read: questions quoted, answers as Markdown, and one line of figures under each."""
+    facts = [
+        f"- Video: {_escaped(session.video_name)}, {format_timestamp(session.video_seconds)}, "
+        f"{session.video_width}×{session.video_height}",
+        f"- Model: {_escaped(session.model)}",
+        f"- {_utc(session.created)} to {_utc(session.updated)}",
+    ]
+    parts = [f"# {_escaped(session.video_name)}", "\n".join(facts)]
+    for number, turn in enumerate(turns, 1):
+        parts += _markdown_turn(number, session, turn)
+    return "\n\n".join(parts) + "\n"
+
+
+def _markdown_turn(number: int, session: SavedSession, turn: SavedTurn) -> Iterator[str]:
+    start, end = _range(session, turn)
+    yield f"## {number}. {format_timestamp(start)} – {format_timestamp(end)}"
+    yield "\n".join(f"> {_escaped(line)}" for line in turn.question.splitlines() or [""])
+    if turn.answer.strip():
+        yield _markdown_answer(turn.answer)
+    if turn.state != "answered":
+        yield f"**{turn.state.capitalize()}.** {_escaped(turn.error)}".rstrip()
+    if remarks := [*turn.notes, *turn.degraded]:
+        yield "\n".join(f"- {_escaped(remark)}" for remark in remarks)
+    if figures := describe_figures(turn.plan, turn.usage):
+        yield f"*{_escaped(figures)}*"
+
+
+def describe_figures(plan: Mapping[str, Any], usage: Mapping[str, Any]) -> str:
+    """One line about what an answer took, from `plan_figures` and `usage_figures`; empty where nothing is known."""
+    if not plan or not usage:
+        return ""
+    parts = [
+        f"{plan['frames']} frames of {plan['width']}×{plan['height']}",
+        f"{plan['visual_tokens']:,} visual tokens",
+        str(plan["weights"]),
+        f"first token after {usage['first_token_s']:.1f} s",
+        f"{usage['tokens']} tokens at {usage['tokens_per_s']:.1f}/s",
+        memory_words(plan, usage),
+    ]
+    return " · ".join(parts)
+
+
+def _markdown_answer(text: str) -> str:
+    """Markdown without HTML and without images, which a viewer would fetch; a code block left open is closed."""
+    text = safe_text(text).strip("\n")
+    out, here = [], 0
+    for start, end in code_spans(text):
+        out += [_ACTIVE.sub(_harmless, text[here:start]), text[start:end]]
+        here = end
+    out.append(_ACTIVE.sub(_harmless, text[here:]))
+    fence = open_fence(text)
+    return "".join(out) + (f"\n{fence}" if fence else "")
+
+
+def _harmless(match: re.Match[str]) -> str:
+    return "&lt;" if match[0] == "<" else "\\!"
+
+
+def _escaped(text: str) -> str:
+    """One line of plain words in Markdown."""
+    return _MARKDOWN.sub(lambda match: "\\" + match[1] if match[1] else _escaped_mark(match[2]), safe_line(text))
+
+
+def _escaped_mark(mark: str) -> str:
+    """What would begin a list or a rule: `1` of `1.` cannot be escaped itself, its dot follows."""
+    return f"{mark}\\" if mark.strip().isdigit() else f"\\{mark.strip()}"
+
+
+def to_json(session: SavedSession, turns: Sequence[SavedTurn]) -> str:
+    """A session for programs; times in seconds, moments of the clock as ISO 8601 in UTC."""
+    whole = {
+        "schema_version": SCHEMA_VERSION,
+        "session": {
+            "id": session.id,
+            "title": session.title,
+            "model": session.model,
+            "created": session.created.isoformat(),
+            "updated": session.updated.isoformat(),
+        },
+        "video": {
+            "path": session.video_path,
+            "duration_s": round(session.video_seconds, 6),
+            "width": session.video_width,
+            "height": session.video_height,
+        },
+        "turns": [_turn_object(turn) for turn in turns],
+    }
+    return safe_json(whole, indent=2) + "\n"
+
+
+def _turn_object(turn: SavedTurn) -> dict[str, Any]:
+    return {
+        "question": turn.question,
+        "answer": turn.answer,
+        "state": turn.state,
+        "finish_reason": turn.finish_reason,
+        "start_s": turn.start_seconds,
+        "end_s": turn.end_seconds,
+        "moments": [{"s": moment.seconds, "until_s": moment.until_seconds} for moment in find_timestamps(turn.answer)],
+        "plan": dict(turn.plan),
+        "usage": dict(turn.usage),
+        "notes": list(turn.notes),
+        "degraded": list(turn.degraded),
+        "error": turn.error,
+        "created": turn.created.isoformat(),
+        "updated": turn.updated.isoformat(),
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class _SubtitleCue:
+    start_seconds: float
+    end_seconds: float
+    text: str
+
+
+def to_srt(session: SavedSession, turns: Sequence[SavedTurn]) -> str:
+    """Answers as subtitles, by time: empty where nothing was answered.
+
+    An answer that names times becomes a cue for each of them, with its sentence, shown until the named end,
+    else for 4 s or until the next one; other answers stand over the asked range. Times beyond the
+    video's end are passed over, and a cue lasts at least 1 s.
+    """
+    told = [turn for turn in turns if turn.state in {"answered", "stopped"} and turn.answer.strip()]
+    cues = [cue for turn in told for cue in _cues(session, turn)]
+    cues.sort(key=lambda cue: (cue.start_seconds, cue.end_seconds))
+    return "\n".join(
+        f"{number}\n{_srt_time(cue.start_seconds)} --> {_srt_time(cue.end_seconds)}\n{cue.text}\n"
+        for number, cue in enumerate(cues, 1)
+    )
+
+
+def _cues(session: SavedSession, turn: SavedTurn) -> list[_SubtitleCue]:
+    named = list(_named_cues(turn.answer, session.video_seconds))
+    if not named:
+        start, end = _range(session, turn)
+        return [_SubtitleCue(start, max(end, start + _SHORTEST_SECONDS), _subtitle(turn.answer))]
+    starts = sorted({cue.start_seconds for cue in named})
+    later = dict(itertools.pairwise(starts))
+    return [_closed(cue, later.get(cue.start_seconds, session.video_seconds)) for cue in named]
+
+
+def _named_cues(answer: str, video_seconds: float) -> Iterator[_SubtitleCue]:
+    """A cue per named time, with the sentence around it; one without an end has its start there."""
+    found = [moment for moment in find_timestamps(answer) if moment.seconds <= video_seconds]
+    for start, end in _sentences(answer):
+        for moment in found:
+            if start <= moment.start < end:
+                until = min(moment.until_seconds or moment.seconds, video_seconds)
+                yield _SubtitleCue(moment.seconds, until, _subtitle(answer[start:end]))
+
+
+def _closed(cue: _SubtitleCue, next_seconds: float) -> _SubtitleCue:
+    end = cue.end_seconds
+    if end <= cue.start_seconds:
+        end = min(cue.start_seconds + _SPOKEN_SECONDS, next_seconds)
+    return _SubtitleCue(cue.start_seconds, max(end, cue.start_seconds + _SHORTEST_SECONDS), cue.text)
+
+
+def _sentences(text: str) -> Iterator[tuple[int, int]]:
+    """Where sentences stand: split at line ends and full stops, without the marks of lists."""
+    here = 0
+    for line in text.split("\n"):
+        mark = _LIST_MARK.match(line)
+        start = mark.end() if mark else 0
+        for stop in [*_SENTENCE_END.finditer(line, start), None]:
+            end = stop.start() if stop else len(line)
+            if line[start:end].strip():
+                yield here + start, here + end
+            start = stop.end() if stop else end
+        here += len(line) + 1
+
+
+def _subtitle(text: str) -> str:
+    """One line that no player reads tags, positions or another cue into."""
+    line = " ".join(safe_text(text).replace("**", "").replace("`", "").split())
+    return line.replace("-->", "→").replace("<", "‹").replace(">", "›").replace("{\\", "{ \\")
+
+
+def _srt_time(seconds: float) -> str:
+    milliseconds = round(seconds * 1000)
+    minutes, rest = divmod(milliseconds, 60_000)
+    return f"{minutes // 60:02}:{minutes % 60:02}:{rest // 1000:02},{rest % 1000:03}"
+
+
+def _range(session: SavedSession, turn: SavedTurn) -> tuple[float, float]:
+    start = turn.start_seconds or 0.0
+    return start, session.video_seconds if turn.end_seconds is None else min(turn.end_seconds, session.video_seconds)
+
+
+def _utc(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M} UTC"
+
+
+def suggest_name(session: SavedSession, suffix: str) -> str:
+    """A file name for an export: the video's stem, `-answers` and the suffix (`md`, `json`, `srt`)."""
+    stem = _NO_NAME.sub("-", safe_line(PurePath(session.video_name).stem)).strip("-. ")
+    short = stem.encode("utf-8")[:_LONGEST_STEM_BYTES].decode("utf-8", "ignore")
+    return f"{short or 'video'}-answers.{suffix}"
+
+
+def write_export(path: Path, text: str) -> Path:
+    """Write a file whole or not at all, and never over another: `a.md` becomes `a-2.md`, `a-3.md`... if there is one.
+
+    Returns the path that was written; raises UsageError where nothing can be.
+    """
+    part = path.with_name(f".vidqa-{os.getpid()}-{os.urandom(4).hex()}.part")
+    try:
+        with part.open("x", encoding="utf-8", newline="\n") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        return _first_free(path, lambda target: _place(part, target))
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror or error}.", "Choose another place.") from error
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink()
+
+
+def _first_free(path: Path, place: Callable[[Path], None]) -> Path:
+    for number in itertools.count(1):
+        target = path if number == 1 else path.with_name(f"{path.stem}-{number}{path.suffix}")
+        with contextlib.suppress(FileExistsError):
+            place(target)
+            return target
+    raise AssertionError("counting ends nowhere")
+
+
+def _place(part: Path, target: Path) -> None:
+    """Give a complete file its name; raises FileExistsError if that is taken."""
+    try:
+        os.link(part, target)
+    except FileExistsError:
+        raise
+    except OSError:
+        # No hard links here (FAT, some network folders): take the name first, then fill it.
+        target.open("x").close()
+        part.replace(target)

@@ -1,0 +1,145 @@
+"""How long a plan will take: FLOPs and bytes over the device's rates.
+
+Rates are peaks; the shares of them that are reached stand here with their source. A
+prediction is meant to choose between plans and to keep a time limit, not to be a
+benchmark. Arithmetic only.
+"""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from vidqa.devices.gpu_catalog import OLDEST_FOR_TRITON
+from vidqa.planner.activation_memory import patches_per_slice, prompt_tokens
+from vidqa.planner.memory_model import kv_bytes, kv_capacity
+from vidqa.planner.weight_memory import parameters, part_bytes
+from vidqa.types import Device, RunConfig, TimeEstimate, VideoInfo
+
+if TYPE_CHECKING:
+    from vidqa.models.families.qwen2_vl.spec import ModelSpec
+
+# Share of the peak that large matrix products reach in a model (gpt-fast and others: 0.4 to 0.6).
+_FLOPS_SHARE = 0.45
+# HF transformers on A100, Qwen2-VL README: 7B 39 tokens/s moves 27 % of the bandwidth, and the
+# 2B is no faster: 28 layers take about 25 ms whatever they read, about 0.9 ms a layer.
+_BANDWIDTH_SHARE = 0.7
+_LAYER_SECONDS = {"cuda": 0.9e-3, "mps": 0.9e-3, "cpu": 0.1e-3}
+# A captured step (engine/cuda_graph.py) launches nothing, but each of its operations takes a few microseconds. Counted
+# by tests/engine/test_fused_decode.py: 10 a layer where Triton runs, else 50. The 3 µs are assumed until measured.
+_OPERATION_SECONDS = 3e-6
+_FUSED_OPERATIONS, _PLAIN_OPERATIONS = 10, 50
+# bitsandbytes 0.45 at batch 1, Llama-3.1-8B on H100: bf16 41.0, NF4 30.1, NF4 nested 24.3, int8 19.2.
+_SLOWER = {"int8": 2.1, "nf4": 1.4, "nf4-dq": 1.7}
+# Measured here: 64 frames of a 5-minute 1080p H.264 clip (GOP 250) in 16.6 s on 2 cores, about
+# 8,000 frames decoded on the way: 1.0e9 pixels a second.
+_DECODED_PIXELS_PER_SECOND = 1.0e9
+_FRAMES_ON_THE_WAY = 125  # half a long group of pictures
+_HOST_BUS_BYTES_PER_SECOND = 12e9  # PCIe 3.0 x16, practice
+
+
+def estimate_seconds(spec: "ModelSpec", run_config: RunConfig, device: Device, video: VideoInfo) -> TimeEstimate:
+    """Seconds per stage of a draft, the model loaded."""
+    rate = device.flops_per_second * _FLOPS_SHARE
+    return TimeEstimate(
+        video_seconds=_video_seconds(run_config, video),
+        vision_seconds=vision_flops(spec, run_config) / rate + spec.vision.depth * _LAYER_SECONDS[device.kind],
+        prefill_seconds=prefill_flops(spec, run_config) / rate + _prefill_overhead(spec, run_config, device),
+        decode_seconds=run_config.max_tokens * token_seconds(spec, run_config, device),
+    )
+
+
+def _video_seconds(run_config: RunConfig, video: VideoInfo) -> float:
+    decoded = min(video.frame_count, run_config.frames * _FRAMES_ON_THE_WAY)
+    return decoded * video.coded_width * video.coded_height / _DECODED_PIXELS_PER_SECOND
+
+
+def vision_flops(spec: "ModelSpec", run_config: RunConfig) -> float:
+    """2 per weight and patch, and 4 · patches² · width per slice and block of attention, or its windows' share."""
+    patches, vision = patches_per_slice(spec, run_config), spec.vision
+    slices = -(-run_config.frames // vision.temporal_patch)
+    whole = len(vision.full_attention) if vision.window else vision.depth
+    in_windows = min((vision.window // vision.patch) ** 2, patches) * (vision.depth - whole)
+    attention = 4 * patches * vision.embed_dim * (patches * whole + in_windows)
+    return slices * (2 * parameters(spec, "vision") * patches + attention)
+
+
+def prefill_flops(spec: "ModelSpec", run_config: RunConfig) -> float:
+    """2 per weight and token, and 4 · n²/2 · hidden per layer of causal attention."""
+    tokens = prompt_tokens(spec, run_config)
+    return 2 * parameters(spec, "layers") * tokens + 2 * tokens * tokens * spec.hidden * spec.layers
+
+
+def look_seconds(spec: "ModelSpec", run_config: RunConfig, device: Device) -> tuple[float, float]:
+    """Longest seconds between two looks at whether to stop: within a vision group, and a prefill chunk.
+
+    A GPU is given a chunk's work at once; on a CPU the engine looks before every layer (`run`).
+    """
+    slices = min(run_config.vision_chunk, -(-run_config.frames // spec.vision.temporal_patch))
+    tokens = min(run_config.prefill_chunk, prompt_tokens(spec, run_config))
+    group = slices * _slice_seconds(spec, run_config, device) + _vision_start(spec, device)
+    chunk = tokens * _row_seconds(spec, run_config, device) + _chunk_start(spec, run_config, device)
+    vision_looks, looks = _looks(spec, device)
+    return group / vision_looks, chunk / looks
+
+
+def most_at_once(spec: "ModelSpec", run_config: RunConfig, device: Device, seconds: float) -> tuple[float, float]:
+    """The temporal slices and prefill tokens whose `look_seconds` are so many; below one where nothing is so quick."""
+    vision_looks, looks = _looks(spec, device)
+    slices = (seconds * vision_looks - _vision_start(spec, device)) / _slice_seconds(spec, run_config, device)
+    tokens = (seconds * looks - _chunk_start(spec, run_config, device)) / _row_seconds(spec, run_config, device)
+    return slices, tokens
+
+
+def _looks(spec: "ModelSpec", device: Device) -> tuple[int, int]:
+    return (spec.vision.depth, spec.layers) if device.kind == "cpu" else (1, 1)
+
+
+def _slice_seconds(spec: "ModelSpec", run_config: RunConfig, device: Device) -> float:
+    one = replace(run_config, frames=spec.vision.temporal_patch)
+    return vision_flops(spec, one) / (device.flops_per_second * _FLOPS_SHARE)
+
+
+def _vision_start(spec: "ModelSpec", device: Device) -> float:
+    return spec.vision.depth * _LAYER_SECONDS[device.kind]
+
+
+def _row_seconds(spec: "ModelSpec", run_config: RunConfig, device: Device) -> float:
+    """A token of a chunk: 2 per weight, and 4 · cached · hidden per layer."""
+    flops = 2 * parameters(spec, "layers") + 4 * kv_capacity(spec, run_config) * spec.hidden * spec.layers
+    return flops / (device.flops_per_second * _FLOPS_SHARE)
+
+
+def _chunk_start(spec: "ModelSpec", run_config: RunConfig, device: Device) -> float:
+    """What a chunk takes however short it is: weights are read, layers started, a cache on the host is fetched."""
+    read = part_bytes(spec, "layers", run_config.weights, run_config.dtype, run_config.placement)
+    fetched = kv_bytes(spec, run_config) / _HOST_BUS_BYTES_PER_SECOND if run_config.placement.kv_on_host else 0.0
+    streaming = read / (device.bandwidth_bytes_per_second * _BANDWIDTH_SHARE)
+    return streaming + spec.layers * _LAYER_SECONDS[device.kind] + fetched
+
+
+def _prefill_overhead(spec: "ModelSpec", run_config: RunConfig, device: Device) -> float:
+    """Each chunk starts every layer's kernels anew, and fetches what lies on the host."""
+    chunks = -(-prompt_tokens(spec, run_config) // run_config.prefill_chunk)
+    fetched = kv_bytes(spec, run_config) / 2 if run_config.placement.kv_on_host else 0.0
+    moved = part_bytes(spec, "vision", run_config.weights, run_config.dtype, run_config.placement)
+    offload = 2 * moved / _HOST_BUS_BYTES_PER_SECOND if run_config.placement.vision_offloaded else 0.0
+    layers = chunks * spec.layers * _LAYER_SECONDS[device.kind]
+    return layers + chunks * fetched / _HOST_BUS_BYTES_PER_SECOND + offload
+
+
+def token_seconds(spec: "ModelSpec", run_config: RunConfig, device: Device) -> float:
+    """Seconds per decoded token: every weight and the filled cache are read once."""
+    parts = ("layers", "embedding" if spec.tied else "lm_head")
+    read = sum(part_bytes(spec, part, run_config.weights, run_config.dtype, run_config.placement) for part in parts)
+    cache = kv_bytes(spec, run_config)
+    bus = cache / _HOST_BUS_BYTES_PER_SECOND if run_config.placement.kv_on_host else 0.0
+    streaming = (read + cache) / (device.bandwidth_bytes_per_second * _BANDWIDTH_SHARE)
+    return max(streaming, spec.layers * _step_seconds(run_config, device) * _SLOWER.get(run_config.weights, 1.0)) + bus
+
+
+def _step_seconds(run_config: RunConfig, device: Device) -> float:
+    """What a layer of a decode step takes however little it reads."""
+    captured = device.kind == "cuda" and not (run_config.placement.kv_on_host or run_config.placement.embedding_on_host)
+    if not captured:
+        return _LAYER_SECONDS[device.kind]
+    fused = (device.compute_capability or (0, 0)) >= OLDEST_FOR_TRITON and run_config.dtype != "fp16"
+    return (_FUSED_OPERATIONS if fused else _PLAIN_OPERATIONS) * _OPERATION_SECONDS

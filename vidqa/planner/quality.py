@@ -1,0 +1,148 @@
+"""How good an answer a plan can give: one table of published scores, and what follows from it.
+
+Every row carries its source. Scores are points of video question answering (mean of
+Video-MME without subtitles, LongVideoBench and MLVU where three are known); only their
+differences are used. Arithmetic only.
+"""
+
+import math
+import re
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from vidqa.planner.weight_memory import parameters
+from vidqa.types import PixelBounds, RunConfig
+
+if TYPE_CHECKING:
+    from vidqa.models.families.qwen2_vl.spec import ModelSpec
+
+QUALITIES = ("fast", "balanced", "best")
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreRow:
+    """A measured score at some size (frames, tokens, parameters), and where it was published."""
+
+    size: float
+    points: float
+    source: str
+
+
+_BOLT = "BOLT, Qwen2.5-VL-7B, uniform: mean of Video-MME, LongVideoBench, MLVU"
+_QUICK = "QuickVideo (arXiv 2505.16175), Qwen2.5-VL-7B, all tokens: mean of the same three"
+FRAMES = (
+    ScoreRow(8, 54.70, _BOLT),
+    ScoreRow(16, 58.27, _BOLT),
+    ScoreRow(32, 61.10, _BOLT),
+    ScoreRow(64, 61.99, _QUICK),
+    ScoreRow(128, 64.74, _QUICK),
+    ScoreRow(256, 65.33, _QUICK),
+    ScoreRow(1024, 61.97, _QUICK),
+)
+# Halving the pixels may cost no more than the smallest gain of doubling the frames (128 to 256:
+# 0.59), or the rule "frames before pixels" would not hold; Q-Frame (2506.22139) saw 0.85 with
+# selected frames, and 8.6 over four halvings: below the floor it is not gone.
+POINTS_PER_HALVED_SLICE = 0.5
+MODELS = (
+    ScoreRow(2.2e9, 55.6, "Qwen2-VL (2409.12191), 2B, Video-MME without subtitles"),
+    ScoreRow(8.3e9, 63.3, "the same, 7B"),
+    ScoreRow(73.4e9, 71.2, "the same, 72B"),
+)
+# Differences to 16-bit, mean of MMMU, DocVQA, MMBench and MathVista of Qwen's own GPTQ models
+# (Qwen2-VL README, January 2025): there is no official NF4 row, so NF4 takes the 4-bit one.
+_PRECISION_ROWS = {
+    "int8": (
+        ScoreRow(2.2e9, -0.07, "GPTQ-Int8 2B"),
+        ScoreRow(8.3e9, 0.0, "Int8 7B"),
+        ScoreRow(73.4e9, -0.51, "Int8 72B"),
+    ),
+    "nf4": (
+        ScoreRow(2.2e9, -1.93, "GPTQ-Int4 2B"),
+        ScoreRow(8.3e9, -0.12, "Int4 7B"),
+        ScoreRow(73.4e9, -0.70, "Int4 72B"),
+    ),
+}
+_RESOLUTION = 0.25  # points: smaller differences between precisions are noise of four benchmarks
+# No benchmark is behind these: they order what costs (nearly) no quality.
+_NESTED_POINTS = -0.1  # nf4-dq against nf4
+_INT8_KV_POINTS = -0.05  # KIVI (2402.02750): 4-bit KV loses 0.01 on a GQA model
+_QUANTIZED_ENDS_POINTS = -0.3  # vision tower or lm_head in the weights' precision
+_MOVED_POINTS = -0.02  # each placement that only costs time
+_SMALL_CHUNK_POINTS = -0.05  # prefill chunks below this many tokens read (or unpack) all weights too often
+SMALL_CHUNK_TOKENS = 512
+_KV_ON_HOST_POINTS = -8.0  # a last resort: every token reads the whole cache over the bus
+
+LEAST_SLICE_TOKENS = 128  # qwen-vl-utils' floor; Q-Frame: below about 70 tokens an image the model is lost
+READING_SLICE_TOKENS = 576  # Qwen2-VL, table of fixed image tokens: OCRBench 572 at 64 tokens, 828 at 576
+MOST_FRAMES = 256  # QuickVideo: more score less
+MOST_TRAINED_TOKENS = 32_768  # positions of the released checkpoints; a video had at most 16,384 in training
+FRAMES_PER_SECOND = 2.0  # what Qwen2-VL was trained with
+
+
+@dataclass(frozen=True, slots=True)
+class Caps:
+    """What a `--quality` allows: frames, and visual tokens."""
+
+    frames: int
+    visual_tokens: int
+
+
+# Qwen2-VL-72B, Video-MME medium: 8K tokens 68.2, 16K 70.1, 32K 70.4 (2409.12191, figure): past 16K
+# little is gained. 24,576 is the checkpoints' own limit (qwen-vl-utils, VIDEO_TOTAL_PIXELS).
+CAPS = {"fast": Caps(64, 4_096), "balanced": Caps(MOST_FRAMES, 16_384), "best": Caps(MOST_FRAMES, 24_576)}
+_READING = re.compile(
+    r"\b(read|texts?|words?|written|writes?|spell(ed)?|caption|subtitles?|letters?|numbers?(?! of)|digits?|"
+    r"signs?|plate|label|title|headline|scoreboard|price|timecode|clock|(does|do) .+ say)\b",
+    re.IGNORECASE,
+)
+
+
+def asks_to_read(question: str) -> bool:
+    """Whether a question is about text in the picture."""
+    return _READING.search(question) is not None
+
+
+def slice_floor(bounds: PixelBounds, token_pixels: int, *, reading: bool) -> int:
+    """Fewest tokens per temporal slice: max(checkpoint's minimum, min(128 or 576, its maximum))."""
+    wanted = READING_SLICE_TOKENS if reading else LEAST_SLICE_TOKENS
+    lowest, highest = -(-bounds.min_pixels // token_pixels), bounds.max_pixels // token_pixels
+    return max(lowest, min(wanted, highest))
+
+
+def interpolate(rows: tuple[ScoreRow, ...], size: float) -> float:
+    """Points at a size, linear in its logarithm; beyond the ends the last slope goes on."""
+    for low, high in pairwise(rows):
+        if size <= high.size or high is rows[-1]:
+            share = math.log(size / low.size) / math.log(high.size / low.size)
+            return low.points + share * (high.points - low.points)
+    return rows[0].points
+
+
+def frames_points(frames: int) -> float:
+    """Points of this many frames."""
+    return interpolate(FRAMES, max(frames, 2))
+
+
+def slice_points(tokens: int, most: int) -> float:
+    """Points of this many tokens per slice, against the checkpoint's maximum."""
+    return POINTS_PER_HALVED_SLICE * min(math.log2(tokens / most), 0.0)
+
+
+def setup_points(spec: "ModelSpec", run_config: RunConfig) -> float:
+    """Points of a model with its precisions and placements."""
+    size, place = parameters(spec), run_config.placement
+    points = interpolate(MODELS, size)
+    if rows := _PRECISION_ROWS.get(run_config.weights.removesuffix("-dq")):
+        points += round(interpolate(rows, size) / _RESOLUTION) * _RESOLUTION
+    points += _NESTED_POINTS * run_config.weights.endswith("-dq") + _INT8_KV_POINTS * (run_config.kv == "int8")
+    points += _QUANTIZED_ENDS_POINTS * (place.vision_quantized + place.lm_head_quantized)
+    points += _MOVED_POINTS * (place.embedding_on_host + place.vision_offloaded)
+    points += _SMALL_CHUNK_POINTS * (run_config.prefill_chunk < SMALL_CHUNK_TOKENS)
+    return points + _KV_ON_HOST_POINTS * place.kv_on_host
+
+
+def score(spec: "ModelSpec", run_config: RunConfig, most_slice_tokens: int) -> float:
+    """Expected points of a plan; only differences between plans mean anything."""
+    tokens = spec.visual_tokens(2, run_config.height, run_config.width)
+    return setup_points(spec, run_config) + frames_points(run_config.frames) + slice_points(tokens, most_slice_tokens)

@@ -1,0 +1,202 @@
+"""Which frames to take, and how large to make them. Arithmetic on plain numbers.
+
+The rules are those of qwen-vl-utils 0.0.14 (vision_process.py: smart_nframes,
+calculate_video_frame_range, fetch_video, smart_resize), re-implemented so that a plan
+needs no torch; on clips of a constant rate the indices are the same. Where the rate
+varies, frames are spread evenly in time instead of in number. A range of time is
+always that of the frames' own times.
+"""
+
+import bisect
+import math
+import struct
+from collections.abc import Sequence
+from functools import lru_cache
+
+from vidqa.errors import UsageError
+from vidqa.types import PixelBounds, VideoInfo
+from vidqa.utils.units import format_timestamp
+from vidqa.video.size_limits import MAX_ASPECT
+
+_FRAMES_PER_SLICE = 2
+_ROUNDING_SECONDS = 1e-6  # of times that are sums: a frame at 2 s is shown from --start 2 on
+_MAX_SLICE_TOKENS = 16_384  # the largest picture Qwen2-VL was made for (qwen-vl-utils 0.0.14)
+
+
+def choose_indices(
+    info: VideoInfo,
+    *,
+    frames: int | None,
+    fps: float | None,
+    start_seconds: float | None,
+    end_seconds: float | None,
+    bounds: PixelBounds,
+) -> tuple[int, ...]:
+    """Indices into `info.pts_seconds`, ascending and even in number; one frame is doubled.
+
+    Times are a player's, which counts from 0. Raises UsageError for what cannot be.
+    """
+    check_counts(frames, fps)
+    first, last = _range(info, start_seconds, end_seconds)
+    available = last - first + 1
+    if available == 1 or frames == 1:
+        return ((first + last) // 2,) * _FRAMES_PER_SLICE
+    wanted = frames if frames is not None else _frames_at(info, first, last, end_seconds, fps or bounds.fps, bounds)
+    count = _even(min(_nearest_even(wanted), available))
+    if info.constant_rate:
+        return spread(first, last, count)
+    return _spread_in_time(info.pts_seconds, first, last, count)
+
+
+def check_counts(frames: int | None, fps: float | None) -> None:
+    """Refuse a number of frames or a rate that cannot be; raises UsageError."""
+    if frames is not None and fps is not None:
+        raise UsageError("--frames and --fps exclude each other.", "Give one of them.")
+    if frames is not None and frames < 1:
+        raise UsageError(f"--frames {frames} shows nothing.", "Ask for 1 or more.")
+    if fps is not None and not 0 < fps < math.inf:
+        raise UsageError(f"--fps {fps} is not above 0.", "Ask for example --fps 2.")
+
+
+def _range(info: VideoInfo, start: float | None, end: float | None) -> tuple[int, int]:
+    """First and last index of the frames that are shown first within the asked range of time."""
+    length = f"The video lasts {format_timestamp(info.duration_seconds)}"
+    low, high = start or 0.0, info.duration_seconds if end is None else end
+    if low < 0 or high < 0:
+        raise UsageError("A time before the start of the video was asked for.", f"{length}; times begin at 0.")
+    if low >= info.duration_seconds and low > 0:
+        raise UsageError(f"--start {format_timestamp(low)} lies past the end.", f"{length}; choose an earlier start.")
+    if low >= high and (start is not None or end is not None):
+        raise UsageError(f"--start {format_timestamp(low)} is not before --end {format_timestamp(high)}.", f"{length}.")
+    if start is None and end is None:
+        return 0, info.frame_count - 1
+    offset = info.pts_seconds[0] - info.lead_seconds
+    first = bisect.bisect_left(info.pts_seconds, low + offset - _ROUNDING_SECONDS)
+    last = max(bisect.bisect_right(info.pts_seconds, high + offset + _ROUNDING_SECONDS) - 1, 0)
+    return min(first, last), last  # a range between two frames shows the one before it
+
+
+def _frames_at(info: VideoInfo, first: int, last: int, end: float | None, fps: float, bounds: PixelBounds) -> int:
+    """Qwen's count: duration times rate, within the bounds and what there is, floored to even."""
+    available = last - first + 1
+    seconds = available / info.fps if info.constant_rate else _seconds_shown(info, first, last, end)
+    wanted = seconds * fps
+    lowest = math.ceil(bounds.min_frames / _FRAMES_PER_SLICE) * _FRAMES_PER_SLICE
+    highest = _even(min(bounds.max_frames, available))
+    return _even(int(min(max(wanted, lowest), highest, available)))
+
+
+def _seconds_shown(info: VideoInfo, first: int, last: int, end: float | None) -> float:
+    """How long these frames are shown, until the end of the range at most."""
+    times = info.pts_seconds
+    zero = times[0] - info.lead_seconds
+    until = times[last + 1] if last + 1 < len(times) else zero + info.duration_seconds
+    until = until if end is None else min(until, zero + end)
+    return max(until, times[last]) - times[first]
+
+
+def _even(count: int) -> int:
+    return max(count // _FRAMES_PER_SLICE * _FRAMES_PER_SLICE, _FRAMES_PER_SLICE)
+
+
+def _nearest_even(count: int) -> int:
+    return max(round(count / _FRAMES_PER_SLICE) * _FRAMES_PER_SLICE, _FRAMES_PER_SLICE)
+
+
+def spread(first: int, last: int, count: int) -> tuple[int, ...]:
+    """`torch.linspace(first, last, count).round()`: single precision, from both ends, half to even."""
+    step = _single((last - first) / (count - 1))
+    half = count // 2
+    low = [round(_single(first + step * place)) for place in range(half)]
+    high = [round(_single(last - step * (count - 1 - place))) for place in range(half, count)]
+    return tuple(low + high)
+
+
+def _single(value: float) -> float:
+    rounded: float = struct.unpack("f", struct.pack("f", value))[0]
+    return rounded
+
+
+def _spread_in_time(pts: Sequence[float], first: int, last: int, count: int) -> tuple[int, ...]:
+    """The frames nearest to `count` evenly spread moments."""
+    begin, span = pts[first], pts[last] - pts[first]
+    return tuple(_nearest(pts, begin + span * place / (count - 1), first, last) for place in range(count))
+
+
+def _nearest(pts: Sequence[float], moment: float, first: int, last: int) -> int:
+    after = min(bisect.bisect_left(pts, moment, first, last + 1), last)
+    before = max(after - 1, first)
+    return before if moment - pts[before] <= pts[after] - moment else after
+
+
+def frames_at_rate(info: VideoInfo, start_seconds: float | None, end_seconds: float | None, rate: float) -> int:
+    """Even number of frames that `rate` per second makes of the asked range, at least 2 and no more than there are."""
+    first, last = _range(info, start_seconds, end_seconds)
+    seconds = _seconds_shown(info, first, last, end_seconds)
+    return _even(min(int(seconds * rate + 1e-6), last - first + 1))
+
+
+def sampled_times(info: VideoInfo, indices: Sequence[int]) -> tuple[float, ...]:
+    """When a player that counts from 0 shows each frame, in seconds."""
+    return tuple(map(info.shown_seconds, indices))
+
+
+def fitting_sizes(
+    info: VideoInfo, asked: tuple[int, int] | None, bounds: PixelBounds, min_pixels: int, *, factor: int
+) -> tuple[tuple[int, int], ...]:
+    """Every (height, width) that the rule gives between `min_pixels` and the checkpoint's maximum, ascending.
+
+    `asked` is (width, height) and is kept, rounded to whole tokens. Raises UsageError for one too large.
+    """
+    if asked is not None:
+        return (_asked_size(asked, factor),)
+    return _all_sizes(info.height, info.width, bounds, min_pixels, factor)
+
+
+@lru_cache(maxsize=64)  # hundreds of roots, and a face asks anew with every key
+def _all_sizes(tall: int, wide: int, bounds: PixelBounds, min_pixels: int, factor: int) -> tuple[tuple[int, int], ...]:
+    token = factor * factor
+    low, high = -(-min_pixels // token), max(bounds.max_pixels // token, -(-min_pixels // token))
+    found = {
+        smart_resize(tall, wide, factor=factor, min_pixels=min_pixels, max_pixels=tokens * token)
+        for tokens in range(low, high + 1)
+    }
+    by_area = {height * width: (height, width) for height, width in sorted(found)}
+    enough = [area for area in sorted(by_area) if area >= min_pixels] or [max(by_area)]
+    return tuple(by_area[area] for area in enough)
+
+
+def _asked_size(asked: tuple[int, int], factor: int) -> tuple[int, int]:
+    """`--size` (width, height) rounded to whole tokens, as (height, width)."""
+    width, height = (max(factor, round(side / factor) * factor) for side in asked)
+    tokens = height // factor * (width // factor)
+    if tokens > _MAX_SLICE_TOKENS:
+        raise UsageError(
+            f"A frame of {width}x{height} is {tokens} tokens; the model takes at most {_MAX_SLICE_TOKENS}.",
+            "Ask for a smaller --size.",
+        )
+    return height, width
+
+
+def frame_size(height: int, width: int, frames: int, bounds: PixelBounds, *, factor: int) -> tuple[int, int]:
+    """(height, width) to give the frames: an even share of the video's pixels, within the bounds."""
+    share = bounds.total_pixels / frames * _FRAMES_PER_SLICE
+    most = max(min(bounds.max_pixels, share), int(bounds.min_pixels * 1.05))
+    return smart_resize(height, width, factor=factor, min_pixels=bounds.min_pixels, max_pixels=most)
+
+
+def smart_resize(height: int, width: int, *, factor: int, min_pixels: int, max_pixels: float) -> tuple[int, int]:
+    """Round both sides to multiples of `factor`, keeping the aspect and the pixel bounds.
+
+    As qwen-vl-utils does, but a side never becomes 0. Raises UsageError beyond 200:1.
+    """
+    if max(height, width) / min(height, width) > MAX_ASPECT:
+        raise UsageError(f"The picture is {width}x{height}, longer than {MAX_ASPECT}:1.", "Crop it, or give --size.")
+    tall, wide = (max(factor, round(side / factor) * factor) for side in (height, width))
+    if tall * wide > max_pixels:
+        shrink = math.sqrt(height * width / max_pixels)
+        tall, wide = (max(factor, math.floor(side / shrink / factor) * factor) for side in (height, width))
+    elif tall * wide < min_pixels:
+        grow = math.sqrt(min_pixels / (height * width))
+        tall, wide = (math.ceil(side * grow / factor) * factor for side in (height, width))
+    return tall, wide

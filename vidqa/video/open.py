@@ -1,0 +1,48 @@
+"""Any file to its facts and its frames, in this process: images by Pillow, all else by FFmpeg.
+
+What a file is, its content tells, not its name.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vidqa.errors import VideoUnreadable
+from vidqa.types import VideoInfo
+from vidqa.video.container import REMEDY_FETCH
+from vidqa.video.frame_decoder import FrameSource
+from vidqa.video.probe import check_file, probe
+
+if TYPE_CHECKING:
+    from vidqa.video.reader import Source
+
+_IMAGES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_AVIF = b"ftypavif"
+
+
+def open_here(path: str, stream: int | None = None) -> "tuple[VideoInfo, Source]":
+    """A file's facts and where its frames come from, of the best or the asked stream; raises VideoError children."""
+    absolute = check_file(path)
+    if _is_image(absolute):
+        from vidqa.video.image_source import ImageSource  # late: most files need no Pillow
+
+        image = ImageSource(path, absolute)
+        return image.info, image
+    opened = probe(path, stream)
+    return opened.info, FrameSource(opened)
+
+
+def probe_facts(path: str, stream: int | None = None) -> VideoInfo:
+    """What opening a file tells, with the file closed again; raises VideoError children."""
+    info, source = open_here(path, stream)
+    source.close()
+    return info
+
+
+def _is_image(absolute: str) -> bool:
+    """Whether a file begins as PNG, JPEG, BMP, TIFF, WebP or a still AVIF does."""
+    try:
+        with open(absolute, "rb") as file:
+            start = file.read(12)
+    except OSError as error:
+        raise VideoUnreadable(f"{Path(absolute).name} cannot be read: {error.strerror}.", REMEDY_FETCH) from error
+    return start.startswith(_IMAGES) or (start[:4] == b"RIFF" and start[8:] == b"WEBP") or start[4:] == _AVIF
