@@ -19,6 +19,7 @@ HEAVY = ("torch", "transformers", "av", "numpy", "textual", "huggingface_hub", "
         ("import vidqa.video.sampling, vidqa.models.specs, vidqa.engine.planning", HEAVY),
         ("import vidqa.history, vidqa.export, vidqa.moments", (*HEAVY, "psutil")),
         ("import vidqa.video.probe", ("torch", "numpy")),
+        ("import vidqa.video.images", ("torch", "pillow_heif")),
         ("import vidqa.memory.planner, vidqa.memory.degrade, vidqa.memory.alternatives, vidqa.memory.device", HEAVY),
         ("import vidqa.cli.sweep, vidqa.cli.profile, vidqa.measure.series, vidqa.measure.allocations", HEAVY),
         ("import vidqa.cli.charts", (*HEAVY, "matplotlib")),
