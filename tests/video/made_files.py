@@ -1,5 +1,6 @@
 """Files of one kind each, made from pictures that tell their own number: odd times, odd streams, odd geometry."""
 
+import io
 from collections.abc import Sequence
 from fractions import Fraction
 from itertools import pairwise
@@ -117,6 +118,22 @@ def oriented(path: Path, matrix: Sequence[int]) -> Path:
     place = data.index(b"tkhd") + 44
     data[place : place + 36] = pack(">9i", a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30)
     path.write_bytes(data)
+    return path
+
+
+def motion_jpeg(path: Path, orientation: int) -> Path:
+    """Three JPEGs of coloured quarters with EXIF's orientation in each, as cameras write them."""
+    exif, jpeg = Image.Exif(), io.BytesIO()
+    exif[0x0112] = orientation
+    Image.fromarray(corners(*SIZE)).save(jpeg, "JPEG", exif=exif, quality=95, subsampling=0)
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream("mjpeg", rate=25)
+        stream.width, stream.height, stream.pix_fmt = *SIZE, "yuvj444p"
+        for place in range(3):
+            packet = av.Packet(jpeg.getvalue())
+            packet.stream, packet.time_base, packet.is_keyframe = stream, Fraction(1, 25), True
+            packet.pts = packet.dts = place
+            container.mux(packet)
     return path
 
 

@@ -219,8 +219,23 @@ def turned(name: str) -> Row:
     )
 
 
+def exif_turned(name: str, orientation: int, turn: str) -> Row:
+    matrix, quarters, degrees, _ = TURNS[turn]
+    width, height = (64, 128) if matrix[0] == 0 else (128, 64)
+    return Row(
+        name,
+        lambda path: made.motion_jpeg(path, orientation),
+        facts(3, 0.12, 25, constant=True, width=width, height=height, rotation_degrees=degrees, notes=()),
+        seen=((0, quarters), (2, quarters)),
+    )
+
+
 GEOMETRY = [
     *map(turned, TURNS),
+    exif_turned("exif-as-stored.mov", 1, "as-stored"),
+    exif_turned("exif-over.avi", 3, "over"),
+    exif_turned("exif-right.mov", 6, "right"),
+    exif_turned("exif-left.mkv", 8, "left"),
     Row(
         "crop.mkv", lambda path: made.with_crop(path, top=24),
         facts(3, 0.12, 25, constant=True, width=128, height=40, coded_height=64, notes=()),

@@ -51,6 +51,12 @@ def orientation(matrix: bytes) -> Orientation:
     return Orientation(True, c < 0, b < 0)
 
 
+def quarter_turn(degrees: float) -> Orientation:
+    """The nearest right-angled orientation of a turn to the left, without a mirror."""
+    quarters = round(degrees / 90) % 4
+    return Orientation(quarters in (1, 3), quarters in (2, 3), quarters in (1, 2))
+
+
 @dataclass(frozen=True, slots=True)
 class Shape:
     """A stream's first picture: its stored size in pixels, and what is done to show it.

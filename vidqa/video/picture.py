@@ -5,7 +5,7 @@ Transparent parts are white, as in images. Untagged colours are BT.601 below 720
 
 from typing import TYPE_CHECKING, Any
 
-from vidqa.video.geometry import Orientation, Shape, orientation
+from vidqa.video.geometry import Orientation, Shape, orientation, quarter_turn
 
 if TYPE_CHECKING:
     import numpy
@@ -17,7 +17,10 @@ _STRIP_ROWS = 64
 
 def orientation_of(picture: Any) -> Orientation:
     """How a decoded picture is to be turned and mirrored."""
-    matrix = picture.side_data.get("DISPLAYMATRIX")
+    try:
+        matrix = picture.side_data.get("DISPLAYMATRIX")
+    except ValueError:  # PyAV 18.1 lists no side data where one is of a kind that it lacks, such as EXIF of a JPEG
+        return quarter_turn(picture.rotation)
     return Orientation() if matrix is None else orientation(bytes(matrix))
 
 
