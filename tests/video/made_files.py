@@ -184,6 +184,19 @@ def with_crop(path: Path, top: int) -> Path:
     return path
 
 
+def with_aperture(path: Path, numbers: Sequence[int], *, size: tuple[int, int] = SIZE) -> Path:
+    """A sample entry with a clean aperture (clap): fractions of width, height, and offsets to the right and down."""
+    data = bytearray(coloured(path, size=size).read_bytes())
+    box = pack(">I4s4I4i", 40, b"clap", *numbers)
+    inner = data.index(b"avc1", data.index(b"stsd"))  # the first one after the header's
+    end = inner - 4 + int.from_bytes(data[inner - 4 : inner], "big")
+    for place in (inner, *(data.index(kind) for kind in (b"stsd", b"stbl", b"minf", b"mdia", b"trak", b"moov"))):
+        data[place - 4 : place] = (int.from_bytes(data[place - 4 : place], "big") + len(box)).to_bytes(4, "big")
+    assert data.index(b"mdat") < inner  # places of samples stay true
+    path.write_bytes(data[:end] + box + data[end:])
+    return path
+
+
 def resized(path: Path, *sizes: tuple[int, int]) -> Path:
     """Three pictures of each size, one after the other in one raw H.264 stream."""
     parts = [coloured(path.with_name(f"size{place}.h264"), size=size) for place, size in enumerate(sizes)]
