@@ -98,6 +98,8 @@ RED_601, RED_709 = (81, 90, 240), (63, 102, 240)
 UNTAGGED = ("The file does not say how its colours are coded: read as BT.709, as players do from 720 lines on.",)
 COLOURS = [
     transparent("alpha.webm", "libvpx-vp9", "yuva420p", 40),  # 40: the last one is sought
+    transparent("alpha-vp8.webm", "libvpx", "yuva420p", 40),
+    transparent("alpha-vp8.mkv", "libvpx", "yuva420p"),
     transparent("animation.mov", "qtrle", "argb"),
     transparent("prores.mov", "prores_ks", "yuva444p10le"),
     transparent("png.mov", "png", "rgba"),
