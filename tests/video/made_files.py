@@ -204,6 +204,21 @@ def resized(path: Path, *sizes: tuple[int, int]) -> Path:
     return joined(path, *parts)
 
 
+def widened(path: Path, codec: str, aspects: Sequence[Fraction]) -> Path:
+    """40 pictures of coloured quarters for each pixel aspect, out of order, one after the other in one stream."""
+    options = {"bf": "2", "g": "20", "x265-params": "bframes=2:keyint=20:log-level=none", "b": "4000000"}
+    parts = [path.with_name(f"aspect{place}{path.suffix}") for place in range(len(aspects))]
+    for part, aspect in zip(parts, aspects, strict=True):
+        with av.open(str(part), "w") as container:
+            stream: Any = container.add_stream(codec, rate=25, options=options)
+            stream.width, stream.height, stream.pix_fmt = *SIZE, "yuv420p"
+            stream.codec_context.sample_aspect_ratio = aspect
+            for _ in range(40):
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(corners(*SIZE))))
+            container.mux(stream.encode())
+    return joined(path, *parts)
+
+
 def joined(path: Path, *parts: Path) -> Path:
     """Files one after the other, byte by byte, as transport and program streams are joined."""
     path.write_bytes(b"".join(part.read_bytes() for part in parts))

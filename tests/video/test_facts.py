@@ -9,7 +9,7 @@ import pytest
 from tests.clips import read_number, write_clip
 from tests.video import made_files as made
 from tests.video.fact_rows import Range, Row, facts
-from tests.video.picture_rows import COLOURS, GEOMETRY
+from tests.video.picture_rows import COLOURS, GEOMETRY, B, G, R, W
 from tests.video.test_hard_files import remux
 from vidqa.errors import VideoUnreadable
 from vidqa.models.specs import REFERENCE_BOUNDS
@@ -247,6 +247,39 @@ def test_a_change_of_size_is_noted_with_the_first_frame_that_shows_it(tmp_path: 
             assert reader.notes == ()
             assert [frame.rgb.shape for frame in reader.frames((0, 4, 5))] == [(64, 128, 3)] * 3
             assert len(reader.notes) == 1 and "changes its size" in reader.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "aspects"),
+    [
+        ("wider.h264", "libx264", (Fraction(1), Fraction(4, 3))),
+        ("wider.ts", "libx264", (Fraction(1), Fraction(4, 3))),
+        ("wider.hevc", "libx265", (Fraction(1), Fraction(4, 3))),
+        ("wider.mpg", "mpeg2video", (Fraction(2, 3), Fraction(8, 9))),  # 4:3 and 16:9 for 2:1
+    ],
+)
+def test_pixels_that_become_wider_are_letterboxed_from_the_first_such_picture_on(
+    tmp_path: Path, name: str, codec: str, aspects: tuple[Fraction, Fraction]
+) -> None:
+    path = made.widened(tmp_path / name, codec, aspects)
+    with open_video(str(path), isolated=False) as reader:
+        assert reader.info.pixel_aspect == pytest.approx(float(aspects[0])) and reader.info.frame_count == 80
+        for indices in (range(80), (39,), (40,), (39, 40), (5, 79)):
+            for index, frame in zip(indices, reader.frames(tuple(indices)), strict=True):
+                # 4/3 as wide: 48 of 64 rows for all of its columns
+                black = [bool((frame.rgb[row] < 20).all()) for row in (1, 6, 57, 62)]
+                assert black == [index >= 40] * 4, index
+                assert np.abs(corners_of(frame.rgb[8:56]) - (R, G, B, W)).max() <= 12, index
+        assert [note.partition(" in the video;")[0] for note in reader.notes if "changes" in note] == [
+            "The picture changes its size or pixel aspect"
+        ]
+
+
+def test_pixels_that_stay_as_wide_are_not_noted(tmp_path: Path) -> None:
+    path = made.widened(tmp_path / "same.ts", "libx264", (Fraction(16, 11), Fraction(16, 11)))
+    with open_video(str(path), isolated=False) as reader:
+        frames = list(reader.frames((0, 39, 40, 79)))
+        assert all(frame.rgb.shape == (64, 128, 3) and frame.note == "" for frame in frames)
 
 
 @pytest.mark.parametrize("extension", ["mp4", "mkv", "ts"])
