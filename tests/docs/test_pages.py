@@ -5,10 +5,10 @@ import shlex
 from pathlib import Path
 
 import pytest
-from doclib.command_pages import subcommands
-from doclib.markdown import replace_block, table
 from render_docs import names, render
 
+from doclib.command_pages import subcommands
+from doclib.markdown import replace_block, table
 from vidqa.cli.main import build_parser
 
 ROOT = Path(__file__).parents[2]

@@ -30,7 +30,6 @@ COMMANDS = {
 }
 
 
-
 def names() -> list[str]:
     return sorted(path.name.removesuffix(".schema.json") for path in SCHEMAS.glob("*.json"))
 
