@@ -1,7 +1,8 @@
 """Render the generated pages of docs/ and the generated parts of README.md and docs/python.md from the code.
 
-Run it after changing an option, a setting, an exit code, a schema in docs/schema, a public dataclass, or what plans
-choose. `--check` writes nothing and exits with 1 if a page is out of date.
+Run it after changing an option, a setting, a key of the session, an exit code, a schema in docs/schema, a public
+dataclass, or what plans choose. `--check` writes nothing and exits with 1 if a page is
+out of date.
 """
 
 import argparse
@@ -15,6 +16,7 @@ sys.path.insert(0, str(ROOT))
 from doclib.api_page import render_fields, render_methods
 from doclib.card_table import render_cards
 from doclib.command_pages import render_commands
+from doclib.key_page import render_keys
 from doclib.markdown import replace_block
 from doclib.schema_pages import render_json
 from doclib.setting_pages import render_exit_codes, render_settings
@@ -22,6 +24,7 @@ from doclib.setting_pages import render_exit_codes, render_settings
 PAGES: dict[str, Callable[[], str]] = {
     "docs/reference/commands.md": render_commands,
     "docs/reference/settings.md": render_settings,
+    "docs/reference/keys.md": render_keys,
     "docs/reference/exit-codes.md": render_exit_codes,
     "docs/reference/json.md": render_json,
 }

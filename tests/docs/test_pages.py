@@ -8,8 +8,11 @@ import pytest
 from render_docs import names, render
 
 from doclib.command_pages import subcommands
+from doclib.key_page import shown_keys
 from doclib.markdown import replace_block, table
+from vidqa.batch.prompt_templates import FIELDS, known_prompts
 from vidqa.cli.main import build_parser
+from vidqa.tui.bindings import ACTIONS, LOCAL_ACTIONS
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -66,6 +69,31 @@ def test_commands_and_options_that_pages_name_exist(page: Path) -> None:
             assert options <= known[words[1]], span
         elif words[0].startswith("--"):
             assert options - {"--long"} <= every, span
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_paths_that_pages_name_exist(page: Path) -> None:
+    """Spans that look like a path of the checkout, or of a file in vidqa/ or scripts/."""
+    spans = re.findall(r"`([\w./-]+/[\w.-]+\.(?:py|md|json|txt|svg))`", page.read_text(encoding="utf-8"))
+    paths = [span for span in spans if not span.startswith("OUT/")]
+    tops = (ROOT, ROOT / "vidqa", ROOT / "scripts")
+    assert [path for path in paths if not any((top / path).exists() for top in tops)] == []
+
+
+def test_the_sessions_page_names_keys_that_work() -> None:
+    text = (ROOT / "docs" / "session.md").read_text(encoding="utf-8")
+    named = {
+        key.lower() for row in re.findall(r"^\| .*`.*$", text, re.MULTILINE) for key in re.findall("`([^`]+)`", row)
+    }
+    known = {key.lower() for action in (*ACTIONS, *LOCAL_ACTIONS) for key in shown_keys(action.keys)}
+    assert {key.replace("ctrl-", "ctrl+") for key in named} - known == {"tab"}  # Textual's own
+
+
+def test_the_captioning_page_names_every_prompt_and_field(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VIDQA_CONFIG", str(tmp_path / "config.toml"))  # none of the user's prompts
+    text = (ROOT / "docs" / "captioning.md").read_text(encoding="utf-8")
+    assert [field for field in FIELDS if f"`{{{field}}}`" not in text] == []
+    assert [name for name in known_prompts() if f"`{name}`" not in text] == []
 
 
 def test_readme_is_one_page() -> None:
