@@ -1,4 +1,4 @@
-"""Draw the README's pictures: vidqa in a pseudo-terminal (terminal.svg) and in its session (session-*.svg).
+"""Draw the pictures of README and docs: vidqa in a pseudo-terminal (terminal.svg) and in its session (session-*.svg).
 
 All with the demo model, which answers while they are drawn.
 """
@@ -22,6 +22,7 @@ from vidqa.tui.launch_options import LaunchOptions
 from vidqa.types import Request
 
 ROOT = Path(__file__).parents[1]
+README_PICTURE = "session-answer.svg"
 COMMANDS = (
     ("ask", "assets/demo.mp4", "what happens?", "--model", "demo"),
     ("ask", "assets/demo-two.mp4", "what happens?", "--model", "demo"),
@@ -79,7 +80,7 @@ async def draw_session(size: tuple[int, int]) -> None:
             await pilot.press(*question, "enter")
             await until(app, lambda: not desk.answering and not desk.bridge.busy)
         await asyncio.sleep(_SETTLE_SECONDS)
-        save(app.export_screenshot(title="vidqa"), "session-answer.svg")
+        save(app.export_screenshot(title="vidqa"), README_PICTURE)
         await pilot.press("f2")
         await until(app, lambda: type(app.screen).__name__ == "ModelsScreen")
         save(app.export_screenshot(title="vidqa"), "session-models.svg")
@@ -93,7 +94,7 @@ async def draw_session(size: tuple[int, int]) -> None:
 
 def save(svg: str, name: str) -> None:
     """Write a picture that fetches nothing."""
-    target = ROOT / "assets" / name
+    target = ROOT / ("assets" if name == README_PICTURE else "docs/img") / name
     target.write_text(_REMOTE_FONTS.sub("", svg), encoding="utf-8")
     print(f"{target.name}: {target.stat().st_size} bytes")
 

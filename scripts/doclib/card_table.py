@@ -1,0 +1,94 @@
+"""The table "which model and how many frames on my card", made by `vidqa plan --gpu ... --json`.
+
+The video is a made one of five minutes at 1080p and 25 frames per second: only its measures enter a plan.
+"""
+
+import contextlib
+import io
+import json
+import os
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+from unittest import mock
+
+from doclib.markdown import table
+from vidqa.cli.main import run
+from vidqa.utils.units import format_bytes
+
+SECONDS, FPS, SIZE = 300, 25, (1920, 1080)
+MODELS = (("2B", "Qwen/Qwen2-VL-2B-Instruct"), ("7B", "Qwen/Qwen2-VL-7B-Instruct"))
+
+
+class Card(NamedTuple):
+    """A row: its size, and the options of `vidqa plan` that describe it."""
+
+    size: str
+    name: str
+    options: tuple[str, ...]
+
+
+CARDS = (
+    Card("6 GB", "RTX 3060 with `--vram 5.6GiB`", ("--gpu", "rtx3060-8", "--vram", "5.6GiB")),
+    Card("8 GB", "RTX 4060", ("--gpu", "rtx4060")),
+    Card("12 GB", "RTX 3060", ("--gpu", "rtx3060-12")),
+    Card("16 GB", "RTX 4060 Ti", ("--gpu", "rtx4060ti-16")),
+    Card("16 GB", "T4", ("--gpu", "t4")),
+    Card("24 GB", "RTX 4090", ("--gpu", "rtx4090")),
+)
+
+
+def render_cards() -> list[str]:
+    """Return the lines of the table."""
+    with TemporaryDirectory() as folder, _without_own_settings(folder):
+        clip = write_flat_clip(Path(folder) / "five-minutes.mp4")
+        rows = [(card.size, card.name, *(_cell(plan(clip, card, model)) for _, model in MODELS)) for card in CARDS]
+    return table(("card", "for example", *(f"Qwen2-VL-{name}" for name, _ in MODELS)), rows)
+
+
+@contextlib.contextmanager
+def _without_own_settings(folder: str) -> Iterator[None]:
+    """Hide the settings and the measured peaks of this machine's user, which change plans."""
+    others = {name: value for name, value in os.environ.items() if not name.startswith("VIDQA_")}
+    clean = {**others, "VIDQA_CONFIG": f"{folder}/config.toml", "VIDQA_STATE": f"{folder}/state"}
+    with mock.patch.dict(os.environ, clean, clear=True):
+        yield
+
+
+def plan(clip: Path, card: Card, model: str) -> dict[str, Any]:
+    """Return `plan` of `vidqa plan --json`; raises RuntimeError with its exit code if there is none."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        code = run(["plan", str(clip), *card.options, "--model", model, "--quality", "balanced", "--json"])
+    if code:
+        raise RuntimeError(f"vidqa plan for {card.size} ended with {code}")
+    found: dict[str, Any] = json.loads(printed.getvalue())["plan"]
+    return found
+
+
+def _cell(plan: dict[str, Any]) -> str:
+    return (
+        f"{plan['frames']} frames of {plan['width']}×{plan['height']}, {plan['weights']} weights, "
+        f"{format_bytes(plan['required_bytes'])}"
+    )
+
+
+def write_flat_clip(path: Path) -> Path:
+    """Write an H.264 file of one flat key frame, repeated; it takes milliseconds, since one frame is encoded."""
+    import av
+    import numpy as np
+
+    frame = av.VideoFrame.from_ndarray(np.full((SIZE[1], SIZE[0], 3), 96, np.uint8), format="rgb24")
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream("libx264", rate=FPS, options={"qp": "51", "bf": "0"})
+        stream.width, stream.height, stream.pix_fmt = *SIZE, "yuv420p"
+        (encoded,) = [*stream.encode(frame), *stream.encode()]
+        for number in range(SECONDS * FPS):
+            packet = av.Packet(bytes(encoded))
+            packet.stream, packet.time_base = stream, Fraction(1, FPS)
+            packet.pts = packet.dts = number
+            packet.duration, packet.is_keyframe = 1, True
+            container.mux(packet)
+    return path

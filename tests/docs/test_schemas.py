@@ -1,0 +1,125 @@
+"""What the program prints and writes is what docs/schema says."""
+
+import copy
+import itertools
+import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from tests.answer_builders import made_answer, made_clip
+from tests.docs.schemas import SCHEMAS, load_schema, problems
+from vidqa.cli.main import run
+from vidqa.history.export import to_json
+from vidqa.history.store import History
+
+ROOT = Path(__file__).parents[2]
+DEMO = str(ROOT / "assets" / "demo.mp4")
+COMMANDS = {
+    "plan": ["plan", DEMO, "--model", "2b", "--gpu", "rtx4060"],
+    "plan-gpus": ["plan", DEMO, "--gpu", "all"],
+    "models": ["models"],
+    "config": ["config", "show", "--vram", "8GiB"],
+    "ask": ["ask", DEMO, "what happens?", "--model", "demo", "--quiet", "--decode-in-process"],
+    "doctor": ["doctor", "--model", "demo"],
+    "profile": ["profile", DEMO, "--model", "demo", "--frames", "4", "--picture", "none"],
+    # Too large to run, so that no process is started; tests/cli/test_sweep.py measures.
+    "sweep": ["sweep", DEMO, "--model", "demo", "--frames", "90", "--size", "1120x1120", "--vram", "1500MiB"],
+}
+
+
+def names() -> list[str]:
+    return sorted(path.name.removesuffix(".schema.json") for path in SCHEMAS.glob("*.json"))
+
+
+@pytest.mark.parametrize("name", names())
+def test_each_file_is_a_schema_with_a_title_and_meanings(name: str) -> None:
+    schema = load_schema(name)
+    Draft202012Validator.check_schema(schema)
+    assert schema["$id"] == f"{name}.schema.json" and schema["title"] and schema["description"]
+    assert not list(undescribed(schema, name))
+
+
+def undescribed(schema: Any, place: str) -> list[str]:
+    """Return the places of properties without a meaning."""
+    if isinstance(schema, list):
+        return [found for one in schema for found in undescribed(one, place)]
+    if not isinstance(schema, dict):
+        return []
+    properties = schema.get("properties", {})
+    silent = [f"{place}.{key}" for key, value in properties.items() if not value.get("description")]
+    return silent + [found for key, value in schema.items() for found in undescribed(value, f"{place}.{key}")]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_what_a_command_prints_fits_its_schema(
+    name: str, capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("VIDQA_CONFIG", str(tmp_path / "config.toml"))
+    assert run([*COMMANDS[name], "--json"]) == 0
+    printed = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+    assert len(printed) == 1
+    assert problems(name, printed[0]) == []
+
+
+def test_what_captioning_prints_and_writes_fits_its_schemas(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder with a good clip and a bad one: progress, journal, one file for all, a sidecar, dry run and status."""
+    monkeypatch.setenv("VIDQA_CONFIG", str(tmp_path / "config.toml"))
+    # Progress is printed once a second; each look at this clock is two seconds later.
+    monkeypatch.setattr("vidqa.cli.caption_progress.time", SimpleNamespace(monotonic=itertools.count(step=2).__next__))
+    clips = tmp_path / "clips"
+    clips.mkdir()
+    shutil.copy(DEMO, clips / "demo.mp4")
+    (clips / "broken.mp4").write_bytes(b"no video")
+    command = ["caption", str(clips), "--model", "demo", "--json", "--decode-in-process"]
+    assert run([*command, "--dry-run"]) == 3
+    (planned,) = map(json.loads, capfd.readouterr().out.splitlines())
+    assert problems("caption-plan", planned) == [] and planned["clips"] == 2
+
+    assert run([*command, "--format", "jsonl"]) == 3
+    lines = [json.loads(line) for line in capfd.readouterr().err.splitlines() if line.startswith("{")]
+    assert {"clip", "progress", "summary"} <= {line["event"] for line in lines}
+    assert run([*command, "--format", "json"]) == 0
+    lines += [json.loads(line) for line in capfd.readouterr().err.splitlines() if line.startswith("{")]
+    assert "skipped" in {line["event"] for line in lines}
+    assert [problems("caption-progress", line) for line in lines] == [[]] * len(lines)
+
+    records = [json.loads(line) for line in (clips / "captions.jsonl").read_text().splitlines()]
+    records.append(json.loads((clips / "demo.json").read_text()))
+    assert [record["path"] for record in records] == ["broken.mp4", "demo.mp4", "demo.mp4"]
+    assert [problems("caption-record", record) for record in records] == [[], [], []]
+    journal = [json.loads(line) for line in (clips / ".vidqa" / "journal.jsonl").read_text().splitlines()]
+    assert [problems("caption-journal", line) for line in journal] == [[]] * len(journal)
+
+    assert run([*command, "--status"]) == 0
+    (status,) = map(json.loads, capfd.readouterr().out.splitlines())
+    assert problems("caption-status", status) == [] and status["tasks"][0]["done"] == 1
+
+
+def test_an_exported_conversation_fits_its_schema() -> None:
+    history = History(None)
+    session = history.begin_session(made_clip("/videos/a clip.mp4"), "demo")
+    history.finish_turn(
+        history.begin_turn(session, "What happens?", None, 20.0), made_answer("At 0:05 - 0:09 it falls.")
+    )
+    history.begin_turn(session, "And then?", None, None)
+    exported = json.loads(to_json(history.session(session), history.turns(session)))
+    history.close()
+    assert [turn["state"] for turn in exported["turns"]] == ["answered", "running"]
+    assert problems("history-export", exported) == []
+
+
+def test_a_field_too_much_or_too_little_is_found(capfd: pytest.CaptureFixture[str]) -> None:
+    assert run([*COMMANDS["models"], "--json"]) == 0
+    good = json.loads(capfd.readouterr().out)
+    more, less = copy.deepcopy(good), copy.deepcopy(good)
+    more["models"][0]["colour"] = "red"
+    del less["models"][0]["type"]
+    assert problems("models", more) and problems("models", less)
