@@ -5,8 +5,9 @@ from dataclasses import replace
 
 from vidqa.config import EngineConfig
 from vidqa.errors import VidqaError
+from vidqa.models.families.qwen2_vl import RELEASED
 from vidqa.models.hub import DEMO, cached_models, demo_folder
-from vidqa.models.registry import RELEASED, find_checkpoints
+from vidqa.models.registry import find_checkpoints
 from vidqa.planner.weight_memory import parameters
 from vidqa.tui.screens.model_chooser import ModelRow
 from vidqa.tui.session_worker import SessionEngine
