@@ -27,6 +27,7 @@ HEAVY = ("torch", "transformers", "av", "numpy", "textual", "huggingface_hub", "
             "import vidqa.cli.sweep, vidqa.cli.profile, vidqa.profiling.sweep_runner, vidqa.profiling.memory_trace",
             HEAVY,
         ),
+        ("import vidqa.video.image_source", ("torch", "pillow_heif")),
         ("import vidqa.cli.charts", (*HEAVY, "matplotlib")),
         ("import vidqa.tui.launch", tuple(name for name in HEAVY if name != "textual")),
         ("import vidqa.video.decoder_worker", ("torch", "transformers", "textual")),

@@ -1,5 +1,6 @@
 """Files of one kind each, made from pictures that tell their own number: odd times, odd streams, odd geometry."""
 
+import io
 from collections.abc import Sequence
 from fractions import Fraction
 from itertools import pairwise
@@ -120,6 +121,22 @@ def oriented(path: Path, matrix: Sequence[int]) -> Path:
     return path
 
 
+def motion_jpeg(path: Path, orientation: int) -> Path:
+    """Three JPEGs of coloured quarters with EXIF's orientation in each, as cameras write them."""
+    exif, jpeg = Image.Exif(), io.BytesIO()
+    exif[0x0112] = orientation
+    Image.fromarray(corners(*SIZE)).save(jpeg, "JPEG", exif=exif, quality=95, subsampling=0)
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream("mjpeg", rate=25)
+        stream.width, stream.height, stream.pix_fmt = *SIZE, "yuvj444p"
+        for place in range(3):
+            packet = av.Packet(jpeg.getvalue())
+            packet.stream, packet.time_base, packet.is_keyframe = stream, Fraction(1, 25), True
+            packet.pts = packet.dts = place
+            container.mux(packet)
+    return path
+
+
 def corners(width: int, height: int) -> np.ndarray:
     """A picture (height, width, 3) whose quarters are red, green; blue, white."""
     quarters = np.uint8([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [255, 255, 255]]])
@@ -131,7 +148,8 @@ def half_transparent(path: Path, codec: str, pixels: str, frames: int = 3) -> Pa
     rgba = np.zeros((SIZE[1], SIZE[0], 4), np.uint8)
     rgba[:, : SIZE[0] // 2] = (255, 0, 0, 255)
     with av.open(str(path), "w") as container:
-        stream: Any = container.add_stream(codec, rate=25, options={"g": "10"})
+        options = {"auto-alt-ref": "0"} if codec == "libvpx" else {}  # its pictures that are not shown have no alpha
+        stream: Any = container.add_stream(codec, rate=25, options={"g": "10"} | options)
         stream.width, stream.height, stream.pix_fmt = *SIZE, pixels
         for _ in range(frames):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(rgba, format="rgba").reformat(format=pixels)))
@@ -167,9 +185,37 @@ def with_crop(path: Path, top: int) -> Path:
     return path
 
 
+def with_aperture(path: Path, numbers: Sequence[int], *, size: tuple[int, int] = SIZE) -> Path:
+    """A sample entry with a clean aperture (clap): fractions of width, height, and offsets to the right and down."""
+    data = bytearray(coloured(path, size=size).read_bytes())
+    box = pack(">I4s4I4i", 40, b"clap", *numbers)
+    inner = data.index(b"avc1", data.index(b"stsd"))  # the first one after the header's
+    end = inner - 4 + int.from_bytes(data[inner - 4 : inner], "big")
+    for place in (inner, *(data.index(kind) for kind in (b"stsd", b"stbl", b"minf", b"mdia", b"trak", b"moov"))):
+        data[place - 4 : place] = (int.from_bytes(data[place - 4 : place], "big") + len(box)).to_bytes(4, "big")
+    assert data.index(b"mdat") < inner  # places of samples stay true
+    path.write_bytes(data[:end] + box + data[end:])
+    return path
+
+
 def resized(path: Path, *sizes: tuple[int, int]) -> Path:
     """Three pictures of each size, one after the other in one raw H.264 stream."""
     parts = [coloured(path.with_name(f"size{place}.h264"), size=size) for place, size in enumerate(sizes)]
+    return joined(path, *parts)
+
+
+def widened(path: Path, codec: str, aspects: Sequence[Fraction]) -> Path:
+    """40 pictures of coloured quarters for each pixel aspect, out of order, one after the other in one stream."""
+    options = {"bf": "2", "g": "20", "x265-params": "bframes=2:keyint=20:log-level=none", "b": "4000000"}
+    parts = [path.with_name(f"aspect{place}{path.suffix}") for place in range(len(aspects))]
+    for part, aspect in zip(parts, aspects, strict=True):
+        with av.open(str(part), "w") as container:
+            stream: Any = container.add_stream(codec, rate=25, options=options)
+            stream.width, stream.height, stream.pix_fmt = *SIZE, "yuv420p"
+            stream.codec_context.sample_aspect_ratio = aspect
+            for _ in range(40):
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(corners(*SIZE))))
+            container.mux(stream.encode())
     return joined(path, *parts)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from tests.clips import numbered_picture, write_clip
+from tests.video.heic_files import heic_grid
 
 FRAMES, WIDTH, HEIGHT = 12, 128, 64
 _VIDEOS = {
@@ -47,6 +48,7 @@ _EXTREMES = (
 )
 _SIDES = (1, 16, 320, 1080, 4096, 4400, 8000, 8191, 16_383, 30_000, 65_535, 458_752, 0x7FFFFFFF)
 _LARGE = ((8000, 4400), (4400, 8000), (8192, 4352), (16_383, 2176), (1089, 32_700), (32_767, 1080), (3000, 3000))
+_COLOURS = ((200, 0, 0), (0, 200, 0), (0, 0, 200), (90, 90, 90))
 _WIDTHS = (1, 2, 3, 4, 8)
 _ENCODINGS: tuple[tuple[int, Literal["big", "little"]], ...] = (
     (2, "big"), (2, "little"), (3, "little"), (4, "big"), (4, "little"),
@@ -57,6 +59,7 @@ def whole_clips(folder: Path) -> dict[str, bytes]:
     """The bytes of an unharmed clip per file extension."""
     clips = {extension: _video(folder, extension, *how) for extension, how in _VIDEOS.items()}
     clips["avif"] = _avif(folder)
+    clips["heic"] = heic_grid(folder / "whole.heic", _COLOURS, size=(WIDTH, HEIGHT)).read_bytes()
     return clips | _images(folder)
 
 
@@ -76,7 +79,7 @@ def _video(folder: Path, extension: str, codec: str, options: dict[str, str]) ->
 
 
 def _avif(folder: Path) -> bytes:
-    """A still by Pillow: AVIF is an ISO file, and goes to FFmpeg."""
+    """A still by Pillow."""
     path = folder / "whole.avif"
     Image.fromarray(numbered_picture(5, WIDTH, HEIGHT)).save(path, speed=10)
     return path.read_bytes()

@@ -1,16 +1,15 @@
 """A file's times, length, shape and picture are what the file says: one row a kind, with values computed by hand."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from tests.clips import read_number, write_clip
 from tests.video import made_files as made
+from tests.video.fact_rows import Range, Row, facts
+from tests.video.picture_rows import COLOURS, GEOMETRY, B, G, R, W
 from tests.video.test_hard_files import remux
 from vidqa.errors import VideoUnreadable
 from vidqa.models.families.qwen2_vl import REFERENCE_BOUNDS
@@ -19,31 +18,6 @@ from vidqa.video.frame_sampling import choose_indices, sampled_times
 from vidqa.video.reader import open_video
 
 NTSC_FILM = 24_000 / 1001
-
-
-@dataclass(frozen=True)
-class Range:
-    """A question about `start` to `end`: the first and the last number that is seen, and their times in seconds."""
-
-    start: float
-    end: float | None
-    numbers: tuple[int, int]
-    seconds: tuple[float, float]
-
-
-@dataclass(frozen=True, eq=False)
-class Row:
-    """How a file is made, and what is true of it."""
-
-    name: str
-    make: Callable[[Path], Path]
-    facts: dict[str, Any]
-    ranges: tuple[Range, ...] = field(default=())
-    seen: tuple[tuple[int, tuple[tuple[int, int, int], ...]], ...] = field(default=())  # colours near the four corners
-
-
-def facts(frames: int, seconds: float, fps: float, constant: bool, **others: Any) -> dict[str, Any]:
-    return {"frame_count": frames, "duration_seconds": seconds, "fps": fps, "constant_rate": constant} | others
 
 
 TIMES = [
@@ -192,82 +166,6 @@ STREAMS = [
         ),
     ),
 ]  # fmt: skip
-R, G, B, W, K = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)
-MIRRORED = ("The file says that its pictures are shown mirrored, and so they are.",)
-# The display matrix's a, b, c, d; the quarters as shown, row by row; degrees to the left, after any mirror.
-TURNS = {
-    "as-stored": ((1, 0, 0, 1), (R, G, B, W), 0, False),
-    "left": ((0, -1, 1, 0), (G, W, R, B), 90, False),
-    "over": ((-1, 0, 0, -1), (W, B, G, R), 180, False),
-    "right": ((0, 1, -1, 0), (B, R, W, G), 270, False),
-    "left-right": ((-1, 0, 0, 1), (G, R, W, B), 0, True),
-    "top-bottom": ((1, 0, 0, -1), (B, W, R, G), 180, True),
-    "transposed": ((0, 1, 1, 0), (R, B, G, W), 90, True),
-    "anti-transposed": ((0, -1, -1, 0), (W, G, B, R), 270, True),
-}
-
-
-def turned(name: str) -> Row:
-    matrix, quarters, degrees, mirrored = TURNS[name]
-    width, height = (64, 128) if matrix[0] == 0 else (128, 64)
-    return Row(
-        f"{name}.mp4",
-        lambda path: made.oriented(path, matrix),
-        facts(3, 0.12, 25, constant=True, width=width, height=height, rotation_degrees=degrees)
-        | {"notes": MIRRORED if mirrored else ()},
-        seen=((0, quarters), (2, quarters)),
-    )
-
-
-GEOMETRY = [
-    *map(turned, TURNS),
-    Row(
-        "crop.mkv", lambda path: made.with_crop(path, top=24),
-        facts(3, 0.12, 25, constant=True, width=128, height=40, coded_height=64, notes=()),
-        seen=((0, (R, G, B, W)),),
-    ),
-    Row(
-        "larger-later.h264", lambda path: made.resized(path, (128, 64), (256, 128)),
-        facts(6, 0.24, 25, constant=True, width=128, height=64), seen=((0, (R, G, B, W)), (5, (R, G, B, W))),
-    ),
-    Row(  # 64×64 in 128×64: black beside it
-        "square-later.h264", lambda path: made.resized(path, (128, 64), (64, 64)),
-        facts(6, 0.24, 25, constant=True, width=128, height=64), seen=((0, (R, G, B, W)), (5, (K, K, K, K))),
-    ),
-]  # fmt: skip
-
-
-def transparent(name: str, codec: str, pixels: str, frames: int = 3) -> Row:
-    return Row(
-        name,
-        lambda path: made.half_transparent(path, codec, pixels, frames),
-        facts(frames, frames / 25, 25, constant=True, notes=()),
-        seen=((0, (R, W, R, W)), (frames - 1, (R, W, R, W))),
-    )
-
-
-# Red by the definitions of BT.601 and BT.709, in limited range.
-RED_601, RED_709 = (81, 90, 240), (63, 102, 240)
-UNTAGGED = ("The file does not say how its colours are coded: read as BT.709, as players do from 720 lines on.",)
-COLOURS = [
-    transparent("alpha.webm", "libvpx-vp9", "yuva420p", 40),  # 40: the last one is sought
-    transparent("animation.mov", "qtrle", "argb"),
-    transparent("prores.mov", "prores_ks", "yuva444p10le"),
-    transparent("png.mov", "png", "rgba"),
-    transparent("ffv1.mkv", "ffv1", "yuva420p"),
-    Row(
-        "untagged-hd.mp4", lambda path: made.flat(path, (1280, 720), RED_709),
-        facts(3, 0.12, 25, constant=True, notes=UNTAGGED), seen=((2, (R, R, R, R)),),
-    ),
-    Row(
-        "untagged-sd.mp4", lambda path: made.flat(path, (1280, 704), RED_601),
-        facts(3, 0.12, 25, constant=True, notes=()), seen=((2, (R, R, R, R)),),
-    ),
-    Row(  # 6 is AVCOL_SPC_SMPTE170M, BT.601's
-        "tagged-hd.mp4", lambda path: made.flat(path, (1280, 720), RED_601, colorspace=6),
-        facts(3, 0.12, 25, constant=True, notes=()), seen=((2, (R, R, R, R)),),
-    ),
-]  # fmt: skip
 LATE = [
     Row(  # ten seconds of sound alone
         "late.mkv",
@@ -349,6 +247,39 @@ def test_a_change_of_size_is_noted_with_the_first_frame_that_shows_it(tmp_path: 
             assert reader.notes == ()
             assert [frame.rgb.shape for frame in reader.frames((0, 4, 5))] == [(64, 128, 3)] * 3
             assert len(reader.notes) == 1 and "changes its size" in reader.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "aspects"),
+    [
+        ("wider.h264", "libx264", (Fraction(1), Fraction(4, 3))),
+        ("wider.ts", "libx264", (Fraction(1), Fraction(4, 3))),
+        ("wider.hevc", "libx265", (Fraction(1), Fraction(4, 3))),
+        ("wider.mpg", "mpeg2video", (Fraction(2, 3), Fraction(8, 9))),  # 4:3 and 16:9 for 2:1
+    ],
+)
+def test_pixels_that_become_wider_are_letterboxed_from_the_first_such_picture_on(
+    tmp_path: Path, name: str, codec: str, aspects: tuple[Fraction, Fraction]
+) -> None:
+    path = made.widened(tmp_path / name, codec, aspects)
+    with open_video(str(path), isolated=False) as reader:
+        assert reader.info.pixel_aspect == pytest.approx(float(aspects[0])) and reader.info.frame_count == 80
+        for indices in (range(80), (39,), (40,), (39, 40), (5, 79)):
+            for index, frame in zip(indices, reader.frames(tuple(indices)), strict=True):
+                # 4/3 as wide: 48 of 64 rows for all of its columns
+                black = [bool((frame.rgb[row] < 20).all()) for row in (1, 6, 57, 62)]
+                assert black == [index >= 40] * 4, index
+                assert np.abs(corners_of(frame.rgb[8:56]) - (R, G, B, W)).max() <= 12, index
+        assert [note.partition(" in the video;")[0] for note in reader.notes if "changes" in note] == [
+            "The picture changes its size or pixel aspect"
+        ]
+
+
+def test_pixels_that_stay_as_wide_are_not_noted(tmp_path: Path) -> None:
+    path = made.widened(tmp_path / "same.ts", "libx264", (Fraction(16, 11), Fraction(16, 11)))
+    with open_video(str(path), isolated=False) as reader:
+        frames = list(reader.frames((0, 39, 40, 79)))
+        assert all(frame.rgb.shape == (64, 128, 3) and frame.note == "" for frame in frames)
 
 
 @pytest.mark.parametrize("extension", ["mp4", "mkv", "ts"])

@@ -44,13 +44,13 @@ def test_mutants_end_in_frames_or_a_clear_error(first: int, count: int) -> None:
     assert (
         ends["frames"] > count / 10 and ends["VideoUnreadable"] > count / 10
     )  # mutations that matter, and not only those
-    assert len({outcome["extension"] for outcome in found}) == 21
+    assert len({outcome["extension"] for outcome in found}) == 22
 
 
 def test_the_clips_to_mutate_are_of_every_container(tmp_path: Path) -> None:
     clips = whole_clips(tmp_path)
     assert set(clips) == {
-        "3gp", "apng", "avi", "avif", "bmp", "flv", "gif", "h264", "ivf", "jpg", "mkv", "mov", "mp4", "mpg", "ogv",
-        "png", "tif", "ts", "webm", "webp", "wmv",
+        "3gp", "apng", "avi", "avif", "bmp", "flv", "gif", "h264", "heic", "ivf", "jpg", "mkv", "mov", "mp4", "mpg",
+        "ogv", "png", "tif", "ts", "webm", "webp", "wmv",
     }  # fmt: skip
     assert max(map(len, clips.values())) < 2**16

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.video.test_facts import UNTAGGED, facts
+from tests.video.fact_rows import facts
+from tests.video.picture_rows import UNTAGGED
 from vidqa.video.reader import open_video
 
 SHARED = Path(__file__).parents[3] / "shared" / "failing"

@@ -16,12 +16,15 @@ from vidqa.types import Frame
 from vidqa.video.alpha import alpha_decoder
 from vidqa.video.container import UNREADABLE, rewind, size_checked
 from vidqa.video.memory_limit import too_much_memory
+from vidqa.video.pixel_aspect import changing_aspects
 from vidqa.video.probe import Opened
 from vidqa.video.rgb_conversion import as_shown, differs
 from vidqa.video.size_limits import MAX_PIXELS
 
 _SEEK_SAVES_FRAMES = 12  # a seek refills the decoder's pipeline: worth it from about here
-_SHAPE_NOTE = "The picture changes its size in the video; it is shown whole in the shape of the first one."
+_SHAPE_NOTE = (
+    "The picture changes its size or pixel aspect in the video; it is shown whole in the shape of the first one."
+)
 _STAND_IN_NOTE = "Some pictures cannot be decoded; the next one, at its own time, stands for each."
 _MOST_STEPS_BACK = 7  # keyframes: beyond that it is the file that is damaged
 
@@ -33,6 +36,7 @@ class FrameSource:
         self._opened = opened
         self._container, self._stream = opened.container, opened.stream
         self._alpha = alpha_decoder(opened.stream, {"max_pixels": str(MAX_PIXELS)})  # else the stream's own decoder
+        self._aspects = changing_aspects(opened.container)
         self._position: int | None = None  # ticks of the last picture that came out
         self._pictures: Iterator[Any] | None = None
         self._latest: Any | None = None
@@ -72,10 +76,11 @@ class FrameSource:
 
     def _frame(self, index: int, picture: Any) -> Frame:
         info, shape = self._opened.info, self._opened.shape
-        note = _SHAPE_NOTE if differs(picture, shape) else ""
+        aspect = None if self._aspects is None else self._aspects.of(picture)
+        note = _SHAPE_NOTE if differs(picture, shape, aspect) else ""
         shown = self._index_of(index, picture)
         note = _STAND_IN_NOTE if shown != index else note
-        return Frame(index, info.shown_seconds(shown), as_shown(picture, shape), note)
+        return Frame(index, info.shown_seconds(shown), as_shown(picture, shape, aspect), note)
 
     def _index_of(self, index: int, picture: Any) -> int:
         """Of the picture that is shown for an index: a later one where that cannot be decoded."""

@@ -51,6 +51,12 @@ def orientation(matrix: bytes) -> Orientation:
     return Orientation(True, c < 0, b < 0)
 
 
+def quarter_turn(degrees: float) -> Orientation:
+    """The nearest right-angled orientation of a turn to the left, without a mirror."""
+    quarters = round(degrees / 90) % 4
+    return Orientation(quarters in (1, 3), quarters in (2, 3), quarters in (1, 2))
+
+
 @dataclass(frozen=True, slots=True)
 class Shape:
     """A stream's first picture: its stored size in pixels, and what is done to show it.
@@ -78,9 +84,13 @@ class Shape:
         wide = max(round(width * self.pixel_aspect), 1)
         return (height, wide) if self.orientation.transposed else (wide, height)
 
-    def fitted_size(self, width: int, height: int) -> tuple[int, int]:
-        """(width, height) of another picture with such pixels, as large as it fits without changing its form."""
+    def fitted_size(self, width: int, height: int, pixel_aspect: float | None = None) -> tuple[int, int]:
+        """(width, height) of another picture, as large as it fits without changing its form.
+
+        Both are in pixels of the stream's first picture; it has such ones itself unless its own aspect is given.
+        """
         wide, tall = self.cropped_size
+        width = max(round(width * (pixel_aspect or self.pixel_aspect) / self.pixel_aspect), 1)
         scale = min(wide / width, tall / height)
         return min(max(round(width * scale), 1), wide), min(max(round(height * scale), 1), tall)
 

@@ -1,6 +1,6 @@
 """Image files as videos: a still is one of one frame, an animated WebP or PNG has its frames' own times.
 
-Pillow decodes them, since FFmpeg knows neither orientation nor blending of
+Pillow decodes them, HEIC with pillow-heif, since FFmpeg knows neither orientation nor blending of
 images, and no animated WebP. GIF is FFmpeg's: it draws and times those as browsers do.
 """
 
@@ -49,6 +49,7 @@ class ImageSource:
             self._file = open(absolute, "rb")  # noqa: SIM115
         try:
             with self._reading(VideoUnreadable):
+                self._formats = _formats(self._file.read(12))
                 self._image = self._begin()
             check_picture_size(self._name, *self._image.size)
             with self._reading(VideoTooDamaged):
@@ -67,7 +68,8 @@ class ImageSource:
                 self._image = self._begin()
         for index in indices:
             try:
-                self._image.seek(index)
+                if len(times) > 1:  # a still is not always the first of a file's pictures
+                    self._image.seek(index)
                 check_picture_size(self._name, *self._image.size)
                 rgb = _as_rgb(self._image)
             except MemoryError as error:
@@ -90,7 +92,7 @@ class ImageSource:
     def _begin(self) -> Image.Image:
         """The image at its first frame: going back in an animated PNG fails in Pillow."""
         self._file.seek(0)
-        return Image.open(self._file, formats=_FORMATS)
+        return Image.open(self._file, formats=self._formats)
 
     @contextmanager
     def _reading(self, kind: type[VideoUnreadable] | type[VideoTooDamaged]) -> Iterator[None]:
@@ -111,9 +113,10 @@ class ImageSource:
         with self._reading(VideoTooDamaged):
             orientation = self._image.getexif().get(_ORIENTATION, 1)
             expected = getattr(self._image, "n_frames", 1) if self._image.format in _ANIMATED else 1
+            notes = tuple(_others_note(self._image))
         turned = _TURNS.get(orientation, 0)
         wide, tall = self._image.size
-        seconds, notes = [_STILL_SECONDS], tuple[str, ...]()
+        seconds = [_STILL_SECONDS]
         if expected > 1:
             seconds = list(self._durations(expected))
             notes = self._missing(len(seconds), expected)
@@ -164,6 +167,23 @@ class ImageSource:
         if there * 2 < expected:
             raise VideoTooDamaged(told, REMEDY_FETCH)
         return (told,)
+
+
+def _formats(start: bytes) -> tuple[str, ...]:
+    """What a file may be by its first 12 bytes. HEIC is added to Pillow where it is needed: that takes time."""
+    if start[4:8] != b"ftyp" or start[8:] == b"avif":
+        return _FORMATS
+    from pillow_heif import register_heif_opener
+
+    register_heif_opener(thumbnails=False, depth_images=False, aux_images=False)
+    return ("AVIF", "HEIF")  # one brand, mif1, is used by both
+
+
+def _others_note(image: Image.Image) -> Iterator[str]:
+    """Say which one is taken of the pictures that a HEIC file holds side by side."""
+    pictures = getattr(image, "n_frames", 1) if image.format == "HEIF" else 1
+    if pictures > 1:
+        yield f"The file has {pictures} pictures: its primary one, number {image.tell() + 1}, is taken."
 
 
 def _as_rgb(image: Image.Image) -> "numpy.ndarray":

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from vidqa.video.reader import Source
 
 _IMAGES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_AVIF = b"ftypavif"
+_STILLS = (b"ftypavif", b"ftypheic", b"ftypheix", b"ftypheim", b"ftypheis", b"ftypmif1")  # sequences are FFmpeg's
 
 
 def open_here(path: str, stream: int | None = None) -> "tuple[VideoInfo, Source]":
@@ -39,10 +39,10 @@ def probe_facts(path: str, stream: int | None = None) -> VideoInfo:
 
 
 def _is_image(absolute: str) -> bool:
-    """Whether a file begins as PNG, JPEG, BMP, TIFF, WebP or a still AVIF does."""
+    """Whether a file begins as PNG, JPEG, BMP, TIFF, WebP or a still AVIF or HEIC does."""
     try:
         with open(absolute, "rb") as file:
             start = file.read(12)
     except OSError as error:
         raise VideoUnreadable(f"{Path(absolute).name} cannot be read: {error.strerror}.", REMEDY_FETCH) from error
-    return start.startswith(_IMAGES) or (start[:4] == b"RIFF" and start[8:] == b"WEBP") or start[4:] == _AVIF
+    return start.startswith(_IMAGES) or (start[:4] == b"RIFF" and start[8:] == b"WEBP") or start[4:] in _STILLS

@@ -13,7 +13,9 @@ VIDEO_SUFFIXES = (
 )  # fmt: skip
 
 # What vidqa.video.image_source opens.
-IMAGE_SUFFIXES = (".png", ".apng", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".avif")
+IMAGE_SUFFIXES = (
+    ".png", ".apng", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif", ".hif",
+)  # fmt: skip
 
 
 def is_image_name(name: str) -> bool:

@@ -31,6 +31,7 @@ from vidqa.video.discontinuities import JoinedStream
 from vidqa.video.frame_times import spread_repeats, timing
 from vidqa.video.geometry import Crop, Orientation, Shape, usable_crop
 from vidqa.video.mkv_crop import matroska_crop
+from vidqa.video.mp4_crop import mp4_crop
 from vidqa.video.packets import PacketTable, open_with_packets
 from vidqa.video.rgb_conversion import is_untagged_hd, orientation_of
 from vidqa.video.size_limits import MAX_PIXELS, check_picture_size, decoding_threads
@@ -123,14 +124,21 @@ def _times_are_shown_times(container: Any, stream: Any, scan: PacketTable, path:
 
 def _shape(container: Any, stream: Any, first: Any, path: str) -> Shape:
     """How the first picture is shown; raises PictureTooLarge where it is so after its crop."""
-    place = list(container.streams.video).index(stream)
-    crop = matroska_crop(path, place) if container.format.name.startswith("matroska") else Crop()
-    crop = usable_crop(crop, first.width, first.height)
+    crop = usable_crop(_header_crop(container, stream, first, path), first.width, first.height)
     shape = Shape(
         first.width, first.height, crop, pixel_aspect(stream), orientation_of(first), stream.codec_context.name == "gif"
     )
     check_picture_size(Path(path).name, *shape.cropped_size, shape.pixel_aspect)
     return shape
+
+
+def _header_crop(container: Any, stream: Any, first: Any, path: str) -> Crop:
+    """What the container leaves out at the sides of its pictures."""
+    if container.format.name.startswith("matroska"):
+        return matroska_crop(path, list(container.streams.video).index(stream))
+    if container.format.name.startswith("mov,"):
+        return mp4_crop(path, stream.id, first.width, first.height)
+    return Crop()
 
 
 def _first_frame(container: Any, stream: Any, path: str) -> Any:

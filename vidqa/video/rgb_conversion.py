@@ -5,7 +5,7 @@ Transparent parts are white, as in images. Untagged colours are BT.601 below 720
 
 from typing import TYPE_CHECKING, Any
 
-from vidqa.video.geometry import Orientation, Shape, orientation
+from vidqa.video.geometry import Orientation, Shape, orientation, quarter_turn
 
 if TYPE_CHECKING:
     import numpy
@@ -13,20 +13,24 @@ if TYPE_CHECKING:
 _UNSPECIFIED = 2  # AVCOL_SPC_UNSPECIFIED of libavutil/pixfmt.h
 _HD_LINES = 720
 _STRIP_ROWS = 64
+_LEAST_WIDER = 0.01  # DVB's two widths of a 4:3 picture, 12:11 and 16:15, differ by more
 
 
 def orientation_of(picture: Any) -> Orientation:
     """How a decoded picture is to be turned and mirrored."""
-    matrix = picture.side_data.get("DISPLAYMATRIX")
+    try:
+        matrix = picture.side_data.get("DISPLAYMATRIX")
+    except ValueError:  # PyAV 18.1 lists no side data where one is of a kind that it lacks, such as EXIF of a JPEG
+        return quarter_turn(picture.rotation)
     return Orientation() if matrix is None else orientation(bytes(matrix))
 
 
-def as_shown(picture: Any, shape: Shape) -> "numpy.ndarray":
-    """(height, width, 3) uint8, C-contiguous; a picture of another size is letterboxed."""
+def as_shown(picture: Any, shape: Shape, pixel_aspect: float | None = None) -> "numpy.ndarray":
+    """(height, width, 3) uint8, C-contiguous; a picture of another size or `pixel_aspect` is letterboxed."""
     import numpy as np  # late: a plan opens videos and converts no picture
 
-    if differs(picture, shape):
-        rgb = _letterboxed(picture, shape)
+    if differs(picture, shape, pixel_aspect):
+        rgb = _letterboxed(picture, shape, pixel_aspect)
     else:
         crop, (width, height) = shape.crop, shape.cropped_size
         rgb = _rgb(picture, shape)[crop.top : crop.top + height, crop.left : crop.left + width]
@@ -36,9 +40,10 @@ def as_shown(picture: Any, shape: Shape) -> "numpy.ndarray":
     return np.ascontiguousarray(rgb[::-1] if turn.top_bottom else rgb)
 
 
-def differs(picture: Any, shape: Shape) -> bool:
-    """Whether a picture has another size than the stream's first one."""
-    return (picture.width, picture.height) != (shape.width, shape.height)
+def differs(picture: Any, shape: Shape, pixel_aspect: float | None = None) -> bool:
+    """Whether a picture has another size or pixel aspect than the stream's first one; None for the same aspect."""
+    wider = abs((pixel_aspect or shape.pixel_aspect) / shape.pixel_aspect - 1)
+    return (picture.width, picture.height) != (shape.width, shape.height) or wider > _LEAST_WIDER
 
 
 def is_untagged_hd(picture: Any) -> bool:
@@ -47,12 +52,12 @@ def is_untagged_hd(picture: Any) -> bool:
     return untagged and picture.height >= _HD_LINES and len(picture.format.components) >= 3
 
 
-def _letterboxed(picture: Any, shape: Shape) -> "numpy.ndarray":
+def _letterboxed(picture: Any, shape: Shape, pixel_aspect: float | None) -> "numpy.ndarray":
     """The whole picture in the middle of the first one's shape, the rest black."""
     import numpy as np
 
     wide, tall = shape.cropped_size
-    width, height = shape.fitted_size(picture.width, picture.height)
+    width, height = shape.fitted_size(picture.width, picture.height, pixel_aspect)
     left, top = (wide - width) // 2, (tall - height) // 2
     rgb: numpy.ndarray = np.zeros((tall, wide, 3), np.uint8)
     rgb[top : top + height, left : left + width] = _rgb(picture, shape, width=width, height=height)

@@ -36,7 +36,7 @@ def chosen_stream(container: Any, path: str, asked: int | None = None) -> Any:
         raise VideoUnreadable(f"{name} uses a codec that FFmpeg does not know.", REMEDY_CONVERT)
     if all(stream.disposition & _Disposition.dependent for stream in decodable):
         raise VideoUnreadable(
-            f"{name} is one picture in {len(decodable)} tiles, which are put together in AVIF only.",
+            f"{name} is one picture in {len(decodable)} tiles, which are put together in AVIF and HEIC stills only.",
             "Convert it to PNG or JPEG with another tool.",
         )
     moving = _moving(decodable, path)
