@@ -139,6 +139,9 @@ class FamilyRuntime(Protocol):
     def hf_classes(self) -> tuple[type, type]:
         """Import and return transformers' configuration and model class."""
 
+    def hf_video_inputs(self, frames: "Tensor", spec: ModelSpec) -> "dict[str, Tensor]":
+        """Return what transformers' own processor makes of frames (n, 3, height, width) that have their size."""
+
     def hf_config(self, spec: ModelSpec) -> Any:
         """Return transformers' configuration of a spec, for models of random weights."""
 

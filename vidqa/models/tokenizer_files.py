@@ -1,6 +1,6 @@
 """The text side of a checkpoint: tokenizer.json, its special tokens, the tokens that end an answer, the chat template.
 
-Of tokenizer.json only the parts that Qwen2-VL's tokenizer is made of are accepted, and only known regular expressions:
+Of tokenizer.json only parts that the families' tokenizers are made of are accepted, and only known regular expressions:
 the tokenizers library runs any pattern, with no limit in time, in native code that Ctrl-C does not reach. Knows files;
 knows no tokenizer library and no torch.
 """
@@ -28,12 +28,12 @@ from vidqa.models.json_rules import (
 )
 from vidqa.models.spec import ModelSpec
 
-_TOKENIZER_BYTES = 48 * 2**20  # Qwen2-VL's has 7 MB
+_TOKENIZER_BYTES = 48 * 2**20  # a vocabulary of 152,000 takes 7 MB
 _TEMPLATE_BYTES = 2**18
 _LONGEST_TOKEN = 512
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
-_TEMPLATE_REMEDY = "Use the chat template of a Qwen2-VL *instruct* checkpoint."
-_TOKENIZER_REMEDY = "Use the tokenizer.json of the Qwen2-VL release that the model comes from."
+_TEMPLATE_REMEDY = "Use the chat template of the model's *instruct* release."
+_TOKENIZER_REMEDY = "Use the tokenizer.json of the release that the model comes from."
 
 _PARTS = {
     "normalizer": ("NFC", "NFD", "NFKC", "NFKD"),

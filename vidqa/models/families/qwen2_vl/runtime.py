@@ -16,7 +16,7 @@ from vidqa.models.fp16 import Fp32ResidualNorm, ToHalf
 from vidqa.models.spec import ModelSpec
 
 __all__ = [
-    "LANGUAGE_MODEL", "VISION_TOWER", "decoder_layer", "encode", "hf_classes", "hf_config", "layout",
+    "LANGUAGE_MODEL", "VISION_TOWER", "decoder_layer", "encode", "hf_classes", "hf_config", "hf_video_inputs", "layout",
     "patch_vision_for_fp16", "position_after", "random_rotary", "resize_frame", "rotary", "to_patches",
     "vision_positions",
 ]  # fmt: skip
@@ -113,6 +113,18 @@ def hf_classes() -> tuple[type, type]:
     from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
     return Qwen2VLConfig, Qwen2VLForConditionalGeneration
+
+
+def hf_video_inputs(frames: Tensor, spec: ModelSpec) -> dict[str, Tensor]:
+    """Return what transformers' own processor makes of frames (n, 3, height, width) that have their size."""
+    from transformers import Qwen2VLVideoProcessor
+
+    vision = spec.vision
+    processor: Any = Qwen2VLVideoProcessor(
+        do_resize=False, cap_pixels_per_frame=True, patch_size=vision.patch,
+        temporal_patch_size=vision.temporal_patch, merge_size=vision.merge,
+    )  # fmt: skip
+    return dict(processor(videos=[frames], return_tensors="pt", do_sample_frames=False))
 
 
 def decoder_layer(spec: ModelSpec) -> nn.Module:
