@@ -214,7 +214,7 @@ def differing_frames(clip: str, indices: Sequence[int]) -> int:
 
 def plan(clip: str, count: int) -> tuple[tuple[int, ...], tuple[int, int]]:
     """The frames and the size that vidqa takes by Qwen's rule."""
-    from vidqa.models.families.qwen2_vl.spec import REFERENCE_BOUNDS
+    from vidqa.models.families.qwen2_vl import REFERENCE_BOUNDS
     from vidqa.video.frame_sampling import choose_indices, frame_size
     from vidqa.video.reader import open_video
 

@@ -17,11 +17,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 
 from vidqa.devices.live_bytes import LiveBytes
-from vidqa.models.families.qwen2_vl.hf_config import config_of, default_dtype
-from vidqa.models.families.qwen2_vl.model import Qwen2VL
-from vidqa.models.families.qwen2_vl.spec import ModelSpec
+from vidqa.devices.torch_device import default_dtype
+from vidqa.models.families.qwen2_vl import load_runtime
+from vidqa.models.families.qwen2_vl.runtime import hf_config
 from vidqa.models.fp16 import patch_for_fp16
 from vidqa.models.loader import DTYPES
+from vidqa.models.spec import ModelSpec
+from vidqa.models.vlm import VisionLanguageModel
 from vidqa.planner.weight_memory import QUANTIZED
 from vidqa.types import Placement
 
@@ -164,7 +166,7 @@ class ReplayedKernels:
 class Replay:
     """A fake model with its counter; valid inside `replayed`."""
 
-    model: Qwen2VL
+    model: VisionLanguageModel
     live: LiveBytes
 
     @contextmanager
@@ -195,7 +197,7 @@ def replayed(
     live, dtype = LiveBytes("cuda"), DTYPES[dtype_name]
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
         with torch.device("cuda"), no_init_weights(), default_dtype(dtype):
-            model = Qwen2VLForConditionalGeneration(config_of(spec)).eval()
+            model = Qwen2VLForConditionalGeneration(hf_config(spec)).eval()
             model.tie_weights()
         if weights in QUANTIZED:
             _quantize(model.model.language_model, weights)
@@ -204,11 +206,12 @@ def replayed(
             if placement.lm_head_quantized:
                 model.lm_head = _quantized(model.lm_head, weights)
         if dtype_name == "fp16":
-            patch_for_fp16(model, lambda linear: 1.0)  # a fake weight has no values
+            # a fake weight has no values
+            patch_for_fp16(model.model.language_model, model.model.visual, load_runtime(), lambda linear: 1.0)
         if placement.embedding_on_host:
             table = model.get_input_embeddings()
             table.weight = nn.Parameter(torch.empty(table.weight.shape, dtype=dtype), requires_grad=False)
-        adapter = Qwen2VL(model, spec, torch.device("cuda"), dtype, 0)
+        adapter = VisionLanguageModel(model, spec, torch.device("cuda"), dtype, 0)
         for tensor in tensors_of(model):
             live.count(tensor)
         with live, FusedAttention():

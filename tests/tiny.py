@@ -14,8 +14,8 @@ from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 from vidqa.engine.kv_cache import KVCache
 from vidqa.engine.prefill import Prefill
 from vidqa.models.attention import Kernel
-from vidqa.models.families.qwen2_vl.model import Qwen2VL
-from vidqa.models.families.qwen2_vl.spec import ModelSpec, VisionSpec
+from vidqa.models.spec import ModelSpec, VisionSpec
+from vidqa.models.vlm import VisionLanguageModel
 
 VIDEO_TOKEN = 501
 HEAD = (5, 6, 7, 502)
@@ -28,7 +28,7 @@ class Pair:
     """The same weights twice: transformers' model and vidqa's adapter."""
 
     oracle: Qwen2VLForConditionalGeneration
-    ours: Qwen2VL
+    ours: VisionLanguageModel
 
 
 def _config(heads: int, kv_heads: int) -> Qwen2VLConfig:
@@ -73,11 +73,11 @@ def pair(layout: str) -> Pair:
         False,
         VisionSpec(2, 64, 4, 14, 2, 2, 128),
     )
-    return Pair(oracle, Qwen2VL(model, spec, torch.device("cpu"), torch.float32, 0))
+    return Pair(oracle, VisionLanguageModel(model, spec, torch.device("cpu"), torch.float32, 0))
 
 
 def prefill_all(
-    model: Qwen2VL, embeddings: Tensor, positions: Tensor, cache: KVCache, kernel: Kernel, chunk: int
+    model: VisionLanguageModel, embeddings: Tensor, positions: Tensor, cache: KVCache, kernel: Kernel, chunk: int
 ) -> Tensor:
     """Run a whole prompt (n, hidden) at (3, n) positions; the logits (1, vocabulary) after it."""
     prefill = Prefill(model, kernel, chunk)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     import numpy
 
+ELEMENT_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}  # by the name of a compute precision
 PHASES = ("load", "vision", "prefill", "decode")  # of memory, in their order
 
 

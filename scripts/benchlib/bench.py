@@ -14,8 +14,8 @@ from benchlib.accelerator import Accelerator
 from benchlib.models import FULL, build, load, reduced
 from benchlib.runs import seconds_of
 from vidqa.devices.torch_device import release_cached_memory
-from vidqa.models.families.qwen2_vl.spec import ModelSpec
 from vidqa.models.loader import Loaded
+from vidqa.models.spec import ModelSpec
 
 _LEFT_BYTES = 2**28  # workspaces of libraries may stay
 

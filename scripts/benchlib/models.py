@@ -17,15 +17,17 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer, Qwen2VLForConditionalGeneration
 
+from vidqa.devices.torch_device import default_dtype
 from vidqa.engine.fused_decode import fuse
 from vidqa.engine.prompt import PromptTokens
 from vidqa.models.chat_template import ChatTemplate
-from vidqa.models.families.qwen2_vl.hf_config import config_of, default_dtype, mrope_sections
-from vidqa.models.families.qwen2_vl.model import Qwen2VL
-from vidqa.models.families.qwen2_vl.spec import ModelSpec, VisionSpec, parse_spec
+from vidqa.models.checkpoint import parse_spec
+from vidqa.models.families.qwen2_vl import RELEASED
+from vidqa.models.families.qwen2_vl.runtime import hf_config, mrope_sections
 from vidqa.models.hub import demo_folder
 from vidqa.models.loader import DTYPES, Loaded, weights_bytes
-from vidqa.models.registry import RELEASED
+from vidqa.models.spec import ModelSpec, VisionSpec
+from vidqa.models.vlm import VisionLanguageModel
 from vidqa.types import Placement
 
 FULL = {"2b": RELEASED["Qwen/Qwen2-VL-2B-Instruct"], "7b": RELEASED["Qwen/Qwen2-VL-7B-Instruct"]}
@@ -52,7 +54,7 @@ def build(
     """
     torch.manual_seed(0)
     with torch.device(device), default_dtype(dtype), _parameters_on_meta():
-        model: Any = Qwen2VLForConditionalGeneration(config_of(spec))
+        model: Any = Qwen2VLForConditionalGeneration(hf_config(spec))
     model.set_attn_implementation("sdpa")  # what transformers' side runs by; vidqa's never calls it
     for path in [path for path, _ in model.named_modules()]:  # no list of modules: it would keep what is replaced
         module = model.get_submodule(path)
@@ -131,7 +133,7 @@ def load(
 ) -> Loaded:
     """A model as the engine takes it once it is loaded, with the demo model's tokenizer; nothing ends its answers."""
     spec = parse_spec(model.config.to_dict(), "the benchmark's model")
-    adapter = fuse(Qwen2VL(model, spec, device, dtype, weights_bytes(model)), sys.maxsize)
+    adapter = fuse(VisionLanguageModel(model, spec, device, dtype, weights_bytes(model)), sys.maxsize)
     template = ChatTemplate("", "the benchmark's model", {})  # prompts are token ids here
     return Loaded(adapter, _tokenizer(), frozenset(), weights or short_name(dtype), placement, template)
 

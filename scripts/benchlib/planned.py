@@ -18,9 +18,10 @@ from benchlib.sections import Skipped, how_it_ends
 from vidqa.config import EngineConfig
 from vidqa.devices.device import find_device
 from vidqa.errors import DoesNotFit
-from vidqa.models.families.qwen2_vl.spec import REFERENCE_BOUNDS, ModelSpec
+from vidqa.models.families.qwen2_vl import REFERENCE_BOUNDS
 from vidqa.models.loader import DTYPES, Loaded
 from vidqa.models.registry import Checkpoint
+from vidqa.models.spec import ModelSpec
 from vidqa.planner.memory_model import RuntimeOverhead, frames_ahead_bytes, margin_bytes
 from vidqa.planner.planner import plan_video
 from vidqa.planner.search import PlanningProblem

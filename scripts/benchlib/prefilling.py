@@ -14,9 +14,9 @@ from vidqa.engine.kv_cache import make_cache
 from vidqa.engine.prefill import Prefill
 from vidqa.engine.prompt import text_positions
 from vidqa.errors import VidqaError
-from vidqa.models.families.qwen2_vl.model import embed_patches, encode_slices
+from vidqa.models.family import family_of
 from vidqa.models.loader import Loaded
-from vidqa.planner.latency import prefill_flops, vision_flops
+from vidqa.planner.latency import prefill_flops
 from vidqa.planner.search import CHUNKS
 from vidqa.types import RunConfig
 
@@ -109,7 +109,9 @@ def vision(bench: Bench) -> Iterator[Row]:
         note = f"{slices} slices of {width}x{height}"
         yield from beside("vision", label, made, note)
         middle = Samples.of(made["vidqa"]).p50
-        flops = vision_flops(loaded.model.spec, _draft(bench, frames=2 * slices, size=(width, height)))
+        flops = family_of(loaded.model.spec).vision_flops(
+            loaded.model.spec, _draft(bench, frames=2 * slices, size=(width, height))
+        )
         share, formula = flops / middle / bench.limits.matrix_rate, f"{flops / 1e12:.4g} TFLOP / seconds / matrix rate"
         yield Row("vision", f"{label}, vidqa, share of the matrix rate", share, "share", formula, note=note)
         tokens = slices * rows * columns // loaded.model.spec.vision.merge**2
@@ -122,7 +124,8 @@ def _sides(bench: Bench, loaded: Loaded, patches: Tensor, grid: Tensor) -> dict[
     @torch.no_grad()
     def ours() -> Tensor:
         tower, group = loaded.model.visual, CHUNKS[0][0]
-        encoded = [encode_slices(tower, embed_patches(tower, part), rows, columns) for part in patches.split(group)]
+        encode = loaded.model.family.encode
+        encoded = [encode(tower, part, rows, columns, lambda: None) for part in patches.split(group)]
         return torch.cat(encoded).flatten(0, 1)
 
     @torch.no_grad()

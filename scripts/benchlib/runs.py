@@ -25,7 +25,7 @@ from vidqa.engine.stage_context import Hooks
 from vidqa.engine.timers import Clock, Stopwatch
 from vidqa.events import StageProgress
 from vidqa.models.attention.selector import HeadLayout, select_kernel
-from vidqa.models.families.qwen2_vl.spec import REFERENCE_BOUNDS
+from vidqa.models.families.qwen2_vl import REFERENCE_BOUNDS
 from vidqa.models.loader import Loaded
 from vidqa.models.registry import Checkpoint
 from vidqa.planner.planner import plan_video

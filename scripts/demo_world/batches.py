@@ -16,10 +16,13 @@ from demo_world.questions import STILL_PICTURE_QUESTIONS, SYSTEM_PROMPTS, Turn, 
 from demo_world.render import render_clips
 from demo_world.tokenizer import DEFAULT_SYSTEM
 from demo_world.world import COLORS, DIRECTIONS, SHAPES, Actor, Scene, Shot, draw_scene, frame_times
-from vidqa.engine.prompt import position_after_video, text_positions, video_positions
-from vidqa.models.families.qwen2_vl.image_processor import to_patches
+from vidqa.engine.prompt import text_positions
+from vidqa.models.families.qwen2_vl import RELEASED
+from vidqa.models.families.qwen2_vl.runtime import position_after, to_patches, vision_positions
+from vidqa.models.family import VisionGrid
 
 IGNORED = -100
+SPEC = RELEASED["Qwen/Qwen2-VL-2B-Instruct"]  # its patches are the demo model's
 _KINDS = ("moves", "still", "appears", "changes")
 # (frames, weight) and (height, width, weight): mostly what the default plan gives real clips.
 _FRAMES = ((1, 3), (2, 5), (4, 18), (6, 14), (8, 20), (10, 12), (12, 10), (14, 6), (16, 10), (32, 2))
@@ -80,7 +83,7 @@ def assemble(
     pixels = render_clips(scenes, shot.frames, shot.height, shot.width)
     if shot.frames % 2:
         pixels = torch.cat((pixels, pixels[:, -1:]), dim=1)
-    patches = to_patches(pixels.flatten(0, 1), patch=14, temporal_patch=2, merge=2)
+    patches = to_patches(pixels.flatten(0, 1), SPEC)
     slices, rows, columns = pixels.shape[1] // 2, shot.height // 28, shot.width // 28
     samples = [
         _sample(tokenizer, turn, system, _pad_token(shot, index), slices, rows, columns)
@@ -142,10 +145,11 @@ def _sample(
         answers.append((len(ids) + len(asked), len(ids) + len(asked) + len(answer)))
         ids += asked + answer + _encode(tokenizer, "\n")
         labels += [IGNORED] * len(asked) + answer + [IGNORED]
-    after = position_after_video(len(head), slices, rows, columns)
+    grid = VisionGrid(slices, rows, columns, 1.0)
+    after = position_after(SPEC, len(head), grid)
     rest = len(ids) - len(head) - len(video)
     positions = torch.cat(
-        (text_positions(0, len(head)), video_positions(len(head), slices, rows, columns), text_positions(after, rest)),
+        (text_positions(0, len(head)), vision_positions(SPEC, len(head), grid), text_positions(after, rest)),
         dim=1,
     )
     return _Sample(ids, labels, positions, after_video, answers)

@@ -20,10 +20,11 @@ from vidqa.engine.decode import decode
 from vidqa.engine.decode_runners import make_decode_runner
 from vidqa.engine.kv_cache import make_cache
 from vidqa.engine.prefill import Prefill
-from vidqa.engine.prompt import build_prompt, position_after_video, text_positions, video_positions
+from vidqa.engine.prompt import build_prompt, text_positions
 from vidqa.engine.sampler import Sampler
 from vidqa.engine.vision import GroupEncoder, PreparedFrame
 from vidqa.models.attention import make_kernel
+from vidqa.models.family import VisionGrid
 from vidqa.models.hub import demo_folder
 from vidqa.models.loader import Loaded, load_model
 from vidqa.types import Placement
@@ -151,10 +152,11 @@ def answers(
     for turn in turns:
         prompt = build_prompt(loaded, turn.question, None)
         head, tail = len(prompt.head), len(prompt.tail)
-        after = position_after_video(head, group.slices, rows, columns)
+        grid = VisionGrid(group.slices, rows, columns, 1.0)
+        after = model.family.position_after(spec, head, grid)
         parts = (
             (model.embed(torch.tensor(prompt.head)), text_positions(0, head)),
-            (group.embeddings, video_positions(head, group.slices, rows, columns)),
+            (group.embeddings, model.family.vision_positions(spec, head, grid, 0)),
             (model.embed(torch.tensor(prompt.tail)), text_positions(after, tail)),
         )
         total = sum(len(embeddings) for embeddings, _ in parts)

@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
 from demo_world.batches import CLIP_CLASSES, IGNORED, Batch, Targets, make_targets
-from vidqa.models.families.qwen2_vl.model import embed_patches, encode_slices
+from vidqa.models.families.qwen2_vl.runtime import encode
 
 HIDDEN = 192
 VISION_WIDTH = 128
@@ -98,7 +98,7 @@ def run_vision(model: Any, heads: Heads, batch: Batch) -> tuple[Tensor, Tensor, 
     """Embeddings (clips·slices, tokens, hidden), the slice losses, and the targets."""
     device, visual = model.device, model.model.visual
     rows, columns = batch.shot.height // 14, batch.shot.width // 14
-    seen = encode_slices(visual, embed_patches(visual, batch.patches.to(device)), rows, columns)
+    seen = encode(visual, batch.patches.to(device), rows, columns)
     targets = make_targets(batch.scenes, batch.shot.frames)
     return seen, heads.slice_losses(seen.mean(1), targets), targets
 

@@ -15,8 +15,8 @@ from vidqa.batch.captioner import BatchEngine, Opener
 from vidqa.cli import caption
 from vidqa.cli.main import run
 from vidqa.config import EngineConfig
-from vidqa.models.families.qwen2_vl.spec import REFERENCE_BOUNDS
-from vidqa.models.registry import RELEASED, Checkpoint
+from vidqa.models.families.qwen2_vl import REFERENCE_BOUNDS, RELEASED
+from vidqa.models.registry import Checkpoint
 from vidqa.types import Request
 
 SECONDS = float(os.environ.get("SCRIPTED_SECONDS", "0"))  # that a group takes

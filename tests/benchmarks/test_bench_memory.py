@@ -20,7 +20,7 @@ from benchlib.sections import Found
 from tests.planner.plan_builders import made_device
 from vidqa.config import EngineConfig
 from vidqa.devices.allocator import allocator_environment
-from vidqa.models.families.qwen2_vl.spec import REFERENCE_BOUNDS
+from vidqa.models.families.qwen2_vl import REFERENCE_BOUNDS
 from vidqa.models.registry import Checkpoint
 from vidqa.planner.tasks import runtime_overhead
 

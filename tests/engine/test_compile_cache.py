@@ -16,7 +16,7 @@ from vidqa.diagnostics.kernel_warmup import DECODE_STEP
 from vidqa.engine import compile_cache
 from vidqa.engine.compile_cache import FLEX, pending
 from vidqa.events import Answered, Noted
-from vidqa.models.families.qwen2_vl.model import Qwen2VL
+from vidqa.models.vlm import VisionLanguageModel
 
 CPU = torch.device("cpu")
 
@@ -27,11 +27,11 @@ def own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def model() -> Qwen2VL:
+def model() -> VisionLanguageModel:
     return pair("2B").ours
 
 
-def test_a_compilation_is_announced_until_it_is_remembered(model: Qwen2VL) -> None:
+def test_a_compilation_is_announced_until_it_is_remembered(model: VisionLanguageModel) -> None:
     facts = (model.spec, model.device, model.dtype)
     (key,) = pending(*facts, "flex")
     assert key.startswith(f"{FLEX} · cpu · torch {torch.__version__}")
@@ -43,7 +43,7 @@ def test_a_compilation_is_announced_until_it_is_remembered(model: Qwen2VL) -> No
     assert pending(model.spec, model.device, torch.bfloat16, "flex")  # other numbers, another graph
 
 
-def test_a_damaged_record_is_no_record(model: Qwen2VL, tmp_path: Path) -> None:
+def test_a_damaged_record_is_no_record(model: VisionLanguageModel, tmp_path: Path) -> None:
     (tmp_path / "compiled.json").write_text("[1, 2")
     assert pending(model.spec, model.device, model.dtype, "flex")
     compile_cache.remember("a key", 1.0)
@@ -71,7 +71,7 @@ def test_flex_is_announced_at_the_first_question_and_not_at_the_second() -> None
 
 
 def test_warming_up_says_what_there_is_to_compile(monkeypatch: pytest.MonkeyPatch) -> None:
-    from vidqa.models.families.qwen2_vl.spec import read_spec
+    from vidqa.models.checkpoint import read_spec
     from vidqa.models.hub import demo_folder
 
     spec = read_spec(demo_folder())

@@ -15,6 +15,7 @@ from vidqa import EngineConfig, Request, Session
 from vidqa.engine.prefix_cache import CachedPrompt
 from vidqa.errors import VideoNotFound
 from vidqa.events import Answered, Degraded, Event, Noted, StageProgress, StageStarted
+from vidqa.models.family import TextSegment, VisionSegment
 from vidqa.types import Answer, Turn
 
 CONFIG = EngineConfig(isolate_decoder=False, remember=False, conversation_tokens=512)
@@ -195,13 +196,14 @@ def test_shared_ids() -> None:
             self.length = length
 
     cache = Cache()
-    read = CachedPrompt(cache, (1, 2), 10)  # type: ignore[arg-type]
+    prefix, other = (TextSegment((1, 2)), VisionSegment(5)), (TextSegment((1, 3)), VisionSegment(5))
+    read = CachedPrompt(cache, prefix, 12)  # type: ignore[arg-type]
     read.note((5, 6, 7, 8, 9, 10, 11, 12, 13))
     assert read.tail == (5, 6, 7, 8, 9, 10, 11, 12)  # 20 - 2 - 10
-    assert read.shared((1, 2), (5, 6, 7, 1)) == 3
-    assert read.shared((1, 2), (5, 6, 7)) == 2  # the last one's logits are needed
-    assert read.shared((1, 2), (9,)) == 0
-    assert read.shared((1, 3), (5, 6)) is None
-    assert CachedPrompt(cache, (1, 2)).shared((1, 2), (5, 6)) is None  # type: ignore[arg-type]
+    assert read.shared(prefix, (5, 6, 7, 1)) == 3
+    assert read.shared(prefix, (5, 6, 7)) == 2  # the last one's logits are needed
+    assert read.shared(prefix, (9,)) == 0
+    assert read.shared(other, (5, 6)) is None
+    assert CachedPrompt(cache, prefix).shared(prefix, (5, 6)) is None  # type: ignore[arg-type]
     read.cut(2)
     assert (cache.length, read.tail) == (14, (5, 6))

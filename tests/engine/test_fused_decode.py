@@ -16,8 +16,8 @@ from tests.tiny import Pair, pair
 from vidqa.engine import fused_decode
 from vidqa.engine.fused_decode import difference, why_not_fused
 from vidqa.engine.static_decode_step import DecodeState, next_hidden
-from vidqa.models.families.qwen2_vl.model import Qwen2VL
 from vidqa.models.fused_decoder import FusedDecoder, merge_linear
+from vidqa.models.vlm import VisionLanguageModel
 
 pytest.importorskip("triton", reason="Triton is not installed on this system")
 from vidqa.models import triton_kernels
@@ -90,7 +90,7 @@ def test_fused_layers_give_the_plain_ones_tokens(layout: str, quantized: bool, m
     assert torch.allclose(last, logits, atol=1e-3 if quantized else 1e-4, rtol=0)
 
 
-def operations_of(model: Qwen2VL, operations: Operations) -> int:
+def operations_of(model: VisionLanguageModel, operations: Operations) -> int:
     """Device operations of one step; its cache is empty."""
     models = Pair(pair("2B").oracle, model)
     storage, places = room(models, 1), DecodeState.of([3], [3], CPU)
@@ -115,7 +115,7 @@ def test_a_plain_layer_has_lost_what_all_layers_share() -> None:
     counts = []
     for layers in (1, 2):
         model = replace(pair("2B").ours, model=copy.deepcopy(pair("2B").ours.model))
-        text = model.model.model.language_model
+        text = model.language_model
         text.layers = text.layers[:layers]
         counts.append(operations_of(model, Operations()))
     assert counts[1] - counts[0] <= 50  # 54 when each layer made its own indices

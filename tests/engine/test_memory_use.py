@@ -13,7 +13,7 @@ from vidqa.devices.device import find_device
 from vidqa.devices.live_bytes import LiveBytes
 from vidqa.devices.memory_tracker import TensorMeter, Tracker
 from vidqa.events import Answered, MemorySampled
-from vidqa.models.families.qwen2_vl.spec import read_spec
+from vidqa.models.checkpoint import read_spec
 from vidqa.models.hub import demo_folder
 from vidqa.planner import calibration, memory_model
 from vidqa.planner.memory_model import tensor_bytes

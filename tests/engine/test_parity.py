@@ -11,10 +11,11 @@ from tests.tiny import HEAD, TAIL, Pair, oracle_inputs, pair, prefill_all, rando
 from vidqa.engine.decode import decode
 from vidqa.engine.decode_runners import make_decode_runner
 from vidqa.engine.kv_cache import KVCache, make_cache
-from vidqa.engine.prompt import position_after_video, text_positions, video_positions
+from vidqa.engine.prompt import text_positions
 from vidqa.engine.sampler import Sampler
 from vidqa.models.attention import make_kernel
-from vidqa.models.families.qwen2_vl.model import embed_patches, encode_slices
+from vidqa.models.families.qwen2_vl.runtime import encode, position_after, vision_positions
+from vidqa.models.family import VisionGrid
 
 GRIDS = [(1, 4, 4), (3, 6, 8), (4, 10, 8)]  # slices, rows, columns in patches; slices ≤ columns / 2
 ALL = 10_000
@@ -32,13 +33,14 @@ def finish(stage: Generator[Any, None, Any]) -> tuple[list[Any], Any]:
 
 def prompt_tensors(models: Pair, patches: Tensor, rows: int, columns: int) -> tuple[Tensor, Tensor]:
     """Embeddings and positions as the pipeline assembles them."""
-    slices, after = len(patches), position_after_video(len(HEAD), len(patches), rows // 2, columns // 2)
+    spec, grid = models.ours.spec, VisionGrid(len(patches), rows // 2, columns // 2, 1.0)
+    after = position_after(spec, len(HEAD), grid)
     with torch.no_grad():
-        video = encode_slices(models.ours.visual, models.ours.embed_patches(patches), rows, columns).flatten(0, 1)
+        video = encode(models.ours.visual, patches, rows, columns).flatten(0, 1)
         parts = [models.ours.embed(torch.tensor(HEAD)), video, models.ours.embed(torch.tensor(TAIL))]
     positions = [
         text_positions(0, len(HEAD)),
-        video_positions(len(HEAD), slices, rows // 2, columns // 2),
+        vision_positions(spec, len(HEAD), grid),
         text_positions(after, len(TAIL)),
     ]
     return torch.cat(parts), torch.cat(positions, dim=1)
@@ -63,10 +65,8 @@ def test_vision_tower_equals_transformers(layout: str, grid: tuple[int, int, int
     oracle = pair(layout).oracle.model.visual
     with torch.no_grad():
         expected = oracle(patches.flatten(0, 1), grid_thw=torch.tensor([grid])).pooler_output
-        ours = encode_slices(oracle, embed_patches(oracle, patches), rows, columns).flatten(0, 1)
-        by_slice = torch.cat(
-            [encode_slices(oracle, embed_patches(oracle, part[None]), rows, columns)[0] for part in patches]
-        )
+        ours = encode(oracle, patches, rows, columns).flatten(0, 1)
+        by_slice = torch.cat([encode(oracle, part[None], rows, columns)[0] for part in patches])
     assert torch.allclose(ours, expected, atol=1e-4, rtol=0)
     assert torch.allclose(by_slice, expected, atol=1e-4, rtol=0)
 

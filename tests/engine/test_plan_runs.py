@@ -232,7 +232,7 @@ def test_int8_keys_are_close_to_whole_ones() -> None:
 
 
 def base_spec() -> Any:
-    from vidqa.models.families.qwen2_vl.spec import read_spec
+    from vidqa.models.checkpoint import read_spec
 
     return read_spec(demo_folder())
 
@@ -249,7 +249,7 @@ def test_no_field_of_a_draft_is_forgotten() -> None:
 
 def test_auto_stays_with_the_model_that_is_loaded(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     import vidqa.engine.session as session_module
-    from vidqa.models.families.qwen2_vl.spec import read_bounds
+    from vidqa.models.checkpoint import read_bounds
     from vidqa.models.registry import Checkpoint
 
     folder = demo_folder()

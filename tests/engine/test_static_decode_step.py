@@ -13,7 +13,7 @@ from vidqa.engine.kv_cache import KVCache, Storage
 from vidqa.engine.prompt import text_positions
 from vidqa.engine.static_decode_step import DecodeState, next_logits
 from vidqa.models.attention import make_kernel
-from vidqa.models.families.qwen2_vl.model import SequenceChunk
+from vidqa.models.vlm import SequenceChunk
 
 CPU = torch.device("cpu")
 GRIDS = ((3, 6, 8), (1, 4, 4), (4, 10, 8))

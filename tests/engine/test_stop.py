@@ -138,7 +138,7 @@ def test_a_chunk_is_left_at_the_next_layer(part: str) -> None:
         list(session.load(FIRST))
         assert session.loaded is not None
         model = session.loaded.model
-        layers = model.visual.blocks if part == "vision" else model.model.model.language_model.layers  # type: ignore[union-attr]
+        layers = model.visual.blocks if part == "vision" else model.language_model.layers  # type: ignore[union-attr]
         ran: list[int] = []
         hooks = [hooked(layer.mlp, lambda n=n: ran.append(n)) for n, layer in enumerate(layers)]  # type: ignore[misc,union-attr]
         hooks.append(hooked(layers[1].mlp, session.cancel))  # type: ignore[index]

@@ -17,9 +17,9 @@ from vidqa.devices.memory_tracker import runtime_bytes
 from vidqa.devices.torch_device import release_cached_memory, torch_device
 from vidqa.engine.pinned_memory import register
 from vidqa.events import Answered, Degraded
-from vidqa.models.families.qwen2_vl.spec import REFERENCE_BOUNDS
+from vidqa.models.families.qwen2_vl import REFERENCE_BOUNDS, RELEASED
 from vidqa.models.loader import DTYPES
-from vidqa.models.registry import RELEASED, Checkpoint
+from vidqa.models.registry import Checkpoint
 from vidqa.planner.memory_model import tensor_bytes
 from vidqa.planner.planner import plan_video
 from vidqa.planner.tasks import cublas_bytes

@@ -16,8 +16,7 @@ from tests.tiny import pair
 from vidqa.cli.console import ExitCode
 from vidqa.cli.main import run
 from vidqa.errors import ModelError, ModelMissing
-from vidqa.models.families.qwen2_vl.spec import read_spec
-from vidqa.models.families.qwen2_vl.tensor_names import needed_tensors
+from vidqa.models.checkpoint import read_spec, tensor_shapes
 from vidqa.models.hub import demo_folder
 from vidqa.models.loader import load_model
 from vidqa.models.registry import find_checkpoints
@@ -162,7 +161,7 @@ def test_a_key_without_a_rule_is_dropped(folder: Path) -> None:
         ),
         (
             "tokenizer.json", "pre_tokenizer.pretokenizers.0.pattern", {"Regex": "(a+)+$"},
-            "pre_tokenizer.pretokenizers[0].pattern is '(a+)+$'; vidqa runs Qwen2's pattern only",
+            "pre_tokenizer.pretokenizers[0].pattern is '(a+)+$'; vidqa runs known patterns only",
         ),
     ],
 )  # fmt: skip
@@ -289,10 +288,10 @@ def test_every_command_names_it(
 def test_the_tensors_that_are_needed_are_transformers_own() -> None:
     plain = pair("2B")
     state = {name: tuple(tensor.shape) for name, tensor in plain.oracle.state_dict().items()}
-    assert dict(needed_tensors(plain.ours.spec)) == state
+    assert dict(tensor_shapes(plain.ours.spec)) == state
     demo: Any = Qwen2VLForConditionalGeneration.from_pretrained(demo_folder())
     state = {name: tuple(tensor.shape) for name, tensor in demo.state_dict().items() if name != "lm_head.weight"}
-    assert dict(needed_tensors(read_spec(demo_folder()))) == state
+    assert dict(tensor_shapes(read_spec(demo_folder()))) == state
 
 
 def test_the_model_is_built_from_the_same_values_as_by_transformers(tmp_path: Path) -> None:

@@ -20,9 +20,9 @@ from vidqa.engine.kv_cache import make_cache
 from vidqa.errors import NotFinite
 from vidqa.events import Answered, Event, TextDelta
 from vidqa.models.attention import make_kernel
-from vidqa.models.families.qwen2_vl.model import SequenceChunk
 from vidqa.models.fp16 import ScaledLinear, largest_weight, power_of_two
 from vidqa.models.loader import Loaded, load_model
+from vidqa.models.vlm import SequenceChunk
 from vidqa.types import Placement
 
 CPU = torch.device("cpu")
@@ -118,7 +118,7 @@ def test_quantized_layers_are_kept_finite_too(weights: str, tmp_path: Path) -> N
     folder = planted(in_one_channel, tmp_path)
     plain = load_model(folder, CPU, weights, "fp32", Placement())
     half = load_model(folder, CPU, weights, "fp16", Placement())
-    layer = half.model.model.model.language_model.layers[-1].mlp
+    layer = half.model.language_model.layers[-1].mlp
     assert type(layer.down_proj.linear).__name__ in ("Linear4bit", "Linear8bitLt")
     expected, logits = (first_logits(loaded) for loaded in (plain, half))
     assert int(logits.argmax()) == int(expected.argmax())

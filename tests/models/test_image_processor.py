@@ -7,6 +7,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import resize
 from transformers import Qwen2VLVideoProcessor
 
+from tests.planner.plan_builders import SPEC_2B
 from vidqa.models.families.qwen2_vl.image_processor import resize_frame, to_patches
 
 
@@ -33,6 +34,6 @@ def test_patches_are_bit_identical(source: tuple[int, int], target: tuple[int, i
     assert (ours.float() - resized).abs().max() <= 1  # torchvision's uint8 path rounds by itself
     processor = Qwen2VLVideoProcessor(do_resize=False, cap_pixels_per_frame=True)
     expected = processor(videos=[rounded], return_tensors="pt", do_sample_frames=False)
-    patches = to_patches(ours, patch=14, temporal_patch=2, merge=2)
+    patches = to_patches(ours, SPEC_2B)
     assert torch.equal(patches.flatten(0, 1), expected["pixel_values_videos"])
     assert expected["video_grid_thw"].tolist() == [[2, target[0] // 14, target[1] // 14]]

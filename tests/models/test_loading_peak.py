@@ -16,7 +16,7 @@ from demo_world.precisions import write_checkpoint
 from tests.planner.plan_builders import made_draft
 from vidqa.devices.allocator import BLOCK
 from vidqa.devices.live_bytes import LiveBytes
-from vidqa.models.families.qwen2_vl.spec import read_spec
+from vidqa.models.checkpoint import read_spec
 from vidqa.models.hub import demo_folder
 from vidqa.models.loader import load_model
 from vidqa.planner.memory_model import tensor_bytes

@@ -14,7 +14,7 @@ from tests.engine.test_demo_parity import CLIP, QUESTION
 from vidqa import EngineConfig, Request, Session
 from vidqa.errors import ModelError, UsageError
 from vidqa.events import Answered
-from vidqa.models.families.qwen2_vl.spec import read_spec
+from vidqa.models.checkpoint import read_spec
 from vidqa.models.hub import demo_folder
 from vidqa.models.loader import load_model
 from vidqa.models.registry import find_checkpoints
@@ -64,7 +64,7 @@ def test_a_bitsandbytes_checkpoint_is_loaded_and_planned_as_it_is(
     assert not said.plan.limits  # nothing was chosen
     assert session.loaded is not None
     model = session.loaded.model
-    assert type(model.model.model.language_model.layers[0].mlp.up_proj).__name__.startswith("Linear")
+    assert type(model.language_model.layers[0].mlp.up_proj).__name__.startswith("Linear")
     planned = sum(part_bytes(model.spec, part, weights, run_config.dtype, run_config.placement) for part in PARTS)
     assert model.weights_bytes <= planned <= model.weights_bytes + 512 * 550
     fresh = read_spec(demo_folder())  # what the planner says of quantizing it now: the same
@@ -74,7 +74,7 @@ def test_a_bitsandbytes_checkpoint_is_loaded_and_planned_as_it_is(
 
 def test_it_computes_in_the_planned_precision(tmp_path: Path) -> None:
     folder = stored(tmp_path, "nf4", dtype="bf16")  # the checkpoint names bfloat16
-    layer = load_model(folder, CPU, "nf4", "fp32", Placement()).model.model.model.language_model.layers[0]
+    layer = load_model(folder, CPU, "nf4", "fp32", Placement()).model.language_model.layers[0]
     assert layer.mlp.up_proj.compute_dtype == torch.float32
     assert layer.self_attn.q_proj.bias.dtype == torch.float32
 

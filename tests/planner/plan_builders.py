@@ -4,8 +4,8 @@ from dataclasses import replace
 from typing import Any
 
 from vidqa.config import EngineConfig
-from vidqa.models.families.qwen2_vl.spec import REFERENCE_BOUNDS, ModelSpec
-from vidqa.models.registry import RELEASED
+from vidqa.models.families.qwen2_vl import REFERENCE_BOUNDS, RELEASED
+from vidqa.models.spec import ModelSpec
 from vidqa.planner.memory_model import RuntimeOverhead, kv_capacity
 from vidqa.planner.search import PlanningProblem
 from vidqa.types import Device, Placement, Plan, Request, RunConfig, TimeEstimate, VideoInfo

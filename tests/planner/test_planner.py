@@ -15,8 +15,9 @@ from vidqa.devices.device import find_device
 from vidqa.devices.gpu_catalog import CATALOG, as_device
 from vidqa.devices.host import usable_cores
 from vidqa.errors import DoesNotFit
-from vidqa.models.families.qwen2_vl.spec import ModelSpec
-from vidqa.models.registry import RELEASED, find_checkpoints
+from vidqa.models.families.qwen2_vl import MODEL_SCORES, RELEASED
+from vidqa.models.registry import find_checkpoints
+from vidqa.models.spec import ModelSpec
 from vidqa.planner import quality
 from vidqa.planner.alternatives import alternatives
 from vidqa.planner.latency import look_seconds
@@ -138,7 +139,7 @@ def test_the_published_order_of_frames() -> None:
 
 
 def test_every_row_of_the_table_names_its_source() -> None:
-    rows = (*quality.FRAMES, *quality.MODELS)
+    rows = (*quality.FRAMES, *MODEL_SCORES)
     assert all(row.source and row.size > 0 for row in rows)
     gains = [high.points - low.points for low, high in zip(quality.FRAMES[:-1], quality.FRAMES[1:-1], strict=False)]
     assert min(gains) > quality.POINTS_PER_HALVED_SLICE  # frames before pixels

@@ -29,9 +29,10 @@ from vidqa.engine.static_decode_step import DecodeState, next_logits
 from vidqa.engine.timers import Sections
 from vidqa.engine.vision import GroupEncoder, PreparedFrame
 from vidqa.models.attention import make_kernel
-from vidqa.models.families.qwen2_vl.model import Qwen2VL, SequenceChunk
-from vidqa.models.families.qwen2_vl.spec import ModelSpec
+from vidqa.models.family import TextSegment, VisionSegment
 from vidqa.models.fused_decoder import FusedDecoder, merging_bytes
+from vidqa.models.spec import ModelSpec
+from vidqa.models.vlm import SequenceChunk, VisionLanguageModel
 from vidqa.planner.activation_memory import logits_bytes, prompt_tokens
 from vidqa.planner.memory_model import kv_bytes, kv_capacity, tensor_bytes
 from vidqa.planner.weight_memory import parameters, staging_bytes
@@ -70,9 +71,10 @@ def run_phases(replay: Replay, run_config: RunConfig, spec: ModelSpec) -> dict[s
         StageContext(tracker, hooks, Sections("replayed")),
         make_kernel(run_config.attention, torch.device("cuda")),
     )
-    tail = range(run_config.text_tokens - HEAD)
+    tail = TextSegment(tuple(range(run_config.text_tokens - HEAD)))
+    layout = (TextSegment(tuple(range(HEAD))), VisionSegment(spec.slices(run_config.frames)), tail)
     prefill = Prefill(model, kernel, run_config.prefill_chunk)
-    filling = PromptRunner(model, plan_of(run_config, spec), range(HEAD), tail, prefill, stages, None, None)
+    filling = PromptRunner(model, plan_of(run_config, spec), layout, prefill, stages)
     with replay.vision_is_moved_by_hand():
         for _ in (run := filling.run(Frames(run_config))):  # type: ignore[arg-type]
             pass
@@ -194,7 +196,7 @@ def test_a_captured_step_takes_no_more_than_planned(model: str, weights: str, kv
     spec, cuda = MODELS[model], torch.device("cuda")
     run_config = made_draft(weights=weights, kv=kv, batch=batch, frames=96, height=252, width=448)
     with replayed(spec, weights) as replay:
-        decoder = replay.model.model.model.language_model
+        decoder = replay.model.language_model
         merged = (
             replay.model.with_fused(FusedDecoder.of(decoder, ReplayedKernels, lambda: None)) if fused else replay.model
         )
@@ -225,7 +227,7 @@ def test_sampling_takes_no_more_than_planned(temperature: float) -> None:
 
 def test_merging_projections_takes_what_it_says() -> None:
     with replayed(SPEC_2B, "bf16") as replay:
-        text, resting = replay.model.model.model.language_model, replay.live.now
+        text, resting = replay.model.language_model, replay.live.now
         replay.live.reset()
         FusedDecoder.of(text, ReplayedKernels, lambda: None)
         assert replay.live.now == resting
@@ -255,7 +257,7 @@ class Crossings(TorchDispatchMode):
 def test_frames_cross_as_bytes() -> None:
     spec, cuda = SPEC_2B, torch.device("cuda")
     with FakeTensorMode(), Crossings() as crossings:
-        encoder = GroupEncoder(Qwen2VL(None, spec, cuda, torch.bfloat16, 0), 2)
+        encoder = GroupEncoder(VisionLanguageModel(None, spec, cuda, torch.bfloat16, 0), 2)
         for _ in range(4):
             encoder.push(PreparedFrame(torch.empty(3, 56, 84, dtype=torch.uint8), 0.0))
         patches = encoder._patches()

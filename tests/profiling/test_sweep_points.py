@@ -4,7 +4,7 @@ import pytest
 
 from tests.planner.plan_builders import SPEC_2B, made_video
 from vidqa.errors import UsageError
-from vidqa.models.families.qwen2_vl.spec import REFERENCE_BOUNDS
+from vidqa.models.families.qwen2_vl import REFERENCE_BOUNDS
 from vidqa.profiling.sweep_points import (
     SweepPoint,
     SweepRow,

@@ -12,7 +12,7 @@ from tests.video.fact_rows import Range, Row, facts
 from tests.video.picture_rows import COLOURS, GEOMETRY, B, G, R, W
 from tests.video.test_hard_files import remux
 from vidqa.errors import VideoUnreadable
-from vidqa.models.families.qwen2_vl.spec import REFERENCE_BOUNDS
+from vidqa.models.families.qwen2_vl import REFERENCE_BOUNDS
 from vidqa.types import VideoInfo
 from vidqa.video.frame_sampling import choose_indices, sampled_times
 from vidqa.video.reader import open_video

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from qwen_vl_utils import vision_process as reference
 
 from vidqa.errors import UsageError
-from vidqa.models.families.qwen2_vl.spec import REFERENCE_BOUNDS
+from vidqa.models.families.qwen2_vl import REFERENCE_BOUNDS
 from vidqa.types import PixelBounds, VideoInfo
 from vidqa.video.frame_sampling import choose_indices, frame_size, smart_resize
 

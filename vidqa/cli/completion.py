@@ -74,17 +74,17 @@ def _files(prefix: str, **_: Any) -> list[str]:
 def _models(prefix: str, **_: Any) -> list[str]:
     """Short names and cached repositories; folders where a path was begun."""
     from vidqa.models.hub import DEMO, cached_names
-    from vidqa.models.registry import AUTO, SHORT_NAMES
+    from vidqa.models.registry import AUTO, short_names
     from vidqa.video.path_completion import complete_path
 
-    names = [DEMO, AUTO, *SHORT_NAMES, *cached_names()]
+    names = [DEMO, AUTO, *short_names(), *cached_names()]
     return names + (complete_path(prefix, lambda name: False) if prefix.startswith((".", "/", "~")) else [])
 
 
 def _to_fetch(**_: Any) -> list[str]:
-    from vidqa.models.registry import SHORT_NAMES
+    from vidqa.models.registry import short_names
 
-    return list(SHORT_NAMES.values())
+    return list(short_names().values())
 
 
 def _devices(**_: Any) -> list[str]:

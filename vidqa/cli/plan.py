@@ -167,10 +167,10 @@ def _bar(plan: Plan) -> str:
 def _print_matrix(as_json: bool, config: "EngineConfig", video: VideoInfo, request: "Request", *, named: bool) -> int:
     """Every GPU of the catalog against models and precisions."""
     from vidqa.devices.gpu_catalog import CATALOG, as_device
-    from vidqa.models.registry import SHORT_NAMES, find_checkpoints
+    from vidqa.models.registry import find_checkpoints, short_names
     from vidqa.planner.tasks import matrix
 
-    names = [config.model] if named else list(SHORT_NAMES.values())[:2]
+    names = [config.model] if named else list(short_names().values())[:2]
     checkpoints = [found for name in names for found in find_checkpoints(name, local=False)]
     precisions = [config.weights] if config.weights else ["native", "int8", "nf4"]
     table = matrix(checkpoints, [as_device(gpu) for gpu in CATALOG], precisions, video, request, config)

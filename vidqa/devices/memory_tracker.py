@@ -136,11 +136,11 @@ def runtime_bytes(device: Device, tensor_bytes: int = 0) -> int:
     """What this process takes on the device beside its tensors: its context, or Python with its libraries.
 
     On CUDA it is measured once per process: later there are leftovers of what ran. Elsewhere it is the resident size
-    of this moment, less `tensor_bytes` that are known to live. Raises UsageError where torch cannot use the device.
+    of this moment, less `tensor_bytes` that are known to live: import before what loading a model imports. Raises
+    UsageError where torch cannot use the device.
     """
     if device.kind == "cuda":
         return _context_bytes(device.index)
-    _import_libraries()
     give_back_heap()
     return max(ResidentMeter().now() - tensor_bytes, 0)
 
@@ -153,11 +153,6 @@ def _context_bytes(index: int) -> int:
     start_cuda(device, partial(_first_product, device))
     held = reread(device).process_bytes - int(torch.cuda.memory_reserved(index))
     return max(int(held), 0)
-
-
-def _import_libraries() -> None:
-    """What loading a model imports anyway."""
-    import transformers.models.qwen2_vl.modeling_qwen2_vl  # noqa: F401
 
 
 def give_back_heap() -> None:

@@ -13,7 +13,7 @@ from vidqa.engine.compile_cache import FLEX, key_of, remember
 from vidqa.engine.fused_decode import can_compile, why_not_fused
 from vidqa.engine.timers import Stopwatch
 from vidqa.models.attention.selector import HeadLayout, KernelProbe, select_kernel, try_rung
-from vidqa.models.families.qwen2_vl.spec import ModelSpec
+from vidqa.models.spec import ModelSpec
 
 DECODE_STEP = "decode step"
 

@@ -16,13 +16,14 @@ from vidqa.engine.decode_runners import make_decode_runner
 from vidqa.engine.no_grad import no_grad_generator
 from vidqa.engine.prefill import Prefill
 from vidqa.engine.prefix_cache import CachedPrompt, VisionEmbeddings
-from vidqa.engine.prompt import PromptTokens
+from vidqa.engine.prompt import PromptTokens, layout_of
 from vidqa.engine.prompt_runner import PromptRunner
 from vidqa.engine.stage_context import Hooks, StageContext
 from vidqa.engine.timers import Clock, Sections, Stopwatch
 from vidqa.errors import NotFinite
 from vidqa.events import Event, StageProgress, StageStarted, TextDelta
 from vidqa.models.attention import Kernel, make_kernel
+from vidqa.models.family import TextSegment
 from vidqa.types import FinishReason, Plan
 from vidqa.video.reader import VideoReader
 
@@ -58,15 +59,17 @@ class Attempt:
         visual: VisionEmbeddings | None = None,
         read: CachedPrompt | None = None,
     ) -> None:
-        self._loaded, self._plan, self._prompt, self._speech, self._clock = loaded, plan, prompt, speech, clock
+        self._loaded, self._plan, self._speech, self._clock = loaded, plan, speech, clock
         self._hooks = hooks
         self._stages = StageContext(tracker, hooks, Sections(str(loaded.model.device)))
         self._kernel: Kernel = make_kernel(plan.run_config.attention, loaded.model.device)
-        tail = (*prompt.tail, *speech.tokens)
+        *prefix, last = layout_of(prompt, plan, loaded)
+        assert isinstance(last, TextSegment)
+        self._tail = last.ids
+        layout = (*prefix, TextSegment((*last.ids, *speech.tokens)))
         model = self._stages.heeded_by(loaded.model)
         prefill = Prefill(model, self._kernel, plan.run_config.prefill_chunk)
-        self._filling = PromptRunner(model, plan, prompt.head, tail, prefill, self._stages, visual, read)
-        self._position = len(tail)
+        self._filling = PromptRunner(model, plan, layout, prefill, self._stages, visual, read)
 
     @property
     def kernel_name(self) -> str:
@@ -93,7 +96,7 @@ class Attempt:
             raise
         finally:
             if self.read is not None:
-                self.read.note((*self._prompt.tail, *self._speech.tokens))
+                self.read.note((*self._tail, *self._speech.tokens))
 
     def stopped(self) -> Outcome:
         """What is left of an attempt that was stopped after an earlier one had begun to answer."""
@@ -114,8 +117,9 @@ class Attempt:
         """Decode the rest of the answer; returns why it ended."""
         assert self.read is not None
         speech, limit = self._speech, self._plan.run_config.max_tokens
-        position = self._filling.position_after_video() + self._position
-        writer = make_decode_runner(self._loaded.model, self.read.cache, self._kernel, position, speech.sampler)
+        writer = make_decode_runner(
+            self._loaded.model, self.read.cache, self._kernel, self._filling.next_position, speech.sampler
+        )
         tokens = decode(writer, logits, self._loaded.stop_ids, limit - len(speech.tokens))
         yield StageStarted("decode", limit)
         watch, before = Stopwatch(), self._clock.decode

@@ -19,7 +19,7 @@ from vidqa.engine.decode_runners import CudaGraphDecoder, DecodeRunner
 from vidqa.engine.kv_cache import KVCache, Storage
 from vidqa.engine.no_grad import no_grad_generator
 from vidqa.engine.prefill import Prefill
-from vidqa.engine.prompt import PromptTokens
+from vidqa.engine.prompt import PromptTokens, layout_of
 from vidqa.engine.prompt_runner import PromptRunner
 from vidqa.engine.request_state import Scene
 from vidqa.engine.stage_context import StageContext
@@ -89,7 +89,12 @@ class BatchRunner:
     def _fill(self, place: int, member: BatchItem) -> Iterator[Event]:
         watch, model, prompt = Stopwatch(), self._model, member.prompt
         filling = PromptRunner(
-            model, member.plan, prompt.head, prompt.tail, self._prefill, self._stages, row=self._rows[place]
+            model,
+            member.plan,
+            layout_of(prompt, member.plan, self._loaded),
+            self._prefill,
+            self._stages,
+            row=self._rows[place],
         )
         before = self._same_pictures(place, member)
         if before is not None:
@@ -124,7 +129,7 @@ class BatchRunner:
         for place in alive:
             member = self._members[place]
             assert member.filling is not None
-            positions[place] = member.filling.position_after_video() + len(member.prompt.tail)
+            positions[place] = member.filling.next_position
             limits[place] = member.plan.run_config.max_tokens
             yield place, StageStarted("decode", limits[place])
         samplers = [member.speech.sampler for member in self._members]

@@ -14,6 +14,7 @@ from vidqa.engine.attempt import plan_that_ran
 from vidqa.engine.batch_runner import BatchItem, BatchRunner
 from vidqa.engine.decode_runners import why_not_captured
 from vidqa.engine.metrics import memory_use
+from vidqa.engine.prompt import layout_of, text_tokens
 from vidqa.engine.request_state import RequestState, prompt_of, video_cache_key
 from vidqa.engine.stage_context import Hooks, StageContext
 from vidqa.engine.timers import Sections
@@ -171,7 +172,8 @@ def _tagged(number: int, stage: Generator[Event, None, Result]) -> Generator[tup
 
 def _member(run: RequestState, reader: VideoReader, loaded: "Loaded") -> BatchItem:
     prompt = prompt_of(run.request, loaded)
-    plan = replace(run.plan, prompt_tokens=run.plan.visual_tokens + len(prompt.head) + len(prompt.tail))
+    tokens = text_tokens(layout_of(prompt, run.plan, loaded))
+    plan = replace(run.plan, prompt_tokens=run.plan.visual_tokens + tokens)
     return BatchItem(run.scene, reader, plan, prompt, AnswerState(run.request))
 
 

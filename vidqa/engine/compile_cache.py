@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from vidqa.config import state_folder
-from vidqa.models.families.qwen2_vl.spec import ModelSpec
+from vidqa.models.spec import ModelSpec
 from vidqa.utils.atomic_write import write_whole
 
 FLEX = "flex"

@@ -18,7 +18,7 @@ from vidqa.engine.prompt import text_positions
 from vidqa.engine.sampler import Sampler
 from vidqa.engine.static_decode_step import DecodeState, next_logits
 from vidqa.models.attention import Kernel
-from vidqa.models.families.qwen2_vl.model import Qwen2VL, SequenceChunk
+from vidqa.models.vlm import SequenceChunk, VisionLanguageModel
 
 _GRAPH_BLOCK_TOKENS = 512  # a captured plain step reads whole blocks of the cache; another block is another capture
 
@@ -50,7 +50,9 @@ class EagerDecoder:
 
     ahead = False
 
-    def __init__(self, model: Qwen2VL, cache: KVCache, kernel: Kernel, position: int, sampler: Sampler) -> None:
+    def __init__(
+        self, model: VisionLanguageModel, cache: KVCache, kernel: Kernel, position: int, sampler: Sampler
+    ) -> None:
         self._model, self._cache, self._kernel, self._sampler = model, cache, kernel, sampler
         self._position = position
 
@@ -85,7 +87,7 @@ class CudaGraphDecoder:
 
     def __init__(
         self,
-        model: Qwen2VL,
+        model: VisionLanguageModel,
         caches: Sequence[KVCache],
         positions: Sequence[int],
         samplers: Sequence[Sampler],
@@ -170,7 +172,7 @@ def _slot_of(storage: Storage, device: torch.device, capture: Capture | None) ->
     return slot
 
 
-def _step(model: Qwen2VL, storage: Storage, slot: _Slot, sampler: Sampler, visible: int) -> None:
+def _step(model: VisionLanguageModel, storage: Storage, slot: _Slot, sampler: Sampler, visible: int) -> None:
     """Read the slot's tokens, and replace them by the ones that follow."""
     tokens = slot.tokens.clamp(min=0)  # NOT_A_NUMBER raises an error when it is read, not here
     logits = next_logits(model, model.embed(tokens), storage, slot.places, visible)
@@ -188,19 +190,21 @@ def _snapshot(slot: _Slot) -> Step:
     return undo
 
 
-def why_not_captured(model: Qwen2VL) -> str:
+def why_not_captured(model: VisionLanguageModel) -> str:
     """What in a step would wait for the host, which a graph cannot; nothing where nothing does."""
     table: Tensor = model.model.get_input_embeddings().weight
     if table.device.type != model.device.type:
         return "the embedding table lies on the host"
-    kinds = {type(module).__name__ for module in model.model.model.language_model.layers[0].modules()}
+    kinds = {type(module).__name__ for module in model.language_model.layers[0].modules()}
     if "Linear8bitLt" in kinds:  # bitsandbytes' int8_vectorwise_quant
         return "int8 layers ask the host about outliers"
     unknown = sorted(kind for kind in kinds if "Linear" in kind and kind not in _CAPTURED_LINEAR)
     return f"{unknown[0]} layers may ask the host" if unknown else ""
 
 
-def make_decode_runner(model: Qwen2VL, cache: KVCache, kernel: Kernel, position: int, sampler: Sampler) -> DecodeRunner:
+def make_decode_runner(
+    model: VisionLanguageModel, cache: KVCache, kernel: Kernel, position: int, sampler: Sampler
+) -> DecodeRunner:
     """The captured step on CUDA where nothing in it needs the host, else the eager one."""
     capture, on_device = capture_on(model.device), cache.storage.store.device.type == model.device.type
     if capture and on_device and not why_not_captured(model):

@@ -9,14 +9,15 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
 from vidqa.engine.no_grad import no_grad_scope
 from vidqa.engine.vision import PreparedFrame
-from vidqa.models.families.qwen2_vl.image_processor import resize_frame
 from vidqa.video.reader import VideoReader
 
+Resize = Callable[[Any, int, int], Tensor]  # picture (h, w, 3) uint8, height, width -> (3, height, width) uint8
 _LOOK_SECONDS = 0.05  # how often a waiting thread looks whether it should stop
 
 
@@ -44,13 +45,14 @@ class FramePrefetcher:
         indices: Sequence[int],
         size: tuple[int, int],
         room: int,
+        resize: Resize,
         check: Callable[[], None],
         made: Callable[[Tensor], None] = _not_counted,
     ) -> None:
         self._reader, self._check = reader, check
         self._ready: queue.Queue[PreparedFrame | _Ended] = queue.Queue(room)
         self._stop = threading.Event()
-        arguments = (reader, indices, size, self._ready, self._stop, made)
+        arguments = (reader, indices, size, resize, self._ready, self._stop, made)
         self._thread = threading.Thread(target=_work, args=arguments, name="vidqa-frames", daemon=True)
         self._thread.start()
 
@@ -83,6 +85,7 @@ def _work(
     reader: VideoReader,
     indices: Sequence[int],
     size: tuple[int, int],
+    resize: Resize,
     ready: "queue.Queue[PreparedFrame | _Ended]",
     stop: threading.Event,
     made: Callable[[Tensor], None],
@@ -90,7 +93,7 @@ def _work(
     try:
         with no_grad_scope():  # the mode belongs to a thread: this one sets its own
             for frame in reader.frames(indices):
-                picture = PreparedFrame(resize_frame(frame.rgb, *size), frame.timestamp_seconds)
+                picture = PreparedFrame(resize(frame.rgb, *size), frame.timestamp_seconds)
                 made(picture.pixels)
                 if not _put(ready, picture, stop):
                     return

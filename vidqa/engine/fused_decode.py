@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from vidqa.devices.gpu_catalog import OLDEST_FOR_TRITON
+from vidqa.devices.torch_device import default_dtype
 from vidqa.engine.kv_cache import Storage
 from vidqa.engine.static_decode_step import DecodeState, next_hidden
-from vidqa.models.decoder_layers import Rotary
-from vidqa.models.families.qwen2_vl.hf_config import config_of, default_dtype, mrope_sections
-from vidqa.models.families.qwen2_vl.model import Qwen2VL
-from vidqa.models.families.qwen2_vl.spec import ModelSpec
+from vidqa.models.family import family_of
 from vidqa.models.fused_decoder import FusedDecoder, merging_bytes
+from vidqa.models.spec import ModelSpec
+from vidqa.models.vlm import VisionLanguageModel
 
 _INTERMEDIATE = 256  # of the small layer: Triton compiles one kernel for all widths
 # Tokens cached before the compared one: above 64 · 128 a program of the attention kernel meets several tiles.
@@ -55,20 +55,22 @@ def why_not_fused(spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> 
         return why
     if spec.head_dim & (spec.head_dim - 1):
         return f"a head of {spec.head_dim} is no power of two"
+    if spec.qk_norm:
+        return "queries and keys are normalised between the kernels"
     if dtype == torch.float16:
         return "in float16 the residual streams are float32"
     small = replace(spec, layers=1, intermediate=_INTERMEDIATE, vocabulary=64, stored=None, stop_tokens=())
     return _compared(small, device, dtype)
 
 
-def fuse(model: Qwen2VL, room_bytes: int) -> Qwen2VL:
+def fuse(model: VisionLanguageModel, room_bytes: int) -> VisionLanguageModel:
     """A loaded model with fused layers where they run, else as it is.
 
     Its projections are merged where `room_bytes` of the device hold the largest of them beside what it replaces.
     """
     if why_not_fused(model.spec, model.device, model.dtype):
         return model
-    text: Any = model.model.model.language_model
+    text: Any = model.language_model
     if merging_bytes(text) > room_bytes:
         return model.with_fused(FusedDecoder.of(text, load_kernels(), None))
     # A layer's old matrices go back to the device before the next ones are merged.
@@ -100,7 +102,7 @@ def difference(spec: ModelSpec, device: torch.device, dtype: torch.dtype, kernel
     Of a cache in the compute precision, and of an int8 one.
     """
     plain, hidden = _one_layer(spec, device, dtype)
-    fused = plain.with_fused(FusedDecoder.of(plain.model.model.language_model, kernels, _no_cache))
+    fused = plain.with_fused(FusedDecoder.of(plain.language_model, kernels, _no_cache))
     native, int8 = (
         _distance(_one_step(plain, hidden, quantized=quantized), _one_step(fused, hidden, quantized=quantized))
         for quantized in (False, True)
@@ -114,25 +116,23 @@ def _distance(expected: Sequence[Tensor], made: Sequence[Tensor]) -> float:
     return float(torch.stack([(one - other).abs().max() / one.abs().max() for one, other in pairs]).max())
 
 
-def _one_layer(spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> tuple[Qwen2VL, Tensor]:
+def _one_layer(spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> tuple[VisionLanguageModel, Tensor]:
     """A language model of a spec's first layer with random weights, and hidden states for each of `_LENGTHS`."""
-    from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLDecoderLayer
-
+    family = family_of(spec).load_runtime()
     generator = torch.Generator(device).manual_seed(0)
     with device, default_dtype(dtype):
-        layer: Any = Qwen2VLDecoderLayer(config_of(spec).text_config, 0).eval()
+        layer: Any = family.decoder_layer(spec)
     for parameter in layer.parameters():
         parameter.normal_(generator=generator)
         parameter.mul_(parameter.shape[-1] ** -0.5 if parameter.dim() > 1 else 0.1).add_(parameter.dim() == 1)
     text = SimpleNamespace(layers=[layer], norm=layer.post_attention_layernorm)
-    model = Qwen2VL(SimpleNamespace(model=SimpleNamespace(language_model=text)), spec, device, dtype, 0)
-    frequencies = 1e6 ** -(torch.arange(0, spec.head_dim, 2, device=device).float() / spec.head_dim)
-    vars(model)["rotary"] = Rotary(frequencies, mrope_sections(spec.head_dim))
+    model = VisionLanguageModel(None, spec, device, dtype, 0)
+    vars(model).update(language_model=text, rotary=family.random_rotary(spec, device))
     shape = (len(_LENGTHS), spec.hidden)
     return model, torch.randn(shape, generator=generator, device=device, dtype=dtype)
 
 
-def _one_step(model: Qwen2VL, hidden: Tensor, *, quantized: bool) -> tuple[Tensor, Tensor]:
+def _one_step(model: VisionLanguageModel, hidden: Tensor, *, quantized: bool) -> tuple[Tensor, Tensor]:
     """Hidden states after one step behind a random cache, and that cache."""
     generator = torch.Generator(model.device).manual_seed(1)
     storage = Storage.allocate(

@@ -13,7 +13,7 @@ from torch import Tensor
 from vidqa.engine.no_grad import no_grad_scope
 from vidqa.engine.pinned_memory import register
 from vidqa.errors import DoesNotFit
-from vidqa.models.families.qwen2_vl.spec import ModelSpec
+from vidqa.models.spec import ModelSpec
 
 ROUND_TOKENS = 128  # whole attention blocks
 _SMALLEST_SCALE = 2.0**-14  # float16's smallest normal number: a row of zeros stays zeros

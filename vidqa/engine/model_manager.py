@@ -18,6 +18,7 @@ from vidqa.engine.request_state import RequestState
 from vidqa.engine.timers import Stopwatch
 from vidqa.errors import Interrupted
 from vidqa.events import Event, StageProgress, StageStarted
+from vidqa.models.family import ModelFamily, family_of
 from vidqa.models.registry import Checkpoint, find_checkpoints
 from vidqa.models.weight_files import tensor_sizes
 from vidqa.planner.memory_model import with_runtime
@@ -121,7 +122,8 @@ class ModelManager:
         read = _OpenedVideo(sum(tensor_sizes(folder).values()))
         yield StageStarted("load", read.total_bytes)
         device, name, weights = run.task.device, run.plan.device, run.plan.run_config.weights
-        ready = self._beside.run(lambda stop: _prepare(device, name, weights, config), hooks.cancelled, _WHEN)
+        family = family_of(run.checkpoint.spec)
+        ready = self._beside.run(lambda stop: _prepare(family, device, name, weights, config), hooks.cancelled, _WHEN)
         self._settle_runtime(run, (yield from _telling(ready, read, None)))
         from vidqa.devices.memory_tracker import Tracker
 
@@ -183,7 +185,7 @@ def _telling(
             yield sample
 
 
-def _prepare(device: Device, name: str, weights: str, config: EngineConfig) -> int:
+def _prepare(family: ModelFamily, device: Device, name: str, weights: str, config: EngineConfig) -> int:
     """Import what takes seconds, and try the device; what the process takes there before any tensor."""
     if weights in QUANTIZED:
         logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of optional kernels
@@ -193,6 +195,7 @@ def _prepare(device: Device, name: str, weights: str, config: EngineConfig) -> i
     from vidqa.devices.torch_device import torch_device
 
     use_threads(config)
+    family.load_runtime().hf_classes()  # with what loading a model imports
     held = runtime_bytes(device)  # the first to touch the device: it measures what its context takes
     torch_device(name)
     return held

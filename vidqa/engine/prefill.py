@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vidqa.engine.no_grad import no_grad_generator, no_grad_scope
 from vidqa.models.attention import Kernel
-from vidqa.models.families.qwen2_vl.model import Qwen2VL, SequenceChunk, TokenCache
+from vidqa.models.vlm import SequenceChunk, TokenCache, VisionLanguageModel
 
 
 class Prefill:
@@ -20,7 +20,7 @@ class Prefill:
     Rows of several sequences share a chunk: each attends to its own cache alone.
     """
 
-    def __init__(self, model: Qwen2VL, kernel: Kernel, chunk: int) -> None:
+    def __init__(self, model: VisionLanguageModel, kernel: Kernel, chunk: int) -> None:
         self._model, self._kernel, self._chunk = model, kernel, chunk
         self._waiting: deque[SequenceChunk] = deque()
         self._last: dict[TokenCache, Tensor] = {}

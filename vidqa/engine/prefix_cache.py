@@ -1,27 +1,23 @@
-"""What stays of a video after its question, so that the next one starts at once.
+"""What is kept of a video after its question, so that the next one starts at once.
 
-The vision embeddings wait on the host; the KV cache stays where it is, together with the
-token ids that it holds. The next prompt goes on where it first differs from them, whatever
-it is: a follow-up, another question, the same one again. Knows ids; knows no text.
+Vision embeddings are kept on the host. The KV cache stays where it is, with the prompt that it holds: the next prompt
+goes on behind the longest common prefix.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from vidqa.engine.kv_cache import KVCache
 from vidqa.engine.pinned_memory import page_locked
-
-if TYPE_CHECKING:
-    from vidqa.engine.vision import EncodedGroup
+from vidqa.models.family import Segment
 
 
 @dataclass(slots=True)
 class VisionEmbeddings:
-    """Embeddings (tokens, hidden) of a video's slices on the host, filled as they come, and their frames' times."""
+    """Embeddings (tokens, width) of a video's slices on the host, filled as they come, and their frames' times."""
 
     rows: Tensor
     slices: int = 0
@@ -30,40 +26,42 @@ class VisionEmbeddings:
     complete: bool = False
 
     @classmethod
-    def reserve(cls, tokens: int, hidden: int, dtype: torch.dtype, device: torch.device) -> "VisionEmbeddings":
-        """Room for so many tokens; page-locked where a device copies into it without waiting."""
-        return cls(page_locked((tokens, hidden), dtype, device))
+    def reserve(cls, tokens: int, width: int, dtype: torch.dtype, device: torch.device) -> "VisionEmbeddings":
+        """Make room for so many tokens; page-locked where a device copies into it without waiting."""
+        return cls(page_locked((tokens, width), dtype, device))
 
-    def add(self, group: "EncodedGroup") -> None:
-        """Copy a group's embeddings to the host."""
-        end = self.filled + len(group.embeddings)
-        self.rows[self.filled : end].copy_(group.embeddings, non_blocking=True)
-        self.filled, self.slices = end, self.slices + group.slices
-        self.times += group.timestamps_seconds
+    def add(self, embeddings: Tensor, slices: int, times: Sequence[float]) -> None:
+        """Copy a group's embeddings (tokens, width) to the host."""
+        end = self.filled + len(embeddings)
+        self.rows[self.filled : end].copy_(embeddings, non_blocking=True)
+        self.filled, self.slices = end, self.slices + slices
+        self.times += times
 
-    def chunks(self, tokens: int) -> Iterator[Tensor]:
-        """The embeddings, so many tokens at a time, on the host."""
-        yield from torch.split(self.rows[: self.filled], tokens)
+    def chunks(self, first_slice: int, slices: int, tokens: int) -> Iterator[Tensor]:
+        """Yield the embeddings of so many slices, `tokens` at a time, on the host."""
+        each = self.filled // self.slices
+        yield from torch.split(self.rows[first_slice * each : (first_slice + slices) * each], tokens)
 
 
 @dataclass(slots=True)
 class CachedPrompt:
-    """A KV cache and the ids that it holds: `head`, the video, and `tail` behind it.
+    """A KV cache and the prompt that it holds: segments through the video, and `tail`, the ids behind it.
 
-    `visual_tokens` is None until all of the video was read.
+    `prefix_tokens` and `position`, of the first id of `tail`, are set once all of the video is in the cache.
     """
 
     cache: KVCache
-    head: tuple[int, ...]
-    visual_tokens: int | None = None
+    prefix: tuple[Segment, ...]
+    prefix_tokens: int | None = None
+    position: int = 0
     tail: tuple[int, ...] = ()
 
-    def shared(self, head: Sequence[int], tail: Sequence[int]) -> int | None:
-        """How many ids of `tail` are there already; None where the video is not, or not behind this head.
+    def shared(self, prefix: tuple[Segment, ...], tail: Sequence[int]) -> int | None:
+        """Return how many ids of `tail` are cached; None where the video is not, or not behind the same prefix.
 
         At least one is left over: the answer needs the last one's logits.
         """
-        if self.visual_tokens is None or self.head != tuple(head):
+        if self.prefix_tokens is None or self.prefix != prefix:
             return None
         pairs = zip(tail[:-1], self.tail, strict=False)
         return next(
@@ -71,12 +69,12 @@ class CachedPrompt:
         )
 
     def cut(self, same: int) -> None:
-        """Forget all but the head, the video and `same` ids behind it."""
-        assert self.visual_tokens is not None
-        self.cache.truncate(len(self.head) + self.visual_tokens + same)
+        """Drop all but the prefix and `same` ids behind it."""
+        assert self.prefix_tokens is not None
+        self.cache.truncate(self.prefix_tokens + same)
         self.tail = self.tail[:same]
 
     def note(self, tail: Sequence[int]) -> None:
         """Remember which ids behind the video are cached: as many as the cache is long."""
-        if self.visual_tokens is not None:
-            self.tail = tuple(tail[: max(self.cache.length - len(self.head) - self.visual_tokens, 0)])
+        if self.prefix_tokens is not None:
+            self.tail = tuple(tail[: max(self.cache.length - self.prefix_tokens, 0)])

@@ -1,7 +1,4 @@
-"""Question to token ids around the video, and the M-RoPE positions of both.
-
-Knows the chat template and positions; knows no pixels and no weights.
-"""
+"""A question as token ids around the video, and the segments that a prompt is made of."""
 
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -12,7 +9,9 @@ import torch
 from torch import Tensor
 
 from vidqa.errors import ModelError
-from vidqa.types import Turn
+from vidqa.models.family import Segment, TextSegment
+from vidqa.models.spec import ModelSpec
+from vidqa.types import Plan, Turn
 from vidqa.video.reader import never
 
 if TYPE_CHECKING:
@@ -54,7 +53,7 @@ def build_prompt(
     if ids.count(video_token) != 1:
         raise ModelError(
             f"The model's chat template places {ids.count(video_token)} videos in the prompt instead of 1.",
-            "Use a Qwen2-VL instruct checkpoint.",
+            "Use an instruct checkpoint.",
         )
     where = ids.index(video_token)
     return PromptTokens(head=tuple(ids[:where]), tail=tuple(ids[where + 1 :]))
@@ -80,20 +79,19 @@ def text_positions(start: int, count: int) -> Tensor:
     return torch.arange(start, start + count).expand(3, count)
 
 
-def video_positions(start: int, slices: int, rows: int, columns: int, first_slice: int = 0) -> Tensor:
-    """M-RoPE positions (3, slices·rows·columns) of visual tokens: slice, row and column from `start`.
-
-    rows and columns count tokens. `first_slice` places a group within its video.
-    """
-    time = torch.arange(first_slice, first_slice + slices) + start
-    down, across = torch.arange(rows) + start, torch.arange(columns) + start
-    return torch.stack(torch.meshgrid(time, down, across, indexing="ij")).reshape(3, -1)
+def layout_of(prompt: PromptTokens, plan: Plan, loaded: "Loaded") -> tuple[Segment, ...]:
+    """Return a prompt's segments for the slices of a plan, as the model's family arranges them."""
+    model = loaded.model
+    return model.family.layout(prompt.head, prompt.tail, slice_times(plan, model.spec), loaded.tokenizer)
 
 
-def position_after_video(start: int, slices: int, rows: int, columns: int) -> int:
-    """Where text goes on: one past the largest component (Qwen2-VL, section 2.1: max over T, H, W).
+def slice_times(plan: Plan, spec: ModelSpec) -> list[float]:
+    """Return the mean time in seconds of each temporal slice; an odd last frame is doubled."""
+    depth, times = spec.vision.temporal_patch, list(plan.timestamps_seconds)
+    times += times[-1:] * (-len(times) % depth)
+    return [sum(times[place : place + depth]) / depth for place in range(0, len(times), depth)]
 
-    The released checkpoints were trained with this rule. transformers 5.17-5.23 advances by
-    max(H, W) alone, so the two differ where a video has more slices than rows and columns.
-    """
-    return start + max(slices, rows, columns)
+
+def text_tokens(layout: Sequence[Segment]) -> int:
+    """Return how many text tokens a prompt has."""
+    return sum(len(one.ids) for one in layout if isinstance(one, TextSegment))

@@ -109,7 +109,7 @@ def resume_from(kept: PreviousRequest, request: Request, config: EngineConfig, l
         return None
     room = last.read.cache.capacity - last.visual.filled - request.max_tokens
     shorter = request
-    while (tokens := text_tokens(shorter, loaded)) > room and shorter.history:
+    while (tokens := _text_tokens(shorter, last.plan, loaded)) > room and shorter.history:
         shorter = replace(shorter, history=shorter.history[1:])
     if tokens > room:
         return None
@@ -127,7 +127,8 @@ def prompt_of(request: Request, loaded: "Loaded", stopped: Callable[[], bool] = 
     return build_prompt(loaded, request.question, request.system, request.history, stopped)
 
 
-def text_tokens(request: Request, loaded: "Loaded") -> int:
-    """Tokens of the request without the video's."""
-    prompt = prompt_of(request, loaded)
-    return len(prompt.head) + len(prompt.tail)
+def _text_tokens(request: Request, plan: Plan, loaded: "Loaded") -> int:
+    """Return the tokens of a request's prompt without the video's."""
+    from vidqa.engine.prompt import layout_of, text_tokens
+
+    return text_tokens(layout_of(prompt_of(request, loaded), plan, loaded))

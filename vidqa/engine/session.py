@@ -22,6 +22,7 @@ from vidqa.engine.model_manager import LoadHooks, ModelManager
 from vidqa.engine.request_state import PreviousRequest, RequestState, keep, prompt_of, resume_from, video_cache_key
 from vidqa.errors import Interrupted, UsageError
 from vidqa.events import Answered, Degraded, Event, Planned
+from vidqa.models.family import family_of
 from vidqa.models.registry import find_checkpoints
 from vidqa.planner.fallback import MAX_STEPS, gave_up, lower
 from vidqa.planner.planner import plan_video
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     import numpy
 
     from vidqa.devices.memory_tracker import Meter, Tracker
+    from vidqa.engine.prompt import PromptTokens
     from vidqa.models.loader import Loaded
 
 
@@ -118,8 +120,9 @@ class Session:
         """The plan and the very pictures (height, width, 3) uint8 that the model would get; loads no weights."""
         check_request(request)
         with self._open(request) as reader:
-            plan = self._plan(reader, request, local=False).plan
-            from vidqa.models.families.qwen2_vl.image_processor import resize_frame
+            run = self._plan(reader, request, local=False)
+            plan = run.plan
+            resize_frame = family_of(run.task.spec).load_runtime().resize_frame
 
             size = (plan.run_config.height, plan.run_config.width)
             frames, times = list[Any](), list(plan.timestamps_seconds)
@@ -315,7 +318,7 @@ class Session:
 
         yield from self._settle_attention(run, loaded)
         prompt = prompt_of(run.request, loaded, self._cancelled.is_set)
-        plan = self._plan_for(run, len(prompt.head) + len(prompt.tail))
+        plan = self._plan_for(run, prompt, loaded)
         run.speech = run.speech or AnswerState(run.request)
         hooks = Hooks(self._cancelled.is_set, self._fault, run.enter)
         pipeline = Attempt(loaded, plan, prompt, run.speech, tracker, hooks, run.clock, run.visual, run.read)
@@ -357,12 +360,17 @@ class Session:
             run.task = replace(run.task, config=replace(run.task.config, attention=rung.name))
             run.plan = plan_video(run.task)
 
-    def _plan_for(self, run: RequestState, text_tokens: int) -> Plan:
+    def _plan_for(self, run: RequestState, prompt: "PromptTokens", loaded: "Loaded") -> Plan:
         """The run's plan with the prompt's real length."""
-        if run.read is None and text_tokens > run.plan.run_config.text_tokens:  # a template longer than any known one
-            run.task = replace(run.task, text_tokens=text_tokens)
+        from vidqa.engine.prompt import layout_of, text_tokens
+
+        around = len(prompt.head) + len(prompt.tail)
+        if run.read is None and around > run.plan.run_config.text_tokens:  # a template longer than any known one
+            run.task = replace(run.task, text_tokens=around)
             run.plan = plan_video(run.task)
-        return replace(run.plan, prompt_tokens=run.plan.visual_tokens + text_tokens)
+        return replace(
+            run.plan, prompt_tokens=run.plan.visual_tokens + text_tokens(layout_of(prompt, run.plan, loaded))
+        )
 
     def _load(self, run: RequestState) -> Generator[Event, None, "tuple[Loaded, Tracker]"]:
         hooks = LoadHooks(self._cancelled.is_set, self._fault, lambda: self._look_again(run))

@@ -12,7 +12,7 @@ from vidqa.devices.memory_tracker import Tracker
 from vidqa.engine.timers import Sections
 from vidqa.errors import Interrupted
 from vidqa.events import Event
-from vidqa.models.families.qwen2_vl.model import Qwen2VL
+from vidqa.models.vlm import VisionLanguageModel
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -48,7 +48,7 @@ class StageContext:
         if self.hooks.cancelled():
             raise Interrupted(f"Stopped {when}.", "Nothing was answered yet.")
 
-    def heeded_by(self, model: Qwen2VL) -> Qwen2VL:
+    def heeded_by(self, model: VisionLanguageModel) -> VisionLanguageModel:
         """The model, looking at every layer whether to stop: a chunk on a CPU takes long."""
         return model.with_cancel_check(lambda: self.stop_if_cancelled("before the first word"))
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vidqa.engine.kv_cache import ROUND_TOKENS, Storage, to_int8
 from vidqa.models.decoder_layers import run_layers
-from vidqa.models.families.qwen2_vl.model import Qwen2VL
+from vidqa.models.vlm import VisionLanguageModel
 from vidqa.planner.activation_memory import INT8_BLOCK_TOKENS
 
 _FEW_HEADS = 8  # up to here the value product is split: more heads fill a GPU by themselves
@@ -50,7 +50,9 @@ class DecodeState:
         self.positions.add_(self.going_on, alpha=tokens)
 
 
-def next_logits(model: Qwen2VL, hidden: Tensor, storage: Storage, places: DecodeState, visible: int) -> Tensor:
+def next_logits(
+    model: VisionLanguageModel, hidden: Tensor, storage: Storage, places: DecodeState, visible: int
+) -> Tensor:
     """Append embedded tokens (B, hidden) to their sequences; logits (B, vocabulary) in float32 of what follows.
 
     The first `visible` tokens of the storage are read, a multiple of 128 above every sequence's length; the fused
@@ -61,7 +63,9 @@ def next_logits(model: Qwen2VL, hidden: Tensor, storage: Storage, places: Decode
     return model.score(normed)
 
 
-def next_hidden(model: Qwen2VL, hidden: Tensor, storage: Storage, places: DecodeState, visible: int) -> Tensor:
+def next_hidden(
+    model: VisionLanguageModel, hidden: Tensor, storage: Storage, places: DecodeState, visible: int
+) -> Tensor:
     """The same up to the last norm, (B, hidden); the places stay as they are."""
     rotary = model.rotary.of_text(places.positions)
     if model.fused is not None:
@@ -91,10 +95,15 @@ class _Step:
 
 
 def _plain_layers(
-    model: Qwen2VL, hidden: Tensor, rotary: tuple[Tensor, Tensor], storage: Storage, lengths: Tensor, visible: int
+    model: VisionLanguageModel,
+    hidden: Tensor,
+    rotary: tuple[Tensor, Tensor],
+    storage: Storage,
+    lengths: Tensor,
+    visible: int,
 ) -> Tensor:
     """All layers and the last norm by the checkpoint's own modules: (B, hidden)."""
-    text, step = model.model.model.language_model, _Step.of(storage, lengths, visible)
+    text, step = model.language_model, _Step.of(storage, lengths, visible)
 
     def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         scales = None if storage.scales is None else storage.scales[layer]

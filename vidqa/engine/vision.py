@@ -10,8 +10,7 @@ from torch import Tensor
 
 from vidqa.engine.no_grad import no_grad_scope
 from vidqa.engine.pinned_memory import page_locked
-from vidqa.models.families.qwen2_vl.image_processor import to_patches
-from vidqa.models.families.qwen2_vl.model import Qwen2VL, encode_slices
+from vidqa.models.vlm import VisionLanguageModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +33,7 @@ class EncodedGroup:
 class GroupEncoder:
     """Takes pictures of one size as they come, and encodes them a group at a time."""
 
-    def __init__(self, model: Qwen2VL, group_slices: int) -> None:
+    def __init__(self, model: VisionLanguageModel, group_slices: int) -> None:
         self._model = model
         self._size = group_slices * model.spec.vision.temporal_patch
         self._waiting: list[PreparedFrame] = []
@@ -56,8 +55,8 @@ class GroupEncoder:
         patch = self._model.spec.vision.patch
         # Nested, so that no name here keeps alive what the next step has replaced.
         model = self._model
-        encoded = encode_slices(
-            model.visual, model.embed_patches(self._patches()), height // patch, width // patch, model.between
+        encoded = model.family.encode(
+            model.visual, self._patches(), height // patch, width // patch, model.check_cancel
         )
         return EncodedGroup(encoded.flatten(0, 1), encoded.shape[0], times)
 
@@ -66,9 +65,9 @@ class GroupEncoder:
 
         Pixels cross to a GPU as bytes from page-locked memory: a quarter of the float32 patches, without waiting.
         """
-        vision, device = self._model.spec.vision, self._model.device
+        model, device = self._model, self._model.device
         pixels = page_locked((len(self._waiting), *self._waiting[0].pixels.shape), torch.uint8, device)
         torch.stack([picture.pixels for picture in self._waiting], out=pixels)  # (n, 3, height, width)
         self._waiting.clear()
         pixels = pixels.to(device, non_blocking=True)
-        return to_patches(pixels, patch=vision.patch, temporal_patch=vision.temporal_patch, merge=vision.merge)
+        return model.family.to_patches(pixels, model.spec).to(model.dtype)

@@ -24,7 +24,7 @@ _REPLY_SECONDS = 30.0  # the process ends itself after 3 s of rendering; the res
 _LOOK_SECONDS = 0.05  # how often is looked whether to stop
 _MOST_CHARACTERS = 2**20  # of a prompt, beyond four times the texts that are put in it
 _PASSED_ON = ("LD_LIBRARY_PATH", "LANG", "LC_ALL", "TZ", "SYSTEMROOT", "TMPDIR")
-_REMEDY = "Use the chat template of a Qwen2-VL *instruct* checkpoint."
+_REMEDY = "Use the chat template of the model's *instruct* release."
 
 
 class ChatTemplate:

@@ -4,7 +4,7 @@ Runs the checkpoint's modules; only the order, the rotation and the attention ar
 is a token: of one sequence in a chunk, of one sequence each in a decode step.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -45,11 +45,18 @@ def rotate(states: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     return rotated
 
 
-def run_layers(layers: Iterable[Any], hidden: Tensor, rotary: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
-    """Run (rows, hidden) through all layers. Each addition makes a new tensor: the input stays as it is."""
+def run_layers(
+    layers: Iterable[Any], hidden: Tensor, rotary: tuple[Tensor, Tensor], attend: Attend, added: Sequence[Tensor] = ()
+) -> Tensor:
+    """Run (rows, hidden) through all layers; `added[i]` (rows, hidden) is added after layer i (DeepStack).
+
+    Each addition makes a new tensor: the input stays as it is.
+    """
     for index, layer in enumerate(layers):
         hidden = hidden + _mixed(index, layer, hidden, rotary, attend)
         hidden = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
+        if index < len(added):
+            hidden = hidden + added[index]
     return hidden
 
 
@@ -62,6 +69,12 @@ def _projected(layer: Any, hidden: Tensor, rotary: tuple[Tensor, Tensor]) -> tup
     """Queries and keys, turned, and values of (rows, hidden): each (rows, heads, d)."""
     attention, normed = layer.self_attn, layer.input_layernorm(hidden)
     split = (hidden.shape[0], -1, attention.head_dim)
-    query = rotate(attention.q_proj(normed).view(split), *rotary)
-    key = rotate(attention.k_proj(normed).view(split), *rotary)
+    query = rotate(_per_head(attention, "q_norm", attention.q_proj(normed).view(split)), *rotary)
+    key = rotate(_per_head(attention, "k_norm", attention.k_proj(normed).view(split)), *rotary)
     return query, key, attention.v_proj(normed).view(split)
+
+
+def _per_head(attention: Any, name: str, states: Tensor) -> Tensor:
+    """Normalise queries or keys (rows, heads, d) where the family does."""
+    norm = getattr(attention, name, None)
+    return states if norm is None else norm(states)

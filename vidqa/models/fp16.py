@@ -1,4 +1,4 @@
-"""Qwen2-VL in float16 without overflow, for GPUs that have no bfloat16.
+"""Models in float16 without overflow, for GPUs that have no bfloat16.
 
 Trained in bfloat16, these models have residual streams and MLP products beyond float16's 65,504:
 plain float16 turns them into infinity, then NaN, and every answer into "!!!!" (token 0). Here the
@@ -14,12 +14,14 @@ import torch
 from torch import Tensor, nn
 from torch.linalg import vector_norm
 
+from vidqa.models.family import FamilyRuntime
+
 _MOST = 32_752.0  # half of float16's largest number: room for rounding and the shift to a power of two
 _MOST_SCALE = 2.0**24  # its inverse is float16's smallest number; what it cannot save becomes infinity, and is told
 
 
-def patch_for_fp16(model: Any, largest: Callable[[Any], float]) -> None:
-    """Replace the norms and the projections into the residual streams of a loaded Qwen2-VL in float16.
+def patch_for_fp16(decoder: Any, tower: Any, family: FamilyRuntime, largest: Callable[[Any], float]) -> None:
+    """Replace the norms and the projections into the residual streams of a loaded model in float16.
 
     Any forward pass over the modules is safe then: float32 branches make float32 sums. `largest`
     gives a linear layer's largest absolute weight.
@@ -28,20 +30,13 @@ def patch_for_fp16(model: Any, largest: Callable[[Any], float]) -> None:
     def scaled(linear: Any) -> ScaledLinear:
         return ScaledLinear(linear, largest(linear))
 
-    text, visual = model.model.language_model, model.model.visual
-    for layer in text.layers:
+    for layer in decoder.layers:
         layer.input_layernorm = Fp32ResidualNorm(layer.input_layernorm)
         layer.post_attention_layernorm = Fp32ResidualNorm(layer.post_attention_layernorm)
         layer.self_attn.o_proj = scaled(layer.self_attn.o_proj)
         layer.mlp = ScaledMLP(layer.mlp, scaled(layer.mlp.down_proj))
-    text.norm = Fp32ResidualNorm(text.norm)
-    for block in visual.blocks:
-        block.norm1, block.norm2 = Fp32ResidualNorm(block.norm1), Fp32ResidualNorm(block.norm2)
-        block.attn.proj, block.mlp.fc2 = scaled(block.attn.proj), scaled(block.mlp.fc2)
-    merger = visual.merger
-    merger.ln_q = Fp32ResidualNorm(merger.ln_q)
-    merger.mlp[0] = scaled(merger.mlp[0])
-    merger.mlp[2] = nn.Sequential(scaled(merger.mlp[2]), _ToHalf())
+    decoder.norm = Fp32ResidualNorm(decoder.norm)
+    family.patch_vision_for_fp16(tower, scaled)
 
 
 class Fp32ResidualNorm(nn.Module):
@@ -110,7 +105,7 @@ class ScaledMLP(nn.Module):
         return self.down_proj.undo(self.down_proj.linear(wide), first * second)
 
 
-class _ToHalf(nn.Module):
+class ToHalf(nn.Module):
     """To float16. What does not fit becomes infinity, then NaN logits, which are an error."""
 
     def forward(self, states: Tensor) -> Tensor:

@@ -12,8 +12,8 @@ from typing import Any
 
 import vidqa
 from vidqa.errors import ModelError, ModelMissing
-from vidqa.models.config_rules import SUPPORTED_TYPES
-from vidqa.models.families.qwen2_vl.spec import check_supported, read_spec
+from vidqa.models.checkpoint import check_supported, read_spec
+from vidqa.models.family import planned_types, runnable_types
 from vidqa.models.json_rules import read_object
 from vidqa.models.weight_files import weight_files
 
@@ -92,7 +92,7 @@ def cache_folder() -> Path:
 
 
 def cached_models() -> list[CachedModel]:
-    """Vision-language models of the Qwen family in the cache, runnable ones first, then by name."""
+    """Models in the cache that can be planned, runnable ones first, then by name."""
     if not any(cache_folder().glob("models--*")):
         return []
     from huggingface_hub import scan_cache_dir
@@ -114,7 +114,7 @@ def cached_names() -> list[str]:
     found = set()
     for path in cache_folder().glob("models--*--*/snapshots/*/config.json"):
         with contextlib.suppress(ModelError):
-            if read_object(path).get("model_type") in SUPPORTED_TYPES:
+            if read_object(path).get("model_type") in runnable_types():
                 found.add(path.parts[-4].removeprefix("models--").replace("--", "/", 1))
     return sorted(found)
 
@@ -128,9 +128,9 @@ def _cached(repository: Any) -> CachedModel | None:
         model_type = str(read_object(folder / "config.json").get("model_type"))
     except ModelError:
         return None
-    if not model_type.startswith("qwen2"):
+    if model_type not in planned_types():
         return None
-    runnable = model_type in SUPPORTED_TYPES and _is_whole(folder)
+    runnable = model_type in runnable_types() and _is_whole(folder)
     return CachedModel(repository.repo_id, model_type, repository.size_on_disk, folder, runnable)
 
 

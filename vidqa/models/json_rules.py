@@ -22,6 +22,8 @@ _REQUIRED = object()
 _SHOWN = reprlib.Repr()
 _SHOWN.maxstring, _SHOWN.maxlevel = 60, 2
 
+MOST_VOCABULARY = 2**22
+
 
 class Rule(Protocol):
     """What a value must be. `default` stands where the key is absent or null."""
@@ -227,3 +229,9 @@ def read_text(path: Path, most_bytes: int) -> str:
         return read_whole(path, most_bytes).decode("utf-8")
     except UnicodeDecodeError as error:
         raise ModelError(f"{path} cannot be read: {error}.", AGAIN) from error
+
+
+def token_ids(values: Values, key: str, vocabulary: int) -> tuple[int, ...]:
+    """The token or tokens that a key names, none where it is absent; raises ModelError."""
+    ids: tuple[int, ...] = values.take(key, ListOf(Integer(0, vocabulary - 1), 0, 256, (), single=True))
+    return ids

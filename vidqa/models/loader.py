@@ -16,25 +16,25 @@ import torch
 from vidqa.devices.torch_device import first_line, is_out_of_memory
 from vidqa.errors import ModelError, VidqaError
 from vidqa.models.chat_template import ChatTemplate
-from vidqa.models.families.qwen2_vl.model import Qwen2VL
-from vidqa.models.families.qwen2_vl.spec import check_supported, read_config, read_spec
+from vidqa.models.checkpoint import check_supported, read_config, read_spec
+from vidqa.models.family import FamilyRuntime, family_of
 from vidqa.models.fp16 import largest_weight, patch_for_fp16
 from vidqa.models.json_rules import AGAIN, shown
 from vidqa.models.load_progress import counting
 from vidqa.models.tokenizer_files import TextSide, read_text_side
+from vidqa.models.vlm import VisionLanguageModel
 from vidqa.models.weight_files import weight_files
 from vidqa.types import Placement
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _ONE_AT_A_TIME = threading.Lock()  # transformers has one logger and one progress hook for the process
-_EMBEDDING = "model.language_model.embed_tokens"
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
     """A model ready to run, its tokenizer, the ids that end an answer, how it was loaded, and its chat template."""
 
-    model: Qwen2VL
+    model: VisionLanguageModel
     tokenizer: Any
     stop_ids: frozenset[int]
     weights: str
@@ -73,22 +73,32 @@ def _load(
     template = ChatTemplate(texts.template, texts.template_source, texts.special)
     template.start()  # it is ready before the weights are
     host_table = placement.embedding_on_host and device.type != "cpu"
-    quantization = None if spec.stored else _quantization(weights, dtype, placement, spec.tied, host_table)
+    family = family_of(spec).load_runtime()
+    quantization = None if spec.stored else _quantization(weights, dtype, placement, spec.tied, host_table, family)
     with _listening() as heard, counting(folder, told), _as_model_error(folder, heard):
         tokenizer = _tokenizer(texts)
-        devices: dict[str, Any] = {_EMBEDDING: "cpu", "": device} if host_table else {"": device}
+        devices: dict[str, Any] = (
+            {f"{family.LANGUAGE_MODEL}.embed_tokens": "cpu", "": device} if host_table else {"": device}
+        )
         model = _model(
-            folder, sorted(texts.stop_ids), dtype=DTYPES[dtype], device_map=devices, quantization_config=quantization
+            folder,
+            family,
+            sorted(texts.stop_ids),
+            dtype=DTYPES[dtype],
+            device_map=devices,
+            quantization_config=quantization,
         )
     if host_table:
         keep_on_host(model, folder)
     if spec.stored is not None:
         check_quantized(model, folder)
         compute_in(model, DTYPES[dtype])
-    if model.dtype == torch.float16:  # AWQ's kernels choose it themselves
-        patch_for_fp16(model, largest_weight)
     model.eval()
-    adapter = Qwen2VL(model=model, spec=spec, device=device, dtype=model.dtype, weights_bytes=weights_bytes(model))
+    adapter = VisionLanguageModel(
+        model=model, spec=spec, device=device, dtype=model.dtype, weights_bytes=weights_bytes(model)
+    )
+    if model.dtype == torch.float16:  # AWQ's kernels choose it themselves
+        patch_for_fp16(adapter.language_model, adapter.visual, family, largest_weight)
     return Loaded(adapter, tokenizer, texts.stop_ids, weights, placement, template)
 
 
@@ -108,16 +118,18 @@ def _tokenizer(texts: TextSide) -> Any:
     return tokenizer
 
 
-def _model(folder: Path, stop_ids: list[int], **how: Any) -> Any:
+def _model(folder: Path, family: FamilyRuntime, stop_ids: list[int], **how: Any) -> Any:
     """transformers' model from the checked values of config.json and the checked weight files."""
-    from transformers import GenerationConfig, Qwen2VLConfig, Qwen2VLForConditionalGeneration
+    from transformers import GenerationConfig
     from transformers.utils import logging as talk
 
     talk.disable_progress_bar()
+    config_class, model_class = family.hf_classes()
     config = {key: value for key, value in read_config(folder).items() if key != "model_type"}
-    return Qwen2VLForConditionalGeneration.from_pretrained(
+    made: Any = model_class
+    return made.from_pretrained(
         folder,
-        config=Qwen2VLConfig(**config),
+        config=config_class(**config),
         generation_config=GenerationConfig(eos_token_id=stop_ids or None),
         use_safetensors=True,
         local_files_only=True,
@@ -145,13 +157,15 @@ def _as_model_error(folder: Path, heard: "_Heard") -> Iterator[None]:
         raise ModelError(what, remedy) from error
 
 
-def _quantization(weights: str, dtype: str, placement: Placement, tied: bool, host_table: bool) -> Any:
+def _quantization(
+    weights: str, dtype: str, placement: Placement, tied: bool, host_table: bool, family: FamilyRuntime
+) -> Any:
     """bitsandbytes' configuration of a precision; None for whole numbers of bits."""
     if weights in DTYPES:
         return None
     from transformers import BitsAndBytesConfig
 
-    skipped = [] if placement.vision_quantized else ["model.visual"]
+    skipped = [] if placement.vision_quantized else [family.VISION_TOWER]
     skipped += [] if placement.lm_head_quantized and not tied else ["lm_head"]  # else it is the table, in 16-bit
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # one warning a layer about int8 on bf16
     return BitsAndBytesConfig(

@@ -1,6 +1,6 @@
 """The text side of a checkpoint: tokenizer.json, its special tokens, the tokens that end an answer, the chat template.
 
-Of tokenizer.json only the parts that Qwen2-VL's tokenizer is made of are accepted, and only known regular expressions:
+Of tokenizer.json only parts that the families' tokenizers are made of are accepted, and only known regular expressions:
 the tokenizers library runs any pattern, with no limit in time, in native code that Ctrl-C does not reach. Knows files;
 knows no tokenizer library and no torch.
 """
@@ -11,8 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from vidqa.errors import ModelError
-from vidqa.models.config_rules import token_ids
-from vidqa.models.families.qwen2_vl.spec import ModelSpec
+from vidqa.models.family import family_of
 from vidqa.models.json_rules import (
     Integer,
     JsonSection,
@@ -25,20 +24,17 @@ from vidqa.models.json_rules import (
     read_object,
     read_text,
     shown,
+    token_ids,
 )
+from vidqa.models.spec import ModelSpec
 
-_TOKENIZER_BYTES = 48 * 2**20  # Qwen2-VL's has 7 MB
+_TOKENIZER_BYTES = 48 * 2**20  # a vocabulary of 152,000 takes 7 MB
 _TEMPLATE_BYTES = 2**18
 _LONGEST_TOKEN = 512
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
-_TEMPLATE_REMEDY = "Use the chat template of a Qwen2-VL *instruct* checkpoint."
-_TOKENIZER_REMEDY = "Use the tokenizer.json of the Qwen2-VL release that the model comes from."
+_TEMPLATE_REMEDY = "Use the chat template of the model's *instruct* release."
+_TOKENIZER_REMEDY = "Use the tokenizer.json of the release that the model comes from."
 
-# Qwen2's, and GPT-2's, which ByteLevel has inside. Both take time in proportion to the text.
-_PATTERNS = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
-    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
-)
 _PARTS = {
     "normalizer": ("NFC", "NFD", "NFKC", "NFKD"),
     "pre_tokenizer": ("ByteLevel", "Split"),
@@ -115,7 +111,7 @@ def _tokens(path: Path, spec: ModelSpec) -> tuple[dict[str, int], dict[str, int]
     model = content.inner("model")
     model.checked({"type": OneOf(("BPE",), "BPE"), "dropout": Number(0.0, 0.0, None)})
     for key in _PARTS:
-        _check_part(content, key)
+        _check_part(content, key, family_of(spec).TOKENIZER_PATTERNS)
     added = _added(content, spec.vocabulary)
     ids = _checked_ids(model, spec.vocabulary) | added
     if spec.video_token not in ids.values():
@@ -123,29 +119,29 @@ def _tokens(path: Path, spec: ModelSpec) -> tuple[dict[str, int], dict[str, int]
     return ids, added
 
 
-def _check_part(content: Values, part: str) -> None:
+def _check_part(content: Values, part: str, patterns: tuple[str, ...]) -> None:
     """A component, or every member of a sequence of them, must be of a known type."""
     if content.values.get(part) is None:
         return
     whole = content.inner(part)
     if whole.values.get("type") != "Sequence":
-        _check_member(whole, part)
+        _check_member(whole, part, patterns)
         return
     key = _INNER[part]
     for place, member in enumerate(whole.take(key, ListOf(JsonSection(), 0, 16))):
-        _check_member(Values(whole.path, f"{whole.section}.{key}[{place}]", member), part)
+        _check_member(Values(whole.path, f"{whole.section}.{key}[{place}]", member), part, patterns)
 
 
-def _check_member(member: Values, part: str) -> None:
+def _check_member(member: Values, part: str, patterns: tuple[str, ...]) -> None:
     kind = member.values.get("type")
     if kind not in _PARTS[part]:
         member.refuse("type", kind, f"must be one of {', '.join(_PARTS[part])}")
     if kind == "Split":
         pattern = member.inner("pattern")
         regex = pattern.values.get("Regex")
-        if "String" in pattern.values or regex not in _PATTERNS:
+        if "String" in pattern.values or regex not in patterns:
             raise ModelError(
-                f"{member.path}: {pattern.section} is {shown(regex)}; vidqa runs Qwen2's pattern only.",
+                f"{member.path}: {pattern.section} is {shown(regex)}; vidqa runs known patterns only.",
                 _TOKENIZER_REMEDY,
             )
 

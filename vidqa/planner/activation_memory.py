@@ -7,22 +7,19 @@ replay tests hold them against the real modules. Arithmetic only.
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
+from vidqa.models.family import family_of
+from vidqa.models.spec import ModelSpec
 from vidqa.planner.baseline_memory import math_attention_bytes
-from vidqa.planner.weight_memory import ELEMENT_BYTES, QUANTIZED
-from vidqa.types import RunConfig
+from vidqa.planner.weight_memory import QUANTIZED, weight_tensors
+from vidqa.types import ELEMENT_BYTES, RunConfig
 
-if TYPE_CHECKING:
-    from vidqa.models.families.qwen2_vl.spec import ModelSpec
-
-VISION_MLP_ROWS = 2048  # rows of the vision MLP that are wide at once
 TILE_ROWS = 128  # query positions per tile of the tiled kernel, and rows in one of flex's blocks
 BLOCK_KEYS = 1024  # keys that a tile meets at a time
 _WIDE = 4  # bytes of float32, in which rotations and logits are computed
 
 
-def patches_per_slice(spec: "ModelSpec", run_config: RunConfig) -> int:
+def patches_per_slice(spec: ModelSpec, run_config: RunConfig) -> int:
     """Patches of one temporal slice: (height / patch) · (width / patch)."""
     return run_config.height // spec.vision.patch * (run_config.width // spec.vision.patch)
 
@@ -32,39 +29,22 @@ def residual_element_bytes(run_config: RunConfig) -> int:
     return _WIDE if run_config.dtype == "fp16" else ELEMENT_BYTES[run_config.dtype]
 
 
-def vision_bytes(spec: "ModelSpec", run_config: RunConfig) -> int:
-    """A group of temporal slices in the vision tower: R rows of E, tiles of T rows with M inside the MLP.
-
-    Attention, while the keys are rotated: hidden, qkv (3), the rotated queries and keys, and two
-    float32 halves: b·6·R·E + 4·R·E. MLP, in the last tile: hidden, the tiles before, the tile's
-    norm and three wide tensors (fc1, 1.702·fc1 and its sigmoid): b·(2·R·E + 3·T·M). Merger: hidden, norm and two of the
-    merged width: b·4·R·E. To these the rotary table: 2·4 bytes per patch of a slice and half of head_dim.
-    In float16 the hidden states, and the tiles before, are float32.
-    """
-    vision, element, residual = spec.vision, ELEMENT_BYTES[run_config.dtype], residual_element_bytes(run_config)
-    patches = patches_per_slice(spec, run_config)
-    rows = patches * group_slices(spec, run_config)
-    tile = min(rows, VISION_MLP_ROWS)
-    attention = (residual + element * 5 + _WIDE) * rows * vision.embed_dim
-    wide = 4 if vision.gated else 3
-    mlp = element * tile * (vision.embed_dim + wide * vision.mlp_hidden)
-    mlp += residual * (2 * rows - tile) * vision.embed_dim
-    merger = element * 4 * rows * vision.embed_dim
-    rotary = _WIDE * patches * (vision.embed_dim // vision.heads)
-    return max(attention, mlp, merger) + rotary + quantized_copy_bytes(spec, run_config, "vision")
+def vision_bytes(spec: ModelSpec, run_config: RunConfig) -> int:
+    """Return the bytes of a group of slices in the vision tower, and of the copy of its largest quantized matrix."""
+    return family_of(spec).vision_bytes(spec, run_config) + quantized_copy_bytes(spec, run_config, "vision")
 
 
-def group_slices(spec: "ModelSpec", run_config: RunConfig) -> int:
+def group_slices(spec: ModelSpec, run_config: RunConfig) -> int:
     """Temporal slices that are encoded together: the chunk, or all that there are."""
-    return min(run_config.vision_chunk, -(-run_config.frames // spec.vision.temporal_patch))
+    return min(run_config.vision_chunk, spec.slices(run_config.frames))
 
 
-def group_tokens(spec: "ModelSpec", run_config: RunConfig) -> int:
+def group_tokens(spec: ModelSpec, run_config: RunConfig) -> int:
     """Visual tokens of one group of slices."""
     return group_slices(spec, run_config) * (patches_per_slice(spec, run_config) // spec.vision.merge**2)
 
 
-def waiting_rows(spec: "ModelSpec", run_config: RunConfig, phase: str) -> int:
+def waiting_rows(spec: ModelSpec, run_config: RunConfig, phase: str) -> int:
     """Embeddings on the device that wait for their chunk to be full.
 
     In the prefill the last group of G, read in part, stays whole; the chunk's own rows are counted
@@ -85,13 +65,15 @@ def waiting_rows(spec: "ModelSpec", run_config: RunConfig, phase: str) -> int:
     return min(every, group if together else run_config.prefill_chunk + group)
 
 
-def chunk_bytes(spec: "ModelSpec", run_config: RunConfig) -> int:
+def chunk_bytes(spec: ModelSpec, run_config: RunConfig) -> int:
     """A prefill chunk of n tokens in one layer: H hidden, I inside the MLP.
 
     MLP, at the product of its two halves: the chunk's embeddings, the layer's input and its norm
     (3·n·H), and what `_mlp_bytes` says: the two halves and their product (3·n·I) where nothing is
     quantized. Attention, while the queries are rotated: also the queries before and after (5·n·H),
-    and two halves in float32 (4 bytes · n·H). To these cosine and sine (4 bytes · n·head_dim). A 4-bit
+    and two halves in float32 (4 bytes · n·H), twice that where queries are normalised.
+    Queries are as wide as all heads together, which may differ from H. To all of it what `deepstack` layers add, and
+    cosine and sine (4 bytes · n·head_dim). A 4-bit
     layer makes a 16-bit copy of its matrix instead of the product. In float16 the layer's input is
     float32.
     """
@@ -100,7 +82,7 @@ def chunk_bytes(spec: "ModelSpec", run_config: RunConfig) -> int:
 
 
 @lru_cache(maxsize=4096)
-def worst_pass(spec: "ModelSpec", run_config: RunConfig) -> tuple[int, int]:
+def worst_pass(spec: ModelSpec, run_config: RunConfig) -> tuple[int, int]:
     """Tokens of the prefill pass that takes most, and tokens cached at its end.
 
     The last whole chunk, or the shorter rest behind it, which sees more of the cache.
@@ -115,7 +97,7 @@ def worst_pass(spec: "ModelSpec", run_config: RunConfig) -> tuple[int, int]:
     )
 
 
-def chunk_formula(spec: "ModelSpec", run_config: RunConfig) -> str:
+def chunk_formula(spec: ModelSpec, run_config: RunConfig) -> str:
     """The larger of the formulas of `chunk_bytes` with its numbers."""
     tokens, _ = worst_pass(spec, run_config)
     hidden, wide = spec.hidden, spec.intermediate
@@ -127,17 +109,19 @@ def chunk_formula(spec: "ModelSpec", run_config: RunConfig) -> str:
     return f"{tokens} tokens · ({rows} · {hidden} + 3 · {wide})"
 
 
-def tokens_bytes(spec: "ModelSpec", run_config: RunConfig, tokens: int) -> int:
+def tokens_bytes(spec: ModelSpec, run_config: RunConfig, tokens: int) -> int:
     """`chunk_bytes` for a given number of tokens."""
-    element, rows = ELEMENT_BYTES[run_config.dtype], tokens * spec.hidden
+    element, rows, queries = ELEMENT_BYTES[run_config.dtype], tokens * spec.hidden, tokens * spec.query_width
     mlp = element * 3 * rows + _mlp_bytes(spec, run_config, tokens)
-    rotation = (element * 5 + _WIDE) * rows
+    halves = (2 if spec.qk_norm else 1) * _WIDE * queries
+    rotation = element * (3 * rows + 2 * queries) + halves
+    added = element * tokens * (spec.embedding_width - spec.hidden)
     positions = 3 * 8 * tokens  # M-RoPE, int64
     wider = (residual_element_bytes(run_config) - element) * rows
-    return max(mlp, rotation) + wider + _WIDE * tokens * spec.head_dim + positions
+    return max(mlp, rotation) + wider + added + _WIDE * tokens * spec.head_dim + positions
 
 
-def _mlp_bytes(spec: "ModelSpec", run_config: RunConfig, tokens: int) -> int:
+def _mlp_bytes(spec: ModelSpec, run_config: RunConfig, tokens: int) -> int:
     """The worst moment inside the MLP: the product of its halves, or the second half's matrix.
 
     int8 (bitsandbytes/backends/default/ops.py, int8_scaled_mm): beside the first half the rows as
@@ -161,13 +145,14 @@ _OUTLIER_SHARE = 64  # LLM.int8() finds outliers in 0.1 to 1 % of the columns (D
 FUSED_4BIT_ROWS = 4  # up to here bitsandbytes 0.50 multiplies without a copy on every GPU (backends/cuda/ops.py)
 
 
-def quantized_copy_bytes(spec: "ModelSpec", run_config: RunConfig, part: str) -> int:
+def quantized_copy_bytes(spec: ModelSpec, run_config: RunConfig, part: str) -> int:
     """The 16-bit copy of a part's largest matrix, where that part is quantized."""
     if run_config.weights not in QUANTIZED:
         return 0
     element = ELEMENT_BYTES[run_config.dtype]
     if part == "vision" and run_config.placement.vision_quantized:
-        return element * max(inputs * outputs for inputs, outputs in spec.vision.matrices(spec.hidden).values())
+        matrices = (one for one in weight_tensors(spec) if one.part == "vision" and one.matrix)
+        return element * max(one.rows * one.columns for one in matrices)
     if part == "lm_head" and run_config.placement.lm_head_quantized:
         return element * spec.vocabulary * spec.hidden
     return 0
@@ -178,7 +163,7 @@ def quantized_copy_bytes(spec: "ModelSpec", run_config: RunConfig, part: str) ->
 _GREEDY, _SAMPLING = 8, 32
 
 
-def logits_bytes(spec: "ModelSpec", run_config: RunConfig) -> int:
+def logits_bytes(spec: ModelSpec, run_config: RunConfig) -> int:
     """Logits of the last position only, in float32, and what they are made of or chosen with: vocabulary · (4 + 8).
 
     Before they are in float32 they are in the compute precision, beside those of the step before: at most 8 bytes.
@@ -186,9 +171,10 @@ def logits_bytes(spec: "ModelSpec", run_config: RunConfig) -> int:
     return spec.vocabulary * (_WIDE + (_SAMPLING if run_config.sampled else _GREEDY)) * run_config.batch
 
 
-def prompt_tokens(spec: "ModelSpec", run_config: RunConfig) -> int:
-    """Tokens to prefill: the video's and the text's."""
-    return spec.visual_tokens(run_config.frames, run_config.height, run_config.width) + run_config.text_tokens
+def prompt_tokens(spec: ModelSpec, run_config: RunConfig) -> int:
+    """Tokens to prefill: the video's, the text's, and the text between slices."""
+    between = spec.slices(run_config.frames) * spec.slice_text_tokens
+    return spec.visual_tokens(run_config.frames, run_config.height, run_config.width) + run_config.text_tokens + between
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +185,7 @@ class Workspace:
     formula: str
 
 
-def attention_workspace(spec: "ModelSpec", run_config: RunConfig, chunk: int, cached: int) -> Workspace:
+def attention_workspace(spec: ModelSpec, run_config: RunConfig, chunk: int, cached: int) -> Workspace:
     """What the chosen kernel takes beyond `tokens_bytes` in a pass of `chunk` tokens that ends with `cached` ones.
 
     None of vidqa's kernels grows with the cache. math: the score matrices that nothing in vidqa
@@ -212,7 +198,7 @@ def attention_workspace(spec: "ModelSpec", run_config: RunConfig, chunk: int, ca
     return Workspace(max(beyond, 0), f"{chunk} tokens, whatever the cache holds")
 
 
-def _attend_bytes(spec: "ModelSpec", run_config: RunConfig, tokens: int) -> int:
+def _attend_bytes(spec: ModelSpec, run_config: RunConfig, tokens: int) -> int:
     """A layer inside the attention: embeddings, the layer's input, queries (3·n·H), keys and values (2·n·K), and
 
     flash, cudnn: outputs for the past and for the chunk itself with their log-sum-exps.
@@ -220,24 +206,28 @@ def _attend_bytes(spec: "ModelSpec", run_config: RunConfig, tokens: int) -> int:
     flex: queries and output padded to whole blocks. tiled: the output, and for a tile its queries
     in float32 (three times, with two running outputs), scores twice and a block of keys.
     """
-    element, rows = ELEMENT_BYTES[run_config.dtype], tokens * spec.hidden
-    base = (residual_element_bytes(run_config) - element) * rows + element * (
-        3 * rows + 2 * tokens * spec.kv_heads * spec.head_dim
-    )
+    element, rows, queries = ELEMENT_BYTES[run_config.dtype], tokens * spec.hidden, tokens * spec.query_width
+    added = tokens * (spec.embedding_width - spec.hidden)
+    base = (residual_element_bytes(run_config) - element) * rows
+    base += element * (2 * rows + queries + added + 2 * tokens * spec.kv_heads * spec.head_dim)
     sums = tokens * spec.heads * (3 * _WIDE + element)
     if run_config.attention == "flex":
         padded = -(-tokens // TILE_ROWS) * TILE_ROWS
-        return base + element * 2 * padded * spec.hidden + padded * spec.heads * _WIDE
+        return base + element * 2 * padded * spec.query_width + padded * spec.heads * _WIDE
     if run_config.attention == "tiled":
         tile, block = min(tokens, TILE_ROWS), spec.kv_heads * BLOCK_KEYS * spec.head_dim
-        return base + element * rows + _WIDE * (6 * tile * spec.hidden + 2 * tile * spec.heads * BLOCK_KEYS + block)
-    return base + element * (4 if run_config.attention == "efficient" else 2) * rows + sums
+        return (
+            base
+            + element * queries
+            + _WIDE * (6 * tile * spec.query_width + 2 * tile * spec.heads * BLOCK_KEYS + block)
+        )
+    return base + element * (4 if run_config.attention == "efficient" else 2) * queries + sums
 
 
 INT8_BLOCK_TOKENS = 1024  # int8 keys or values that a decode step has in the compute precision at a time
 
 
-def decode_scores_bytes(spec: "ModelSpec", run_config: RunConfig, capacity: int) -> int:
+def decode_scores_bytes(spec: ModelSpec, run_config: RunConfig, capacity: int) -> int:
     """Scores of one new token over the whole cache: in float32, their softmax, and that in the compute precision.
 
     Of an int8 cache also a block of its keys or values in the compute precision. The fused layers take less: for at

@@ -4,12 +4,9 @@ That is what plain transformers does where no fused kernel accepts grouped queri
 T4: the comparison that `vidqa plan` prints. Arithmetic only.
 """
 
-from typing import TYPE_CHECKING
-
-from vidqa.planner.weight_memory import ELEMENT_BYTES, parameters
-
-if TYPE_CHECKING:
-    from vidqa.models.families.qwen2_vl.spec import ModelSpec
+from vidqa.models.spec import ModelSpec
+from vidqa.planner.weight_memory import parameters
+from vidqa.types import ELEMENT_BYTES
 
 _WIDE = 4  # float32: the math kernel computes 16-bit attention in it
 
@@ -28,7 +25,7 @@ def math_attention_bytes(heads: int, rows: int, columns: int) -> int:
     return score_matrix_bytes(heads, rows, columns, 2 * _WIDE + 1) + rows * columns * _WIDE
 
 
-def vanilla_peak_bytes(spec: "ModelSpec", visual_tokens: int, text_tokens: int, dtype: str) -> int:
+def vanilla_peak_bytes(spec: ModelSpec, visual_tokens: int, text_tokens: int, dtype: str) -> int:
     """Peak of plain transformers in 16-bit with logits of the last token only.
 
     Weights, the whole-prompt KV cache, the processor's float32 pixels, the embeddings, and in

@@ -71,7 +71,7 @@ def _steps(task: PlanningProblem, plan: Plan, phase: str) -> Iterator[tuple[str,
         small = replace(lean, config=replace(lean.config, kv="int8"))
         yield "int8 KV cache", small
         lean = small if phase != "vision" else lean
-    slice_tokens = task.spec.visual_tokens(2, run_config.height, run_config.width)
+    slice_tokens = task.spec.slice_tokens(run_config.height, run_config.width)
     if phase == "vision":  # a group is what is too large, not the number of frames
         yield "half of the pixels", replace(lean, most_slice_tokens=slice_tokens // 2)
         yield "a quarter of the pixels", replace(lean, most_slice_tokens=slice_tokens // 4)

@@ -6,16 +6,14 @@ benchmark. Arithmetic only.
 """
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from vidqa.devices.gpu_catalog import OLDEST_FOR_TRITON
-from vidqa.planner.activation_memory import patches_per_slice, prompt_tokens
+from vidqa.models.family import family_of
+from vidqa.models.spec import ModelSpec
+from vidqa.planner.activation_memory import prompt_tokens
 from vidqa.planner.memory_model import kv_bytes, kv_capacity
 from vidqa.planner.weight_memory import parameters, part_bytes
 from vidqa.types import Device, RunConfig, TimeEstimate, VideoInfo
-
-if TYPE_CHECKING:
-    from vidqa.models.families.qwen2_vl.spec import ModelSpec
 
 # Share of the peak that large matrix products reach in a model (gpt-fast and others: 0.4 to 0.6).
 _FLOPS_SHARE = 0.45
@@ -36,12 +34,13 @@ _FRAMES_ON_THE_WAY = 125  # half a long group of pictures
 _HOST_BUS_BYTES_PER_SECOND = 12e9  # PCIe 3.0 x16, practice
 
 
-def estimate_seconds(spec: "ModelSpec", run_config: RunConfig, device: Device, video: VideoInfo) -> TimeEstimate:
+def estimate_seconds(spec: ModelSpec, run_config: RunConfig, device: Device, video: VideoInfo) -> TimeEstimate:
     """Seconds per stage of a draft, the model loaded."""
     rate = device.flops_per_second * _FLOPS_SHARE
     return TimeEstimate(
         video_seconds=_video_seconds(run_config, video),
-        vision_seconds=vision_flops(spec, run_config) / rate + spec.vision.depth * _LAYER_SECONDS[device.kind],
+        vision_seconds=family_of(spec).vision_flops(spec, run_config) / rate
+        + spec.vision.depth * _LAYER_SECONDS[device.kind],
         prefill_seconds=prefill_flops(spec, run_config) / rate + _prefill_overhead(spec, run_config, device),
         decode_seconds=run_config.max_tokens * token_seconds(spec, run_config, device),
     )
@@ -52,28 +51,18 @@ def _video_seconds(run_config: RunConfig, video: VideoInfo) -> float:
     return decoded * video.coded_width * video.coded_height / _DECODED_PIXELS_PER_SECOND
 
 
-def vision_flops(spec: "ModelSpec", run_config: RunConfig) -> float:
-    """2 per weight and patch, and 4 · patches² · width per slice and block of attention, or its windows' share."""
-    patches, vision = patches_per_slice(spec, run_config), spec.vision
-    slices = -(-run_config.frames // vision.temporal_patch)
-    whole = len(vision.full_attention) if vision.window else vision.depth
-    in_windows = min((vision.window // vision.patch) ** 2, patches) * (vision.depth - whole)
-    attention = 4 * patches * vision.embed_dim * (patches * whole + in_windows)
-    return slices * (2 * parameters(spec, "vision") * patches + attention)
-
-
-def prefill_flops(spec: "ModelSpec", run_config: RunConfig) -> float:
+def prefill_flops(spec: ModelSpec, run_config: RunConfig) -> float:
     """2 per weight and token, and 4 · n²/2 · hidden per layer of causal attention."""
     tokens = prompt_tokens(spec, run_config)
-    return 2 * parameters(spec, "layers") * tokens + 2 * tokens * tokens * spec.hidden * spec.layers
+    return 2 * parameters(spec, "layers") * tokens + 2 * tokens * tokens * spec.query_width * spec.layers
 
 
-def look_seconds(spec: "ModelSpec", run_config: RunConfig, device: Device) -> tuple[float, float]:
+def look_seconds(spec: ModelSpec, run_config: RunConfig, device: Device) -> tuple[float, float]:
     """Longest seconds between two looks at whether to stop: within a vision group, and a prefill chunk.
 
     A GPU is given a chunk's work at once; on a CPU the engine looks before every layer (`run`).
     """
-    slices = min(run_config.vision_chunk, -(-run_config.frames // spec.vision.temporal_patch))
+    slices = min(run_config.vision_chunk, spec.slices(run_config.frames))
     tokens = min(run_config.prefill_chunk, prompt_tokens(spec, run_config))
     group = slices * _slice_seconds(spec, run_config, device) + _vision_start(spec, device)
     chunk = tokens * _row_seconds(spec, run_config, device) + _chunk_start(spec, run_config, device)
@@ -81,7 +70,7 @@ def look_seconds(spec: "ModelSpec", run_config: RunConfig, device: Device) -> tu
     return group / vision_looks, chunk / looks
 
 
-def most_at_once(spec: "ModelSpec", run_config: RunConfig, device: Device, seconds: float) -> tuple[float, float]:
+def most_at_once(spec: ModelSpec, run_config: RunConfig, device: Device, seconds: float) -> tuple[float, float]:
     """The temporal slices and prefill tokens whose `look_seconds` are so many; below one where nothing is so quick."""
     vision_looks, looks = _looks(spec, device)
     slices = (seconds * vision_looks - _vision_start(spec, device)) / _slice_seconds(spec, run_config, device)
@@ -89,26 +78,26 @@ def most_at_once(spec: "ModelSpec", run_config: RunConfig, device: Device, secon
     return slices, tokens
 
 
-def _looks(spec: "ModelSpec", device: Device) -> tuple[int, int]:
+def _looks(spec: ModelSpec, device: Device) -> tuple[int, int]:
     return (spec.vision.depth, spec.layers) if device.kind == "cpu" else (1, 1)
 
 
-def _slice_seconds(spec: "ModelSpec", run_config: RunConfig, device: Device) -> float:
+def _slice_seconds(spec: ModelSpec, run_config: RunConfig, device: Device) -> float:
     one = replace(run_config, frames=spec.vision.temporal_patch)
-    return vision_flops(spec, one) / (device.flops_per_second * _FLOPS_SHARE)
+    return family_of(spec).vision_flops(spec, one) / (device.flops_per_second * _FLOPS_SHARE)
 
 
-def _vision_start(spec: "ModelSpec", device: Device) -> float:
+def _vision_start(spec: ModelSpec, device: Device) -> float:
     return spec.vision.depth * _LAYER_SECONDS[device.kind]
 
 
-def _row_seconds(spec: "ModelSpec", run_config: RunConfig, device: Device) -> float:
+def _row_seconds(spec: ModelSpec, run_config: RunConfig, device: Device) -> float:
     """A token of a chunk: 2 per weight, and 4 · cached · hidden per layer."""
-    flops = 2 * parameters(spec, "layers") + 4 * kv_capacity(spec, run_config) * spec.hidden * spec.layers
+    flops = 2 * parameters(spec, "layers") + 4 * kv_capacity(spec, run_config) * spec.query_width * spec.layers
     return flops / (device.flops_per_second * _FLOPS_SHARE)
 
 
-def _chunk_start(spec: "ModelSpec", run_config: RunConfig, device: Device) -> float:
+def _chunk_start(spec: ModelSpec, run_config: RunConfig, device: Device) -> float:
     """What a chunk takes however short it is: weights are read, layers started, a cache on the host is fetched."""
     read = part_bytes(spec, "layers", run_config.weights, run_config.dtype, run_config.placement)
     fetched = kv_bytes(spec, run_config) / _HOST_BUS_BYTES_PER_SECOND if run_config.placement.kv_on_host else 0.0
@@ -116,7 +105,7 @@ def _chunk_start(spec: "ModelSpec", run_config: RunConfig, device: Device) -> fl
     return streaming + spec.layers * _LAYER_SECONDS[device.kind] + fetched
 
 
-def _prefill_overhead(spec: "ModelSpec", run_config: RunConfig, device: Device) -> float:
+def _prefill_overhead(spec: ModelSpec, run_config: RunConfig, device: Device) -> float:
     """Each chunk starts every layer's kernels anew, and fetches what lies on the host."""
     chunks = -(-prompt_tokens(spec, run_config) // run_config.prefill_chunk)
     fetched = kv_bytes(spec, run_config) / 2 if run_config.placement.kv_on_host else 0.0
@@ -126,7 +115,7 @@ def _prefill_overhead(spec: "ModelSpec", run_config: RunConfig, device: Device) 
     return layers + chunks * fetched / _HOST_BUS_BYTES_PER_SECOND + offload
 
 
-def token_seconds(spec: "ModelSpec", run_config: RunConfig, device: Device) -> float:
+def token_seconds(spec: ModelSpec, run_config: RunConfig, device: Device) -> float:
     """Seconds per decoded token: every weight and the filled cache are read once."""
     parts = ("layers", "embedding" if spec.tied else "lm_head")
     read = sum(part_bytes(spec, part, run_config.weights, run_config.dtype, run_config.placement) for part in parts)

@@ -9,15 +9,12 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import TYPE_CHECKING
 
 from vidqa.devices.allocator import BLOCK
+from vidqa.models.spec import ModelSpec
 from vidqa.planner import activation_memory
-from vidqa.planner.weight_memory import ELEMENT_BYTES, part_bytes, part_precision, staging_bytes
-from vidqa.types import PHASES, MemoryLine, Placement, Plan, RunConfig
-
-if TYPE_CHECKING:
-    from vidqa.models.families.qwen2_vl.spec import ModelSpec
+from vidqa.planner.weight_memory import part_bytes, part_precision, staging_bytes
+from vidqa.types import ELEMENT_BYTES, PHASES, MemoryLine, Placement, Plan, RunConfig
 
 KV_ROUND_TOKENS = 128  # the cache holds whole attention blocks
 MARGIN_LIMIT_BYTES = 300 * 2**20
@@ -48,17 +45,17 @@ class MemoryPart:
 
     name: str
     phases: frozenset[str]
-    bytes: Callable[["ModelSpec", RunConfig, int], int]
-    formula: Callable[["ModelSpec", RunConfig], str]
+    bytes: Callable[[ModelSpec, RunConfig, int], int]
+    formula: Callable[[ModelSpec, RunConfig], str]
 
 
-def kv_capacity(spec: "ModelSpec", run_config: RunConfig) -> int:
+def kv_capacity(spec: ModelSpec, run_config: RunConfig) -> int:
     """Tokens that the KV cache holds: prompt, answer and what is kept free for more, in whole blocks."""
     tokens = activation_memory.prompt_tokens(spec, run_config) + run_config.max_tokens + run_config.spare_tokens
     return -(-tokens // KV_ROUND_TOKENS) * KV_ROUND_TOKENS
 
 
-def kv_bytes(spec: "ModelSpec", run_config: RunConfig) -> int:
+def kv_bytes(spec: ModelSpec, run_config: RunConfig) -> int:
     """The whole KV cache, wherever it lies: 2 · layers · kv_heads · head_dim values a token, int8 with a scale."""
     tokens = kv_capacity(spec, run_config) * run_config.batch
     if run_config.kv != "int8":
@@ -66,7 +63,7 @@ def kv_bytes(spec: "ModelSpec", run_config: RunConfig) -> int:
     return tokens * spec.kv_bytes_per_token(1) + _scale_bytes(spec, run_config)
 
 
-def _scale_bytes(spec: "ModelSpec", run_config: RunConfig) -> int:
+def _scale_bytes(spec: ModelSpec, run_config: RunConfig) -> int:
     """The float16 scales of an int8 cache: one for each key and value of a token and layer."""
     return (
         kv_capacity(spec, run_config) * run_config.batch * 2 * spec.layers * spec.kv_heads * 2
@@ -75,13 +72,13 @@ def _scale_bytes(spec: "ModelSpec", run_config: RunConfig) -> int:
     )
 
 
-def _kv_on_device(spec: "ModelSpec", run_config: RunConfig, host_pixels: int) -> int:
+def _kv_on_device(spec: ModelSpec, run_config: RunConfig, host_pixels: int) -> int:
     if run_config.placement.kv_on_host and not host_pixels:
         return _scale_bytes(spec, run_config)
     return kv_bytes(spec, run_config)
 
 
-def _kv_scratch(spec: "ModelSpec", run_config: RunConfig, host_pixels: int) -> int:
+def _kv_scratch(spec: ModelSpec, run_config: RunConfig, host_pixels: int) -> int:
     """One layer's keys and values as they are read, where the cache cannot be read as it lies."""
     if run_config.kv != "int8" and not run_config.placement.kv_on_host:
         return 0
@@ -92,36 +89,36 @@ def _kv_scratch(spec: "ModelSpec", run_config: RunConfig, host_pixels: int) -> i
     return tokens * 2 * spec.kv_heads * spec.head_dim * (ELEMENT_BYTES[run_config.dtype] + arriving)
 
 
-def _waiting(phase: str) -> Callable[["ModelSpec", RunConfig, int], int]:
-    def count(spec: "ModelSpec", run_config: RunConfig, host_pixels: int) -> int:
+def _waiting(phase: str) -> Callable[[ModelSpec, RunConfig, int], int]:
+    def count(spec: ModelSpec, run_config: RunConfig, host_pixels: int) -> int:
         rows = activation_memory.waiting_rows(spec, run_config, phase)
-        return rows * spec.hidden * ELEMENT_BYTES[run_config.dtype]
+        return rows * spec.embedding_width * ELEMENT_BYTES[run_config.dtype]
 
     return count
 
 
-def _kept_rows(spec: "ModelSpec", run_config: RunConfig, host_pixels: int) -> int:
+def _kept_rows(spec: ModelSpec, run_config: RunConfig, host_pixels: int) -> int:
     """All vision embeddings, which are kept on the host, where that is the device."""
     tokens = spec.visual_tokens(run_config.frames, run_config.height, run_config.width) * run_config.batch
-    return tokens * spec.hidden * ELEMENT_BYTES[run_config.dtype] if host_pixels else 0
+    return tokens * spec.embedding_width * ELEMENT_BYTES[run_config.dtype] if host_pixels else 0
 
 
-def _streaming(kv: Callable[["ModelSpec", RunConfig, int], int]) -> Callable[["ModelSpec", RunConfig, int], int]:
+def _streaming(kv: Callable[[ModelSpec, RunConfig, int], int]) -> Callable[[ModelSpec, RunConfig, int], int]:
     """The KV cache while vision and prefill take turns; where the tower leaves first, it is made later."""
 
-    def count(spec: "ModelSpec", run_config: RunConfig, host_pixels: int) -> int:
+    def count(spec: ModelSpec, run_config: RunConfig, host_pixels: int) -> int:
         return 0 if run_config.placement.vision_offloaded else kv(spec, run_config, host_pixels)
 
     return count
 
 
 @cache
-def _part(spec: "ModelSpec", part: str, weights: str, dtype: str, placement: Placement) -> int:
+def _part(spec: ModelSpec, part: str, weights: str, dtype: str, placement: Placement) -> int:
     return part_bytes(spec, part, weights, dtype, placement)
 
 
-def _weights(part: str) -> Callable[["ModelSpec", RunConfig, int], int]:
-    def count(spec: "ModelSpec", run_config: RunConfig, host_pixels: int) -> int:
+def _weights(part: str) -> Callable[[ModelSpec, RunConfig, int], int]:
+    def count(spec: ModelSpec, run_config: RunConfig, host_pixels: int) -> int:
         if part == "embedding" and run_config.placement.embedding_on_host and not host_pixels:
             return 0
         return _part(spec, part, run_config.weights, run_config.dtype, run_config.placement)
@@ -129,7 +126,7 @@ def _weights(part: str) -> Callable[["ModelSpec", RunConfig, int], int]:
     return count
 
 
-def _resident_vision(spec: "ModelSpec", run_config: RunConfig, host_pixels: int) -> int:
+def _resident_vision(spec: ModelSpec, run_config: RunConfig, host_pixels: int) -> int:
     return (
         _weights("vision")(spec, run_config, host_pixels)
         if host_pixels or not run_config.placement.vision_offloaded
@@ -137,12 +134,12 @@ def _resident_vision(spec: "ModelSpec", run_config: RunConfig, host_pixels: int)
     )
 
 
-def _passing_vision(spec: "ModelSpec", run_config: RunConfig, host_pixels: int) -> int:
+def _passing_vision(spec: ModelSpec, run_config: RunConfig, host_pixels: int) -> int:
     return _weights("vision")(spec, run_config, host_pixels) - _resident_vision(spec, run_config, host_pixels)
 
 
-def _precision(part: str) -> Callable[["ModelSpec", RunConfig], str]:
-    def formula(spec: "ModelSpec", run_config: RunConfig) -> str:
+def _precision(part: str) -> Callable[[ModelSpec, RunConfig], str]:
+    def formula(spec: ModelSpec, run_config: RunConfig) -> str:
         from vidqa.planner.weight_memory import parameters
 
         precision = part_precision(part, run_config.weights, run_config.dtype, run_config.placement)
@@ -151,11 +148,11 @@ def _precision(part: str) -> Callable[["ModelSpec", RunConfig], str]:
     return formula
 
 
-def _staging(spec: "ModelSpec", run_config: RunConfig, host_pixels: int) -> int:
+def _staging(spec: ModelSpec, run_config: RunConfig, host_pixels: int) -> int:
     return staging_bytes(spec, run_config.weights, run_config.dtype, run_config.placement)
 
 
-def _pixels(spec: "ModelSpec", run_config: RunConfig) -> int:
+def _pixels(spec: ModelSpec, run_config: RunConfig) -> int:
     """A group of V values on its way from pictures to patches: uint8 once, float32 twice."""
     return (
         9
@@ -165,12 +162,12 @@ def _pixels(spec: "ModelSpec", run_config: RunConfig) -> int:
     )
 
 
-def _vision(spec: "ModelSpec", run_config: RunConfig, host_pixels: int) -> int:
+def _vision(spec: ModelSpec, run_config: RunConfig, host_pixels: int) -> int:
     """The tower, or the pixels that become its input."""
     return max(activation_memory.vision_bytes(spec, run_config), _pixels(spec, run_config))
 
 
-def frames_ahead_bytes(spec: "ModelSpec", run_config: RunConfig, host_pixels: int) -> int:
+def frames_ahead_bytes(spec: ModelSpec, run_config: RunConfig, host_pixels: int) -> int:
     """Pictures that wait for the tower, where the device is the host, and a source frame of P pixels that is resized:
     itself, in float32, its rows resized (P · w/W, about sqrt(P·h·w)), the result."""
     if not host_pixels:
@@ -180,24 +177,24 @@ def frames_ahead_bytes(spec: "ModelSpec", run_config: RunConfig, host_pixels: in
     return 3 * (waiting * picture + 5 * host_pixels + 4 * math.isqrt(host_pixels * picture) + 5 * picture)
 
 
-def _one_token(spec: "ModelSpec", run_config: RunConfig, host_pixels: int) -> int:
+def _one_token(spec: ModelSpec, run_config: RunConfig, host_pixels: int) -> int:
     capacity = kv_capacity(spec, run_config)
     scores = 0 if host_pixels else activation_memory.decode_scores_bytes(spec, run_config, capacity)
     workspace = activation_memory.attention_workspace(spec, run_config, 1, capacity).bytes
     return activation_memory.tokens_bytes(spec, run_config, run_config.batch) + max(scores, workspace)
 
 
-def _chunk(spec: "ModelSpec", run_config: RunConfig, host_pixels: int) -> int:
+def _chunk(spec: ModelSpec, run_config: RunConfig, host_pixels: int) -> int:
     """A chunk in its layers, or the last token's logits after a very small one."""
     logits = activation_memory.logits_bytes(spec, run_config) - _workspace(spec, run_config).bytes
     return max(activation_memory.chunk_bytes(spec, run_config), logits)
 
 
-def _workspace(spec: "ModelSpec", run_config: RunConfig) -> activation_memory.Workspace:
+def _workspace(spec: ModelSpec, run_config: RunConfig) -> activation_memory.Workspace:
     return activation_memory.attention_workspace(spec, run_config, *activation_memory.worst_pass(spec, run_config))
 
 
-def _logits(spec: "ModelSpec", run_config: RunConfig, host_pixels: int) -> int:
+def _logits(spec: ModelSpec, run_config: RunConfig, host_pixels: int) -> int:
     copied = activation_memory.quantized_copy_bytes(spec, run_config, "lm_head") if run_config.batch > 1 else 0
     return activation_memory.logits_bytes(spec, run_config) + copied
 
@@ -205,23 +202,23 @@ def _logits(spec: "ModelSpec", run_config: RunConfig, host_pixels: int) -> int:
 _SMALL_TENSORS = 64
 
 
-def _small(spec: "ModelSpec", run_config: RunConfig, host_pixels: int) -> int:
+def _small(spec: ModelSpec, run_config: RunConfig, host_pixels: int) -> int:
     """Rounding of small tensors; on the host also the whole prompt's M-RoPE positions (3 int64)."""
     positions = 3 * 8 * activation_memory.prompt_tokens(spec, run_config) if host_pixels else 0
     return _SMALL_TENSORS * BLOCK + positions
 
 
-def _waiting_formula(spec: "ModelSpec", run_config: RunConfig) -> str:
+def _waiting_formula(spec: ModelSpec, run_config: RunConfig) -> str:
     group = activation_memory.group_tokens(spec, run_config)
-    return f"a group of {group} tokens, chunks of {run_config.prefill_chunk} · {spec.hidden}"
+    return f"a group of {group} tokens, chunks of {run_config.prefill_chunk} · {spec.embedding_width}"
 
 
-def _kv_formula(spec: "ModelSpec", run_config: RunConfig) -> str:
+def _kv_formula(spec: ModelSpec, run_config: RunConfig) -> str:
     heads = f"{spec.layers} layers · {spec.kv_heads} heads · {spec.head_dim}"
     return f"{kv_capacity(spec, run_config)} tokens · 2 · {heads} in {run_config.kv}"
 
 
-def _scratch_formula(spec: "ModelSpec", run_config: RunConfig) -> str:
+def _scratch_formula(spec: ModelSpec, run_config: RunConfig) -> str:
     return f"{kv_capacity(spec, run_config)} tokens of one layer in {run_config.dtype}"
 
 
@@ -246,7 +243,7 @@ PARTS = (
     MemoryPart("vision embeddings, waiting for a chunk", frozenset(("prefill",)), _waiting("prefill"),
          _waiting_formula),
     MemoryPart("vision embeddings, kept", _SEEN, _kept_rows,
-         lambda spec, run: f"{spec.visual_tokens(run.frames, run.height, run.width)} tokens · {spec.hidden} · "
+         lambda spec, run: f"{spec.visual_tokens(run.frames, run.height, run.width)} tokens · {spec.embedding_width} · "
          f"{ELEMENT_BYTES[run.dtype]} B"),
     MemoryPart("KV cache", frozenset(("vision",)), _streaming(_kv_on_device), _kv_formula),
     MemoryPart("KV scratch", frozenset(("vision",)), _streaming(_kv_scratch), _scratch_formula),
@@ -264,13 +261,13 @@ PARTS = (
 )  # fmt: skip
 
 
-def tensor_bytes(spec: "ModelSpec", run_config: RunConfig, *, host_pixels: int = 0) -> dict[str, int]:
+def tensor_bytes(spec: ModelSpec, run_config: RunConfig, *, host_pixels: int = 0) -> dict[str, int]:
     """Bytes of living tensors at each phase's worst moment."""
     sizes = [(part.phases, part.bytes(spec, run_config, host_pixels)) for part in PARTS]
     return {phase: sum(size for phases, size in sizes if phase in phases) for phase in PHASES}
 
 
-def phase_bytes(spec: "ModelSpec", run_config: RunConfig, around: RuntimeOverhead) -> dict[str, int]:
+def phase_bytes(spec: ModelSpec, run_config: RunConfig, around: RuntimeOverhead) -> dict[str, int]:
     """Bytes of the process at each phase's worst moment, without the margin."""
     fixed = around.context_bytes + around.workspace_bytes + around.allocator_bytes
     return {
@@ -283,15 +280,13 @@ def margin_bytes(peak_bytes: int) -> int:
     return min(max(round(peak_bytes * _MARGIN_SHARE), _LEAST_MARGIN_BYTES), MARGIN_LIMIT_BYTES)
 
 
-def required_bytes(spec: "ModelSpec", run_config: RunConfig, around: RuntimeOverhead) -> int:
+def required_bytes(spec: ModelSpec, run_config: RunConfig, around: RuntimeOverhead) -> int:
     """What a budget must hold for this draft: the largest phase and the margin."""
     peak = max(phase_bytes(spec, run_config, around).values())
     return peak + margin_bytes(peak)
 
 
-def memory_lines(
-    spec: "ModelSpec", run_config: RunConfig, around: RuntimeOverhead
-) -> tuple[str, tuple[MemoryLine, ...]]:
+def memory_lines(spec: ModelSpec, run_config: RunConfig, around: RuntimeOverhead) -> tuple[str, tuple[MemoryLine, ...]]:
     """The phase that takes most, and its parts with their formulas; they add up to `required_bytes`."""
     phases = phase_bytes(spec, run_config, around)
     worst = max(phases, key=lambda phase: phases[phase])

@@ -7,11 +7,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from vidqa.planner.weight_memory import ELEMENT_BYTES
-from vidqa.types import Device, Placement, RunConfig
+from vidqa.types import ELEMENT_BYTES, Device, Placement, RunConfig
 
 if TYPE_CHECKING:
-    from vidqa.models.families.qwen2_vl.spec import ModelSpec
+    from vidqa.models.spec import ModelSpec
     from vidqa.planner.search import PlanningProblem
 
 

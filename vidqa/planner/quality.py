@@ -9,24 +9,13 @@ import math
 import re
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
+from vidqa.models.family import ScoreRow, family_of
+from vidqa.models.spec import ModelSpec
 from vidqa.planner.weight_memory import parameters
 from vidqa.types import PixelBounds, RunConfig
 
-if TYPE_CHECKING:
-    from vidqa.models.families.qwen2_vl.spec import ModelSpec
-
 QUALITIES = ("fast", "balanced", "best")
-
-
-@dataclass(frozen=True, slots=True)
-class ScoreRow:
-    """A measured score at some size (frames, tokens, parameters), and where it was published."""
-
-    size: float
-    points: float
-    source: str
 
 
 _BOLT = "BOLT, Qwen2.5-VL-7B, uniform: mean of Video-MME, LongVideoBench, MLVU"
@@ -44,25 +33,6 @@ FRAMES = (
 # 0.59), or the rule "frames before pixels" would not hold; Q-Frame (2506.22139) saw 0.85 with
 # selected frames, and 8.6 over four halvings: below the floor it is not gone.
 POINTS_PER_HALVED_SLICE = 0.5
-MODELS = (
-    ScoreRow(2.2e9, 55.6, "Qwen2-VL (2409.12191), 2B, Video-MME without subtitles"),
-    ScoreRow(8.3e9, 63.3, "the same, 7B"),
-    ScoreRow(73.4e9, 71.2, "the same, 72B"),
-)
-# Differences to 16-bit, mean of MMMU, DocVQA, MMBench and MathVista of Qwen's own GPTQ models
-# (Qwen2-VL README, January 2025): there is no official NF4 row, so NF4 takes the 4-bit one.
-_PRECISION_ROWS = {
-    "int8": (
-        ScoreRow(2.2e9, -0.07, "GPTQ-Int8 2B"),
-        ScoreRow(8.3e9, 0.0, "Int8 7B"),
-        ScoreRow(73.4e9, -0.51, "Int8 72B"),
-    ),
-    "nf4": (
-        ScoreRow(2.2e9, -1.93, "GPTQ-Int4 2B"),
-        ScoreRow(8.3e9, -0.12, "Int4 7B"),
-        ScoreRow(73.4e9, -0.70, "Int4 72B"),
-    ),
-}
 _RESOLUTION = 0.25  # points: smaller differences between precisions are noise of four benchmarks
 # No benchmark is behind these: they order what costs (nearly) no quality.
 _NESTED_POINTS = -0.1  # nf4-dq against nf4
@@ -129,11 +99,12 @@ def slice_points(tokens: int, most: int) -> float:
     return POINTS_PER_HALVED_SLICE * min(math.log2(tokens / most), 0.0)
 
 
-def setup_points(spec: "ModelSpec", run_config: RunConfig) -> float:
+def setup_points(spec: ModelSpec, run_config: RunConfig) -> float:
     """Points of a model with its precisions and placements."""
     size, place = parameters(spec), run_config.placement
-    points = interpolate(MODELS, size)
-    if rows := _PRECISION_ROWS.get(run_config.weights.removesuffix("-dq")):
+    family = family_of(spec)
+    points = interpolate(family.MODEL_SCORES, size)
+    if rows := family.PRECISION_SCORES.get(run_config.weights.removesuffix("-dq")):
         points += round(interpolate(rows, size) / _RESOLUTION) * _RESOLUTION
     points += _NESTED_POINTS * run_config.weights.endswith("-dq") + _INT8_KV_POINTS * (run_config.kv == "int8")
     points += _QUANTIZED_ENDS_POINTS * (place.vision_quantized + place.lm_head_quantized)
@@ -142,7 +113,7 @@ def setup_points(spec: "ModelSpec", run_config: RunConfig) -> float:
     return points + _KV_ON_HOST_POINTS * place.kv_on_host
 
 
-def score(spec: "ModelSpec", run_config: RunConfig, most_slice_tokens: int) -> float:
+def score(spec: ModelSpec, run_config: RunConfig, most_slice_tokens: int) -> float:
     """Expected points of a plan; only differences between plans mean anything."""
-    tokens = spec.visual_tokens(2, run_config.height, run_config.width)
+    tokens = spec.slice_tokens(run_config.height, run_config.width)
     return setup_points(spec, run_config) + frames_points(run_config.frames) + slice_points(tokens, most_slice_tokens)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from vidqa.config import EngineConfig
-from vidqa.models.families.qwen2_vl.spec import ModelSpec
+from vidqa.models.spec import ModelSpec
 from vidqa.planner import quality
 from vidqa.planner.latency import estimate_seconds, most_at_once
 from vidqa.planner.memory_model import RuntimeOverhead, required_bytes
@@ -87,12 +87,12 @@ def search_space(task: PlanningProblem) -> SearchSpace:
     floor = quality.slice_floor(task.bounds, token, reading=quality.asks_to_read(request.question))
     sizes = fitting_sizes(task.video, request.size, task.bounds, floor * token, factor=spec.pixel_factor)
     if task.most_slice_tokens is not None:
-        sizes = tuple(size for size in sizes if spec.visual_tokens(2, *size) <= task.most_slice_tokens) or sizes[:1]
+        sizes = tuple(size for size in sizes if spec.slice_tokens(*size) <= task.most_slice_tokens) or sizes[:1]
     context = spec.context_tokens - task.text_tokens - request.max_tokens - task.config.conversation_tokens
     least = spec.visual_tokens(counts[0], *sizes[0])  # what the user asked for may pass the quality's cap
     allowed = context if fixed_count else min(context, max(caps.visual_tokens, least))
     most_tokens = allowed if task.most_visual_tokens is None else min(allowed, task.most_visual_tokens)
-    return SearchSpace(counts, sizes, wanted, most_tokens, spec.visual_tokens(2, *sizes[-1]))
+    return SearchSpace(counts, sizes, wanted, most_tokens, spec.slice_tokens(*sizes[-1]))
 
 
 def _frames(task: PlanningProblem, frames: int | None) -> int:
@@ -163,7 +163,7 @@ def _fitting_counts(task: PlanningProblem, space: SearchSpace, setup: RunConfig)
 
 def _most_slice_points(task: PlanningProblem, space: SearchSpace, frames: int) -> float:
     """Points of the largest slices that this many frames leave room for."""
-    slices = -(-frames // task.spec.vision.temporal_patch)
+    slices = task.spec.slices(frames)
     return quality.slice_points(max(space.most_tokens // slices, 1), space.most_slice_tokens)
 
 

@@ -4,18 +4,16 @@ A checkpoint is a list of matrices and vectors that follows from its numbers; a 
 says what one of them takes. Arithmetic only: no file, no torch.
 """
 
-from collections.abc import Iterator
+import math
+from collections import Counter
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING
 
 from vidqa.devices.allocator import BLOCK, rounded
-from vidqa.types import Placement
+from vidqa.models.checkpoint import LANGUAGE_PREFIX, VISION_PREFIX, tensor_shapes
+from vidqa.models.spec import ModelSpec
+from vidqa.types import ELEMENT_BYTES, Placement
 
-if TYPE_CHECKING:
-    from vidqa.models.families.qwen2_vl.spec import ModelSpec
-
-ELEMENT_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 QUANTIZED = ("int8", "nf4", "nf4-dq", "fp8", "awq", "gptq")  # the last two only as a checkpoint stores them
 PRECISIONS = (*ELEMENT_BYTES, *QUANTIZED)
 _NF4_BLOCK = 64  # weights that share one absmax (bitsandbytes' default)
@@ -23,12 +21,16 @@ _NESTED_BLOCK = 256  # absmaxes that share one scale when they are quantized in 
 
 
 @dataclass(frozen=True, slots=True)
-class Tensor:
-    """One parameter: which part of the model it belongs to, its shape, and how often it occurs."""
+class WeightTensor:
+    """Parameters of one shape: the part of the model they belong to, rows and columns, and how many there are.
+
+    Vectors have one column. Quantization leaves vectors and convolutions (`matrix` is False) in 16-bit.
+    """
 
     part: str
     rows: int
     columns: int
+    matrix: bool
     times: int
 
     @property
@@ -37,40 +39,31 @@ class Tensor:
         return self.rows * self.columns * self.times
 
 
-def tensors(spec: "ModelSpec") -> Iterator[Tensor]:
-    """Every parameter of a checkpoint. Parts: embedding, layers, lm_head, vision; vectors have one column."""
-    hidden, wide, kv = spec.hidden, spec.intermediate, spec.kv_heads * spec.head_dim
-    yield Tensor("embedding", spec.vocabulary, hidden, 1)
-    if not spec.tied:
-        yield Tensor("lm_head", spec.vocabulary, hidden, 1)
-    for rows, columns in ((hidden, hidden), (kv, hidden), (kv, hidden), (hidden, hidden)):  # q, k, v, o
-        yield Tensor("layers", rows, columns, spec.layers)
-    for rows, columns in ((wide, hidden), (wide, hidden), (hidden, wide)):  # gate, up, down
-        yield Tensor("layers", rows, columns, spec.layers)
-    for length in (hidden, kv, kv, hidden, hidden):  # biases of q, k, v; two norms
-        yield Tensor("layers", length, 1, spec.layers)
-    yield Tensor("layers", hidden, 1, 1)  # the last norm
-    yield from _vision_tensors(spec)
+@cache
+def weight_tensors(spec: ModelSpec) -> tuple[WeightTensor, ...]:
+    """Return every parameter of a checkpoint. Parts: embedding, layers, lm_head, vision."""
+    counts = Counter((_part_of(name), shape) for name, shape in tensor_shapes(spec))
+    return tuple(
+        WeightTensor(part, shape[0], math.prod(shape[1:]), len(shape) == 2, times)
+        for (part, shape), times in counts.items()
+    )
 
 
-def _vision_tensors(spec: "ModelSpec") -> Iterator[Tensor]:
-    vision = spec.vision
-    yield Tensor("vision", vision.embed_dim, vision.patch_values, 1)
-    for name, (inputs, outputs) in vision.matrices(spec.hidden).items():
-        times = 1 if name.startswith("merger") else vision.depth
-        yield Tensor("vision", outputs, inputs, times)
-        yield Tensor("vision", outputs, 1, times)
-    norm_vectors = 1 if vision.gated else 2  # RMSNorm has no bias
-    yield Tensor("vision", vision.embed_dim, 1, norm_vectors * (2 * vision.depth + 1))
+def _part_of(name: str) -> str:
+    if name.startswith(VISION_PREFIX):
+        return "vision"
+    if name.startswith("lm_head"):
+        return "lm_head"
+    return "embedding" if name.startswith(f"{LANGUAGE_PREFIX}embed_tokens") else "layers"
 
 
 @cache
-def parameters(spec: "ModelSpec", *parts: str) -> int:
+def parameters(spec: ModelSpec, *parts: str) -> int:
     """Number of parameters of a checkpoint, or of the named parts."""
-    return sum(tensor.values for tensor in tensors(spec) if not parts or tensor.part in parts)
+    return sum(tensor.values for tensor in weight_tensors(spec) if not parts or tensor.part in parts)
 
 
-def tensor_bytes(tensor: Tensor, precision: str) -> int:
+def tensor_bytes(tensor: WeightTensor, precision: str) -> int:
     """Bytes of a parameter in a precision, rounded as it is allocated; vectors stay in 16-bit.
 
     int8: one byte a weight and a float32 scale a row. nf4: half a byte, a float32 absmax per 64
@@ -78,7 +71,7 @@ def tensor_bytes(tensor: Tensor, precision: str) -> int:
     them, a table of 256 floats and an offset (Dettmers et al. 2023, section 3). fp8: a byte.
     """
     count = tensor.rows * tensor.columns
-    if tensor.columns == 1 and precision in QUANTIZED:
+    if not tensor.matrix and precision in QUANTIZED:
         precision = "bf16"
     if precision in ELEMENT_BYTES:
         return tensor.times * rounded(count * ELEMENT_BYTES[precision])
@@ -101,7 +94,7 @@ def part_precision(part: str, weights: str, dtype: str, placement: Placement) ->
 
 
 @cache
-def part_bytes(spec: "ModelSpec", part: str, weights: str, dtype: str, placement: Placement) -> int:
+def part_bytes(spec: ModelSpec, part: str, weights: str, dtype: str, placement: Placement) -> int:
     """Bytes of one part of the model, wherever it lies. The patch matrix is a convolution: never quantized.
 
     A checkpoint that is stored quantized has its own bytes, whatever the placement.
@@ -110,9 +103,9 @@ def part_bytes(spec: "ModelSpec", part: str, weights: str, dtype: str, placement
         return spec.stored.part_bytes(part, ELEMENT_BYTES[dtype]) + _BUFFERS.get(part, 0)
     precision = part_precision(part, weights, dtype, placement)
     total = 0
-    for tensor in tensors(spec):
+    for tensor in weight_tensors(spec):
         if tensor.part == part:
-            whole = part == "vision" and tensor.columns == spec.vision.patch_values
+            whole = not tensor.matrix and tensor.columns > 1
             total += tensor_bytes(tensor, dtype if whole and precision in QUANTIZED else precision)
     return total + _BUFFERS.get(part, 0)
 
@@ -122,7 +115,7 @@ _BUFFERS = {"layers": 2 * BLOCK, "vision": 2 * BLOCK}
 
 
 @cache
-def staging_bytes(spec: "ModelSpec", weights: str, dtype: str, placement: Placement) -> int:
+def staging_bytes(spec: ModelSpec, weights: str, dtype: str, placement: Placement) -> int:
     """The largest quantized matrix in the compute precision, which waits on the device while it is quantized.
 
     transformers 5 loads one tensor at a time then (core_model_loading.py, has_on_the_fly_quantization);
@@ -132,5 +125,5 @@ def staging_bytes(spec: "ModelSpec", weights: str, dtype: str, placement: Placem
                  if part_precision(part, weights, dtype, placement) in QUANTIZED]  # fmt: skip
     if not quantized or spec.stored is not None:
         return 0
-    matrices = (tensor.rows * tensor.columns for tensor in tensors(spec) if tensor.part in quantized)
+    matrices = (tensor.rows * tensor.columns for tensor in weight_tensors(spec) if tensor.part in quantized)
     return max(matrices) * (ELEMENT_BYTES[dtype] + (2 if weights == "int8" else 0))

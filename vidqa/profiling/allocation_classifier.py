@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from vidqa.models.families.qwen2_vl.spec import ModelSpec
+    from vidqa.models.spec import ModelSpec
 
 Shape = tuple[int, ...]
 SCORES, CONCATENATION, LOGITS, WEIGHTS, MLP = "score matrices", "KV concatenation", "logits", "weights", "MLP"

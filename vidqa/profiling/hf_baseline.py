@@ -13,7 +13,6 @@ from torch import Tensor
 
 from vidqa.engine.prompt import PromptTokens, build_prompt
 from vidqa.engine.timers import Stopwatch
-from vidqa.models.families.qwen2_vl.image_processor import resize_frame
 from vidqa.models.loader import Loaded, load_model
 from vidqa.types import Placement, Request
 from vidqa.video.reader import VideoReader
@@ -64,7 +63,8 @@ class PlainTransformers:
     ) -> Spoken:
         """Answer greedily from these frames at `size` (height, width)."""
         watch = Stopwatch()
-        made = self._processed(self._frames(reader, indices, size))
+        model = self._loaded.model
+        made = model.family.hf_video_inputs(self._frames(reader, indices, size), model.spec)
         prompt = build_prompt(self._loaded, request.question, request.system)
         inputs = self._inputs(prompt, made)
         length, clock = inputs["input_ids"].shape[1], _FirstToken(watch)
@@ -76,21 +76,10 @@ class PlainTransformers:
         visual = length - len(prompt.head) - len(prompt.tail)
         return Spoken(clock.seconds, text, tuple(output), visual, length)
 
-    @staticmethod
-    def _frames(reader: VideoReader, indices: tuple[int, ...], size: tuple[int, int]) -> Tensor:
+    def _frames(self, reader: VideoReader, indices: tuple[int, ...], size: tuple[int, int]) -> Tensor:
         """All frames at once: (n, 3, height, width) uint8."""
-        return torch.stack([resize_frame(frame.rgb, *size) for frame in reader.frames(indices)])
-
-    def _processed(self, frames: Tensor) -> dict[str, Tensor]:
-        """transformers' own video processor on (n, 3, height, width) frames that have their size."""
-        from transformers import Qwen2VLVideoProcessor
-
-        vision = self._loaded.model.spec.vision
-        processor: Any = Qwen2VLVideoProcessor(
-            do_resize=False, cap_pixels_per_frame=True, patch_size=vision.patch,
-            temporal_patch_size=vision.temporal_patch, merge_size=vision.merge,
-        )  # fmt: skip
-        return dict(processor(videos=[frames], return_tensors="pt", do_sample_frames=False))
+        resize = self._loaded.model.family.resize_frame
+        return torch.stack([resize(frame.rgb, *size) for frame in reader.frames(indices)])
 
     def _inputs(self, prompt: PromptTokens, made: dict[str, Tensor]) -> dict[str, Tensor]:
         spec, device = self._loaded.model.spec, self._loaded.model.device

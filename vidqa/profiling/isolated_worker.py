@@ -103,14 +103,16 @@ def _answer(events: Iterator[Any]) -> Answer:
 def _run_transformers(job: IsolatedRun) -> dict[str, Any]:
     from vidqa.devices.allocator import allocator_environment
     from vidqa.devices.memory_tracker import Tracker, runtime_bytes
+    from vidqa.models.family import family_of
     from vidqa.models.registry import find_checkpoints
     from vidqa.planner.placement import compute_dtype
 
     os.environ.update(allocator_environment(os.environ))  # as a Session does
     device = _limited_device(job)
+    found = find_checkpoints(job.config.model, local=True)[0]
+    family_of(found.spec).load_runtime().hf_classes()  # with what loading a model imports
     runtime = runtime_bytes(device)
     tracker = Tracker(device, None, runtime)
-    found = find_checkpoints(job.config.model, local=True)[0]
     spoken, weights = _ask_plainly(job, found, device, tracker)
     size = job.request.size
     assert size is not None and job.request.frames is not None

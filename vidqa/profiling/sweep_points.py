@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from vidqa.errors import UsageError
-from vidqa.models.families.qwen2_vl.spec import ModelSpec
+from vidqa.models.spec import ModelSpec
 from vidqa.types import PixelBounds, Request, VideoInfo
 from vidqa.utils.units import parse_size
 from vidqa.video.frame_sampling import choose_indices, fitting_sizes, frame_size

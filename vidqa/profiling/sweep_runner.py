@@ -38,7 +38,7 @@ class Series:
     @property
     def kv_bytes_per_token(self) -> int:
         """Bytes of keys and values per token in the device's own precision."""
-        from vidqa.planner.weight_memory import ELEMENT_BYTES
+        from vidqa.types import ELEMENT_BYTES
 
         return self.checkpoint.spec.kv_bytes_per_token(ELEMENT_BYTES[compute_dtype(self.device)])
 

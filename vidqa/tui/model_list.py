@@ -6,14 +6,13 @@ from dataclasses import replace
 from vidqa.config import EngineConfig
 from vidqa.errors import VidqaError
 from vidqa.models.hub import DEMO, cached_models, demo_folder
-from vidqa.models.registry import RELEASED, find_checkpoints
+from vidqa.models.registry import find_checkpoints, short_names
 from vidqa.planner.weight_memory import parameters
 from vidqa.tui.screens.model_chooser import ModelRow
 from vidqa.tui.session_worker import SessionEngine
 from vidqa.types import Request, VideoInfo
 from vidqa.utils.units import format_bytes, format_span
 
-_FETCHABLE = tuple(name for name in RELEASED if "Qwen2-VL" in name)
 _16_BIT = 2  # bytes a parameter, as the released checkpoints are stored
 _RATE, _MINUTE = 30, 60
 
@@ -34,7 +33,7 @@ def _all_models() -> Iterator[ModelRow]:
     for name, model in cached.items():
         if model.runnable:
             yield ModelRow(name, "real videos", model.size_bytes, True, None, "")
-    for name in _FETCHABLE:
+    for name in short_names().values():
         if name not in cached or not cached[name].runnable:
             (found,) = find_checkpoints(name, local=False)
             yield ModelRow(name, "real videos", parameters(found.spec) * _16_BIT, False, None, "")

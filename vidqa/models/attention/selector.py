@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vidqa.errors import AttentionUnavailable
 from vidqa.models.attention import Kernel, TiledKernel, make_kernel
-from vidqa.models.families.qwen2_vl.spec import ModelSpec
+from vidqa.models.spec import ModelSpec
 
 # From the fastest that needs no compilation to the one that runs anywhere. flex is asked for by name:
 # it has to be compiled first, and where there is a flash kernel it gains nothing that pays for that.

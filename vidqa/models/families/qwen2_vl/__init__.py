@@ -1,0 +1,36 @@
+"""Qwen2-VL (and Qwen2.5-VL, planned only): the family's part of `vidqa.models.family.ModelFamily`."""
+
+from vidqa.models.families.qwen2_vl.costs import (
+    MODEL_SCORES,
+    PRECISION_SCORES,
+    canonical_name,
+    vision_bytes,
+    vision_flops,
+    vision_shapes,
+)
+from vidqa.models.families.qwen2_vl.spec import (
+    PLANNED_TYPES,
+    REFERENCE_BOUNDS,
+    RELEASED,
+    RUNNABLE_TYPES,
+    SHORT_NAMES,
+    TITLE,
+    TOKENIZER_PATTERNS,
+    check_config,
+    read_bounds,
+    spec_of,
+)
+from vidqa.models.family import FamilyRuntime
+
+__all__ = [
+    "MODEL_SCORES", "PLANNED_TYPES", "PRECISION_SCORES", "REFERENCE_BOUNDS", "RELEASED", "RUNNABLE_TYPES",
+    "SHORT_NAMES", "TITLE", "TOKENIZER_PATTERNS", "canonical_name", "check_config", "load_runtime", "read_bounds",
+    "spec_of", "vision_bytes", "vision_flops", "vision_shapes",
+]  # fmt: skip
+
+
+def load_runtime() -> FamilyRuntime:
+    """Import and return what runs the model."""
+    from vidqa.models.families.qwen2_vl import runtime as module
+
+    return module

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from vidqa.models.spec import ModelSpec
+
 if TYPE_CHECKING:
     import numpy
 
@@ -44,12 +46,13 @@ def _statistics(device: torch.device) -> tuple[Tensor, Tensor]:
     return mean, deviation
 
 
-def to_patches(frames: Tensor, *, patch: int, temporal_patch: int, merge: int) -> Tensor:
+def to_patches(frames: Tensor, spec: ModelSpec) -> Tensor:
     """Cut (n, 3, height, width) uint8 frames into the vision tower's rows.
 
     n is a multiple of `temporal_patch`. Returns (slices, patches, 3·temporal_patch·patch²)
     float32, the `merge`² patches of each token side by side.
     """
+    patch, temporal_patch, merge = spec.vision.patch, spec.vision.temporal_patch, spec.vision.merge
     count, channels, height, width = frames.shape
     rows, columns = height // patch, width // patch
     cut = normalise(frames).view(

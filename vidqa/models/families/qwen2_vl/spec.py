@@ -1,18 +1,39 @@
-"""What a checkpoint's own files say about it: config.json and the video processor's config.
+"""Qwen2-VL's config.json and video processor: rules for their values, and what they say in numbers. No torch.
 
-Pure reading: no torch, no transformers, no weights. Costs are methods of the description.
+Qwen2.5-VL is planned by the same numbers and not run yet. Keys without a rule (`auto_map`, `torch_dtype`) are dropped:
+transformers' configuration is made of checked values alone.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vidqa.errors import ModelError
-from vidqa.models.config_rules import SUPPORTED_TYPES, check_config
-from vidqa.models.json_rules import Integer, Number, Rule, Values, read_object
-from vidqa.models.quantized_checkpoint import StoredWeights, check_quantization, read_stored
+from vidqa.models.json_rules import (
+    MOST_VOCABULARY,
+    Boolean,
+    Integer,
+    ListOf,
+    Number,
+    OneOf,
+    Rule,
+    Values,
+    read_object,
+    token_ids,
+)
+from vidqa.models.spec import ModelSpec, VisionSpec
 from vidqa.types import PixelBounds
+
+TITLE = "Qwen2-VL"
+RUNNABLE_TYPES = ("qwen2_vl",)
+PLANNED_TYPES = ("qwen2_vl", "qwen2_5_vl")
+_ACTIVATIONS = ("silu", "quick_gelu", "gelu", "gelu_new", "gelu_pytorch_tanh", "relu")
+VISION_THETA = 10_000.0  # of the tower's rotary embedding, fixed in every release
+
+# Qwen2's, and GPT-2's, which ByteLevel has inside. Both take time in proportion to the text.
+TOKENIZER_PATTERNS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
+)
 
 # qwen-vl-utils 0.0.14, vision_process.py: tokens of 28x28 pixels per temporal slice, frames, fps.
 _TOKEN_PIXELS = 28 * 28
@@ -26,110 +47,122 @@ REFERENCE_BOUNDS = PixelBounds(
     source="qwen-vl-utils",
 )
 
+# Defaults are those of transformers' Qwen2VLConfig and Qwen2_5_VLConfig.
+_TEXT: dict[str, Rule] = {
+    "vocab_size": Integer(2, MOST_VOCABULARY),
+    "hidden_size": Integer(2, 2**17),
+    "intermediate_size": Integer(1, 2**20),
+    "num_hidden_layers": Integer(1, 1024),
+    "num_attention_heads": Integer(1, 1024),
+    "num_key_value_heads": Integer(1, 1024, None),
+    "max_position_embeddings": Integer(1, 2**24),
+    "hidden_act": OneOf(_ACTIVATIONS, "silu"),
+    "rms_norm_eps": Number(1e-12, 1.0, 1e-5),
+}
+# vidqa's own loop over the layers attends to everything.
+_FULL_ATTENTION: dict[str, Rule] = {
+    "use_sliding_window": Boolean(False, only=False),
+    "layer_types": ListOf(OneOf(("full_attention",)), 1, 1024, None),
+}
+_ROPE: dict[str, Rule] = {
+    "rope_type": OneOf(("default", "mrope"), "default"),  # others scale attention, which vidqa's loop does not
+    "type": OneOf(("default", "mrope"), "default"),
+    "rope_theta": Number(1.0, 1e15, None),
+    "mrope_section": ListOf(Integer(0, 2**16), 3, 3),
+}
+_TOWER: dict[str, Rule] = {
+    "depth": Integer(1, 1024, 32),
+    "num_heads": Integer(1, 1024, 16),
+    "spatial_merge_size": Integer(1, 16, 2),
+    "temporal_patch_size": Integer(1, 16, 2),
+    "in_channels": Integer(3, 3, 3),
+    "in_chans": Integer(3, 3, 3),
+}
+_PATCH = Integer(1, 256)
+_VISION: dict[str, dict[str, Rule]] = {
+    "qwen2_vl": {
+        "embed_dim": Integer(4, 2**16, 1280),
+        "mlp_ratio": Integer(1, 64, 4),
+        "hidden_act": OneOf(_ACTIVATIONS, "quick_gelu"),
+        "hidden_size": Integer(2, 2**17, None),
+    },
+    "qwen2_5_vl": {
+        "hidden_size": Integer(4, 2**16, 1280),
+        "intermediate_size": Integer(1, 2**20, 3420),
+        "window_size": Integer(1, 2**16, 112),
+        "fullatt_block_indexes": ListOf(Integer(0, 1023), 0, 1024, (7, 15, 23, 31)),
+    },
+}
+_TOKENS = {
+    "image_token_id": 151655, "video_token_id": 151656, "vision_start_token_id": 151652, "vision_end_token_id": 151653,
+}  # fmt: skip
 
-@dataclass(frozen=True, slots=True)
-class VisionSpec:
-    """The vision tower: `patch` pixels a side, `temporal_patch` frames deep, `merge`² patches per token.
 
-    `mlp_hidden` is the width inside a block's MLP; `gated` towers (Qwen2.5-VL) have three
-    matrices there, and attend within windows of `window` pixels but in `full_attention` blocks.
+def check_config(config: Values) -> dict[str, Any]:
+    """Return the checked values of a config.json as Qwen2VLConfig takes them; raise ModelError for others.
+
+    Hub checkpoints keep the language model's values beside the others, saved ones in `text_config`: here they are in
+    `text_config` always.
     """
-
-    depth: int
-    embed_dim: int
-    heads: int
-    patch: int
-    temporal_patch: int
-    merge: int
-    mlp_hidden: int
-    gated: bool = False
-    window: int = 0
-    full_attention: tuple[int, ...] = ()
-
-    @property
-    def patch_values(self) -> int:
-        """Numbers in one patch: 3 colours of `temporal_patch` frames."""
-        return 3 * self.temporal_patch * self.patch * self.patch
-
-    def matrices(self, hidden: int) -> dict[str, tuple[int, int]]:
-        """Inputs and outputs of every matrix of the tower, by name; a block's ones occur `depth` times."""
-        wide = self.embed_dim * self.merge**2
-        block = {"qkv": (self.embed_dim, 3 * self.embed_dim), "proj": (self.embed_dim, self.embed_dim)}
-        block |= {"gate": (self.embed_dim, self.mlp_hidden)} if self.gated else {}
-        block |= {"up": (self.embed_dim, self.mlp_hidden), "down": (self.mlp_hidden, self.embed_dim)}
-        return block | {"merger.0": (wide, wide), "merger.2": (wide, hidden)}
+    model_type = config.values["model_type"]
+    nested = config.values.get("text_config") is not None
+    text = config.inner("text_config") if nested else config
+    checked = _text(text)
+    vocabulary = checked["vocab_size"]
+    return {
+        "model_type": model_type,
+        "text_config": checked,
+        "vision_config": _vision(config.inner("vision_config"), model_type, checked["hidden_size"]),
+        "tie_word_embeddings": config.take("tie_word_embeddings", Boolean(False))
+        or text.take("tie_word_embeddings", Boolean(False)),
+        **{key: config.take(key, Integer(0, vocabulary - 1, default)) for key, default in _TOKENS.items()},
+    }
 
 
-@dataclass(frozen=True, slots=True)
-class ModelSpec:
-    """A Qwen2-VL or Qwen2.5-VL checkpoint in numbers.
-
-    `tied`: lm_head is the embedding table. `stored`: how the weights are quantized in the files, if they are.
-    `stop_tokens`: what ends an answer where generation_config.json names nothing.
-    """
-
-    model_type: str
-    layers: int
-    hidden: int
-    intermediate: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    vocabulary: int
-    context_tokens: int
-    video_token: int
-    tied: bool
-    vision: VisionSpec
-    stored: StoredWeights | None = None
-    stop_tokens: tuple[int, ...] = ()
-
-    @property
-    def pixel_factor(self) -> int:
-        """Both sides of a frame are multiples of this many pixels (28)."""
-        return self.vision.patch * self.vision.merge
-
-    def visual_tokens(self, frames: int, height: int, width: int) -> int:
-        """Tokens of a video: one per `pixel_factor`² pixels of each temporal slice."""
-        slices = -(-frames // self.vision.temporal_patch)
-        return slices * (height // self.pixel_factor) * (width // self.pixel_factor)
-
-    def kv_bytes_per_token(self, element_bytes: int) -> int:
-        """Bytes of keys and values per token: 2 · layers · kv_heads · head_dim · element_bytes."""
-        return 2 * self.layers * self.kv_heads * self.head_dim * element_bytes
+def _text(text: Values) -> dict[str, Any]:
+    checked = text.checked(_TEXT)
+    text.checked(_FULL_ATTENTION)
+    hidden, heads = checked["hidden_size"], checked["num_attention_heads"]
+    kv_heads = checked["num_key_value_heads"] = checked["num_key_value_heads"] or heads
+    if hidden % heads:
+        text.refuse("num_attention_heads", heads, f"must divide hidden_size, {hidden}")
+    if heads % kv_heads:
+        text.refuse("num_key_value_heads", kv_heads, f"must divide num_attention_heads, {heads}")
+    vocabulary = checked["vocab_size"]
+    tokens = {key: text.take(key, Integer(0, vocabulary - 1, None)) for key in ("bos_token_id", "pad_token_id")}
+    stops = list(token_ids(text, "eos_token_id", vocabulary))
+    return checked | tokens | {"eos_token_id": stops, "rope_parameters": _rope(text, hidden // heads)}
 
 
-def read_spec(folder: Path) -> ModelSpec:
-    """Read config.json of a checkpoint folder; raises ModelError for what cannot be planned."""
-    config = read_config(folder)
-    return replace(_spec_from(config), stored=read_stored(folder, config.get("quantization_config")))
+def _rope(text: Values, head_dim: int) -> dict[str, Any]:
+    """M-RoPE's base and how many frequencies turn with time, row and column: half a head's values together."""
+    key = "rope_scaling" if text.values.get("rope_scaling") else "rope_parameters"
+    rope = text.inner(key)
+    checked = rope.checked(_ROPE)
+    sections = checked["mrope_section"]
+    if 2 * sum(sections) != head_dim:
+        rope.refuse("mrope_section", list(sections), f"must add up to {head_dim / 2:g}, half of a head")
+    theta = checked["rope_theta"] or text.take("rope_theta", Number(1.0, 1e15, 1e6))
+    return {"rope_type": "default", "rope_theta": theta, "mrope_section": list(sections)}
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """The checked values of config.json, as transformers' Qwen2VLConfig takes them; raises ModelError."""
-    path = folder / "config.json"
-    values = Values(path, "", read_object(path))
-    config, quantization = check_config(values), check_quantization(values)
-    return config if quantization is None else config | {"quantization_config": quantization}
+def _vision(vision: Values, model_type: str, hidden: int) -> dict[str, Any]:
+    checked = vision.checked(_TOWER | _VISION[model_type])
+    patch = "patch_size" if vision.values.get("patch_size") is not None else "spatial_patch_size"
+    checked["patch_size"] = 14 if vision.values.get(patch) is None else vision.take(patch, _PATCH)
+    width, heads = checked.get("embed_dim", checked["hidden_size"]), checked["num_heads"]
+    if width % (4 * heads):  # half of a head turns with the row, half with the column, by pairs
+        vision.refuse("num_heads", heads, f"must divide the tower's width, {width}, by a multiple of 4")
+    if model_type == "qwen2_vl":
+        checked["hidden_size"] = checked["hidden_size"] or hidden
+        if checked["hidden_size"] != hidden:
+            vision.refuse("hidden_size", checked["hidden_size"], f"must be the language model's, {hidden}")
+    vision.inner("rope_parameters", optional=True).take("rope_theta", Number(VISION_THETA, VISION_THETA, None))
+    return {key: value for key, value in checked.items() if key != "in_chans"}
 
 
-def parse_spec(config: Mapping[str, Any], name: str) -> ModelSpec:
-    """A checkpoint's config as numbers; raises ModelError for other models and for values that cannot be."""
-    return _spec_from(check_config(Values(name, "", config)))
-
-
-def check_supported(spec: ModelSpec, name: str) -> None:
-    """Refuse what can be planned but not run yet, or not without a library that is missing; raises ModelError."""
-    if spec.stored is not None:
-        spec.stored.check_installed(name)
-    if spec.model_type not in SUPPORTED_TYPES:
-        raise ModelError(
-            f"{name} is a {spec.model_type!r} checkpoint: it can be planned, but vidqa runs "
-            f"{' and '.join(SUPPORTED_TYPES)} so far.",
-            "Choose for example --model Qwen/Qwen2-VL-2B-Instruct.",
-        )
-
-
-def _spec_from(config: Mapping[str, Any]) -> ModelSpec:
+def spec_of(config: Mapping[str, Any]) -> ModelSpec:
+    """Return checked values of config.json as a spec."""
     text, vision = config["text_config"], config["vision_config"]
     gated = config["model_type"] == "qwen2_5_vl"
     return ModelSpec(
@@ -209,3 +242,45 @@ def _video_processor(folder: Path) -> Values | None:
     if shared.exists():
         return Values(shared, "", read_object(shared)).inner("video_processor", optional=True)
     return None
+
+
+_RELEASED_TOWER = VisionSpec(depth=32, embed_dim=1280, heads=16, patch=14, temporal_patch=2, merge=2, mlp_hidden=5120)
+_GATED_TOWER = VisionSpec(
+    depth=32, embed_dim=1280, heads=16, patch=14, temporal_patch=2, merge=2,
+    mlp_hidden=3420, gated=True, window=112, full_attention=(7, 15, 23, 31),
+)  # fmt: skip
+
+
+def _qwen2(layers: int, hidden: int, wide: int, heads: int, kv_heads: int, vocabulary: int, tied: bool) -> ModelSpec:
+    return ModelSpec(
+        "qwen2_vl", layers, hidden, wide, heads, kv_heads, 128, vocabulary, 32768, 151656, tied, _RELEASED_TOWER
+    )
+
+
+def _qwen25(layers: int, hidden: int, wide: int, heads: int, kv_heads: int, vocabulary: int, tied: bool) -> ModelSpec:
+    return ModelSpec(
+        "qwen2_5_vl",
+        layers,
+        hidden,
+        wide,
+        heads,
+        kv_heads,
+        128,
+        vocabulary,
+        128_000,
+        151656,
+        tied,
+        _GATED_TOWER,
+    )
+
+
+# config.json of the released checkpoints.
+RELEASED = {
+    "Qwen/Qwen2-VL-2B-Instruct": _qwen2(28, 1536, 8960, 12, 2, 151_936, True),
+    "Qwen/Qwen2-VL-7B-Instruct": _qwen2(28, 3584, 18944, 28, 4, 152_064, False),
+    "Qwen/Qwen2-VL-72B-Instruct": _qwen2(80, 8192, 29568, 64, 8, 152_064, False),
+    "Qwen/Qwen2.5-VL-3B-Instruct": _qwen25(36, 2048, 11008, 16, 2, 151_936, True),
+    "Qwen/Qwen2.5-VL-7B-Instruct": _qwen25(28, 3584, 18944, 28, 4, 152_064, False),
+    "Qwen/Qwen2.5-VL-72B-Instruct": _qwen25(80, 8192, 29568, 64, 8, 152_064, False),
+}
+SHORT_NAMES = {name.split("-")[2].lower(): name for name in RELEASED if "Qwen2-VL" in name}  # 2b, 7b, 72b

@@ -1,0 +1,186 @@
+"""Runs Qwen2-VL: the prompt's layout and positions, the vision tower, transformers' classes."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear, scaled_dot_product_attention
+
+from vidqa.models.decoder_layers import Rotary, rotate
+from vidqa.models.families.qwen2_vl.costs import VISION_MLP_ROWS
+from vidqa.models.families.qwen2_vl.image_processor import resize_frame, to_patches
+from vidqa.models.families.qwen2_vl.spec import VISION_THETA
+from vidqa.models.family import Segment, TextSegment, VisionGrid, VisionSegment
+from vidqa.models.fp16 import Fp32ResidualNorm, ToHalf
+from vidqa.models.spec import ModelSpec
+
+__all__ = [
+    "LANGUAGE_MODEL", "VISION_TOWER", "decoder_layer", "encode", "hf_classes", "hf_config", "hf_video_inputs", "layout",
+    "patch_vision_for_fp16", "position_after", "random_rotary", "resize_frame", "rotary", "to_patches",
+    "vision_positions",
+]  # fmt: skip
+
+LANGUAGE_MODEL, VISION_TOWER = "model.language_model", "model.visual"
+
+
+def layout(
+    head: Sequence[int], tail: Sequence[int], slice_times: Sequence[float], tokenizer: Any
+) -> tuple[Segment, ...]:
+    """Return a prompt's segments: the video's slices stand together, and their times are not told in text."""
+    return TextSegment(tuple(head)), VisionSegment(len(slice_times)), TextSegment(tuple(tail))
+
+
+def vision_positions(spec: ModelSpec, start: int, grid: VisionGrid, first_slice: int = 0) -> Tensor:
+    """Return M-RoPE positions (3, slices·rows·columns): slice, row and column from `start`.
+
+    `first_slice` places a group within its video.
+    """
+    time = torch.arange(first_slice, first_slice + grid.slices) + start
+    down, across = torch.arange(grid.rows) + start, torch.arange(grid.columns) + start
+    return torch.stack(torch.meshgrid(time, down, across, indexing="ij")).reshape(3, -1)
+
+
+def position_after(spec: ModelSpec, start: int, grid: VisionGrid) -> int:
+    """Return where text goes on: one past the largest component (Qwen2-VL, section 2.1: max over T, H, W).
+
+    The released checkpoints were trained with this rule. transformers 5.17-5.23 advances by
+    max(H, W) alone, so the two differ where a video has more slices than rows and columns.
+    """
+    return start + max(grid.slices, grid.rows, grid.columns)
+
+
+def vision_rotary(rows: int, columns: int, head_dim: int, merge: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Cosine and sine (patches, head_dim / 2) of the 2-D rotary embedding of one slice.
+
+    Half of the frequencies turn with the row, half with the column (Qwen2-VL, section 2.1);
+    patches come in merge order: the merge² patches of one token side by side.
+    """
+    grid = torch.arange(rows * columns, device=device).view(rows // merge, merge, columns // merge, merge)
+    order = grid.permute(0, 2, 1, 3).reshape(-1)
+    frequencies = VISION_THETA ** -(torch.arange(0, head_dim // 2, 2, device=device).float() / (head_dim // 2))
+    coordinates = torch.stack((order // columns, order % columns), dim=1).float()  # (patches, 2)
+    angles = (coordinates[:, :, None] * frequencies).reshape(len(order), -1)
+    return angles.cos(), angles.sin()
+
+
+def _never_cancelled() -> None:
+    """Go on."""
+
+
+def encode(
+    tower: Any, patches: Tensor, rows: int, columns: int, check_cancel: Callable[[], None] = _never_cancelled
+) -> Tensor:
+    """Encode patches (slices, rows·columns, values): (slices, rows·columns / merge², hidden).
+
+    rows and columns count patches. `check_cancel` is called before each block; what it raises ends the run.
+    transformers attends slice by slice in a loop; here all slices of a group are one batched call. Equal to
+    `tower(...)`, since attention never crosses a slice.
+    """
+    projection = tower.patch_embed.proj  # a convolution whose stride is its kernel: a matrix product
+    hidden = linear(patches, projection.weight.flatten(1), projection.bias)
+    del patches
+    slices, count, _ = hidden.shape
+    head_dim = hidden.shape[-1] // tower.blocks[0].attn.num_heads
+    rotary = vision_rotary(rows, columns, head_dim, tower.spatial_merge_size, hidden.device)
+    for block in tower.blocks:
+        check_cancel()
+        hidden = hidden + _attend_within_slices(block, hidden, *rotary)
+        hidden = _widen_by_tiles(block, hidden.flatten(0, 1)).view(slices, count, -1)
+    merged: Tensor = tower.merger(hidden.flatten(0, 1))
+    return merged.view(slices, -1, merged.shape[-1])
+
+
+def _widen_by_tiles(block: Any, rows: Tensor) -> Tensor:
+    """A block's MLP with its residual over (rows, embed_dim): wide for a tile of rows at a time."""
+    tiles = [tile + block.mlp(block.norm2(tile)) for tile in torch.split(rows, VISION_MLP_ROWS)]
+    return tiles[0] if len(tiles) == 1 else torch.cat(tiles)
+
+
+def _attend_within_slices(block: Any, hidden: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    """Attention of one block over (slices, patches, embed_dim), each slice by itself."""
+    slices, count, width = hidden.shape
+    attention = block.attn
+    qkv = attention.qkv(block.norm1(hidden)).view(slices, count, 3, attention.num_heads, -1)
+    query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (slices, heads, patches, head_dim)
+    mixed = scaled_dot_product_attention(rotate(query, cosine, sine), rotate(key, cosine, sine), value)
+    out: Tensor = attention.proj(mixed.transpose(1, 2).reshape(slices, count, width))
+    return out
+
+
+def hf_classes() -> tuple[type, type]:
+    """Import and return transformers' configuration and model class."""
+    from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
+
+    return Qwen2VLConfig, Qwen2VLForConditionalGeneration
+
+
+def hf_video_inputs(frames: Tensor, spec: ModelSpec) -> dict[str, Tensor]:
+    """Return what transformers' own processor makes of frames (n, 3, height, width) that have their size."""
+    from transformers import Qwen2VLVideoProcessor
+
+    vision = spec.vision
+    processor: Any = Qwen2VLVideoProcessor(
+        do_resize=False, cap_pixels_per_frame=True, patch_size=vision.patch,
+        temporal_patch_size=vision.temporal_patch, merge_size=vision.merge,
+    )  # fmt: skip
+    return dict(processor(videos=[frames], return_tensors="pt", do_sample_frames=False))
+
+
+def decoder_layer(spec: ModelSpec) -> nn.Module:
+    """Make one decoder layer of a spec, its weights uninitialised."""
+    from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLDecoderLayer
+
+    return Qwen2VLDecoderLayer(hf_config(spec).text_config, 0).eval()
+
+
+def rotary(language_model: Any) -> Rotary:
+    """Return the rotary embedding of a loaded language model."""
+    return Rotary(language_model.rotary_emb.inv_freq, language_model.config.rope_parameters["mrope_section"])
+
+
+def random_rotary(spec: ModelSpec, device: Any) -> Rotary:
+    """Return the rotary embedding that `decoder_layer` would be used with."""
+    frequencies = 1e6 ** -(torch.arange(0, spec.head_dim, 2, device=device).float() / spec.head_dim)
+    return Rotary(frequencies, mrope_sections(spec.head_dim))
+
+
+def patch_vision_for_fp16(tower: Any, scaled: Callable[[Any], Any]) -> None:
+    """Keep the vision tower finite in float16; `scaled` wraps a linear layer."""
+    for block in tower.blocks:
+        block.norm1, block.norm2 = Fp32ResidualNorm(block.norm1), Fp32ResidualNorm(block.norm2)
+        block.attn.proj, block.mlp.fc2 = scaled(block.attn.proj), scaled(block.mlp.fc2)
+    merger = tower.merger
+    merger.ln_q = Fp32ResidualNorm(merger.ln_q)
+    merger.mlp[0] = scaled(merger.mlp[0])
+    merger.mlp[2] = nn.Sequential(scaled(merger.mlp[2]), ToHalf())
+
+
+def mrope_sections(head_dim: int) -> list[int]:
+    """How many frequencies turn with time, row and column: 16, 24, 24 of 64 in the released models."""
+    time, row = head_dim // 8, 3 * head_dim // 16
+    return [time, row, head_dim // 2 - time - row]
+
+
+def hf_config(spec: ModelSpec) -> Any:
+    """Return transformers' Qwen2VLConfig of a spec, for random weights; no token ends an answer."""
+    from transformers import Qwen2VLConfig
+
+    token, vision = spec.video_token, spec.vision
+    return Qwen2VLConfig(
+        text_config={
+            "vocab_size": spec.vocabulary, "hidden_size": spec.hidden, "intermediate_size": spec.intermediate,
+            "num_hidden_layers": spec.layers, "num_attention_heads": spec.heads,
+            "num_key_value_heads": spec.kv_heads, "max_position_embeddings": spec.context_tokens,
+            "rope_parameters": {
+                "rope_type": "default", "rope_theta": 1e6, "mrope_section": mrope_sections(spec.head_dim),
+            },
+            "tie_word_embeddings": spec.tied, "bos_token_id": 1, "eos_token_id": None, "pad_token_id": None,
+        },
+        vision_config={
+            "depth": vision.depth, "embed_dim": vision.embed_dim, "num_heads": vision.heads,
+            "hidden_size": spec.hidden, "mlp_ratio": vision.mlp_hidden // vision.embed_dim,
+        },
+        tie_word_embeddings=spec.tied, image_token_id=token - 1, video_token_id=token,
+        vision_start_token_id=token + 1, vision_end_token_id=token + 2,
+    )  # fmt: skip

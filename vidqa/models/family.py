@@ -1,0 +1,221 @@
+"""The seam between vidqa and model families: what a folder of `models/families/` must provide, and how it is found.
+
+`ModelFamily` holds what planning needs, without torch; `FamilyRuntime` runs the model. Both are modules of the family's
+folder. Nothing outside that folder names a family.
+"""
+
+import pkgutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from vidqa.models.json_rules import Values
+from vidqa.models.spec import ModelSpec
+from vidqa.types import PixelBounds, RunConfig
+
+if TYPE_CHECKING:
+    import numpy
+    from torch import Tensor, nn
+
+    from vidqa.models.decoder_layers import Rotary
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TextSegment:
+    """Token ids of a prompt that stand together."""
+
+    ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class VisionSegment:
+    """So many consecutive temporal slices of the video, with no text between them."""
+
+    slices: int
+
+
+Segment = TextSegment | VisionSegment
+
+
+@dataclass(frozen=True, slots=True)
+class VisionGrid:
+    """A vision segment in tokens: temporal slices, rows and columns, and the seconds from one slice to the next."""
+
+    slices: int
+    rows: int
+    columns: int
+    seconds_per_slice: float
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreRow:
+    """A published score at some size (frames, tokens or parameters), and its source."""
+
+    size: float
+    points: float
+    source: str
+
+
+class ModelFamily(Protocol):
+    """What planning and checking a checkpoint need of a family. Without torch."""
+
+    @property
+    def TITLE(self) -> str:
+        """The family's name in messages."""
+
+    @property
+    def RUNNABLE_TYPES(self) -> tuple[str, ...]:
+        """Values of config.json's model_type that the engine runs."""
+
+    @property
+    def PLANNED_TYPES(self) -> tuple[str, ...]:
+        """Values of model_type that can be planned; the runnable ones are among them."""
+
+    @property
+    def RELEASED(self) -> Mapping[str, ModelSpec]:
+        """Known checkpoints by repository, so that they can be planned before they are fetched."""
+
+    @property
+    def SHORT_NAMES(self) -> Mapping[str, str]:
+        """Short names of released checkpoints, such as 2b."""
+
+    @property
+    def REFERENCE_BOUNDS(self) -> PixelBounds:
+        """Frame and pixel bounds of a checkpoint that names none."""
+
+    @property
+    def MODEL_SCORES(self) -> tuple[ScoreRow, ...]:
+        """Published points by number of parameters, ascending."""
+
+    @property
+    def PRECISION_SCORES(self) -> Mapping[str, tuple[ScoreRow, ...]]:
+        """Points that quantized weights differ from 16-bit ones, by precision and number of parameters."""
+
+    @property
+    def TOKENIZER_PATTERNS(self) -> tuple[str, ...]:
+        """Regular expressions that its tokenizer.json may have: all run in time proportional to the text."""
+
+    def check_config(self, config: Values) -> dict[str, Any]:
+        """Return the checked values of config.json as transformers' configuration takes them; raise ModelError."""
+
+    def spec_of(self, config: Mapping[str, Any]) -> ModelSpec:
+        """Return checked values of config.json as a spec."""
+
+    def read_bounds(self, folder: Path) -> PixelBounds:
+        """Return the frame and pixel bounds of a checkpoint folder; raise ModelError."""
+
+    def vision_shapes(self, spec: ModelSpec) -> Iterable[tuple[str, Shape]]:
+        """Yield name and shape of every tensor of the vision tower, without the tower's prefix."""
+
+    def canonical_name(self, name: str) -> str:
+        """Return a stored tensor's name as transformers' class of today has it."""
+
+    def vision_bytes(self, spec: ModelSpec, run_config: RunConfig) -> int:
+        """Return the bytes that encoding a group of slices takes beside the weights, at its worst moment."""
+
+    def vision_flops(self, spec: ModelSpec, run_config: RunConfig) -> float:
+        """Return the floating-point operations of encoding all slices."""
+
+    def load_runtime(self) -> "FamilyRuntime":
+        """Import and return what runs the model."""
+
+
+class FamilyRuntime(Protocol):
+    """What running a checkpoint needs of a family. Tensors and modules."""
+
+    @property
+    def LANGUAGE_MODEL(self) -> str:
+        """Name of the language model within transformers' class: has `layers`, `norm` and `embed_tokens`."""
+
+    @property
+    def VISION_TOWER(self) -> str:
+        """Name of the vision tower within transformers' class."""
+
+    def hf_classes(self) -> tuple[type, type]:
+        """Import and return transformers' configuration and model class."""
+
+    def hf_video_inputs(self, frames: "Tensor", spec: ModelSpec) -> "dict[str, Tensor]":
+        """Return what transformers' own processor makes of frames (n, 3, height, width) that have their size."""
+
+    def hf_config(self, spec: ModelSpec) -> Any:
+        """Return transformers' configuration of a spec, for models of random weights."""
+
+    def decoder_layer(self, spec: ModelSpec) -> "nn.Module":
+        """Make one decoder layer of a spec, its weights uninitialised."""
+
+    def rotary(self, language_model: Any) -> "Rotary":
+        """Return the rotary embedding of a loaded language model."""
+
+    def random_rotary(self, spec: ModelSpec, device: Any) -> "Rotary":
+        """Return the rotary embedding that `decoder_layer` would be used with."""
+
+    def patch_vision_for_fp16(self, tower: Any, scaled: Callable[[Any], Any]) -> None:
+        """Keep the vision tower finite in float16; `scaled` wraps a linear layer (`models/fp16.py`)."""
+
+    def layout(
+        self, head: Sequence[int], tail: Sequence[int], slice_times: Sequence[float], tokenizer: Any
+    ) -> tuple[Segment, ...]:
+        """Return a prompt's segments, the first and the last of them text.
+
+        `head` and `tail` are the ids before and behind the video token of the rendered chat template; `slice_times` the
+        mean time of each temporal slice in seconds.
+        """
+
+    def vision_positions(self, spec: ModelSpec, start: int, grid: VisionGrid, first_slice: int) -> "Tensor":
+        """Return M-RoPE positions (3, slices·rows·columns) of part of a vision segment that begins at `start`.
+
+        `grid` is the part's; `first_slice` is its place within the segment.
+        """
+
+    def position_after(self, spec: ModelSpec, start: int, grid: VisionGrid) -> int:
+        """Return the position of the text behind a whole vision segment."""
+
+    def resize_frame(self, rgb: "numpy.ndarray", height: int, width: int) -> "Tensor":
+        """Resize one picture (h, w, 3) uint8 to (3, height, width) uint8, on the host."""
+
+    def to_patches(self, frames: "Tensor", spec: ModelSpec) -> "Tensor":
+        """Cut (n, 3, height, width) uint8 frames into patches (slices, patches, values) in float32."""
+
+    def encode(
+        self, tower: "nn.Module", patches: "Tensor", rows: int, columns: int, check_cancel: Callable[[], None]
+    ) -> "Tensor":
+        """Encode patches (slices, patches, values): (slices, tokens, embedding_width). rows and columns count patches.
+
+        `check_cancel` is called before each block; what it raises ends the run.
+        """
+
+
+@cache
+def families() -> tuple[ModelFamily, ...]:
+    """Return every family: each folder of `models/families/`, by name."""
+    package = import_module("vidqa.models.families")
+    names = sorted(module.name for module in pkgutil.iter_modules(package.__path__))
+    found: list[Any] = [import_module(f"{package.__name__}.{name}") for name in names]
+    return tuple(found)
+
+
+def planned_types() -> tuple[str, ...]:
+    """Return all values of model_type that can be planned."""
+    return tuple(name for family in families() for name in family.PLANNED_TYPES)
+
+
+def runnable_types() -> tuple[str, ...]:
+    """Return all values of model_type that the engine runs."""
+    return tuple(name for family in families() for name in family.RUNNABLE_TYPES)
+
+
+def find_family(model_type: object) -> ModelFamily | None:
+    """Return the family of a model_type, None if there is none."""
+    return next((family for family in families() if model_type in family.PLANNED_TYPES), None)
+
+
+def family_of(spec: ModelSpec) -> ModelFamily:
+    """Return a spec's family."""
+    family = find_family(spec.model_type)
+    assert family is not None, spec.model_type
+    return family
