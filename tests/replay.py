@@ -18,8 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from vidqa.devices.live_bytes import LiveBytes
 from vidqa.devices.torch_device import default_dtype
-from vidqa.models.families.qwen2_vl import load_runtime
-from vidqa.models.families.qwen2_vl.runtime import hf_config
+from vidqa.models.family import family_of
 from vidqa.models.fp16 import patch_for_fp16
 from vidqa.models.loader import DTYPES
 from vidqa.models.spec import ModelSpec
@@ -191,13 +190,13 @@ def replayed(
     spec: ModelSpec, weights: str, placement: Placement = _PLAIN, dtype_name: str = "bf16"
 ) -> Iterator[Replay]:
     """The model of a spec on a fake CUDA device, in the named precisions and placement."""
-    from transformers import Qwen2VLForConditionalGeneration
     from transformers.initialization import no_init_weights
 
+    family = family_of(spec).load_runtime()
     live, dtype = LiveBytes("cuda"), DTYPES[dtype_name]
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
         with torch.device("cuda"), no_init_weights(), default_dtype(dtype):
-            model = Qwen2VLForConditionalGeneration(hf_config(spec)).eval()
+            model: Any = family.hf_classes()[1](family.hf_config(spec)).eval()  # type: ignore[call-arg]
             model.tie_weights()
         if weights in QUANTIZED:
             _quantize(model.model.language_model, weights)
@@ -207,7 +206,7 @@ def replayed(
                 model.lm_head = _quantized(model.lm_head, weights)
         if dtype_name == "fp16":
             # a fake weight has no values
-            patch_for_fp16(model.model.language_model, model.model.visual, load_runtime(), lambda linear: 1.0)
+            patch_for_fp16(model.model.language_model, model.model.visual, family, lambda linear: 1.0)
         if placement.embedding_on_host:
             table = model.get_input_embeddings()
             table.weight = nn.Parameter(torch.empty(table.weight.shape, dtype=dtype), requires_grad=False)

@@ -15,12 +15,11 @@ Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 
 
 class Rotary:
-    """M-RoPE (Qwen2-VL, section 2.1): each frequency turns with time, with the row or with the column."""
+    """M-RoPE (Qwen2-VL, section 2.1): each frequency turns with time (0), with the row (1) or with the column (2)."""
 
-    def __init__(self, frequencies: Tensor, sections: Iterable[int]) -> None:
+    def __init__(self, frequencies: Tensor, components: Sequence[int]) -> None:
         self._frequencies = frequencies.float()  # (d/2,)
-        parts = [torch.full((count,), component) for component, count in enumerate(sections)]
-        self._component = torch.cat(parts).to(frequencies.device)  # (d/2,): 0 time, 1 row, 2 column
+        self._component = torch.tensor(components).to(frequencies.device)  # (d/2,)
 
     def of_positions(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Cosine and sine (rows, 1, d/2) in float32 of M-RoPE positions (3, rows)."""

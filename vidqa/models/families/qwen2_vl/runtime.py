@@ -136,13 +136,19 @@ def decoder_layer(spec: ModelSpec) -> nn.Module:
 
 def rotary(language_model: Any) -> Rotary:
     """Return the rotary embedding of a loaded language model."""
-    return Rotary(language_model.rotary_emb.inv_freq, language_model.config.rope_parameters["mrope_section"])
+    sections = language_model.config.rope_parameters["mrope_section"]
+    return Rotary(language_model.rotary_emb.inv_freq, _components(sections))
 
 
 def random_rotary(spec: ModelSpec, device: Any) -> Rotary:
     """Return the rotary embedding that `decoder_layer` would be used with."""
     frequencies = 1e6 ** -(torch.arange(0, spec.head_dim, 2, device=device).float() / spec.head_dim)
-    return Rotary(frequencies, mrope_sections(spec.head_dim))
+    return Rotary(frequencies, _components(mrope_sections(spec.head_dim)))
+
+
+def _components(sections: Sequence[int]) -> list[int]:
+    """Return the component that turns each frequency: time, row and column, each a run of frequencies."""
+    return [component for component, count in enumerate(sections) for _ in range(count)]
 
 
 def patch_vision_for_fp16(tower: Any, scaled: Callable[[Any], Any]) -> None:
