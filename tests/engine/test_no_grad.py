@@ -79,7 +79,7 @@ def modes() -> tuple[bool, bool]:
     return torch.is_grad_enabled(), torch.is_inference_mode_enabled()
 
 
-@pytest.fixture(no_grad="module")
+@pytest.fixture(scope="module")
 def loaded() -> Iterator[Watched]:
     live, threads = LiveBytes("cpu"), torch.get_num_threads()
     torch.set_num_threads(1)  # matrices this small are slower when they are shared out
