@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     import numpy
 
 PHASES = ("load", "vision", "prefill", "decode")  # of memory, in their order
+PHASE_MARK = "vidqa phase: "  # how a phase's range in a profiler's trace begins
 
 
 FinishReason = Literal["stop", "length", "cancelled"]

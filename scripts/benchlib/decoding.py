@@ -9,7 +9,7 @@ import torch
 from benchlib.bench import Bench
 from benchlib.models import short_name
 from benchlib.rows import Row, Samples, seconds_row
-from benchlib.runs import Run, alternating, generate
+from benchlib.runs import Run, alternating, generate_endlessly
 from benchlib.sections import Skipped
 from benchlib.steps import greedy_steps, greedy_tokens, make_step, random_caches
 from vidqa.models.loader import Loaded, weights_bytes
@@ -77,7 +77,7 @@ def _plain_run(bench: Bench, loaded: Loaded) -> list[float]:
     sizes = bench.sizes
     ids = torch.randint(0, 1000, (1, sizes.decode_context), device=bench.device)
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    return generate(loaded.model.model, inputs, sizes.plain_tokens, time.perf_counter()).token_seconds
+    return generate_endlessly(loaded.model.model, inputs, sizes.plain_tokens, time.perf_counter()).token_seconds
 
 
 def _joined(runs: list[list[float]]) -> list[float]:

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from benchlib.bench import Bench
 from benchlib.drawn import DRAWN, drawn_reader
-from benchlib.models import FULL, build, copy_of, load, reduced, short_name
+from benchlib.models import FULL, build, copy_of, load, reduced, short_name, some_prompt
 from benchlib.prefilling import compiled_prefilling
 from benchlib.rows import ROOT, Row
-from benchlib.runs import SyntheticReader, plan_for, run_transformers, run_vidqa, synthetic_video, video_inputs
+from benchlib.runs import SyntheticReader, plan_for, run_transformers, run_vidqa, synthetic_video
 from benchlib.sections import Skipped
 from benchlib.steps import Recorder, filled, logits_after, make_step
 from vidqa import EngineConfig, Session
@@ -27,6 +27,7 @@ from vidqa.engine.kv_cache import Storage
 from vidqa.events import TextDelta
 from vidqa.models.attention.selector import HeadLayout, try_rung
 from vidqa.models.loader import Loaded
+from vidqa.profiling.hf_baseline import model_inputs, process_video
 from vidqa.types import Request
 
 _TIES = {torch.float32: 1e-4, torch.bfloat16: 0.01}  # of the logits' spread: closer than this, either may win
@@ -94,10 +95,7 @@ def _agreement(name: str, wanted: list[int], tokens: list[int], tie: float, gap:
 
 def _gap(plain: Loaded, frames: Tensor, wanted: list[int], tokens: list[int], place: int) -> float:
     """How far apart the oracle's logits of both choices are where they first differ, as a share of their spread."""
-    from transformers import Qwen2VLVideoProcessor
-
-    processor: Any = Qwen2VLVideoProcessor(do_resize=False, cap_pixels_per_frame=True)
-    inputs = video_inputs(plain, processor(videos=[frames], return_tensors="pt", do_sample_frames=False))
+    inputs = model_inputs(plain, some_prompt(), process_video(plain, frames))
     said = torch.tensor([wanted[:place]], dtype=torch.int64, device=plain.model.device)
     for name, fill in (("input_ids", said), ("attention_mask", said * 0 + 1), ("mm_token_type_ids", said * 0)):
         inputs[name] = torch.cat((inputs[name], fill.to(inputs[name].dtype)), dim=1)

@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import StoppingCriteria, StoppingCriteriaList
 
 from benchlib.accelerator import Accelerator
 from benchlib.models import some_prompt
@@ -31,6 +30,7 @@ from vidqa.models.registry import Checkpoint
 from vidqa.planner.planner import plan_video
 from vidqa.planner.search import PlanningProblem
 from vidqa.planner.tasks import tasks_for
+from vidqa.profiling.hf_baseline import generate, model_inputs, process_video
 from vidqa.types import Frame, Placement, Plan, Request, VideoInfo
 
 Side = TypeVar("Side")
@@ -185,45 +185,17 @@ def follow_up(loaded: Loaded, task: PlanningProblem, first: Asked, question: Seq
     return ask(loaded, task, plan, prompt, None, before=first)
 
 
-class TokenClock(StoppingCriteria):
-    """Notes when each of transformers' tokens was known on the host; stops nothing."""
-
-    def __init__(self) -> None:
-        self.times: list[float] = []
-
-    def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
-        input_ids[0, -1].item()  # waits for the device
-        self.times.append(time.perf_counter())
-        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+def generate_endlessly(model: Any, inputs: dict[str, Tensor], tokens: int, began: float) -> Run:
+    """Run transformers' greedy `generate`, which no token ends; `began` is when the run began."""
+    ids, times = generate(model, inputs, tokens, eos_token_id=None, pad_token_id=0)
+    return Run(began, times, ids)
 
 
-def generate(model: Any, inputs: dict[str, Tensor], tokens: int, began: float) -> Run:
-    """transformers' greedy `generate` with its growing cache; `began` is when its run did."""
-    clock, length = TokenClock(), inputs["input_ids"].shape[1]
-    output = model.generate(
-        **inputs, max_new_tokens=tokens, do_sample=False, eos_token_id=None, pad_token_id=0,
-        stopping_criteria=StoppingCriteriaList([clock]),
-    )  # fmt: skip
-    return Run(began, clock.times, output[0, length:].tolist())
-
-
-def video_inputs(loaded: Loaded, made: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What transformers takes on the model's device for the prompt and a processed video."""
-    spec, prompt = loaded.model.spec, some_prompt()
-    visual = int(made["video_grid_thw"].prod()) // spec.vision.merge**2
-    ids = torch.tensor([[*prompt.head, *[spec.video_token] * visual, *prompt.tail]])
-    kinds = {"attention_mask": torch.ones_like(ids), "mm_token_type_ids": (ids == spec.video_token).int() * 2}
-    return {name: tensor.to(loaded.model.device) for name, tensor in ({"input_ids": ids} | kinds | dict(made)).items()}
-
-
-def run_transformers(model: Any, loaded: Loaded, frames: Tensor, tokens: int, **how: Any) -> Run:
-    """Frames to tokens as transformers' users do it; `how` goes to its video processor."""
-    from transformers import Qwen2VLVideoProcessor
-
-    processor: Any = Qwen2VLVideoProcessor(do_resize=False, cap_pixels_per_frame=True)
+def run_transformers(model: Any, loaded: Loaded, frames: Tensor, tokens: int, **options: Any) -> Run:
+    """Run frames to tokens as transformers' users do it; `options` go to its video processor."""
     began = time.perf_counter()
-    made = processor(videos=[frames], return_tensors="pt", do_sample_frames=False, **how)
-    return generate(model, video_inputs(loaded, made), tokens, began)
+    inputs = model_inputs(loaded, some_prompt(), process_video(loaded, frames, **options))
+    return generate_endlessly(model, inputs, tokens, began)
 
 
 def run_vidqa(loaded: Loaded, task: PlanningProblem, plan: Plan, reader: SyntheticReader) -> Run:

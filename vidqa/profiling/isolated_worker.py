@@ -132,11 +132,11 @@ def _ask_plainly(job: IsolatedRun, found: Any, device: "Device", tracker: "Track
     """Load, warm up and ask, each measured; returns what was said and the weights' bytes."""
     from vidqa.devices.torch_device import torch_device
     from vidqa.planner.placement import compute_dtype
-    from vidqa.profiling.hf_baseline import PlainTransformers
+    from vidqa.profiling.hf_baseline import HFBaseline
     from vidqa.video.reader import open_video
 
     with tracker.phase("load"):
-        model = PlainTransformers(found.local_folder(), torch_device(device.torch_name), compute_dtype(device))
+        model = HFBaseline(found.local_folder(), torch_device(device.torch_name), compute_dtype(device))
     for name, request in (("warm-up", warm_up(job.request)), ("generate", job.request)):
         video = open_video(request.video, isolated=job.config.isolate_decoder, stream=request.stream)
         with video as reader, tracker.phase(name):
