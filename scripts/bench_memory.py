@@ -69,7 +69,7 @@ def child(descriptor: int) -> int:
 
 def measure_on_gpu(names: Sequence[str], limit_seconds: float) -> Found:
     """A process for each setup, whose plans are written as they come."""
-    from vidqa.devices.allocator import allocator_environment
+    from vidqa.devices.device import allocator_environment
 
     os.environ.update(allocator_environment(os.environ))  # as a Session does: torch reads it once
     words = [sys.executable, str(Path(__file__).resolve()), "--child"]

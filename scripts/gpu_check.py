@@ -230,7 +230,7 @@ def prepare_environment() -> None:
     os.environ.setdefault("VIDQA_STATE", str(scratch / "state"))
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(scratch / "compiled"))
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    from vidqa.devices.allocator import allocator_environment
+    from vidqa.devices.device import allocator_environment
 
     os.environ.update(allocator_environment(os.environ))  # as a Session does: torch reads it once
 

@@ -19,7 +19,7 @@ from benchlib.runs import synthetic_video
 from benchlib.sections import Found
 from tests.planner.plan_builders import made_device
 from vidqa.config import EngineConfig
-from vidqa.devices.allocator import allocator_environment
+from vidqa.devices.device import allocator_environment
 from vidqa.models.families.qwen2_vl.spec import REFERENCE_BOUNDS
 from vidqa.models.registry import Checkpoint
 from vidqa.planner.tasks import runtime_overhead

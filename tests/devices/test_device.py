@@ -8,8 +8,7 @@ import psutil
 import pytest
 
 from tests.devices.scripted_nvml import GIB, MIB, OWN, Card, ScriptedNvml, machine, no_driver
-from vidqa.devices.allocator import allocator_environment
-from vidqa.devices.device import find_device, list_devices, reread, reusable_bytes
+from vidqa.devices.device import allocator_environment, find_device, list_devices, reread, reusable_bytes
 from vidqa.devices.host import host_memory
 from vidqa.devices.nvml import ASSUMED_CONTEXT_BYTES
 from vidqa.errors import UsageError
@@ -30,7 +29,7 @@ def test_a_card_with_other_processes_in_numbers() -> None:
     assert device.other_bytes == 12 * GIB - 380 * MIB - 7 * GIB - 1 * GIB
     assert (device.compute_capability, device.bf16) == ((8, 6), True)
     assert device.bandwidth_bytes_per_second == 360e9
-    assert device.notes == ("programs that draw on a screen hold 100.0 MiB of this GPU",)
+    assert device.notes == ("graphics programs hold 100.0 MiB of this GPU",)
 
 
 @pytest.mark.parametrize("rows", [None, [(7, None)], [(7, UNKNOWN), (OWN, UNKNOWN)]])
@@ -66,8 +65,8 @@ def test_a_gpu_that_shares_the_hosts_memory() -> None:
 @pytest.mark.parametrize(
     ("display", "drawing", "note"),
     [
-        (1, None, "how much memory it holds is not told"),
-        (None, [(8, None)], "how much memory it holds is not told"),
+        (1, None, "does not report its memory"),
+        (None, [(8, None)], "does not report its memory"),
         (1, [(8, 400 * MIB)], "hold 400.0 MiB"),
     ],
 )
@@ -78,7 +77,7 @@ def test_a_display_is_named(display: int | None, drawing: Any, note: str) -> Non
 
 def test_wsl_is_named(tmp_path: Path) -> None:
     write(tmp_path, {"proc/sys/kernel/osrelease": "5.15.153.1-microsoft-standard-WSL2"})
-    assert "spill" in cuda(Card(), root=tmp_path).notes[0]
+    assert "host memory" in cuda(Card(), root=tmp_path).notes[0]
 
 
 def mig() -> Card:
@@ -97,7 +96,7 @@ def test_mig_instances_are_devices_of_their_own() -> None:
     second = cuda(mig(), environment={"CUDA_VISIBLE_DEVICES": "MIG-1"})
     assert (second.total_bytes, second.other_bytes) == (10 * GIB, 5 * GIB)
     assert second.bandwidth_bytes_per_second == pytest.approx(2039e9 / 8)
-    assert second.notes == ("a MIG instance: a part of a GPU",)
+    assert second.notes == ("MIG instance: a part of a GPU",)
 
 
 def test_a_gpu_cut_into_no_instance_is_not_there() -> None:

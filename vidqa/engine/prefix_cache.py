@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from vidqa.devices.torch_device import page_locked
 from vidqa.engine.kv_cache import KVCache
-from vidqa.engine.pinned_memory import page_locked
 
 if TYPE_CHECKING:
     from vidqa.engine.vision import EncodedGroup

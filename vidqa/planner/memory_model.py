@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING
 
-from vidqa.devices.allocator import BLOCK
+from vidqa.devices.device import BLOCK
 from vidqa.planner import activation_memory
 from vidqa.planner.weight_memory import ELEMENT_BYTES, part_bytes, part_precision, staging_bytes
 from vidqa.types import PHASES, MemoryLine, Placement, Plan, RunConfig

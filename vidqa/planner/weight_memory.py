@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
-from vidqa.devices.allocator import BLOCK, rounded
+from vidqa.devices.device import BLOCK, rounded
 from vidqa.types import Placement
 
 if TYPE_CHECKING:

@@ -28,7 +28,7 @@ from vidqa.profiling.memory_trace import (
     totals,
 )
 from vidqa.profiling.sweep_points import Side
-from vidqa.profiling.sweep_runner import settled
+from vidqa.profiling.sweep_runner import with_plan
 from vidqa.types import Answer, Request
 
 _HOST, _CUDA = 0, 1  # c10::DeviceType, as the trace writes it
@@ -89,7 +89,7 @@ def profile_vidqa(config: EngineConfig, request: Request, trace_path: Path) -> P
     from vidqa.engine.session import Session
 
     with Session(config) as planning:
-        fixed = settled(replace(config, remember=False), planning.plan(request))
+        fixed = with_plan(replace(config, remember=False), planning.plan(request))
     with Session(fixed) as session:
         first = _answer(session.ask(warm_up(request)))
         with _profiled(trace_path, first.plan.device):

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding, linear, scaled_dot_product_attention
 
+from vidqa.devices.torch_device import to_device
 from vidqa.models.attention import Kernel
 from vidqa.models.decoder_layers import Rotary, rotate, run_layers
 from vidqa.models.families.qwen2_vl.spec import ModelSpec
@@ -113,13 +114,6 @@ class SequenceChunk:
     cache: TokenCache
 
 
-def _sent(tensor: Tensor, device: torch.device) -> Tensor:
-    """A small tensor on a device. From page-locked memory, else the copy would wait for all that is queued there."""
-    if device.type == "cuda" and tensor.device.type == "cpu" and torch.cuda.is_available():
-        tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)
-
-
 def _joined(tensors: list[Tensor], dimension: int = 0) -> Tensor:
     return tensors[0] if len(tensors) == 1 else torch.cat(tensors, dimension)
 
@@ -172,7 +166,7 @@ class Qwen2VL:
     def embed(self, ids: Tensor) -> Tensor:
         """Embed token ids (n,): (n, hidden). Rows are looked up where the table lies."""
         table = self.model.get_input_embeddings().weight
-        return embedding(_sent(ids, table.device), table).to(self.device)
+        return embedding(to_device(ids, table.device), table).to(self.device)
 
     def run(self, parts: Sequence[SequenceChunk], kernel: Kernel) -> Tensor:
         """Run the tokens of one or several sequences after what their caches hold, and append them.
@@ -194,7 +188,7 @@ class Qwen2VL:
             ]
             return _joined(mixed)
 
-        hidden = run_layers(text.layers, rows, self.rotary.of_positions(_sent(positions, self.device)), attend)
+        hidden = run_layers(text.layers, rows, self.rotary.of_positions(to_device(positions, self.device)), attend)
         kernel.end()
         for part in parts:
             part.cache.advance(len(part.rows))
