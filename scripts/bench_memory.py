@@ -23,7 +23,7 @@ from typing import Any
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 from benchlib.planned import GIB, Measured, Setup, make_plans, measure, run_plan, summarise
 from benchlib.rows import RESULTS, environment, write_result
-from benchlib.sections import Found, Section, Send, run_in_children, serve
+from benchlib.sections import Results, Section, Send, run_child, run_in_children
 
 __all__ = ["make_plans", "run_plan"]  # tests/gpu/test_gpu_memory.py takes them from here
 # Model, precision, cap in GiB; by name, as 2b-bf16-6.
@@ -64,10 +64,10 @@ def child(descriptor: int) -> int:
         send({"environment": environment(accelerator.name)})
         return sections(), Bench(accelerator, tiny=False)
 
-    return serve(descriptor, sections, begin)
+    return run_child(descriptor, sections, begin)
 
 
-def measure_on_gpu(names: Sequence[str], limit_seconds: float) -> Found:
+def measure_on_gpu(names: Sequence[str], limit_seconds: float) -> Results:
     """A process for each setup, whose plans are written as they come."""
     from vidqa.devices.device import allocator_environment
 
@@ -75,7 +75,7 @@ def measure_on_gpu(names: Sequence[str], limit_seconds: float) -> Found:
     words = [sys.executable, str(Path(__file__).resolve()), "--child"]
     groups = [{name: _SETUP_SECONDS} for name in names]
 
-    def changed(found: Found) -> None:
+    def changed(found: Results) -> None:
         if found.rows:
             write_result(RESULTS / "memory-cuda.json", content(found.rows, found.environment))
         print(f"{len(found.rows)} plans; {found.ends[-1:]}", flush=True)

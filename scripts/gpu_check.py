@@ -27,7 +27,7 @@ from typing import Any
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 from benchlib.rows import RESULTS, ROOT, Bar, missed, row_object, shown_bar, shown_value, write_result
-from benchlib.sections import Found, Section, Send, run_in_children, serve
+from benchlib.sections import Results, Section, Send, run_child, run_in_children
 
 BUDGET_SECONDS = 580.0
 GROUPS = "abcdefgh"
@@ -127,7 +127,7 @@ def child(arguments: argparse.Namespace) -> int:
         send({"environment": environment(accelerator.name)})
         return sections(), Bench(accelerator, tiny=arguments.rehearse)
 
-    return serve(arguments.descriptor, sections, begin)
+    return run_child(arguments.descriptor, sections, begin)
 
 
 def chosen(arguments: argparse.Namespace) -> dict[str, Part]:
@@ -149,7 +149,7 @@ def processes(parts: Mapping[str, Part]) -> list[dict[str, float]]:
     return list(groups.values())
 
 
-def report(found: Found, arguments: argparse.Namespace, *, finished: bool) -> dict[str, Any]:
+def report(found: Results, arguments: argparse.Namespace, *, finished: bool) -> dict[str, Any]:
     """What is written: rows with their bars, and how every section ended."""
     bars: Mapping[str, Bar] = {} if arguments.rehearse else BARS
     asked = {key: bar for key, bar in bars.items() if key.partition(": ")[0] in chosen(arguments)}
@@ -191,15 +191,15 @@ def exit_code(result: Mapping[str, Any]) -> int:
 
 def parent(arguments: argparse.Namespace) -> int:
     """Run the sections in children, writing after each row; the exit code."""
-    began, path, seen, latest = time.monotonic(), target(arguments), 0, Found()
+    began, path, seen, latest = time.monotonic(), target(arguments), 0, Results()
 
-    def write(found: Found, *, finished: bool) -> dict[str, Any]:
+    def write(found: Results, *, finished: bool) -> dict[str, Any]:
         result = report(found, arguments, finished=finished)
         if found.environment or found.rows:  # else there was no device, and nothing to keep
             write_result(path, result)
         return result
 
-    def changed(found: Found) -> None:
+    def changed(found: Results) -> None:
         nonlocal seen, latest
         latest = found
         write(found, finished=False)
