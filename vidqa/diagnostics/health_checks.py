@@ -306,9 +306,7 @@ def _predictions(subject: Subject) -> Iterator[Check]:
     runs, ratio = summary
     percent = (ratio - 1) * 100
     status: Status = "bad" if percent > _MAX_EXCESS_PERCENT else "ok"  # a lower peak is harmless
-    remedy = (
-        "Raise --reserve a little, and report this with `vidqa doctor --json`." if status == "bad" else ""
-    )
+    remedy = "Raise --reserve a little, and report this with `vidqa doctor --json`." if status == "bad" else ""
     yield Check("predictions", status, f"measured peaks are {percent:+.1f} % of planned ones, {runs} run(s)", remedy)
 
 

@@ -76,8 +76,8 @@ def _run_vidqa(run: IsolatedRun) -> dict[str, Any]:
 
     with Session(run.config) as session:
         device = _limited_device(run)
-        first = _answer(session.ask(warm_up(run.request)))
-        answer = _answer(session.ask(run.request))
+        first = last_answer(session.ask(warm_up(run.request)))
+        answer = last_answer(session.ask(run.request))
     plan, memory = answer.plan, answer.memory
     peak = max(first.memory.measured_peak_bytes, memory.measured_peak_bytes)
     return {
@@ -97,7 +97,8 @@ def _run_vidqa(run: IsolatedRun) -> dict[str, Any]:
     }
 
 
-def _answer(events: Iterator[Any]) -> Answer:
+def last_answer(events: Iterator[Any]) -> Answer:
+    """Run a question to its end and return its answer."""
     *_, last = events
     answer: Answer = last.answer
     return answer
@@ -136,6 +137,7 @@ def _ask_baseline(run: IsolatedRun, found: Any, device: "Device", tracker: "Trac
     from vidqa.devices.torch_device import torch_device
     from vidqa.planner.placement import compute_dtype
     from vidqa.profiling.hf_baseline import HFBaseline
+    from vidqa.video.frame_sampling import choose_indices
     from vidqa.video.reader import open_video
 
     with tracker.phase("load"):
@@ -144,22 +146,10 @@ def _ask_baseline(run: IsolatedRun, found: Any, device: "Device", tracker: "Trac
         video = open_video(request.video, isolated=run.config.isolate_decoder, stream=request.stream)
         with video as reader, tracker.phase(name):
             assert request.size is not None
-            indices = _indices(reader.info, request, found.bounds)
+            interval = {"start_seconds": request.start_seconds, "end_seconds": request.end_seconds}
+            indices = choose_indices(reader.info, frames=request.frames, fps=None, bounds=found.bounds, **interval)
             answer = model.ask(request, reader, indices, (request.size[1], request.size[0]))
     return answer, model.weights_bytes
-
-
-def _indices(info: Any, request: Request, bounds: Any) -> tuple[int, ...]:
-    from vidqa.video.frame_sampling import choose_indices
-
-    return choose_indices(
-        info,
-        frames=request.frames,
-        fps=None,
-        start_seconds=request.start_seconds,
-        end_seconds=request.end_seconds,
-        bounds=bounds,
-    )
 
 
 def _position_notes(slices: int, columns: int, rows: int) -> list[str]:

@@ -10,11 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from vidqa.config import EngineConfig
 from vidqa.profiling.allocation_classifier import WEIGHTS, ModelShapes, model_shapes
-from vidqa.profiling.isolated_worker import WARM_UP_SIDE, warm_up
+from vidqa.profiling.isolated_worker import WARM_UP_SIDE, last_answer, warm_up
 from vidqa.profiling.memory_trace import (
     Allocation,
     AllocationTimeline,
@@ -29,7 +28,7 @@ from vidqa.profiling.memory_trace import (
 )
 from vidqa.profiling.sweep_points import Side
 from vidqa.profiling.sweep_runner import with_plan
-from vidqa.types import Answer, Request
+from vidqa.types import Request
 
 _HOST, _CUDA = 0, 1  # c10::DeviceType, as the trace writes it
 _PHASES = ("video", "vision", "prefill", "decode")
@@ -91,9 +90,9 @@ def profile_vidqa(config: EngineConfig, request: Request, trace_path: Path) -> P
     with Session(config) as planning:
         fixed = with_plan(replace(config, remember=False), planning.plan(request))
     with Session(fixed) as session:
-        first = _answer(session.ask(warm_up(request)))
+        first = last_answer(session.ask(warm_up(request)))
         with _profiled(trace_path, first.plan.device):
-            answer = _answer(session.ask(request))
+            answer = last_answer(session.ask(request))
         assert session.loaded is not None
         model = model_shapes(session.loaded.model.spec)
     run_config, timing = answer.plan.run_config, answer.timing
@@ -172,12 +171,6 @@ def _phases(allocations: list[Allocation], asked: ProfiledQuestion) -> tuple[Pro
         )
         for name in names
     )
-
-
-def _answer(events: Iterator[Any]) -> Answer:
-    *_, last = events
-    answer: Answer = last.answer
-    return answer
 
 
 def _quiet_profiler() -> None:

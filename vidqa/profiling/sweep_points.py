@@ -5,6 +5,7 @@ A point is a number of frames at a size; a row is one side's (vidqa's or plain t
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from statistics import linear_regression
 from typing import Any, Literal
 
 from vidqa.errors import UsageError
@@ -153,16 +154,8 @@ def frames_for_budget(budget_tokens: int, slice_tokens: Sequence[int]) -> list[i
 
 def _available(info: VideoInfo, bounds: PixelBounds, frames: int, request: Request) -> int:
     """Return how many frames the reference's sampling gives for an even count."""
-    return len(
-        choose_indices(
-            info,
-            frames=frames,
-            fps=None,
-            start_seconds=request.start_seconds,
-            end_seconds=request.end_seconds,
-            bounds=bounds,
-        )
-    )
+    interval = {"start_seconds": request.start_seconds, "end_seconds": request.end_seconds}
+    return len(choose_indices(info, frames=frames, fps=None, bounds=bounds, **interval))
 
 
 def _rounded(info: VideoInfo, bounds: PixelBounds, spec: ModelSpec, size: tuple[int, int]) -> tuple[int, int]:
@@ -184,9 +177,7 @@ def slope(pairs: Sequence[tuple[float, float]]) -> float | None:
     """Return the least-squares slope of (x, y); None with fewer than two different x."""
     if len({x for x, _ in pairs}) < 2:
         return None
-    mean_x = sum(x for x, _ in pairs) / len(pairs)
-    mean_y = sum(y for _, y in pairs) / len(pairs)
-    return sum((x - mean_x) * (y - mean_y) for x, y in pairs) / sum((x - mean_x) ** 2 for x, _ in pairs)
+    return linear_regression(*zip(*pairs, strict=True)).slope
 
 
 def measured(rows: Sequence[SweepRow], side: Side) -> list[SweepRow]:
@@ -241,12 +232,9 @@ def _worst_prediction(rows: Sequence[SweepRow]) -> float | None:
 
 def _same_answers(rows: Sequence[SweepRow]) -> bool | None:
     """Return whether both sides gave the same text wherever both answered; None if they never did."""
-    answers: dict[tuple[int, int, int], set[str | None]] = {}
-    counts: dict[tuple[int, int, int], int] = {}
+    answers: dict[tuple[int, int, int], list[str | None]] = {}
     for row in rows:
         if row.outcome == "ok":
-            key = (row.frames, row.width, row.height)
-            answers.setdefault(key, set()).add(row.answer)
-            counts[key] = counts.get(key, 0) + 1
-    both = [len(answers[key]) == 1 for key, count in counts.items() if count == 2]
+            answers.setdefault((row.frames, row.width, row.height), []).append(row.answer)
+    both = [texts[0] == texts[1] for texts in answers.values() if len(texts) == 2]
     return all(both) if both else None
