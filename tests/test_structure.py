@@ -116,6 +116,10 @@ def test_circles_are_found(sources: dict[str, str], circle: set[str]) -> None:
     assert set(find_circle(imports({name: ast.parse(text) for name, text in sources.items()}))) == circle
 
 
+def test_imports_have_no_circles() -> None:
+    assert find_circle(imports({module_name(path): tree(path) for path in SOURCES})) == []
+
+
 def test_a_question_enters_few_files() -> None:
     script = [
         sys.executable,
