@@ -53,11 +53,11 @@ def main() -> int:
     }
     for measure in ("first_token_s", "tokens_per_s"):
         report[f"{measure}_ratio"] = report[measure]["vidqa"] / report[measure]["transformers"]
-    print(json.dumps(report, indent=1) if arguments.json else _told(report))
+    print(json.dumps(report, indent=1) if arguments.json else _text(report))
     return 0
 
 
-def _told(report: dict[str, Any]) -> str:
+def _text(report: dict[str, Any]) -> str:
     first, speed = report["first_token_s"], report["tokens_per_s"]
     lines = [
         f"{report['prompt_tokens']} prompt tokens from {report['frames']} frames, "

@@ -1,10 +1,9 @@
 #!/usr/bin/env python3
-"""The first token of a second question about the same video beside that of the first, through the real Session.
+"""Time to the first token of a first and a second question about one video, in a Session.
 
-A random-weight checkpoint with Qwen2-VL-2B's head layout (few layers; `--full` for all of it), a generated
-clip, and about 16K visual tokens. Q1 and then Q2, which has Q1 and its answer as history, are asked several
-times; in between the session forgets the video. Results go to benchmarks/results/. Needs PyAV; without it,
-scripts/gpu_check.py measures the same behind the decoder.
+A random-weight checkpoint with Qwen2-VL-2B's head layout (few layers; `--full` for all), a generated clip, and about
+16K visual tokens. The second question has the first one and its answer as history. Between rounds the session forgets
+the video. Results go to benchmarks/results/. Needs PyAV; scripts/gpu_check.py measures the same without it.
 """
 
 import argparse
@@ -32,7 +31,7 @@ _ANSWER_TOKENS = 16
 
 
 def write_clip(path: Path, frames: int, size: int) -> None:
-    """A bright square that wanders over a slanted pattern, 25 pictures a second."""
+    """Write a clip of a bright square that moves over a pattern, at 25 frames per second."""
     down, across = np.mgrid[0:size, 0:size]
     pattern = np.stack([down * 2 % 256, across * 3 % 256, (down + across) % 256], axis=-1).astype(np.uint8)
     with av.open(str(path), "w") as container:
@@ -46,14 +45,14 @@ def write_clip(path: Path, frames: int, size: int) -> None:
 
 
 def answered(session: Session, request: Request) -> tuple[Answer, list[str]]:
-    """The answer, and the stages that ran for it."""
+    """Return the answer and the stages that ran for it."""
     events = list(session.ask(request))
     assert isinstance(events[-1], Answered)
     return events[-1].answer, [event.stage for event in events if isinstance(event, StageStarted)]
 
 
 def measure(session: Session, first: Request, rounds: int) -> Iterator[tuple[Answer, Answer]]:
-    """Both questions, round after round; raises RuntimeError where the second one looked at the video again."""
+    """Yield both answers of each round; raises RuntimeError if the second question encoded the video again."""
     for _ in range(rounds):
         session.forget()
         one, _ = answered(session, first)
@@ -63,13 +62,13 @@ def measure(session: Session, first: Request, rounds: int) -> Iterator[tuple[Ans
         )
         two, stages = answered(session, second)
         if "vision" in stages:
-            raise RuntimeError("the second question encoded the video again: nothing of it was kept")
+            raise RuntimeError("the second question encoded the video again")
         print(f"first token: {one.timing.first_token_seconds:.3f} s, then {two.timing.first_token_seconds:.3f} s")
         yield one, two
 
 
 def report(pairs: list[tuple[Answer, Answer]], device: str, model: str) -> dict[str, Any]:
-    """The figures, as they are written."""
+    """Return the result as it is written."""
     first = [one.timing.first_token_seconds for one, _ in pairs]
     second = [two.timing.first_token_seconds for _, two in pairs]
     plan, ratio = pairs[0][0].plan, Samples.of(second).p50 / Samples.of(first).p50
@@ -108,11 +107,11 @@ def main() -> int:
         with Session(config) as session:
             pairs = list(measure(session, request, arguments.rounds))
     shape = f"random Qwen2-VL, {spec.layers} layers of {spec.hidden}, {spec.heads}/{spec.kv_heads} heads"
-    told = report(pairs, arguments.device, shape)
-    write_result(arguments.output or RESULTS / f"follow-up-{arguments.device}.json", told)
-    print(f"{told['visual_tokens']} visual tokens, {told['new_tokens']} new ones in the second question")
-    print(f"second / first: {told['ratio']:.2%} (bar {BAR.sense} {BAR.value:.0%})")
-    return 0 if told["ok"] else 1
+    result = report(pairs, arguments.device, shape)
+    write_result(arguments.output or RESULTS / f"follow-up-{arguments.device}.json", result)
+    print(f"{result['visual_tokens']} visual tokens, {result['new_tokens']} new ones in the second question")
+    print(f"second / first: {result['ratio']:.2%} (bar {BAR.sense} {BAR.value:.0%})")
+    return 0 if result["ok"] else 1
 
 
 if __name__ == "__main__":

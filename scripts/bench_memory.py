@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Planned against measured memory over many setups: full-size models with random weights under caps, on a GPU.
 
-For each model, precision and cap a fresh process makes the model on the device as planned and runs plans over
-frames, sizes and answer lengths; every peak (reserved by the allocator, and the driver's word for the process) is set
-beside the plan's. A setup, a plan and all of them have time limits, and each plan is written at once. Without a GPU
-`--device cpu` does the same with the demo model and its living tensors. Results go to benchmarks/results/.
-scripts/gpu_check.py has a shorter form of this among its sections.
+For each model, precision and cap a new process creates the model on the device as planned and runs plans over frames,
+sizes and answer lengths. Each peak (reserved by the allocator, and the process's bytes by the driver) is compared with
+the plan's. Each plan, each setup and the whole run have time limits; each plan is written at once. Without a GPU,
+`--device cpu` does the same with the demo model and its live tensors. Results go to benchmarks/results/.
+scripts/gpu_check.py has a shorter form as sections.
 
     scripts/bench_memory.py [--device cuda|cpu] [--setups 2b-bf16-8,7b-nf4-8] [--limit SECONDS]
 """
@@ -23,9 +23,9 @@ from typing import Any
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 from benchlib.planned import GIB, Measured, Setup, make_plans, measure, run_plan, summarise
 from benchlib.rows import RESULTS, environment, write_result
-from benchlib.sections import Found, Section, Send, run_in_children, serve
+from benchlib.sections import Results, Section, Send, run_child, run_in_children
 
-__all__ = ["make_plans", "run_plan"]  # tests/gpu/test_gpu_memory.py takes them from here
+__all__ = ["make_plans", "run_plan"]  # imported by tests/gpu/test_gpu_memory.py
 # Model, precision, cap in GiB; by name, as 2b-bf16-6.
 SETUPS = {
     f"{model}-{weights}-{cap}": (model, weights, cap)
@@ -40,7 +40,7 @@ _PLAN_SECONDS = 40.0
 
 
 def sections() -> dict[str, Section]:
-    """The plans of every setup by its name; imports torch and transformers."""
+    """Return a section per setup by its name; imports torch and transformers."""
     from benchlib.bench import Bench, Sizes
     from benchlib.models import FULL
 
@@ -54,7 +54,7 @@ def sections() -> dict[str, Section]:
 
 
 def child(descriptor: int) -> int:
-    """Wait for an order and run it, telling on the descriptor."""
+    """Run the sections of a child process."""
 
     def begin(send: Send) -> tuple[Mapping[str, Section], Any]:
         from benchlib.accelerator import Cuda
@@ -64,18 +64,18 @@ def child(descriptor: int) -> int:
         send({"environment": environment(accelerator.name)})
         return sections(), Bench(accelerator, tiny=False)
 
-    return serve(descriptor, sections, begin)
+    return run_child(descriptor, sections, begin)
 
 
-def measure_on_gpu(names: Sequence[str], limit_seconds: float) -> Found:
-    """A process for each setup, whose plans are written as they come."""
-    from vidqa.devices.allocator import allocator_environment
+def measure_on_gpu(names: Sequence[str], limit_seconds: float) -> Results:
+    """Run each setup in a process; write each plan at once."""
+    from vidqa.devices.device import allocator_environment
 
     os.environ.update(allocator_environment(os.environ))  # as a Session does: torch reads it once
     words = [sys.executable, str(Path(__file__).resolve()), "--child"]
     groups = [{name: _SETUP_SECONDS} for name in names]
 
-    def changed(found: Found) -> None:
+    def changed(found: Results) -> None:
         if found.rows:
             write_result(RESULTS / "memory-cuda.json", content(found.rows, found.environment))
         print(f"{len(found.rows)} plans; {found.ends[-1:]}", flush=True)
@@ -84,7 +84,7 @@ def measure_on_gpu(names: Sequence[str], limit_seconds: float) -> Found:
 
 
 def measure_on_cpu() -> list[Measured]:
-    """The demo model's living tensors against its plans, without those of the reading thread: no counter sees them."""
+    """Measure live tensors of the demo model, without the prefetcher's, which are not counted."""
     from benchlib.accelerator import Host
     from benchlib.bench import Sizes
     from benchlib.planned import run_one
@@ -106,12 +106,12 @@ def measure_on_cpu() -> list[Measured]:
 
 
 def content(rows: Sequence[Measured], environment: Mapping[str, str]) -> dict[str, Any]:
-    """What is written."""
+    """Return the result as it is written."""
     return {"environment": dict(environment), "bars": summarise(rows), "rows": [asdict(row) for row in rows]}
 
 
 def missed(bars: Mapping[str, Any]) -> list[str]:
-    """The bars that are not met: median 1 %, 95th percentile 3 %, 300 MiB under, nothing stopped, 100 plans."""
+    """Return the missed bars: median 1 %, 95th percentile 3 %, 300 MiB under, none stopped, 100 plans."""
     limits = {"median_error": 0.01, "p95_error": 0.03, "worst_under_bytes": 300 * 2**20, "out_of_memory": 0,
               "stopped": 0}  # fmt: skip
     misses = [f"{name} {bars[name]} above {limit}" for name, limit in limits.items() if bars[name] > limit]
@@ -119,7 +119,7 @@ def missed(bars: Mapping[str, Any]) -> list[str]:
 
 
 def table(rows: Sequence[Measured]) -> Iterator[str]:
-    """A line for each plan."""
+    """Yield a header and a line per plan."""
     yield f"{'model':<6}{'weights':<8}{'cap':>6}{'frames':>8}{'size':>11}{'tokens':>8}{'predicted':>12}{'measured':>12}"
     for row in rows:
         end = "OUT OF MEMORY" if row.out_of_memory else "STOPPED" if row.stopped else f"{row.error:+.2%}"
@@ -130,7 +130,7 @@ def table(rows: Sequence[Measured]) -> Iterator[str]:
 
 
 def wanted(text: str | None) -> list[str]:
-    """The setups of a list of names; raises ValueError for one that there is not."""
+    """Return the setups of a list of names; raises ValueError for an unknown name."""
     names = re.split(r",\s*", text) if text else list(SETUPS)
     if unknown := set(names) - set(SETUPS):
         raise ValueError(f"there is no setup {', '.join(sorted(unknown))}; choose from {', '.join(SETUPS)}")

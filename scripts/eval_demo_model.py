@@ -39,7 +39,7 @@ NF4_BAR_POINTS = -2.0  # what nf4 may lose against fp32
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One question asked of one clip."""
+    """One question about one clip, and its answer."""
 
     spec: ClipSpec
     turn: Turn
@@ -52,12 +52,12 @@ class Result:
 
     @property
     def right(self) -> bool:
-        """Exact match after the normaliser."""
+        """Whether the answer matches exactly after normalisation."""
         return is_right(self.answer, self.turn.answer)
 
 
 def draw_case(index: int, seed: int, questions: int) -> tuple[ClipSpec, list[Turn]]:
-    """A clip and what is asked of it: `what happens?` and other questions."""
+    """Return a clip and its questions: `what happens?` and others."""
     spec = draw_clip(CLIP_SEED + seed * 1_000_000 + index, other_renderer=index % 2 == 1)
     rng = random.Random(f"questions/{seed}/{index}")
     kinds = ["happens", *rng.sample([kind for kind in QUESTIONS if kind != "happens"], questions - 1)]
@@ -65,7 +65,7 @@ def draw_case(index: int, seed: int, questions: int) -> tuple[ClipSpec, list[Tur
 
 
 def evaluate(clips: int, seed: int, model: str, questions: int) -> Iterator[Result]:
-    """Draw clips, write them, and put their questions to a session."""
+    """Draw clips, write them, and ask a session their questions."""
     with tempfile.TemporaryDirectory() as folder, Session(EngineConfig(model=model, isolate_decoder=False)) as session:
         path = Path(folder) / "clip.mp4"
         for index in range(clips):
@@ -76,12 +76,12 @@ def evaluate(clips: int, seed: int, model: str, questions: int) -> Iterator[Resu
 
 
 def compare(clips: int, seed: int, questions: int, precisions: str, pictures: Path | None) -> "Copies":
-    """Put the same clips and questions to a copy of the demo model in each precision (`all`, or a list)."""
+    """Ask a copy of the demo model in each precision (`all`, or a list) the same questions about the same clips."""
     import torch
 
     from demo_world.precisions import SETUPS, Copies
 
-    torch.set_num_threads(1)  # layers of 192 do not share well
+    torch.set_num_threads(1)  # layers of 192 are slower with several threads
     setups = list(SETUPS) if precisions == "all" else precisions.split(",")
     with tempfile.TemporaryDirectory() as folder, Session(EngineConfig(isolate_decoder=False)) as session:
         copies = Copies(setups, Path(folder))
@@ -95,7 +95,7 @@ def compare(clips: int, seed: int, questions: int, precisions: str, pictures: Pa
 
 
 def seen(session: Session, spec: ClipSpec, kept: Path) -> "np.ndarray":
-    """The very pictures (frames, height, width, 3) that the model gets of a clip; kept in a file, read from there."""
+    """Return the frames (n, height, width, 3) that the model gets of a clip, read from a written file."""
     if not kept.exists():
         clip = kept.with_suffix(".mp4")
         write_clip(spec, clip)
@@ -107,7 +107,7 @@ def seen(session: Session, spec: ClipSpec, kept: Path) -> "np.ndarray":
 
 
 def answer_of(session: Session, path: str, question: str, frames: int | None) -> str:
-    """The session's answer to one question."""
+    """Return the session's answer to one question."""
     *_, last = session.ask(Request(video=path, question=question, frames=frames, max_tokens=64))
     if not isinstance(last, Answered):
         raise RuntimeError(f"the session ended with {last}")
@@ -115,7 +115,7 @@ def answer_of(session: Session, path: str, question: str, frames: int | None) ->
 
 
 def summarise(results: list[Result]) -> dict[str, dict[str, float]]:
-    """Share right and count: by kind and number of events, by renderer, and overall."""
+    """Return share right and count by kind, by number of events, by renderer, and overall."""
     groups: dict[str, list[bool]] = defaultdict(list)
     for result in results:
         renderer = "other renderer" if result.spec.other_renderer else "training renderer"
@@ -126,7 +126,7 @@ def summarise(results: list[Result]) -> dict[str, dict[str, float]]:
 
 
 def missed(table: dict[str, dict[str, float]]) -> list[str]:
-    """The bars that a table does not reach."""
+    """Return the missed bars."""
     return [name for name, bar in BARS.items() if table.get(name, {"right": 1.0})["right"] < bar]
 
 
@@ -146,7 +146,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def environment() -> dict[str, str]:
-    """What the figures were measured with."""
+    """Return the versions and the device of the figures."""
     import torch
     import transformers
 
@@ -155,7 +155,7 @@ def environment() -> dict[str, str]:
 
 
 def report_precisions(arguments: argparse.Namespace) -> int:
-    """Compare precisions, tell and keep the figures; 1 if nf4 misses its bar."""
+    """Compare precisions, print and write the figures; return 1 if nf4 misses its bar."""
     began = time.monotonic()
     asked = f"--precisions {arguments.precisions} --clips {arguments.clips} --questions {arguments.questions}"
     copies = compare(arguments.clips, arguments.seed, arguments.questions, arguments.precisions, arguments.pictures)
@@ -188,7 +188,7 @@ def main() -> int:
 
 
 def report_accuracy(arguments: argparse.Namespace) -> int:
-    """Measure and tell the shares of right answers; 1 if a bar is missed."""
+    """Measure and print the shares of right answers; return 1 if a bar is missed."""
     results = list(evaluate(arguments.clips, arguments.seed, arguments.model, arguments.questions))
     table = summarise(results)
     if arguments.json:

@@ -1,17 +1,17 @@
 #!/usr/bin/env python3
-"""Everything that vidqa claims about a GPU, in order of value, in at most ten minutes.
+"""Measure all that vidqa claims about a GPU, the most important first, in at most ten minutes.
 
-Random-weight Qwen2-VL-2B and -7B, made on the device, and the demo model: exactness, planned against measured
+Random-weight Qwen2-VL-2B and -7B, created on the device, and the demo model: exactness, planned against measured
 memory, decode, prefill, vision, first tokens, follow-ups, batches, captioning, a published sweep under a cap, and the
-tests that need a GPU. Needs torch, transformers, psutil and this checkout; what else is missing (av, bitsandbytes,
-pytest) costs the sections that need it, which are then skipped. Every row is written at once to $OUT or
-benchmarks/results/. benchmarks/gpu-check.md says how to run it, and how long each section takes.
+tests that need a GPU. Needs torch, transformers, psutil and this checkout; sections that need more (av, bitsandbytes,
+pytest) are skipped without it. Every row is written at once to $OUT or benchmarks/results/. benchmarks/gpu-check.md
+has the steps and the time of each section.
 
     scripts/gpu_check [--only a,b,decode-7b] [--skip flex] [--limit SECONDS]
-    scripts/gpu_check --rehearse         # every section's code on a CPU, with toy models; nothing is judged
+    scripts/gpu_check --rehearse         # all sections on a CPU with tiny models, without bars
 
-Exit codes: 0 where every bar is met; 2 for wrong arguments; 11 to 18 for the first of the groups a to h, in that order,
-with a missed bar or a section that failed or ran out of time; 130 and 143 where it was stopped by Ctrl-C or SIGTERM.
+Exit codes: 0 if every bar is met; 2 for wrong arguments; 11 to 18 for the first of the groups a to h with a missed bar
+or a section that failed or timed out; 130 and 143 after Ctrl-C or SIGTERM.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from typing import Any
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 from benchlib.rows import RESULTS, ROOT, Bar, missed, row_object, shown_bar, shown_value, write_result
-from benchlib.sections import Found, Section, Send, run_in_children, serve
+from benchlib.sections import Results, Section, Send, run_child, run_in_children
 
 BUDGET_SECONDS = 580.0
 GROUPS = "abcdefgh"
@@ -92,7 +92,7 @@ BARS = {
 
 
 def sections() -> dict[str, Section]:
-    """All sections by name; imports torch and transformers."""
+    """Return all sections by name; imports torch and transformers."""
     from benchlib import capped_sweep, captioning, decoding, device_tests, exactness, planned, prefilling, video
 
     return {
@@ -112,7 +112,7 @@ def sections() -> dict[str, Section]:
 
 
 def child(arguments: argparse.Namespace) -> int:
-    """Wait for an order and run it, telling on the descriptor."""
+    """Run the sections of a child process."""
 
     def begin(send: Send) -> tuple[Mapping[str, Section], Any]:
         import torch
@@ -122,16 +122,16 @@ def child(arguments: argparse.Namespace) -> int:
         from benchlib.rows import environment
 
         if arguments.rehearse:
-            torch.set_num_threads(1)  # toy layers do not share well
+            torch.set_num_threads(1)  # tiny layers are slower with several threads
         accelerator = Host() if arguments.rehearse else Cuda()
         send({"environment": environment(accelerator.name)})
         return sections(), Bench(accelerator, tiny=arguments.rehearse)
 
-    return serve(arguments.descriptor, sections, begin)
+    return run_child(arguments.descriptor, sections, begin)
 
 
 def chosen(arguments: argparse.Namespace) -> dict[str, Part]:
-    """The sections to run, by the names and groups of --only and --skip; raises ValueError for what there is not."""
+    """Return the sections of --only and --skip (names and groups); raises ValueError for an unknown name."""
     known = {*PARTS, *GROUPS}
     words = {option: set((getattr(arguments, option) or "").split(",")) - {""} for option in ("only", "skip")}
     if unknown := (words["only"] | words["skip"]) - known:
@@ -142,15 +142,15 @@ def chosen(arguments: argparse.Namespace) -> dict[str, Part]:
 
 
 def processes(parts: Mapping[str, Part]) -> list[dict[str, float]]:
-    """Sections with their shares of the time, those of each process together."""
+    """Return the sections of each process with their shares of the time."""
     groups: dict[str, dict[str, float]] = {}
     for name, part in parts.items():
         groups.setdefault(part.process, {})[name] = part.seconds
     return list(groups.values())
 
 
-def report(found: Found, arguments: argparse.Namespace, *, finished: bool) -> dict[str, Any]:
-    """What is written: rows with their bars, and how every section ended."""
+def report(found: Results, arguments: argparse.Namespace, *, finished: bool) -> dict[str, Any]:
+    """Return the result as it is written: rows with their bars, and the end of every section."""
     bars: Mapping[str, Bar] = {} if arguments.rehearse else BARS
     asked = {key: bar for key, bar in bars.items() if key.partition(": ")[0] in chosen(arguments)}
     return {
@@ -161,14 +161,14 @@ def report(found: Found, arguments: argparse.Namespace, *, finished: bool) -> di
 
 
 def target(arguments: argparse.Namespace) -> Path:
-    """Where the results go: $OUT, else benchmarks/results; a rehearsal's where nothing is kept."""
+    """Return the result's path in $OUT, else in benchmarks/results, or in benchmarks/scratch for a rehearsal."""
     folder = Path(os.environ.get("OUT") or (RESULTS.parent / "scratch" if arguments.rehearse else RESULTS))
     name = arguments.name or ("rehearsal" if arguments.rehearse else "check")
     return folder / f"gpu-{re.sub(r'[^A-Za-z0-9]+', '-', name)}.json"
 
 
 def short_table(result: Mapping[str, Any]) -> str:
-    """How every section ended, and its bars and speeds; short enough where only the end of the output is kept."""
+    """Return the end, bars and speeds of every section, short enough for the tail of a log."""
     lines = [f"{result['environment']}"]
     for end in result["sections"]:
         lines.append(f"{end['section']:<16}{end['outcome']:<11}{end['seconds']:>6.1f} s  {end['detail'][:90]}")
@@ -183,23 +183,23 @@ def short_table(result: Mapping[str, Any]) -> str:
 
 
 def exit_code(result: Mapping[str, Any]) -> int:
-    """0, or 11 to 18 for the first group with a missed bar or a section that failed or ran out of time."""
+    """Return 0, or 11 to 18 for the first group with a missed bar or a section that failed or timed out."""
     bad = {end["section"] for end in result["sections"] if end["outcome"] in ("failed", "timed out")}
     bad |= {line.partition(": ")[0] for line in result["missed"]}
     return min((11 + GROUPS.index(PARTS[name].group) for name in bad), default=0)
 
 
 def parent(arguments: argparse.Namespace) -> int:
-    """Run the sections in children, writing after each row; the exit code."""
-    began, path, seen, latest = time.monotonic(), target(arguments), 0, Found()
+    """Run the sections in child processes, write after each row, and return the exit code."""
+    began, path, seen, latest = time.monotonic(), target(arguments), 0, Results()
 
-    def write(found: Found, *, finished: bool) -> dict[str, Any]:
+    def write(found: Results, *, finished: bool) -> dict[str, Any]:
         result = report(found, arguments, finished=finished)
-        if found.environment or found.rows:  # else there was no device, and nothing to keep
+        if found.environment or found.rows:  # else there was no device
             write_result(path, result)
         return result
 
-    def changed(found: Found) -> None:
+    def changed(found: Results) -> None:
         nonlocal seen, latest
         latest = found
         write(found, finished=False)
@@ -224,19 +224,19 @@ def parent(arguments: argparse.Namespace) -> int:
 
 
 def prepare_environment() -> None:
-    """What this process and its children are to find: the checkout, folders for state, the allocator's settings."""
+    """Set the environment of the child processes: the checkout, folders for state, and the allocator's options."""
     scratch = ROOT / "benchmarks" / "scratch"
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     os.environ.setdefault("VIDQA_STATE", str(scratch / "state"))
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(scratch / "compiled"))
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    from vidqa.devices.allocator import allocator_environment
+    from vidqa.devices.device import allocator_environment
 
-    os.environ.update(allocator_environment(os.environ))  # as a Session does: torch reads it once
+    os.environ.update(allocator_environment(os.environ))  # as a Session does; torch reads it once
 
 
 def stopped(number: int, frame: object) -> None:
-    """End as after an exception: children go, what was found stays."""
+    """Exit by an exception, which kills the child processes."""
     raise SystemExit(128 + number)
 
 
@@ -245,7 +245,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", help="sections or groups (a to h) to run, with commas between them")
     parser.add_argument("--skip", help="sections or groups to leave out")
     parser.add_argument("--limit", type=float, default=BUDGET_SECONDS, help="seconds for all sections together")
-    parser.add_argument("--rehearse", action="store_true", help="toy models on a CPU; nothing is judged")
+    parser.add_argument("--rehearse", action="store_true", help="tiny models on a CPU, without bars")
     parser.add_argument("--name", help="the result's name, for several runs (default: check)")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--descriptor", type=int, help=argparse.SUPPRESS)
@@ -258,7 +258,7 @@ def main(words: Sequence[str] | None = None) -> int:
         parser.error(str(error))
     prepare_environment()
     signal.signal(signal.SIGTERM, stopped)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell has its background jobs ignore
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell makes background jobs ignore it
     try:
         return parent(arguments)
     except KeyboardInterrupt:

@@ -25,7 +25,7 @@ _GIB = 2**30
 
 
 def kind_of(name: str, result: Result) -> str:
-    """Which benchmark wrote it; raises ValueError for what none of them writes."""
+    """Return the benchmark that wrote a result; raises ValueError if none did."""
     if result.get("kind") in ("gpu", "follow-up", "tui", "caption", "scaling"):
         return str(result["kind"])
     if "swept" in result:
@@ -38,12 +38,12 @@ def kind_of(name: str, result: Result) -> str:
 
 
 def load(folder: Path) -> dict[str, Result]:
-    """All results by name, in the order of their names."""
+    """Return all results by name, sorted."""
     return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))}
 
 
 def render(results: Mapping[str, Result]) -> str:
-    """The page."""
+    """Return the page."""
     kinds = {name: kind_of(name, result) for name, result in results.items()}
     lines = [
         "# Benchmarks", "",
@@ -66,7 +66,7 @@ def _measured_with(name: str, result: Result) -> str:
 
 
 def _table(head: str, rows: Iterator[str] | list[str]) -> list[str]:
-    """A Markdown table; a column whose title begins with a space is aligned to the left, the others to the right."""
+    """Return a Markdown table. Columns are aligned right, or left if the title begins with a space."""
     titles = head.split("|")
     ruler = "|".join("---" if title.startswith(" ") else "---:" for title in titles)
     return [f"|{'|'.join(f' {title.strip()} ' for title in titles)}|", f"|{ruler}|", *rows]
@@ -166,7 +166,7 @@ def _memory_row(row: Mapping[str, Any]) -> str:
 
 
 def precisions_section(name: str, result: Result) -> Iterator[str]:
-    """What each precision of the demo model's weights costs in accuracy."""
+    """Return the table of accuracy by precision of the demo model's weights."""
     yield _measured_with(name, result)
     yield f"{result['clips']:,} clips, {result['questions_per_clip']} questions each, the same for every precision."
     yield ""
@@ -216,7 +216,7 @@ _SECTIONS: dict[str, tuple[str, str, Callable[[str, Result], Iterator[str]]]] = 
 
 
 def draw(name: str, result: Result, folder: Path) -> str | None:
-    """Draw a result's picture, if it has one; returns the file's name."""
+    """Draw a result's plot if it has one; return the file's name."""
     path = folder / f"{name}.svg"
     kind = kind_of(name, result)
     if kind == "sweep":

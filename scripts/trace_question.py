@@ -1,7 +1,7 @@
-"""Count the project's files and functions that one `vidqa ask` enters: `trace_question.py [--most-files N]`.
+"""Count the files and functions of vidqa that one `vidqa ask` enters: `trace_question.py [--most-files N]`.
 
-Runs the demo model on `assets/demo.mp4` in this process, with decoding in this process too where it can be seen. Prints
-a line for each file with its lines and the functions entered, and the totals. Exits with 1 above `--most-files`.
+Runs the demo model on `assets/demo.mp4` in this process; the decoder process is not counted. Prints the lines and the
+number of entered functions of each file, and the totals. Exits with 1 if there are more than `--most-files` files.
 """
 
 import argparse
@@ -20,7 +20,7 @@ PACKAGE = str(ROOT / "vidqa")
 
 
 def trace(arguments: list[str]) -> dict[str, set[CodeType]]:
-    """Run the command line and return the entered functions by file; bodies of modules and classes are no functions."""
+    """Run a command line and return the entered functions by file, without the bodies of modules and classes."""
     entered: dict[str, set[CodeType]] = defaultdict(set)
 
     def enter(frame: FrameType, event: str, argument: object) -> None:

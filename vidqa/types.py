@@ -9,6 +9,7 @@ if TYPE_CHECKING:
 
 ELEMENT_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}  # by the name of a compute precision
 PHASES = ("load", "vision", "prefill", "decode")  # of memory, in their order
+PHASE_MARK = "vidqa phase: "  # how a phase's range in a profiler's trace begins
 
 
 FinishReason = Literal["stop", "length", "cancelled"]

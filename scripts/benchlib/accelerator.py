@@ -1,7 +1,7 @@
-"""The device under test as the sections see it: its name, when it is idle, how much memory a run took, and a cap.
+"""The device under test: synchronisation, peak memory of a run, and a memory cap.
 
-Every call that only a GPU answers stands in `Cuda`, so that a rehearsal on a CPU runs all other lines.
-`Host` is its twin: it counts living tensors, and its cap makes an allocation fail as a GPU's does.
+All CUDA calls are in `Cuda`, so that a rehearsal on a CPU runs every other line. `Host` does the same by counting live
+tensors; its cap makes an allocation fail as a GPU's does.
 """
 
 import platform
@@ -18,25 +18,25 @@ from vidqa.devices.memory_tracker import CudaMeter, Meter, TensorMeter, runtime_
 from vidqa.devices.torch_device import release_cached_memory
 
 
-class _OnePeak:
-    """Counts between the phases too, where frames are read ahead."""
+class _NeverReset:
+    """A meter whose peak is over all phases and between them, where frames are prefetched."""
 
     def reset(self) -> None:
-        """One peak for all phases."""
+        """Keep the peak."""
 
 
-class WholeTensors(_OnePeak, TensorMeter):
-    """Living tensors over a whole run."""
+class WholeRunTensorMeter(_NeverReset, TensorMeter):
+    """Live tensors over a whole run."""
 
 
-class WholeCuda(_OnePeak, CudaMeter):
+class WholeRunCudaMeter(_NeverReset, CudaMeter):
     """torch's allocator over a whole run."""
 
 
 class Peak:
-    """The most bytes that a run took: of its tensors, and as reserved by the allocator; known when it is over.
+    """The peak bytes of a finished run: of tensors, and reserved by the allocator.
 
-    `meter` is what the run's own tracker has to read, or it would start a new peak with each phase.
+    The run's tracker must read `meter`, since its own would start a new peak with each phase.
     """
 
     def __init__(self, meter: Meter) -> None:
@@ -46,25 +46,25 @@ class Peak:
 
 
 class Accelerator(Protocol):
-    """What the sections ask of a device."""
+    """Interface of a device under test."""
 
     device: torch.device
     name: str
 
     def wait(self) -> None:
-        """Return when all that was queued is done."""
+        """Wait until all queued work is done."""
 
     def cap(self, process_bytes: int | None) -> None:
-        """Let this process hold so many bytes, its runtime included; None lifts the cap."""
+        """Limit this process to so many bytes, with its runtime; None lifts the limit."""
 
     def peak(self, model: Any) -> Any:
-        """A context that gives a Peak of what runs in it; `model` lies on the device already."""
+        """Return a context that gives a Peak of its block; `model` is on the device already."""
 
     def runtime_bytes(self) -> int:
-        """What the process holds on the device before any tensor."""
+        """Return the process's bytes on the device before any tensor."""
 
     def driver_bytes(self) -> int:
-        """What the driver says that this process holds now; 0 where it says nothing."""
+        """Return this process's bytes by the driver; 0 if it does not report them."""
 
 
 class Cuda:
@@ -88,7 +88,7 @@ class Cuda:
     def peak(self, model: Any) -> Iterator[Peak]:
         release_cached_memory()
         torch.cuda.reset_peak_memory_stats(self.device)
-        peak = Peak(WholeCuda(self._index))
+        peak = Peak(WholeRunCudaMeter(self._index))
         try:
             yield peak
         finally:
@@ -103,7 +103,7 @@ class Cuda:
 
 
 class _CappedBytes(LiveBytes):
-    """Living tensors, of which one too many is out of memory."""
+    """Live tensors with a cap, beyond which OutOfMemoryError is raised."""
 
     def __init__(self, cap: int | None) -> None:
         super().__init__("cpu")
@@ -116,7 +116,7 @@ class _CappedBytes(LiveBytes):
 
 
 class Host:
-    """The processor."""
+    """The CPU."""
 
     def __init__(self) -> None:
         self.device = torch.device("cpu")
@@ -136,7 +136,7 @@ class Host:
         live.count_model(model)
         live.cap = self._cap
         live.reset()
-        peak = Peak(WholeTensors(live))
+        peak = Peak(WholeRunTensorMeter(live))
         try:
             with live:
                 yield peak

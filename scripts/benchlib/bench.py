@@ -1,6 +1,6 @@
-"""The device under test: its own limits, the sizes that sections measure at, and one model at a time.
+"""Shared state of the sections: the device's limits, the sizes to measure at, and one model at a time.
 
-Every ratio in the results is to the copy bandwidth and matrix rate that are measured here, in the same process.
+All ratios in the results are to the copy bandwidth and matrix rate measured here, in the same process.
 """
 
 from dataclasses import dataclass, field, replace
@@ -26,7 +26,7 @@ PlanRequest = tuple[float, int | None, tuple[int, int] | None, int]
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """How much each section does. Sizes of frames are (height, width); the rest counts tokens, frames or slices.
+    """The amounts of work of each section. Sizes of frames are (height, width); the rest are tokens, frames or slices.
 
     `plans` has seconds of video, frames and size (width, height; None: the planner's choice) and answer tokens.
     """
@@ -78,24 +78,24 @@ TINY = Sizes(
 
 @dataclass(slots=True)
 class Limits:
-    """What the device itself reaches."""
+    """Measured limits of the device."""
 
     bytes_per_second: list[float] = field(default_factory=list)
     flops_per_second: list[float] = field(default_factory=list)
 
     @property
     def bandwidth(self) -> float:
-        """Bytes a second, read and written, of a copy."""
+        """Bytes per second, read plus written, of a copy."""
         return median(self.bytes_per_second)
 
     @property
     def matrix_rate(self) -> float:
-        """FLOP/s of a large product."""
+        """FLOP/s of a large matrix product."""
         return median(self.flops_per_second)
 
 
 class Bench:
-    """What the sections share: in bf16 on a GPU, in float32 with small models where `tiny`."""
+    """Shared state: bf16 on a GPU, or float32 and small models if `tiny`."""
 
     def __init__(self, accelerator: Accelerator, *, tiny: bool) -> None:
         self.accelerator, self.tiny = accelerator, tiny
@@ -106,14 +106,14 @@ class Bench:
         self._loaded: Loaded | None = None
 
     def spec(self, name: str) -> ModelSpec:
-        """The released `2b` or `7b`, or a small one with its head layout."""
+        """Return the spec of `2b` or `7b`, or of a small model with its head layout."""
         if not self.tiny:
             return FULL[name]
         full = FULL[name]
         return replace(reduced(name, 1, full.heads * 16), vocabulary=2048, tied=full.tied)
 
     def model(self, name: str, weights: str = "") -> Loaded:
-        """The random model of that size, in 16-bit weights or others; the one before it leaves the device."""
+        """Return the random model of that size in 16-bit or other weights; the previous model is dropped."""
         if self._name != (name, weights) or self._loaded is None:
             self.drop_model()
             model = build(self.spec(name), self.device, self.dtype, weights or "native")
@@ -121,19 +121,19 @@ class Bench:
         return self._loaded
 
     def drop_model(self) -> None:
-        """Let go of the model."""
+        """Drop the model and release its memory."""
         self._loaded = None
         release_cached_memory()
 
     def usable(self) -> bool:
-        """Whether another section can follow one that failed: the device answers, and nothing is left on it."""
+        """Return whether the process can go on after a failed section: the device works and holds no tensors."""
         self.drop_model()
         self.accelerator.cap(None)
         try:
             with self.accelerator.peak(nn.Module()) as peak:
                 torch.ones(1, device=self.device).sum()
             self.accelerator.wait()
-        except RuntimeError:  # CUDA errors stay with a process
+        except RuntimeError:  # a CUDA error persists in its process
             return False
         return bool(peak.tensors < _LEFT_BYTES)
 

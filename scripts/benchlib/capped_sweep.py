@@ -1,4 +1,4 @@
-"""The section about the sweep that the project started from: frames under a T4's memory, transformers beside vidqa.
+"""The section about a published sweep: frames under a T4's memory, with vidqa and transformers.
 
 The published run (Qwen2-VL-2B in 16 bits, a 720p clip, 14.56 GiB) ended out of memory at 30 frames, on a card
 without a fused kernel for its attention. So transformers runs twice: as it is here, and with unfused attention.
@@ -14,7 +14,7 @@ from benchlib.models import some_prompt
 from benchlib.planned import GIB
 from benchlib.rows import Row
 from benchlib.runs import SyntheticReader, ask, plan_for, run_transformers, synthetic_video
-from benchlib.sections import how_it_ends
+from benchlib.sections import run_limited
 from vidqa.errors import DoesNotFit
 from vidqa.models.loader import Loaded
 
@@ -23,10 +23,10 @@ _RUN_SECONDS = 20.0
 
 
 def capped_sweep(bench: Bench) -> Iterator[Row]:
-    """Peaks and first tokens over frame counts, both sides; where each side's memory ends."""
+    """Measure peaks and first tokens over frame counts of all sides, and where each runs out of memory."""
     loaded, cap = bench.model("2b"), int(bench.sizes.sweep_cap_gib * GIB)
     bench.accelerator.cap(cap)
-    least: dict[str, int] = {}  # frames that were too many, by side
+    least: dict[str, int] = {}  # first frame count out of memory, by side
     stopped: set[str] = set()
     most, shares = 0, list[float]()
     try:
@@ -53,7 +53,7 @@ def capped_sweep(bench: Bench) -> Iterator[Row]:
 
 
 def _sides(bench: Bench, loaded: Loaded, frames: int, cap: int) -> dict[str, Callable[[Any], float]]:
-    """What each side runs; each gives seconds to the first token."""
+    """Return a call per side that returns seconds to the first token."""
     height, width = bench.sizes.sweep_size
     reader = SyntheticReader(synthetic_video(frames, width, height), 8)
 
@@ -73,11 +73,11 @@ def _sides(bench: Bench, loaded: Loaded, frames: int, cap: int) -> dict[str, Cal
 
 
 def _run(bench: Bench, loaded: Loaded, name: str, run: Callable[[Any], float]) -> tuple[Row, float | None]:
-    """A run's row, and its peak as a share of the cap; no peak where it did not end well."""
+    """Return a run's row, and its peak as a share of the cap, None if it did not finish."""
     seconds, end = list[float](), ""
     with bench.accelerator.peak(loaded.model.model) as peak:
         try:
-            end = how_it_ends(lambda: seconds.append(run(peak.meter)), _RUN_SECONDS)
+            end = run_limited(lambda: seconds.append(run(peak.meter)), _RUN_SECONDS)
         except DoesNotFit as error:
             end = f"does not fit: {error.what}"
     if not seconds:

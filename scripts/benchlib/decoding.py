@@ -1,4 +1,4 @@
-"""Sections about decode speed, beside what the device's bandwidth allows and beside transformers; and its limits."""
+"""Sections about the device's limits, and decode speed relative to them and to transformers."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -9,7 +9,7 @@ import torch
 from benchlib.bench import Bench
 from benchlib.models import short_name
 from benchlib.rows import Row, Samples, seconds_row
-from benchlib.runs import Run, alternating, generate
+from benchlib.runs import TimedRun, alternating, generate_endlessly
 from benchlib.sections import Skipped
 from benchlib.steps import greedy_steps, greedy_tokens, make_step, random_caches
 from vidqa.models.loader import Loaded, weights_bytes
@@ -19,7 +19,7 @@ _FIRST_TOKENS = 4  # of a decode run, which capture and warm up
 
 
 def limits(bench: Bench) -> Iterator[Row]:
-    """The device's own copy bandwidth and matrix rate: what the ratios are to."""
+    """Measure copy bandwidth and matrix rate, to which the ratios are."""
     found, sizes = bench.limits, bench.sizes
     copied = f"2 · {sizes.copied_bytes / 2**20:g} MiB / seconds of a copy on the device"
     yield Row("limits", "copy bandwidth", found.bandwidth / 1e9, "GB/s", copied, _scaled(found.bytes_per_second, 1e9))
@@ -33,14 +33,14 @@ def _scaled(values: list[float], unit: float) -> Samples:
 
 
 def read_bytes(loaded: Loaded) -> int:
-    """Bytes of all weights that a decoded token reads: the layers, the last norm, lm_head."""
+    """Return the bytes of weights that a decode step reads: layers, last norm, lm_head."""
     model = loaded.model.model
     text = model.model.language_model
     return sum(weights_bytes(part) for part in (text.layers, text.norm, model.lm_head))
 
 
 def decoding(section: str, model: str, weights: str = "") -> Callable[[Bench], Iterator[Row]]:
-    """The section about one model's decode speed. nf4 needs bitsandbytes."""
+    """Return the section about one model's decode speed. nf4 needs bitsandbytes."""
 
     def measure(bench: Bench) -> Iterator[Row]:
         if weights and find_spec("bitsandbytes") is None:
@@ -64,20 +64,20 @@ def decoding(section: str, model: str, weights: str = "") -> Callable[[Bench], I
 
 
 def _decode_run(kind: str, bench: Bench, loaded: Loaded, count: int) -> list[float]:
-    """Seconds of each token behind a cache of the section's context, the first ones left out."""
+    """Return seconds per token after a cache of the section's context, without the first tokens."""
     context, times = bench.sizes.decode_context, list[float]()
     writer = make_step(kind, loaded, random_caches(loaded, [context], count), [context])
     for _ in greedy_tokens(writer, loaded, count):
         times.append(time.perf_counter())
-    return Run(times[0], times, []).token_seconds[_FIRST_TOKENS:]
+    return TimedRun(times[0], times, []).token_seconds[_FIRST_TOKENS:]
 
 
 def _plain_run(bench: Bench, loaded: Loaded) -> list[float]:
-    """Seconds of each token but the first of transformers' `generate` behind as many ids."""
+    """Return seconds per token, without the first, of transformers' `generate` after as many ids."""
     sizes = bench.sizes
     ids = torch.randint(0, 1000, (1, sizes.decode_context), device=bench.device)
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    return generate(loaded.model.model, inputs, sizes.plain_tokens, time.perf_counter()).token_seconds
+    return generate_endlessly(loaded.model.model, inputs, sizes.plain_tokens, time.perf_counter()).token_seconds
 
 
 def _joined(runs: list[list[float]]) -> list[float]:
@@ -97,7 +97,7 @@ def _speed_rows(section: str, made: dict[str, list[list[float]]], bound: float) 
 
 
 def batching(bench: Bench) -> Iterator[Row]:
-    """Decode of 1 and of 16 sequences together on the 2B, captured: tokens a second of all."""
+    """Decode 1 and 16 sequences at once with the 2B model, captured: tokens per second of all."""
     loaded, sizes, rates = bench.model("2b"), bench.sizes, dict[int, float]()
     context = sizes.decode_context // 4  # captions of clips: 16 of them in the memory of a long video
     for batch in (1, BATCH):
@@ -111,9 +111,9 @@ def batching(bench: Bench) -> Iterator[Row]:
 
 
 def _together_seconds(loaded: Loaded, batch: int, context: int, count: int) -> list[float]:
-    """Seconds of each step of `batch` sequences behind caches that random keys and values fill."""
+    """Return seconds per step of `batch` sequences after caches of random keys and values."""
     caches, times = random_caches(loaded, [context] * batch, count), list[float]()
     writer = make_step("captured", loaded, caches, [context] * batch)
     for _ in greedy_steps(writer, loaded, batch, count):
         times.append(time.perf_counter())
-    return Run(times[0], times, []).token_seconds[_FIRST_TOKENS:]
+    return TimedRun(times[0], times, []).token_seconds[_FIRST_TOKENS:]

@@ -1,4 +1,4 @@
-"""The section about the tests that need a GPU: pytest in a process beside this one, a row for each test."""
+"""The section about the tests that need a GPU: a pytest process, with a row for each test."""
 
 import os
 import re
@@ -19,14 +19,14 @@ _FOUND = (0, 1, 5)  # pytest's exit codes: all passed, some failed, none there
 
 
 def needs_cuda_files() -> list[str]:
-    """Test files that mark tests with needs_cuda, by their path in the checkout; those of many processes last."""
+    """Return the test files with `needs_cuda` tests by their path in the checkout; those with many processes last."""
     paths = sorted((ROOT / "tests").rglob("test_*.py"))
     names = [str(path.relative_to(ROOT)) for path in paths if "pytest.mark.needs_cuda" in path.read_text("utf-8")]
     return sorted(names, key=lambda name: "sweep" in name)
 
 
 def device_tests(bench: Bench) -> Iterator[Row]:
-    """Run them; where nothing may be judged (a rehearsal) a test that finds no GPU is skipped."""
+    """Run the tests. In a rehearsal, a test without a GPU is skipped, not failed."""
     if find_spec("pytest") is None:
         raise Skipped("pytest is not installed")
     bench.drop_model()
@@ -46,7 +46,7 @@ def device_tests(bench: Bench) -> Iterator[Row]:
 
 
 def _rows(process: "subprocess.Popen[str]") -> Iterator[Row]:
-    """A row per test as it ends, then how many passed and failed."""
+    """Yield a row per finished test, then the numbers of passed, failed and skipped tests."""
     ends, last = list[float | None](), ""
     assert process.stdout is not None
     for line in process.stdout:
@@ -64,7 +64,7 @@ def _rows(process: "subprocess.Popen[str]") -> Iterator[Row]:
 
 
 def row_of(line: str) -> Row | None:
-    """What a line of pytest says of a test or of a file that cannot be imported."""
+    """Return the row of a line of pytest about a test or a file that cannot be imported, else None."""
     if match := _RESULT.match(line):
         return Row("tests", match[1], _ENDS.get(match[2]), "", "1 where it passed", note=match[2].lower())
     if match := _NOT_IMPORTED.match(line):

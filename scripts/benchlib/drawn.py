@@ -1,4 +1,4 @@
-"""Clips that are drawn in memory and that the demo model answers rightly: no file, no video library."""
+"""Clips drawn in memory, without files, that the demo model answers correctly."""
 
 from collections.abc import Iterator, Sequence
 
@@ -19,12 +19,12 @@ _UP = Actor(
     x=0.6, y=0.8, end_x=0.6, end_y=0.24, appear=0.0, leave=2.0, start=0.05, stop=0.95, change=0.5, turn_degrees=0,
 )  # fmt: skip
 _SCENES = {"circle": Scene((_RIGHT,), "plain", 3), "square": Scene((_UP,), "plain", 5)}
-DRAWN = {"circle": "a red circle moves right", "square": "a blue square moves up"}  # what is seen, by name
+DRAWN = {"circle": "a red circle moves right", "square": "a blue square moves up"}  # answers by name
 _FRAMES, _HEIGHT, _WIDTH = 100, 120, 160
 
 
 class MemorySource:
-    """A video's source that gives frames from memory."""
+    """A video source with frames in memory."""
 
     stopped, process_id = "", 0
 
@@ -35,14 +35,14 @@ class MemorySource:
         return (self._frames[index] for index in indices)
 
     def abandon(self) -> None:
-        """Nothing waits."""
+        """Do nothing."""
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing."""
 
 
 def drawn_reader(name: str) -> VideoReader:
-    """A reader of one of the drawn clips, 4 seconds long."""
+    """Return a reader of a drawn clip of 4 seconds."""
     moments = [index / (_FRAMES - 1) for index in range(_FRAMES)]
     pixels = render_clips_at([_SCENES[name]], moments, _HEIGHT, _WIDTH, soften=False)[0].permute(0, 2, 3, 1).numpy()
     info = synthetic_video(_FRAMES, _WIDTH, _HEIGHT)

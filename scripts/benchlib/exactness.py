@@ -1,7 +1,7 @@
-"""Sections about right results: attention kernels, the captured decode step, and whole answers.
+"""Sections about exact results: attention kernels, the captured decode step, whole answers, and concurrent sessions.
 
-Each is held against float32: kernels against plain products, a step against the eager one, answers against
-transformers. Two sessions that write in turns are held against each of them alone.
+Each is compared with float32: kernels with plain products, a step with the eager step, answers with transformers. Two
+sessions that decode in turns are compared with each session alone.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -15,10 +15,10 @@ from torch import Tensor
 
 from benchlib.bench import Bench
 from benchlib.drawn import DRAWN, drawn_reader
-from benchlib.models import FULL, build, copy_of, load, reduced, short_name
+from benchlib.models import FULL, build, copy_of, load, reduced, short_name, some_prompt
 from benchlib.prefilling import compiled_prefilling
 from benchlib.rows import ROOT, Row
-from benchlib.runs import SyntheticReader, plan_for, run_transformers, run_vidqa, synthetic_video, video_inputs
+from benchlib.runs import SyntheticReader, plan_for, run_transformers, run_vidqa, synthetic_video
 from benchlib.sections import Skipped
 from benchlib.steps import Recorder, filled, logits_after, make_step
 from vidqa import EngineConfig, Session
@@ -27,13 +27,14 @@ from vidqa.engine.kv_cache import Storage
 from vidqa.events import TextDelta
 from vidqa.models.attention.selector import HeadLayout, try_rung
 from vidqa.models.loader import Loaded
+from vidqa.profiling.hf_baseline import model_inputs, process_video
 from vidqa.types import Request
 
 _TIES = {torch.float32: 1e-4, torch.bfloat16: 0.01}  # of the logits' spread: closer than this, either may win
 
 
 def rungs(section: str, names: Callable[[Bench], Sequence[str]]) -> Callable[[Bench], Iterator[Row]]:
-    """The section about kernels of the attention ladder, in the head layouts of both models."""
+    """Return the section about attention kernels, in the head layouts of both models."""
 
     def measure(bench: Bench) -> Iterator[Row]:
         for model in ("2b", "7b"):
@@ -48,13 +49,13 @@ def rungs(section: str, names: Callable[[Bench], Sequence[str]]) -> Callable[[Be
 
 
 def flex(bench: Bench) -> Iterator[Row]:
-    """The kernels that compile first: right results, then the speed of a prefill."""
+    """Measure compiled kernels: their results, then the speed of a prefill."""
     yield from rungs("flex", lambda bench: bench.sizes.compiled_rungs)(bench)
     yield from compiled_prefilling(bench)
 
 
 def oracle_of(bench: Bench) -> Any:
-    """A small model in float32 whose weights bf16 holds exactly, and which is sure of its words."""
+    """Return a small float32 model with weights that bf16 represents exactly, and with clear preferences."""
     spec = bench.spec("2b") if bench.tiny else replace(reduced("2b", 2, 1536), vocabulary=4096)
     torch.backends.cudnn.allow_tf32 = False  # transformers' patches are a convolution: it rounds them else
     oracle = build(spec, bench.device, torch.bfloat16)
@@ -65,7 +66,7 @@ def oracle_of(bench: Bench) -> Any:
 
 
 def answers(bench: Bench) -> Iterator[Row]:
-    """Greedy tokens of a small model against transformers' in float32."""
+    """Compare greedy tokens of a small model with transformers' in float32."""
     sizes, device, oracle = bench.sizes, bench.device, oracle_of(bench)
     reader = SyntheticReader(synthetic_video(sizes.exact_frames, 112, 112), sizes.exact_frames)
     frames, plain = reader.stacked(sizes.exact_frames), load(oracle, device, torch.float32)
@@ -93,11 +94,8 @@ def _agreement(name: str, wanted: list[int], tokens: list[int], tie: float, gap:
 
 
 def _gap(plain: Loaded, frames: Tensor, wanted: list[int], tokens: list[int], place: int) -> float:
-    """How far apart the oracle's logits of both choices are where they first differ, as a share of their spread."""
-    from transformers import Qwen2VLVideoProcessor
-
-    processor: Any = Qwen2VLVideoProcessor(do_resize=False, cap_pixels_per_frame=True)
-    inputs = video_inputs(plain, processor(videos=[frames], return_tensors="pt", do_sample_frames=False))
+    """Return the difference of the reference's logits of both first differing tokens, as a share of their spread."""
+    inputs = model_inputs(plain, some_prompt(), process_video(plain, frames))
     said = torch.tensor([wanted[:place]], dtype=torch.int64, device=plain.model.device)
     for name, fill in (("input_ids", said), ("attention_mask", said * 0 + 1), ("mm_token_type_ids", said * 0)):
         inputs[name] = torch.cat((inputs[name], fill.to(inputs[name].dtype)), dim=1)
@@ -106,10 +104,7 @@ def _gap(plain: Loaded, frames: Tensor, wanted: list[int], tokens: list[int], pl
 
 
 def captured_step(bench: Bench) -> Iterator[Row]:
-    """Logits of the captured step, given its tokens, against those of the eager one in float32 on equal caches.
-
-    By the fused layers, where they run here, and by the plain ones.
-    """
+    """Compare logits of the captured step (fused and plain layers) with the eager float32 step on equal caches."""
     oracle = oracle_of(bench)
     reference = load(oracle, bench.device, torch.float32)
     for dtype in (torch.float32, torch.bfloat16):
@@ -152,7 +147,7 @@ def _step_error(bench: Bench, reference: Loaded, ours: Loaded, kind: str, kv: st
 
 
 def _fill(storage: Storage) -> None:
-    """Random keys and values that bf16 and float32 both hold exactly; whole numbers and scales for int8."""
+    """Fill with random keys and values that bf16 and float32 represent exactly; integers and scales for int8."""
     torch.manual_seed(1)
     if storage.scales is None:
         storage.store.copy_(torch.randn_like(storage.store).bfloat16())
@@ -162,7 +157,7 @@ def _fill(storage: Storage) -> None:
 
 
 def sessions(bench: Bench) -> Iterator[Row]:
-    """Two sessions with the demo model that write in turns, one of which ends and closes while the other goes on."""
+    """Run two demo model sessions in turns, of which one ends and closes while the other goes on."""
     if find_spec("accelerate") is None:
         raise Skipped("accelerate is not installed, without which transformers loads no model")
     alone = ["".join(_words(_session(bench, name), name)) for name in DRAWN]
@@ -184,7 +179,7 @@ def _session(bench: Bench, name: str) -> Session:
 
 
 def _words(session: Session, name: str) -> Iterator[str]:
-    """The answer as it comes; an item for every event, so that two sessions can take turns."""
+    """Yield the answer's text, one item per event, so that two sessions can take turns."""
     clip = str(ROOT / "assets" / "demo.mp4")  # is not opened; its name and date say whether it is the same video
     for event in session.ask(Request(clip, "what happens?", max_tokens=24)):
         yield event.text if isinstance(event, TextDelta) else ""

@@ -1,7 +1,4 @@
-"""Random-weight Qwen2-VL models for benchmarks: in memory on a device, or as a checkpoint folder.
-
-Knows configurations and how to fill them; measures nothing.
-"""
+"""Random-weight Qwen2-VL models for benchmarks: in memory on a device, or as a checkpoint folder."""
 
 import functools
 import json
@@ -36,7 +33,7 @@ _VIDEO_TOKEN = 1001  # of the reduced models, whose vocabulary is small
 
 
 def reduced(name: str, layers: int, width: int) -> ModelSpec:
-    """The head layout of `2b` or `7b` at a reduced width and depth, with a small vocabulary and vision tower."""
+    """Return the head layout of `2b` or `7b` with reduced width and depth, a small vocabulary and vision tower."""
     full = FULL[name]
     return replace(
         full, layers=layers, hidden=width, intermediate=4 * width, head_dim=width // full.heads, vocabulary=16384,
@@ -47,7 +44,7 @@ def reduced(name: str, layers: int, width: int) -> ModelSpec:
 def build(
     spec: ModelSpec, device: torch.device, dtype: torch.dtype, weights: str = "native", placement: Placement = _WHOLE
 ) -> Any:
-    """A random model, made on the device one matrix after the other: nothing passes through the host or a disk.
+    """Return a random model, created on the device one matrix after the other, without host copies or files.
 
     `weights` are `native`, or `int8`, `nf4` and `nf4-dq` by bitsandbytes in the parts that a loader would quantize
     (vidqa/models/loader.py); the placement is a plan's. The same numbers each time.
@@ -72,7 +69,7 @@ def build(
 
 @contextmanager
 def _parameters_on_meta() -> Iterator[None]:
-    """Modules that are made inside have parameters without memory, but real buffers: those are computed once."""
+    """Create modules with parameters on the meta device, but with real buffers, which are computed."""
     register = nn.Module.register_parameter
 
     def on_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
@@ -88,7 +85,7 @@ def _parameters_on_meta() -> Iterator[None]:
 
 
 def _random(like: Tensor, name: str, device: torch.device, dtype: torch.dtype) -> nn.Parameter:
-    """As transformers initialises: matrices of small numbers, norms of ones."""
+    """Initialise as transformers does: small random matrices, norms of ones."""
     fresh = torch.empty(like.shape, device=device, dtype=dtype)
     fresh = fresh.fill_(1) if like.dim() == 1 and name == "weight" else fresh.normal_(0, 0.02)
     return nn.Parameter(fresh, requires_grad=False)
@@ -101,7 +98,7 @@ def _quantized(path: str, spec: ModelSpec, placement: Placement) -> bool:
 
 
 def _small(linear: nn.Linear, weights: str, dtype: torch.dtype) -> Any:
-    """bitsandbytes' layer with the same weight, quantized where it lies."""
+    """Return bitsandbytes' layer with the same weight, quantized on its device."""
     import bitsandbytes
 
     bnb: Any = bitsandbytes.nn
@@ -121,7 +118,7 @@ def _small(linear: nn.Linear, weights: str, dtype: torch.dtype) -> Any:
 
 
 def copy_of(model: Any, device: torch.device, dtype: torch.dtype) -> Any:
-    """Another model with the same weights, rounded to a precision."""
+    """Return a copy of the model, rounded to a precision."""
     with torch.device(device), default_dtype(dtype):
         other: Any = Qwen2VLForConditionalGeneration(model.config)
     other.load_state_dict(model.state_dict())
@@ -131,7 +128,7 @@ def copy_of(model: Any, device: torch.device, dtype: torch.dtype) -> Any:
 def load(
     model: Any, device: torch.device, dtype: torch.dtype, weights: str = "", placement: Placement = _WHOLE
 ) -> Loaded:
-    """A model as the engine takes it once it is loaded, with the demo model's tokenizer; nothing ends its answers."""
+    """Return a model as the engine's loader does, with the demo model's tokenizer and no stop token."""
     spec = parse_spec(model.config.to_dict(), "the benchmark's model")
     adapter = fuse(VisionLanguageModel(model, spec, device, dtype, weights_bytes(model)), sys.maxsize)
     template = ChatTemplate("", "the benchmark's model", {})  # prompts are token ids here
@@ -144,17 +141,17 @@ def _tokenizer() -> Any:
 
 
 def some_prompt() -> PromptTokens:
-    """Some ids before and after a video, which every vocabulary has."""
+    """Return ids before and after a video that every vocabulary has."""
     return PromptTokens((5, 6, 7, 8, 3), (4, 9, 10, 11, 12, 13, 14, 15))
 
 
 def short_name(dtype: torch.dtype) -> str:
-    """As the planner names a precision."""
+    """Return the planner's name of a precision."""
     return {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[dtype]
 
 
 def write_random_model(spec: ModelSpec, folder: Path) -> None:
-    """A checkpoint of a spec with random weights and the demo model's tokenizer, shard by shard."""
+    """Write a checkpoint with random weights and the demo model's tokenizer, one shard per tensor."""
     from safetensors.torch import save_file
 
     demo = json.loads((demo_folder() / "config.json").read_text())

@@ -1,7 +1,4 @@
-"""Planned against measured memory: one model under one cap, a plan after the other.
-
-Knows the planner and how a model is made; knows no files.
-"""
+"""Planned against measured memory of one model under one memory cap."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +11,7 @@ from benchlib.bench import Bench, PlanRequest, Sizes
 from benchlib.models import build, load, short_name, some_prompt
 from benchlib.rows import Row
 from benchlib.runs import SyntheticReader, ask, synthetic_video
-from benchlib.sections import Skipped, how_it_ends
+from benchlib.sections import Skipped, run_limited
 from vidqa.config import EngineConfig
 from vidqa.devices.device import find_device
 from vidqa.errors import DoesNotFit
@@ -34,7 +31,7 @@ MIB = 2**20
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """A model of so many parts in a precision (None: the planner's choice) under a cap."""
+    """A model in a precision (None: the planner's choice) under a memory cap."""
 
     model: str
     spec: ModelSpec
@@ -44,7 +41,7 @@ class Setup:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One plan and what it took, in bytes; `stopped` after its time, or `out_of_memory`, it has no figures to trust."""
+    """One plan and its measured bytes, which are not valid if it was `stopped` or ran `out_of_memory`."""
 
     model: str
     weights: str
@@ -63,22 +60,22 @@ class Measured:
 
     @property
     def measured(self) -> int:
-        """What the process held at its peak: its runtime and what the allocator reserved."""
+        """The process's peak: its runtime and the reserved bytes."""
         return self.runtime + self.reserved
 
     @property
     def error(self) -> float:
-        """Predicted over measured, less one: positive is too much."""
+        """Predicted / measured - 1."""
         return self.predicted / self.measured - 1
 
     @property
     def finished(self) -> bool:
-        """Whether it ran to its end."""
+        """Whether the plan ran to its end."""
         return not self.out_of_memory and not self.stopped
 
 
 def capped(device: Device, cap_gib: float) -> Device:
-    """The device as if it had this much memory."""
+    """Return the device with this much memory."""
     size = min(int(cap_gib * GIB), device.free_bytes + device.process_bytes)
     return replace(device, total_bytes=size, free_bytes=size, process_bytes=0, other_bytes=0)
 
@@ -87,7 +84,7 @@ def make_plans(
     found: Checkpoint, device: Device, config: EngineConfig, around: RuntimeOverhead | None = None,
     requests: Sequence[PlanRequest] = Sizes().plans,
 ) -> Iterator[tuple[PlanningProblem, Plan]]:  # fmt: skip
-    """The plans of all requests that fit under the cap; `around` is what was measured, else what is assumed."""
+    """Yield the plans of all requests that fit under the cap; `around` is the measured overhead, else the usual one."""
     for seconds, frames, size, answer in requests:
         request = Request("noise", "what happens?", frames=frames, size=size, max_tokens=answer)
         (task,) = tasks_for([found], synthetic_video(int(seconds * 25)), request, config, device)
@@ -99,7 +96,7 @@ def make_plans(
 
 
 def run_plan(loaded: Loaded, task: PlanningProblem, plan: Plan, meter: Any = None) -> Any:
-    """One plan through the pipeline, to the last token; returns its tracker."""
+    """Run one plan to its last token; return its tracker."""
     prompt = some_prompt()
     reader = SyntheticReader(task.video, size=(plan.run_config.height, plan.run_config.width))
     return ask(loaded, task, plan, prompt, reader, meter).tracker
@@ -108,10 +105,7 @@ def run_plan(loaded: Loaded, task: PlanningProblem, plan: Plan, meter: Any = Non
 def measure(
     accelerator: Accelerator, setup: Setup, requests: Sequence[PlanRequest], plan_seconds: float
 ) -> Iterator[Measured]:
-    """Run the plans under the cap, a model for all that want it in one precision and placement.
-
-    Raises Skipped where no plan fits.
-    """
+    """Run the plans under the cap, with one model per precision and placement. Raises Skipped if no plan fits."""
     real = find_device(str(accelerator.device))
     device, runtime = capped(real, setup.cap_gib), accelerator.runtime_bytes()
     found = Checkpoint(setup.model, setup.spec, REFERENCE_BOUNDS, None)
@@ -120,7 +114,7 @@ def measure(
     models: dict[tuple[str, str, Placement], list[tuple[PlanningProblem, Plan]]] = {}
     for task, plan in make_plans(found, device, config, exact, requests):
         run_config = plan.run_config
-        models.setdefault((run_config.weights, run_config.dtype, lasting(run_config.placement)), []).append(
+        models.setdefault((run_config.weights, run_config.dtype, load_placement(run_config.placement)), []).append(
             (task, plan)
         )
     if not models:
@@ -136,8 +130,8 @@ def measure(
             del loaded
 
 
-def lasting(place: Placement) -> Placement:
-    """What of a placement is settled when a model is loaded; the rest a plan may choose each time."""
+def load_placement(place: Placement) -> Placement:
+    """Return the part of a placement that loading decides."""
     return replace(place, vision_offloaded=False, kv_on_host=False)
 
 
@@ -149,13 +143,13 @@ def _loaded(accelerator: Accelerator, spec: ModelSpec, weights: str, dtype: str,
 def run_one(
     accelerator: Accelerator, setup: Setup, loaded: Loaded, task: PlanningProblem, plan: Plan, plan_seconds: float
 ) -> Measured:
-    """One plan within its time."""
+    """Run one plan within its time."""
     with accelerator.peak(loaded.model.model) as peak:
-        end = how_it_ends(lambda: run_plan(loaded, task, plan, peak.meter), plan_seconds)
+        end = run_limited(lambda: run_plan(loaded, task, plan, peak.meter), plan_seconds)
     run_config = plan.run_config
-    # No counter sees what the reading thread of a processor holds.
+    # On a CPU the prefetcher's frames are not counted.
     unseen = frames_ahead_bytes(task.spec, run_config, task.around.host_pixels)
-    # The load phase is over when these plans run: the largest of the others is what is compared.
+    # The load phase is over when these plans run, so the largest other phase is compared.
     phases = {
         name: size - unseen * (name in ("vision", "prefill"))
         for name, size in plan.phase_bytes.items()
@@ -169,7 +163,7 @@ def run_one(
 
 
 def summarise(rows: Sequence[Measured]) -> dict[str, Any]:
-    """Median and 95th percentile of the error, the worst too little (and beyond the margin), and failures."""
+    """Return median and 95th percentile of the error, the largest excess over the plan and its margin, and failures."""
     good = [row for row in rows if row.finished]
     errors = sorted(abs(row.error) for row in good) or [float("inf")]
     return {
@@ -185,7 +179,7 @@ def summarise(rows: Sequence[Measured]) -> dict[str, Any]:
 
 
 def planned(section: str, model: str, weights: str, which: int) -> Callable[[Bench], Iterator[Row]]:
-    """The section about one model in `bf16` or `nf4` under the cap of that number. nf4 needs bitsandbytes."""
+    """Return the section about one model in `bf16` or `nf4` under the `which`th cap. nf4 needs bitsandbytes."""
 
     def run(bench: Bench) -> Iterator[Row]:
         if weights == "nf4" and find_spec("bitsandbytes") is None:
@@ -209,7 +203,7 @@ def planned(section: str, model: str, weights: str, which: int) -> Callable[[Ben
 
 
 def plan_row(section: str, number: int, row: Measured) -> Row:
-    """One plan in a row of its section."""
+    """Return the row of one plan."""
     what = f"{row.frames} frames of {row.width}x{row.height}, {row.tokens} tokens, {row.answer_tokens} answered"
     formula = (
         f"{row.predicted / GIB:.4f} GiB planned / ({row.runtime / GIB:.4f} GiB runtime + {row.reserved / GIB:.4f} GiB "

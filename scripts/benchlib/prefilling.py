@@ -1,4 +1,4 @@
-"""Sections about reading: prefill and vision tower, beside the device's matrix rate and transformers."""
+"""Sections about prefill and the vision tower, relative to the device's matrix rate and transformers."""
 
 from collections.abc import Callable, Iterator
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 from benchlib.bench import Bench
 from benchlib.models import short_name
-from benchlib.rows import Row, Samples, beside, seconds_row
+from benchlib.rows import Row, Samples, comparison_rows, seconds_row
 from benchlib.runs import alternating, seconds_of
 from benchlib.steps import kernel_of
 from vidqa.engine.kv_cache import make_cache
@@ -24,7 +24,7 @@ _SLOW_SECONDS = 2.0  # of a prefill: its figure needs no repeating
 
 
 def prefilling(bench: Bench) -> Iterator[Row]:
-    """Prefill of a 7B by the rung that the engine takes, in chunks of several sizes; then by the other rungs."""
+    """Measure prefill of a 7B model with the engine's kernel and several chunk sizes, then with other kernels."""
     loaded, sizes = bench.model("7b"), bench.sizes
     chosen, default = kernel_of(loaded).name, _default_chunk(bench)
     shapes = [(chosen, chunk) for chunk in dict.fromkeys((default, *sizes.prefill_chunks))]
@@ -34,20 +34,20 @@ def prefilling(bench: Bench) -> Iterator[Row]:
 
 
 def compiled_prefilling(bench: Bench) -> Iterator[Row]:
-    """The same by the rungs that compile first."""
+    """Measure the same with compiled kernels."""
     for rung in bench.sizes.compiled_rungs:
         yield from _prefill_rows("flex", bench, rung, _default_chunk(bench), engines=False)
 
 
 def _default_chunk(bench: Bench) -> int:
-    """The planner's largest, which it takes where memory allows."""
+    """Return the planner's largest chunk, its choice where memory allows."""
     return min(CHUNKS[0][1], max(bench.sizes.prefill_chunks))
 
 
 def _prefill_rows(section: str, bench: Bench, rung: str, chunk: int, *, engines: bool) -> Iterator[Row]:
     loaded, tokens = bench.model("7b"), bench.sizes.prefill_tokens
     name = f"{rung}, chunks of {chunk}"
-    flops = prefill_flops(loaded.model.spec, _draft(bench, tokens=tokens))
+    flops = prefill_flops(loaded.model.spec, _run_config(bench, tokens=tokens))
     try:
         seconds = _prefill_seconds(loaded, rung, chunk, bench)
     except (VidqaError, RuntimeError, NotImplementedError) as error:
@@ -64,15 +64,15 @@ def _prefill_rows(section: str, bench: Bench, rung: str, chunk: int, *, engines:
     yield seconds_row(section, f"{name}, time", seconds)
 
 
-def _draft(bench: Bench, *, frames: int = 0, size: tuple[int, int] = (28, 28), tokens: int = 0) -> RunConfig:
-    """Frames of size (height, width), or a prompt of text alone, for the arithmetic."""
+def _run_config(bench: Bench, *, frames: int = 0, size: tuple[int, int] = (28, 28), tokens: int = 0) -> RunConfig:
+    """Return a configuration for FLOP counts: frames of size (height, width), or text only."""
     precision = short_name(bench.dtype)
     return RunConfig(precision, precision, precision, "flash", frames, *size, tokens, 1, 1, 1024)
 
 
 @torch.no_grad()
 def _prefill_seconds(loaded: Loaded, rung: str, chunk: int, bench: Bench) -> list[float]:
-    """Seconds of the whole prompt, after a run that warms (and compiles) its kernels."""
+    """Return seconds of the whole prompt, after a run that compiles its kernels."""
     model, tokens = loaded.model, bench.sizes.prefill_tokens
     embeddings = torch.randn(tokens, model.spec.hidden, device=model.device, dtype=model.dtype)
     cache, kernel = make_cache(model.spec, tokens, model.dtype, model.device), kernel_of(loaded, rung)
@@ -91,7 +91,7 @@ def _prefill_seconds(loaded: Loaded, rung: str, chunk: int, bench: Bench) -> lis
 
 
 def vision(bench: Bench) -> Iterator[Row]:
-    """The tower on patches that lie on the device: vidqa a group of slices at a time, transformers all at once."""
+    """Measure the vision tower on patches on the device: vidqa by groups of slices, transformers all at once."""
     loaded = bench.model("2b")
     for label, slices, (height, width) in bench.sizes.vision:
         rows, columns = height // 14, width // 14
@@ -107,10 +107,10 @@ def vision(bench: Bench) -> Iterator[Row]:
         made: dict[str, list[float]] = alternating(timed, bench.sizes.repeats)
         yield Row("vision", f"{label}: difference from transformers", off, "", "|difference| / |transformers'|")
         note = f"{slices} slices of {width}x{height}"
-        yield from beside("vision", label, made, note)
+        yield from comparison_rows("vision", label, made, note)
         middle = Samples.of(made["vidqa"]).p50
         flops = family_of(loaded.model.spec).vision_flops(
-            loaded.model.spec, _draft(bench, frames=2 * slices, size=(width, height))
+            loaded.model.spec, _run_config(bench, frames=2 * slices, size=(width, height))
         )
         share, formula = flops / middle / bench.limits.matrix_rate, f"{flops / 1e12:.4g} TFLOP / seconds / matrix rate"
         yield Row("vision", f"{label}, vidqa, share of the matrix rate", share, "share", formula, note=note)

@@ -1,4 +1,4 @@
-"""What a benchmark says: rows with samples, the bars they are held against, tables and files. Imports no torch."""
+"""Benchmark results: rows with samples, bars to reach, tables and files. Imports no torch."""
 
 import json
 import os
@@ -31,20 +31,20 @@ class Samples:
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """A number to reach, from which side, and the number that is hoped for."""
+    """A value to reach (`>=` or `<=`), and a goal beyond it."""
 
     value: float
     sense: Literal[">=", "<="] = ">="
     goal: float | None = None
 
     def met_by(self, value: float) -> bool:
-        """Whether a measured value reaches it."""
+        """Return whether a measured value reaches the bar."""
         return value >= self.value if self.sense == ">=" else value <= self.value
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One measured value; None where it could not be measured, and `note` says why."""
+    """One measured value; None if it could not be measured, for the reason in `note`."""
 
     section: str
     name: str
@@ -56,18 +56,18 @@ class Row:
 
     @property
     def key(self) -> str:
-        """How bars name it."""
+        """The name by which a bar refers to the row."""
         return f"{self.section}: {self.name}"
 
 
 def seconds_row(section: str, name: str, seconds: Sequence[float], note: str = "") -> Row:
-    """A row of repeated times: its value is the median."""
+    """Return a row with the median of repeated times."""
     samples = Samples.of(seconds)
     return Row(section, name, samples.p50, "s", "median", samples, note)
 
 
-def beside(section: str, label: str, made: Mapping[str, Sequence[float]], note: str = "") -> Iterator[Row]:
-    """Times of all sides, and how many times faster `vidqa` is than each other one."""
+def comparison_rows(section: str, label: str, made: Mapping[str, Sequence[float]], note: str = "") -> Iterator[Row]:
+    """Yield rows with the times of all sides, and how many times faster `vidqa` is than each other side."""
     for side, seconds in made.items():
         yield seconds_row(section, f"{label}, {side}", seconds)
     ours = Samples.of(made["vidqa"]).p50
@@ -78,35 +78,35 @@ def beside(section: str, label: str, made: Mapping[str, Sequence[float]], note: 
 
 
 def row_from(fields: Mapping[str, Any]) -> Row:
-    """The row that `dataclasses.asdict` made an object of."""
+    """Return the row of a `dataclasses.asdict` object."""
     samples = fields["samples"]
     return Row(**{**fields, "samples": Samples(**samples) if samples else None})
 
 
 def row_object(row: Row, bar: Bar | None) -> dict[str, Any]:
-    """A row with its bar (or null) and whether it is met, as it is written."""
+    """Return a row as it is written: with its bar (or null) and whether it is met."""
     ok = None if bar is None or row.value is None else bar.met_by(row.value)
-    told: dict[str, Any] = {"section": row.section, "name": row.name, "value": row.value, "unit": row.unit}
-    told |= {"bar": bar and bar.value, "sense": bar and bar.sense, "goal": bar and bar.goal, "ok": ok}
-    return told | {"formula": row.formula, "samples": row.samples and asdict(row.samples), "note": row.note}
+    fields: dict[str, Any] = {"section": row.section, "name": row.name, "value": row.value, "unit": row.unit}
+    fields |= {"bar": bar and bar.value, "sense": bar and bar.sense, "goal": bar and bar.goal, "ok": ok}
+    return fields | {"formula": row.formula, "samples": row.samples and asdict(row.samples), "note": row.note}
 
 
 def missed(rows: Iterable[Row], bars: Mapping[str, Bar], excused: Iterable[str] = ()) -> list[str]:
-    """The bars that no row meets, in words; those of the `excused` sections were never asked."""
+    """Return a line for each bar that no row meets, without those of the `excused` sections."""
     values = {row.key: row.value for row in rows}
-    left_out = tuple(f"{section}: " for section in excused)
-    told = []
+    prefixes = tuple(f"{section}: " for section in excused)
+    lines = []
     for key, bar in bars.items():
         value = values.get(key)
-        if value is None and not key.startswith(left_out):
-            told.append(f"{key}: not measured ({bar.sense} {bar.value:g} is the bar)")
+        if value is None and not key.startswith(prefixes):
+            lines.append(f"{key}: not measured ({bar.sense} {bar.value:g} is the bar)")
         elif value is not None and not bar.met_by(value):
-            told.append(f"{key}: {value:.4g} is not {bar.sense} {bar.value:g}")
-    return told
+            lines.append(f"{key}: {value:.4g} is not {bar.sense} {bar.value:g}")
+    return lines
 
 
 def table(rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Lines of text for row objects: a block per section, formulas beside the values."""
+    """Return lines of text for row objects: a block per section, with formulas."""
     lines, section = [], ""
     for row in rows:
         if row["section"] != section:
@@ -124,7 +124,7 @@ def _line(row: Mapping[str, Any]) -> str:
 
 
 def shown_value(row: Mapping[str, Any]) -> str:
-    """A value with its unit; a dash where there is none."""
+    """Return a value with its unit, or a dash."""
     value, unit = row["value"], row["unit"]
     if value is None:
         return "–"
@@ -134,16 +134,16 @@ def shown_value(row: Mapping[str, Any]) -> str:
 
 
 def shown_bar(row: Mapping[str, Any]) -> str:
-    """The bar and whether it is met; nothing where there is none."""
+    """Return the bar and whether it is met, or nothing without a bar."""
     if row["bar"] is None:
         return ""
     bar = f"{row['bar']:.0%}" if row["unit"] == "share" else f"{row['bar']:g}"
-    told = {True: "ok", False: "MISSED", None: "not measured"}[row["ok"]]
-    return f"{row['sense']} {bar} {told}"
+    verdict = {True: "ok", False: "MISSED", None: "not measured"}[row["ok"]]
+    return f"{row['sense']} {bar} {verdict}"
 
 
 def environment(device: str = "") -> dict[str, str]:
-    """What the figures were measured with: on the named device, else on this machine's processor."""
+    """Return the versions and the device of the figures; by default this machine's CPU."""
     import torch
     import transformers
 
@@ -153,7 +153,7 @@ def environment(device: str = "") -> dict[str, str]:
 
 
 def write_result(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a result file, its folder too; whole or not at all."""
+    """Write a result file atomically, and create its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_suffix(".part")
     fresh.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -161,15 +161,15 @@ def write_result(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def report(kind: str, rows: Iterable[Row], bars: Mapping[str, Bar], path: Path) -> int:
-    """Print rows of this machine's processor as they come, write them, name the bars that are missed; the exit code."""
+    """Print and write the rows of a benchmark on this machine's CPU, and the missed bars; return the exit code."""
     seen = []
     for row in rows:
         seen.append(row)
         print(*table([row_object(row, bars.get(row.key))])[1:], flush=True)
-    left = missed(seen, bars)
-    told = [row_object(row, bars.get(row.key)) for row in seen]
+    misses = missed(seen, bars)
+    objects = [row_object(row, bars.get(row.key)) for row in seen]
     write_result(path, {
-        "kind": kind, "environment": environment(), "cores": os.cpu_count(), "missed": left, "rows": told,
+        "kind": kind, "environment": environment(), "cores": os.cpu_count(), "missed": misses, "rows": objects,
     })  # fmt: skip
-    print("\n".join(["", *(f"missed: {one}" for one in left)]) if left else "all bars are met")
-    return 1 if left else 0
+    print("\n".join(["", *(f"missed: {one}" for one in misses)]) if misses else "all bars are met")
+    return 1 if misses else 0

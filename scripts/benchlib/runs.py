@@ -1,6 +1,6 @@
-"""One question through vidqa's pipeline or through plain transformers, on frames that are already decoded; and clocks.
+"""Timed runs of one question by vidqa's engine or by plain transformers, on noise frames in memory.
 
-Frames are noise made on the host before any clock runs. Needs no video library.
+Frames are made before any clock runs. Needs no video library.
 """
 
 import time
@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import StoppingCriteria, StoppingCriteriaList
 
 from benchlib.accelerator import Accelerator
 from benchlib.models import some_prompt
@@ -31,6 +30,7 @@ from vidqa.models.registry import Checkpoint
 from vidqa.planner.planner import plan_video
 from vidqa.planner.search import PlanningProblem
 from vidqa.planner.tasks import tasks_for
+from vidqa.profiling.hf_baseline import generate, model_inputs, process_video
 from vidqa.types import Frame, Placement, Plan, Request, VideoInfo
 
 Side = TypeVar("Side")
@@ -38,8 +38,8 @@ _FPS = 25
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
-    """When a run began and each token was known on the host, in seconds, and the tokens."""
+class TimedRun:
+    """The start of a run and the time when each token was on the host, in seconds, and the tokens."""
 
     began: float
     times: list[float]
@@ -60,7 +60,7 @@ class Run:
 
 
 def seconds_of(call: Callable[[], Any], accelerator: Accelerator, times: int = 1) -> float:
-    """Seconds of one call, from an idle device until it is idle again: the mean of `times` in a row."""
+    """Return seconds per call, the mean of `times` calls between two idle moments of the device."""
     accelerator.wait()
     began = time.perf_counter()
     for _ in range(times):
@@ -70,7 +70,7 @@ def seconds_of(call: Callable[[], Any], accelerator: Accelerator, times: int = 1
 
 
 def alternating(sides: Mapping[str, Callable[[], Side]], repeats: int, warm_ups: int = 1) -> dict[str, list[Side]]:
-    """Run all sides in turn, `repeats` times after the warm-ups: what slows the machine slows all of them."""
+    """Run all sides in turn, `repeats` times after the warm-ups, so that other load slows all of them."""
     made: dict[str, list[Side]] = {name: [] for name in sides}
     for repeat in range(warm_ups + repeats):
         for name, side in sides.items():
@@ -81,23 +81,23 @@ def alternating(sides: Mapping[str, Callable[[], Side]], repeats: int, warm_ups:
 
 
 class SyntheticReader:
-    """A video of noise that no file holds, with the reader's methods that the pipeline calls."""
+    """A video of noise in memory, with the methods of VideoReader that the engine calls."""
 
     notes: tuple[str, ...] = ()
 
     def __init__(self, info: VideoInfo, pictures: int = 1, size: tuple[int, int] | None = None) -> None:
-        """`size` (height, width) of the pictures, where it is not the video's: what is asked for needs no resizing."""
+        """`size` (height, width) of the frames; with the requested size no frame is resized."""
         self.info = info
         shape = (pictures, *(size or (info.height, info.width)), 3)
         self._pictures = np.random.default_rng(0).integers(0, 255, shape, dtype=np.uint8)
 
     def frames(self, indices: Sequence[int]) -> Any:
-        """One picture after the other, over and over."""
+        """Yield the frames, over and over."""
         for place, index in enumerate(indices):
             yield Frame(index, index / self.info.fps, self._pictures[place % len(self._pictures)])
 
     def stacked(self, frames: int) -> Tensor:
-        """The first of them as transformers' processor takes them: (n, 3, height, width) uint8."""
+        """Return the first frames for transformers' processor: (n, 3, height, width) uint8."""
         order = [place % len(self._pictures) for place in range(frames)]
         return torch.from_numpy(self._pictures[order]).permute(0, 3, 1, 2).contiguous()
 
@@ -109,7 +109,7 @@ class SyntheticReader:
 
 
 def synthetic_video(frames: int, width: int = 1280, height: int = 720) -> VideoInfo:
-    """The facts of a clip of noise, 25 frames a second."""
+    """Return the facts of a noise clip at 25 frames per second."""
     return VideoInfo(
         path="noise", container="none", codec="none", width=width, height=height, coded_width=width,
         coded_height=height, rotation_degrees=0, pixel_aspect=1.0, fps=float(_FPS), frame_count=frames,
@@ -122,10 +122,10 @@ def plan_for(
     loaded: Loaded, frames: int, size: tuple[int, int], max_tokens: int, spare: int = 0,
     runtime_bytes: int | None = None, **settings: Any,
 ) -> tuple[PlanningProblem, Plan]:  # fmt: skip
-    """The planner's own choice for all frames of a clip that has its size (height, width) already.
+    """Return the planner's choice for all frames of a clip of this size (height, width).
 
-    `spare` tokens are left for follow-ups; `runtime_bytes` is what the process was measured to hold before any tensor;
-    `settings` may fix vision_chunk, prefill_chunk and vram_bytes. Raises DoesNotFit.
+    `spare` tokens are left for follow-ups; `runtime_bytes` are the process's measured bytes before any tensor;
+    `settings` may set vision_chunk, prefill_chunk and vram_bytes. Raises DoesNotFit.
     """
     model, (height, width) = loaded.model, size
     spec = model.spec
@@ -145,10 +145,10 @@ def plan_for(
 
 
 @dataclass(slots=True)
-class Asked:
-    """One question that went through the pipeline: tokens and times, stages' clock, memory, what it left."""
+class AnsweredQuestion:
+    """One answered question: tokens and times, the clock of stages, memory, and the attempt with its caches."""
 
-    run: Run
+    run: TimedRun
     clock: Clock
     tracker: Tracker
     pipeline: Attempt
@@ -159,9 +159,9 @@ class Asked:
 
 def ask(
     loaded: Loaded, task: PlanningProblem, plan: Plan, prompt: PromptTokens, reader: SyntheticReader | None,
-    meter: Any = None, before: Asked | None = None,
-) -> Asked:  # fmt: skip
-    """One plan through the pipeline, to its last token: no token ends the answer. `before` left what is kept."""
+    meter: Any = None, before: AnsweredQuestion | None = None,
+) -> AnsweredQuestion:  # fmt: skip
+    """Run one plan to its last token, since no token ends the answer. Caches of `before` are reused."""
     endless, speech, clock = replace(loaded, stop_ids=frozenset()), AnswerState(task.request), Clock(Stopwatch())
     tracker, times = Tracker(task.device, meter), list[float]()
     began = time.perf_counter()
@@ -174,10 +174,12 @@ def ask(
     for event in pipeline.run(frames):
         if isinstance(event, StageProgress) and event.stage == "decode":
             times.append(time.perf_counter())
-    return Asked(Run(began, times, speech.tokens), clock, tracker, pipeline, task.request, plan, prompt)
+    return AnsweredQuestion(TimedRun(began, times, speech.tokens), clock, tracker, pipeline, task.request, plan, prompt)
 
 
-def follow_up(loaded: Loaded, task: PlanningProblem, first: Asked, question: Sequence[int]) -> Asked:
+def follow_up(
+    loaded: Loaded, task: PlanningProblem, first: AnsweredQuestion, question: Sequence[int]
+) -> AnsweredQuestion:
     """A second question (token ids) behind the first one and its answer."""
     tail = (*first.prompt.tail, *first.run.tokens, *question)
     prompt = PromptTokens(first.prompt.head, tail)
@@ -185,47 +187,19 @@ def follow_up(loaded: Loaded, task: PlanningProblem, first: Asked, question: Seq
     return ask(loaded, task, plan, prompt, None, before=first)
 
 
-class TokenClock(StoppingCriteria):
-    """Notes when each of transformers' tokens was known on the host; stops nothing."""
-
-    def __init__(self) -> None:
-        self.times: list[float] = []
-
-    def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
-        input_ids[0, -1].item()  # waits for the device
-        self.times.append(time.perf_counter())
-        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+def generate_endlessly(model: Any, inputs: dict[str, Tensor], tokens: int, began: float) -> TimedRun:
+    """Run transformers' greedy `generate`, which no token ends; `began` is when the run began."""
+    ids, times = generate(model, inputs, tokens, eos_token_id=None, pad_token_id=0)
+    return TimedRun(began, times, ids)
 
 
-def generate(model: Any, inputs: dict[str, Tensor], tokens: int, began: float) -> Run:
-    """transformers' greedy `generate` with its growing cache; `began` is when its run did."""
-    clock, length = TokenClock(), inputs["input_ids"].shape[1]
-    output = model.generate(
-        **inputs, max_new_tokens=tokens, do_sample=False, eos_token_id=None, pad_token_id=0,
-        stopping_criteria=StoppingCriteriaList([clock]),
-    )  # fmt: skip
-    return Run(began, clock.times, output[0, length:].tolist())
-
-
-def video_inputs(loaded: Loaded, made: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What transformers takes on the model's device for the prompt and a processed video."""
-    spec, prompt = loaded.model.spec, some_prompt()
-    visual = int(made["video_grid_thw"].prod()) // spec.vision.merge**2
-    ids = torch.tensor([[*prompt.head, *[spec.video_token] * visual, *prompt.tail]])
-    kinds = {"attention_mask": torch.ones_like(ids), "mm_token_type_ids": (ids == spec.video_token).int() * 2}
-    return {name: tensor.to(loaded.model.device) for name, tensor in ({"input_ids": ids} | kinds | dict(made)).items()}
-
-
-def run_transformers(model: Any, loaded: Loaded, frames: Tensor, tokens: int, **how: Any) -> Run:
-    """Frames to tokens as transformers' users do it; `how` goes to its video processor."""
-    from transformers import Qwen2VLVideoProcessor
-
-    processor: Any = Qwen2VLVideoProcessor(do_resize=False, cap_pixels_per_frame=True)
+def run_transformers(model: Any, loaded: Loaded, frames: Tensor, tokens: int, **options: Any) -> TimedRun:
+    """Run frames to tokens as transformers' users do it; `options` go to its video processor."""
     began = time.perf_counter()
-    made = processor(videos=[frames], return_tensors="pt", do_sample_frames=False, **how)
-    return generate(model, video_inputs(loaded, made), tokens, began)
+    inputs = model_inputs(loaded, some_prompt(), process_video(loaded, frames, **options))
+    return generate_endlessly(model, inputs, tokens, began)
 
 
-def run_vidqa(loaded: Loaded, task: PlanningProblem, plan: Plan, reader: SyntheticReader) -> Run:
-    """The same through the pipeline."""
+def run_vidqa(loaded: Loaded, task: PlanningProblem, plan: Plan, reader: SyntheticReader) -> TimedRun:
+    """Run the same by vidqa's engine."""
     return ask(loaded, task, plan, some_prompt(), reader).run

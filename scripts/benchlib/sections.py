@@ -1,9 +1,8 @@
-"""Sections of a benchmark in processes that may fail: what each one finds is sent at once, so nothing is lost.
+"""Benchmark sections in child processes, whose rows reach the parent at once.
 
-The parent starts a process for each group of sections, and the next group's while one works, since libraries take
-long to import. A section that takes too long is interrupted; one that hangs, or breaks the device, takes its
-process down with everything that it started, and a fresh one goes on behind it. When the parent ends, however that
-is, its processes end. Imports no torch.
+The parent starts a process for each group of sections, and the next group's process while one works, since imports
+take long. A section over its time limit is interrupted; if it hangs or breaks the device, its process is killed and
+the rest of the group runs in a new one. Children die with the parent. Imports no torch.
 """
 
 import json
@@ -22,7 +21,7 @@ from typing import Any
 
 from benchlib.rows import row_from
 
-GRACE_SECONDS = 10.0  # how much longer than its limit a section may take to give up by itself
+GRACE_SECONDS = 10.0  # after its limit, until a section's process is killed
 _START_SECONDS = 90.0  # for a process to import its libraries
 
 Section = Callable[[Any], Iterator[Any]]
@@ -30,29 +29,29 @@ Send = Callable[[dict[str, Any]], None]
 
 
 class TimeUp(BaseException):
-    """A section's time is over. No Exception: a library must not handle it as an error."""
+    """A section's time is over. Not an Exception, so that no library handles it."""
 
 
 class Skipped(Exception):
-    """A section cannot run here; the message says why."""
+    """A section cannot run on this machine, for the reason in the message."""
 
 
 @dataclass(slots=True)
-class Found:
-    """What the sections found: their rows, and how each of them ended."""
+class Results:
+    """The rows of all sections, and how each section ended."""
 
     rows: list[Any] = field(default_factory=list)
     ends: list[dict[str, Any]] = field(default_factory=list)
     environment: dict[str, str] = field(default_factory=dict)
 
     def outcome(self, *outcomes: str) -> list[str]:
-        """The sections that ended so."""
+        """Return the sections that ended with one of these outcomes."""
         return [end["section"] for end in self.ends if end["outcome"] in outcomes]
 
 
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Raise TimeUp in this (the main) thread when the time is over. Inside of another limit, the shorter one ends."""
+    """Raise TimeUp in the main thread after this time. Limits nest; the shorter one counts."""
 
     def over(number: int, frame: FrameType | None) -> None:
         raise TimeUp
@@ -67,11 +66,11 @@ def time_limit(seconds: float) -> Iterator[None]:
     finally:
         signal.signal(signal.SIGALRM, before)
         left = max(outer - (time.monotonic() - began), 1e-3) if outer else 0
-        signal.setitimer(signal.ITIMER_REAL, left)  # an outer limit that is over raises in the outer one
+        signal.setitimer(signal.ITIMER_REAL, left)  # an outer limit that is over is raised there
 
 
-def how_it_ends(call: Callable[[], Any], seconds: float) -> str:
-    """Run it: `ok`, `out of memory`, or `stopped` after its time. Other errors are raised."""
+def run_limited(call: Callable[[], Any], seconds: float) -> str:
+    """Call it; return `ok`, `out of memory`, or `stopped` after its time. Other errors are raised."""
     from vidqa.devices.torch_device import is_out_of_memory
 
     try:
@@ -86,8 +85,8 @@ def how_it_ends(call: Callable[[], Any], seconds: float) -> str:
     return "ok"
 
 
-def run_here(name: str, section: Section, bench: Any, limit_seconds: float, send: Send) -> bool:
-    """Run one section in this process and send its rows as they come; whether it came to its end or was skipped."""
+def run_section(name: str, section: Section, bench: Any, limit_seconds: float, send: Send) -> bool:
+    """Run one section in this process and send its rows; return whether it finished or was skipped."""
     began, outcome, detail = time.perf_counter(), "ok", ""
     send({"began": name, "limit_seconds": limit_seconds})
     try:
@@ -100,83 +99,83 @@ def run_here(name: str, section: Section, bench: Any, limit_seconds: float, send
         outcome, detail = "timed out", f"stopped after its {limit_seconds:.0f} s"
     except Exception as error:
         traceback.print_exc()
-        outcome, detail = "failed", one_line(error)
+        outcome, detail = "failed", error_line(error)
     seconds = round(time.perf_counter() - began, 2)
     send({"ended": {"section": name, "outcome": outcome, "detail": detail, "seconds": seconds}})
     return outcome in ("ok", "skipped")
 
 
-def one_line(error: Exception) -> str:
-    """An error in a line."""
+def error_line(error: Exception) -> str:
+    """Return an error's type and first line."""
     return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"[:300]
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
-    """What a process is to do: sections with their limits in seconds, how many seconds of limits come after them, and
-    when all has to be over on the monotonic clock."""
+class Assignment:
+    """The sections of one process with their limits in seconds, the sum of the limits of later processes, and the
+    deadline of all on the monotonic clock."""
 
     limits: dict[str, float]
     later_seconds: float
     deadline: float
 
     def share(self, name: str) -> float:
-        """Seconds for a section: of what is left, its limit's part of all limits that are still to come."""
+        """Return a section's seconds: its part, by limits, of the time that is left for all remaining sections."""
         names = list(self.limits)
         ahead = sum(self.limits[other] for other in names[names.index(name) :]) + self.later_seconds
         return (self.deadline - time.monotonic()) * self.limits[name] / ahead
 
 
-def serve(
+def run_child(
     descriptor: int, load: Callable[[], object], begin: Callable[[Send], tuple[Mapping[str, Section], Any]]
 ) -> int:
-    """A child's whole life: import with `load`, wait for an Order on stdin, `begin`, and run the sections.
+    """Run a child: import with `load`, read an Assignment from stdin, call `begin`, and run the sections.
 
-    `begin` gives the sections by name and what they share; the device is first touched there. Everything is sent to
-    the descriptor. Returns 1 where the process is not fit to go on. The process ends when its parent does.
+    `begin` returns the sections by name and their shared bench; it is the first to use the device. Messages go to the
+    descriptor. Returns 1 if the process cannot go on. The process dies with its parent.
     """
     load()
-    line = _first_line()
+    line = _read_line()
     if not line:
         return 0  # the parent is gone
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_die_with_parent, daemon=True).start()
 
     def send(message: dict[str, Any]) -> None:
         data = json.dumps(message).encode() + b"\n"
         while data:
             data = data[os.write(descriptor, data) :]
 
-    order = Order(**json.loads(line))
+    assignment = Assignment(**json.loads(line))
     try:
         sections, bench = begin(send)
-    except Exception as error:  # no device, say: another process would find none either
-        for name in order.limits:
-            send({"ended": {"section": name, "outcome": "failed", "detail": one_line(error), "seconds": 0.0}})
+    except Exception as error:  # such as no device: another process would fail too
+        for name in assignment.limits:
+            send({"ended": {"section": name, "outcome": "failed", "detail": error_line(error), "seconds": 0.0}})
         return 1
-    for name in order.limits:
-        if (share := order.share(name)) <= 0:
+    for name in assignment.limits:
+        if (share := assignment.share(name)) <= 0:
             return 1
-        if not run_here(name, sections[name], bench, share, send) and not bench.usable():
-            return 1  # the next ones get a process whose device and memory nothing has touched
+        if not run_section(name, sections[name], bench, share, send) and not bench.usable():
+            return 1  # the next sections get a new process
     return 0
 
 
-def _first_line() -> bytes:
-    """Of stdin, unbuffered: a thread that waits in a buffered read would abort the interpreter's end."""
+def _read_line() -> bytes:
+    """Read a line of stdin unbuffered: a thread in a buffered read would abort the interpreter's exit."""
     line = b""
     while not line.endswith(b"\n") and (byte := os.read(0, 1)):
         line += byte
     return line
 
 
-def _end_with_parent() -> None:
-    """The parent holds the other end of stdin: when it ends, so does this process with all that it started."""
+def _die_with_parent() -> None:
+    """Kill this process group when stdin closes, which the parent holds open."""
     os.read(0, 1)
     os.killpg(os.getpgrp(), signal.SIGKILL)
 
 
 class _Child:
-    """A process of the benchmark with its own process group; it waits for its order."""
+    """A child process in a process group; it waits for its assignment."""
 
     def __init__(self, command: Sequence[str]) -> None:
         self.hung = False
@@ -188,15 +187,15 @@ class _Child:
         finally:
             os.close(writing)
 
-    def begin(self, order: Order) -> None:
-        """Give it its order; nothing where it has died already."""
+    def begin(self, assignment: Assignment) -> None:
+        """Send the assignment, if the process is alive."""
         assert self._process.stdin is not None
         with suppress(BrokenPipeError):
-            self._process.stdin.write(json.dumps(asdict(order)).encode() + b"\n")
+            self._process.stdin.write(json.dumps(asdict(assignment)).encode() + b"\n")
             self._process.stdin.flush()
 
     def messages(self) -> Iterator[dict[str, Any]]:
-        """What it tells until it closes its end; it is killed when it has been silent for too long."""
+        """Yield messages until the child closes its end; kill it if it is silent for too long."""
         rest, deadline = b"", time.monotonic() + _START_SECONDS
         while True:
             ready, _, _ = select.select([self._reading], [], [], max(deadline - time.monotonic(), 0))
@@ -217,12 +216,12 @@ class _Child:
                 yield message
 
     def kill(self) -> None:
-        """End it and everything that it started."""
+        """Kill the process group."""
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
 
     def close(self) -> str:
-        """Wait a moment, then end it; how it ended, in words."""
+        """Wait a moment, then kill it; return how it ended."""
         os.close(self._reading)
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(GRACE_SECONDS)
@@ -231,20 +230,20 @@ class _Child:
         assert self._process.stdin is not None
         with suppress(BrokenPipeError):
             self._process.stdin.close()
-        return f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        return f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
 
 
 def run_in_children(
     groups: Sequence[Mapping[str, float]],
     budget_seconds: float,
     command: Sequence[str],
-    changed: Callable[[Found], None],
+    changed: Callable[[Results], None],
     make_row: Callable[[dict[str, Any]], Any] = row_from,
-) -> Found:
-    """Run all sections (name: limit in seconds), each group in its own process, and in more where one fails.
+) -> Results:
+    """Run all sections (name: limit in seconds), each group in one process, or in more if a section fails.
 
-    The descriptor to send on is appended to the command. The limits are shares of the budget: what a section
-    leaves is divided among those that follow. `changed` is called with each row and each end.
+    The descriptor for messages is appended to the command. Limits are shares of the budget: time that a section leaves
+    is divided among the following ones. `changed` is called after each row and each end.
     """
     runner = _Runner(command, changed, make_row, time.monotonic() + budget_seconds)
     try:
@@ -260,34 +259,34 @@ def run_in_children(
 
 
 class _Runner:
-    """The processes of one run: the one that works, and one that is ready for the next group."""
+    """The processes of one run: the working one, and one that waits for the next group."""
 
     def __init__(
-        self, command: Sequence[str], changed: Callable[[Found], None], make_row: Callable[[dict[str, Any]], Any],
+        self, command: Sequence[str], changed: Callable[[Results], None], make_row: Callable[[dict[str, Any]], Any],
         deadline: float,
     ) -> None:  # fmt: skip
         self._command, self._changed, self._make_row, self._deadline = command, changed, make_row, deadline
         self._ready: _Child | None = None
         self._working: _Child | None = None
-        self.found = Found()
+        self.found = Results()
 
     def run(self, limits: dict[str, float], later_seconds: float, more: bool) -> None:
-        """One group, until all its sections have ended or the time is over."""
-        stillborn = 0
+        """Run one group until all its sections have ended or the time is over."""
+        empty_runs = 0
         while limits and time.monotonic() < self._deadline:
             before = len(self.found.ends)
-            self._one(Order(limits, later_seconds, self._deadline), more)
-            stillborn = stillborn + 1 if len(self.found.ends) == before else 0
-            if stillborn == 2:  # it is not the section that fails
+            self._one(Assignment(limits, later_seconds, self._deadline), more)
+            empty_runs = empty_runs + 1 if len(self.found.ends) == before else 0
+            if empty_runs == 2:  # the process fails, not the section
                 for name in limits:
                     self.end(name, "failed", "its process ended before it began")
             ended = {end["section"] for end in self.found.ends}
             limits = {name: limit for name, limit in limits.items() if name not in ended}
 
-    def _one(self, order: Order, more: bool) -> None:
-        """One process to its end; the section that it died in is recorded as failed."""
+    def _one(self, assignment: Assignment, more: bool) -> None:
+        """Run one process to its end; a section in which it died is recorded as failed."""
         self._working, self._ready = self._ready or _Child(self._command), None
-        self._working.begin(order)
+        self._working.begin(assignment)
         if more:
             self._ready = _Child(self._command)
         current, began, hung = "", time.monotonic(), False
@@ -301,7 +300,7 @@ class _Runner:
                 else:
                     self._take(message)
         except BaseException:
-            self._working.kill()  # the run is cut: nothing is waited for
+            self._working.kill()  # without waiting
             raise
         finally:
             hung, how, self._working = self._working.hung, self._working.close(), None
@@ -318,12 +317,12 @@ class _Runner:
             self._changed(self.found)
 
     def end(self, section: str, outcome: str, detail: str, seconds: float = 0.0) -> None:
-        """Record how a section ended."""
+        """Record the end of a section."""
         self.found.ends.append({"section": section, "outcome": outcome, "detail": detail, "seconds": seconds})
         self._changed(self.found)
 
     def close(self) -> None:
-        """End every process that is left."""
+        """Kill all processes."""
         for child in (self._working, self._ready):
             if child is not None:
                 child.kill()

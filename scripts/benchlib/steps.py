@@ -1,7 +1,4 @@
-"""Decode steps as the engine takes them, for sections that time or compare them.
-
-The only place in the benchmarks that knows how a writer is made. Measures nothing.
-"""
+"""Decode runners and caches for sections that time or compare decode steps."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -20,7 +17,7 @@ from vidqa.models.loader import Loaded
 
 
 class Recorder(Sampler):
-    """Greedy; keeps the logits (B, vocabulary) that it chose from. A captured step refills them with each replay."""
+    """A greedy sampler that stores its logits (B, vocabulary). A captured step refills them with each replay."""
 
     def __init__(self, loaded: Loaded, sequences: int) -> None:
         super().__init__(0, 1, 0)
@@ -34,9 +31,9 @@ class Recorder(Sampler):
 def make_step(
     kind: str, loaded: Loaded, caches: Sequence[KVCache], positions: Sequence[int], sampler: Sampler | None = None
 ) -> DecodeRunner:
-    """The `captured` step for all sequences, or `plain`: that with plain layers; on a CPU it is run, not captured.
+    """Return the `captured` step for all sequences, or `plain`: that with plain layers. On a CPU it is not captured.
 
-    Or for a single one the `eager` step with the kernel that the engine takes, or with that of another rung.
+    Otherwise return the eager step of one sequence, with the engine's kernel (`eager`) or with the kernel `kind`.
     """
     model, greedy = loaded.model, sampler or Sampler(0, 1, 0)
     if kind == "plain":
@@ -48,7 +45,7 @@ def make_step(
 
 
 def kernel_of(loaded: Loaded, name: str | None = None) -> Kernel:
-    """A rung of the attention ladder by name, or the first one that runs here."""
+    """Return an attention kernel by name, or the one that the engine selects."""
     model = loaded.model
     return make_kernel(
         name or select_kernel(HeadLayout.of(model.spec), str(model.device), model.dtype)[-1].name, model.device
@@ -56,7 +53,7 @@ def kernel_of(loaded: Loaded, name: str | None = None) -> Kernel:
 
 
 def random_caches(loaded: Loaded, lengths: Sequence[int], room: int) -> list[KVCache]:
-    """Caches of several sequences, filled with random keys and values: the same for every kind of step."""
+    """Return caches of several sequences with random keys and values, the same for every kind of step."""
     model = loaded.model
     tokens = max(lengths) + room
     storage = Storage.allocate(model.spec, tokens, model.dtype, model.device, sequences=len(lengths))
@@ -66,7 +63,7 @@ def random_caches(loaded: Loaded, lengths: Sequence[int], room: int) -> list[KVC
 
 
 def filled(storage: Storage, lengths: Sequence[int]) -> list[KVCache]:
-    """A cache for each sequence of a storage, which holds so many tokens already."""
+    """Return a cache for each sequence of a storage that holds so many tokens already."""
     caches = [KVCache(storage, sequence) for sequence in range(len(lengths))]
     for cache, length in zip(caches, lengths, strict=True):
         cache.length = length
@@ -75,29 +72,29 @@ def filled(storage: Storage, lengths: Sequence[int]) -> list[KVCache]:
 
 @torch.no_grad()
 def first_logits(loaded: Loaded) -> Tensor:
-    """Some logits (1, vocabulary) to begin with."""
+    """Return logits (1, vocabulary) to begin with."""
     model = loaded.model
     return model.score(torch.ones(1, model.spec.hidden, device=model.device, dtype=model.dtype))
 
 
-def greedy_tokens(writer: DecodeRunner, loaded: Loaded, count: int) -> Iterator[int]:
-    """Tokens of one sequence, as the engine writes them."""
-    yield from decode(writer, first_logits(loaded), frozenset(), count)
+def greedy_tokens(runner: DecodeRunner, loaded: Loaded, count: int) -> Iterator[int]:
+    """Yield tokens of one sequence as the engine decodes them."""
+    yield from decode(runner, first_logits(loaded), frozenset(), count)
 
 
-def greedy_steps(writer: DecodeRunner, loaded: Loaded, sequences: int, count: int) -> Iterator[None]:
-    """An item for each step of several sequences."""
+def greedy_steps(runner: DecodeRunner, loaded: Loaded, sequences: int, count: int) -> Iterator[None]:
+    """Yield once per step of several sequences."""
     logits = first_logits(loaded).expand(sequences, -1)
-    for sequence, token in decode_together(writer, logits, frozenset(), [count] * sequences):
+    for sequence, token in decode_together(runner, logits, frozenset(), [count] * sequences):
         if sequence == 0 and not isinstance(token, str):
             yield
 
 
 @torch.no_grad()
-def logits_after(writer: DecodeRunner, recorder: Recorder, tokens: Tensor) -> Tensor:
-    """Logits (steps, B, vocabulary) behind given tokens (steps, B), not those that the writer chooses."""
+def logits_after(runner: DecodeRunner, recorder: Recorder, tokens: Tensor) -> Tensor:
+    """Return logits (steps, B, vocabulary) after given tokens (steps, B), not after sampled ones."""
     made = []
     for step in tokens:
-        writer.next(step)
+        runner.next(step)
         made.append(recorder.logits.clone())
     return torch.stack(made)

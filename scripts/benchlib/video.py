@@ -1,15 +1,15 @@
-"""Sections about whole videos: the first token, a follow-up question, and memory that does not grow with frames."""
+"""Sections about whole videos: first token, follow-up question, and memory that stays flat with more frames."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from benchlib.bench import Bench
 from benchlib.models import some_prompt
-from benchlib.rows import Row, Samples, beside, seconds_row
+from benchlib.rows import Row, Samples, comparison_rows, seconds_row
 from benchlib.runs import (
-    Asked,
-    Run,
+    AnsweredQuestion,
     SyntheticReader,
+    TimedRun,
     alternating,
     ask,
     follow_up,
@@ -24,41 +24,41 @@ _SPARE_TOKENS = 512
 
 
 def first_token(name: str) -> Callable[[Bench], Iterator[Row]]:
-    """The section about decoded frames to the first token, patches and all."""
+    """Return the section about the time from decoded frames to the first token."""
 
     def measure(bench: Bench) -> Iterator[Row]:
         loaded, sizes = bench.model(name), bench.sizes
         height, width = sizes.frame_size
         task, plan = plan_for(loaded, sizes.frames, (height, width), 1)
         reader = SyntheticReader(synthetic_video(sizes.frames, width, height), 8)
-        frames, asked = reader.stacked(sizes.frames), list[Asked]()
+        frames, asked = reader.stacked(sizes.frames), list[AnsweredQuestion]()
         prompt = some_prompt()
 
-        def ours() -> Run:
+        def ours() -> TimedRun:
             asked.append(ask(loaded, task, plan, prompt, reader))
             return asked[-1].run
 
-        def theirs(**how: Any) -> Run:
+        def theirs(**how: Any) -> TimedRun:
             return run_transformers(loaded.model.model, loaded, frames, 1, **how)
 
         section = f"first-token-{name}"
-        # As few users run it, and the fairest to their engine.
+        # Few users run it so, but it is transformers at its best.
         on_device = "transformers with patches made on the device"
-        sides: dict[str, Callable[[], Run]] = {
+        sides: dict[str, Callable[[], TimedRun]] = {
             "vidqa": ours, "transformers": theirs, on_device: lambda: theirs(device=bench.device)
         }  # fmt: skip
         runs = alternating(sides, min(sizes.repeats, 2))
         seconds = {side: [run.first_token_s for run in made] for side, made in runs.items()}
         clock = asked[-1].clock
-        stages = f"waiting for pictures {clock.video:.3f} s, vision {clock.vision:.3f} s, prefill {clock.prefill:.3f} s"
+        stages = f"waiting for frames {clock.video:.3f} s, vision {clock.vision:.3f} s, prefill {clock.prefill:.3f} s"
         note = f"{sizes.frames} frames of {width}x{height}, {plan.visual_tokens} visual tokens; last: {stages}"
-        yield from beside(section, "first token", seconds, note)
+        yield from comparison_rows(section, "first token", seconds, note)
 
     return measure
 
 
 def following_up(bench: Bench) -> Iterator[Row]:
-    """A second question about the same video, behind the first one's answer."""
+    """Measure a second question about the same video, after the first answer."""
     loaded, sizes = bench.model("2b"), bench.sizes
     height, width = sizes.frame_size
     task, plan = plan_for(loaded, sizes.follow_up_frames, (height, width), 16, _SPARE_TOKENS)
@@ -78,9 +78,9 @@ def following_up(bench: Bench) -> Iterator[Row]:
 
 
 def flat_memory(bench: Bench) -> Iterator[Row]:
-    """Peaks of a few and of many frames of one size: their difference beside the KV cache's."""
+    """Compare the peaks of few and many frames of one size with the KV cache's growth."""
     loaded, sizes = bench.model("2b"), bench.sizes
-    _peak(bench, loaded, sizes.flat_frames[0])  # libraries take their workspaces with the first question
+    _peak(bench, loaded, sizes.flat_frames[0])  # libraries allocate workspaces with the first question
     peaks = [_peak(bench, loaded, frames) for frames in sizes.flat_frames]
     (few, few_cached), (many, many_cached) = peaks
     for which, frames, (peak, cached) in zip(("few", "many"), sizes.flat_frames, peaks, strict=True):
@@ -92,7 +92,7 @@ def flat_memory(bench: Bench) -> Iterator[Row]:
 
 
 def _peak(bench: Bench, loaded: Loaded, frames: int) -> tuple[int, int]:
-    """The peak of one question, and its cache's bytes. Chunks are small enough for the few frames to fill them too."""
+    """Return the peak of one question and its cache's bytes. Chunks are small, so that few frames fill them too."""
     height, width = bench.sizes.flat_size
     task, plan = plan_for(loaded, frames, (height, width), 4, vision_chunk=2, prefill_chunk=64)
     reader, prompt = SyntheticReader(synthetic_video(frames, width, height), 8), some_prompt()

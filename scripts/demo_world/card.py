@@ -1,4 +1,4 @@
-"""The demo model's card: what it has seen, how it was trained, how often it is right. Knows only text."""
+"""The demo model's card: its training data, training and accuracy, as text."""
 
 import re
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Scenes to video files of many makes: sizes, rates, codecs and qualities."""
+"""Video files of scenes in many sizes, rates, codecs and qualities."""
 
 import random
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ _ASKED_FRAMES = (1, 2, 4, 6, 8, 12, 16, 32)
 
 @dataclass(frozen=True, slots=True)
 class ClipSpec:
-    """One clip to make: what is in it and how it is filmed and encoded."""
+    """One clip to make: its scene, shot and encoding."""
 
     scene: Scene
     width: int

@@ -1,4 +1,4 @@
-"""Write a trained demo model in transformers' own on-disk format, with its processors' bounds."""
+"""Export of a trained demo model in transformers' format, with its processors' bounds."""
 
 import copy
 import json

@@ -37,7 +37,7 @@ _PLAIN = Placement()
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """A way to hold and run the model: precision of the weights, of the computation and of the KV cache."""
+    """A setup of the model: precision of the weights, of the computation and of the KV cache."""
 
     weights: str
     dtype: str
@@ -115,7 +115,7 @@ class Copies:
 
     @torch.no_grad()
     def ask(self, rgb: np.ndarray, turns: Sequence[Turn]) -> None:
-        """Put the same questions about the same pictures (frames, height, width, 3) uint8 to every copy."""
+        """Ask every copy the same questions about the same frames (n, height, width, 3) uint8."""
         pictures = [PreparedFrame(picture, 0.0) for picture in torch.from_numpy(rgb).permute(0, 3, 1, 2)]
         expected: list[Tensor] = []
         for name, loaded in self._models.items():
@@ -173,6 +173,6 @@ def answers(
 
 
 def _drain(stage: Iterator[int]) -> None:
-    """Run a stage for what it does."""
+    """Run a stage and drop its events."""
     for _ in stage:
         pass

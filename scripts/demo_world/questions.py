@@ -1,4 +1,4 @@
-"""What can be asked about a scene and the one right answer, in plain English.
+"""Questions about a scene, each with one right answer.
 
 `normalise` accepts the generator's own phrasings in any case and punctuation. Knows
 scenes and words; knows no pixels.
@@ -39,7 +39,7 @@ def describe(actor: Actor, *, article: str = "a") -> str:
 
 
 def tell(scene: Scene) -> str:
-    """The whole story in one sentence."""
+    """Return all events in one sentence."""
     if not scene.actors:
         return NOTHING
     if len(scene.actors) == 1:

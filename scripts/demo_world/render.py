@@ -101,7 +101,7 @@ def _distance(actors: Sequence[Actor], dx: Tensor, dy: Tensor, reach: Tensor) ->
 
 
 def _soften(picture: Tensor, generator: torch.Generator) -> Tensor:
-    """What a codec does: coarser color, a little blur, noise, other levels. A different dose per clip.
+    """Imitate a codec: coarser color, a little blur, noise, other levels, in different strengths per clip.
 
     Works in place on (clips, frames, 3, height, width); each effect is left out of every other batch.
     """

@@ -1,4 +1,4 @@
-"""The demo model, its auxiliary heads, and one training step. Knows no files but checkpoints.
+"""The demo model, its auxiliary heads, and one training step.
 
 Three stages: 1 the vision tower alone on single slices, 2 short clips with the language
 model, 3 everything. The answer loss is joined by auxiliary losses whose heads are thrown
@@ -150,7 +150,7 @@ class Optimizer:
             part.zero_grad(set_to_none=True)
 
     def state(self) -> list[Any]:
-        """What a checkpoint keeps."""
+        """Return the state for a checkpoint."""
         return [part.state_dict() for part, _ in self._parts]
 
     def restore(self, state: list[Any]) -> None:
@@ -167,7 +167,7 @@ def rate_at(stage: Stage, step: int) -> float:
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint whole or not at all."""
+    """Write a checkpoint atomically."""
     partial = path.with_suffix(".partial")
     torch.save(state, partial)
     partial.replace(path)

@@ -1,4 +1,4 @@
-"""The synthetic world: which shapes do what, when and where. Seeded, pure, knows no pixels.
+"""The synthetic world: shapes, their events, times and places, drawn from a seed.
 
 Lengths are fractions of the frame, times are fractions of the clip, so that one scene can
 be drawn at any size and sampled at any moments.

@@ -16,10 +16,10 @@ from benchlib.bench import Bench
 from benchlib.models import FULL
 from benchlib.planned import Measured, Setup, make_plans, measure, summarise
 from benchlib.runs import synthetic_video
-from benchlib.sections import Found
+from benchlib.sections import Results
 from tests.planner.plan_builders import made_device
 from vidqa.config import EngineConfig
-from vidqa.devices.allocator import allocator_environment
+from vidqa.devices.device import allocator_environment
 from vidqa.models.families.qwen2_vl import REFERENCE_BOUNDS
 from vidqa.models.registry import Checkpoint
 from vidqa.planner.tasks import runtime_overhead
@@ -40,9 +40,9 @@ def test_setups_are_chosen_by_name() -> None:
 def test_processes_get_the_allocators_settings_and_limits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     seen: dict[str, Any] = {}
 
-    def run(groups: Any, budget: float, command: Any, changed: Any, make_row: Any) -> Found:
+    def run(groups: Any, budget: float, command: Any, changed: Any, make_row: Any) -> Results:
         seen.update(groups=groups, budget=budget, command=command, options=os.environ["PYTORCH_ALLOC_CONF"])
-        found = Found([make_row(asdict(Measured(**MADE)))])
+        found = Results([make_row(asdict(Measured(**MADE)))])
         changed(found)
         return found
 
@@ -91,7 +91,7 @@ def test_the_checks_setups_have_plans_enough(model: str, weights: str, cap: floa
     assert len(plans) >= 10
     assert len({plan.run_config.frames for plan in plans}) >= 6
     assert all(plan.predicted_peak_bytes < cap * planned.GIB for plan in plans)
-    assert len({planned.lasting(plan.run_config.placement) for plan in plans}) <= 2  # so many models are made
+    assert len({planned.load_placement(plan.run_config.placement) for plan in plans}) <= 2  # so many models are made
 
 
 def test_what_is_missed_is_named() -> None:

@@ -16,7 +16,7 @@ from gpu_check import BARS, BUDGET_SECONDS, PARTS, chosen, exit_code, main, proc
 from render_benchmarks import render
 
 from benchlib.rows import Row
-from benchlib.sections import Found
+from benchlib.sections import Results
 from tests.benchmarks.lines import not_run, tracing
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
@@ -30,12 +30,12 @@ ELSEWHERE = {
     "bench.py": {"Bench.spec", "Bench.usable"},  # the full size's spec; after a failed section: tested in test_benchlib
     "models.py": {"write_random_model", "_small"},  # other benches' (int8): tested in test_benchlib
     "rows.py": {"table", "_line", "report", "Bar.met_by", "missed", "shown_bar"},  # other benches'; judging: below
-    "runs.py": {"Run.tokens_per_s"},  # bench_engine's
+    "runs.py": {"TimedRun.tokens_per_s"},  # bench_engine's
     # Wrong arguments, signals, and sections that fail, are skipped or have no time: tested here and there.
     "gpu_check.py": {"chosen", "stopped", "main", "parent"},
     "sections.py": {
-        "time_limit.over", "how_it_ends", "run_here", "serve", "_end_with_parent", "_Child.messages",
-        "run_in_children", "one_line", "_Runner.run", "_Runner._one", "_Runner.close",
+        "time_limit.over", "run_limited", "run_section", "run_child", "_die_with_parent", "_Child.messages",
+        "run_in_children", "error_line", "_Runner.run", "_Runner._one", "_Runner.close",
     },
     "decoding.py": {"decoding.measure"}, "device_tests.py": {"device_tests", "_rows", "row_of"},
     "planned.py": {"planned.run", "make_plans", "measure"},
@@ -170,7 +170,7 @@ def ended(section: str, outcome: str = "ok") -> dict[str, Any]:
 def test_the_exit_code_names_the_first_group_that_failed(
     rows: list[Row], ends: list[dict[str, Any]], code: int, printed: str
 ) -> None:
-    result = report(Found(rows, ends), arguments(only="batch,tests" if len(ends) > 1 else "batch"), finished=True)
+    result = report(Results(rows, ends), arguments(only="batch,tests" if len(ends) > 1 else "batch"), finished=True)
     assert exit_code(result) == code
     assert printed in short_table(result)
 
@@ -178,8 +178,8 @@ def test_the_exit_code_names_the_first_group_that_failed(
 def test_a_run_without_a_device_writes_no_result(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def run(groups: Any, budget: float, command: Any, changed: Any) -> Found:
-        found = Found([], [ended("limits", "failed")])
+    def run(groups: Any, budget: float, command: Any, changed: Any) -> Results:
+        found = Results([], [ended("limits", "failed")])
         changed(found)
         return found
 
@@ -197,13 +197,13 @@ def test_a_run_without_a_device_writes_no_result(
 
 def test_the_table_fits_where_only_the_end_is_kept() -> None:
     rows = [Row(*key.split(": ", 1), 123.456, "s", "") for key in BARS]
-    result = report(Found(rows, [ended(name, "timed out") for name in PARTS]), arguments(), finished=True)
+    result = report(Results(rows, [ended(name, "timed out") for name in PARTS]), arguments(), finished=True)
     assert len(result["rows"]) == len(BARS) > 50
     assert len(short_table(result)) < 12_000
 
 
 def test_a_missed_result_is_not_judged_before_the_end() -> None:
-    assert report(Found([], []), arguments(), finished=False)["missed"] == []
+    assert report(Results([], []), arguments(), finished=False)["missed"] == []
 
 
 SLOW = """
@@ -213,7 +213,7 @@ import gpu_check
 from render_benchmarks import render
 
 from benchlib.rows import Row
-from benchlib.sections import serve
+from benchlib.sections import run_child
 
 class Bench:
     def usable(self): return True
@@ -224,7 +224,7 @@ def waiting(bench):
     subprocess.run(["sleep", "60"])
 
 if "--child" in sys.argv:
-    raise SystemExit(serve(int(sys.argv[-1]), lambda: None, lambda tell: ({{"limits": waiting}}, Bench())))
+    raise SystemExit(run_child(int(sys.argv[-1]), lambda: None, lambda tell: ({{"limits": waiting}}, Bench())))
 gpu_check.__file__ = __file__
 raise SystemExit(gpu_check.main(["--rehearse", "--only", "limits"]))
 """

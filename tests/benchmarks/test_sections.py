@@ -11,7 +11,16 @@ import pytest
 import torch
 
 from benchlib.rows import Bar, Row, Samples, missed, row_from, row_object, table
-from benchlib.sections import Found, Order, Skipped, TimeUp, how_it_ends, run_here, run_in_children, time_limit
+from benchlib.sections import (
+    Assignment,
+    Results,
+    Skipped,
+    TimeUp,
+    run_in_children,
+    run_limited,
+    run_section,
+    time_limit,
+)
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
@@ -42,7 +51,7 @@ def scripted(*steps: Any) -> Any:
 )
 def test_rows_before_the_end_are_kept(steps: tuple[Any, ...], outcome: str, good: bool) -> None:
     sent: list[dict[str, Any]] = []
-    assert run_here("one", scripted(*steps), None, 0.2, sent.append) is good
+    assert run_section("one", scripted(*steps), None, 0.2, sent.append) is good
     assert [message["row"]["name"] for message in sent if "row" in message] == [s for s in steps if isinstance(s, str)]
     assert sent[-1]["ended"]["outcome"] == outcome
     assert "at length" not in sent[-1]["ended"]["detail"]
@@ -53,7 +62,7 @@ CHILD = """
 import os, sys, time
 sys.path.insert(0, {scripts!r})
 from benchlib.rows import Row
-from benchlib.sections import serve
+from benchlib.sections import run_child
 
 class Bench:
     def usable(self): return "broken" not in ran
@@ -72,13 +81,13 @@ def section(name):
     return run
 
 names = ("first", "dies", "hangs", "broken", "raises", "last", "other")
-serve(int(sys.argv[-1]), lambda: None, lambda tell: (dict((name, section(name)) for name in names), Bench()))
+run_child(int(sys.argv[-1]), lambda: None, lambda tell: (dict((name, section(name)) for name in names), Bench()))
 """
 
 
 def run_scripted(
     groups: Sequence[Sequence[str]], monkeypatch: pytest.MonkeyPatch, child: str = CHILD, budget: float = 30.0
-) -> tuple[Found, list[int]]:
+) -> tuple[Results, list[int]]:
     """What is found of those sections, and how many rows were there at each change."""
     monkeypatch.setattr("benchlib.sections.GRACE_SECONDS", 0.3)
     seen: list[int] = []
@@ -87,7 +96,7 @@ def run_scripted(
     return run_in_children(limits, budget, words, lambda found: seen.append(len(found.rows))), seen
 
 
-def process_of(found: Found) -> dict[str, float]:
+def process_of(found: Results) -> dict[str, float]:
     return {row.section: row.value for row in found.rows}
 
 
@@ -142,21 +151,21 @@ def test_the_budget_of_all_sections_ends_the_run(monkeypatch: pytest.MonkeyPatch
 
 
 def test_time_that_is_left_is_shared_by_limits() -> None:
-    order = Order({"a": 10.0, "b": 30.0}, 60.0, time.monotonic() + 200.0)
+    order = Assignment({"a": 10.0, "b": 30.0}, 60.0, time.monotonic() + 200.0)
     assert order.share("a") == pytest.approx(20.0, abs=0.5)
     assert order.share("b") == pytest.approx(200 * 30 / 90, abs=0.5)  # a has ended at once: b and what follows gain
-    late = Order({"a": 10.0}, 0.0, time.monotonic() - 1)
+    late = Assignment({"a": 10.0}, 0.0, time.monotonic() - 1)
     assert late.share("a") < 0
 
 
 def test_a_limit_inside_of_another_one() -> None:
-    assert how_it_ends(lambda: None, 5.0) == "ok"
+    assert run_limited(lambda: None, 5.0) == "ok"
     with time_limit(5.0):
-        assert how_it_ends(lambda: time.sleep(5), 0.1) == "stopped"
+        assert run_limited(lambda: time.sleep(5), 0.1) == "stopped"
         time.sleep(0.1)  # the outer one goes on
     began = time.monotonic()
     with pytest.raises(TimeUp), time_limit(0.2):
-        assert how_it_ends(lambda: time.sleep(5), 3.0) == "stopped"  # by the outer one, which ends itself next
+        assert run_limited(lambda: time.sleep(5), 3.0) == "stopped"  # by the outer one, which ends itself next
         time.sleep(5)
     assert time.monotonic() - began < 1
     time.sleep(0.05)  # nothing is left over
@@ -167,9 +176,9 @@ def test_out_of_memory_is_an_end_and_other_errors_are_not() -> None:
         raise error
 
     for error in (torch.OutOfMemoryError("x"), RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling x")):
-        assert how_it_ends(lambda error=error: raises(error), 5.0) == "out of memory"  # type: ignore[misc]
+        assert run_limited(lambda error=error: raises(error), 5.0) == "out of memory"  # type: ignore[misc]
     with pytest.raises(RuntimeError, match="illegal memory access"):
-        how_it_ends(lambda: raises(RuntimeError("CUDA error: an illegal memory access")), 5.0)
+        run_limited(lambda: raises(RuntimeError("CUDA error: an illegal memory access")), 5.0)
 
 
 def test_bars_are_judged_from_their_side() -> None:

@@ -1,7 +1,4 @@
-"""A scripted driver: cards with numbers, answered through NVML's own function names and errors.
-
-What a card does not tell raises NVML's "not supported", as the real library does.
-"""
+"""A scripted NVML module with the library's function names and errors."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -21,7 +18,7 @@ OWN = 4242
 
 @dataclass
 class Card:
-    """One GPU or MIG instance. Processes are (pid, bytes or what the driver says instead)."""
+    """One GPU or MIG instance. Processes are (pid, bytes or the driver's value for unknown)."""
 
     name: str = "NVIDIA GeForce RTX 3060"
     uuid: str = "GPU-aaaa"
@@ -32,7 +29,7 @@ class Card:
     computing: list[tuple[int, int | None]] | None = field(default_factory=list)
     drawing: list[tuple[int, int | None]] | None = field(default_factory=list)
     display: int | None = None
-    memory_told: bool = True
+    reports_memory: bool = True
     instances: list["Card"] | None = None
 
 
@@ -86,7 +83,7 @@ class ScriptedNvml:
         return card.instances[index]
 
     def nvmlDeviceGetMemoryInfo(self, card: Card, version: object = None) -> SimpleNamespace:
-        if not card.memory_told:
+        if not card.reports_memory:
             raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
         if version is None:
             return SimpleNamespace(total=card.total, free=card.free, used=card.total - card.free)
@@ -114,7 +111,7 @@ def _processes(rows: list[tuple[int, int | None]] | None) -> list[SimpleNamespac
 
 
 def no_driver() -> Any:
-    """A module whose library is not there."""
+    """Return a module whose library is missing."""
 
     class Missing(ScriptedNvml):
         def nvmlInit(self) -> None:
@@ -124,7 +121,7 @@ def no_driver() -> Any:
 
 
 def forbidden_torch() -> Any:
-    """Nothing here may import torch, which takes seconds."""
+    """Fail: these functions must not import torch."""
     raise AssertionError("torch was imported")
 
 
@@ -137,7 +134,7 @@ def machine(
     torch_version: Callable[[], str] = lambda: "2.15.0",
     torch: Callable[[], Any] = forbidden_torch,
 ) -> Machine:
-    """A machine with this driver and nothing else: no files, no loaded torch."""
+    """Return a machine with this driver, without files and without a loaded torch."""
     return Machine(
         environment=environment or {},
         modules=modules or {},

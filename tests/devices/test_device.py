@@ -1,4 +1,4 @@
-"""What is free and on which device: a scripted driver, folders in place of /proc and /sys, and the real GPU."""
+"""Devices and their free memory: a scripted driver, folders in place of /proc and /sys, and the real GPU."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,8 +8,7 @@ import psutil
 import pytest
 
 from tests.devices.scripted_nvml import GIB, MIB, OWN, Card, ScriptedNvml, machine, no_driver
-from vidqa.devices.allocator import allocator_environment
-from vidqa.devices.device import find_device, list_devices, reread, reusable_bytes
+from vidqa.devices.device import allocator_environment, find_device, list_devices, reread, reusable_bytes
 from vidqa.devices.host import host_memory
 from vidqa.devices.nvml import ASSUMED_CONTEXT_BYTES
 from vidqa.errors import UsageError
@@ -30,26 +29,28 @@ def test_a_card_with_other_processes_in_numbers() -> None:
     assert device.other_bytes == 12 * GIB - 380 * MIB - 7 * GIB - 1 * GIB
     assert (device.compute_capability, device.bf16) == ((8, 6), True)
     assert device.bandwidth_bytes_per_second == 360e9
-    assert device.notes == ("programs that draw on a screen hold 100.0 MiB of this GPU",)
+    assert device.notes == ("graphics programs hold 100.0 MiB of this GPU",)
 
 
-@pytest.mark.parametrize("rows", [None, [(7, None)], [(7, UNKNOWN), (OWN, UNKNOWN)]])
-def test_processes_whose_memory_is_not_told_count_by_what_is_in_use(rows: Any) -> None:
-    device = cuda(Card(total=8 * GIB, reserved=0, free=5 * GIB, computing=rows, drawing=rows))
-    assert (device.free_bytes, device.process_bytes, device.other_bytes) == (5 * GIB, 0, 3 * GIB)
+@pytest.mark.parametrize(
+    ("driver_free", "computing", "drawing", "free_own_other"),
+    [
+        (5, None, None, (5, 0, 3)),  # not reported: by what is in use
+        (5, [(7, None)], [(7, None)], (5, 0, 3)),
+        (5, [(7, UNKNOWN), (OWN, UNKNOWN)], [], (5, 0, 3)),
+        (6, [(OWN, 1 * GIB), (7, 3 * GIB)], [], (4, 1, 3)),  # the processes hold more than is in use
+        (5, [(7, 3 * GIB)], [(7, 3 * GIB)], (5, 0, 3)),  # one process, which computes and draws
+    ],
+)
+def test_free_memory_by_the_driver_and_by_processes(
+    driver_free: int, computing: Any, drawing: Any, free_own_other: tuple[int, int, int]
+) -> None:
+    device = cuda(Card(total=8 * GIB, reserved=0, free=driver_free * GIB, computing=computing, drawing=drawing))
+    found = device.free_bytes, device.process_bytes, device.other_bytes
+    assert found == tuple(size * GIB for size in free_own_other)
 
 
-def test_free_is_the_smaller_of_the_drivers_word_and_the_own_sum() -> None:
-    card = Card(total=8 * GIB, reserved=0, free=6 * GIB, computing=[(OWN, 1 * GIB), (7, 3 * GIB)])
-    assert cuda(card).free_bytes == 4 * GIB
-
-
-def test_a_process_that_computes_and_draws_counts_once() -> None:
-    card = Card(total=8 * GIB, reserved=0, free=5 * GIB, computing=[(7, 3 * GIB)], drawing=[(7, 3 * GIB)])
-    assert (cuda(card).free_bytes, cuda(card).other_bytes) == (5 * GIB, 3 * GIB)
-
-
-def test_an_old_driver_tells_less() -> None:
+def test_an_old_driver_without_reserved_bytes() -> None:
     nvml = ScriptedNvml(Card(free=7 * GIB), second_version=False)
     device = find_device("cuda", machine(nvml))
     assert (device.total_bytes, device.free_bytes) == (12 * GIB, 7 * GIB)
@@ -57,7 +58,7 @@ def test_an_old_driver_tells_less() -> None:
 
 
 def test_a_gpu_that_shares_the_hosts_memory() -> None:
-    device = cuda(Card(name="Orin", memory_told=False, capability=(8, 7)))
+    device = cuda(Card(name="Orin", reports_memory=False, capability=(8, 7)))
     assert device.total_bytes == psutil.virtual_memory().total
     assert 0 < device.free_bytes <= device.total_bytes
     assert "share the host's" in device.notes[0]
@@ -66,19 +67,19 @@ def test_a_gpu_that_shares_the_hosts_memory() -> None:
 @pytest.mark.parametrize(
     ("display", "drawing", "note"),
     [
-        (1, None, "how much memory it holds is not told"),
-        (None, [(8, None)], "how much memory it holds is not told"),
+        (1, None, "does not report its memory"),
+        (None, [(8, None)], "does not report its memory"),
         (1, [(8, 400 * MIB)], "hold 400.0 MiB"),
     ],
 )
-def test_a_display_is_named(display: int | None, drawing: Any, note: str) -> None:
+def test_a_display_gives_a_note(display: int | None, drawing: Any, note: str) -> None:
     assert note in " ".join(cuda(Card(display=display, drawing=drawing)).notes)
     assert cuda(Card(display=0)).notes == ()
 
 
-def test_wsl_is_named(tmp_path: Path) -> None:
+def test_wsl_gives_a_note(tmp_path: Path) -> None:
     write(tmp_path, {"proc/sys/kernel/osrelease": "5.15.153.1-microsoft-standard-WSL2"})
-    assert "spill" in cuda(Card(), root=tmp_path).notes[0]
+    assert "host memory" in cuda(Card(), root=tmp_path).notes[0]
 
 
 def mig() -> Card:
@@ -89,7 +90,7 @@ def mig() -> Card:
     return Card("NVIDIA A100-SXM4-80GB", "GPU-whole", 80 * GIB, 0, 75 * GIB, (8, 0), instances=parts)
 
 
-def test_mig_instances_are_devices_of_their_own() -> None:
+def test_mig_instances_are_devices() -> None:
     first = cuda(mig())
     assert (first.name, first.total_bytes, first.free_bytes) == (
         "NVIDIA A100-SXM4-80GB MIG 3g.40gb", 40 * GIB, 20 * GIB,
@@ -97,10 +98,10 @@ def test_mig_instances_are_devices_of_their_own() -> None:
     second = cuda(mig(), environment={"CUDA_VISIBLE_DEVICES": "MIG-1"})
     assert (second.total_bytes, second.other_bytes) == (10 * GIB, 5 * GIB)
     assert second.bandwidth_bytes_per_second == pytest.approx(2039e9 / 8)
-    assert second.notes == ("a MIG instance: a part of a GPU",)
+    assert second.notes == ("MIG instance: a part of a GPU",)
 
 
-def test_a_gpu_cut_into_no_instance_is_not_there() -> None:
+def test_a_gpu_in_mig_mode_without_instances_is_unusable() -> None:
     card = mig()
     card.instances = []
     with pytest.raises(UsageError, match="no usable GPU"):
@@ -137,7 +138,7 @@ def test_cuda_visible_devices(visible: str | None, free_gib: list[int]) -> None:
     assert cpu.kind == "cpu"
 
 
-def test_a_hidden_gpu_is_told_from_a_missing_one() -> None:
+def test_hidden_and_missing_gpus_have_different_errors() -> None:
     with pytest.raises(UsageError, match="CUDA_VISIBLE_DEVICES='' hides every GPU"):
         cuda(Card(), environment={"CUDA_VISIBLE_DEVICES": ""})
     with pytest.raises(UsageError, match="No NVIDIA driver answers"):
@@ -152,14 +153,14 @@ def names(environment: dict[str, str], modules: dict[str, Any] | None = None) ->
     return [f"{gpu.name[-4:]}{'?' if gpu.notes else ''}" for gpu in gpus]
 
 
-def test_unlike_gpus_are_counted_as_cuda_counts_them() -> None:
+def test_different_gpus_have_cudas_order() -> None:
     assert names({}) == ["4090?", "3060?"]
     assert names({"CUDA_VISIBLE_DEVICES": "1"}) == ["3060?"]
     assert names({"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}) == ["3060", "4090"]
 
 
 def started_torch(*uuids: str, free: int = 64 * GIB, started: bool = True) -> dict[str, Any]:
-    """A torch module that is loaded; only what is looked at."""
+    """Return a loaded torch module with the functions that are called."""
     properties = [SimpleNamespace(uuid=uuid) for uuid in uuids]
     return {
         "torch": SimpleNamespace(
@@ -175,21 +176,21 @@ def started_torch(*uuids: str, free: int = 64 * GIB, started: bool = True) -> di
     }
 
 
-def test_where_torch_has_started_cuda_its_order_counts() -> None:
+def test_started_cudas_order_counts() -> None:
     assert names({"CUDA_VISIBLE_DEVICES": "0"}, started_torch("slow", "fast")) == ["3060", "4090"]
     assert names({}, started_torch("slow", "fast", started=False)) == ["4090?", "3060?"]
     assert names({}, started_torch("stranger")) == ["4090?", "3060?"]
 
 
-def test_where_torch_has_started_cuda_its_word_counts_too() -> None:
-    here = machine(ScriptedNvml(Card(free=9 * GIB)), modules=started_torch("aaaa", free=5 * GIB))
-    device = find_device("cuda", here)
+def test_started_cudas_free_memory_counts_too() -> None:
+    host = machine(ScriptedNvml(Card(free=9 * GIB)), modules=started_torch("aaaa", free=5 * GIB))
+    device = find_device("cuda", host)
     assert (device.free_bytes, device.process_bytes) == (5 * GIB, 900 * MIB + ASSUMED_CONTEXT_BYTES)
-    assert reusable_bytes(device, here) == 300 * MIB
+    assert reusable_bytes(device, host) == 300 * MIB
     assert reusable_bytes(device, machine(ScriptedNvml(Card()))) == 0
 
 
-def test_a_context_of_another_gpu_is_not_made_by_looking() -> None:
+def test_no_context_is_created_on_another_gpu() -> None:
     torch = started_torch("aaaa", "bbbb")["torch"]
     torch.cuda.memory_reserved = lambda index: 100 * MIB if index == 0 else 0
     asked: list[int] = []
@@ -198,40 +199,40 @@ def test_a_context_of_another_gpu_is_not_made_by_looking() -> None:
     assert asked == [0]
 
 
-def test_auto_takes_the_roomiest_gpu_and_reread_the_same_again() -> None:
-    here = machine(ScriptedNvml(*PAIR))
-    assert find_device("auto", here).index == 1
-    assert reread(find_device("cuda:0", here), here).free_bytes == 1 * GIB
+def test_auto_takes_the_gpu_with_most_free_memory() -> None:
+    host = machine(ScriptedNvml(*PAIR))
+    assert find_device("auto", host).index == 1
+    assert reread(find_device("cuda:0", host), host).free_bytes == 1 * GIB
     assert find_device("auto", machine(no_driver())).kind == "cpu"
 
 
 def test_a_torch_without_cuda_cannot_use_the_gpu() -> None:
-    here = machine(ScriptedNvml(Card()), torch_version=lambda: "2.15.0+cpu")
-    assert find_device("auto", here).kind == "cpu"
+    host = machine(ScriptedNvml(Card()), torch_version=lambda: "2.15.0+cpu")
+    assert find_device("auto", host).kind == "cpu"
     with pytest.raises(UsageError, match=r"torch 2\.15\.0\+cpu is built without CUDA"):
-        find_device("cuda", here)
+        find_device("cuda", host)
 
 
 @pytest.mark.parametrize(
     ("choice", "what"),
     [("cuda:2", "CUDA shows 2"), ("gpu", "no device 'gpu'"), ("cuda:x", "no device"), ("mps", "MPS")],
 )
-def test_what_is_not_there_is_refused(choice: str, what: str) -> None:
+def test_missing_devices_are_refused(choice: str, what: str) -> None:
     with pytest.raises(UsageError, match=what):
         find_device(choice, machine(ScriptedNvml(*PAIR)))
 
 
 def test_apples_gpu_has_a_share_of_the_memory() -> None:
-    here = machine(no_driver(), system="darwin")
-    device = find_device("auto", here)
+    host = machine(no_driver(), system="darwin")
+    device = find_device("auto", host)
     memory = psutil.virtual_memory().total
     assert device.kind == "mps"
     assert device.total_bytes in {memory * 2 // 3, memory * 3 // 4}
     assert 0 < device.free_bytes <= device.total_bytes
-    assert [one.kind for one in list_devices(here)] == ["mps", "cpu"]
+    assert [one.kind for one in list_devices(host)] == ["mps", "cpu"]
 
 
-def test_apples_gpu_by_torchs_word() -> None:
+def test_apples_gpu_as_torch_reports_it() -> None:
     torch = SimpleNamespace(
         cuda=None,
         backends=SimpleNamespace(mps=SimpleNamespace(is_available=lambda: True)),
@@ -309,17 +310,17 @@ def test_the_allocators_options_are_merged(before: dict[str, str], options: str)
         ("win32", {}),
     ],
 )
-def test_segments_do_not_grow_where_mapping_fails(tmp_path: Path, system: str, files: dict[str, str]) -> None:
+def test_no_expandable_segments_where_mapping_fails(tmp_path: Path, system: str, files: dict[str, str]) -> None:
     write(tmp_path, files)
-    here = machine(no_driver(), root=tmp_path, system=system)
-    assert allocator_environment({}, here) == {}
+    host = machine(no_driver(), root=tmp_path, system=system)
+    assert allocator_environment({}, host) == {}
     asked = {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}
-    assert allocator_environment(asked, here) == asked
+    assert allocator_environment(asked, host) == asked
     other = {"PYTORCH_ALLOC_CONF": "max_split_size_mb:64"}
-    assert allocator_environment(other, here) == other
+    assert allocator_environment(other, host) == other
 
 
-def test_the_allocators_older_variable_is_read_and_kept_alike() -> None:
+def test_the_allocators_older_variable_is_read_and_set_alike() -> None:
     before = {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:False,max_split_size_mb:32"}
     merged = "expandable_segments:False,max_split_size_mb:64"
     after = allocator_environment(before | {"PYTORCH_ALLOC_CONF": "max_split_size_mb:64"})

@@ -1,4 +1,6 @@
-"""The catalog: names that people type, names that drivers say, and memory that is really there."""
+"""The catalog of GPUs: names that people type, names that drivers report, and usable memory."""
+
+import re
 
 import pytest
 
@@ -65,29 +67,13 @@ def test_every_row_is_found_by_its_key_and_its_name() -> None:
         assert find_gpu(gpu.name) is gpu
 
 
-@pytest.mark.parametrize(
-    ("key", "low", "high"),
-    [
-        ("t4", 14.55, 14.57),
-        ("rtx4060", 7.6, 7.8),
-        ("rtx3060-8", 7.6, 7.8),
-        ("rtx4090", 23.5, 23.7),
-        ("rtx3090", 23.5, 23.7),
-        ("rtx5090", 31.3, 31.4),
-        ("a100-40", 39.4, 39.6),
-        ("a100-80", 79.1, 79.3),
-        ("h100", 79.1, 79.6),
-        ("h200", 139.7, 140.4),
-    ],
-)
-def test_memory_is_not_the_marketing_number(key: str, low: float, high: float) -> None:
-    assert low <= find_gpu(key).memory_bytes / GIB <= high
-
-
 def test_rows_are_plausible() -> None:
     for gpu in CATALOG:
         device = as_device(gpu)
         assert device.free_bytes == device.total_bytes == gpu.memory_bytes
+        marketing_gib = re.search(r"(\d+) GB$", gpu.name)
+        if marketing_gib and gpu.compute_capability:  # the driver reserves a part
+            assert 0.92 < gpu.memory_bytes / (int(marketing_gib[1]) * GIB) < 0.995
         assert 60e9 < gpu.bandwidth_bytes_per_second < 5e12
         assert 2e12 < gpu.flops_per_second < 1e15
         assert device.kind == ("cuda" if gpu.compute_capability else "mps")

@@ -60,36 +60,36 @@ class HiddenProcess:
 
 
 def test_a_context_that_the_driver_hides_is_ours_and_leaves_the_budget_as_it_was() -> None:
-    """Docker, Colab and WSL name our process by another number or not at all."""
-    here = HiddenProcess()
-    first = here.device()
-    assert (here.budget(), first.process_bytes, first.other_bytes) == (FREE, 0, OTHERS)
-    planned = here.plan()
-    assert here.plan(less_bytes=410 * MIB).run_config != planned.run_config  # a context counted twice would show
-    start_cuda(first, lambda: here.take(2 * MIB, 410 * MIB), here.machine)
-    assert here.machine.context_bytes == {(OWN, 0): 410 * MIB}
-    started = here.device()
-    assert (here.budget(), started.process_bytes, started.other_bytes) == (FREE, 412 * MIB, OTHERS)
-    assert here.plan() == planned
-    here.take(5 * GIB, 410 * MIB)  # the second question finds the weights of the first
-    later = here.device()
-    assert (here.budget(), later.process_bytes, later.other_bytes) == (FREE, 5 * GIB + 410 * MIB, OTHERS)
-    assert here.plan() == planned
-    start_cuda(later, lambda: here.take(5 * GIB, 900 * MIB), here.machine)  # once is enough
-    assert here.machine.context_bytes == {(OWN, 0): 410 * MIB}
+    """Docker, Colab and WSL report this process by another id or not at all."""
+    gpu = HiddenProcess()
+    first = gpu.device()
+    assert (gpu.budget(), first.process_bytes, first.other_bytes) == (FREE, 0, OTHERS)
+    planned = gpu.plan()
+    assert gpu.plan(less_bytes=410 * MIB).run_config != planned.run_config  # a context counted twice would show
+    start_cuda(first, lambda: gpu.take(2 * MIB, 410 * MIB), gpu.machine)
+    assert gpu.machine.context_bytes == {(OWN, 0): 410 * MIB}
+    started = gpu.device()
+    assert (gpu.budget(), started.process_bytes, started.other_bytes) == (FREE, 412 * MIB, OTHERS)
+    assert gpu.plan() == planned
+    gpu.take(5 * GIB, 410 * MIB)  # the second question finds the weights of the first
+    later = gpu.device()
+    assert (gpu.budget(), later.process_bytes, later.other_bytes) == (FREE, 5 * GIB + 410 * MIB, OTHERS)
+    assert gpu.plan() == planned
+    start_cuda(later, lambda: gpu.take(5 * GIB, 900 * MIB), gpu.machine)  # once is enough
+    assert gpu.machine.context_bytes == {(OWN, 0): 410 * MIB}
 
 
 @pytest.mark.parametrize("taken_by_others", [-GIB, 3 * GIB])
 def test_a_fall_of_free_memory_that_is_no_context_is_not_taken_for_one(taken_by_others: int) -> None:
-    here = HiddenProcess()
+    gpu = HiddenProcess()
 
     def start() -> None:
-        here.take(2 * MIB, 410 * MIB)
-        here.card.free -= taken_by_others
+        gpu.take(2 * MIB, 410 * MIB)
+        gpu.card.free -= taken_by_others
 
-    start_cuda(here.device(), start, here.machine)
-    assert here.machine.context_bytes == {}
-    here.take(2 * MIB, 410 * MIB)
-    assert here.device().process_bytes == 2 * MIB + ASSUMED_CONTEXT_BYTES  # what is usual
-    here.card.free = 8 * GIB - 300 * MIB
-    assert here.device().process_bytes == 300 * MIB  # and no more than is in use
+    start_cuda(gpu.device(), start, gpu.machine)
+    assert gpu.machine.context_bytes == {}
+    gpu.take(2 * MIB, 410 * MIB)
+    assert gpu.device().process_bytes == 2 * MIB + ASSUMED_CONTEXT_BYTES  # what is usual
+    gpu.card.free = 8 * GIB - 300 * MIB
+    assert gpu.device().process_bytes == 300 * MIB  # and no more than is in use

@@ -1,4 +1,4 @@
-"""Phases and samples from scripted meters: what is told of a device that this machine lacks."""
+"""Phases and samples from scripted meters, as of a GPU."""
 
 from dataclasses import dataclass, field
 
@@ -9,7 +9,7 @@ from vidqa.devices.memory_tracker import Tracker
 
 @dataclass
 class ScriptedMeter:
-    """Gives the next reading of each kind, and the last one for ever."""
+    """Return the next reading of each kind, and at the end the last one again."""
 
     readings: list[int] = field(default_factory=lambda: [10, 30, 20])
     held: list[int] = field(default_factory=lambda: [100, 150])

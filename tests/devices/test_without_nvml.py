@@ -1,4 +1,4 @@
-"""Where NVML is missing, torch's own numbers count, and torch is imported only where there may be a GPU."""
+"""GPUs without NVML are read by torch, which is imported only if a driver is installed."""
 
 import subprocess
 import sys
@@ -30,10 +30,10 @@ def torch_without_nvml(available: bool = True) -> Any:
 
 
 @pytest.mark.parametrize("file", ["dev/nvhost-gpu", "dev/nvidia0", "proc/driver/nvidia/version"])
-def test_without_nvml_torchs_own_numbers_count(tmp_path: Path, file: str) -> None:
+def test_without_nvml_torch_reports_gpus(tmp_path: Path, file: str) -> None:
     write(tmp_path, file)
-    here = machine(no_driver(), root=tmp_path, torch=torch_without_nvml)
-    for device in (find_device("auto", here), find_device("cuda", here), list_devices(here)[0]):
+    jetson = machine(no_driver(), root=tmp_path, torch=torch_without_nvml)
+    for device in (find_device("auto", jetson), find_device("cuda", jetson), list_devices(jetson)[0]):
         assert (device.kind, device.name, device.compute_capability, device.bf16) == ("cuda", "Orin", (8, 7), True)
         assert (device.total_bytes, device.free_bytes) == (30 * GIB, 20 * GIB)
         assert device.process_bytes == 3 * GIB + ASSUMED_CONTEXT_BYTES

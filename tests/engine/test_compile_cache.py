@@ -10,7 +10,7 @@ import torch
 from tests.engine.test_demo_parity import CLIP, QUESTION
 from tests.tiny import pair
 from vidqa import EngineConfig, Request, Session
-from vidqa.devices.allocator import compiler_environment
+from vidqa.devices.device import compiler_environment
 from vidqa.diagnostics import kernel_warmup
 from vidqa.diagnostics.kernel_warmup import DECODE_STEP
 from vidqa.engine import compile_cache

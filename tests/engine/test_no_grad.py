@@ -79,7 +79,7 @@ def modes() -> tuple[bool, bool]:
     return torch.is_grad_enabled(), torch.is_inference_mode_enabled()
 
 
-@pytest.fixture(no_grad="module")
+@pytest.fixture(scope="module")
 def loaded() -> Iterator[Watched]:
     live, threads = LiveBytes("cpu"), torch.get_num_threads()
     torch.set_num_threads(1)  # matrices this small are slower when they are shared out
@@ -124,7 +124,7 @@ def ask_twice(watched: Watched) -> tuple[Living, list[str]]:
 @pytest.fixture
 def unscoped(monkeypatch: pytest.MonkeyPatch) -> None:
     """The engine as it would be if its generators did not scope their consumption."""
-    monkeypatch.setattr(no_grad, "unrecorded", nullcontext)
+    monkeypatch.setattr(no_grad, "no_grad_scope", nullcontext)
 
 
 @pytest.mark.parametrize("kv", [None, "int8"])
@@ -351,7 +351,7 @@ def test_the_thread_of_frames_sets_its_own_mode(
 
     monkeypatch.setattr(frame_prefetcher, "resize_frame", resize)
     if not scoped:
-        monkeypatch.setattr(frame_prefetcher, "unrecorded", nullcontext)
+        monkeypatch.setattr(frame_prefetcher, "no_grad_scope", nullcontext)
     with torch.no_grad():  # reaches this thread alone
         *_, last = watched.session.ask(FIRST)
     assert text_of(last) == ANSWER

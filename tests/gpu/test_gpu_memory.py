@@ -14,8 +14,7 @@ from benchlib.models import build, load
 from vidqa import EngineConfig, Request, Session
 from vidqa.devices.device import find_device, reread
 from vidqa.devices.memory_tracker import runtime_bytes
-from vidqa.devices.torch_device import release_cached_memory, torch_device
-from vidqa.engine.pinned_memory import register
+from vidqa.devices.torch_device import register, release_cached_memory, torch_device
 from vidqa.events import Answered, Degraded
 from vidqa.models.families.qwen2_vl import REFERENCE_BOUNDS, RELEASED
 from vidqa.models.loader import DTYPES

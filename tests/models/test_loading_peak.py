@@ -14,7 +14,7 @@ from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
 from demo_world.precisions import write_checkpoint
 from tests.planner.plan_builders import made_draft
-from vidqa.devices.allocator import BLOCK
+from vidqa.devices.device import BLOCK
 from vidqa.devices.live_bytes import LiveBytes
 from vidqa.models.checkpoint import read_spec
 from vidqa.models.hub import demo_folder

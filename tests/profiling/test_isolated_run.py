@@ -1,4 +1,4 @@
-"""What becomes of a run's process: its word, its death, and Ctrl-C."""
+"""Runs in a separate process: results, crashes and Ctrl-C."""
 
 import os
 import signal
@@ -14,8 +14,8 @@ import torch
 
 from vidqa.config import EngineConfig
 from vidqa.errors import DoesNotFit, UsageError
-from vidqa.profiling.isolated_run import IsolatedRun, from_json, run_job, to_json, verdict
-from vidqa.profiling.isolated_worker import caught
+from vidqa.profiling.isolated_run import IsolatedRun, from_json, result_of, run_job, to_json
+from vidqa.profiling.isolated_worker import catch
 from vidqa.types import Placement, Request
 
 JOB = IsolatedRun("vidqa", Request("clip.mp4", "what?", frames=4, size=(112, 84)), EngineConfig())
@@ -27,7 +27,7 @@ def scripted(*lines: str) -> tuple[str, ...]:
     return (sys.executable, "-c", head + "\n".join(lines))
 
 
-def test_a_job_survives_its_way_to_the_child() -> None:
+def test_a_run_is_the_same_after_json() -> None:
     for job in (
         JOB,
         IsolatedRun("transformers", JOB.request, EngineConfig(placement=Placement(vision_offloaded=True)), 5),
@@ -35,20 +35,20 @@ def test_a_job_survives_its_way_to_the_child() -> None:
         assert from_json(to_json(job)) == job
 
 
-def test_the_childs_word_is_taken_whatever_libraries_print() -> None:
-    told = run_job(JOB, scripted("print('chatter')", 'tell(\'{"outcome": "ok", "peak_bytes": 7}\')'))
-    assert told == {"outcome": "ok", "peak_bytes": 7}
+def test_the_result_is_read_whatever_libraries_print() -> None:
+    result = run_job(JOB, scripted("print('chatter')", 'tell(\'{"outcome": "ok", "peak_bytes": 7}\')'))
+    assert result == {"outcome": "ok", "peak_bytes": 7}
 
 
-def test_the_job_arrives_on_stdin() -> None:
-    told = run_job(
+def test_the_child_reads_the_run_on_stdin() -> None:
+    result = run_job(
         JOB, scripted("import json; job = json.load(sys.stdin)", "tell(json.dumps({'outcome': job['side']}))")
     )
-    assert told == {"outcome": "vidqa"}
+    assert result == {"outcome": "vidqa"}
 
 
 @pytest.mark.parametrize(
-    ("lines", "outcome", "said"),
+    ("lines", "outcome", "detail"),
     [
         (["os.kill(os.getpid(), signal.SIGKILL)"], "out_of_memory", "signal 9"),
         (["raise MemoryError"], "out_of_memory", "MemoryError"),
@@ -60,14 +60,14 @@ def test_the_job_arrives_on_stdin() -> None:
         (["tell('not json')"], "failed", "exit code 0"),
     ],
 )  # fmt: skip
-def test_a_death_is_a_result(lines: list[str], outcome: str, said: str) -> None:
-    told = run_job(JOB, scripted(*lines))
-    assert told["outcome"] == outcome
-    assert said in told["detail"]
+def test_a_crash_is_a_result(lines: list[str], outcome: str, detail: str) -> None:
+    result = run_job(JOB, scripted(*lines))
+    assert result["outcome"] == outcome
+    assert detail in result["detail"]
 
 
-def test_a_verdict_needs_no_words() -> None:
-    assert verdict(1, "", "") == {"outcome": "failed", "detail": "the process ended with exit code 1: it said nothing"}
+def test_a_crash_without_a_message_is_a_result() -> None:
+    assert result_of(1, "", "") == {"outcome": "failed", "detail": "the process ended with exit code 1: no message"}
 
 
 def fails_with(error: Exception) -> Callable[[IsolatedRun], dict[str, Any]]:
@@ -89,11 +89,11 @@ def fails_with(error: Exception) -> Callable[[IsolatedRun], dict[str, Any]]:
         (ZeroDivisionError("division by zero"), "failed"),
     ],
 )
-def test_an_error_inside_the_child_is_a_result(error: Exception, outcome: str) -> None:
-    assert caught(fails_with(error), JOB)["outcome"] == outcome
+def test_an_error_in_the_child_is_a_result(error: Exception, outcome: str) -> None:
+    assert catch(fails_with(error), JOB)["outcome"] == outcome
 
 
-def test_ctrl_c_ends_the_child_and_what_it_started(tmp_path: Path) -> None:
+def test_ctrl_c_kills_the_child_and_its_children(tmp_path: Path) -> None:
     note = tmp_path / "pids"
     lines = (
         "import subprocess",
@@ -122,7 +122,7 @@ def test_ctrl_c_ends_the_child_and_what_it_started(tmp_path: Path) -> None:
 
 
 def is_gone(process: int) -> bool:
-    """Whether a process ended within a second; nobody of ours collects a grandchild."""
+    """Return whether a process ended within a second; a grandchild that is not reaped is a zombie."""
     for _ in range(50):
         try:
             if Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z":

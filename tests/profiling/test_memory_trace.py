@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from tests.planner.plan_builders import SPEC_2B
-from vidqa.profiling.allocation_classifier import facts_of
+from vidqa.profiling.allocation_classifier import model_shapes
 from vidqa.profiling.memory_trace import (
     Trace,
     alive_at_peak,
@@ -15,8 +15,9 @@ from vidqa.profiling.memory_trace import (
     read_trace,
     totals,
 )
+from vidqa.types import PHASE_MARK
 
-FACTS = facts_of(SPEC_2B)
+MODEL = model_shapes(SPEC_2B)
 Event = dict[str, Any]
 
 
@@ -25,8 +26,12 @@ def operator(name: str, begin: float, duration: float, *shapes: list[int], numbe
     return {"ph": "X", "cat": "cpu_op", "name": name, "ts": begin, "dur": duration, "tid": thread, "args": args}
 
 
-def function(name: str, begin: float, duration: float, thread: int = 1) -> Event:
-    return {"ph": "X", "cat": "python_function", "name": name, "ts": begin, "dur": duration, "tid": thread, "args": {}}
+def span(category: str, name: str, begin: float, duration: float) -> Event:
+    return {"ph": "X", "cat": category, "name": name, "ts": begin, "dur": duration, "tid": 1, "args": {}}
+
+
+def phase(name: str, begin: float, duration: float) -> Event:
+    return span("user_annotation", PHASE_MARK + name, begin, duration)
 
 
 def memory(moment: float, size: int, address: int, device: int = 0, thread: int = 1) -> Event:
@@ -35,11 +40,11 @@ def memory(moment: float, size: int, address: int, device: int = 0, thread: int 
 
 
 def read(*events: Event, device_type: int = 0) -> Trace:
-    return read_trace(events, FACTS, device_type=device_type)
+    return read_trace(events, MODEL, device_type=device_type)
 
 
 def layers_of_scores(layers: int, tokens: int) -> list[Event]:
-    """Every layer makes its score matrix and gives it back before the next one: the published autopsy."""
+    """Each layer allocates its score matrix and frees it before the next layer, as in the published profile."""
     size, events = 12 * tokens * tokens * 8, []
     for layer in range(layers):
         begin = 100.0 * layer
@@ -55,7 +60,7 @@ def layers_of_scores(layers: int, tokens: int) -> list[Event]:
 def test_cumulative_is_not_peak() -> None:
     trace = read(*layers_of_scores(28, 3626))
     (total,) = totals(trace.allocations, "operator")
-    assert total.name == "aten::bmm"  # the allocator inside only hands it out
+    assert total.name == "aten::bmm"  # not the aten::empty inside
     assert total.count == 28
     assert total.cumulative_bytes / 2**30 == pytest.approx(32.9, abs=0.05)
     assert total.peak_bytes == total.cumulative_bytes // 28
@@ -77,23 +82,23 @@ def test_an_operators_peak_is_of_its_own_allocations() -> None:
     assert [one.size_bytes for one in alive_at_peak(trace.allocations)] == [100, 50]
 
 
-def test_an_address_that_is_used_again_is_another_allocation() -> None:
+def test_a_reused_address_is_another_allocation() -> None:
     trace = read(memory(0, 10, 1), memory(1, -10, 1), memory(2, 30, 1), memory(3, 5, 2))
     assert [(one.size_bytes, one.end) for one in trace.allocations] == [(10, 1e-6), (30, None), (5, None)]
 
 
-def test_what_was_there_before_the_trace_is_passed_over() -> None:
+def test_frees_of_earlier_allocations_are_ignored() -> None:
     trace = read(memory(0, -10, 1), memory(1, 20, 2))
     assert [one.size_bytes for one in trace.allocations] == [20]
 
 
-def test_devices_are_kept_apart() -> None:
+def test_devices_are_separate() -> None:
     events = (memory(0, 10, 1), memory(1, 30, 1, device=1))
     assert [one.size_bytes for one in read(*events).allocations] == [10]
     assert [one.size_bytes for one in read(*events, device_type=1).allocations] == [30]
 
 
-def test_threads_have_stacks_of_their_own() -> None:
+def test_each_thread_has_its_stack() -> None:
     trace = read(
         operator("aten::mm", 0, 100, thread=1), operator("aten::cat", 0, 100, thread=2),
         memory(10, 1, 1, thread=2), memory(20, 2, 2, thread=1),
@@ -101,14 +106,15 @@ def test_threads_have_stacks_of_their_own() -> None:
     assert [(one.size_bytes, one.operator) for one in trace.allocations] == [(1, "aten::cat"), (2, "aten::mm")]
 
 
-def test_memory_without_an_operator_is_told_so() -> None:
+def test_memory_without_an_operator() -> None:
     assert read(memory(0, 10, 1)).allocations[0].operator == "(no operator)"
 
 
-def test_an_operators_seconds_are_its_own() -> None:
+def test_an_operators_seconds_exclude_the_operators_inside() -> None:
     trace = read(
-        function("vidqa/engine/decode.py(1): decode", 0, 100),
-        operator("aten::linear", 10, 50), function("torch/x.py(1): f", 12, 40), operator("aten::addmm", 15, 30),
+        phase("decode", 0, 100),
+        operator("aten::linear", 10, 50), span("python_function", "torch/x.py(1): f", 12, 40),
+        operator("aten::addmm", 15, 30),
     )  # fmt: skip
     assert trace.operator_seconds == pytest.approx({"aten::linear": 20e-6, "aten::addmm": 30e-6})
     assert trace.phase_seconds == pytest.approx({"decode": 50e-6})
@@ -120,16 +126,16 @@ def test_kernels_count_for_the_operator_that_launched_them() -> None:
     assert trace.device_seconds == pytest.approx({"aten::mm": 7e-6})
 
 
-def test_phases_peak_with_all_that_lives() -> None:
+def test_a_phases_peak_includes_other_phases_tensors() -> None:
     trace = read(
-        function("vidqa/engine/vision.py(1): flush", 0, 10), memory(1, 100, 1),
-        function("vidqa/engine/prefill.py(1): prefill", 20, 10), memory(21, 30, 2), memory(22, -100, 1),
+        phase("vision", 0, 10), memory(1, 100, 1),
+        phase("prefill", 20, 10), memory(21, 30, 2), memory(22, -100, 1),
         memory(23, 20, 3),
     )  # fmt: skip
     assert level_peaks(trace.allocations) == {"vision": 100, "prefill": 130}
 
 
-def test_the_timeline_keeps_every_stretchs_peak() -> None:
+def test_the_timeline_has_the_peak_of_every_stretch() -> None:
     events = []
     for number in range(1000):
         size = 1000 if number == 500 else 10

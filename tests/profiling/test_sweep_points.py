@@ -94,7 +94,7 @@ def test_frames_for_a_budget_are_even_and_nearest() -> None:
     assert frames_for_budget(1000, [1000, 500, 333, 90, 3000]) == [2, 4, 6, 22, 2]
 
 
-def test_what_ran_wins_over_what_was_asked() -> None:
+def test_the_results_values_replace_the_planned_ones() -> None:
     made = make_row(
         "vidqa", SweepPoint(9, 8, 112, 84, 48), 100, {"outcome": "ok", "frames": 6, "peak_bytes": 7, "notes": ["x"]}
     )
@@ -107,7 +107,7 @@ def test_the_slope_of_a_line_is_found_through_its_noise() -> None:
     assert slope([(3, 1), (3, 2)]) is None
 
 
-def test_a_summary_says_slopes_limits_and_agreement() -> None:
+def test_a_summary_has_slopes_limits_and_agreement() -> None:
     kv = 28 * 1024
     rows = [
         row("vidqa", frames, frames * 360, 4.5 + frames * 360 * kv / GIB, answer="a dog", predicted_peak_bytes=5 * GIB)
@@ -115,22 +115,22 @@ def test_a_summary_says_slopes_limits_and_agreement() -> None:
     ]
     rows += [row("transformers", frames, frames * 360, peak, answer="a dog") for frames, peak in ((4, 4.6), (10, 5.9))]
     rows.append(row("transformers", 30, 10800, None))
-    told = summarise(rows, kv)
-    assert told["sides"]["vidqa"]["bytes_per_token"] == pytest.approx(kv, rel=1e-3)
-    assert told["sides"]["vidqa"]["out_of_memory_from_frames"] is None
-    assert told["sides"]["vidqa"]["prediction_off_by"] == pytest.approx(5 / rows[0].peak_bytes * GIB - 1)  # type: ignore[operator]
-    assert told["sides"]["transformers"]["out_of_memory_from_frames"] == 30
-    assert told["sides"]["transformers"]["largest_frames"] == 10
-    assert told["sides"]["transformers"]["peak_spread"] == pytest.approx(5.9 / 4.6 - 1, rel=1e-3)
-    assert told["same_answers"] is True
+    summary = summarise(rows, kv)
+    assert summary["sides"]["vidqa"]["bytes_per_token"] == pytest.approx(kv, rel=1e-3)
+    assert summary["sides"]["vidqa"]["out_of_memory_from_frames"] is None
+    assert summary["sides"]["vidqa"]["prediction_off_by"] == pytest.approx(5 / rows[0].peak_bytes * GIB - 1)  # type: ignore[operator]
+    assert summary["sides"]["transformers"]["out_of_memory_from_frames"] == 30
+    assert summary["sides"]["transformers"]["largest_frames"] == 10
+    assert summary["sides"]["transformers"]["peak_spread"] == pytest.approx(5.9 / 4.6 - 1, rel=1e-3)
+    assert summary["same_answers"] is True
     rows.append(row("vidqa", 20, 7200, 5.0, answer="a cat"))
     rows.append(row("transformers", 20, 7200, 9.0, answer="a dog"))
     assert summarise(rows, kv)["same_answers"] is False
 
 
-def test_nothing_measured_is_no_summary_of_numbers() -> None:
-    told = summarise([row("vidqa", 4, 1440, None)], 1)
-    assert told["sides"]["vidqa"]["measured"] == 0
-    assert told["sides"]["vidqa"]["bytes_per_token"] is None
-    assert told["same_answers"] is None
-    assert "transformers" not in told["sides"]
+def test_without_measurements_the_summary_is_none() -> None:
+    summary = summarise([row("vidqa", 4, 1440, None)], 1)
+    assert summary["sides"]["vidqa"]["measured"] == 0
+    assert summary["sides"]["vidqa"]["bytes_per_token"] is None
+    assert summary["same_answers"] is None
+    assert "transformers" not in summary["sides"]

@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
         if not arguments.json:
             _show(check)
     if arguments.json:
-        write_json(findings(checks, subject.look_at_device()))
+        write_json(findings(checks, subject.device_or_none()))
     return ExitCode.OK if passed(checks) else ExitCode.FAILED
 
 

@@ -20,7 +20,7 @@ from vidqa.utils.units import format_bytes, parse_bytes
 
 if TYPE_CHECKING:
     from vidqa.profiling.sweep_points import SweepRow
-    from vidqa.profiling.sweep_runner import Series
+    from vidqa.profiling.sweep_runner import Sweep
 
 _DEFAULT_COUNTS = "2,4,8,16,32"
 _DEFAULT_FRAMES_OF_SIZES = "8"
@@ -66,7 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Measure and print; returns the exit code. What was measured is printed after Ctrl-C too."""
     from vidqa.cli.charts import check_target, draw_sweep
     from vidqa.profiling.sweep_points import SIDES
-    from vidqa.profiling.sweep_runner import run_series
+    from vidqa.profiling.sweep_runner import run_sweep
 
     if arguments.plot:
         check_target(arguments.plot)
@@ -79,7 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
     total, interrupted = len(series.points) * len(sides), False
     with _terminated_as_interrupted():
         try:
-            for row in run_series(series, sides):
+            for row in run_sweep(series, sides):
                 rows.append(row)
                 talk.say(f"[{len(rows)}/{total}] {_line(row)}")
         except KeyboardInterrupt:
@@ -98,7 +98,7 @@ def run(arguments: argparse.Namespace) -> int:
     return ExitCode.FAILED if all(row.outcome == "failed" for row in rows) else ExitCode.OK
 
 
-def _series(arguments: argparse.Namespace, talk: StderrReporter) -> "Series":
+def _series(arguments: argparse.Namespace, talk: StderrReporter) -> "Sweep":
     """What the arguments ask for, checked before anything runs."""
     from vidqa.cli.default_model import choose_model
     from vidqa.errors import UsageError
@@ -137,7 +137,7 @@ def _terminated_as_interrupted() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _title(series: "Series") -> str:
+def _title(series: "Sweep") -> str:
     return f"{series.checkpoint.name} on {series.device.name}"
 
 
@@ -151,7 +151,7 @@ def _line(row: "SweepRow") -> str:
     return told + "".join(f"; {safe_line(note)}" for note in row.notes if note.startswith("degraded"))
 
 
-def _table(series: "Series", rows: "Sequence[SweepRow]") -> list[str]:
+def _table(series: "Sweep", rows: "Sequence[SweepRow]") -> list[str]:
     """Rows side by side, and what they say together."""
     sides = list(dict.fromkeys(row.side for row in rows))
     groups: dict[tuple[int, int, int], dict[str, SweepRow]] = {}
@@ -188,7 +188,7 @@ def _cell(row: "SweepRow | None") -> str:
     return f"{format_bytes(row.peak_bytes):>10}{predicted:>12}{f'{row.first_token_seconds:.2f} s':>14}"
 
 
-def _summary_lines(series: "Series", rows: "Sequence[SweepRow]") -> list[str]:
+def _summary_lines(series: "Sweep", rows: "Sequence[SweepRow]") -> list[str]:
     from vidqa.profiling.sweep_points import summarise
 
     summary = summarise(rows, series.kv_bytes_per_token)
@@ -226,7 +226,7 @@ def _signed(size: float) -> str:
     return f"{'-' if size < 0 else ''}{format_bytes(abs(round(size)))}"
 
 
-def _object(series: "Series", rows: "Sequence[SweepRow]", *, over_sizes: bool, interrupted: bool) -> dict[str, Any]:
+def _object(series: "Sweep", rows: "Sequence[SweepRow]", *, over_sizes: bool, interrupted: bool) -> dict[str, Any]:
     """The one object of `--json` (README, "JSON")."""
     from vidqa.cli.json_output import SCHEMA_VERSION, video_object
     from vidqa.profiling.sweep_points import summarise

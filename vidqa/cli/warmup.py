@@ -28,8 +28,7 @@ def add_parser(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print a line for each thing that was made ready; returns 1 where one was not."""
-    from vidqa.devices.allocator import compiler_environment
-    from vidqa.devices.device import find_device
+    from vidqa.devices.device import compiler_environment, find_device
     from vidqa.models.registry import AUTO, find_checkpoints
 
     settings = settings_for(arguments)

@@ -1,13 +1,11 @@
-"""A catalog of GPUs for what-if plans, and rates for the devices that a driver names.
+"""Catalog of GPUs for what-if plans, and peak rates of devices by name.
 
-Knows published figures; looks at no machine and imports no library that could. Memory is what
-CUDA reports as a card's total on Linux (ECC on where that is the default), not the marketing
-number: the driver keeps 0.4 to 0.6 GiB. Bandwidth and dense 16-bit tensor throughput with 32-bit
-accumulation, without sparsity, are from NVIDIA's data sheets and architecture papers (GA102,
-AD102, GB202: 128 FLOP per tensor core and clock on GeForce, twice that on the same chip's data
-centre cards). The GPU of a Jetson shares its memory with the processor; its throughput is
-half of the dense INT8 figure. Apple's throughput is that of 32-bit arithmetic: its GPUs have no faster
-16-bit unit until the M5, and newer chips than the M2 have no published figure.
+Memory is CUDA's total on Linux (with ECC where that is the default), 0.4 to 0.6 GiB below the marketing figure.
+Bandwidth and dense 16-bit tensor throughput with 32-bit accumulation, without sparsity, are from NVIDIA's data sheets
+and architecture papers (GA102, AD102, GB202: 128 FLOP per tensor core and clock on GeForce, twice that on data centre
+cards of the same chip). A Jetson's GPU shares the CPU's memory; its throughput is half of the dense INT8 figure.
+Apple's throughput is of 32-bit arithmetic: its GPUs have no faster 16-bit unit before the M5, and chips after the M2
+have no published figure.
 """
 
 import difflib
@@ -29,7 +27,7 @@ _APPLE_SMALL_BYTES = 32 * _GIB
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """One row of the catalog; `memory_bytes` is what can be used, rates are peaks."""
+    """One row of the catalog: usable memory and peak rates."""
 
     key: str
     name: str
@@ -40,14 +38,14 @@ class Gpu:
 
     @property
     def bf16(self) -> bool:
-        """Native bfloat16: NVIDIA since Ampere. Apple's GPUs run fp16 here."""
+        """Whether bfloat16 is native: NVIDIA since Ampere. Apple's GPUs run fp16."""
         return self.compute_capability is not None and self.compute_capability >= (8, 0)
 
 
 def apple_working_set_bytes(memory_bytes: int) -> int:
-    """What Metal recommends to use of an Apple chip's memory: 2/3 up to 32 GiB, 3/4 above.
+    """Return the share of an Apple chip's memory that Metal recommends to use: 2/3 up to 32 GiB, 3/4 above.
 
-    Newer macOS versions allow a little more; where torch is loaded, it knows the exact figure.
+    Newer macOS versions allow a little more; torch reports the exact figure.
     """
     return memory_bytes * 2 // 3 if memory_bytes <= _APPLE_SMALL_BYTES else memory_bytes * 3 // 4
 
@@ -106,17 +104,17 @@ _NOISE = re.compile(r"nvidia|geforce|tesla|jetson|agx|apple|graphics|laptop|gpu|
 
 
 def _squash(name: str) -> str:
-    """A name without vendor, form factor, unit and punctuation: `NVIDIA A100-SXM4-80GB` is `a10080`."""
+    """Return a name without vendor, form factor, unit and punctuation: `NVIDIA A100-SXM4-80GB` is `a10080`."""
     return _NOISE.sub("", _SIZE.sub("", name.lower()))
 
 
 def _families(gpu: Gpu) -> set[str]:
-    """The squashed name and the key without their memory size, which several rows can share."""
+    """Return the squashed name and key without the memory size, which several rows can share."""
     return {_squash(re.sub(r" \d+ GB$", "", gpu.name)), _squash(re.sub(r"-\d+$", "", gpu.key))}
 
 
 def find_gpu(name: str) -> Gpu:
-    """The row that a user names: `t4`, `RTX 4060`, `A100 80GB`; case, spaces and dashes do not matter.
+    """Return the row that a user names: `t4`, `RTX 4060`, `A100 80GB`; case, spaces and dashes do not matter.
 
     Raises UsageError for a name that fits several rows (`a100`) or none.
     """
@@ -140,7 +138,7 @@ def _keys(gpus: Iterable[Gpu]) -> str:
 
 
 def as_device(gpu: Gpu) -> Device:
-    """The GPU as a device of which everything is free."""
+    """Return the GPU as a device with all memory free."""
     return Device(
         kind="cuda" if gpu.compute_capability else "mps",
         index=0,
@@ -157,12 +155,11 @@ def as_device(gpu: Gpu) -> Device:
 
 
 def rates_for(name: str, memory_bytes: int, compute_capability: tuple[int, int] | None) -> tuple[float, float]:
-    """Bandwidth (bytes/s) and 16-bit throughput (FLOP/s) of the device that a driver calls `name`.
+    """Return bandwidth (bytes/s) and 16-bit throughput (FLOP/s) of the device that a driver calls `name`.
 
-    A name of the catalog gives its row, of several sizes the nearest in memory. A sibling
-    (`RTX 4080 SUPER`) gets the row of the name that it extends. Anything else gets the row of the
-    same generation, or else of the same maker (Apple: capability None), that is nearest in memory,
-    of equals the slower: a rough figure, good enough to rank plans.
+    A name in the catalog gives its row, of several sizes the nearest in memory; a longer name (`RTX 4080 SUPER`) the
+    row of the name it extends. Any other name gives the row nearest in memory of the same generation, else of the same
+    maker (Apple: capability None), of equals the slower. That is rough, but enough to rank plans.
     """
     makers = [gpu for gpu in CATALOG if bool(gpu.compute_capability) == bool(compute_capability)]
     kin = [gpu for gpu in makers if _generation(gpu.compute_capability) == _generation(compute_capability)]
@@ -176,7 +173,7 @@ def _generation(compute_capability: tuple[int, int] | None) -> int | None:
 
 
 def _namesakes(squashed: str) -> list[Gpu]:
-    """Rows of the longest family that the name is or extends by letters: `l40` does not extend `l4`."""
+    """Return the rows of the longest family that the name is or extends by letters: `l40` does not extend `l4`."""
     exact = [gpu for gpu in CATALOG if squashed == _squash(gpu.name)]
     families = {family for gpu in CATALOG for family in _families(gpu)}
     extended = [f for f in families if squashed.startswith(f) and not squashed[len(f) :][:1].isdigit()]

@@ -1,7 +1,4 @@
-"""The machine around this process: where its facts are read from, its RAM, its processor.
-
-Knows psutil, /proc and control groups; knows nothing of GPUs and never imports torch.
-"""
+"""Host memory with control group limits, the CPU as a device, and where facts about the machine are read from."""
 
 import importlib.metadata
 import os
@@ -18,7 +15,7 @@ import psutil
 
 from vidqa.types import Device
 
-# Two channels of DDR4-3200 give 51 GB/s, a server's share less: an order of magnitude, for time estimates.
+# Two channels of DDR4-3200 give 51 GB/s, a share of a server less. An order of magnitude, for time estimates.
 _BANDWIDTH_BYTES_PER_SECOND = 40e9
 # AVX2: 2 units · 8 lanes of fp32 · multiply and add.
 _FLOPS_PER_CORE_AND_CYCLE = 32
@@ -33,7 +30,7 @@ _UNLIMITED_BYTES = 2**60  # version 1 writes "no limit" as the largest page-alig
 
 
 def _installed_torch() -> str:
-    """The version of torch that is installed, from its metadata: importing it takes seconds."""
+    """Return the installed version of torch from its metadata; importing torch takes seconds."""
     try:
         return importlib.metadata.version("torch")
     except importlib.metadata.PackageNotFoundError:
@@ -42,11 +39,10 @@ def _installed_torch() -> str:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Where facts are read from: this machine by default, a scripted one in tests.
+    """Sources of facts: this machine by default, a scripted one in tests.
 
-    `nvml` returns nvidia-ml-py's module; `modules` says whether torch is loaded, which is looked
-    at and not imported; `torch` imports it, for a GPU without NVML alone; `root` is where /proc, /sys
-    and /dev lie; `context_bytes` is what CUDA's contexts were measured to take, by (process, GPU).
+    `nvml` imports nvidia-ml-py; `modules` are the loaded modules; `torch` imports torch, for GPUs without NVML only;
+    `root` is the folder of /proc, /sys and /dev; `context_bytes` are measured sizes of CUDA contexts by (process, GPU).
     """
 
     environment: Mapping[str, str] = field(default_factory=lambda: os.environ)
@@ -55,28 +51,28 @@ class Machine:
     root: Path = Path("/")
     system: str = sys.platform
     architecture: str = field(default_factory=platform.machine)
-    process: Callable[[], int] = os.getpid  # asked anew: a forked child is another process
+    process: Callable[[], int] = os.getpid  # a function: a forked child is another process
     torch_version: Callable[[], str] = _installed_torch
     torch: Callable[[], Any] = lambda: import_module("torch")
     context_bytes: dict[tuple[int, int], int] = field(default_factory=dict, compare=False)
 
     def read(self, path: str) -> str:
-        """Text of a file below `root`, or nothing where it cannot be read."""
+        """Return the text of a file below `root`, empty if it cannot be read."""
         try:
             return (self.root / path).read_text(encoding="utf-8", errors="replace")
         except OSError:
             return ""
 
     def has_nvidia_files(self) -> bool:
-        """Whether a driver of NVIDIA's has left its files: there may be a GPU, even where NVML is missing."""
+        """Return whether files of an NVIDIA driver exist: there may be a GPU even if NVML is missing."""
         return any((self.root / path).exists() for path in _NVIDIA_FILES)
 
     def is_wsl(self) -> bool:
-        """Linux inside Windows: the GPU's driver is Windows' own."""
+        """Return whether this is Linux under Windows, with Windows' GPU driver."""
         return "microsoft" in self.read("proc/sys/kernel/osrelease").lower()
 
     def is_tegra(self) -> bool:
-        """A Jetson or another of NVIDIA's boards on which processor and GPU share one memory."""
+        """Return whether this is a Jetson or another NVIDIA board whose CPU and GPU share memory."""
         return "nvidia,tegra" in self.read("proc/device-tree/compatible") or bool(self.read("etc/nv_tegra_release"))
 
 
@@ -85,7 +81,7 @@ THIS_MACHINE = Machine()
 
 @dataclass(frozen=True, slots=True)
 class HostMemory:
-    """RAM in bytes as this process may use it: the smaller of the machine's and its control group's."""
+    """RAM in bytes: the smaller of the machine's and the control group's."""
 
     total_bytes: int
     free_bytes: int
@@ -94,10 +90,10 @@ class HostMemory:
 
 
 def host_memory(machine: Machine) -> HostMemory:
-    """RAM now. A container's limit counts where it is below the machine's own.
+    """Return RAM as it is now, with a container's limit where that is lower.
 
-    Linux calls pages of files available, although this process has mapped them and they are in its resident size:
-    counted as both free and held, torch's libraries would be 360 MiB that are not there.
+    Linux counts file pages as available that this process has mapped and that are in its resident size. They are
+    subtracted, since torch's libraries would count as 360 MiB both free and held.
     """
     memory, process = psutil.virtual_memory(), psutil.Process().memory_info()
     groups = list(_control_groups(machine))
@@ -107,10 +103,10 @@ def host_memory(machine: Machine) -> HostMemory:
 
 
 def _control_groups(machine: Machine) -> Iterator[tuple[int, int]]:
-    """(limit, free) in bytes of every limited group that holds this process, from its own up to the root.
+    """Yield (limit, free) in bytes of every limited control group of this process, up to the root.
 
-    Free is limit - usage + inactive file cache, which the kernel takes back first. Inside a
-    container the path in /proc is the host's, so folders that are not there are passed over.
+    Free is limit - usage + inactive file cache, which the kernel reclaims first. Inside a container the path in /proc
+    is the host's, so missing folders are skipped.
     """
     for line in machine.read("proc/self/cgroup").splitlines():
         _, controllers, path = [*line.split(":", 2), "", ""][:3]
@@ -135,7 +131,7 @@ def _limits(
 
 
 def cpu_device(machine: Machine) -> Device:
-    """The processor and its RAM as a device. Rates are rough: 40 GB/s, 32 fp32 FLOP per core and cycle."""
+    """Return the CPU and RAM as a device. Rates are rough: 40 GB/s, 32 fp32 FLOP per core and cycle."""
     memory = host_memory(machine)
     note = f"a control group limits this process to {memory.total_bytes / 2**30:.1f} GiB"
     return Device(
@@ -147,7 +143,7 @@ def cpu_device(machine: Machine) -> Device:
         process_bytes=memory.process_bytes,
         other_bytes=max(memory.total_bytes - memory.free_bytes - memory.process_bytes, 0),
         compute_capability=None,
-        bf16=False,  # few processors have it in hardware: fp32 is what runs
+        bf16=False,  # few CPUs have it in hardware: fp32 is used
         bandwidth_bytes_per_second=_BANDWIDTH_BYTES_PER_SECOND,
         flops_per_second=usable_cores() * _hertz() * _FLOPS_PER_CORE_AND_CYCLE,
         notes=(note,) if memory.limited else (),
@@ -155,7 +151,7 @@ def cpu_device(machine: Machine) -> Device:
 
 
 def processor_name(machine: Machine) -> str:
-    """The processor's name as Linux or macOS tells it, else the architecture."""
+    """Return the CPU's name by Linux or macOS, else the architecture."""
     if machine.system == "darwin":
         return _apple_name() or machine.architecture
     match = re.search(r"^model name\s*:\s*(.+)$", machine.read("proc/cpuinfo"), re.MULTILINE)
@@ -173,7 +169,7 @@ def _apple_name() -> str:
 
 
 def usable_cores() -> int:
-    """Physical cores, but no more than this process may run on."""
+    """Return the number of physical cores, at most those that this process may run on."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return max(min(psutil.cpu_count(logical=False) or 1, allowed or 1), 1)
 
@@ -181,6 +177,6 @@ def usable_cores() -> int:
 def _hertz() -> float:
     try:
         frequency = psutil.cpu_freq()
-    except (OSError, NotImplementedError, RuntimeError):  # virtual machines and some ARM kernels hide it
+    except (OSError, NotImplementedError, RuntimeError):  # hidden by virtual machines and some ARM kernels
         return _USUAL_HERTZ
     return float(frequency.max or frequency.current) * 1e6 if frequency else _USUAL_HERTZ

@@ -1,8 +1,7 @@
-"""Bytes of living tensors, counted as they are made and freed: exact where no driver counts.
+"""Counter of live tensor bytes for devices without an allocator that counts: a dispatch mode on operators' results.
 
-A dispatch mode that sees every operator's results, in the thread that enters it. It costs about 5 µs an operator,
-which is nothing for a matrix of a real model. What an operator takes inside itself it does not see. Knows storages;
-knows no phases.
+It works in the thread that enters it and costs about 5 µs per operator, little beside a matrix product of a real
+model. Memory that an operator allocates and frees inside is not counted.
 """
 
 import threading
@@ -14,27 +13,27 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from vidqa.devices.allocator import rounded
+from vidqa.devices.device import rounded
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts living storages on one type of device, rounded to 512 bytes: `now`, and `peak` since a reset.
+    """Count live storages on one type of device, rounded to 512 bytes: `now`, and `peak` since a reset.
 
-    Storages that exist before the mode is entered are counted by `count` and `count_model`, from any thread.
+    Storages from before the mode is entered are added by `count` and `count_model`, from any thread.
     """
 
     def __init__(self, device_type: str) -> None:
         super().__init__()
         self._type = device_type
-        self._living: dict[int, tuple[int, Any]] = {}  # by storage: bytes, and the reference that tells its end
-        self._ended: deque[int] = deque()  # a storage may end in any thread, also while the lock is held
-        self._lock = threading.RLock()  # what the garbage collector runs meanwhile may make tensors too
+        self._live: dict[int, tuple[int, Any]] = {}  # by storage: bytes and a weak reference
+        self._freed: deque[int] = deque()  # a storage may be freed in any thread, also while the lock is held
+        self._lock = threading.RLock()  # reentrant: finalizers that run meanwhile may create tensors
         self._now = 0
         self.peak = 0
 
     @classmethod
     def ignore_compile_internals(cls) -> bool:
-        """What torch compiles stays compiled: its results are counted, not what it takes inside."""
+        """Return True: compiled code stays compiled, and only its results are counted."""
         return True
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -49,41 +48,41 @@ class LiveBytes(TorchDispatchMode):
 
     @property
     def now(self) -> int:
-        """Bytes that live at this moment."""
+        """Live bytes at this moment."""
         with self._lock:
-            self._take_off()
+            self._subtract_freed()
             return self._now
 
     def count_model(self, model: nn.Module) -> None:
-        """Count a model's parameters and buffers, which were made before."""
+        """Count a model's parameters and buffers."""
         for tensor in (*model.parameters(), *model.buffers()):
             self.count(tensor)
 
     def count(self, tensor: Tensor) -> None:
-        """Count a tensor's storage from now until its end, once, if it lies on the watched device."""
+        """Count a tensor's storage until it is freed, once, if it is on the counted type of device."""
         if tensor.device.type != self._type:
             return
         storage = tensor.untyped_storage()
-        key, ended = storage._cdata, self._ended
+        key, freed = storage._cdata, self._freed
         with self._lock:
-            self._take_off()  # first: a new storage may have the address of one that has ended
-            if key in self._living:
+            self._subtract_freed()  # first: a new storage may have the address of a freed one
+            if key in self._live:
                 return
             size = rounded(storage.nbytes())
-            self._living[key] = size, weakref.ref(storage, lambda _: ended.append(key))
+            self._live[key] = size, weakref.ref(storage, lambda _: freed.append(key))
             self._now += size
             self.peak = max(self.peak, self._now)
 
     def count_bytes(self, size: int) -> None:
-        """Count bytes that stay as long as this counter does."""
+        """Count bytes that are never freed."""
         with self._lock:
             self._now += size
             self.peak = max(self.peak, self._now)
 
-    def _take_off(self) -> None:
-        while self._ended:
-            self._now -= self._living.pop(self._ended.popleft())[0]
+    def _subtract_freed(self) -> None:
+        while self._freed:
+            self._now -= self._live.pop(self._freed.popleft())[0]
 
     def reset(self) -> None:
-        """Forget the peak."""
+        """Set the peak to the bytes of now."""
         self.peak = self.now

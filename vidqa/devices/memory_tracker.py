@@ -1,7 +1,7 @@
-"""What memory a run really takes: per phase, and as samples while it runs.
+"""Measured memory of a request: by phase, and in samples while it runs.
 
-Measures; plans nothing. CUDA counts by its caching allocator and NVML. Elsewhere living tensors are counted one by
-one, and the process's resident size is reported apart from them: it holds what Python, libraries and the heap hold too.
+On CUDA by torch's caching allocator and NVML. Elsewhere live tensors are counted one by one, and the process's resident
+size, which includes Python, libraries and the heap, is reported separately.
 """
 
 import ctypes
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from vidqa.devices.device import find_device, reread, start_cuda
 from vidqa.events import MemorySampled
-from vidqa.types import PHASES, Device, PhaseMemory
+from vidqa.types import PHASE_MARK, PHASES, Device, PhaseMemory
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,36 +24,33 @@ if TYPE_CHECKING:
     from vidqa.devices.live_bytes import LiveBytes
 
 _SAMPLE_SECONDS = 0.1
-_OTHERS_SECONDS = 1.0  # asking the driver about everybody takes longer than a sample may
-_COUNTED_STEPS = 4  # turns of decoding: the first model step is in the fourth
+_OTHERS_SECONDS = 1.0  # reading other processes' memory takes longer than a sample may
+_COUNTED_STEPS = 4  # first iterations of decoding that are counted: the fourth has the first model step
 _COUNTED_EVERY = 31
-_CLEAR = Path("/proc/self/clear_refs")
+_CLEAR_REFS = Path("/proc/self/clear_refs")
 
 
 class Meter(Protocol):
-    """Reads one kind of memory: bytes now, and the peak since the last reset."""
+    """Reader of one kind of memory, in bytes."""
 
     def now(self) -> int:
-        """Bytes at this moment."""
+        """Return the bytes of this moment."""
 
     def peak(self) -> int:
-        """Largest since the reset."""
+        """Return the largest bytes since the reset."""
 
     def reset(self) -> None:
-        """Start anew."""
+        """Set the peak to the bytes of now."""
 
     def reserved(self) -> int | None:
-        """Bytes that the allocator holds now, where there is one."""
+        """Return the bytes that the allocator holds, None without an allocator."""
 
     def reserved_peak(self) -> int | None:
-        """The most that it held since the reset."""
+        """Return the largest reserved bytes since the reset."""
 
 
 class CudaMeter:
-    """torch's caching allocator of one device.
-
-    It counts when work is queued, not when it is done: no reading waits for the device.
-    """
+    """torch's caching allocator of one device. It counts when work is queued, so no reading waits for the device."""
 
     def __init__(self, index: int) -> None:
         import torch
@@ -77,7 +74,7 @@ class CudaMeter:
 
 
 class ResidentMeter:
-    """Resident size of this process. Linux can reset its high-water mark; elsewhere the peak only grows."""
+    """Resident size of this process. Only Linux can reset its peak."""
 
     def now(self) -> int:
         import psutil
@@ -89,7 +86,7 @@ class ResidentMeter:
 
     def reset(self) -> None:
         try:
-            _CLEAR.write_text("5", encoding="ascii")
+            _CLEAR_REFS.write_text("5", encoding="ascii")
         except OSError:
             return
 
@@ -100,7 +97,7 @@ class ResidentMeter:
 
 
 class TensorMeter:
-    """Living tensors, as `LiveBytes` counts them."""
+    """Live tensors as `LiveBytes` counts them."""
 
     def __init__(self, live: "LiveBytes") -> None:
         self._live = live
@@ -121,7 +118,7 @@ class TensorMeter:
 
 
 def host_peak_bytes() -> int:
-    """Largest resident size of this process, since the mark was last reset where that is possible."""
+    """Return the largest resident size of this process, on Linux since the last reset."""
     status = Path("/proc/self/status")
     if status.exists():
         line = next(line for line in status.read_text(encoding="ascii").splitlines() if line.startswith("VmHWM"))
@@ -133,15 +130,15 @@ def host_peak_bytes() -> int:
 
 
 def runtime_bytes(device: Device, tensor_bytes: int = 0) -> int:
-    """What this process takes on the device beside its tensors: its context, or Python with its libraries.
+    """Return this process's bytes on the device besides tensors: its CUDA context, or Python with its libraries.
 
-    On CUDA it is measured once per process: later there are leftovers of what ran. Elsewhere it is the resident size
-    of this moment, less `tensor_bytes` that are known to live: import before what loading a model imports. Raises
-    UsageError where torch cannot use the device.
+    On CUDA measured once per process, before anything else has run. Elsewhere the resident size of this moment less
+    `tensor_bytes` of live tensors: import first what loading a model imports. Raises UsageError if torch cannot use
+    the device.
     """
     if device.kind == "cuda":
         return _context_bytes(device.index)
-    give_back_heap()
+    trim_heap()
     return max(ResidentMeter().now() - tensor_bytes, 0)
 
 
@@ -155,15 +152,15 @@ def _context_bytes(index: int) -> int:
     return max(int(held), 0)
 
 
-def give_back_heap() -> None:
-    """Let the C library return what it keeps of freed memory, where it can (glibc); it takes about a millisecond."""
+def trim_heap() -> None:
+    """Make glibc return freed memory to the system (about a millisecond); does nothing elsewhere."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim is not None:
         trim(0)
 
 
 def _first_product(device: Device) -> None:
-    """Make the context on a GPU, and load what a first matrix product loads."""
+    """Create the CUDA context and load what a first matrix product loads."""
     import torch
 
     from vidqa.devices.torch_device import torch_device
@@ -173,8 +170,8 @@ def _first_product(device: Device) -> None:
     torch.cuda.synchronize(where)
 
 
-def _joined(first: PhaseMemory, second: PhaseMemory) -> PhaseMemory:
-    """Two visits of one phase as one."""
+def _merge(first: PhaseMemory, second: PhaseMemory) -> PhaseMemory:
+    """Return two visits of one phase as one."""
     peaks = (first.reserved_peak_bytes, second.reserved_peak_bytes)
     return replace(
         second,
@@ -192,17 +189,24 @@ def _meter_of(device: Device, live: "LiveBytes | None") -> Meter:
     return ResidentMeter() if live is None else TensorMeter(live)
 
 
-class Tracker:
-    """Phases and samples of one request on one device, where the runtime itself takes `runtime_bytes`.
+def phase_mark(name: str) -> AbstractContextManager[object]:
+    """Return a context that torch.profiler records as a range, by which a trace is divided into phases."""
+    from torch.profiler import record_function
 
-    With `live`, phases are measured in its tensors, which are counted inside `counting`.
+    return record_function(PHASE_MARK + name)
+
+
+class Tracker:
+    """Phases and samples of one request on one device. `runtime_bytes` is the process's memory besides tensors.
+
+    With `live`, phases are measured in tensors, which are counted inside `counting`.
     """
 
     def __init__(
         self, device: Device, meter: Meter | None = None, runtime_bytes: int = 0, live: "LiveBytes | None" = None
     ) -> None:
         self._device, self._live = device, live
-        self._runtime_bytes: int = runtime_bytes if device.kind == "cuda" else 0  # a resident size has it already
+        self._runtime_bytes: int = runtime_bytes if device.kind == "cuda" else 0  # a resident size includes it
         self._meter: Meter = meter or _meter_of(device, live)
         self._resident = ResidentMeter()
         if live is not None:
@@ -215,13 +219,13 @@ class Tracker:
 
     @property
     def phases(self) -> tuple[PhaseMemory, ...]:
-        """The phases so far, in the order of the stages."""
+        """The measured phases in their order."""
         return tuple(sorted(self._uses.values(), key=lambda use: PHASES.index(use.name)))
 
     def counting(self) -> AbstractContextManager[object]:
-        """What is made inside is counted, where tensors are counted one by one; enter it in the thread that makes them.
+        """Return a context that counts new tensors where tensors are counted; enter it in the thread that makes them.
 
-        Steps of decoding are alike, so after the first ones every 31st is counted.
+        Decode steps are alike, so after the first ones every 31st is counted.
         """
         if self._live is None:
             return nullcontext()
@@ -232,42 +236,43 @@ class Tracker:
         return self._live
 
     def count(self, tensor: "Tensor") -> None:
-        """Count a tensor that was made outside of `counting`, from any thread."""
+        """Count a tensor that was made outside `counting`, from any thread."""
         if self._live is not None:
             self._live.count(tensor)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Measure what happens inside: bytes at the start, the peak and the end, and seconds.
+        """Measure the block: bytes at its start, peak and end, and seconds. A second visit adds to the first.
 
-        Phases may take turns: a second visit goes on with the first one's figures.
+        torch.profiler records a mark around it, which costs 20 µs where no profiler runs.
         """
         self._meter.reset()
         meter, began = self._meter, time.perf_counter()
         self._phase, start, held = name, meter.now(), meter.reserved()
         try:
-            yield
+            with phase_mark(name):
+                yield
         finally:
             peak, seconds = meter.peak(), time.perf_counter() - began
             reserved = (held, meter.reserved_peak(), meter.reserved())
             use = PhaseMemory(name, start, peak, meter.now(), *reserved, seconds)
             before = self._uses.get(name)
-            self._uses[name] = use if before is None else _joined(before, use)
+            self._uses[name] = use if before is None else _merge(before, use)
 
     def sample(self) -> MemorySampled | None:
-        """How memory stands, at most ten times a second; None when it is too early."""
+        """Return the memory of this moment, at most ten times a second, else None."""
         moment = time.monotonic()
         if moment - self._last_sample < _SAMPLE_SECONDS or not self._phase:
             return None
         self._last_sample = moment
-        now, peak = self._standing()
+        now, peak = self._process_bytes()
         if moment - self._last_look >= _OTHERS_SECONDS:
             self._last_look, self._others_bytes = moment, reread(self._device).other_bytes
         tensors = None if self._live is None else max([self._live.peak, *self._peaks()])
         return MemorySampled(self._phase, now, peak, self._others_bytes, tensors)
 
-    def _standing(self) -> tuple[int, int]:
-        """(now, peak) of the process on the device."""
+    def _process_bytes(self) -> tuple[int, int]:
+        """Return (now, peak) of the process on the device."""
         if self._live is not None:
             return self._resident.now(), self._resident.peak()
         now = self._meter.now() + self._runtime_bytes
@@ -278,24 +283,24 @@ class Tracker:
 
     @property
     def tensor_peak_bytes(self) -> int | None:
-        """The most that lived in tensors at once; None where only the process is measured."""
+        """The largest bytes of live tensors; None where only the process is measured."""
         return None if isinstance(self._meter, ResidentMeter) else max(self._peaks(), default=0)
 
     @property
     def runtime_bytes(self) -> int:
-        """What the process holds beside its tensors by now: kernels are loaded as they are first used."""
+        """The process's bytes besides tensors; they grow as kernels are loaded."""
         if self._device.kind == "cuda":
             held = reread(self._device).process_bytes - (self._meter.reserved() or 0)
             self._runtime_bytes = max(self._runtime_bytes, int(held))
         return self._runtime_bytes
 
     def host_peak_bytes(self) -> int:
-        """The process's resident peak over all phases: each of them may have reset the system's mark."""
+        """Return the process's resident peak over all phases, each of which may have reset the system's peak."""
         peaks = self._peaks() if isinstance(self._meter, ResidentMeter) else []
         return max([host_peak_bytes(), *peaks])
 
     def process_peak_bytes(self) -> int:
-        """The process's peak: what the driver saw on CUDA (runtime and reserved), else its resident peak."""
+        """Return the process's peak: on CUDA runtime and reserved bytes, else the resident peak."""
         if self._device.kind != "cuda":
             return self.host_peak_bytes()
         return self.runtime_bytes + max(

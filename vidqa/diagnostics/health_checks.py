@@ -1,7 +1,6 @@
-"""Is everything here that an answer needs? One small function per question, each giving Checks.
+"""Health checks of `vidqa doctor`: one function per subject, each yielding `Check` results.
 
-Looks and reports: prints nothing, mends nothing. A question that fails to be answered is itself
-a finding, never a traceback.
+They report and change nothing. An exception inside a check is a failed check, never a traceback.
 """
 
 import importlib.metadata
@@ -10,7 +9,7 @@ import logging
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -33,16 +32,16 @@ Status = Literal["ok", "bad", "absent"]
 # FFmpeg 8.1 brought libavcodec 62.28; 8.0.1 and before carry CVE-2026-40962.
 _SAFE_AVCODEC = (62, 28)
 _SHOWN_TOKENS = 8192
-# What torch's compiler calls: C++ for code on a processor, C for Triton's launchers. The first is a variable.
+# Compilers that torch calls: C++ for code on a CPU, C for Triton's launchers. The first is an environment variable.
 _COMPILERS = {"cpu": ("CXX", "g++", "clang++", "c++", "cl"), "cuda": ("CC", "gcc", "clang", "cc", "cl")}
-_MANY_PERCENT = 3  # predictions further off than this are worth a report
+_MAX_EXCESS_PERCENT = 3  # of measured over planned peaks; above it a report is worth it
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One finding: `ok`, `bad` (with its remedy), or `absent`: not there and not needed.
+    """One result: `ok`, `bad` (with a remedy), or `absent` (missing and not required).
 
-    `needed` is true where an answer is impossible without it.
+    `needed` is true if no question can be answered without it.
     """
 
     name: str
@@ -54,7 +53,7 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What is looked at: a model's name (None: the one that would answer), a device, flex or not, and where."""
+    """What to check: a model (None: the default), a device, whether to compile flex attention, and the machine."""
 
     model: str | None
     device: str
@@ -62,40 +61,40 @@ class Subject:
     machine: Machine = THIS_MACHINE
 
     def find_device(self) -> Device:
-        """The device; raises UsageError where there is none such."""
+        """Return the device; raises UsageError if there is no such device."""
         return find_device(self.device, self.machine)
 
-    def look_at_device(self) -> Device | None:
-        """The device, or None where there is none such."""
+    def device_or_none(self) -> Device | None:
+        """Return the device, or None if there is no such device."""
         try:
             return self.find_device()
         except UsageError:
             return None
 
 
-Question = Callable[[Subject], Iterator[Check]]
+CheckFunction = Callable[[Subject], Iterator[Check]]
 
 
 def run_checks(subject: Subject) -> Iterator[Check]:
-    """All findings, one after the other as they are made; importing torch and probing take seconds."""
-    for name, question in _QUESTIONS.items():
-        yield from _guarded(name, question, subject)
+    """Yield all results as they come; importing torch and probing kernels take seconds."""
+    for name, check in _CHECKS.items():
+        yield from _guarded(name, check, subject)
 
 
 def passed(checks: list[Check]) -> bool:
-    """Can an answer be given?"""
+    """Return whether a question can be answered."""
     return not any(check.needed and check.status == "bad" for check in checks)
 
 
-def _guarded(name: str, question: Question, subject: Subject) -> Iterator[Check]:
-    """A question's findings; whatever it raises is a finding too."""
+def _guarded(name: str, check: CheckFunction, subject: Subject) -> Iterator[Check]:
+    """Yield the results of a check; an exception is a result too."""
     try:
-        yield from question(subject)
+        yield from check(subject)
     except VidqaError as error:
         yield Check(name, "bad", error.what, error.remedy, name in _NEEDED)
     except Exception as error:  # a broken native library can raise anything
         what = f"{type(error).__name__}: {_first_line(error)}"
-        yield Check(name, "bad", what, _REMEDIES.get(name, "Install vidqa again."), name in _NEEDED)
+        yield Check(name, "bad", what, _REMEDIES.get(name, "Reinstall vidqa."), name in _NEEDED)
 
 
 def _driver(subject: Subject) -> Iterator[Check]:
@@ -116,17 +115,17 @@ def _torch(subject: Subject) -> Iterator[Check]:
     if subject.device in {"cpu", "mps"} or not _has_gpu(subject.machine):
         yield Check("torch", "ok", detail)
         return
-    with warnings.catch_warnings(record=True) as said:  # it warns where the driver is too old
+    with warnings.catch_warnings(record=True) as warned:  # torch warns if the driver is too old
         warnings.simplefilter("always")
         usable = torch.cuda.is_available()
     if usable:
         yield Check("torch", "ok", detail)
         return
-    why = next((f" ({_first_line(warning.message)})" for warning in said), "")
+    why = next((f" ({_first_line(warning.message)})" for warning in warned), "")
     remedy = "Update the NVIDIA driver." if cuda else "Install the CUDA build of torch."
-    # `auto` passes a GPU over only where torch has no CUDA at all.
+    # `auto` skips a GPU only if torch is built without CUDA.
     needed = bool(cuda) or subject.device.startswith("cuda")
-    yield Check("torch", "bad", f"{detail}: cannot use the GPU that is there{why}", remedy, needed)
+    yield Check("torch", "bad", f"{detail}: cannot use the GPU{why}", remedy, needed)
 
 
 def _first_line(message: object) -> str:
@@ -158,7 +157,7 @@ def _others(device: Device) -> Check:
 
 
 def _ffmpeg(subject: Subject) -> Iterator[Check]:
-    av = import_module("av")  # asked for its version only: pictures are vidqa.video's business
+    av = import_module("av")  # for its version only
     libraries: Mapping[str, tuple[int, ...]] = av.library_versions
     shown = ("libavcodec", "libavformat", "libswscale")
     versions = ", ".join(f"{name} {'.'.join(map(str, libraries[name]))}" for name in shown)
@@ -175,20 +174,20 @@ def _bitsandbytes(subject: Subject) -> Iterator[Check]:
     if importlib.util.find_spec(name) is None:
         yield Check(name, "absent", "not installed: no int8 and nf4 weights", _REMEDIES[name])
         return
-    # It warns on stderr about optional kernels when it is imported.
+    # Importing it warns about optional kernels on stderr.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     library = import_module("bitsandbytes.cextension").lib
     version = importlib.metadata.version(name)
-    if "ErrorHandler" in type(library).__name__:  # its stand-in for a library that did not load
+    if "ErrorHandler" in type(library).__name__:  # its substitute for a library that did not load
         yield Check(name, "bad", f"{version}: its native library does not load", _REMEDIES[name])
     elif _kind(subject) == "cuda" and not library.compiled_with_cuda:
-        yield Check(name, "bad", f"{version}: its native library is the one for processors", _REMEDIES[name])
+        yield Check(name, "bad", f"{version}: its native library is built for CPUs", _REMEDIES[name])
     else:
         yield Check(name, "ok", f"{version}, native library loaded: int8 and nf4 weights")
 
 
 def _kind(subject: Subject) -> str:
-    device = subject.look_at_device()
+    device = subject.device_or_none()
     return device.kind if device else "cpu"
 
 
@@ -203,21 +202,22 @@ def _compiler(subject: Subject) -> Iterator[Check]:
 
 
 def _triton(subject: Subject) -> Iterator[Check]:
-    device = subject.look_at_device()
+    device = subject.device_or_none()
     capability = device.compute_capability if device else None
     if capability is None:
-        yield Check("triton", "absent", "compiles attention for NVIDIA GPUs only")
+        yield Check("triton", "absent", "used on NVIDIA GPUs only")
     elif importlib.util.find_spec("triton") is None:
         yield Check("triton", "absent", "not installed: --attn flex cannot be built", "Install triton.")
     elif capability < OLDEST_FOR_TRITON:
-        detail = f"does not support compute capability {capability[0]}.{capability[1]} any more: flex cannot be used"
+        found, least = (".".join(map(str, version)) for version in (capability, OLDEST_FOR_TRITON))
+        detail = f"needs compute capability {least}, and this GPU has {found}: --attn flex cannot be built"
         yield Check("triton", "absent", detail)
     else:
         yield Check("triton", "ok", importlib.metadata.version("triton"))
 
 
 def _checkpoint(subject: Subject) -> Checkpoint:
-    """The named model, else the first cached one, else Qwen2-VL's smallest: only its numbers are needed."""
+    """Return the named model, else the first cached one, else the smallest released; its weights are not needed."""
     return find_checkpoints(subject.model or AUTO, local=False)[0]
 
 
@@ -233,14 +233,14 @@ def _attention(subject: Subject) -> Iterator[Check]:
     heads = f"{layout.heads}/{layout.kv_heads} heads of {layout.head_dim}, {str(dtype).removeprefix('torch.')}"
     exact = f"within {chosen.difference:.0e} of float32, {1e3 * chosen.chunk_seconds:.1f} ms for 128 tokens after 896"
     yield Check("attention", "ok", f"vidqa runs {chosen.name}: {heads}; {exact}")
-    for rung in missed:
-        yield Check(f"attention: {rung.name}", "absent", rung.reason)
-    yield _plain_call(probe_attention(layout, where, dtype))
+    for kernel in missed:
+        yield Check(f"attention: {kernel.name}", "absent", kernel.reason)
+    yield _plain_sdpa(probe_attention(layout, where, dtype))
     yield _flex(subject, layout, where, dtype)
 
 
-def _plain_call(probe: "AttentionProbe") -> Check:
-    """What a call without vidqa's folding would get; the math kernel builds the whole score matrix."""
+def _plain_sdpa(probe: "AttentionProbe") -> Check:
+    """Return the kernel of a plain SDPA call; the math kernel allocates the whole score matrix."""
     name, kernels = "attention: plain SDPA", (probe.plain, probe.plain_masked)
     detail = f"would run {kernels[0]}, with a mask {kernels[1]}"
     if "math" not in kernels:
@@ -248,7 +248,7 @@ def _plain_call(probe: "AttentionProbe") -> Check:
     scores = format_bytes(probe.layout.score_bytes(_SHOWN_TOKENS, probe.element_bytes))
     return Check(
         name, "absent", f"{detail}: {scores} of scores per layer at {_SHOWN_TOKENS} tokens",
-        "Nothing to do: vidqa does not call it so. Other programs may run out of memory here.",
+        "Nothing to do: vidqa does not use it. Other programs may run out of memory here.",
     )  # fmt: skip
 
 
@@ -257,11 +257,11 @@ def _flex(subject: Subject, layout: "HeadLayout", where: str, dtype: Any) -> Che
 
     name = "attention: flex"
     if not subject.flex:
-        return Check(name, "absent", "not tried", "Add --flex to compile it, which takes half a minute.")
-    rung = try_rung("flex", layout, where, dtype)
-    if rung.runs:
-        return Check(name, "ok", f"compiles and runs, {1e3 * rung.chunk_seconds:.1f} ms: --attn flex can be used")
-    return Check(name, "bad", rung.reason, "Stay with --attn auto, the default.")
+        return Check(name, "absent", "not tried", "Add --flex to compile it (half a minute).")
+    kernel = try_rung("flex", layout, where, dtype)
+    if kernel.runs:
+        return Check(name, "ok", f"compiles and runs, {1e3 * kernel.chunk_seconds:.1f} ms: --attn flex can be used")
+    return Check(name, "bad", kernel.reason, "Stay with --attn auto, the default.")
 
 
 def _decode_step(subject: Subject) -> Iterator[Check]:
@@ -274,13 +274,13 @@ def _decode_step(subject: Subject) -> Iterator[Check]:
     if why := why_not_fused(_checkpoint(subject).spec, torch_device(device.torch_name), dtype):
         yield Check(name, "absent", f"plain layers: {why}")
     else:
-        yield Check(name, "ok", "Triton's kernels run, and agree with the plain layers")
+        yield Check(name, "ok", "Triton's kernels run and agree with the plain layers")
 
 
 def _model(subject: Subject) -> Iterator[Check]:
     if subject.model is None:
         return
-    checkpoint = find_checkpoints(subject.model, local=True)[0]  # with all that an answer needs of it
+    checkpoint = find_checkpoints(subject.model, local=True)[0]  # raises if a file is missing
     folder = checkpoint.local_folder()
     size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     yield Check("model", "ok", f"{checkpoint.name}: {format_bytes(size)} of weights in {folder}")
@@ -298,19 +298,19 @@ def _cache(subject: Subject) -> Iterator[Check]:
 
 
 def _predictions(subject: Subject) -> Iterator[Check]:
-    """How far planned memory was from measured memory in past runs."""
-    seen = calibration.summary()
-    if seen is None:
+    """Compare planned with measured memory of past runs."""
+    summary = calibration.summary()
+    if summary is None:
         yield Check("predictions", "absent", "no run has been measured yet")
         return
-    runs, ratio = seen
+    runs, ratio = summary
     percent = (ratio - 1) * 100
-    status: Status = "bad" if percent > _MANY_PERCENT else "ok"  # a peak below its plan harms nobody
-    remedy = "Give --reserve a little more, and report it with `vidqa doctor --json`." if status == "bad" else ""
+    status: Status = "bad" if percent > _MAX_EXCESS_PERCENT else "ok"  # a lower peak is harmless
+    remedy = "Raise --reserve a little, and report this with `vidqa doctor --json`." if status == "bad" else ""
     yield Check("predictions", status, f"measured peaks are {percent:+.1f} % of planned ones, {runs} run(s)", remedy)
 
 
-_QUESTIONS: dict[str, Question] = {
+_CHECKS: dict[str, CheckFunction] = {
     "driver": _driver,
     "torch": _torch,
     "device": _device,
@@ -326,15 +326,13 @@ _QUESTIONS: dict[str, Question] = {
 }
 _NEEDED = frozenset({"torch", "device", "ffmpeg", "attention", "model"})
 _REMEDIES = {
-    "torch": "Install torch and torchvision again, together.",
+    "torch": "Reinstall torch and torchvision together.",
     "ffmpeg": "Install a newer PyAV: pip install --upgrade 'av>=18.1'.",
     "bitsandbytes": "pip install --upgrade bitsandbytes, or use --weights bf16.",
 }
 
 
 def findings(checks: list[Check], device: Device | None) -> dict[str, Any]:
-    """The documented object of `doctor --json`."""
-    from dataclasses import asdict
-
+    """Return the documented object of `doctor --json`."""
     rows = [{"name": c.name, "status": c.status, "detail": c.detail, "remedy": c.remedy} for c in checks]
     return {"schema_version": 1, "checks": rows, "device": None if device is None else asdict(device)}

@@ -1,7 +1,6 @@
-"""Compile ahead what the first question would otherwise wait for, and say how long it took.
+"""Ahead-of-time compilation of the kernels that the first question would otherwise wait for.
 
-A single layer of the model's shapes with random weights is enough: the kernels are the same for
-all layers. Fetches no model and reads no video.
+One layer with the model's shapes and random weights is enough: all layers use the same kernels.
 """
 
 from collections.abc import Iterator
@@ -19,8 +18,8 @@ DECODE_STEP = "decode step"
 
 
 @dataclass(frozen=True, slots=True)
-class Warmed:
-    """One thing that was made ready, or why not, and the seconds it took."""
+class WarmupResult:
+    """What was compiled, or why not, and the seconds it took."""
 
     name: str
     done: bool
@@ -28,29 +27,31 @@ class Warmed:
     seconds: float
 
 
-def warm_up(spec: ModelSpec, device: torch.device, dtype: torch.dtype, *, flex: bool) -> Iterator[Warmed]:
-    """Try the attention ladder and compile the decode step's kernels for a model; with `flex`, FlexAttention too."""
+def warm_up(spec: ModelSpec, device: torch.device, dtype: torch.dtype, *, flex: bool) -> Iterator[WarmupResult]:
+    """Select the attention kernel and compile the decode step's kernels for a model; with `flex`, FlexAttention too."""
     layout = HeadLayout.of(spec)
     watch = Stopwatch()
-    *_, rung = select_kernel(layout, str(device), dtype, timed=True)
-    yield Warmed("attention", True, _told(rung), watch.seconds())
+    *_, kernel = select_kernel(layout, str(device), dtype, timed=True)
+    yield WarmupResult("attention", True, _timing(kernel), watch.seconds())
     if flex:
         watch = Stopwatch()
-        rung = try_rung("flex", layout, str(device), dtype)
-        if rung.runs:
+        kernel = try_rung("flex", layout, str(device), dtype)
+        if kernel.runs:
             remember(key_of(FLEX, spec, device, dtype), watch.seconds())
-        yield Warmed("flex attention", rung.runs, _told(rung) if rung.runs else rung.reason, watch.seconds())
+        yield WarmupResult(
+            "flex attention", kernel.runs, _timing(kernel) if kernel.runs else kernel.reason, watch.seconds()
+        )
     yield _decode_step(spec, device, dtype)
 
 
-def _decode_step(spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> Warmed:
-    """Compile and compare the decode step's Triton kernels, where the device can run them."""
+def _decode_step(spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> WarmupResult:
+    """Compile the decode step's Triton kernels and compare them with plain layers, if the device can run them."""
     if why := can_compile(device):
-        return Warmed(DECODE_STEP, True, f"nothing to compile: {why}", 0.0)
+        return WarmupResult(DECODE_STEP, True, f"nothing to compile: {why}", 0.0)
     watch = Stopwatch()
     why = why_not_fused(spec, device, dtype)
-    return Warmed(DECODE_STEP, not why, why or "Triton's kernels are compiled and agree", watch.seconds())
+    return WarmupResult(DECODE_STEP, not why, why or "Triton's kernels are compiled and agree", watch.seconds())
 
 
-def _told(rung: KernelProbe) -> str:
-    return f"{rung.name}: {1e3 * rung.chunk_seconds:.1f} ms for 128 tokens after 896"
+def _timing(kernel: KernelProbe) -> str:
+    return f"{kernel.name}: {1e3 * kernel.chunk_seconds:.1f} ms for 128 tokens after 896"

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vidqa.devices.torch_device import page_locked
 from vidqa.engine.decode_runners import DecodeRunner
 from vidqa.engine.no_grad import no_grad_generator
-from vidqa.engine.pinned_memory import page_locked
 from vidqa.engine.sampler import NOT_A_NUMBER
 from vidqa.errors import NotFinite
 from vidqa.types import FinishReason

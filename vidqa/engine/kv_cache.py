@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vidqa.devices.torch_device import register
 from vidqa.engine.no_grad import no_grad_scope
-from vidqa.engine.pinned_memory import register
 from vidqa.errors import DoesNotFit
 from vidqa.models.spec import ModelSpec
 

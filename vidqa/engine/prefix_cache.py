@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from vidqa.devices.torch_device import page_locked
 from vidqa.engine.kv_cache import KVCache
-from vidqa.engine.pinned_memory import page_locked
 from vidqa.models.family import Segment
 
 

@@ -15,8 +15,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from vidqa.config import EngineConfig
-from vidqa.devices.allocator import allocator_environment, compiler_environment
-from vidqa.devices.device import find_device, reread
+from vidqa.devices.device import allocator_environment, compiler_environment, find_device, reread
 from vidqa.engine.metrics import answer_of, dropped_turns, memory_use, remember_peaks
 from vidqa.engine.model_manager import LoadHooks, ModelManager
 from vidqa.engine.request_state import PreviousRequest, RequestState, keep, prompt_of, resume_from, video_cache_key

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vidqa.devices.torch_device import page_locked
 from vidqa.engine.no_grad import no_grad_scope
-from vidqa.engine.pinned_memory import page_locked
 from vidqa.models.vlm import VisionLanguageModel
 
 

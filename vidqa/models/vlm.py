@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding, pad
 
+from vidqa.devices.torch_device import to_device
 from vidqa.models.attention import Kernel
 from vidqa.models.decoder_layers import Rotary, run_layers
 from vidqa.models.family import FamilyRuntime, family_of
@@ -46,13 +47,6 @@ class SequenceChunk:
     rows: Tensor
     positions: Tensor
     cache: TokenCache
-
-
-def _sent(tensor: Tensor, device: torch.device) -> Tensor:
-    """A small tensor on a device. From page-locked memory, else the copy would wait for all that is queued there."""
-    if device.type == "cuda" and tensor.device.type == "cpu" and torch.cuda.is_available():
-        tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)
 
 
 def _joined(tensors: list[Tensor], dimension: int = 0) -> Tensor:
@@ -112,7 +106,7 @@ class VisionLanguageModel:
     def embed(self, ids: Tensor) -> Tensor:
         """Embed token ids (n,): (n, hidden). Rows are looked up where the table lies."""
         table = self.model.get_input_embeddings().weight
-        return embedding(_sent(ids, table.device), table).to(self.device)
+        return embedding(to_device(ids, table.device), table).to(self.device)
 
     def embed_prompt(self, ids: Tensor) -> Tensor:
         """Embed token ids (n,) as rows of a prompt (n, embedding_width), which add nothing in `deepstack` layers."""
@@ -139,7 +133,7 @@ class VisionLanguageModel:
             ]
             return _joined(mixed)
 
-        rotary = self.rotary.of_positions(_sent(positions, self.device))
+        rotary = self.rotary.of_positions(to_device(positions, self.device))
         hidden = run_layers(decoder.layers, embedded, rotary, attend, added)
         kernel.end()
         for part in parts:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 
-from vidqa.devices.allocator import BLOCK
+from vidqa.devices.device import BLOCK
 from vidqa.models.spec import ModelSpec
 from vidqa.planner import activation_memory
 from vidqa.planner.weight_memory import part_bytes, part_precision, staging_bytes

@@ -9,7 +9,7 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import cache
 
-from vidqa.devices.allocator import BLOCK, rounded
+from vidqa.devices.device import BLOCK, rounded
 from vidqa.models.checkpoint import LANGUAGE_PREFIX, VISION_PREFIX, tensor_shapes
 from vidqa.models.spec import ModelSpec
 from vidqa.types import ELEMENT_BYTES, Placement

@@ -1,25 +1,73 @@
-"""What an allocation is, in plain words: from its operator, its shapes and where it was made.
+"""Classification of tensor allocations by operator, input shapes and the code around them.
 
-A short ordered table of rules; the first that holds names it. Arithmetic on plain data: knows
-no torch and no trace format.
+An ordered table of rules; the first that matches names the allocation. Works on plain data, without torch.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 from typing import TYPE_CHECKING
+
+from vidqa.types import PHASE_MARK
 
 if TYPE_CHECKING:
     from vidqa.models.spec import ModelSpec
 
 Shape = tuple[int, ...]
-SCORES, CONCATENATION, LOGITS, WEIGHTS, MLP = "score matrices", "KV concatenation", "logits", "weights", "MLP"
-OTHER = "other"
+OTHER, SCORES, CONCATENATION, LOGITS = "other", "score matrices", "KV concatenation", "logits"
+WEIGHTS, FRAMES, KV_CACHE, MASK = "weights", "frames and patches", "KV cache", "attention mask"
+ROTARY, MLP, MERGER, NORMS = "rotary embedding", "MLP", "vision merger", "norms"
+QUERIES, EMBEDDINGS, HIDDEN = "queries, keys and values", "embeddings of the prompt", "hidden states"
+
+# Modules, functions and methods that allocate each kind, as `module` or `module:name`. A package stands for its
+# modules. A test imports every one of them, so that a rename cannot break profiles silently.
+CODE: dict[str, tuple[str, ...]] = {
+    WEIGHTS: (
+        "vidqa.models.loader", "transformers.core_model_loading",
+        "transformers.modeling_utils:PreTrainedModel.from_pretrained", "torch.nn.modules.module:Module._apply",
+    ),
+    FRAMES: (
+        "vidqa.video", "vidqa.models.families.qwen2_vl.image_processor", "vidqa.engine.vision:GroupEncoder._patches",
+        "vidqa.profiling.hf_baseline:stack_frames", "transformers.video_processing_utils",
+        "transformers.models.qwen2_vl.video_processing_qwen2_vl",
+    ),
+    CONCATENATION: ("transformers.cache_utils",),
+    KV_CACHE: ("vidqa.engine.kv_cache",),
+    MASK: (
+        "vidqa.models.attention.flex:_causal_blocks", "transformers.masking_utils",
+        "transformers.generation.utils:GenerationMixin._prepare_attention_mask_for_generation",
+    ),
+    ROTARY: (
+        "vidqa.models.decoder_layers:rotate", "vidqa.models.decoder_layers:Rotary.of_positions",
+        "vidqa.models.decoder_layers:Rotary.of_text", "vidqa.models.families.qwen2_vl.model:vision_rotary",
+        "transformers.models.qwen2_vl.modeling_qwen2_vl:apply_rotary_pos_emb",
+        "transformers.models.qwen2_vl.modeling_qwen2_vl:apply_rotary_pos_emb_vision",
+        "transformers.models.qwen2_vl.modeling_qwen2_vl:rotate_half",
+    ),
+    QUERIES: ("vidqa.models.families.qwen2_vl.model:_attend_within_slices", "vidqa.models.decoder_layers:_mixed"),
+    EMBEDDINGS: (
+        "vidqa.engine.prefix_cache", "vidqa.models.families.qwen2_vl.model:embed_patches",
+        "vidqa.models.families.qwen2_vl.model:Qwen2VL.embed",
+    ),
+    HIDDEN: ("vidqa.models.families.qwen2_vl.model:encode_slices", "vidqa.models.decoder_layers:run_layers"),
+}  # fmt: skip
+# Parts of the class names of the `nn.Module`s that allocate each kind, as transformers names them.
+LAYERS: dict[str, tuple[str, ...]] = {
+    ROTARY: ("RotaryEmbedding",),
+    MLP: ("MLP", "Mlp"),
+    MERGER: ("PatchMerger",),
+    NORMS: ("Norm",),
+    QUERIES: ("Attention",),
+    EMBEDDINGS: ("PatchEmbed", "Embedding"),
+    HIDDEN: ("DecoderLayer", "VisionBlock", "TextModel"),
+}
+_LAYER = "nn.Module: "  # how the profiler begins the name of a module's call
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
-    """The model's own numbers, by which shapes are known."""
+class ModelShapes:
+    """Dimensions of a model by which the shapes of its tensors are recognised."""
 
     layers: int
     heads: int
@@ -33,10 +81,10 @@ class Facts:
     vision_intermediate: int
 
 
-def facts_of(spec: "ModelSpec") -> Facts:
-    """The facts of a checkpoint."""
+def model_shapes(spec: "ModelSpec") -> ModelShapes:
+    """Return the dimensions of a checkpoint."""
     vision = spec.vision
-    return Facts(
+    return ModelShapes(
         layers=spec.layers, heads=spec.heads, kv_heads=spec.kv_heads, head_dim=spec.head_dim, hidden=spec.hidden,
         intermediate=spec.intermediate, vocabulary=spec.vocabulary, vision_heads=vision.heads,
         vision_head_dim=vision.embed_dim // vision.heads, vision_intermediate=vision.mlp_hidden,
@@ -44,11 +92,11 @@ def facts_of(spec: "ModelSpec") -> Facts:
 
 
 @dataclass(frozen=True, slots=True)
-class Site:
-    """Where memory was asked for.
+class CallSite:
+    """The operators and Python functions around an allocation, outermost first.
 
-    `operators` and `shapes` (of each one's inputs) go from the outermost to the innermost;
-    `functions` are Python's, outermost first, as `file: name` or `nn.Module: name`.
+    `shapes` has the input shapes of each operator. `functions` are named as the profiler names them:
+    `vidqa/engine/decode.py(20): decode` or `nn.Module: Linear_3`.
     """
 
     operators: tuple[str, ...]
@@ -56,127 +104,110 @@ class Site:
     functions: tuple[str, ...] = ()
 
     def inputs(self) -> Iterator[Shape]:
-        """Every input's shape of every operator around the allocation."""
+        """Yield every input shape of every operator."""
         return (shape for shapes in self.shapes for shape in shapes if shape)
 
-    def called(self, *words: str) -> bool:
-        """Whether a Python function around it carries one of the words, in its file or its name."""
-        return any(word in function for function in self.functions for word in words)
+    def runs_code_of(self, kind: str) -> bool:
+        """Return whether a function around the allocation is listed under `kind` in `CODE` or `LAYERS`."""
+        return any(_is_code_of(kind, function) for function in self.functions)
 
-    def within(self, *words: str) -> bool:
-        """Whether an operator around it carries one of the words."""
-        return any(word in operator for operator in self.operators for word in words)
-
-
-Rule = Callable[[Site, Facts], bool]
+    def has_operator(self, *parts: str) -> bool:
+        """Return whether the name of an operator around the allocation contains one of `parts`."""
+        return any(part in operator for operator in self.operators for part in parts)
 
 
-def _loads_weights(site: Site, facts: Facts) -> bool:
-    return site.called("from_pretrained", "models/loader.py", "core_model_loading", "_apply")
+@cache
+def _is_code_of(kind: str, function: str) -> bool:
+    if function.startswith(_LAYER):
+        return any(part in function for part in LAYERS.get(kind, ()))
+    return any(_is_code(function, code) for code in CODE.get(kind, ()))
 
 
-def _concatenates_kv(site: Site, facts: Facts) -> bool:
-    """`cat` of a layer's past and new keys or values: (1, kv_heads, n, head_dim) each."""
-    if not site.within("aten::cat"):
+def _is_code(function: str, code: str) -> bool:
+    """Return whether `function` (`file(line): name`) is the function `code`, or lies in the module or package."""
+    module, _, qualified_name = code.partition(":")
+    path, name = module.replace(".", "/"), qualified_name.rpartition(".")[2]
+    location, _, called = function.rpartition(": ")
+    file = location.partition("(")[0]
+    return (file.endswith(f"{path}.py") or f"{path}/" in file) and name in ("", called)
+
+
+Rule = Callable[[CallSite, ModelShapes], bool]
+
+
+def _concatenates_kv(site: CallSite, model: ModelShapes) -> bool:
+    """Match `cat` of a layer's cached and new keys or values: (1, kv_heads, n, head_dim) each."""
+    if not site.has_operator("aten::cat"):
         return False
-    pasts = [shape for shape in site.inputs() if len(shape) == 4 and shape[1] == facts.kv_heads]
-    return site.called("cache_utils.py") or (len(pasts) > 1 and all(shape[3] == facts.head_dim for shape in pasts))
+    cached = [shape for shape in site.inputs() if len(shape) == 4 and shape[1] == model.kv_heads]
+    return site.runs_code_of(CONCATENATION) or (len(cached) > 1 and all(shape[3] == model.head_dim for shape in cached))
 
 
-def _scores(site: Site, facts: Facts) -> bool:
-    """Anything of heads · rows · columns: the product of queries and keys, its softmax, its casts and masks."""
-    if site.within("_scaled_dot_product_attention_math"):
-        return site.within("aten::bmm", "softmax", "aten::matmul", "aten::add", "aten::where", "aten::baddbmm")
-    if site.within("aten::bmm", "aten::baddbmm"):
-        return _is_score_product(site, facts)
-    return any(_is_square_of_tokens(shape, facts) for shape in site.inputs())
+def _scores(site: CallSite, model: ModelShapes) -> bool:
+    """Match anything of heads · rows · columns: the product of queries and keys, its softmax, casts and masks."""
+    if site.has_operator("_scaled_dot_product_attention_math"):
+        return site.has_operator("aten::bmm", "softmax", "aten::matmul", "aten::add", "aten::where", "aten::baddbmm")
+    if site.has_operator("aten::bmm", "aten::baddbmm"):
+        return _is_score_product(site, model)
+    return any(_is_square_of_tokens(shape, model) for shape in site.inputs())
 
 
-def _is_score_product(site: Site, facts: Facts) -> bool:
-    """(b, n, d) · (b, d, m), where d is a head's width and n, m are not."""
-    dims = {facts.head_dim, facts.vision_head_dim}
+def _is_score_product(site: CallSite, model: ModelShapes) -> bool:
+    """Match (b, n, d) · (b, d, m) where d is a head's width and m is not."""
+    widths = {model.head_dim, model.vision_head_dim}
     cubes = [shape for shape in site.inputs() if len(shape) == 3]
-    pairs = pairwise(cubes)
-    return any(left[2] == right[1] and left[2] in dims and right[2] not in dims for left, right in pairs)
+    return any(left[2] == right[1] and left[2] in widths and right[2] not in widths for left, right in pairwise(cubes))
 
 
-def _is_square_of_tokens(shape: Shape, facts: Facts) -> bool:
-    """(1, heads, n, m) with more than one row, where m is not a head's width."""
-    heads = {facts.heads, facts.vision_heads}
-    dims = {facts.head_dim, facts.vision_head_dim, facts.head_dim // 2, facts.vision_head_dim // 2}
-    return len(shape) == 4 and shape[1] in heads and shape[2] > 1 and shape[3] not in dims and shape[3] >= shape[2]
+def _is_square_of_tokens(shape: Shape, model: ModelShapes) -> bool:
+    """Match (1, heads, n, m) with more than one row, where m is not a head's width or half of it."""
+    heads = {model.heads, model.vision_heads}
+    widths = {model.head_dim, model.vision_head_dim, model.head_dim // 2, model.vision_head_dim // 2}
+    return len(shape) == 4 and shape[1] in heads and shape[2] > 1 and shape[3] not in widths and shape[3] >= shape[2]
 
 
-def _logits(site: Site, facts: Facts) -> bool:
-    """A row per token over the vocabulary: lm_head's product, its casts, and what sampling makes of it."""
-    if site.within("aten::embedding", "index_select"):
+def _logits(site: CallSite, model: ModelShapes) -> bool:
+    """Match a row per token over the vocabulary: the product of lm_head, its casts, and sampling."""
+    if site.has_operator("aten::embedding", "index_select"):
         return False
-    return any(facts.vocabulary in (shape[-1], shape[0]) for shape in site.inputs())
+    return any(model.vocabulary in (shape[-1], shape[0]) for shape in site.inputs())
 
 
-def _mlp(site: Site, facts: Facts) -> bool:
-    wide = {facts.intermediate, facts.vision_intermediate}
-    return site.called("MLP", "Mlp") or any(shape[-1] in wide for shape in site.inputs())
+def _mlp(site: CallSite, model: ModelShapes) -> bool:
+    wide = {model.intermediate, model.vision_intermediate}
+    return site.runs_code_of(MLP) or any(shape[-1] in wide for shape in site.inputs())
 
 
-def _frames(site: Site, facts: Facts) -> bool:
-    return site.called("vidqa/video/", "video_processing", ": _patches", ": _frames")
+def _attention_output(site: CallSite, model: ModelShapes) -> bool:
+    return site.has_operator("scaled_dot_product", "_attention")
 
 
-def _called(*words: str) -> Rule:
-    return lambda site, facts: site.called(*words)
-
-
-def _within(*words: str) -> Rule:
-    return lambda site, facts: site.within(*words)
+def _code_of(kind: str) -> tuple[str, Rule]:
+    return kind, lambda site, model: site.runs_code_of(kind)
 
 
 RULES: tuple[tuple[str, Rule], ...] = (
-    (WEIGHTS, _loads_weights),
-    ("frames and patches", _frames),
-    (CONCATENATION, _concatenates_kv),
-    ("KV cache", _called("kv_cache.py")),
-    ("attention mask", _called("_mask", "masking_utils.py", "_causal_blocks")),
-    (SCORES, _scores),
-    ("attention output", _within("scaled_dot_product", "_attention")),
-    (LOGITS, _logits),
-    ("rotary embedding", _called("rotary", "Rotary", ": rotate", ": _turned")),
-    (MLP, _mlp),
-    ("vision merger", _called("PatchMerger")),
-    ("norms", _called("RMSNorm", "LayerNorm")),
-    ("queries, keys and values", _called("Attention", "_attend_within_slices", ": _projected", ": _mixed")),
-    ("embeddings of the prompt", _called("prefix_cache.py", "embed_patches", ": embed", "get_input_embeddings")),
-    ("hidden states", _called("DecoderLayer", "VisionBlock", "encode_slices", "TextModel", ": run_layers")),
-)
+    _code_of(WEIGHTS), _code_of(FRAMES), (CONCATENATION, _concatenates_kv), _code_of(KV_CACHE), _code_of(MASK),
+    (SCORES, _scores), ("attention output", _attention_output), (LOGITS, _logits), _code_of(ROTARY), (MLP, _mlp),
+    _code_of(MERGER), _code_of(NORMS), _code_of(QUERIES), _code_of(EMBEDDINGS), _code_of(HIDDEN),
+)  # fmt: skip
 
 
-def name_allocation(site: Site, facts: Facts) -> str:
-    """The words of the first rule that holds, else `other`."""
-    return next((words for words, holds in RULES if holds(site, facts)), OTHER)
+def classify(site: CallSite, model: ModelShapes) -> str:
+    """Return the kind of the first rule that matches, else `other`."""
+    return next((kind for kind, matches in RULES if matches(site, model)), OTHER)
 
 
-_PHASES: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("load", ("models/loader.py", "from_pretrained")),
-    ("video", (": resize_frame", "video/frame_decoder.py", "video/reader.py", "video_processing")),
-    ("vision", ("engine/vision.py", "VisionTransformer", "Qwen2VisionTransformer", "get_video_features")),
-    ("prefill", ("engine/prefill.py", ": _prefill")),
-    ("decode", ("engine/decode.py", "engine/decode_runners.py", "engine/sampler.py", ": _sample")),
-)
-_PHASES_BY_OWNER = (("prefill", "kv_cache.py"), ("vision", "prefix_cache.py"))
-ELSEWHERE = "elsewhere"
+NO_PHASE = "elsewhere"
 
 
-def name_phase(functions: tuple[str, ...]) -> str:
-    """The stage of the innermost function that belongs to one; a cache or buffer by whom it is for."""
-    for function in reversed(functions):
-        for phase, signs in _PHASES:
-            if any(sign in function for sign in signs):
-                return phase
-    return next((phase for phase, sign in _PHASES_BY_OWNER if any(sign in one for one in functions)), ELSEWHERE)
+def phase_of(marks: Sequence[str]) -> str:
+    """Return the phase of the innermost mark (`Tracker.phase` sets them), else `elsewhere`."""
+    return next((mark.removeprefix(PHASE_MARK) for mark in reversed(marks) if mark.startswith(PHASE_MARK)), NO_PHASE)
 
 
 def cumulative_score_bytes(layers: int, heads: int, tokens: int, bytes_per_score: int) -> int:
-    """What all layers' score matrices add up to, though only one layer's live at a time.
+    """Return the bytes of all layers' score matrices, of which one layer's live at a time.
 
     layers · heads · tokens² · bytes. A profile of Qwen2-VL-2B at 3,626 tokens showed "33 GB":
     28 · 12 · 3626² · 8 B = 32.9 GiB, of which 1.2 GiB lived at once.
@@ -185,5 +216,5 @@ def cumulative_score_bytes(layers: int, heads: int, tokens: int, bytes_per_score
 
 
 def peak_score_bytes(heads: int, tokens: int, bytes_per_score: int) -> int:
-    """One layer's score matrices: heads · tokens² · bytes."""
+    """Return the bytes of one layer's score matrices: heads · tokens² · bytes."""
     return heads * tokens * tokens * bytes_per_score

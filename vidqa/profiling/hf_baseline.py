@@ -1,26 +1,29 @@
-"""Plain transformers beside the engine: every frame at once, the whole prompt at once, `generate`.
+"""Plain transformers as its users run it: all frames at once, the whole prompt at once, SDPA, `generate`.
 
-Its own modules, SDPA and its growing cache, as its users run it. The frames are the very ones
-that vidqa takes, resized one by one, so its video stage is already leaner than theirs.
+The baseline of `vidqa sweep`, `vidqa profile` and the benchmarks. It gets the frames that vidqa chose, resized one by
+one, so its video stage needs less memory than transformers' own.
 """
 
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from vidqa.devices.memory_tracker import phase_mark
 from vidqa.engine.prompt import PromptTokens, build_prompt
-from vidqa.engine.timers import Stopwatch
 from vidqa.models.loader import Loaded, load_model
 from vidqa.types import Placement, Request
 from vidqa.video.reader import VideoReader
 
 
 @dataclass(frozen=True, slots=True)
-class Spoken:
-    """What one `generate` gave: seconds from the opened video to the first token, the answer, its ids."""
+class BaselineAnswer:
+    """The answer of one `generate`; seconds run from the opened video to the first token."""
 
     first_token_seconds: float
     text: str
@@ -29,19 +32,24 @@ class Spoken:
     prompt_tokens: int
 
 
-class _FirstToken:
-    """A stopping criterion that stops nothing: notes when the first token was known on the host."""
+class TokenTimes:
+    """A stopping criterion that never stops. `times` has `time.perf_counter()` when each token was on the host."""
 
-    def __init__(self, watch: Stopwatch) -> None:
-        self._watch, self.seconds = watch, 0.0
+    def __init__(self, phases: ExitStack) -> None:
+        self.times: list[float] = []
+        self._phases = phases
+        phases.enter_context(phase_mark("prefill"))
 
     def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
         input_ids[0, -1].item()  # waits for the device
-        self.seconds = self.seconds or self._watch.seconds()
+        self.times.append(time.perf_counter())
+        if len(self.times) == 1:
+            self._phases.close()
+            self._phases.enter_context(phase_mark("decode"))
         return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
 
-class PlainTransformers:
+class HFBaseline:
     """A checkpoint loaded in one precision, without quantization, on one device."""
 
     def __init__(self, folder: Path, device: torch.device, dtype: str) -> None:
@@ -55,44 +63,69 @@ class PlainTransformers:
         return self._loaded.model.weights_bytes
 
     def ask(
-        self,
-        request: Request,
-        reader: VideoReader,
-        indices: tuple[int, ...],
-        size: tuple[int, int],
-    ) -> Spoken:
+        self, request: Request, reader: VideoReader, indices: tuple[int, ...], size: tuple[int, int]
+    ) -> BaselineAnswer:
         """Answer greedily from these frames at `size` (height, width)."""
-        watch = Stopwatch()
-        model = self._loaded.model
-        made = model.family.hf_video_inputs(self._frames(reader, indices, size), model.spec)
+        start = time.perf_counter()
+        with phase_mark("video"):
+            video = process_video(self._loaded, stack_frames(self._loaded, reader, indices, size))
         prompt = build_prompt(self._loaded, request.question, request.system)
-        inputs = self._inputs(prompt, made)
-        length, clock = inputs["input_ids"].shape[1], _FirstToken(watch)
-        with torch.no_grad():
-            output = self._generate(inputs, request.max_tokens, clock)[0, length:].tolist()
-        text = self._loaded.tokenizer.decode(output, skip_special_tokens=True).strip()
-        if output and output[-1] in self._loaded.stop_ids:
-            output.pop()
-        visual = length - len(prompt.head) - len(prompt.tail)
-        return Spoken(clock.seconds, text, tuple(output), visual, length)
+        inputs = model_inputs(self._loaded, prompt, video)
+        with _calls_marked(self._loaded.model.visual, "vision"):
+            tokens, times = generate(self._model, inputs, request.max_tokens)
+        text = self._loaded.tokenizer.decode(tokens, skip_special_tokens=True).strip()
+        if tokens and tokens[-1] in self._loaded.stop_ids:
+            tokens.pop()
+        prompt_tokens = inputs["input_ids"].shape[1]
+        visual_tokens = prompt_tokens - len(prompt.head) - len(prompt.tail)
+        return BaselineAnswer(times[0] - start, text, tuple(tokens), visual_tokens, prompt_tokens)
 
-    def _frames(self, reader: VideoReader, indices: tuple[int, ...], size: tuple[int, int]) -> Tensor:
-        """All frames at once: (n, 3, height, width) uint8."""
-        resize = self._loaded.model.family.resize_frame
-        return torch.stack([resize(frame.rgb, *size) for frame in reader.frames(indices)])
 
-    def _inputs(self, prompt: PromptTokens, made: dict[str, Tensor]) -> dict[str, Tensor]:
-        spec, device = self._loaded.model.spec, self._loaded.model.device
-        visual = int(made["video_grid_thw"].prod()) // spec.vision.merge**2
-        ids = torch.tensor([[*prompt.head, *[spec.video_token] * visual, *prompt.tail]])
-        kinds = {"attention_mask": torch.ones_like(ids), "mm_token_type_ids": (ids == spec.video_token).int() * 2}
-        return {name: tensor.to(device) for name, tensor in ({"input_ids": ids} | kinds | made).items()}
+def stack_frames(loaded: Loaded, reader: VideoReader, indices: tuple[int, ...], size: tuple[int, int]) -> Tensor:
+    """Return all frames, resized, as (n, 3, height, width) uint8."""
+    resize = loaded.model.family.resize_frame
+    return torch.stack([resize(frame.rgb, *size) for frame in reader.frames(indices)])
 
-    def _generate(self, inputs: dict[str, Tensor], max_tokens: int, clock: _FirstToken) -> Tensor:
-        from transformers import StoppingCriteriaList
 
-        made: Tensor = self._model.generate(
+def process_video(loaded: Loaded, frames: Tensor, **options: Any) -> dict[str, Tensor]:
+    """Run transformers' video processor on (n, 3, height, width) frames that have their final size."""
+    model = loaded.model
+    return model.family.hf_video_inputs(frames, model.spec, **options)
+
+
+def model_inputs(loaded: Loaded, prompt: PromptTokens, video: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return transformers' inputs for a prompt and a processed video, on the model's device."""
+    spec = loaded.model.spec
+    visual_tokens = int(video["video_grid_thw"].prod()) // spec.vision.merge**2
+    ids = torch.tensor([[*prompt.head, *[spec.video_token] * visual_tokens, *prompt.tail]])
+    kinds = (ids == spec.video_token).int() * 2
+    text = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "mm_token_type_ids": kinds}
+    return {name: tensor.to(loaded.model.device) for name, tensor in (text | dict(video)).items()}
+
+
+def generate(model: Any, inputs: dict[str, Tensor], max_tokens: int, **options: Any) -> tuple[list[int], list[float]]:
+    """Run greedy `generate`; return the new tokens and `time.perf_counter()` of each. `options` go to `generate`."""
+    from transformers import StoppingCriteriaList
+
+    with ExitStack() as phases, torch.no_grad():
+        clock = TokenTimes(phases)
+        output = model.generate(
             **inputs, max_new_tokens=max_tokens, do_sample=False, temperature=None, top_p=None, top_k=None,
-            stopping_criteria=StoppingCriteriaList([clock]),
+            stopping_criteria=StoppingCriteriaList([clock]), **options,
         )  # fmt: skip
-        return made
+    return output[0, inputs["input_ids"].shape[1] :].tolist(), clock.times
+
+
+@contextmanager
+def _calls_marked(module: nn.Module, phase: str) -> Iterator[None]:
+    """Mark the module's calls as a phase in profiler traces."""
+    marks = ExitStack()
+
+    def begin(*_: Any) -> None:
+        marks.enter_context(phase_mark(phase))
+
+    def end(*_: Any) -> None:
+        marks.close()
+
+    with module.register_forward_pre_hook(begin), module.register_forward_hook(end, always_call=True):
+        yield

@@ -1,11 +1,11 @@
-"""What a sweep measures and what follows from it: points, rows, slopes. Plain numbers.
+"""Points, rows and summaries of a sweep, as plain numbers.
 
-A point is a number of frames at a size; a row is what one side (vidqa, or plain
-transformers) took for it. Starts no process, draws nothing, knows no torch.
+A point is a number of frames at a size; a row is one side's (vidqa's or plain transformers') measurement of a point.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from statistics import linear_regression
 from typing import Any, Literal
 
 from vidqa.errors import UsageError
@@ -17,12 +17,12 @@ from vidqa.video.frame_sampling import choose_indices, fitting_sizes, frame_size
 Side = Literal["vidqa", "transformers"]
 Outcome = Literal["ok", "out_of_memory", "does_not_fit", "failed"]
 SIDES: tuple[Side, ...] = ("vidqa", "transformers")
-_MOST_COUNTS = 200
+_MAX_COUNTS = 200
 
 
 @dataclass(frozen=True, slots=True)
 class SweepPoint:
-    """`frames` of `width` x `height` pixels; `asked` is what the user wrote for them."""
+    """`frames` of `width` x `height` pixels; `asked` is the count that the user gave."""
 
     asked: int
     frames: int
@@ -31,18 +31,16 @@ class SweepPoint:
     visual_tokens: int
 
     def request(self, base: Request) -> Request:
-        """The question about this many frames at this size."""
-        from dataclasses import replace
-
+        """Return the question about this many frames at this size."""
         return replace(base, frames=self.frames, fps=None, size=(self.width, self.height))
 
 
 @dataclass(frozen=True, slots=True)
 class SweepRow:
-    """One run, or why there was none. Sizes in pixels and bytes; what was not measured is None.
+    """One run, or the reason why there was none. Sizes in pixels and bytes; None where not measured.
 
-    `peak_bytes` is the process's on the device: its runtime (`runtime_bytes`, before any tensor)
-    and everything else. For transformers `predicted_peak_bytes` assumes unfused attention.
+    `peak_bytes` is the process's on the device, with its runtime (`runtime_bytes`, before any tensor). For transformers
+    `predicted_peak_bytes` assumes unfused attention.
     """
 
     side: Side
@@ -65,29 +63,29 @@ class SweepRow:
 
 
 def make_row(side: Side, point: SweepPoint, predicted: int | None, result: dict[str, Any]) -> SweepRow:
-    """A row from a point and what its process told; what ran wins over what was asked."""
-    told = {name: value for name, value in result.items() if value is not None}
-    told["notes"] = tuple(told.get("notes", ()))
+    """Return the row of a point and its process's result; the result's values replace the planned ones."""
+    measured = {name: value for name, value in result.items() if value is not None}
+    measured["notes"] = tuple(measured.get("notes", ()))
     planned = {
         "asked": point.asked, "frames": point.frames, "width": point.width, "height": point.height,
         "visual_tokens": point.visual_tokens, "predicted_peak_bytes": predicted,
     }  # fmt: skip
-    return SweepRow(side=side, **(planned | told))
+    return SweepRow(side=side, **(planned | measured))
 
 
 def parse_counts(text: str) -> tuple[int, ...]:
-    """Read `5,10,15` as ascending counts of frames, each once; raises UsageError."""
+    """Parse `5,10,15` as ascending, distinct counts of frames; raises UsageError."""
     words = [word.strip() for word in text.split(",") if word.strip()]
     if not words or not all(word.isascii() and word.isdecimal() and int(word) > 0 for word in words):
         raise UsageError(f"{text!r} is no list of frame counts.", "Write for example --frames 5,10,20,40.")
     counts = tuple(sorted({int(word) for word in words}))
-    if len(counts) > _MOST_COUNTS:
-        raise UsageError(f"{len(counts)} frame counts are too many.", f"Ask for at most {_MOST_COUNTS}.")
+    if len(counts) > _MAX_COUNTS:
+        raise UsageError(f"{len(counts)} frame counts are too many.", f"Ask for at most {_MAX_COUNTS}.")
     return counts
 
 
 def parse_sizes(text: str) -> tuple[tuple[int, int], ...]:
-    """Read `448x252,224x126` as (width, height) in pixels, each once; raises UsageError."""
+    """Parse `448x252,224x126` as distinct (width, height) in pixels; raises UsageError."""
     sizes = tuple(dict.fromkeys(parse_size(word) for word in text.split(",") if word.strip()))
     if not sizes:
         raise UsageError(f"{text!r} is no list of sizes.", "Write for example --sizes 448x252,224x140.")
@@ -95,23 +93,23 @@ def parse_sizes(text: str) -> tuple[tuple[int, int], ...]:
 
 
 def even(frames: int) -> int:
-    """Floored to even, at least 2: a temporal slice is 2 frames (qwen-vl-utils, FRAME_FACTOR)."""
+    """Floor to an even number, at least 2: a temporal slice has 2 frames (qwen-vl-utils, FRAME_FACTOR)."""
     return max(frames // 2 * 2, 2)
 
 
 def frame_points(
     info: VideoInfo, spec: ModelSpec, bounds: PixelBounds, counts: Sequence[int], request: Request
 ) -> tuple[list[SweepPoint], list[str]]:
-    """A point per count, at the asked size or the reference's for that count, and what was changed, in words.
+    """Return a point per count, at the requested size or the reference's for that count, and notes on changed counts.
 
-    Odd counts are floored; counts beyond what the video has become what it has, once.
+    Odd counts are floored; counts above the video's frames become one point with all frames.
     """
     points: list[SweepPoint] = []
     notes = []
     for asked in counts:
         frames = _available(info, bounds, even(asked), request)
         if any(point.frames == frames for point in points):
-            notes.append(f"--frames {asked} gives {frames} frames again and is left out")
+            notes.append(f"--frames {asked} gives {frames} frames again and is skipped")
             continue
         if frames != asked:
             why = "a temporal slice is 2 frames" if frames == even(asked) else "the video has no more"
@@ -128,48 +126,40 @@ def size_points(
     frames: int,
     request: Request,
 ) -> tuple[list[SweepPoint], list[str]]:
-    """A point per size, all with nearly the tokens of `frames` frames at the largest one.
+    """Return a point per size, all with about the tokens of `frames` frames at the largest size, and a note.
 
-    Raises UsageError where the video has too few frames for a size.
+    Raises UsageError if the video has too few frames for a size.
     """
     rounded = [_rounded(info, bounds, spec, size) for size in sizes]
     slice_tokens = [spec.visual_tokens(2, height, width) for height, width in rounded]
     counts = frames_for_budget(even(frames) // 2 * max(slice_tokens), slice_tokens)
     points = []
     for (height, width), count, tokens in zip(rounded, counts, slice_tokens, strict=True):
-        there = _available(info, bounds, count, request)
-        if there < count:
+        available = _available(info, bounds, count, request)
+        if available < count:
             raise UsageError(
-                f"{width}x{height} needs {count} frames for the same number of tokens, and the video has {there}.",
+                f"{width}x{height} needs {count} frames for the same number of tokens, and the video has {available}.",
                 "Ask for fewer --frames or larger --sizes.",
             )
         points.append(SweepPoint(count, count, width, height, count // 2 * tokens))
     most = max(point.visual_tokens for point in points)
-    off = 1 - min(point.visual_tokens for point in points) / most
-    return points, [f"one token budget for every size: {most:,} visual tokens, {off:.1%} fewer at the least"]
+    less = 1 - min(point.visual_tokens for point in points) / most
+    return points, [f"one token budget for every size: {most:,} visual tokens, at most {less:.1%} fewer"]
 
 
 def frames_for_budget(budget_tokens: int, slice_tokens: Sequence[int]) -> list[int]:
-    """Even counts of frames that come nearest to `budget_tokens`, one per tokens of a temporal slice."""
+    """Return the even count of frames nearest to `budget_tokens` for each number of tokens per temporal slice."""
     return [2 * max(round(budget_tokens / tokens), 1) for tokens in slice_tokens]
 
 
 def _available(info: VideoInfo, bounds: PixelBounds, frames: int, request: Request) -> int:
-    """How many frames the reference's sampling gives for an even count."""
-    return len(
-        choose_indices(
-            info,
-            frames=frames,
-            fps=None,
-            start_seconds=request.start_seconds,
-            end_seconds=request.end_seconds,
-            bounds=bounds,
-        )
-    )
+    """Return how many frames the reference's sampling gives for an even count."""
+    interval = {"start_seconds": request.start_seconds, "end_seconds": request.end_seconds}
+    return len(choose_indices(info, frames=frames, fps=None, bounds=bounds, **interval))
 
 
 def _rounded(info: VideoInfo, bounds: PixelBounds, spec: ModelSpec, size: tuple[int, int]) -> tuple[int, int]:
-    """A (width, height) in whole tokens, as (height, width)."""
+    """Return (height, width) of a (width, height), rounded to whole tokens."""
     return fitting_sizes(info, size, bounds, 0, factor=spec.pixel_factor)[0]
 
 
@@ -184,16 +174,14 @@ def _point(
 
 
 def slope(pairs: Sequence[tuple[float, float]]) -> float | None:
-    """Least-squares slope of (x, y); None below two different x."""
+    """Return the least-squares slope of (x, y); None with fewer than two different x."""
     if len({x for x, _ in pairs}) < 2:
         return None
-    mean_x = sum(x for x, _ in pairs) / len(pairs)
-    mean_y = sum(y for _, y in pairs) / len(pairs)
-    return sum((x - mean_x) * (y - mean_y) for x, y in pairs) / sum((x - mean_x) ** 2 for x, _ in pairs)
+    return linear_regression(*zip(*pairs, strict=True)).slope
 
 
 def measured(rows: Sequence[SweepRow], side: Side) -> list[SweepRow]:
-    """The rows of one side that came to an answer."""
+    """Return the rows of one side that have an answer."""
     return [row for row in rows if row.side == side and row.outcome == "ok"]
 
 
@@ -202,40 +190,40 @@ def _bytes_per_token(rows: Sequence[SweepRow]) -> float | None:
 
 
 def spread(sizes: Sequence[int]) -> float | None:
-    """How far the largest lies above the smallest, as a share; None without two."""
+    """Return largest / smallest - 1; None with fewer than two sizes."""
     return max(sizes) / min(sizes) - 1 if len(sizes) > 1 and min(sizes) > 0 else None
 
 
 def summarise(rows: Sequence[SweepRow], kv_bytes_per_token: int) -> dict[str, Any]:
-    """What the rows say together, per side, and whether both sides said the same.
+    """Summarise the rows per side, and whether both sides gave the same answers.
 
-    `bytes_per_token` is the slope of the peak over visual tokens, to be read beside the KV cache's.
+    `bytes_per_token` is the slope of the peak over visual tokens, to compare with the KV cache's.
     """
     sides: dict[str, Any] = {}
     for side in SIDES:
-        mine = [row for row in rows if row.side == side]
-        good = measured(rows, side)
-        if mine:
+        side_rows = [row for row in rows if row.side == side]
+        answered = measured(rows, side)
+        if side_rows:
             sides[side] = {
-                "measured": len(good),
-                "bytes_per_token": _bytes_per_token(good),
-                "peak_spread": spread([row.peak_bytes for row in good if row.peak_bytes]),
+                "measured": len(answered),
+                "bytes_per_token": _bytes_per_token(answered),
+                "peak_spread": spread([row.peak_bytes for row in answered if row.peak_bytes]),
                 "peak_spread_without_runtime": spread(
-                    [row.peak_bytes - row.runtime_bytes for row in good if row.peak_bytes and row.runtime_bytes]
+                    [row.peak_bytes - row.runtime_bytes for row in answered if row.peak_bytes and row.runtime_bytes]
                 ),
-                "largest_frames": max((row.frames for row in good), default=None),
-                "out_of_memory_from_frames": _least(mine, lambda row: row.outcome == "out_of_memory"),
-                "prediction_off_by": _worst_prediction(good),
+                "largest_frames": max((row.frames for row in answered), default=None),
+                "out_of_memory_from_frames": _min_frames(side_rows, lambda row: row.outcome == "out_of_memory"),
+                "prediction_off_by": _worst_prediction(answered),
             }
     return {"kv_bytes_per_token": kv_bytes_per_token, "sides": sides, "same_answers": _same_answers(rows)}
 
 
-def _least(rows: Sequence[SweepRow], test: Callable[[SweepRow], bool]) -> int | None:
+def _min_frames(rows: Sequence[SweepRow], test: Callable[[SweepRow], bool]) -> int | None:
     return min((row.frames for row in rows if test(row)), default=None)
 
 
 def _worst_prediction(rows: Sequence[SweepRow]) -> float | None:
-    """The prediction that is furthest off, as predicted over measured less one."""
+    """Return predicted / measured - 1 of the worst prediction."""
     ratios = [
         row.predicted_peak_bytes / row.peak_bytes - 1 for row in rows if row.peak_bytes and row.predicted_peak_bytes
     ]
@@ -243,13 +231,10 @@ def _worst_prediction(rows: Sequence[SweepRow]) -> float | None:
 
 
 def _same_answers(rows: Sequence[SweepRow]) -> bool | None:
-    """Whether both sides gave the same text wherever both answered; None where they never did."""
-    answers: dict[tuple[int, int, int], set[str | None]] = {}
-    counts: dict[tuple[int, int, int], int] = {}
+    """Return whether both sides gave the same text wherever both answered; None if they never did."""
+    answers: dict[tuple[int, int, int], list[str | None]] = {}
     for row in rows:
         if row.outcome == "ok":
-            key = (row.frames, row.width, row.height)
-            answers.setdefault(key, set()).add(row.answer)
-            counts[key] = counts.get(key, 0) + 1
-    both = [len(answers[key]) == 1 for key, count in counts.items() if count == 2]
+            answers.setdefault((row.frames, row.width, row.height), []).append(row.answer)
+    both = [texts[0] == texts[1] for texts in answers.values() if len(texts) == 2]
     return all(both) if both else None

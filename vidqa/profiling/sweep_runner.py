@@ -1,7 +1,6 @@
-"""A whole sweep: every point planned first, then run side by side, a row at a time.
+"""Sweeps over frame counts or sizes: each point is planned here and run in a separate process per side.
 
-Plans in this process, which loads no model; runs each point in a process of its own, so that
-running out of memory is a row and the next point starts clean.
+So running out of memory is a row, and each point starts from the same state. This process loads no model.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,14 +16,14 @@ from vidqa.planner.placement import compute_dtype
 from vidqa.planner.planner import plan_video
 from vidqa.planner.search import PlanningProblem
 from vidqa.planner.tasks import plan_best, tasks_for
-from vidqa.profiling.isolated_run import CHILD, IsolatedRun, run_job
+from vidqa.profiling.isolated_run import WORKER_COMMAND, IsolatedRun, run_job
 from vidqa.profiling.sweep_points import Side, SweepPoint, SweepRow, frame_points, make_row, size_points
 from vidqa.types import Device, Plan, Request, VideoInfo
 
 
 @dataclass(frozen=True, slots=True)
-class Series:
-    """What is swept: one model on one device over the points of one video."""
+class Sweep:
+    """One model on one device over the points of one video."""
 
     checkpoint: Checkpoint
     device: Device
@@ -37,7 +36,7 @@ class Series:
 
     @property
     def kv_bytes_per_token(self) -> int:
-        """Bytes of keys and values per token in the device's own precision."""
+        """Bytes of keys and values per token in the device's precision."""
         from vidqa.types import ELEMENT_BYTES
 
         return self.checkpoint.spec.kv_bytes_per_token(ELEMENT_BYTES[compute_dtype(self.device)])
@@ -50,61 +49,61 @@ def prepare(
     counts: Sequence[int],
     sizes: Sequence[tuple[int, int]],
     limit_bytes: int | None,
-) -> Series:
-    """The points of a sweep over `counts`, or over `sizes` at the tokens of counts[0] frames.
+) -> Sweep:
+    """Return the sweep over `counts`, or over `sizes` at the tokens of counts[0] frames.
 
-    Raises ModelMissing where the weights are not here, UsageError for what cannot be sampled.
+    Raises ModelMissing if the weights are not on this machine, UsageError if the points cannot be sampled.
     """
     device = find_device(config.device)
     candidates = find_checkpoints(config.model, local=True)
     found = candidates[0]
     if len(candidates) > 1:
         found = candidates[plan_best(tasks_for(candidates, video, request, config, device))[0]]
-    found.local_folder()  # a missing model is told before anything runs
+    found.local_folder()  # raises for a missing model before anything runs
     if sizes:
         points, notes = size_points(video, found.spec, found.bounds, sizes, counts[0], request)
     else:
         points, notes = frame_points(video, found.spec, found.bounds, counts, request)
     budget = limit_bytes if config.vram_bytes is None else config.vram_bytes
     fixed = replace(config, model=_name(found), device=device.torch_name, vram_bytes=budget, remember=False)
-    return Series(found, device, video, request, fixed, tuple(points), tuple(notes), limit_bytes)
+    return Sweep(found, device, video, request, fixed, tuple(points), tuple(notes), limit_bytes)
 
 
 def _name(found: Checkpoint) -> str:
-    """What the child finds the same checkpoint by."""
+    """Return the name by which the child process finds the same checkpoint."""
     return str(found.folder) if found.folder is not None and found.name != "demo" else found.name
 
 
-def run_series(series: Series, sides: Sequence[Side], command: Sequence[str] = CHILD) -> Iterator[SweepRow]:
-    """A row per point and side, in order, as they are measured."""
-    for point in series.points:
+def run_sweep(sweep: Sweep, sides: Sequence[Side], command: Sequence[str] = WORKER_COMMAND) -> Iterator[SweepRow]:
+    """Yield a row per point and side as they are measured."""
+    for point in sweep.points:
         for side in sides:
-            yield _run(series, point, side, command)
+            yield _run_point(sweep, point, side, command)
 
 
-def _run(series: Series, point: SweepPoint, side: Side, command: Sequence[str]) -> SweepRow:
-    request = point.request(series.request)
-    (task,) = tasks_for([series.checkpoint], series.video, request, series.config, series.device)
+def _run_point(sweep: Sweep, point: SweepPoint, side: Side, command: Sequence[str]) -> SweepRow:
+    request = point.request(sweep.request)
+    (task,) = tasks_for([sweep.checkpoint], sweep.video, request, sweep.config, sweep.device)
     if side == "transformers":
-        job = IsolatedRun(side, request, series.config, series.limit_bytes)
-        return make_row(side, point, _predicted_plain(task, point), run_job(job, command))
+        run = IsolatedRun(side, request, sweep.config, sweep.limit_bytes)
+        return make_row(side, point, _predicted_baseline(task, point), run_job(run, command))
     try:
         plan = plan_video(task)
     except DoesNotFit as error:
         return make_row(side, point, error.smallest_budget_bytes, {"outcome": "does_not_fit", "detail": error.what})
-    job = IsolatedRun(side, request, settled(series.config, plan), series.limit_bytes)
-    return make_row(side, point, plan.predicted_peak_bytes, run_job(job, command))
+    run = IsolatedRun(side, request, with_plan(sweep.config, plan), sweep.limit_bytes)
+    return make_row(side, point, plan.predicted_peak_bytes, run_job(run, command))
 
 
-def settled(config: EngineConfig, plan: Plan) -> EngineConfig:
-    """The config with what a plan chose for loading: a warm-up's own plan would choose for itself."""
+def with_plan(config: EngineConfig, plan: Plan) -> EngineConfig:
+    """Return the config with the plan's choices for loading, which the warm-up's plan could make otherwise."""
     run_config = plan.run_config
     kv: dict[str, Any] = {"kv": "int8"} if run_config.kv == "int8" else {}
     return replace(config, weights=run_config.weights, placement=run_config.placement, **kv)
 
 
-def _predicted_plain(task: PlanningProblem, point: SweepPoint) -> int:
-    """The process's peak with unfused attention, as where no fused kernel takes grouped queries (a T4)."""
+def _predicted_baseline(task: PlanningProblem, point: SweepPoint) -> int:
+    """Return the process's peak with unfused attention, as where no fused kernel takes grouped queries (a T4)."""
     around = task.around
     tensors = vanilla_peak_bytes(task.spec, point.visual_tokens, task.text_tokens, compute_dtype(task.device))
     return tensors + around.context_bytes + around.workspace_bytes + around.allocator_bytes

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from vidqa.devices.torch_device import to_device
 from vidqa.models.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -40,9 +41,7 @@ def _statistics(device: torch.device) -> tuple[Tensor, Tensor]:
     """Means and deviations (3, 1, 1) on a device."""
     scale = 1.0 / (1 / 255)  # rounds as transformers' fused rescale factor does
     both = torch.tensor((_MEAN, _STD)).mul_(scale)[:, :, None, None]
-    if device.type == "cuda" and torch.cuda.is_available():
-        both = both.pin_memory()  # else the copy would wait for all that the device has to do
-    mean, deviation = both.to(device, non_blocking=True)
+    mean, deviation = to_device(both, device)
     return mean, deviation
 
 

@@ -115,8 +115,8 @@ def hf_classes() -> tuple[type, type]:
     return Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
 
-def hf_video_inputs(frames: Tensor, spec: ModelSpec) -> dict[str, Tensor]:
-    """Return what transformers' own processor makes of frames (n, 3, height, width) that have their size."""
+def hf_video_inputs(frames: Tensor, spec: ModelSpec, **options: Any) -> dict[str, Tensor]:
+    """Run transformers' own video processor on frames (n, 3, height, width) that have their final size."""
     from transformers import Qwen2VLVideoProcessor
 
     vision = spec.vision
@@ -124,7 +124,7 @@ def hf_video_inputs(frames: Tensor, spec: ModelSpec) -> dict[str, Tensor]:
         do_resize=False, cap_pixels_per_frame=True, patch_size=vision.patch,
         temporal_patch_size=vision.temporal_patch, merge_size=vision.merge,
     )  # fmt: skip
-    return dict(processor(videos=[frames], return_tensors="pt", do_sample_frames=False))
+    return dict(processor(videos=[frames], return_tensors="pt", do_sample_frames=False, **options))
 
 
 def decoder_layer(spec: ModelSpec) -> nn.Module:
