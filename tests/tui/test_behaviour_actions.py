@@ -250,7 +250,8 @@ SHARED = (
     [name for name in CASES if name.startswith("timeline.")],
     [name for name in CASES if name.startswith("plan.") and name != "plan.nearest"],
     ["video.open", "help.show", "model.choose", "history.open", "log.show", "frames.view", "strip.view"],
-    [name for name in LOCAL_CASES if not name.startswith(("prompt.", "history.delete"))],
+    [name for name in LOCAL_CASES if name.startswith(("models.", "open.", "text.", "pick."))],
+    ["history.close", "history.list", *(name for name in LOCAL_CASES if name.startswith("frames."))],
 )
 GROUPS = [*SHARED, *([name] for name in ALL_CASES if not any(name in names for names in SHARED))]
 
