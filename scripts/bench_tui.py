@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""How quickly the interactive session answers a person, measured from outside, through a real pty.
+"""Latency of the interactive session, measured through a pty.
 
-Start to the first full screen; key to screen while nothing goes on, while a scripted session emits 2,000 events
-a second, beside 20,000 words that are scrolled, and while the demo model really decodes; from Stop to
-"stopping" and to the end; from a knob of the plan to the new plan. Results go to benchmarks/results/.
+From the start to the first full screen; from a key to the screen while idle, while a scripted session emits 2,000
+events a second, beside 20,000 words that are scrolled, and while the demo model decodes; from Stop to "stopping" and to
+the end; from a plan option's key to the new plan. Results go to benchmarks/results/.
 """
 
 import argparse
@@ -33,20 +33,20 @@ BARS = {
     "stop: esc to 'stopping', the demo model decodes, p99": Bar(0.2, "<="),
     "plan: the planner's answer, p99": Bar(0.05, "<="),
 }
-_LETTERS = "бгджзийлпфцчшщъыьэюяҖҗҘҙҚқҢңҮү"  # none of them is anywhere else on the screen
+_LETTERS = "бгджзийлпфцчшщъыьэюяҖҗҘҙҚқҢңҮү"  # letters that are nowhere else on the screen
 _LETTER_SECONDS = (0.03, 0.11)  # between a letter on the screen and the next key
 _COLUMNS, _ROWS = 120, 36
 _WHEEL_UP, _WHEEL_DOWN = "\x1b[<64;20;18M", "\x1b[<65;20;18M"
 
 
 def percentile(values: Sequence[float], part: int) -> float:
-    """By nearest rank."""
+    """Return a percentile by nearest rank."""
     ordered = sorted(values)
     return ordered[-(-part * len(ordered) // 100) - 1]
 
 
 def rows_of(section: str, name: str, seconds: Sequence[float], note: str = "") -> list[Row]:
-    """Median and 99th percentile."""
+    """Return median and 99th percentile as rows."""
     samples = Samples.of(seconds)
     return [
         Row(section, f"{name}, p50", samples.p50, "s", "median", samples, note),
@@ -55,14 +55,14 @@ def rows_of(section: str, name: str, seconds: Sequence[float], note: str = "") -
 
 
 class Home:
-    """A user who has nothing yet."""
+    """The environments of new users."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._count = 0
 
     def environment(self) -> dict[str, str]:
-        """Another home each time; threads as the app chooses them."""
+        """Return the environment of another new user; the number of threads is the app's choice."""
         self._count += 1
         home = self._folder / str(self._count)
         home.mkdir()
@@ -74,13 +74,13 @@ class Home:
         }  # fmt: skip
 
     def open(self, *words: str, columns: int = _COLUMNS) -> Terminal:
-        """A command on a terminal."""
+        """Open a command in a terminal."""
         command = [sys.executable, "-m", *words]
         return Terminal(command, columns=columns, rows=_ROWS, environment=self.environment(), folder=ROOT)
 
 
 def seconds_until(terminal: Terminal, wanted: bytes, start: float, place: int, limit: float = 20.0) -> float:
-    """When these bytes came, after `start`; they are looked for from `place` on."""
+    """Return the seconds from `start` until these bytes come at or after offset `place` of the output."""
     while wanted not in terminal.raw[max(place - len(wanted), 0) :]:
         place = len(terminal.raw)
         terminal.take(0.2)
@@ -91,14 +91,14 @@ def seconds_until(terminal: Terminal, wanted: bytes, start: float, place: int, l
 
 
 def idle_for(terminal: Terminal, seconds: float) -> None:
-    """Take what comes, as a terminal does."""
+    """Receive output for some seconds."""
     end = time.monotonic() + seconds
     while (left := end - time.monotonic()) > 0:
         terminal.take(left)
 
 
 def start_rows(home: Home, times: int) -> Iterator[Row]:
-    """From the process's start to the first full screen, the files being in the cache."""
+    """Measure the time from the process's start to the first full screen, with files in the cache."""
     seconds = []
     for number in range(times + 1):
         with home.open("vidqa", "tui", "--model", "demo") as terminal:
@@ -113,7 +113,7 @@ def start_rows(home: Home, times: int) -> Iterator[Row]:
 
 
 def keys_of(terminal: Terminal, count: int, *, scrolled: bool = False) -> list[float]:
-    """Type letters; the time from each key to its letter in the terminal's input."""
+    """Type letters; return the seconds from each key to its letter in the output."""
     chance, seconds = random.Random(0), []
     for number in range(count):
         place = number % len(_LETTERS)
@@ -132,11 +132,11 @@ def keys_of(terminal: Terminal, count: int, *, scrolled: bool = False) -> list[f
 
 
 def answering_keys(terminal: Terminal, count: int, *, scrolled: bool = False) -> list[float]:
-    """The same while an answer comes. Raises RuntimeError where it did not come to the end: there was no load."""
+    """Do the same during an answer. Raises RuntimeError if the answer ended before the keys did."""
     seconds = keys_of(terminal, count, scrolled=scrolled)
     terminal.press("ctrl+c")
     idle_for(terminal, 3.0)
-    terminal.press("ctrl+c")  # with nothing to stop, and an empty prompt, it hints; before, it must not have
+    terminal.press("ctrl+c")  # shows the hint only if there is nothing to stop and the prompt is empty
     terminal.wait_for("Press Ctrl-C again")
     if bytes(terminal.raw).count(b"Press Ctrl-C") > 1:
         raise RuntimeError("nothing was being answered while keys were measured")
@@ -145,7 +145,7 @@ def answering_keys(terminal: Terminal, count: int, *, scrolled: bool = False) ->
 
 
 def begin(terminal: Terminal, question: str, wanted: bytes) -> None:
-    """Ask, and wait for something of the answer."""
+    """Ask, and wait for some bytes of the answer."""
     at, start = len(terminal.raw), time.monotonic()
     terminal.write(question)
     terminal.press("enter")
@@ -153,23 +153,23 @@ def begin(terminal: Terminal, question: str, wanted: bytes) -> None:
 
 
 def stops_of(terminal: Terminal, key: str, wanted: bytes, count: int) -> tuple[list[float], list[float]]:
-    """Ask and stop; the times to "stopping" and to the end."""
-    told, done = [], []
+    """Ask and stop; return the seconds to "stopping" and to the end."""
+    shown, done = [], []
     for number in range(count):
         begin(terminal, f"once more {number}", wanted)
         idle_for(terminal, 0.5 + 0.037 * number)
         at, start = len(terminal.raw), time.monotonic()
         terminal.press(key)
-        told.append(seconds_until(terminal, b"stopp", start, at))  # a quick end is there before "stopping" is drawn
+        shown.append(seconds_until(terminal, b"stopp", start, at))  # or "stopped", if the end is quick
         done.append(seconds_until(terminal, b"stopped", start, at))
         idle_for(terminal, 0.5)
         terminal.press("ctrl+n")  # a conversation that grows would not fit at some point
         idle_for(terminal, 0.5)
-    return told, done
+    return shown, done
 
 
 def loaded_rows(home: Home, scene: str, name: str, wanted: bytes, arguments: argparse.Namespace) -> Iterator[Row]:
-    """Keys and stops while a session works."""
+    """Measure keys and stops while a session answers."""
     with home.open("tests.tui.child", scene) as terminal:
         seconds_until(terminal, b"Ask about this video", terminal.begun, 0)
         idle_for(terminal, 1.0)
@@ -181,10 +181,10 @@ def loaded_rows(home: Home, scene: str, name: str, wanted: bytes, arguments: arg
         terminal.press("ctrl+n")
         idle_for(terminal, 0.5)
         for key in ("ctrl+c", "escape"):
-            told, done = stops_of(terminal, key, wanted, arguments.stops)
+            shown, done = stops_of(terminal, key, wanted, arguments.stops)
             short = key.replace("escape", "esc")
             note = "a terminal's Esc waits 0.05 s for the rest of a key's code" if key == "escape" else ""
-            yield from rows_of("stop", f"{short} to 'stopping', {name}", told, note)
+            yield from rows_of("stop", f"{short} to 'stopping', {name}", shown, note)
             yield from rows_of("stop", f"{short} to the end, {name}", done)
     with home.open("tests.tui.child", scene) as terminal:
         if scene == "busy":
@@ -192,7 +192,7 @@ def loaded_rows(home: Home, scene: str, name: str, wanted: bytes, arguments: arg
 
 
 def scrolled_rows(terminal: Terminal, arguments: argparse.Namespace) -> Iterator[Row]:
-    """The same beside a long answer that is scrolled."""
+    """Measure keys beside a long answer that is scrolled."""
     seconds_until(terminal, b"Ask about this video", terminal.begun, 0)
     begin(terminal, LONG, LONG_END.encode())
     idle_for(terminal, 5.0)  # until the words are drawn too
@@ -206,26 +206,26 @@ from tests.tui.scripted import CARD
 from vidqa.config import EngineConfig
 from vidqa.planner.tasks import forecast, tasks_for
 from vidqa.models.registry import find_checkpoints
-from vidqa.tui.model_list import typical_video
-from vidqa.tui.plan_overrides import KNOBS, Wish, interactive, knob_choices
+from vidqa.tui.screens.model_chooser import typical_video
+from vidqa.tui.plan_overrides import PLAN_OPTIONS, PlanOverrides, interactive_config, option_choices
 from vidqa.types import Request
-config = interactive(EngineConfig(model=sys.argv[1]), 2)
+config = interactive_config(EngineConfig(model=sys.argv[1]), 2)
 video, checkpoints = typical_video(), find_checkpoints(sys.argv[1], local=False)
-def plan(wish):
+def plan(overrides):
     begun = time.perf_counter()
-    request = wish.request(Request(video.path, "what happens?"), "what happens?")
-    found = forecast(tasks_for(checkpoints, video, request, wish.config(config), CARD))
+    request = overrides.request(Request(video.path, "what happens?"), "what happens?")
+    found = forecast(tasks_for(checkpoints, video, request, overrides.config(config), CARD))
     return found, time.perf_counter() - begun
-first, _ = plan(Wish())
-for name, choices in knob_choices(first.task).items():
+first, _ = plan(PlanOverrides())
+for name, choices in option_choices(first.task).items():
     for choice in choices:
-        print(plan(Wish(**{name: choice}))[1])
+        print(plan(PlanOverrides(**{name: choice}))[1])
 assert "torch" not in sys.modules
 """
 
 
 def plan_rows(home: Home, arguments: argparse.Namespace) -> Iterator[Row]:
-    """The planner alone, at every value of every knob; then from a knob's key to the plan on the screen."""
+    """Measure the planner at every value of every option, then the time from an option's key to the new plan."""
     words = [sys.executable, "-c", PLANNING, "Qwen/Qwen2-VL-7B-Instruct"]
     done = subprocess.run(words, capture_output=True, text=True, check=True, cwd=ROOT, env=home.environment())
     note = "Qwen2-VL-7B, a minute of 720p, 8 GB card; torch is not loaded"
@@ -243,16 +243,16 @@ def plan_rows(home: Home, arguments: argparse.Namespace) -> Iterator[Row]:
                 terminal.read()
             seconds.append(time.monotonic() - start)
             idle_for(terminal, 0.2)
-        yield from rows_of("plan", "a knob's key to the plan on the screen", seconds, f"{MODEL}, a scripted card")
+        yield from rows_of("plan", "an option's key to the plan on the screen", seconds, f"{MODEL}, a scripted card")
 
 
 def planned(terminal: Terminal) -> str:
-    """The plan's first line."""
+    """Return the plan's first line."""
     return next((line for line in terminal.text.split("\n") if "frames of" in line), "")
 
 
 def measure(arguments: argparse.Namespace) -> Iterator[Row]:
-    """Everything, row by row."""
+    """Yield all rows."""
     with tempfile.TemporaryDirectory() as temporary:
         home = Home(Path(temporary))
         yield from start_rows(home, arguments.starts)

@@ -17,8 +17,9 @@ from rich.text import Text
 
 from vidqa.config import EngineConfig
 from vidqa.engine.session import Session
-from vidqa.tui.app import VidqaApp, make_app
+from vidqa.tui.app import VidqaApp
 from vidqa.tui.launch_options import LaunchOptions
+from vidqa.tui.screens.model_chooser import ModelChooser
 from vidqa.types import Request
 
 ROOT = Path(__file__).parents[1]
@@ -30,14 +31,14 @@ COMMANDS = (
     ("ask", "assets/demo.mp4", "what happens?", "--model", "demo", "--start", "9"),
 )
 # Progress bars are drawn over themselves: only what stays on a line is in the picture.
-_REMOTE_FONTS = re.compile(r"@font-face \{.*?\}\s*", re.DOTALL)  # a picture that fetches nothing
+_REMOTE_FONTS = re.compile(r"@font-options \{.*?\}\s*", re.DOTALL)  # a picture that fetches nothing
 QUESTIONS = ("what happens?", "what color is it at the end?")
 _WAIT_SECONDS, _MOST_WAITS, _SETTLE_SECONDS = 0.1, 600, 1.5
 _REDRAWN = re.compile(r"[^\n]*\r\x1b\[2K")
 
 
 def run_in_terminal(arguments: tuple[str, ...]) -> str:
-    """Everything that a terminal would have been sent."""
+    """Return everything that a terminal would have been sent."""
     chunks: list[bytes] = []
 
     def keep(descriptor: int) -> bytes:
@@ -56,44 +57,44 @@ def run_in_terminal(arguments: tuple[str, ...]) -> str:
 
 
 async def until(app: VidqaApp, is_so: Callable[[], object]) -> None:
-    """Wait until something is on the screen."""
+    """Wait until a condition holds."""
     for _ in range(_MOST_WAITS):
         await asyncio.sleep(_WAIT_SECONDS)
         if is_so():
             return
-    raise TimeoutError(f"the session never got there; {app.desk.conversation.last}")
+    raise TimeoutError(f"the session did not get that far: {app.controller.conversation.last}")
 
 
 async def draw_session(size: tuple[int, int]) -> None:
-    """Open, ask, ask for what does not fit; a picture of each."""
-    face = LaunchOptions(
+    """Draw an answer, the chooser of models, and a plan that does not fit."""
+    options = LaunchOptions(
         engine=EngineConfig(model="demo", remember=False),
         request=Request(video="", question=""),
         model="demo",
         video=str(ROOT / "assets" / "demo-two.mp4"),
     )
-    app = make_app(Session, face)
-    desk = app.desk
+    app = VidqaApp(Session, options)
+    controller = app.controller
     async with app.run_test(size=size) as pilot:
-        await until(app, lambda: desk.forecast and not desk.bridge.busy)
+        await until(app, lambda: controller.forecast and not controller.session_worker.busy)
         for question in QUESTIONS:
             await pilot.press(*question, "enter")
-            await until(app, lambda: not desk.answering and not desk.bridge.busy)
+            await until(app, lambda: not controller.answering and not controller.session_worker.busy)
         await asyncio.sleep(_SETTLE_SECONDS)
         save(app.export_screenshot(title="vidqa"), README_PICTURE)
         await pilot.press("f2")
-        await until(app, lambda: type(app.screen).__name__ == "ModelsScreen")
+        await until(app, lambda: isinstance(app.screen, ModelChooser))
         save(app.export_screenshot(title="vidqa"), "session-models.svg")
         await pilot.press("escape")
-        desk.change(vram_bytes=21 * 2**28, weights="bf16", frames=160)  # 5.25 GiB
+        controller.override(vram_bytes=21 * 2**28, weights="bf16", frames=160)  # 5.25 GiB
         app.main.use_model("Qwen/Qwen2-VL-2B-Instruct")
-        await until(app, lambda: desk.forecast and desk.forecast.refusal)
+        await until(app, lambda: controller.forecast and controller.forecast.refusal)
         await asyncio.sleep(_SETTLE_SECONDS)
         save(app.export_screenshot(title="vidqa"), "session-plan.svg")
 
 
 def save(svg: str, name: str) -> None:
-    """Write a picture that fetches nothing."""
+    """Write a picture without remote fonts."""
     target = ROOT / ("assets" if name == README_PICTURE else "docs/img") / name
     target.write_text(_REMOTE_FONTS.sub("", svg), encoding="utf-8")
     print(f"{target.name}: {target.stat().st_size} bytes")

@@ -26,7 +26,7 @@ def open_session(arguments: argparse.Namespace) -> int:
     settings = load_settings(flags=given_flags(arguments), key_ids=ACTION_IDS)
     video, arguments.video = arguments.video, arguments.video or ""
     model = settings.model or default_model()
-    face = LaunchOptions(
+    options = LaunchOptions(
         engine=make_config(arguments, settings, model or "demo"),
         request=make_request(arguments, settings, ""),
         model=model,
@@ -39,7 +39,7 @@ def open_session(arguments: argparse.Namespace) -> int:
         keep_history=settings.tui.history,
         keys=settings.keys,
     )
-    return open_app(face)
+    return open_app(options)
 
 
 if __name__ == "__main__":

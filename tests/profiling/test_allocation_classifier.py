@@ -10,11 +10,12 @@ from transformers.models.qwen2_vl import modeling_qwen2_vl
 
 from tests.planner.plan_builders import SPEC_2B
 from vidqa.profiling.allocation_classifier import (
-    CODE,
+    KINDS,
     LAYERS,
     CallSite,
     Shape,
     classify,
+    code_of,
     cumulative_score_bytes,
     model_shapes,
     peak_score_bytes,
@@ -92,7 +93,7 @@ def resolve(code: str) -> object:
     return found
 
 
-@pytest.mark.parametrize("code", [code for codes in CODE.values() for code in codes])
+@pytest.mark.parametrize("code", [code for kind in KINDS for code in code_of(kind)])
 def test_the_code_that_kinds_are_known_by_exists(code: str) -> None:
     found = resolve(code)
     assert inspect.isroutine(found) if ":" in code else isinstance(found, ModuleType)

@@ -1,6 +1,6 @@
 """The app with a scripted session, in a process of its own: `python -m tests.tui.child SCENE [VIDEO]`.
 
-It takes the way of the real command from the terminal to the exit code; only the session is scripted.
+Everything but the session is that of the real command.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from vidqa.tui.session_worker import SessionEngine, SessionFactory
 from vidqa.types import Plan, Request, VideoInfo
 
 MODEL = "Qwen/Qwen2-VL-2B-Instruct"
-MEASURED = ("busy", "demo")  # for scripts/bench_tui.py, with all that moves by itself
+MEASURED = ("busy", "demo")  # by scripts/bench_tui.py, with the memory readings of the real app
 NOISES = ("from C to 1", "from C to 2", "from print", "from stderr", "from a process", "from its stderr")
 
 
@@ -32,41 +32,36 @@ def make_noise() -> None:
     """Write to both descriptors by every way that a library has."""
     libc = ctypes.CDLL(None)
     for number in (1, 2):
-        told = f"\x1b[2J\x1b[1;1Hfrom C to {number}\n".encode()
-        libc.write(number, told, len(told))
+        text = f"\x1b[2J\x1b[1;1Hfrom C to {number}\n".encode()
+        libc.write(number, text, len(text))
     print("from print")  # noqa: T201
     print("from stderr", file=sys.stderr)  # noqa: T201
     subprocess.run(["sh", "-c", "echo from a process; echo from its stderr >&2"], check=True)
 
 
-def when(name: str, deed: Callable[[], object]) -> None:
-    """Do something, in a thread, when a test makes a file of that name; the file goes when it is done."""
-    asked = state_folder() / name
+def when_requested(name: str, action: Callable[[], object]) -> None:
+    """Run `action`, in a thread, when a test creates a file of that name; delete the file when it is done."""
+    request = state_folder() / name
 
     def wait() -> None:
-        while not asked.exists():
+        while not request.exists():
             time.sleep(0.005)
-        deed()
-        asked.unlink()
+        action()
+        request.unlink()
 
     threading.Thread(target=wait, daemon=True).start()
 
 
-def slow(request: Request, plan: Plan, video: VideoInfo) -> Iterable[Step]:
-    """Goes on until it is stopped."""
-    return says("It moves", before_end=[Gate()])(request, plan, video)
-
-
 def hostile(request: Request, plan: Plan, video: VideoInfo) -> Iterable[Step]:
-    """Says what the file `answer.json` holds, piece by piece; a note and an error from there too."""
-    told = json.loads((state_folder() / "answer.json").read_text(encoding="utf-8"))
-    if told.get("error"):
-        return [VidqaError(told["error"], told["error"])]
-    return says(*told["pieces"], after_start=[Noted(told["note"])])(request, plan, video)
+    """Answers with the pieces, the note or the error in the file `answer.json`."""
+    answer = json.loads((state_folder() / "answer.json").read_text(encoding="utf-8"))
+    if answer.get("error"):
+        return [VidqaError(answer["error"], answer["error"])]
+    return says(*answer["pieces"], after_start=[Noted(answer["note"])])(request, plan, video)
 
 
 def broken(request: Request, plan: Plan, video: VideoInfo) -> Sequence[Step]:
-    """An event that the screen cannot draw: a mistake in the app itself."""
+    """An event that makes the app itself fail."""
     return [Planned(video, None)]  # type: ignore[arg-type]
 
 
@@ -76,7 +71,7 @@ LONG_END = "that-was-all"
 
 
 def busy(request: Request, plan: Plan, video: VideoInfo) -> Iterator[Step]:
-    """2,000 events a second until it is stopped, a quarter of them text; asked for `LONG`, so many words before."""
+    """2,000 events a second until it is stopped, a quarter of them text; if `LONG` is asked, 20,000 words before."""
     yield Planned(video, plan)
     yield StageStarted("decode", 10**6)
     if request.question == LONG:
@@ -98,14 +93,14 @@ def busy(request: Request, plan: Plan, video: VideoInfo) -> Iterator[Step]:
 
 
 def _word(number: int) -> str:
-    """Paragraphs and lists of Markdown, a word after the other."""
+    """The next word of Markdown with paragraphs and lists."""
     if number % 60 == 59:
         return "\n\n- " if number % 240 > 120 else "\n\n"
     return ("**bold** ", "`code` ")[number // 20 % 2] if number % 20 == 0 else "token "
 
 
 class Looping:
-    """The real session, in which a question is asked over and over until it is stopped."""
+    """The real session, but a question is answered over and over until it is stopped."""
 
     def __init__(self, session: SessionEngine) -> None:
         self._session = session
@@ -130,7 +125,7 @@ class Looping:
 
 SCENES: dict[str, Script] = {
     "plain": says("It moves ", "right at 0:01."),
-    "slow": slow,
+    "slow": says("It moves", before_end=[Gate()]),  # until it is stopped
     "hostile": hostile,
     "broken": broken,
     "busy": busy,
@@ -138,7 +133,7 @@ SCENES: dict[str, Script] = {
 
 
 def make_factory(scene: str) -> SessionFactory:
-    """What makes the scene's sessions: scripted ones, or (`demo`) the real one in a loop."""
+    """Return the factory of the scene's sessions: scripted ones, or (`demo`) the real one in a loop."""
     if scene == "demo":
         return lambda config: Looping(make_session(config))
     return lambda config: ScriptedSession(config, SCENES[scene])
@@ -148,7 +143,7 @@ def open_scene(arguments: argparse.Namespace) -> int:
     """Open the app that was named."""
     scene, _, video = arguments.video.partition("@")
     model = "demo" if scene == "demo" else MODEL
-    face = LaunchOptions(
+    options = LaunchOptions(
         engine=EngineConfig(model=model, remember=False),
         request=Request(video="", question=""),
         model=model,
@@ -157,8 +152,8 @@ def open_scene(arguments: argparse.Namespace) -> int:
         images="none",
         tick_seconds=1.0 if scene in MEASURED else None,
     )
-    when("make-noise", make_noise)
-    return open_app(face, make_factory(scene))
+    when_requested("make-noise", make_noise)
+    return open_app(options, make_factory(scene))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Terminals for tests: the environment of a user who has nothing yet."""
+"""Terminals for tests, in the environment of a new user."""
 
 import os
 import sys
@@ -14,15 +14,12 @@ Opener = Callable[..., Terminal]
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """Where the user's files lie; `state` is in it."""
+    """The folder of the user's files."""
     return tmp_path / "home"
 
 
 def clean_environment(home: Path) -> dict[str, str]:
-    """Nothing of whoever runs the tests: no models, no state, no settings.
-
-    What would open a page makes the file `opened` instead.
-    """
+    """No models, state or settings of the real user; opening a page creates the file `opened` instead."""
     tools = home / "bin"
     tools.mkdir(parents=True, exist_ok=True)
     for name in ("xdg-open", "www-browser", "open"):
@@ -40,13 +37,12 @@ def clean_environment(home: Path) -> dict[str, str]:
 
 @pytest.fixture
 def opened(home: Path) -> Iterator[Opener]:
-    """Opens a scene of tests/tui/child.py, or (as `command`) anything else; ends all of them afterwards."""
+    """Opens a scene of tests/tui/child.py or another `command` in a terminal; closes all terminals afterwards."""
     terminals: list[Terminal] = []
 
     def open_terminal(scene: str = "plain", *, command: list[str] | None = None, **options: object) -> Terminal:
-        environment = clean_environment(home) | {"VIDQA_STATE": str(home / "state")}
         words = command or [sys.executable, "-m", "tests.tui.child", scene]
-        terminals.append(Terminal(words, environment=environment, **options))  # type: ignore[arg-type]
+        terminals.append(Terminal(words, environment=clean_environment(home), **options))  # type: ignore[arg-type]
         return terminals[-1]
 
     yield open_terminal

@@ -1,6 +1,6 @@
-"""A session that plays a script, and the app around it: what is drawn depends on nothing but the script.
+"""A session that plays a script, and the app around it, so that the screen depends on the script alone.
 
-Plans are the real planner's, for a card that never changes.
+Plans are the real planner's, for a fixed GPU.
 """
 
 import asyncio
@@ -12,16 +12,20 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterat
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 from textual.app import App
 from textual.pilot import Pilot
+from textual.screen import Screen
+from textual.widget import Widget
 
 from vidqa.config import EngineConfig
 from vidqa.errors import Interrupted
 from vidqa.events import Answered, Event, MemorySampled, Planned, StageProgress, StageStarted, TextDelta
 from vidqa.models.registry import find_checkpoints
 from vidqa.planner.tasks import Forecast, forecast, tasks_for
-from vidqa.tui.app import VidqaApp, make_app
+from vidqa.tui.app import VidqaApp
+from vidqa.tui.controller import Controller
 from vidqa.tui.launch_options import LaunchOptions
 from vidqa.tui.screens.main_screen import MainScreen
 from vidqa.tui.widgets.question_input import QuestionInput
@@ -29,6 +33,8 @@ from vidqa.tui.worker_messages import VideoOpened
 from vidqa.types import Answer, Device, MemoryUse, Plan, Request, Timing, VideoInfo
 from vidqa.video.reader import open_video
 
+W = TypeVar("W", bound=Widget)
+S = TypeVar("S", bound=Screen[Any])
 ROOT = Path(__file__).parents[2]
 DEMO = str(ROOT / "assets" / "demo.mp4")
 _GIB = 2**30
@@ -53,13 +59,13 @@ Script = Callable[[Request, Plan, VideoInfo], Iterable[Step]]
 
 
 class ScriptedSession:
-    """Plays `script` for every question; keeps what it was asked."""
+    """Plays `script` for every question; `asked` has its requests."""
 
     def __init__(self, config: EngineConfig, script: Script, loads: Script | None = None) -> None:
         self.config, self._script, self._loads = config, script, loads
         self.asked: list[Request] = []
         self.closed = False
-        self.hold: Gate | None = None  # a cancel is obeyed only when this is opened
+        self.hold: Gate | None = None  # delays the end after a cancel until it is opened
         self._cancelled = threading.Event()
         self._video: VideoInfo | None = None
 
@@ -122,7 +128,7 @@ def answer_to(request: Request, plan: Plan, video: VideoInfo, text: str, reason:
 
 
 def says(*pieces: str, before_end: Sequence[Step] = (), after_start: Sequence[Step] = ()) -> Script:
-    """A script that goes through all stages and says these pieces."""
+    """A script that goes through all stages and answers with these pieces."""
 
     def script(request: Request, plan: Plan, video: VideoInfo) -> Sequence[Step]:
         frames, tokens = plan.run_config.frames, plan.prompt_tokens
@@ -144,9 +150,20 @@ def says(*pieces: str, before_end: Sequence[Step] = (), after_start: Sequence[St
     return script
 
 
+def plays(*steps: Step) -> Script:
+    """A script of the plan and these steps."""
+    return lambda request, plan, video: [Planned(video, plan), *steps]
+
+
+def in_turn(*scripts: Script) -> Script:
+    """Another script for each question; the last one for all that follow."""
+    left = list(scripts)
+    return lambda *values: (left.pop(0) if len(left) > 1 else left[0])(*values)
+
+
 @dataclass
-class Stage:
-    """An app with its scripted sessions; `sessions` grows when one is made anew."""
+class AppHarness:
+    """An app with its scripted sessions; `sessions` grows when one is created again."""
 
     script: Script
     loads: Script | None = None
@@ -158,7 +175,7 @@ class Stage:
 
     def app(self, **changes: object) -> VidqaApp:
         """The app; without a tick nothing is drawn that the script did not cause."""
-        face = LaunchOptions(
+        options = LaunchOptions(
             engine=EngineConfig(model="Qwen/Qwen2-VL-2B-Instruct", remember=False),
             request=Request(video="", question=""),
             model="Qwen/Qwen2-VL-2B-Instruct",
@@ -166,7 +183,7 @@ class Stage:
             images="none",
             tick_seconds=None,
         )
-        app = make_app(self.make, replace(face, **changes))  # type: ignore[arg-type]
+        app = VidqaApp(self.make, replace(options, **changes))  # type: ignore[arg-type]
         app.animation_level = "none"
         return app
 
@@ -175,6 +192,11 @@ class Stage:
         """The session that answers now."""
         return self.sessions[-1]
 
+    @property
+    def asked(self) -> list[str]:
+        """The questions that the session got."""
+        return [request.question for request in self.session.asked]
+
     @asynccontextmanager
     async def running(self, size: tuple[int, int] = (120, 30), **changes: object) -> AsyncIterator[Pilot[int]]:
         """The app with the demo's clip open and planned. The clip is probed once for all tests."""
@@ -182,11 +204,11 @@ class Stage:
         try:
             async with app.run_test(size=size, notifications=True) as pilot:
                 if "video" not in changes:
-                    app.main.post_message(VideoOpened(DEMO, demo_video()))
-                    await until(pilot, lambda: app.desk.forecast is not None and not app.desk.bridge.busy, "a plan")
+                    app.main.post_message(VideoOpened(demo_video()))
+                    await planned(pilot)
                 yield pilot
         finally:
-            app.desk.leave()
+            app.controller.close()
 
 
 @functools.cache
@@ -202,14 +224,38 @@ def main(pilot: Pilot[int]) -> MainScreen:
     return pilot.app.main
 
 
+def controller(pilot: Pilot[int]) -> Controller:
+    return main(pilot).controller
+
+
+def part(pilot: Pilot[int], kind: type[W]) -> W:
+    """The widget of this class on the main screen."""
+    return main(pilot).query_one(kind)
+
+
+def prompt(pilot: Pilot[int]) -> QuestionInput:
+    return part(pilot, QuestionInput)
+
+
+def is_open(pilot: Pilot[int], kind: type[Screen[Any]]) -> bool:
+    """Whether a screen of this class is on top."""
+    return isinstance(pilot.app.screen, kind)
+
+
+def state(pilot: Pilot[int]) -> str:
+    """The state of the last question."""
+    last = controller(pilot).conversation.last
+    return last.state if last else "nothing"
+
+
 def pilot_test(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
     """A test that awaits: run to its end in a loop of its own."""
 
     @functools.wraps(test)
     def run(*values: object, **named: object) -> None:
         try:
-            asyncio.run(asyncio.wait_for(test(*values, **named), 60))  # type: ignore[arg-type]
-        finally:  # what Textual keeps for later apps is never looked through again: half of the time of many tests
+            asyncio.run(asyncio.wait_for(test(*values, **named), 60))
+        finally:  # what Textual keeps for later apps is excluded from collections: half of the time of many tests
             gc.collect()
             gc.freeze()
 
@@ -217,14 +263,11 @@ def pilot_test(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
 
 
 async def ask(pilot: Pilot[int], question: str = "what is there?") -> None:
-    """Write a question and press Enter; returns when it is on its way."""
-    desk = main(pilot).desk
-    count = len(desk.conversation.exchanges)
-    prompt = main(pilot).query_one(QuestionInput)
-    prompt.focus()
-    prompt.text = question
-    await pilot.press("enter")
-    await until(pilot, lambda: len(desk.conversation.exchanges) > count, "the question is asked")
+    """Write a question and press Enter; returns when the conversation has it."""
+    count = len(controller(pilot).conversation.exchanges)
+    prompt(pilot).focus()
+    prompt(pilot).text = question
+    await press(pilot, "enter", lambda: len(controller(pilot).conversation.exchanges) > count)
 
 
 async def asked(pilot: Pilot[int], question: str = "what is there?") -> None:
@@ -233,11 +276,34 @@ async def asked(pilot: Pilot[int], question: str = "what is there?") -> None:
     await settled(pilot)
 
 
+async def streaming(pilot: Pilot[int], text: str) -> None:
+    """Ask, and wait until some text is drawn."""
+    await ask(pilot)
+    await until(pilot, lambda: text in shown(pilot), "the text is drawn")
+
+
 async def settled(pilot: Pilot[int]) -> None:
     """Nothing is being answered any more, and all of it is drawn."""
-    screen = main(pilot)
-    await until(pilot, lambda: not screen.desk.answering and not screen.desk.bridge.busy, "the end of the answer")
+    await until(pilot, lambda: not controller(pilot).answering and not controller(pilot).session_worker.busy)
     await until(pilot, lambda: "waiting" not in screen_text(pilot.app), "the answer is drawn")
+
+
+async def planned(pilot: Pilot[int]) -> None:
+    """There is a forecast, and the model is loaded for it."""
+    await until(pilot, lambda: controller(pilot).forecast and not controller(pilot).session_worker.busy, "a plan")
+
+
+async def press(pilot: Pilot[int], keys: str, condition: Callable[[], object], what: str = "") -> None:
+    """Press keys (separated by blanks) and wait until something is so."""
+    await pilot.press(*keys.split())
+    await until(pilot, condition, what or f"the effect of {keys}")
+
+
+async def opened(pilot: Pilot[int], keys: str, kind: type[S]) -> S:
+    """Press keys and wait for the screen that they open."""
+    await press(pilot, keys, lambda: is_open(pilot, kind), kind.__name__)
+    assert isinstance(pilot.app.screen, kind)
+    return pilot.app.screen
 
 
 async def until(pilot: Pilot[int], condition: Callable[[], object], what: str = "") -> None:

@@ -1,4 +1,4 @@
-"""The screen as a small SVG: Textual's own picture without what every one repeats. Knows SVG, no app."""
+"""Textual's SVG screenshots, made smaller for the repository."""
 
 import re
 
@@ -7,8 +7,8 @@ _SAME = 0.11  # coordinates are printed with one digit
 
 
 def slim(svg: str) -> str:
-    """The same picture without fonts from elsewhere, without clipping, blanks and rectangles cell by cell."""
-    svg = re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.S)
+    """Return the same picture without remote fonts, clipping and blanks, and with neighbouring rectangles merged."""
+    svg = re.sub(r"@font-options \{.*?\}\s*", "", svg, flags=re.S)
     svg = re.sub(r'<clipPath id="[\w-]+-line-\d+">.*?</clipPath>\s*', "", svg, flags=re.S)
     svg = re.sub(r' clip-path="url\(#[\w-]+-line-\d+\)"', "", svg)
     svg = re.sub(r"<text [^>]*>(&#160;|\s)*</text>", "", svg)
@@ -18,14 +18,14 @@ def slim(svg: str) -> str:
 
 
 def words(svg: str) -> list[str]:
-    """The texts of a picture, for people who compare two."""
+    """Return the texts of a picture."""
     return [text.replace("&#160;", " ").strip() for text in re.findall(r"<text [^>]*>([^<]*)</text>", svg)]
 
 
-def _merged(run: re.Match[str]) -> str:
-    """Neighbours of one colour as one rectangle."""
+def _merged(match: re.Match[str]) -> str:
+    """Return neighbours of one colour as one rectangle."""
     rects: list[tuple[str, float, str, float, str]] = []
-    for fill, x, y, width, height in _RECT.findall(run.group()):
+    for fill, x, y, width, height in _RECT.findall(match.group()):
         before = rects[-1] if rects else None
         if before and (before[0], before[2]) == (fill, y) and abs(before[1] + before[3] - float(x)) < _SAME:
             rects[-1] = (fill, before[1], y, before[3] + float(width), height)

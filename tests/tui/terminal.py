@@ -1,7 +1,4 @@
-"""A real terminal for a process: a pty, and what pyte makes of the bytes that come.
-
-Knows bytes, keys and modes; knows nothing of the app.
-"""
+"""A real terminal for a process: a pty whose output pyte draws."""
 
 import fcntl
 import os
@@ -23,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 ALTERNATE_SCREEN, CURSOR, MOUSE, PASTE, FOCUS = 1049, 25, 1000, 2004, 1004
 _OFF_AT_REST = (ALTERNATE_SCREEN, MOUSE, 1003, 1006, 1015, PASTE, FOCUS)
 _MODES = re.compile(rb"\x1b\[\?([\d;]+)([hl])")
-# What pyte would draw as text: questions to the terminal, and keyboard protocols.
+# Queries and keyboard protocols, which pyte would draw as text.
 _NOT_DRAWN = re.compile(rb"\x1b\[(?:[<>=][\d;]*[a-zA-Z]|\?[\d;]*\$p)")
 _CUT = re.compile(rb"\x1b(?:\[[\d;?<>=$]*)?\Z")
 _FUNCTION = (*(f"\x1bO{letter}" for letter in "PQRS"), *(f"\x1b[{n}~" for n in (15, 17, 18, 19, 20, 21)))
@@ -36,7 +33,7 @@ KEYS = {
 
 
 class Terminal:
-    """Runs `command` on a terminal of its own, which it controls; ends it with `close`."""
+    """Runs `command` with the pty as its controlling terminal; `close` kills it."""
 
     def __init__(
         self,
@@ -66,18 +63,18 @@ class Terminal:
         self.close()
 
     def take(self, seconds: float) -> bytes:
-        """Take what comes within this time; it is drawn when somebody reads."""
+        """Receive what comes within this time, without drawing it."""
         if not self._master or not select.select([self._master], [], [], seconds)[0]:
             return b""
-        came = os.read(self._master, 2**16)
-        self.raw += came
-        return came
+        data = os.read(self._master, 2**16)
+        self.raw += data
+        return data
 
     def read(self, seconds: float = 0.02) -> bytes:
-        """Take what comes within this time, and draw it."""
-        came = self.take(seconds)
+        """Receive and draw what comes within this time."""
+        data = self.take(seconds)
         self._draw()
-        return came
+        return data
 
     def _draw(self) -> None:
         data = bytes(self.raw[self._drawn :])
@@ -88,11 +85,11 @@ class Terminal:
 
     @property
     def text(self) -> str:
-        """What is on the screen."""
+        """The text on the screen."""
         return "\n".join(line.rstrip() for line in self.screen.display)
 
     def rest(self) -> None:
-        """Read until nothing more comes: all that was going to be drawn is drawn."""
+        """Read until nothing more comes."""
         while self.read(0.3):
             pass
 
@@ -114,12 +111,28 @@ class Terminal:
         for key in keys:
             self.write(chr(ord(key[-1]) & 0x1F) if key.startswith("ctrl+") else KEYS.get(key, key))
 
+    def press_until(self, key: str, wanted: str | Callable[[], object]) -> None:
+        """Press a key and wait for its effect."""
+        self.press(key)
+        self.wait_for(wanted)
+
+    def ask(self, question: str) -> None:
+        """Type a question and Enter in one go, as a paste or a fast typist does."""
+        self.write(question)
+        self.press("enter")
+
+    def quit(self) -> None:
+        """Quit by the key in the footer; assert that it ends well."""
+        self.press("ctrl+q")
+        assert self.wait_exit() == 0
+        self.assert_restored()
+
     def paste(self, text: str) -> None:
-        """Paste, as a terminal does that was asked to bracket it."""
+        """Paste in brackets."""
         self.write(f"\x1b[200~{text}\x1b[201~")
 
     def resize(self, columns: int, rows: int) -> None:
-        """Another size, which the kernel tells the process."""
+        """Change the size; the kernel signals the process."""
         self.screen.resize(rows, columns)
         self._set_size(columns, rows)
 
@@ -127,16 +140,16 @@ class Terminal:
         fcntl.ioctl(self._slave, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
     def send(self, number: signal.Signals) -> None:
-        """A signal to the process."""
+        """Send a signal to the process."""
         self.process.send_signal(number)
 
     def hang_up(self) -> None:
-        """Close the window: the kernel tells the process."""
+        """Close the window; the kernel signals the process."""
         os.close(self._master)
         self._master = 0
 
     def wait_exit(self, seconds: float = 20.0) -> int:
-        """Read until the process ends; its exit code."""
+        """Read until the process ends; return its exit code."""
         end = time.monotonic() + seconds
         while self.process.poll() is None:
             self.read()
@@ -147,7 +160,7 @@ class Terminal:
         return self.process.returncode
 
     def is_on(self, mode: int) -> bool:
-        """Whether a private mode was last set; a terminal's cursor is shown at first."""
+        """Return whether a private mode is set; a cursor is shown at first."""
         on = mode == CURSOR
         for match in _MODES.finditer(self.raw):
             if str(mode).encode() in match[1].split(b";"):
@@ -155,7 +168,7 @@ class Terminal:
         return on
 
     def assert_restored(self) -> None:
-        """Nothing of the app is left: modes, echo, line discipline."""
+        """Assert that modes, echo and line discipline are as before the app."""
         assert [mode for mode in _OFF_AT_REST if self.is_on(mode)] == []
         assert self.is_on(CURSOR)
         now = termios.tcgetattr(self._slave)
@@ -163,7 +176,7 @@ class Terminal:
         assert now == self._at_start
 
     def after_the_app(self) -> str:
-        """What was written since the alternate screen was left."""
+        """Return what was written since the alternate screen was left."""
         return bytes(self.raw).rpartition(b"\x1b[?1049l")[2].decode()
 
     def close(self) -> None:

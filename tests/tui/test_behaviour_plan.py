@@ -1,4 +1,4 @@
-"""Videos and plans: opening, ranges, knobs that trade, what does not fit, and models to choose from."""
+"""Videos, plans and models: opening, ranges, options that trade, what does not fit, and models to choose from."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -11,43 +11,49 @@ from textual.widgets import Input, OptionList, Static
 from tests.tui.scripted import (
     DEMO,
     ROOT,
+    AppHarness,
     Gate,
-    Stage,
-    ask,
     asked,
+    controller,
     demo_video,
+    is_open,
     main,
+    opened,
+    part,
     pilot_test,
+    planned,
+    press,
+    prompt,
     says,
     settled,
     shown,
+    streaming,
     until,
 )
 from vidqa.errors import VideoError
-from vidqa.tui.controller import Controller
 from vidqa.tui.screens.model_chooser import ModelChooser
 from vidqa.tui.screens.open_video import OpenVideoScreen
 from vidqa.tui.widgets.budget_bar import BudgetBar
 from vidqa.tui.widgets.plan_option import PlanOption
 from vidqa.tui.widgets.plan_panel import PlanPanel
-from vidqa.tui.widgets.question_input import QuestionInput, dropped_path
+from vidqa.tui.widgets.question_input import dropped_path
 from vidqa.tui.widgets.timeline import Timeline
 from vidqa.tui.worker_messages import PlanForecast, VideoFailed, VideoOpened
-from vidqa.types import Plan
+from vidqa.types import Plan, VideoInfo
 
 
-def desk(pilot: Pilot[int]) -> Controller:
-    return main(pilot).desk
+async def plan_with(pilot: Pilot[int], **values: object) -> Plan:
+    """Override, and return the new plan."""
+    before = controller(pilot).forecast
+    controller(pilot).override(**values)
+    await until(pilot, lambda: controller(pilot).forecast is not before, "a plan")
+    return current_plan(pilot)
 
 
-async def planned(pilot: Pilot[int], **wishes: object) -> Plan:
-    """Wish, and wait for the plan."""
-    before = desk(pilot).forecast
-    desk(pilot).change(**wishes)
-    await until(pilot, lambda: desk(pilot).forecast is not before, "a plan")
-    found = desk(pilot).forecast
-    assert found is not None and found.plan is not None
-    return found.plan
+def current_plan(pilot: Pilot[int]) -> Plan:
+    forecast = controller(pilot).forecast
+    assert forecast is not None and forecast.plan is not None
+    return forecast.plan
 
 
 # Videos
@@ -59,16 +65,12 @@ def copy_of_demo(folder: Path, name: str) -> str:
     return str(path)
 
 
-def ways(path: str) -> list[str]:
-    """How terminals hand over a dropped file."""
-    escaped = path.replace(" ", "\\ ").replace("'", "\\'")
-    address = "file://" + path.replace(" ", "%20").replace("'", "%27")
-    return [path, path + "\n", f'"{path}"', escaped, address]
-
-
 def test_paths_are_read_however_they_are_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = copy_of_demo(tmp_path, "it's a clip.mp4")
-    assert [dropped_path(text) for text in ways(path)] == [path] * 5
+    escaped = path.replace(" ", "\\ ").replace("'", "\\'")
+    address = "file://" + path.replace(" ", "%20").replace("'", "%27")
+    for text in (path, path + "\n", f'"{path}"', escaped, address):
+        assert dropped_path(text) == path
     monkeypatch.setenv("HOME", str(tmp_path))
     assert dropped_path("'~/it'\"'\"'s a clip.mp4'") == "~/it's a clip.mp4"
     for text in ("", "what happens?", str(tmp_path), f"{path} {path}", f"look at {path}", f"{path}\n{path}", "no.mp4"):
@@ -78,179 +80,149 @@ def test_paths_are_read_however_they_are_dropped(tmp_path: Path, monkeypatch: py
 @pilot_test
 async def test_a_pasted_path_opens_the_video_and_other_text_is_a_question(tmp_path: Path) -> None:
     path = copy_of_demo(tmp_path, "my clip [red].mp4")
-    async with Stage(says("x")).running(video=None) as pilot:
-        prompt = main(pilot).query_one(QuestionInput)
+    async with AppHarness(says("x")).running(video=None) as pilot:
         pilot.app.post_message(events.Paste(f"'{path}'"))
-        await until(pilot, lambda: desk(pilot).forecast is not None, "a plan")
-        assert desk(pilot).video is not None and desk(pilot).video.path == path and prompt.text == ""
+        await planned(pilot)
+        assert controller(pilot).video.path == path and prompt(pilot).text == ""  # type: ignore[union-attr]
         assert "my clip [red].mp4" in shown(pilot), "markup is text"
         pilot.app.post_message(events.Paste("what happens?"))
-        await until(pilot, lambda: prompt.text == "what happens?", "the text")
+        await until(pilot, lambda: prompt(pilot).text == "what happens?", "the text")
 
 
 @pilot_test
-async def test_a_path_typed_into_the_dialog_and_one_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_path_typed_into_the_dialog_and_a_missing_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    async with Stage(says("x")).running(video=None) as pilot:
-        await pilot.press("ctrl+o")
-        await until(pilot, lambda: pilot.app.screen.query("#path"), "the dialog")
-        path = pilot.app.screen.query_one("#path", Input)
+    async with AppHarness(says("x")).running(video=None) as pilot:
+        dialog = await opened(pilot, "ctrl+o", OpenVideoScreen)
+        path = dialog.query_one("#path", Input)
         path.value = "assets/no-such.mp4"
-        await pilot.press("enter")
-        await until(pilot, lambda: "✗ there is no file assets/no-such.mp4" in shown(pilot), "told")
-        await pilot.press("ctrl+u")
-        assert path.value == ""
+        await press(pilot, "enter", lambda: "✗ there is no file assets/no-such.mp4" in shown(pilot))
         path.value = "assets/demo.m"
         await pilot.press("tab")
         assert path.value == "assets/demo.mp4", "completed"
         await pilot.press("enter")
-        await until(pilot, lambda: desk(pilot).forecast is not None, "a plan")
+        await planned(pilot)
         assert "demo.mp4" in shown(pilot)
 
 
 @pilot_test
-async def test_the_demos_clip_is_offered_where_nothing_was_opened_yet() -> None:
-    async with Stage(says("x")).running(video=None) as pilot:
-        await pilot.press("ctrl+o")
-        await until(
-            pilot, lambda: isinstance(pilot.app.screen, OpenVideoScreen) and "demo.mp4" in shown(pilot), "the list"
-        )
-        pilot.app.screen.query_one("#recent", OptionList).focus()
+async def test_the_demos_clip_is_offered_if_nothing_was_opened_yet() -> None:
+    async with AppHarness(says("x")).running(video=None) as pilot:
+        dialog = await opened(pilot, "ctrl+o", OpenVideoScreen)
+        await until(pilot, lambda: "demo.mp4" in shown(pilot), "the list")
+        dialog.query_one("#recent", OptionList).focus()
         await pilot.press("down", "enter")
-        await until(pilot, lambda: desk(pilot).forecast is not None, "a plan")
+        await planned(pilot)
 
 
 @pilot_test
-async def test_a_question_without_a_video_asks_for_one_and_stays() -> None:
-    async with Stage(says("x")).running(video=None) as pilot:
-        prompt = main(pilot).query_one(QuestionInput)
-        prompt.text = "what happens?"
-        await pilot.press("enter")
-        await until(pilot, lambda: isinstance(pilot.app.screen, OpenVideoScreen), "the dialog")
-        assert prompt.text == "what happens?"
+async def test_a_question_without_a_video_opens_the_dialog_and_stays() -> None:
+    async with AppHarness(says("x")).running(video=None) as pilot:
+        prompt(pilot).text = "what happens?"
+        await opened(pilot, "enter", OpenVideoScreen)
+        assert prompt(pilot).text == "what happens?"
 
 
 @pilot_test
 async def test_a_video_that_cannot_be_opened_leaves_the_open_one() -> None:
-    async with Stage(says("x")).running() as pilot:
-        main(pilot).post_message(VideoFailed("/x.mp4", VideoError("It is [b]no[/b] video.", "Take another.")))
-        await until(pilot, lambda: "It is [b]no[/b] video. Take another." in shown(pilot), "told")
-        assert desk(pilot).video is demo_video()
+    async with AppHarness(says("x")).running() as pilot:
+        main(pilot).post_message(VideoFailed(VideoError("It is [b]no[/b] video.", "Take another.")))
+        await until(pilot, lambda: "It is [b]no[/b] video. Take another." in shown(pilot), "the error")
+        assert controller(pilot).video is demo_video()
 
 
 @pilot_test
 async def test_another_video_stops_the_answer_and_begins_a_new_conversation() -> None:
-    stage = Stage(says("A red square", before_end=(Gate(),)))
-    async with stage.running() as pilot:
-        await ask(pilot)
-        await until(pilot, lambda: "A red square" in shown(pilot), "the text")
+    async with AppHarness(says("A red square", before_end=(Gate(),))).running() as pilot:
+        await streaming(pilot, "A red square")
         main(pilot).open_path(str(ROOT / "assets" / "demo-two.mp4"))
-        await until(pilot, lambda: desk(pilot).video is not demo_video(), "the other video")
-        await until(pilot, lambda: desk(pilot).forecast is not None and not desk(pilot).bridge.busy, "its plan")
-        assert "A red square" not in shown(pilot) and desk(pilot).conversation.exchanges == []
+        await until(pilot, lambda: controller(pilot).video is not demo_video(), "the other video")
+        await planned(pilot)
+        assert "A red square" not in shown(pilot) and controller(pilot).conversation.exchanges == []
 
 
 # Plans
 
 
+def ten_minutes() -> VideoInfo:
+    """A video of 10 minutes of 720p, with 25 frames per second."""
+    frames = 25 * 600
+    times = tuple(number / 25 for number in range(frames))
+    long = replace(demo_video(), path="long", fps=25.0, frame_count=frames, duration_seconds=600.0, pts_seconds=times)
+    return replace(long, width=1280, height=720, coded_width=1280, coded_height=720)
+
+
 @pilot_test
 async def test_frames_and_size_trade_against_each_other() -> None:
-    async with Stage(says("x")).running() as pilot:
-        main(pilot).post_message(VideoOpened("long", replace(demo_video(), **minutes(10))))
-        await until(pilot, lambda: desk(pilot).video is not demo_video(), "a long video")
-        await until(pilot, lambda: desk(pilot).forecast is not None and not desk(pilot).bridge.busy, "a plan")
-        first = await planned(pilot)
-        knob = main(pilot).query_one("#knob-frames", PlanOption)
-        await until(pilot, lambda: knob._planned == first.run_config.frames, "the knobs")
-        knob.focus()
-        await pilot.press("left", "left", "left")
-        await until(
-            pilot, lambda: desk(pilot).forecast.plan.run_config.frames < first.run_config.frames, "fewer frames"
-        )  # type: ignore[union-attr]
-        fewer = await planned(pilot)
-        assert fewer.run_config.frames < first.run_config.frames
-        assert fewer.run_config.height * fewer.run_config.width > first.run_config.height * first.run_config.width
-        smaller = await planned(pilot, frames=None, size=(140, 168))
-        assert smaller.run_config.frames > first.run_config.frames, "smaller frames make room for more of them"
-        again = await planned(pilot, size=None)
-        assert again.run_config == first.run_config
-
-
-def minutes(count: int) -> dict[str, object]:
-    """A long video of constant rate, 720p."""
-    frames = 25 * 60 * count
-    times = tuple(place / 25 for place in range(frames))
-    size = {"width": 1280, "height": 720, "coded_width": 1280, "coded_height": 720}
-    return {**size, "path": "long", "fps": 25.0, "frame_count": frames, "duration_seconds": 60.0 * count,
-            "pts_seconds": times}  # fmt: skip
+    async with AppHarness(says("x")).running() as pilot:
+        main(pilot).post_message(VideoOpened(ten_minutes()))
+        await until(pilot, lambda: controller(pilot).video is not demo_video(), "a long video")
+        await planned(pilot)
+        first = (await plan_with(pilot)).run_config
+        option = main(pilot).query_one("#option-frames", PlanOption)
+        await until(pilot, lambda: option._planned == first.frames, "the options")
+        option.focus()
+        await press(pilot, "left left left", lambda: current_plan(pilot).run_config.frames < first.frames)
+        fewer = (await plan_with(pilot)).run_config
+        assert fewer.frames < first.frames and fewer.height * fewer.width > first.height * first.width
+        smaller = await plan_with(pilot, frames=None, size=(140, 168))
+        assert smaller.run_config.frames > first.frames, "smaller frames make room for more of them"
+        assert (await plan_with(pilot, size=None)).run_config == first
 
 
 @pilot_test
-async def test_what_does_not_fit_is_red_with_the_nearest_and_ctrl_t_takes_it() -> None:
-    stage = Stage(says("x"))
-    async with stage.running() as pilot:
-        desk(pilot).change(vram_bytes=4 * 2**30, weights="bf16", frames=8)
-        panel = main(pilot).query_one(PlanPanel)
+async def test_what_does_not_fit_is_red_with_the_nearest_and_ctrl_t_uses_it() -> None:
+    harness = AppHarness(says("x"))
+    async with harness.running() as pilot:
+        controller(pilot).override(vram_bytes=4 * 2**30, weights="bf16", frames=8)
+        panel = part(pilot, PlanPanel)
         await until(pilot, lambda: panel.has_class("-refused"), "the refusal")
-        forecast = desk(pilot).forecast
+        forecast = controller(pilot).forecast
         assert forecast is not None and forecast.plan is None and forecast.nearest is not None
         summary = panel.query_one("#plan-summary", Static).content
         (start, style), *_ = [(span.start, span.style) for span in summary.spans]  # type: ignore[union-attr]
         assert start == 0 and "$text-error" in str(style) and str(summary).startswith("✗ does not fit")
-        assert "ctrl+t takes it" in str(summary)
+        assert "ctrl+t uses it" in str(summary)
         assert "✗" in str(panel.query_one(BudgetBar).render()) and " over" in shown(pilot)
-        await ask_refused(pilot)
-        assert stage.session.asked == []
-        await pilot.press("ctrl+t")
-        await until(pilot, lambda: not panel.has_class("-refused"), "a plan")
-        taken = desk(pilot).forecast
-        assert taken is not None and taken.plan is not None
-        assert taken.plan.run_config.weights == forecast.nearest.run_config.weights != "bf16"
-        assert taken.plan.required_bytes <= 4 * 2**30
+        prompt(pilot).text = "what?"
+        prompt(pilot).focus()
+        await press(pilot, "enter", lambda: "The question was not asked" in shown(pilot))
+        assert prompt(pilot).text == "what?" and harness.asked == []
+        await press(pilot, "ctrl+t", lambda: not panel.has_class("-refused"), "a plan")
+        used = current_plan(pilot)
+        assert used.run_config.weights == forecast.nearest.run_config.weights != "bf16"
+        assert used.required_bytes <= 4 * 2**30
         await asked(pilot)
-        assert len(stage.session.asked) == 1
-
-
-async def ask_refused(pilot: Pilot[int]) -> None:
-    """A question that would not fit stays in the prompt, and the reason is told."""
-    prompt = main(pilot).query_one(QuestionInput)
-    prompt.text = "what?"
-    prompt.focus()
-    await pilot.press("enter")
-    await until(pilot, lambda: "Not asked" in shown(pilot), "told")
-    assert prompt.text == "what?"
+        assert len(harness.asked) == 1
 
 
 @pilot_test
 async def test_only_the_newest_forecast_counts() -> None:
-    async with Stage(says("x")).running() as pilot:
-        old = desk(pilot).forecast
-        assert old is not None
-        new = await planned(pilot, frames=6)
-        await main(pilot).on_plan_forecast(PlanForecast(desk(pilot)._number - 1, old, None))
-        assert desk(pilot).forecast is not old and new.run_config.frames == 6
+    async with AppHarness(says("x")).running() as pilot:
+        old = controller(pilot).forecast
+        new = await plan_with(pilot, frames=6)
+        await main(pilot).on_plan_forecast(PlanForecast(controller(pilot)._plan_number - 1, old, None))
+        assert controller(pilot).forecast is not old and new.run_config.frames == 6
         assert "6 frames of" in shown(pilot)
-        await main(pilot).on_plan_forecast(PlanForecast(desk(pilot)._number, old, None))
-        assert desk(pilot).forecast is old, "and the newest does"
+        await main(pilot).on_plan_forecast(PlanForecast(controller(pilot)._plan_number, old, None))
+        assert controller(pilot).forecast is old, "and the newest does"
 
 
 @pilot_test
 async def test_brackets_choose_the_part_that_is_asked_about() -> None:
-    stage = Stage(says("x"))
-    async with stage.running() as pilot:
-        timeline = main(pilot).query_one(Timeline)
+    harness = AppHarness(says("x"))
+    async with harness.running() as pilot:
+        timeline = part(pilot, Timeline)
         timeline.focus()
-        timeline.cursor = 1.0
-        await pilot.press("[")
-        timeline.cursor = 3.0
-        await pilot.press("]")
-        await until(pilot, lambda: timeline.moments and 1 <= timeline.moments[0] < timeline.moments[-1] <= 3, "a plan")
+        for seconds, key in ((1.0, "["), (3.0, "]")):
+            timeline.cursor = seconds
+            await pilot.press(key)
+        await until(pilot, lambda: 1 <= min(timeline.timestamps) < max(timeline.timestamps) <= 3, "a plan for the part")
         assert "only 0:01.0–0:03.0" in shown(pilot)
         await asked(pilot)
-        assert (stage.session.asked[0].start_seconds, stage.session.asked[0].end_seconds) == (1.0, 3.0)
+        assert (harness.session.asked[0].start_seconds, harness.session.asked[0].end_seconds) == (1.0, 3.0)
         timeline.focus()
-        await pilot.press("backspace")
-        await until(pilot, lambda: "whole video" in shown(pilot), "all of it")
+        await press(pilot, "backspace", lambda: "whole video" in shown(pilot))
 
 
 # Models
@@ -258,46 +230,38 @@ async def test_brackets_choose_the_part_that_is_asked_about() -> None:
 
 @pilot_test
 async def test_without_a_model_the_chooser_comes_first_and_says_what_fits() -> None:
-    stage = Stage(says("x"))
-    async with stage.running(model=None, video=None) as pilot:
-        await until(pilot, lambda: isinstance(pilot.app.screen, ModelChooser), "the chooser")
-        await until(pilot, lambda: "demo" in shown(pilot), "the list")
-        told = shown(pilot)
-        assert "Which model should answer?" in told and "shapes only" in told
-        assert "Qwen/Qwen2-VL-7B-Instruct" in told and "to fetch" in told
-        assert "✓ fits" in told and "✗ does not fit: needs" in told
-        await pilot.press("enter")
-        await until(pilot, lambda: isinstance(pilot.app.screen, OpenVideoScreen), "and then a video")
-        assert desk(pilot).model == "demo"
-        await pilot.press("escape")
-        await until(pilot, lambda: "demo model: coloured shapes only" in shown(pilot), "it is always on the screen")
+    async with AppHarness(says("x")).running(model=None, video=None) as pilot:
+        await until(pilot, lambda: is_open(pilot, ModelChooser) and "demo" in shown(pilot), "the chooser")
+        text = shown(pilot)
+        assert "Which model should answer?" in text and "shapes only" in text
+        assert "Qwen/Qwen2-VL-7B-Instruct" in text and "to download" in text
+        assert "✓ fits" in text and "✗ does not fit: needs" in text
+        await opened(pilot, "enter", OpenVideoScreen)
+        assert controller(pilot).model == "demo"
+        await press(pilot, "escape", lambda: "demo model: coloured shapes only" in shown(pilot), "the title bar")
 
 
 @pilot_test
 async def test_without_any_model_a_question_says_so() -> None:
-    async with Stage(says("x")).running(model=None, video=None) as pilot:
-        await until(pilot, lambda: isinstance(pilot.app.screen, ModelChooser), "the chooser")
-        await pilot.press("escape")
-        await until(pilot, lambda: "no model yet" in shown(pilot) and "press F2" in shown(pilot), "the hint")
-        main(pilot).post_message(VideoOpened(DEMO, demo_video()))
-        await until(pilot, lambda: desk(pilot).video is not None, "a video")
-        main(pilot).query_one(QuestionInput).text = "what?"
-        await pilot.press("enter")
-        await until(pilot, lambda: "There is no model yet. Choose one with F2." in shown(pilot), "told")
+    async with AppHarness(says("x")).running(model=None, video=None) as pilot:
+        await until(pilot, lambda: is_open(pilot, ModelChooser), "the chooser")
+        await press(pilot, "escape", lambda: "no model yet" in shown(pilot) and "press F2" in shown(pilot))
+        main(pilot).post_message(VideoOpened(demo_video()))
+        await until(pilot, lambda: controller(pilot).video is not None, "a video")
+        prompt(pilot).text = "what?"
+        await press(pilot, "enter", lambda: "No model is chosen. Choose one with F2." in shown(pilot))
 
 
 @pilot_test
 async def test_another_model_answers_from_the_next_question_on() -> None:
-    stage = Stage(says("x"))
-    async with stage.running() as pilot:
+    harness = AppHarness(says("x"))
+    async with harness.running() as pilot:
         await asked(pilot)
-        await pilot.press("f2")
-        await until(pilot, lambda: "● Qwen/Qwen2-VL-2B-Instruct" in shown(pilot), "the one that answers is marked")
-        options = pilot.app.screen.query_one(OptionList)
-        options.highlighted = 0
-        await pilot.press("enter")
-        await until(pilot, lambda: desk(pilot).model == "demo", "chosen")
+        chooser = await opened(pilot, "f2", ModelChooser)
+        await until(pilot, lambda: "● Qwen/Qwen2-VL-2B-Instruct" in shown(pilot), "the current one is marked")
+        chooser.query_one(OptionList).highlighted = 0
+        await press(pilot, "enter", lambda: controller(pilot).model == "demo")
         await settled(pilot)
-        await until(pilot, lambda: desk(pilot).forecast is not None, "a plan")
+        await planned(pilot)
         await asked(pilot, "and now?")
-        assert stage.session.config.model == "demo" and len(stage.session.asked) == 2
+        assert harness.session.config.model == "demo" and len(harness.asked) == 2

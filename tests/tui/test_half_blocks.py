@@ -1,15 +1,16 @@
-"""Frames as characters and as pixels: sizes, colours, which frames are picked, and by which way they are shown."""
+"""Thumbnails: their size and colours, which frames are shown, and how."""
 
 import numpy as np
 import pytest
 from rich.color import Color
 
-from tests.tui.scripted import DEMO, Stage, main, pilot_test, says, until
+from tests.tui.scripted import DEMO, AppHarness, controller, opened, part, pilot_test, press, says, until
 from vidqa.tui.half_blocks import HalfBlockImage, fit, half_blocks, shrink
-from vidqa.tui.launch import images_for
+from vidqa.tui.launch import image_mode
 from vidqa.tui.screens.frame_viewer import FrameViewer
 from vidqa.tui.widgets.thumbnail import PixelThumbnail
-from vidqa.tui.widgets.thumbnail_strip import ThumbnailStrip, picked
+from vidqa.tui.widgets.thumbnail_strip import ThumbnailStrip, spread_frames
+from vidqa.tui.widgets.timeline import Timeline
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 
@@ -53,33 +54,29 @@ def test_a_frame_of_one_colour_stays_so() -> None:
     ],
 )
 def test_how_pictures_are_shown(wanted: str, environment: dict[str, str], ascii_only: bool, shown: str) -> None:
-    assert images_for(wanted, environment, ascii_only=ascii_only) == shown
+    assert image_mode(wanted, environment, ascii_only=ascii_only) == shown
 
 
 @pilot_test
 async def test_a_wider_terminal_shows_more_frames_and_the_first_and_last_always() -> None:
-    async with Stage(says("It moves.")).running() as pilot:
-        forecast = main(pilot).desk.forecast
-        assert forecast is not None and forecast.plan is not None
-        plan = forecast.plan
-        assert picked(plan, 100) == tuple(zip(plan.indices, plan.timestamps_seconds, strict=True))
-        for most in range(2, 8):
-            shown = picked(plan, most)
-            assert len(shown) == most and shown[0][0] == plan.indices[0] and shown[-1][0] == plan.indices[-1]
+    async with AppHarness(says("It moves.")).running() as pilot:
+        plan = controller(pilot).forecast.plan  # type: ignore[union-attr]
+        assert plan is not None
+        assert spread_frames(plan, 100) == tuple(zip(plan.indices, plan.timestamps_seconds, strict=True))
+        for count in range(2, 8):
+            shown = spread_frames(plan, count)
+            assert len(shown) == count and shown[0][0] == plan.indices[0] and shown[-1][0] == plan.indices[-1]
 
 
 @pytest.mark.parametrize("mode", ["half", "kitty", "sixel"])
 @pilot_test
 async def test_the_strip_and_the_large_view_show_decoded_frames(mode: str) -> None:
-    async with Stage(says("It moves.")).running(images=mode) as pilot:
-        strip = main(pilot).query_one(ThumbnailStrip)
-        main(pilot).desk.projector.open(DEMO)
+    async with AppHarness(says("It moves.")).running(images=mode) as pilot:
+        strip = part(pilot, ThumbnailStrip)
+        controller(pilot).thumbnail_loader.open(DEMO)
         await until(pilot, lambda: len(strip.pictures) >= 3, "decoded frames")
         assert all(isinstance(cell, PixelThumbnail) is (mode != "half") for cell in strip.children)
-        await pilot.press("f10", "right", "right")
-        page = pilot.app.screen
-        assert isinstance(page, FrameViewer)
-        await until(pilot, lambda: page._frames[2][0] in strip.pictures, "a frame that the strip does not show")
-        await pilot.press("escape")
-        times = main(pilot).desk.forecast.plan.timestamps_seconds  # type: ignore[union-attr]
-        await until(pilot, lambda: main(pilot).query_one("#timeline").cursor == times[2], "the cursor is there")  # type: ignore[attr-defined]
+        viewer = await opened(pilot, "f10", FrameViewer)
+        await pilot.press("right", "right")
+        await until(pilot, lambda: viewer._frames[2][0] in strip.pictures, "a frame that the strip does not show")
+        await press(pilot, "escape", lambda: part(pilot, Timeline).cursor == viewer._frames[2][1], "the cursor moves")

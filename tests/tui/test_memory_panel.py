@@ -1,35 +1,62 @@
-"""The memory panel's words about a plan, by plain samples: what is compared, and what exceeds it."""
+"""The memory panel: what it compares with the plan, and what it shows while a model is loaded."""
 
+from dataclasses import replace
+
+import pytest
+
+from tests.tui.scripted import CARD, AppHarness, Gate, demo_video, main, pilot_test, plays, says, shown, until
+from vidqa.events import StageStarted
+from vidqa.tui import controller
 from vidqa.tui.widgets.memory_panel import MemoryPanel, Sample
+from vidqa.tui.worker_messages import VideoOpened
 
 MIB = 2**20
 
 
 def panel(process: int, tensors: int | None) -> str:
-    """What the panel says of a vision phase that took so many MiB, of 800 planned, 100 of them tensors."""
+    """The panel after a vision phase that took so many MiB; 800 are planned, 100 of them tensors."""
     shown = MemoryPanel(id="memory")
-    shown.plan(800 * MIB, 100 * MIB)
+    shown.show_plan(800 * MIB, 100 * MIB)
     counted = None if tensors is None else tensors * MIB
-    shown.measure(Sample(process * MIB, 0), "vision", process * MIB, counted)
+    shown.add_sample(Sample(process * MIB, 0), "vision", process * MIB, counted)
     return shown.render().plain
 
 
-def test_tensors_are_told_apart_and_a_peak_below_its_plan_needs_no_words() -> None:
+def test_tensors_are_listed_and_a_peak_below_its_plan_has_no_warning() -> None:
     drawn = panel(790, 90)
     assert "790.0 MiB now · 800.0 MiB planned" in drawn and "tensors: 90.0 MiB of 100.0 MiB planned" in drawn
     assert "above plan" not in drawn
     assert "tensors" not in panel(790, None)
 
 
-def test_a_peak_above_its_plan_is_told_with_its_cause() -> None:
-    assert "! 12.0 MiB above plan: the process itself grew beside its tensors" in panel(812, 90)
-    assert "! 3.0 MiB above plan: tensors took more than was planned" in panel(812, 103)
-    assert "! 12.0 MiB above plan: more is held than was planned" in panel(812, None)
+def test_a_peak_above_its_plan_has_a_warning_with_its_cause() -> None:
+    assert "! 12.0 MiB above plan: the process grew besides its tensors" in panel(812, 90)
+    assert "! 3.0 MiB above plan: the tensors are larger than planned" in panel(812, 103)
+    assert "! 12.0 MiB above plan: the process uses more than planned" in panel(812, None)
 
 
 def test_a_new_question_has_no_peak_yet() -> None:
     shown = MemoryPanel(id="memory")
-    shown.plan(800 * MIB, 100 * MIB)
-    shown.measure(Sample(812 * MIB, 0), "vision", 812 * MIB, 103 * MIB)
-    shown.begin()
+    shown.show_plan(800 * MIB, 100 * MIB)
+    shown.add_sample(Sample(812 * MIB, 0), "vision", 812 * MIB, 103 * MIB)
+    shown.reset_peaks()
     assert "above plan" not in shown.render().plain and "tensors" not in shown.render().plain
+
+
+def test_the_first_reading_is_that_of_the_plans_device() -> None:
+    shown = MemoryPanel(id="memory")
+    assert "now" not in shown.render().plain
+    shown.show_device(replace(CARD, process_bytes=300 * MIB))
+    assert "300.0 MiB now" in shown.render().plain
+
+
+@pilot_test
+async def test_the_memory_is_read_while_a_model_loads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(controller, "reread", lambda device: replace(device, process_bytes=700 * MIB))
+    harness = AppHarness(says("x"), loads=plays(StageStarted("load", 10), Gate()))
+    async with harness.running(video=None) as pilot:
+        main(pilot).post_message(VideoOpened(demo_video()))
+        await until(pilot, lambda: "loading the model" in shown(pilot), "the load")
+        main(pilot).tick()
+        await until(pilot, lambda: "700.0 MiB now" in shown(pilot), "the reading")
+        main(pilot).controller.session_worker.stop()

@@ -1,7 +1,7 @@
-"""How the screen looks, in every state and at three sizes. Each picture comes with words that must be in it.
+"""Pictures of the screen in every state, at three sizes. Each comes with words that must be in it.
 
-Nothing in a picture depends on the time: scripts stop at gates, the clock stands, cursors do not blink, and
-the history's times are written into its file. `scripts/test tests/tui --snapshot-update` draws them anew.
+No picture depends on the time: scripts stop at gates, the clock is fixed, cursors do not blink, and the history has
+fixed times. `scripts/test tests/tui/test_snapshots.py --snapshot-update` draws them again.
 """
 
 import difflib
@@ -9,6 +9,7 @@ import sqlite3
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,31 +21,35 @@ from textual.widgets import Input, LoadingIndicator, TextArea
 
 from tests.answer_builders import made_answer, made_clip
 from tests.tui.scripted import (
-    DEMO,
     ROOT,
+    AppHarness,
     Gate,
     Script,
-    Stage,
-    ask,
     asked,
+    controller,
     demo_video,
     main,
+    opened,
     pilot_test,
+    plays,
+    press,
     says,
     screen_text,
     settled,
     shown,
+    streaming,
     until,
 )
 from tests.tui.svg import slim, words
 from vidqa.errors import ModelError
-from vidqa.events import Degraded, Event, Planned, StageProgress, StageStarted
+from vidqa.events import Degraded, Event, StageProgress, StageStarted
 from vidqa.history.store import FILE_NAME, History
 from vidqa.tui import progress_text
 from vidqa.tui.half_blocks import HalfBlockImage
+from vidqa.tui.screens.dialogs import TextViewer
 from vidqa.tui.screens.history_browser import HistoryBrowser
 from vidqa.tui.widgets.plan_option import PlanOption
-from vidqa.tui.worker_messages import FrameShown
+from vidqa.tui.worker_messages import FrameDecoded
 from vidqa.types import Plan, Request, VideoInfo
 
 SIZES = ((120, 36), (80, 24), (60, 20))
@@ -55,85 +60,64 @@ _NOON = 1_750_000_000.0  # 2025-06-15 15:06:40 UTC
 
 @dataclass(frozen=True)
 class State:
-    """What leads to a picture, and the words that it must hold; `panel` unfolds the plan for it."""
+    """How to get to a picture, and the words that must be in it; `panel` shows the plan in it."""
 
     script: Script
-    arrange: Callable[[Pilot[int]], Awaitable[None]]
+    arrange: Callable[[Pilot[int]], Awaitable[object]]
     holds: tuple[str, ...]
-    face: dict[str, object] = field(default_factory=dict)
+    options: dict[str, object] = field(default_factory=dict)
     panel: bool = False
 
 
 async def nothing(pilot: Pilot[int]) -> None:
-    """As it is after the start."""
+    """Leave the screen as it is after the start."""
 
 
 async def frames_come(pilot: Pilot[int]) -> None:
     """Pictures of the sampled frames, in plain colours."""
-    plan = main(pilot).desk.forecast.plan  # type: ignore[union-attr]
+    plan = controller(pilot).forecast.plan  # type: ignore[union-attr]
     assert plan is not None
-    for place, index in enumerate(plan.indices):
-        colour = bytes((40 + 25 * place, 90, 200 - 20 * place))
-        main(pilot).post_message(FrameShown(DEMO, index, HalfBlockImage(16, 12, colour * (16 * 12))))
+    for number, index in enumerate(plan.indices):
+        colour = bytes((40 + 25 * number, 90, 200 - 20 * number))
+        main(pilot).post_message(FrameDecoded(index, HalfBlockImage(16, 12, colour * (16 * 12))))
     await until(pilot, lambda: "▀" in screen_text(pilot.app), "the pictures are drawn")
 
 
 async def too_much(pilot: Pilot[int]) -> None:
     """All frames, and weights as large as the budget."""
-    desk = main(pilot).desk
-    desk.change(frames=demo_video().frame_count, vram_bytes=4 * 2**30, weights="bf16")
-    await until(pilot, lambda: desk.forecast is not None and desk.forecast.refusal is not None, "a refusal")
+    controller(pilot).override(frames=demo_video().frame_count, vram_bytes=4 * 2**30, weights="bf16")
+    await until(pilot, lambda: controller(pilot).forecast.refusal, "a refusal")  # type: ignore[union-attr]
 
 
 async def stop_it(pilot: Pilot[int]) -> None:
     """Ask, wait for text, stop."""
-    await streaming(pilot)
+    await streaming(pilot, "slows down")
     await pilot.press("escape")
     await settled(pilot)
-
-
-async def streaming(pilot: Pilot[int]) -> None:
-    """Ask, and wait for all that comes before the gate."""
-    await ask(pilot)
-    await until(pilot, lambda: "slows down" in screen_text(pilot.app), "the text is drawn")
 
 
 async def failed(pilot: Pilot[int]) -> None:
     """Ask what fails."""
     await asked(pilot)
-    await until(pilot, lambda: "No answer" in screen_text(pilot.app), "a toast")
-
-
-async def decoding(pilot: Pilot[int]) -> None:
-    """Ask, and wait until some frames are decoded."""
-    await ask(pilot)
-    await until(pilot, lambda: "video 3/8" in screen_text(pilot.app), "the progress is drawn")
-
-
-async def help_opened(pilot: Pilot[int]) -> None:
-    """F1 at the prompt."""
-    await pilot.press("f1")
-    await until(pilot, lambda: "Keys here" in screen_text(pilot.app), "the help")
+    await until(pilot, lambda: "No answer" in screen_text(pilot.app), "a notification")
 
 
 async def history_opened(pilot: Pilot[int]) -> None:
     """F4."""
-    await pilot.press("f4")
-    await until(pilot, lambda: isinstance(pilot.app.screen, HistoryBrowser), "the history")
+    await opened(pilot, "f4", HistoryBrowser)
+
+
+def text_drawn(text: str) -> Callable[[Pilot[int]], Awaitable[None]]:
+    """Ask, and wait until some text is drawn."""
+    return partial(streaming, text=text)
 
 
 async def palette_opened(pilot: Pilot[int]) -> None:
     """The palette, with some letters."""
-    await pilot.press("ctrl+p")
-    await until(pilot, lambda: pilot.app.screen.query(Input), "the palette")
+    await press(pilot, "ctrl+p", lambda: pilot.app.screen.query(Input), "the palette")
     pilot.app.screen.query_one(Input).value = "cop"
     await until(pilot, lambda: "Copy answer" in screen_text(pilot.app), "the hits")
     await until(pilot, lambda: not any(one.visible for one in pilot.app.screen.query(LoadingIndicator)), "all hits")
-
-
-def half_way(request: Request, plan: Plan, video: VideoInfo) -> list[Event | Gate]:
-    """Some frames are decoded."""
-    return [Planned(video, plan), StageStarted("video", 8), StageProgress("video", 3, 8), Gate()]
 
 
 def degrades(request: Request, plan: Plan, video: VideoInfo) -> list[Event]:
@@ -142,31 +126,28 @@ def degrades(request: Request, plan: Plan, video: VideoInfo) -> list[Event]:
     return list(says(*ANSWER, after_start=(step,))(request, plan, video))  # type: ignore[arg-type]
 
 
-def breaks(request: Request, plan: Plan, video: VideoInfo) -> list[Event | Exception]:
-    """A checkpoint without its weights."""
-    return [Planned(video, plan), ModelError("The weights are damaged.", "Fetch the model again with `vidqa models`.")]
-
-
-PLAIN = says(*ANSWER)
+PLAIN, STOPS = says(*ANSWER), says(*ANSWER, before_end=(Gate(),))
+HALF_WAY = plays(StageStarted("video", 8), StageProgress("video", 3, 8), Gate())
+FAILS = plays(ModelError("The weights are damaged.", "Fetch the model again with `vidqa models`."))
 STATES = {
     "empty": State(PLAIN, nothing, ("Open a video", "no video", "Question"), {"video": None}),
     "planning": State(PLAIN, frames_come, ("demo.mp4", "8 frames", "Ask about"), {"images": "half"}),
-    "does-not-fit": State(PLAIN, too_much, ("✗ does not fit", "ctrl+t takes it", "frames"), panel=True),
-    "decoding": State(half_way, decoding, ("› what is there?", "video 3/8 frames")),
-    "streaming": State(says(*ANSWER, before_end=(Gate(),)), streaming, ("red square", "decode 0/256 tokens")),
+    "does-not-fit": State(PLAIN, too_much, ("✗ does not fit", "ctrl+t uses it", "frames"), panel=True),
+    "decoding": State(HALF_WAY, text_drawn("video 3/8"), ("› what is there?", "video 3/8 frames")),
+    "streaming": State(STOPS, text_drawn("slows down"), ("red square", "decode 0/256 tokens")),
     "answered": State(PLAIN, asked, ("red square", "then it stops", "51 tokens")),
-    "stopped": State(says(*ANSWER, before_end=(Gate(),)), stop_it, ("red square", "■ stopped")),
+    "stopped": State(STOPS, stop_it, ("red square", "■ stopped")),
     "degraded": State(degrades, asked, ("note: prefill ran out of memory", "half the frames"), panel=False),
-    "error": State(breaks, failed, ("› what is there?", "No answer", "The weights are damaged. Fetch the model again")),
-    "help": State(PLAIN, help_opened, ("Prompt", "Keys here", "Ask this question")),
-    "history": State(PLAIN, history_opened, ("Earlier conversations", "what happens?", "2025-06-15 15:06", "holiday")),
+    "error": State(FAILS, failed, ("› what is there?", "No answer", "The weights are damaged. Fetch the model again")),
+    "help": State(PLAIN, lambda pilot: opened(pilot, "f1", TextViewer), ("Prompt", "Keys here", "Ask this question")),
+    "history": State(PLAIN, history_opened, ("Earlier", "what happens?", "2025-06-15 15:06", "holiday")),
     "palette": State(PLAIN, palette_opened, ("Copy answer", "Copy the last answer")),
 }
 
 
 @pytest.fixture
 def steady(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A clock that stands, in UTC, without what the environment says of colours."""
+    """A fixed clock, in UTC, and no NO_COLOR."""
     monkeypatch.setattr(progress_text, "time", SimpleNamespace(monotonic=lambda: 0.0))
     monkeypatch.setenv("TZ", "UTC")
     monkeypatch.delenv("NO_COLOR", raising=False)
@@ -189,8 +170,9 @@ def write_history(folder: Path) -> None:
 
 
 async def picture(pilot: Pilot[int]) -> str:
-    """The screen once it stands still."""
-    for editor in pilot.app.screen.query("Input, TextArea"):
+    """The screen once it no longer changes."""
+    editors = [editor for screen in pilot.app.screen_stack for editor in screen.query("Input, TextArea")]
+    for editor in editors:
         assert isinstance(editor, Input | TextArea)
         editor.cursor_blink = False
     drawn = ""
@@ -199,7 +181,7 @@ async def picture(pilot: Pilot[int]) -> str:
         before, drawn = drawn, slim(pilot.app.export_screenshot(title="vidqa", simplify=True))
         if before == drawn:
             return drawn
-    raise AssertionError(f"the screen never stands still\n{screen_text(pilot.app)}")
+    raise AssertionError(f"the screen keeps changing\n{screen_text(pilot.app)}")
 
 
 async def check(pilot: Pilot[int], state: State, size: tuple[int, int], snapshot: SnapshotAssertion) -> None:
@@ -207,13 +189,12 @@ async def check(pilot: Pilot[int], state: State, size: tuple[int, int], snapshot
     await pilot.resize_terminal(*size)
     await until(pilot, lambda: pilot.app.size == size, "the size")
     if state.panel and main(pilot).has_class("-narrow") and not main(pilot).has_class("-panel"):
-        await pilot.press("f3")
-        await until(pilot, lambda: main(pilot).query(PlanOption).first().has_focus, "the panel")
+        await press(pilot, "f3", lambda: main(pilot).query(PlanOption).first().has_focus, "the panel")
     drawn = await picture(pilot)
     assert [text for text in state.holds if text not in shown(pilot)] == [], screen_text(pilot.app)
-    kept = snapshot(name="{}x{}".format(*size))
-    if drawn != kept:
-        lines = difflib.unified_diff(words(str(kept)), words(drawn), "recorded", "drawn", n=1, lineterm="")
+    recorded = snapshot(name="{}x{}".format(*size))
+    if drawn != recorded:
+        lines = difflib.unified_diff(words(str(recorded)), words(drawn), "recorded", "drawn", n=1, lineterm="")
         pytest.fail("\n".join([f"the picture at {size} is another one (colours or places, if no word is):", *lines]))
 
 
@@ -227,14 +208,14 @@ def test_looks_like_its_picture(
     request: pytest.FixtureRequest,
 ) -> None:
     monkeypatch.chdir(ROOT)
-    state, face = STATES[name], dict(STATES[name].face)
+    state, options = STATES[name], dict(STATES[name].options)
     if name == "history":
         write_history(tmp_path)
-        face["state"] = tmp_path
+        options["state"] = tmp_path
 
     @pilot_test
     async def draw() -> None:
-        async with Stage(state.script).running(SIZES[0], **face) as pilot:
+        async with AppHarness(state.script).running(SIZES[0], **options) as pilot:
             await state.arrange(pilot)
             for size in SIZES:
                 await check(pilot, state, size, snapshot.use_extension(SVGImageExtension))

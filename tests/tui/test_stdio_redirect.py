@@ -1,4 +1,4 @@
-"""The app on a real terminal: what others print does not reach the screen, and whatever ends it leaves no trace."""
+"""The app on a real terminal: what libraries print does not reach the screen, and the terminal is restored."""
 
 import signal
 import subprocess
@@ -22,30 +22,31 @@ def ready(opened: Opener, scene: str = "plain", **options: object) -> Terminal:
     return terminal
 
 
-def ask(terminal: Terminal, question: str) -> None:
-    """In one go, as a paste or a fast hand does."""
-    terminal.write(question)
-    terminal.press("enter")
+def answering(opened: Opener, **options: object) -> Terminal:
+    """A question is being answered until it is stopped."""
+    terminal = ready(opened, "slow", **options)
+    terminal.ask("what happens?")
+    terminal.wait_for("It moves")
+    return terminal
 
 
-def test_what_others_print_goes_to_the_log_and_not_to_the_screen(opened: Opener, home: Path) -> None:
+def test_what_libraries_print_goes_to_the_log_and_not_to_the_screen(opened: Opener, home: Path) -> None:
     terminal = ready(opened, rows=40)
-    ask(terminal, "what happens?")
+    terminal.ask("what happens?")
     terminal.wait_for("at 50.0/s")
     terminal.wait_for(lambda: "+ 45 text" not in terminal.text)  # planned anew
     terminal.rest()
-    before, asked = terminal.text, home / "state" / "make-noise"
-    asked.touch()
-    terminal.wait_for(lambda: not asked.exists())
+    before, noise = terminal.text, home / "state" / "make-noise"
+    noise.touch()
+    terminal.wait_for(lambda: not noise.exists())
     log = (home / "state" / "tui.log").read_text(encoding="utf-8")
-    assert [noise for noise in NOISES if noise not in log] == []
+    assert [text for text in NOISES if text not in log] == []
     terminal.press("f9")  # what was written to the terminal would be on it by now
-    for noise in NOISES:
-        terminal.wait_for(noise)
+    for text in NOISES:
+        terminal.wait_for(text)
     assert "\\x1b[2J" in terminal.text
-    terminal.press("escape")
-    terminal.wait_for(lambda: terminal.text == before)
-    assert not any(f"{noise}\n".encode() in terminal.raw for noise in NOISES)
+    terminal.press_until("escape", lambda: terminal.text == before)
+    assert not any(f"{text}\n".encode() in terminal.raw for text in NOISES)
     assert b"\x1b[2J" not in terminal.raw
 
 
@@ -55,65 +56,44 @@ def test_the_app_takes_the_terminal_over_and_gives_it_back(opened: Opener) -> No
     assert not terminal.is_on(CURSOR)
     with pytest.raises(AssertionError):
         terminal.assert_restored()
-    terminal.press("ctrl+q")
-    assert terminal.wait_exit() == 0
-    terminal.assert_restored()
+    terminal.quit()
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_signal_ends_it_also_while_it_answers(opened: Opener, number: signal.Signals, code: int) -> None:
-    terminal = ready(opened, "slow")
-    ask(terminal, "what happens?")
-    terminal.wait_for("It moves")
+    terminal = answering(opened)
     terminal.send(number)
     assert terminal.wait_exit() == code
     terminal.assert_restored()
 
 
 def test_a_closed_window_ends_it(opened: Opener) -> None:
-    terminal = ready(opened, "slow")
-    ask(terminal, "what happens?")
-    terminal.wait_for("It moves")
+    terminal = answering(opened)
     terminal.hang_up()
     assert terminal.process.wait(20) != 0
 
 
 def test_a_crash_is_one_message_and_the_log_says_why(opened: Opener, home: Path) -> None:
     terminal = ready(opened, "broken")
-    ask(terminal, "what happens?")
+    terminal.ask("what happens?")
     assert terminal.wait_exit() == 1
     terminal.assert_restored()
-    told = " ".join(terminal.after_the_app().split())
-    assert "The screen failed and was closed." in told and "Traceback" not in told
+    message = " ".join(terminal.after_the_app().split())
+    assert "The session crashed and was closed." in message and "Traceback" not in message
     log = (home / "state" / "tui.log").read_text(encoding="utf-8")
     assert "AttributeError" in log and "predicted_peak_bytes" in log and "\x1b" not in log
 
 
-def test_ctrl_c_stops_an_answer_then_hints_then_quits(opened: Opener) -> None:
-    terminal = ready(opened, "slow")
-    ask(terminal, "what happens?")
-    terminal.wait_for("It moves")
-    terminal.press("ctrl+c")
-    terminal.wait_for("stopped")
-    terminal.press("ctrl+c")
-    terminal.wait_for("Press Ctrl-C again to quit")
-    terminal.press("ctrl+c")
-    assert terminal.wait_exit() == 0
-    terminal.assert_restored()
-
-
-def test_keys_typed_ahead_of_the_screen_are_not_lost(opened: Opener) -> None:
+def test_keys_typed_before_the_screen_is_drawn_are_not_lost(opened: Opener) -> None:
     terminal = ready(opened, rows=60)
     for number in range(1, 4):
-        ask(terminal, f"question {number}")
+        terminal.ask(f"question {number}")
         terminal.wait_for(f"› question {number}")
         terminal.wait_for(lambda: terminal.text.count("It moves right") == number)  # noqa: B023
 
 
 def test_other_sizes_while_it_answers(opened: Opener) -> None:
-    terminal = ready(opened, "slow", columns=120, rows=36)
-    ask(terminal, "what happens?")
-    terminal.wait_for("It moves")
+    terminal = answering(opened, columns=120, rows=36)
     terminal.resize(60, 20)
     terminal.wait_for(lambda: "It moves" in terminal.text and "╭─ Plan" not in terminal.text)
     assert max(map(len, terminal.text.split("\n"))) <= 60
@@ -122,17 +102,14 @@ def test_other_sizes_while_it_answers(opened: Opener) -> None:
     terminal.resize(200, 60)
     terminal.wait_for(lambda: "╭─ Plan" in terminal.text and "It moves" in terminal.text)
     assert "vidqa needs" not in terminal.text
-    terminal.press("escape")
-    terminal.wait_for("stopped")
+    terminal.press_until("escape", "stopped")
 
 
 @pytest.mark.parametrize("size", [(39, 24), (80, 9), (1, 1)])
 def test_a_terminal_that_is_too_small_says_so_and_can_be_left(opened: Opener, size: tuple[int, int]) -> None:
     terminal = opened("plain", columns=size[0], rows=size[1])
     terminal.wait_for(lambda: terminal.text.strip() == "vidqa needs 40×10"[: size[0]])
-    terminal.press("ctrl+q")
-    assert terminal.wait_exit() == 0
-    terminal.assert_restored()
+    terminal.quit()
 
 
 def without_terminal(home: Path, *words: str) -> subprocess.CompletedProcess[str]:
@@ -144,8 +121,8 @@ def without_terminal(home: Path, *words: str) -> subprocess.CompletedProcess[str
 
 
 def test_without_a_terminal_there_is_help_and_no_app(home: Path) -> None:
-    told = without_terminal(home)
-    assert told.returncode == 0 and told.stdout.startswith("usage: vidqa") and "\x1b" not in told.stdout
-    told = without_terminal(home, "tui")
-    assert told.returncode == 2 and told.stdout == ""
-    assert "needs a terminal" in told.stderr and "vidqa ask" in told.stderr
+    done = without_terminal(home)
+    assert done.returncode == 0 and done.stdout.startswith("usage: vidqa") and "\x1b" not in done.stdout
+    done = without_terminal(home, "tui")
+    assert done.returncode == 2 and done.stdout == ""
+    assert "needs a terminal" in done.stderr and "vidqa ask" in done.stderr

@@ -1,4 +1,4 @@
-"""The thread that reads videos for the screen: newer wishes replace older ones, and bad files end in a message."""
+"""The thumbnail loader: newer requests replace older ones, and bad files end in a message."""
 
 import queue
 import threading
@@ -10,71 +10,71 @@ from textual.message import Message
 
 from tests.tui.scripted import DEMO
 from vidqa.tui.thumbnail_loader import ThumbnailLoader
-from vidqa.tui.worker_messages import FrameShown, VideoFailed, VideoOpened
+from vidqa.tui.worker_messages import FrameDecoded, VideoFailed, VideoOpened
 
 _SECONDS = 30
 
 
 @contextmanager
-def projecting(*, isolated: bool = False) -> Iterator[tuple[ThumbnailLoader, Callable[[], Message]]]:
-    """A running projector, and what it says next."""
-    said: queue.Queue[Message] = queue.Queue()
-    projector = ThumbnailLoader(said.put, isolated=isolated)
-    thread = threading.Thread(target=projector.run)
+def running_loader(*, isolated: bool = False) -> Iterator[tuple[ThumbnailLoader, Callable[[], Message]]]:
+    """A running loader, and a function that returns its next message."""
+    posted: queue.Queue[Message] = queue.Queue()
+    loader = ThumbnailLoader(posted.put, isolated=isolated)
+    thread = threading.Thread(target=loader.run)
     thread.start()
     try:
-        yield projector, lambda: said.get(timeout=_SECONDS)
+        yield loader, lambda: posted.get(timeout=_SECONDS)
     finally:
-        projector.leave()
+        loader.close()
         thread.join(_SECONDS)
         assert not thread.is_alive()
 
 
 def test_facts_then_the_wanted_frames_in_order() -> None:
-    with projecting() as (projector, hear):
-        projector.open(DEMO)
-        opened = hear()
+    with running_loader() as (loader, receive):
+        loader.open(DEMO)
+        opened = receive()
         assert isinstance(opened, VideoOpened) and opened.video.width == 320
-        projector.want(range(0, 40, 3))  # more than are decoded in one go
-        shown = [hear() for _ in range(0, 40, 3)]
-        assert [one.index for one in shown if isinstance(one, FrameShown)] == list(range(0, 40, 3))
+        loader.request(range(0, 40, 3))  # more than are decoded in one go
+        shown = [receive() for _ in range(0, 40, 3)]
+        assert [one.index for one in shown if isinstance(one, FrameDecoded)] == list(range(0, 40, 3))
 
 
-def test_a_bad_file_is_told_and_the_next_one_opens(tmp_path: Path) -> None:
+def test_a_bad_file_is_an_error_and_the_next_one_opens(tmp_path: Path) -> None:
     bad = tmp_path / "bad.mp4"
     bad.write_bytes(b"no video")
-    with projecting(isolated=True) as (projector, hear):
-        projector.open(str(bad))
-        failed = hear()
-        assert isinstance(failed, VideoFailed) and failed.path == str(bad) and failed.error.remedy
-        projector.open(DEMO)
-        assert isinstance(hear(), VideoOpened)
+    with running_loader(isolated=True) as (loader, receive):
+        loader.open(str(bad))
+        failed = receive()
+        assert isinstance(failed, VideoFailed) and failed.error.remedy
+        loader.open(DEMO)
+        assert isinstance(receive(), VideoOpened)
 
 
-def test_frames_that_nobody_wants_any_more_are_not_decoded() -> None:
-    with projecting() as (projector, hear):
-        projector.open(DEMO)
-        hear()
-        projector.want(range(90))
-        projector.want((5, 7))
+def test_frames_of_an_older_request_are_not_decoded() -> None:
+    with running_loader() as (loader, receive):
+        loader.open(DEMO)
+        receive()
+        loader.request(range(90))
+        loader.request((5, 7))
         indices = []
         while 7 not in indices or 5 not in indices:
-            message = hear()
-            assert isinstance(message, FrameShown)
+            message = receive()
+            assert isinstance(message, FrameDecoded)
             indices.append(message.index)
-        assert len(indices) <= 8 + 2, "at most the first few of the old wish"
+        assert len(indices) <= 8 + 2, "at most the first batch of the older request"
 
 
 def test_a_new_path_kills_the_decoder_that_another_one_keeps_busy(tmp_path: Path) -> None:
-    with projecting(isolated=True) as (projector, hear):
-        projector.open(DEMO)
-        opened = hear()
+    with running_loader(isolated=True) as (loader, receive):
+        loader.open(DEMO)
+        opened = receive()
         assert isinstance(opened, VideoOpened)
-        projector.want(tuple(range(90)) * 50)
-        assert isinstance(hear(), FrameShown)
+        loader.request(tuple(range(90)) * 50)
+        assert isinstance(receive(), FrameDecoded)
         copy = tmp_path / "copy.mp4"
         copy.write_bytes(Path(DEMO).read_bytes())
-        projector.open(str(copy))
-        while not isinstance(message := hear(), VideoOpened):
-            assert isinstance(message, FrameShown), "giving up is no failure"
-        assert message.path == str(copy)
+        loader.open(str(copy))
+        while not isinstance(message := receive(), VideoOpened):
+            assert isinstance(message, FrameDecoded), "abandoning is no failure"
+        assert message.video.path == str(copy)

@@ -1,6 +1,6 @@
-"""Text that others wrote (answers, notes, errors, file names, what is pasted): which bytes reach the terminal.
+"""Untrusted text (answers, notes, errors, file names, pasted text): which bytes reach the terminal.
 
-Every byte that the app sends is looked at. Beside text, only what Textual itself draws with may be there.
+All bytes that the app sends are checked: besides text, only Textual's own control sequences may be there.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.tui.conftest import Opener
-from tests.tui.scripted import DEMO, Stage, says, screen_text, until
+from tests.tui.scripted import DEMO, AppHarness, says, screen_text, until
 from tests.tui.terminal import Terminal
 from vidqa.tui.widgets.answer_text import AnswerSection
 from vidqa.tui.widgets.turn_view import TurnView
@@ -26,12 +26,12 @@ NAME = f"{CLIPBOARD}\x1b[2J\x1b[31m\u202e\x9b[red]x[@click=app.quit]y.mp4"
 LINKS = (
     "[run](javascript:quit) [page](http://example.org/) [file](file:///etc/passwd) ![look](http://example.org/x.png)"
 )
-# Colours, moves, modes, questions to the terminal, and the shape of the pointer.
+# Colours, moves, modes, queries and the shape of the pointer.
 _DRAWN = re.compile(r"\x1b(?:\[(?:[\d;]*[mH]|\?[\d;]+[hl]|\?\d+\$p|>\d+u|<u)|\]22;[a-z-]*\x07)")
 
 
 def assert_tame(terminal: Terminal) -> None:
-    """Nothing but drawing was sent, until the end."""
+    """Quit, and assert that nothing but text and drawing was sent."""
     if terminal.process.poll() is None:
         terminal.press("ctrl+q")
         assert terminal.wait_exit() == 0
@@ -43,18 +43,24 @@ def assert_tame(terminal: Terminal) -> None:
 
 
 def prepared(home: Path, *, pieces: tuple[str, ...] = ("fine",), note: str = "fine", error: str = "") -> None:
-    """What the hostile scene is to say."""
+    """Write what the hostile scene answers."""
     (home / "state").mkdir(parents=True)
-    told = {"pieces": pieces, "note": note, "error": error}
-    (home / "state" / "answer.json").write_text(json.dumps(told), encoding="utf-8")
+    answer = {"pieces": pieces, "note": note, "error": error}
+    (home / "state" / "answer.json").write_text(json.dumps(answer), encoding="utf-8")
 
 
-def asked(opened: Opener, scene: str = "hostile", **options: object) -> Terminal:
-    """A terminal in which a question was asked."""
-    terminal = opened(scene, **({"columns": 200, "rows": 50} | options))
+def ready(opened: Opener, scene: str = "hostile", columns: int = 200) -> Terminal:
+    """A wide terminal with a video open."""
+    terminal = opened(scene, columns=columns, rows=50)
     terminal.wait_for("Ask about this video")
-    terminal.write("what happens?")
-    terminal.press("enter")
+    return terminal
+
+
+def answered(opened: Opener, scene: str = "hostile", columns: int = 200) -> Terminal:
+    """A terminal in which a question was answered."""
+    terminal = ready(opened, scene, columns)
+    terminal.ask("what happens?")
+    terminal.wait_for("at 50.0/s")
     return terminal
 
 
@@ -69,20 +75,19 @@ def test_the_test_can_fail(opened: Opener) -> None:
 @pytest.mark.parametrize("pieces", [tuple(HOSTILE), (HOSTILE,)], ids=["piecewise", "whole"])
 def test_an_answer_and_a_note(opened: Opener, home: Path, pieces: tuple[str, ...]) -> None:
     prepared(home, pieces=(*pieces, "\n\n", MARKUP), note=f"{HOSTILE} {MARKUP}")
-    terminal = asked(opened)
-    terminal.wait_for("at 50.0/s")
+    terminal = answered(opened)
     shown = "".join(line.strip(" │╭╰─╮╯") + " " for line in terminal.text.split("\n"))
     for text in (r"\x1b]52;c;cHduZWQ=\x07two\x1b[2Jthree", r"four\u202efive\x9b2Jsix\x9d52;c;eA==\x9cseven"):
         assert shown.count(text) >= 1
     assert terminal.text.count("[red]x[/] [@click=app.quit]x[/] [/nothing]") == 2  # in the answer and in the note
-    terminal.press("f10")
-    terminal.wait_for("frame 1 of 8")
+    terminal.press_until("f10", "frame 1 of 8")
     assert_tame(terminal)
 
 
 def test_an_error_in_the_transcript_and_as_a_toast(opened: Opener, home: Path) -> None:
     prepared(home, error=f"{HOSTILE} {MARKUP}")
-    terminal = asked(opened)
+    terminal = ready(opened)
+    terminal.ask("what happens?")
     terminal.wait_for("No answer")
     terminal.wait_for(lambda: terminal.text.count("[@click=app.quit]x[/]") >= 3)  # what, remedy, and the toast
     assert_tame(terminal)
@@ -92,7 +97,7 @@ def test_an_answer_cut_anywhere_while_it_streams() -> None:
     text = HOSTILE + MARKUP
 
     async def play() -> None:
-        app = Stage(says("fine")).app()
+        app = AppHarness(says("fine")).app()
         async with app.run_test(size=(200, 50)) as pilot:
             await until(pilot, lambda: "Ask about this video" in screen_text(app))
             for place in range(1, len(text)):
@@ -112,8 +117,7 @@ def test_an_answer_cut_anywhere_while_it_streams() -> None:
 
 def test_links_lead_nowhere(opened: Opener, home: Path) -> None:
     prepared(home, pieces=(LINKS,))
-    terminal = asked(opened)
-    terminal.wait_for("at 50.0/s")
+    terminal = answered(opened)
     shown = "[run](javascript:quit) page [file](file:///etc/passwd) 🖼"
     terminal.wait_for(shown)
     row = next(number for number, line in enumerate(terminal.text.split("\n"), 1) if shown in line)
@@ -121,8 +125,7 @@ def test_links_lead_nowhere(opened: Opener, home: Path) -> None:
     for word in ("run", "page", "file", "look"):
         column = line.index(word) + 2
         terminal.write(f"\x1b[<0;{column};{row}M\x1b[<0;{column};{row}m")
-    terminal.press("f1")  # comes after the clicks
-    terminal.wait_for("Keys everywhere")
+    terminal.press_until("f1", "Keys everywhere")  # comes after the clicks
     assert not (home / "opened").exists()
     assert_tame(terminal)
 
@@ -135,27 +138,19 @@ def test_a_file_name_everywhere(opened: Opener, home: Path) -> None:
     shutil.copy(DEMO, clip)
     no_video.write_bytes(b"no video")
     shown = safe_line(NAME)
-    terminal = asked(opened, f"hostile@{clip}", columns=240)
-    terminal.wait_for("at 50.0/s")
+    terminal = answered(opened, f"hostile@{clip}", columns=240)
     assert shown in terminal.text.split("\n")[0]
-    terminal.press("f4")
-    terminal.wait_for("Earlier conversations")
+    terminal.press_until("f4", "Earlier conversations")
     terminal.wait_for(lambda: terminal.text.count(shown) == 2)
-    terminal.press("escape")
-    terminal.wait_for(lambda: "Earlier conversations" not in terminal.text)
-    terminal.press("ctrl+o")
-    terminal.wait_for("Open a video")
-    terminal.wait_for("Recent")
+    terminal.press_until("escape", lambda: "Earlier conversations" not in terminal.text)
+    terminal.press_until("ctrl+o", "Recent")
     terminal.wait_for(lambda: shown[:40] in terminal.text.partition("Recent")[2])
     terminal.paste(f"{folder}/nothing {MARKUP}.mp4")
     terminal.wait_for("nothing [red]")
-    terminal.press("enter")
-    terminal.wait_for("there is no file")
-    terminal.press("ctrl+u")
-    terminal.wait_for("path of a video")
+    terminal.press_until("enter", "there is no file")
+    terminal.press_until("ctrl+u", "path of a video")
     terminal.paste(str(folder))
-    terminal.press("enter")
-    terminal.wait_for(lambda: "broken " in terminal.text)
+    terminal.press_until("enter", "broken ")
     terminal.press("down", "enter")
     assert_tame(terminal)
 
@@ -171,23 +166,17 @@ def test_a_file_that_is_no_video(opened: Opener, home: Path) -> None:
 
 
 def test_what_is_pasted_and_what_was_logged(opened: Opener, home: Path) -> None:
-    terminal = opened("plain", columns=200, rows=50)
-    terminal.wait_for("Ask about this video")
+    terminal = ready(opened, "plain")
     terminal.paste(f"say {HOSTILE.replace(chr(27), '')} {MARKUP} \u202e end")
     terminal.wait_for(" end")
-    terminal.press("enter")
-    terminal.wait_for("at 50.0/s")
-    terminal.press("f6")
-    terminal.wait_for("Edit the last question")
+    terminal.press_until("enter", "at 50.0/s")
+    terminal.press_until("f6", "Edit the last question")
     noise = home / "state" / "make-noise"
     noise.touch()
     terminal.wait_for(lambda: not noise.exists())
-    terminal.press("f9")
-    terminal.wait_for(r"\x1b[2J\x1b[1;1Hfrom C to 2")
-    terminal.press("escape")
-    terminal.wait_for(lambda: "from C to 2" not in terminal.text)
-    terminal.press("ctrl+o")
-    terminal.wait_for("Open a video")
+    terminal.press_until("f9", r"\x1b[2J\x1b[1;1Hfrom C to 2")
+    terminal.press_until("escape", lambda: "from C to 2" not in terminal.text)
+    terminal.press_until("ctrl+o", "Open a video")
     terminal.paste(f"{HOSTILE.replace(chr(27), '')} end of path")
     terminal.wait_for("end of path")
     assert_tame(terminal)

@@ -100,6 +100,10 @@ class ModelFamily(Protocol):
     def TOKENIZER_PATTERNS(self) -> tuple[str, ...]:
         """Regular expressions that its tokenizer.json may have: all run in time proportional to the text."""
 
+    @property
+    def ALLOCATION_CODE(self) -> Mapping[str, tuple[str, ...]]:
+        """The family's own code by the kind of tensor that it allocates (`profiling/allocation_classifier.py`)."""
+
     def check_config(self, config: Values) -> dict[str, Any]:
         """Return the checked values of config.json as transformers' configuration takes them; raise ModelError."""
 

@@ -9,6 +9,7 @@ from functools import cache
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from vidqa.models.family import families
 from vidqa.types import PHASE_MARK
 
 if TYPE_CHECKING:
@@ -20,6 +21,10 @@ WEIGHTS, FRAMES, KV_CACHE, MASK = "weights", "frames and patches", "KV cache", "
 ROTARY, MLP, MERGER, NORMS = "rotary embedding", "MLP", "vision merger", "norms"
 QUERIES, EMBEDDINGS, HIDDEN = "queries, keys and values", "embeddings of the prompt", "hidden states"
 
+KINDS = (
+    WEIGHTS, FRAMES, CONCATENATION, KV_CACHE, MASK, ROTARY, MLP, MERGER, NORMS, QUERIES, EMBEDDINGS, HIDDEN,
+)  # fmt: skip
+
 # Modules, functions and methods that allocate each kind, as `module` or `module:name`. A package stands for its
 # modules. A test imports every one of them, so that a rename cannot break profiles silently.
 CODE: dict[str, tuple[str, ...]] = {
@@ -28,9 +33,8 @@ CODE: dict[str, tuple[str, ...]] = {
         "transformers.modeling_utils:PreTrainedModel.from_pretrained", "torch.nn.modules.module:Module._apply",
     ),
     FRAMES: (
-        "vidqa.video", "vidqa.models.families.qwen2_vl.image_processor", "vidqa.engine.vision:GroupEncoder._patches",
-        "vidqa.profiling.hf_baseline:stack_frames", "transformers.video_processing_utils",
-        "transformers.models.qwen2_vl.video_processing_qwen2_vl",
+        "vidqa.video", "vidqa.engine.vision:GroupEncoder._patches", "vidqa.profiling.hf_baseline:stack_frames",
+        "transformers.video_processing_utils",
     ),
     CONCATENATION: ("transformers.cache_utils",),
     KV_CACHE: ("vidqa.engine.kv_cache",),
@@ -40,17 +44,11 @@ CODE: dict[str, tuple[str, ...]] = {
     ),
     ROTARY: (
         "vidqa.models.decoder_layers:rotate", "vidqa.models.decoder_layers:Rotary.of_positions",
-        "vidqa.models.decoder_layers:Rotary.of_text", "vidqa.models.families.qwen2_vl.model:vision_rotary",
-        "transformers.models.qwen2_vl.modeling_qwen2_vl:apply_rotary_pos_emb",
-        "transformers.models.qwen2_vl.modeling_qwen2_vl:apply_rotary_pos_emb_vision",
-        "transformers.models.qwen2_vl.modeling_qwen2_vl:rotate_half",
+        "vidqa.models.decoder_layers:Rotary.of_text",
     ),
-    QUERIES: ("vidqa.models.families.qwen2_vl.model:_attend_within_slices", "vidqa.models.decoder_layers:_mixed"),
-    EMBEDDINGS: (
-        "vidqa.engine.prefix_cache", "vidqa.models.families.qwen2_vl.model:embed_patches",
-        "vidqa.models.families.qwen2_vl.model:Qwen2VL.embed",
-    ),
-    HIDDEN: ("vidqa.models.families.qwen2_vl.model:encode_slices", "vidqa.models.decoder_layers:run_layers"),
+    QUERIES: ("vidqa.models.decoder_layers:_mixed",),
+    EMBEDDINGS: ("vidqa.engine.prefix_cache", "vidqa.models.vlm:VisionLanguageModel.embed"),
+    HIDDEN: ("vidqa.models.decoder_layers:run_layers",),
 }  # fmt: skip
 # Parts of the class names of the `nn.Module`s that allocate each kind, as transformers names them.
 LAYERS: dict[str, tuple[str, ...]] = {
@@ -116,11 +114,16 @@ class CallSite:
         return any(part in operator for operator in self.operators for part in parts)
 
 
+def code_of(kind: str) -> tuple[str, ...]:
+    """Return the entries of `CODE` and of every model family for a kind."""
+    return CODE.get(kind, ()) + tuple(code for family in families() for code in family.ALLOCATION_CODE.get(kind, ()))
+
+
 @cache
 def _is_code_of(kind: str, function: str) -> bool:
     if function.startswith(_LAYER):
         return any(part in function for part in LAYERS.get(kind, ()))
-    return any(_is_code(function, code) for code in CODE.get(kind, ()))
+    return any(_is_code(function, code) for code in code_of(kind))
 
 
 def _is_code(function: str, code: str) -> bool:

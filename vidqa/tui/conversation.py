@@ -1,8 +1,7 @@
-"""The conversation that is on the screen: its turns, and their place in the history. No widget, no engine.
+"""The conversation on the screen: its questions and answers, and where the history stores them."""
 
-A history that fails (a full disk, a newer file) is told once and does not stop anybody from asking.
-"""
-
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -11,16 +10,16 @@ from typing import Any, Literal
 from vidqa.errors import HistoryError
 from vidqa.history.records import SavedSession, SavedTurn, TurnState
 from vidqa.history.store import History
-from vidqa.tui.session_worker import StreamingText
 from vidqa.types import Answer, Turn, VideoInfo
 
-# Planned for as if each byte were a token: a long conversation must not push the video out of the context.
-_MOST_TOLD_BYTES = 8 * 2**10
+# The planner counts a byte of history as a token, so a long conversation must not use up the context.
+_MAX_HISTORY_BYTES = 8 * 2**10
+_SAVE_SECONDS = 1.0
 
 
 @dataclass(slots=True)
 class Exchange:
-    """A question and what became of it; `turn_id` is its place in the history, None where it has none."""
+    """A question and its answer. `turn_id` identifies it in the history; None where it is not stored."""
 
     question: str
     turn_id: int | None
@@ -28,106 +27,136 @@ class Exchange:
     state: TurnState = "running"
 
 
+class StreamingText:
+    """The text of an answer while it is generated: the worker thread adds to it, the screen takes it in pieces.
+
+    `save` is called with the whole text about once a second, so that little is lost if the process is killed.
+    """
+
+    def __init__(self, save: Callable[[str], None] | None = None) -> None:
+        self._text, self._taken = "", 0
+        self._lock = threading.Lock()
+        self._save, self._next_save = save, 0.0
+
+    @property
+    def text(self) -> str:
+        """The whole text so far."""
+        return self._text
+
+    def add(self, text: str) -> bool:
+        """Append text; return True if the screen had taken everything before it."""
+        with self._lock:
+            was_empty = self._taken == len(self._text)
+            self._text += text
+        if self._save is not None and (now := time.monotonic()) >= self._next_save:
+            self._save(self._text)
+            self._next_save = now + _SAVE_SECONDS
+        return was_empty and bool(text)
+
+    def take(self) -> str:
+        """Return the text added since the last call."""
+        with self._lock:
+            text, self._taken = self._text[self._taken :], len(self._text)
+        return text
+
+
 class Conversation:
-    """Turns about one video, oldest first. The methods that write may be called from the bridge's thread too."""
+    """The exchanges about one video, oldest first.
+
+    If the history cannot be written (a full disk, a newer file format), `warn` is called once and the conversation
+    goes on. The methods that write may be called from any thread.
+    """
 
     def __init__(self, history: History, warn: Callable[[str], None]) -> None:
         self._history, self._warn = history, warn
         self._warned = False
-        self._session_id: int | None = None
+        self.session_id: int | None = None  # set with the first question
         self.exchanges: list[Exchange] = []
 
     @property
-    def session_id(self) -> int | None:
-        """The session in the history, once something was asked."""
-        return self._session_id
-
-    @property
     def last(self) -> Exchange | None:
-        """The newest turn."""
+        """The newest exchange."""
         return self.exchanges[-1] if self.exchanges else None
 
     def turns(self) -> tuple[Turn, ...]:
-        """What the model is told of the conversation: the newest questions that got some answer, whole ones."""
-        told: list[Turn] = []
-        room = _MOST_TOLD_BYTES
-        for one in reversed(self.exchanges):
-            room -= len(one.question.encode()) + len(one.text.encode())
-            if room < 0:
+        """Return the newest answered questions that fit into the context; none is cut."""
+        turns: list[Turn] = []
+        left = _MAX_HISTORY_BYTES
+        for exchange in reversed(self.exchanges):
+            left -= len(exchange.question.encode()) + len(exchange.text.encode())
+            if left < 0:
                 break
-            if one.text.strip():
-                told.insert(0, Turn(one.question, one.text))
-        return tuple(told)
+            if exchange.text.strip():
+                turns.insert(0, Turn(exchange.question, exchange.text))
+        return tuple(turns)
 
     def restart(self) -> None:
-        """A new conversation; the old one stays in the history."""
-        self._session_id, self.exchanges = None, []
+        """Start a new conversation; the old one stays in the history."""
+        self.session_id, self.exchanges = None, []
 
     def resume(self, session: SavedSession) -> tuple[SavedTurn, ...]:
-        """Go on with a conversation of the history; returns its turns."""
+        """Continue a conversation of the history; return its turns."""
         turns = self._history.turns(session.id)
-        self._session_id = session.id
+        self.session_id = session.id
         self.exchanges = [Exchange(turn.question, turn.id, turn.answer, turn.state) for turn in turns]
         return turns
 
     def begin(
         self, video: VideoInfo, model: str, question: str, span: tuple[float | None, float | None], *, replace: bool
     ) -> Exchange:
-        """A question is being asked; with `replace`, in place of the last one."""
+        """Add a question about `span` seconds of the video; `replace` puts it in place of the last one."""
         if replace and self.exchanges:
             self.exchanges.pop()
-        if not self._is_kept():
-            self._session_id = self._kept(self._history.begin_session, video, model)
+        if not self._is_stored():
+            self.session_id = self._write(self._history.begin_session, video, model)
         begin = self._history.replace_last_turn if replace else self._history.begin_turn
-        turn_id = None
-        if self._session_id is not None:
-            turn_id = self._kept(begin, self._session_id, question, *span)
+        turn_id = None if self.session_id is None else self._write(begin, self.session_id, question, *span)
         exchange = Exchange(question, turn_id)
         self.exchanges.append(exchange)
         return exchange
 
-    def _is_kept(self) -> bool:
-        """Whether there is a session to go on with; it can be deleted while it is open, also by another vidqa."""
-        if self._session_id is None:
+    def _is_stored(self) -> bool:
+        """Whether the history has this conversation; another vidqa may have deleted it meanwhile."""
+        if self.session_id is None:
             return False
         try:
-            self._history.session(self._session_id)
+            self._history.session(self.session_id)
         except HistoryError:
             return False
         return True
 
-    def draft_of(self, exchange: Exchange) -> StreamingText:
-        """Where the answer's text is collected, and kept about once a second."""
+    def streaming_text(self, exchange: Exchange) -> StreamingText:
+        """Return a text that saves itself as the partial answer of `exchange`."""
         if exchange.turn_id is None:
-            return StreamingText(None)
-        return StreamingText(partial(self._kept, self._history.save_partial, exchange.turn_id))
+            return StreamingText()
+        return StreamingText(partial(self._write, self._history.save_partial, exchange.turn_id))
 
-    def answered(self, exchange: Exchange, answer: Answer) -> None:
-        """The answer is there: it is on disk when this returns."""
+    def finish(self, exchange: Exchange, answer: Answer) -> None:
+        """Store the answer; it is on disk when this returns."""
         exchange.text = answer.text
         exchange.state = "stopped" if answer.finish_reason == "cancelled" else "answered"
         if exchange.turn_id is not None:
-            self._kept(self._history.finish_turn, exchange.turn_id, answer)
+            self._write(self._history.finish_turn, exchange.turn_id, answer)
 
-    def ended(self, exchange: Exchange, why: str, state: Literal["stopped", "failed"], text: str) -> None:
-        """There is no answer, only what was written so far."""
+    def fail(self, exchange: Exchange, why: str, state: Literal["stopped", "failed"], text: str) -> None:
+        """Store the partial text of a question that got no answer, and why."""
         exchange.state, exchange.text = state, text
         if exchange.turn_id is not None:
-            self._kept(self._history.save_partial, exchange.turn_id, text)
-            self._kept(self._history.fail_turn, exchange.turn_id, why, state)
+            self._write(self._history.save_partial, exchange.turn_id, text)
+            self._write(self._history.fail_turn, exchange.turn_id, why, state)
 
-    def drop_last(self) -> None:
-        """Delete the last turn, from the history too."""
+    def delete_last(self) -> None:
+        """Delete the last exchange, from the history too."""
         exchange = self.exchanges.pop()
         if exchange.turn_id is not None:
-            self._kept(self._history.delete_turn, exchange.turn_id)
+            self._write(self._history.delete_turn, exchange.turn_id)
 
-    def _kept(self, write: Callable[..., Any], *values: Any) -> Any:
-        """Write to the history; None where that failed, which is told once."""
+    def _write(self, write: Callable[..., Any], *values: Any) -> Any:
+        """Call a method of the history; return None if it fails, and warn the first time."""
         try:
             return write(*values)
         except HistoryError as error:
             if not self._warned:
                 self._warned = True
-                self._warn(f"The history is not kept: {error}")
+                self._warn(f"This conversation is not saved: {error}")
             return None

@@ -1,4 +1,4 @@
-"""Pictures as characters: two pixels a cell, by the upper half block. Knows pixels and cells, no widget."""
+"""Pictures as characters: the upper half block shows two pixels in a cell."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ _UPPER = "▀"
 
 @dataclass(frozen=True, slots=True)
 class HalfBlockImage:
-    """A small picture: `rgb` holds 3 · width · height bytes, row by row from the top."""
+    """A small picture. `rgb` has 3 · width · height bytes, row by row from the top."""
 
     width: int
     height: int
@@ -23,7 +23,7 @@ class HalfBlockImage:
 
 
 def shrink(rgb: "numpy.ndarray", width: int, height: int) -> HalfBlockImage:
-    """Fit (height, width, 3) uint8 into at most width × height pixels, keeping its shape."""
+    """Scale a uint8 array of shape (height, width, 3) to fit into width × height pixels."""
     from PIL import Image
 
     scale = min(width / rgb.shape[1], height / rgb.shape[0])
@@ -33,19 +33,19 @@ def shrink(rgb: "numpy.ndarray", width: int, height: int) -> HalfBlockImage:
 
 
 def fit(picture: HalfBlockImage, columns: int, rows: int) -> HalfBlockImage:
-    """The picture made to fit into so many cells."""
+    """Scale the picture down to fit into columns × rows cells."""
     if picture.width <= columns and picture.height <= rows * 2:
         return picture
     from PIL import Image
 
     scale = min(columns / picture.width, rows * 2 / picture.height)
     size = (max(round(picture.width * scale), 1), max(round(picture.height * scale / 2) * 2, 2))  # whole cells
-    whole = Image.frombytes("RGB", (picture.width, picture.height), picture.rgb)
-    return HalfBlockImage(*size, whole.resize(size, Image.Resampling.BOX).tobytes())
+    image = Image.frombytes("RGB", (picture.width, picture.height), picture.rgb)
+    return HalfBlockImage(*size, image.resize(size, Image.Resampling.BOX).tobytes())
 
 
 def half_blocks(picture: HalfBlockImage) -> list[list[Segment]]:
-    """The picture as lines of segments, one for each two rows of pixels; a last odd row stays open below."""
+    """Return a line of segments for each two rows of pixels; below an odd last row the background shows."""
     return [[_cell(picture, x, y) for x in range(picture.width)] for y in range(0, picture.height, 2)]
 
 
@@ -55,5 +55,5 @@ def _cell(picture: HalfBlockImage, x: int, y: int) -> Segment:
 
 
 def _color(picture: HalfBlockImage, x: int, y: int) -> Color:
-    at = 3 * (y * picture.width + x)
-    return Color.from_rgb(*picture.rgb[at : at + 3])
+    offset = 3 * (y * picture.width + x)
+    return Color.from_rgb(*picture.rgb[offset : offset + 3])

@@ -1,4 +1,4 @@
-"""The help of what is focused: what it shows, its own keys, and those that work everywhere."""
+"""The help of the focused widget: what it shows, its keys, and the keys that work everywhere."""
 
 from collections.abc import Iterable
 
@@ -9,23 +9,22 @@ from textual.widget import Widget
 
 
 def help_for(screen: Screen[object]) -> tuple[str, Content]:
-    """Title and text for the focused widget, or for the screen where nothing with help is focused."""
-    part = _helped(screen)
-    own = _keys(_own_bindings(screen.focused or screen))
-    everywhere = _keys(
+    """Return title and text for the focused widget; for the screen if no focused widget has a `help_text`."""
+    widget = _widget_with_help(screen)
+    everywhere = (
         active.binding
         for active in screen.active_bindings.values()
         if active.node is screen or active.node is screen.app
     )
-    pieces = [Content(str(getattr(part, "help_text", ""))), Content("")]
-    if own and screen.focused is not None:
-        pieces += [Content.styled("Keys here", "bold"), *own, Content("")]
-    pieces += [Content.styled("Keys everywhere", "bold"), *everywhere]
-    return str(getattr(part, "help_title", "vidqa")), Content("\n").join(pieces)
+    lines = [Content(str(getattr(widget, "help_text", ""))), Content("")]
+    if screen.focused is not None and (own := _key_lines(_own_bindings(screen.focused))):
+        lines += [Content.styled("Keys here", "bold"), *own, Content("")]
+    lines += [Content.styled("Keys everywhere", "bold"), *_key_lines(everywhere)]
+    return str(getattr(widget, "help_title", "vidqa")), Content("\n").join(lines)
 
 
-def _helped(screen: Screen[object]) -> Widget:
-    """The nearest part around the focus that has help."""
+def _widget_with_help(screen: Screen[object]) -> Widget:
+    """Return the focused widget or its nearest ancestor with help."""
     node = screen.focused
     while isinstance(node, Widget) and node is not screen:
         if hasattr(node, "help_text"):
@@ -34,21 +33,22 @@ def _helped(screen: Screen[object]) -> Widget:
     return screen
 
 
-def _own_bindings(node: Widget) -> Iterable[Binding]:
-    """What this app gives a widget comes before what every editor knows."""
-    every = (binding for bindings in node._bindings.key_to_bindings.values() for binding in bindings)
-    return sorted(every, key=lambda binding: binding.id is None)
+def _own_bindings(widget: Widget) -> Iterable[Binding]:
+    """Return vidqa's bindings of a widget, which have ids, before Textual's."""
+    bindings = (binding for bindings in widget._bindings.key_to_bindings.values() for binding in bindings)
+    return sorted(bindings, key=lambda binding: binding.id is None)
 
 
-def _keys(bindings: Iterable[Binding]) -> list[Content]:
-    """A line per action: all its keys together, what it does, and the id by which it can be remapped."""
+def _key_lines(bindings: Iterable[Binding]) -> list[Content]:
+    """Return a line for each action: its keys, what it does, and its id in the `[keys]` settings."""
     keys: dict[tuple[str, str], list[str]] = {}
     for binding in bindings:
-        told = binding.tooltip or binding.description
-        if told and not binding.system:
-            what = told if told == binding.description or not binding.description else f"{binding.description}: {told}"
-            keys.setdefault((what, binding.id or ""), []).append(binding.key_display or binding.key)
+        if binding.system:
+            continue
+        text = ": ".join(dict.fromkeys(part for part in (binding.description, binding.tooltip) if part))
+        if text:
+            keys.setdefault((text, binding.id or ""), []).append(binding.key_display or binding.key)
     return [
-        Content.assemble((f"  {', '.join(names):<18} ", "bold $accent"), what, (f"  {id}", "$foreground-muted"))
-        for (what, id), names in keys.items()
+        Content.assemble((f"  {', '.join(names):<18} ", "bold $accent"), text, (f"  {id}", "$foreground-muted"))
+        for (text, id), names in keys.items()
     ]

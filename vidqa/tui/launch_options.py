@@ -1,4 +1,4 @@
-"""What the app is started with. Frozen data."""
+"""The options that the app is started with."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,12 +10,11 @@ from vidqa.types import Request
 
 @dataclass(frozen=True, slots=True)
 class LaunchOptions:
-    """`model` and `video` are None where the person has yet to choose. `engine` is how models are run.
+    """`model` and `video` are None where they are to be chosen in the session; `engine` says how models run.
 
-    `request` holds what is the same for all questions: sampling, system prompt, longest answer. `state` is the
-    folder of history and log (None keeps nothing), `settings_file` where a chosen theme is written back.
-    `images` is how pictures are shown: half, kitty, sixel or none. `tick_seconds` is the time between looks at
-    the memory between questions, None for no looks.
+    `request` holds what all questions share: sampling, system prompt, longest answer. `state` is the folder of history
+    and log (None keeps nothing); `settings_file` is where a chosen theme is saved. `images` is half, kitty, sixel or
+    none. `tick_seconds` is the interval of memory readings between questions; None takes none.
     """
 
     engine: EngineConfig

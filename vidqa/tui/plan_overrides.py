@@ -1,4 +1,4 @@
-"""What the person set, and what of it becomes a request and a configuration. Frozen data, no widget."""
+"""The plan options that the user set, and the request and settings that follow from them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -10,18 +10,18 @@ from vidqa.planner.search import PlanningProblem, search_space
 from vidqa.types import Request, Turn
 from vidqa.utils.units import format_bytes
 
-PLANNED_QUESTION = "what happens?"  # before there is a question, this one is planned for
+PLANNED_QUESTION = "what happens?"  # planned for while there is no question yet
 _GIB = 2**30
 _BUDGETS = (2, 3, 4, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 80)
-# What every conversation has room for beside its first question and answer, in tokens.
+# The context that a conversation has besides its first question and answer, in tokens.
 _CONVERSATION_TOKENS = 1024
-# Where a person can press Stop, nothing may run longer than this without looking.
+# The longest step between two checks for a cancel.
 _STEP_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class PlanOverrides:
-    """What is looked at and how; None leaves a choice to the planner. `size` is (height, width)."""
+    """Values that replace the planner's; None is the planner's choice. `size` is (height, width) in pixels."""
 
     start_seconds: float | None = None
     end_seconds: float | None = None
@@ -33,7 +33,7 @@ class PlanOverrides:
     quality: str | None = None
 
     def request(self, base: Request, question: str, history: tuple[Turn, ...] = ()) -> Request:
-        """The request for a question, with `base`'s video, system prompt and sampling."""
+        """Return a request with `base`'s video, system prompt and sampling."""
         return replace(
             base,
             question=question,
@@ -45,7 +45,7 @@ class PlanOverrides:
         )
 
     def config(self, base: EngineConfig) -> EngineConfig:
-        """The settings to plan and run with."""
+        """Return `base` with the overridden settings."""
         return replace(
             base,
             weights=self.weights or base.weights,
@@ -55,8 +55,8 @@ class PlanOverrides:
         )
 
 
-def interactive(config: EngineConfig, cores: int) -> EngineConfig:
-    """What a face that draws needs: short steps, room to talk, and a core for itself."""
+def interactive_config(config: EngineConfig, cores: int) -> EngineConfig:
+    """Return the settings of an interactive session: short steps, a longer context, and a free core to draw."""
     return replace(
         config,
         conversation_tokens=config.conversation_tokens or _CONVERSATION_TOKENS,
@@ -65,33 +65,34 @@ def interactive(config: EngineConfig, cores: int) -> EngineConfig:
     )
 
 
-KNOBS: Mapping[str, str] = {
-    "frames": "How many frames are sampled; more frames leave fewer pixels for each",
-    "size": "How large each frame is; larger ones leave room for fewer",
-    "quality": "The planner's cap: fast, balanced or best",
-    "weights": "Precision of the weights; another one loads the model anew",
+# The fields of PlanOverrides that the plan panel shows, with their tooltips.
+PLAN_OPTIONS: Mapping[str, str] = {
+    "frames": "How many frames are sampled; more frames are smaller",
+    "size": "The size of each frame; larger frames are fewer",
+    "quality": "The planner's limit: fast, balanced or best",
+    "weights": "Precision of the weights; a change loads the model again",
     "kv": "Precision of the KV cache",
-    "vram_bytes": "The memory to plan for, instead of all that is free",
+    "vram_bytes": "The memory to plan for, instead of all free memory",
 }
 
 
-def knob_choices(task: PlanningProblem) -> Mapping[str, tuple[Any, ...]]:
-    """What each knob can be set to, in order; None, the planner's choice, is not listed."""
-    free = replace(task, request=replace(task.request, frames=None, fps=None, size=None))
-    space = search_space(free)
-    most = task.device.total_bytes
+def option_choices(task: PlanningProblem) -> Mapping[str, tuple[Any, ...]]:
+    """Return the values that each option can be set to, in order."""
+    unconstrained = replace(task, request=replace(task.request, frames=None, fps=None, size=None))
+    space = search_space(unconstrained)
+    total = task.device.total_bytes
     return {
         "frames": space.counts,
         "size": space.sizes,
         "quality": QUALITY_CHOICES,
         "weights": tuple(weight_choices(task.device)) if not task.spec.stored else (),
         "kv": KV_CHOICES,
-        "vram_bytes": tuple(size * _GIB for size in _BUDGETS if size * _GIB < most),
+        "vram_bytes": tuple(size * _GIB for size in _BUDGETS if size * _GIB < total),
     }
 
 
-def shown_value(name: str, value: Any) -> str:
-    """A knob's value in words."""
-    if name == "size":
+def format_option(field: str, value: Any) -> str:
+    """Return the value of an option as text."""
+    if field == "size":
         return f"{value[1]}×{value[0]}"
-    return format_bytes(value) if name == "vram_bytes" else str(value)
+    return format_bytes(value) if field == "vram_bytes" else str(value)

@@ -1,7 +1,7 @@
-"""The bridge between the screen and the session: one thread that runs jobs in order and posts messages.
+"""The thread that owns the session: it runs jobs in order and posts what happens to the screen.
 
-Whoever draws gives jobs and reads messages; nothing else of the session is touched while a job runs,
-so a new question always waits for the end of the old one. One of the borders where every exception ends.
+While a job runs, only this thread uses the session, so a new question waits for the end of the old one. Every
+exception of a job ends here and becomes a `JobEnded` message.
 """
 
 import queue
@@ -9,8 +9,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from textual.message import Message
 
@@ -18,95 +17,38 @@ from vidqa.config import EngineConfig
 from vidqa.errors import Interrupted, VidqaError
 from vidqa.events import Answered, Event, MemorySampled, StageProgress, TextDelta
 from vidqa.planner.tasks import Forecast
-from vidqa.tui.worker_messages import EngineEvent, JobEnded, MemoryMeasured, Progressed, TextWaiting
-from vidqa.types import Answer, Request, VideoInfo
-
-if TYPE_CHECKING:
-    from vidqa.tui.conversation import Exchange
+from vidqa.tui.worker_messages import EngineEvent, JobEnded, MemoryMeasured, Progressed, SessionJob, TextWaiting
+from vidqa.types import Request, VideoInfo
 
 
 class SessionEngine(Protocol):
-    """What the app needs of a session; `vidqa.Session` is one."""
+    """The methods of `vidqa.Session` that the app uses."""
 
     def forecast(self, video: VideoInfo, request: Request, config: EngineConfig | None = None) -> Forecast:
-        """Plan for a video whose facts are known; opens no file."""
+        """Plan for a video that is already probed; opens no file."""
 
     def load(self, request: Request) -> Iterator[Event]:
         """Load the model as the request's plan says."""
 
     def ask(self, request: Request) -> Iterator[Event]:
-        """Answer."""
+        """Answer the request."""
 
     def reconfigure(self, config: EngineConfig) -> None:
-        """Go on with other settings."""
+        """Use other settings from now on."""
 
     def cancel(self) -> None:
         """Stop at the next chunk or token."""
 
     def close(self) -> None:
-        """Let go of the model."""
+        """Free the model."""
 
 
 SessionFactory = Callable[[EngineConfig], SessionEngine]
-_KEEP_SECONDS = 1.0
-_POST_SECONDS = 0.05  # nobody sees more than so often how far a stage is, or how memory stands
-
-
-class StreamingText:
-    """The text of an answer so far: written by the bridge's thread, taken piece by piece by the screen's.
-
-    All of it is given to `keep` about once a second: a killed process leaves that much.
-    """
-
-    def __init__(self, keep: Callable[[str], None] | None) -> None:
-        self._text, self._taken = "", 0
-        self._lock = threading.Lock()
-        self._keep, self._next = keep, 0.0
-
-    @property
-    def text(self) -> str:
-        """All text so far."""
-        return self._text
-
-    def add(self, text: str) -> bool:
-        """More text came; whether none was waiting before."""
-        with self._lock:
-            first = self._taken == len(self._text)
-            self._text += text
-        if self._keep is not None and (now := time.monotonic()) >= self._next:
-            self._keep(self._text)
-            self._next = now + _KEEP_SECONDS
-        return first and bool(text)
-
-    def take(self) -> str:
-        """The text that came since the last call."""
-        with self._lock:
-            text, self._taken = self._text[self._taken :], len(self._text)
-        return text
-
-
-@dataclass(frozen=True, slots=True)
-class SessionJob:
-    """One thing to do: answer the request for a turn, or, where there is none, make the model ready for it.
-
-    `save` is called with the answer, in the bridge's thread, before the screen hears of it.
-    """
-
-    request: Request
-    config: EngineConfig
-    exchange: "Exchange | None" = None
-    save: Callable[[Answer], None] | None = None
-    run_config: StreamingText = field(default_factory=lambda: StreamingText(None))
-    stopped: threading.Event = field(default_factory=threading.Event)
-
-    @property
-    def only_load(self) -> bool:
-        """Whether nothing is to be answered."""
-        return self.exchange is None
+_MIN_INTERVAL_SECONDS = 0.05  # between two progress or memory messages that reach the screen
 
 
 class Throttle:
-    """Lets a message of each kind through every so often; a newer one takes the place of one that is held back."""
+    """Post at most one message of each class per interval; a newer one replaces one that is held back."""
 
     def __init__(self, post: Callable[[Message], object]) -> None:
         self._post = post
@@ -114,17 +56,17 @@ class Throttle:
         self._due: dict[type[Message], float] = {}
 
     def post(self, message: Message) -> None:
-        """Now, or when it is due and another one comes, or with `rest`."""
+        """Post the message, or hold it until the next one or `flush`."""
         kind, now = type(message), time.monotonic()
         if now < self._due.get(kind, 0.0):
             self._held[kind] = message
             return
         self._held.pop(kind, None)
-        self._due[kind] = now + _POST_SECONDS
+        self._due[kind] = now + _MIN_INTERVAL_SECONDS
         self._post(message)
 
-    def rest(self) -> None:
-        """What is held back, before something else is told."""
+    def flush(self) -> None:
+        """Post what is held back; call it before a message of another kind."""
         for message in self._held.values():
             self._post(message)
         self._held.clear()
@@ -136,14 +78,14 @@ class SessionWorker:
 
     def __init__(self, factory: SessionFactory, config: EngineConfig, post: Callable[[Message], object]) -> None:
         self._factory, self._config, self._post = factory, config, post
-        self._pace = Throttle(post)
+        self._throttle = Throttle(post)
         self._jobs: queue.SimpleQueue[SessionJob | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._session: SessionEngine | None = None
         self._pending: list[SessionJob] = []
 
     def session(self) -> SessionEngine:
-        """The session, made on first use."""
+        """Return the session, created on first use."""
         with self._lock:
             if self._session is None:
                 self._session = self._factory(self._config)
@@ -155,13 +97,13 @@ class SessionWorker:
         return bool(self._pending)
 
     def submit(self, job: SessionJob) -> None:
-        """Do this after everything that was given before."""
+        """Queue a job."""
         with self._lock:
             self._pending.append(job)
         self._jobs.put(job)
 
     def stop(self) -> None:
-        """Stop what runs and what waits, at the next chunk or token."""
+        """Stop the running job at the next chunk or token, and all queued ones."""
         with self._lock:
             for job in self._pending:
                 job.stopped.set()
@@ -169,36 +111,36 @@ class SessionWorker:
         if session is not None:
             session.cancel()
 
-    def leave(self) -> None:
-        """Stop, then end the thread."""
+    def close(self) -> None:
+        """Stop all jobs, then end the thread."""
         self.stop()
         self._jobs.put(None)
 
     def run(self) -> None:
-        """Do job after job until `leave`."""
+        """Run job after job until `close`."""
         while (job := self._jobs.get()) is not None:
-            error = self._done(job)
-            self._pace.rest()
+            error = self._try(job)
+            self._throttle.flush()
             with self._lock:
                 self._pending.remove(job)
             self._post(JobEnded(job, error))
         if self._session is not None:
             self._session.close()
 
-    def _done(self, job: SessionJob) -> VidqaError | None:
-        """Do one job; returns what went wrong. Whatever it is, the next job finds a usable session."""
+    def _try(self, job: SessionJob) -> VidqaError | None:
+        """Run a job; return its error. An unexpected exception discards the session, so that the next job can run."""
         try:
-            self._do(job)
+            self._run_job(job)
         except VidqaError as error:
             return error
         except Exception as error:
-            traceback.print_exc()  # the guarded descriptor: it is in the log
-            self._discard()
-            what = f"Something unexpected went wrong: {type(error).__name__}: {error}."
-            return VidqaError(what, "Ask again: the model is loaded anew. The log has the traceback.")
+            traceback.print_exc()  # goes to the log
+            self._discard_session()
+            what = f"An unexpected error occurred: {type(error).__name__}: {error}."
+            return VidqaError(what, "Ask again: the model is then loaded again. The log (F9) has the traceback.")
         return None
 
-    def _discard(self) -> None:
+    def _discard_session(self) -> None:
         with self._lock:
             session, self._session = self._session, None
         if session is not None:
@@ -207,32 +149,29 @@ class SessionWorker:
             except Exception:
                 traceback.print_exc()
 
-    def _do(self, job: SessionJob) -> None:
+    def _run_job(self, job: SessionJob) -> None:
         session = self.session()
         self._config = job.config
         session.reconfigure(job.config)
         if job.stopped.is_set():
             raise Interrupted("Stopped before it began.")
         events = session.load(job.request) if job.only_load else session.ask(job.request)
-        if job.stopped.is_set():  # the call above forgets a cancel that came before it
+        if job.stopped.is_set():  # the call above resets an earlier cancel
             session.cancel()
         for event in events:
-            self._tell(event, job)
+            self._post_event(event, job)
 
-    def _tell(self, event: Event, job: SessionJob) -> None:
+    def _post_event(self, event: Event, job: SessionJob) -> None:
         match event:
             case TextDelta(text):
-                if job.run_config.add(text):  # one message while text waits, however many pieces come
+                if job.streamed.add(text):  # one message while text waits, however many pieces come
                     self._post(TextWaiting(job))
             case StageProgress():
-                self._pace.post(Progressed(job, event))
+                self._throttle.post(Progressed(job, event))
             case MemorySampled():
-                self._pace.post(MemoryMeasured(event))
-            case Answered(answer):
-                if job.save is not None:
-                    job.save(answer)
-                self._pace.rest()
-                self._post(EngineEvent(job, event))
+                self._throttle.post(MemoryMeasured(event))
             case _:
-                self._pace.rest()
+                if isinstance(event, Answered) and job.save is not None:
+                    job.save(event.answer)
+                self._throttle.flush()
                 self._post(EngineEvent(job, event))

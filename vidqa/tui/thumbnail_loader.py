@@ -1,7 +1,6 @@
-"""The thread that reads videos for the screen: the newest path, then small pictures of the wanted frames.
+"""The thread that opens videos for the screen and decodes small pictures of their frames.
 
-Newer wishes replace older ones; what is read for nobody is given up. Knows readers and pictures,
-no widget and no model.
+A newer request replaces older ones, and decoding for an older one is abandoned.
 """
 
 import threading
@@ -12,11 +11,11 @@ from textual.message import Message
 
 from vidqa.errors import VideoError, VidqaError
 from vidqa.tui.half_blocks import shrink
-from vidqa.tui.worker_messages import FrameShown, VideoFailed, VideoOpened
+from vidqa.tui.worker_messages import FrameDecoded, VideoFailed, VideoOpened
 from vidqa.video.reader import VideoReader, open_video
 
-_PIXELS = (480, 320)  # the most that is kept of a frame: enough for a large view
-_TOGETHER = 8  # frames decoded in one go, between looks for newer wishes
+_MAX_PIXELS = (480, 320)  # width and height of a picture, enough for the frame viewer
+_BATCH = 8  # frames decoded before checking for a newer request
 
 
 class ThumbnailLoader:
@@ -26,90 +25,88 @@ class ThumbnailLoader:
         self._post, self._isolated = post, isolated
         self._changed = threading.Condition()
         self._path: str | None = None
-        self._wanted: Sequence[int] = ()
-        self._left = False
+        self._requested: Sequence[int] = ()
+        self._closed = False
         self._reader: VideoReader | None = None
 
     def open(self, path: str) -> None:
-        """Look at this video from now on, also where it is the same path again."""
+        """Open this video, instead of the previous one, even if the path is the same."""
         with self._changed:
-            self._path, self._wanted = path, ()
+            self._path, self._requested = path, ()
             self._changed.notify()
             if self._reader is not None:
                 self._reader.abandon()
 
-    def want(self, indices: Sequence[int]) -> None:
-        """Show these frames, instead of those that were wanted before."""
+    def request(self, indices: Sequence[int]) -> None:
+        """Decode these frames, instead of those requested before."""
         with self._changed:
-            self._wanted = indices
+            self._requested = indices
             self._changed.notify()
 
-    def leave(self) -> None:
+    def close(self) -> None:
         """End the thread."""
         with self._changed:
-            self._left = True
+            self._closed = True
             self._changed.notify()
             if self._reader is not None:
                 self._reader.abandon()
 
     def run(self) -> None:
-        """Serve wishes until `leave`."""
-        shown: str | None = None
+        """Serve requests until `close`."""
         try:
             while True:
                 with self._changed:
-                    while not (self._left or self._path or (self._wanted and self._reader)):
+                    while not (self._closed or self._path or (self._requested and self._reader)):
                         self._changed.wait()
                     path, self._path = self._path, None
-                if self._left:
+                if self._closed:
                     return
                 if path is not None:
-                    shown = path
                     self._open(path)
-                elif shown is not None:
-                    self._show(shown)
+                else:
+                    self._decode()
         finally:
-            self._close()
+            self._close_reader()
 
     def _open(self, path: str) -> None:
-        self._close()
+        self._close_reader()
         try:
             reader = open_video(path, isolated=self._isolated)
         except VidqaError as error:
-            self._fail(path, error)
+            self._fail(error)
             return
         except Exception as error:
             traceback.print_exc()
-            self._fail(path, VideoError(f"The video cannot be opened: {type(error).__name__}: {error}."))
+            self._fail(VideoError(f"The video cannot be opened: {type(error).__name__}: {error}."))
             return
         with self._changed:
             self._reader = reader
-        self._post(VideoOpened(path, reader.info))
+        self._post(VideoOpened(reader.info))
 
-    def _fail(self, path: str, error: VidqaError) -> None:
-        """Tell it, unless another video was wanted meanwhile."""
+    def _fail(self, error: VidqaError) -> None:
+        """Post the error, unless another video was requested meanwhile."""
         with self._changed:
-            stale = self._left or self._path is not None
+            stale = self._closed or self._path is not None
         if not stale:
-            self._post(VideoFailed(path, error))
+            self._post(VideoFailed(error))
 
-    def _show(self, path: str) -> None:
-        """Decode the next few frames that are wanted."""
+    def _decode(self) -> None:
+        """Decode the next batch of requested frames."""
         with self._changed:
-            now, self._wanted = self._wanted[:_TOGETHER], self._wanted[_TOGETHER:]
+            batch, self._requested = self._requested[:_BATCH], self._requested[_BATCH:]
             reader = self._reader
         if reader is None:
             return
         try:
-            for frame in reader.frames(now):
-                self._post(FrameShown(path, frame.index, shrink(frame.rgb, *_PIXELS)))
-        except Exception as error:  # damaged, or given up: the question itself will tell
+            for frame in reader.frames(batch):
+                self._post(FrameDecoded(frame.index, shrink(frame.rgb, *_MAX_PIXELS)))
+        except Exception as error:  # damaged or abandoned; asking the question reports it
             if not isinstance(error, VideoError):
                 traceback.print_exc()
-            self._close()
+            self._close_reader()
 
-    def _close(self) -> None:
+    def _close_reader(self) -> None:
         with self._changed:
-            reader, self._reader, self._wanted = self._reader, None, ()
+            reader, self._reader, self._requested = self._reader, None, ()
         if reader is not None:
             reader.close()

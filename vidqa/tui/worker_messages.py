@@ -1,106 +1,124 @@
-"""What the working threads tell the screen. Plain data; the noisy ones give way to newer ones."""
+"""Jobs for the session worker, and the messages that worker threads post to the screen."""
 
-from typing import TYPE_CHECKING
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from textual.message import Message
 
+from vidqa.config import EngineConfig
 from vidqa.errors import VidqaError
 from vidqa.events import Event, MemorySampled, StageProgress
 from vidqa.planner.tasks import Forecast
+from vidqa.tui.conversation import Exchange, StreamingText
 from vidqa.tui.half_blocks import HalfBlockImage
-from vidqa.types import VideoInfo
-
-if TYPE_CHECKING:
-    from vidqa.tui.session_worker import SessionJob
+from vidqa.types import Answer, Request, VideoInfo
 
 
-class EngineEvent(Message):
-    """An event of the session that must not be lost."""
+@dataclass(frozen=True, slots=True)
+class SessionJob:
+    """A request to answer for `exchange`; without an exchange, only the model is loaded for it.
 
-    def __init__(self, job: "SessionJob", event: Event) -> None:
-        super().__init__()
-        self.job, self.event = job, event
+    `save` is called with the answer, in the worker's thread, before the screen gets it.
+    """
+
+    request: Request
+    config: EngineConfig
+    exchange: Exchange | None = None
+    save: Callable[[Answer], None] | None = None
+    streamed: StreamingText = field(default_factory=StreamingText)
+    stopped: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def only_load(self) -> bool:
+        """Whether there is no question to answer."""
+        return self.exchange is None
 
 
-class Progressed(Message):
-    """How far a stage is; only the newest counts."""
-
-    def __init__(self, job: "SessionJob", event: StageProgress) -> None:
-        super().__init__()
-        self.job, self.event = job, event
+class Replaceable(Message):
+    """A message that a newer one of its class may replace in the queue."""
 
     def can_replace(self, message: Message) -> bool:
-        """A newer report of the same stage says all that this one does."""
+        """Whether this message makes `message` obsolete."""
+        return type(message) is type(self)
+
+
+@dataclass
+class EngineEvent(Message):
+    """An event of the session; every one is delivered."""
+
+    job: SessionJob
+    event: Event
+
+
+@dataclass
+class Progressed(Replaceable):
+    """Progress of a stage."""
+
+    job: SessionJob
+    event: StageProgress
+
+    def can_replace(self, message: Message) -> bool:
+        """Whether `message` is older progress of the same stage."""
         return isinstance(message, Progressed) and message.event.stage == self.event.stage
 
 
-class MemoryMeasured(Message):
-    """How memory stands; only the newest counts."""
+@dataclass
+class MemoryMeasured(Replaceable):
+    """A memory sample of a running phase."""
 
-    def __init__(self, sample: MemorySampled) -> None:
-        super().__init__()
-        self.sample = sample
-
-    def can_replace(self, message: Message) -> bool:
-        """A newer sample makes this one old."""
-        return isinstance(message, MemoryMeasured)
+    sample: MemorySampled
 
 
+@dataclass
+class DeviceMemoryRead(Replaceable):
+    """The memory of the plan's device outside of a phase, in bytes: this process and all others."""
+
+    own_bytes: int
+    other_bytes: int
+
+
+@dataclass
 class TextWaiting(Message):
-    """There is text to take from a job's draft."""
+    """A job's streamed text has a piece to take."""
 
-    def __init__(self, job: "SessionJob") -> None:
-        super().__init__()
-        self.job = job
+    job: SessionJob
 
 
+@dataclass
 class JobEnded(Message):
-    """The bridge is done with a job; `error` says why, where it failed."""
+    """A job is done; `error` is why it failed."""
 
-    def __init__(self, job: "SessionJob", error: VidqaError | None) -> None:
-        super().__init__()
-        self.job, self.error = job, error
-
-
-class ModelsListed(Message):
-    """How the plan's device stands between questions; only the newest counts."""
-
-    def __init__(self, own_bytes: int, other_bytes: int) -> None:
-        super().__init__()
-        self.own_bytes, self.other_bytes = own_bytes, other_bytes
-
-    def can_replace(self, message: Message) -> bool:
-        """A newer look makes this one old."""
-        return isinstance(message, ModelsListed)
+    job: SessionJob
+    error: VidqaError | None
 
 
+@dataclass
 class PlanForecast(Message):
-    """The answer of the planner to wish number `number`."""
+    """The planner's result for planning request `number`: a forecast or an error."""
 
-    def __init__(self, number: int, forecast: Forecast | None, error: VidqaError | None) -> None:
-        super().__init__()
-        self.number, self.forecast, self.error = number, forecast, error
+    number: int
+    forecast: Forecast | None
+    error: VidqaError | None
 
 
+@dataclass
 class VideoOpened(Message):
-    """The facts of the video that was asked for."""
+    """A video was opened."""
 
-    def __init__(self, path: str, video: VideoInfo) -> None:
-        super().__init__()
-        self.path, self.video = path, video
+    video: VideoInfo
 
 
+@dataclass
 class VideoFailed(Message):
-    """The video cannot be used."""
+    """A video could not be opened."""
 
-    def __init__(self, path: str, error: VidqaError) -> None:
-        super().__init__()
-        self.path, self.error = path, error
+    error: VidqaError
 
 
-class FrameShown(Message):
+@dataclass
+class FrameDecoded(Message):
     """A sampled frame as a small picture."""
 
-    def __init__(self, path: str, index: int, picture: HalfBlockImage) -> None:
-        super().__init__()
-        self.path, self.index, self.picture = path, index, picture
+    index: int
+    picture: HalfBlockImage

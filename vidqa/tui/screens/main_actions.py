@@ -1,125 +1,122 @@
-"""What a person can do on the main screen: the actions behind keys, palette and mouse.
+"""The actions of the main screen, behind keys, palette and mouse. Messages of the workers come to main_screen.py."""
 
-Each deed asks the desk or opens another screen. What the working threads tell is drawn in ask.py.
-"""
-
+import gc
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 from textual.content import Content
 from textual.screen import Screen
 from textual.widgets import Static
 
-from vidqa.errors import HistoryError, Interrupted, UsageError, VidqaError
+from vidqa.errors import HistoryError, UsageError, VidqaError
 from vidqa.history.export import suggest_name, to_json, to_markdown, to_srt, write_export
 from vidqa.history.records import SavedSession
 from vidqa.history.timestamps import find_timestamps
-from vidqa.tui import gc_policy
+from vidqa.tui.clipboard import CopyResult, copy_text
 from vidqa.tui.controller import Controller
-from vidqa.tui.progress_text import took
+from vidqa.tui.plan_overrides import PLANNED_QUESTION
+from vidqa.tui.progress_text import usage_line
+from vidqa.tui.screens.dialogs import SelectDialog, TextViewer
 from vidqa.tui.screens.frame_viewer import FrameViewer
 from vidqa.tui.screens.history_browser import HistoryBrowser
+from vidqa.tui.screens.model_chooser import ModelChooser, ModelRow, list_models
 from vidqa.tui.screens.open_video import OpenVideoScreen
-from vidqa.tui.screens.select_dialog import SelectDialog
-from vidqa.tui.session_worker import SessionJob
+from vidqa.tui.stdio_redirect import LOG_NAME, read_log
 from vidqa.tui.widgets.memory_panel import MemoryPanel
 from vidqa.tui.widgets.plan_option import PlanOption
 from vidqa.tui.widgets.question_input import QuestionInput
 from vidqa.tui.widgets.thumbnail_strip import ThumbnailStrip
 from vidqa.tui.widgets.timeline import Timeline
+from vidqa.tui.widgets.title_bar import TitleBar
 from vidqa.tui.widgets.transcript import Transcript
 from vidqa.tui.widgets.turn_view import TurnView
 from vidqa.utils.safe_text import safe_line, safe_text
 
-if TYPE_CHECKING:
-    from vidqa.tui.app import VidqaApp
-
 _FORMATS = (
     ("Markdown (.md): to read", "md", to_markdown),
-    ("JSON (.json): all figures", "json", to_json),
-    ("SubRip (.srt): answers as subtitles", "srt", to_srt),
+    ("JSON (.json): with all figures", "json", to_json),
+    ("SubRip (.srt): the answers as subtitles", "srt", to_srt),
 )
-_RECENT = 12
+_MAX_RECENT = 12
 
 
 class MainActions(Screen[None]):
-    """The actions of the main screen."""
+    """The base of the main screen."""
 
-    def __init__(self, desk: Controller) -> None:
+    def __init__(self, controller: Controller) -> None:
         super().__init__()
-        self.desk = desk
+        self.controller = controller
         self.editing = False
         self._turn: TurnView | None = None
         self._stopping = False
-        self._moment = -1
+        self._timestamp_index = -1
         self._resumed: SavedSession | None = None
 
-    @property
-    def vidqa(self) -> "VidqaApp":
-        """The app, by its own type."""
-        return cast("VidqaApp", self.app)
-
-    def tell(self, error: VidqaError, title: str) -> None:
-        """An error as a toast: what, and the remedy."""
+    def notify_error(self, error: VidqaError, title: str) -> None:
+        """Show an error and its remedy as a notification."""
         self.notify(safe_text(str(error)), title=title, severity="error", timeout=12, markup=False)
 
-    def say_status(self, text: str) -> None:
-        """A line above the prompt; empty text takes it away."""
+    def show_status(self, text: str) -> None:
+        """Show a line above the prompt; an empty text removes it."""
         status = self.query_one("#status", Static)
         status.set_class(bool(text), "-busy")
         status.update(safe_line(text))
 
     def hint(self) -> str:
-        """What to do next, while nothing was asked."""
-        if self.desk.model is None:
+        """Return what to do next, shown while there is no question."""
+        if self.controller.model is None:
             return "First choose a model: press F2."
-        if self.desk.video is None:
+        if self.controller.video is None:
             return "Open a video: press ctrl+o, or drop a file on the prompt below.\nThen ask about it in plain words."
-        return "Ask about this video in the prompt below and press Enter.\nF1 explains whatever is focused."
+        return "Ask about this video in the prompt below and press Enter.\nF1 explains the focused part."
 
-    # Video and model
+    # Video and frames
 
     def action_open_video(self) -> None:
-        """Choose a video."""
+        """Open the dialog that chooses a video."""
+        controller = self.controller
         try:
-            recent = [video.path for video in self.desk.history.recent_videos(_RECENT) if Path(video.path).is_file()]
+            videos = controller.history.recent_videos(_MAX_RECENT)
         except HistoryError as error:
-            self.tell(error, "History")
-            recent = []
-        self.app.push_screen(OpenVideoScreen(recent or self.desk.examples(), Path.cwd()), self._chosen_video)
+            self.notify_error(error, "History")
+            videos = ()
+        recent = [video.path for video in videos if Path(video.path).is_file()] or controller.example_videos()
+        self.app.push_screen(OpenVideoScreen(recent, Path.cwd()), self._path_chosen)
 
-    def _chosen_video(self, path: str | None) -> None:
+    def _path_chosen(self, path: str | None) -> None:
         if path is not None:
             self.open_path(path)
 
     def open_path(self, path: str) -> None:
-        """Open a video; what is being answered is stopped."""
-        if self.desk.answering:
+        """Open a video, and stop an answer about the current one."""
+        if self.controller.answering:
             self.action_stop()
-        self.say_status(f"opening {safe_line(Path(path).name)}…")
-        self.desk.projector.open(path)
+        self.show_status(f"opening {safe_line(Path(path).name)}…")
+        self.controller.thumbnail_loader.open(path)
 
     def action_view_frames(self) -> None:
-        """The sampled frames, large."""
-        plan = self.desk.forecast.plan if self.desk.forecast else None
+        """Show the sampled frames in full size."""
+        plan = self.controller.forecast.plan if self.controller.forecast else None
         if plan is None:
-            self.notify("There are no frames to see before a video is planned.", markup=False)
+            self.notify("There are no frames yet: open a video first.", markup=False)
             return
-        strip, cursor = self.query_one(ThumbnailStrip), self.query_one(Timeline).cursor
-        screen = FrameViewer(plan, strip.pictures, self.desk.projector.want, self.desk.face.images, cursor)
-        self.app.push_screen(screen, self._looked_at)
+        pictures, cursor = self.query_one(ThumbnailStrip).pictures, self.query_one(Timeline).cursor
+        request, mode = self.controller.thumbnail_loader.request, self.controller.options.images
+        self.app.push_screen(FrameViewer(plan, pictures, request, mode, cursor), self._move_cursor)
 
-    def _looked_at(self, seconds: float | None) -> None:
+    def _move_cursor(self, seconds: float | None) -> None:
         if seconds is not None:
             self.query_one(Timeline).cursor = seconds
 
     def action_take_nearest(self) -> None:
-        """The nearest plan that fits."""
-        if not self.desk.take_nearest():
-            self.notify("There is no nearer plan to take.", markup=False)
+        """Use the nearest plan that fits."""
+        if not self.controller.take_nearest():
+            self.notify("The current plan fits: there is no other one to use.", markup=False)
 
     def action_toggle_panel(self) -> None:
-        """Plan and memory: fold them away, or bring them."""
+        """Show or hide plan and memory."""
         self.toggle_class("-folded" if self.has_class("-wide") else "-panel")
         if self.has_class("-panel"):
             self.query(PlanOption).first().focus()
@@ -127,223 +124,228 @@ class MainActions(Screen[None]):
             self.action_focus_prompt()
 
     def action_focus_prompt(self) -> None:
-        """Write."""
+        """Focus the prompt; on a narrow terminal the panel gives way to it."""
         if self.has_class("-narrow"):
             self.remove_class("-panel")
         self.query_one(QuestionInput).focus()
 
+    # Model
+
+    def action_choose_model(self) -> None:
+        """Open the chooser of models; planning for all of them takes a moment, so it is done in a thread."""
+        self.run_worker(self._list_models, thread=True, group="models", exclusive=True, exit_on_error=False)
+
+    def _list_models(self) -> None:
+        controller = self.controller
+        request = replace(controller.options.request, question=PLANNED_QUESTION)
+        rows = list_models(controller.session_worker.session(), controller.config(), request, controller.video)
+        self.app.call_from_thread(self.app.push_screen, ModelChooser(rows, controller.model), self._model_chosen)
+
+    def _model_chosen(self, row: ModelRow | None) -> None:
+        if row is None:
+            return
+        if row.cached:
+            self.use_model(row.name)
+        else:
+            self.show_status(f"downloading {row.name} ({row.verdict}); you can go on meanwhile")
+            self.run_worker(partial(self._download, row.name), thread=True, group="download", exit_on_error=False)
+
+    def _download(self, name: str) -> None:
+        from vidqa.models.hub import pull_model
+
+        try:
+            pull_model(name)
+        except VidqaError as error:
+            self.app.call_from_thread(self.show_status, "")
+            self.app.call_from_thread(self.notify_error, error, "The model was not downloaded")
+            return
+        self.app.call_from_thread(self.use_model, name)
+
+    def use_model(self, name: str) -> None:
+        """Use another model from the next question on."""
+        self.controller.model = name
+        title_bar = self.query_one(TitleBar)
+        title_bar.model, title_bar.plan = name, None
+        self.show_status("")
+        if self.controller.conversation.last is None:
+            self.query_one(Transcript).set_hint(self.hint())
+        self.controller.plan()
+        if self.controller.video is None and self.controller.options.video is None:
+            self.action_open_video()
+
     # Questions
 
-    async def ask(self, question: str, *, replaces: bool = False, anew: bool = False) -> bool:
-        """Ask; False where that cannot be now, which is told."""
-        if self.desk.video is None:
-            self.notify("Open a video first; your question stays here.", markup=False)
+    async def ask(self, question: str, *, replaces: bool = False, resample: bool = False) -> bool:
+        """Ask a question; if that is not possible now, notify why and return False."""
+        if self.controller.video is None:
+            self.notify("Open a video first. Your question stays in the prompt.", markup=False)
             self.action_open_video()
             return False
         try:
-            job = self.desk.prepare(question, replaces=replaces, anew=anew)
+            job = self.controller.prepare(question, replaces=replaces, resample=resample)
         except VidqaError as error:
-            self.tell(error, "Not asked")
+            self.notify_error(error, "The question was not asked")
             return False
         transcript = self.query_one(Transcript)
         if replaces:
-            await transcript.drop_last()
-        self.editing, self._stopping, self._moment = False, False, -1
-        prompt = self.query_one(QuestionInput)
-        prompt.border_title = "Question"
-        prompt.remember(question)
+            await transcript.remove_last()
+        self._stopping, self._timestamp_index = False, -1
+        self._end_edit()
+        self.query_one(QuestionInput).remember(question)
         self._turn = await transcript.add_turn(question)
-        self.begun()
-        if self._stopping:  # pressed meanwhile
+        self.start_answer()
+        if self._stopping:  # Esc was pressed meanwhile
             job.stopped.set()
-        self.desk.submit(job)  # only now: what it tells needs its place on the screen
+        self.controller.submit(job)  # last, since its events need the turn's widgets
         return True
 
-    def begun(self) -> None:
-        """A question is on its way."""
-        self.query_one(MemoryPanel).begin()
+    def start_answer(self) -> None:
+        """Reset what the screen shows about the previous answer."""
+        self.query_one(MemoryPanel).reset_peaks()
 
     def action_stop(self) -> None:
-        """Stop the answer, not the app; without one, give up an edit or go to the prompt."""
-        if self.desk.answering and not self._stopping:
+        """Stop the answer; without one, cancel an edit or focus the prompt."""
+        if self.controller.answering and not self._stopping:
             self._stopping = True
             if self._turn is not None:
-                self._turn.say("stopping…")
-            self.call_after_refresh(self.desk.bridge.stop)  # a quick end would come before the word is drawn
+                self._turn.set_status("stopping…")
+            self.call_after_refresh(self.controller.session_worker.stop)  # draw "stopping…" before a quick end
         elif self.editing:
-            self.editing = False
-            self.query_one(QuestionInput).border_title = "Question"
+            self._end_edit()
             self.query_one(QuestionInput).text = ""
-        elif not self.desk.answering:
+        elif not self.controller.answering:
             self.action_focus_prompt()
 
-    async def add_text(self, text: str) -> None:
-        """More of the answer."""
-        if self._turn is not None:
-            await self._turn.add(text)
-
-    def add_note(self, text: str) -> None:
-        """Something to know about this answer."""
-        if self._turn is not None:
-            self._turn.note(text)
-        else:
-            self.notify(safe_text(text), markup=False)
-
-    def say_progress(self, text: str) -> None:
-        """How far it is, below the question or (while only the model is loaded) above the prompt."""
-        if self._turn is None or not self.desk.answering:
-            self.say_status(text)
-        elif not self._stopping:
-            self._turn.say(text)
-
-    def concerns(self, job: SessionJob) -> bool:
-        """Whether what a job tells belongs on the screen: another video's answer does not."""
-        return job.only_load or job is self.desk.job
-
-    async def finished(self, text: str, usage: str) -> None:
-        """The whole answer."""
-        if self._turn is not None:
-            await self._turn.finish(text.strip(), Content.styled(usage, "$foreground-muted"))
-
-    async def job_ended(self, job: SessionJob, error: VidqaError | None) -> None:
-        """A job is done. A question that got no answer was stopped or failed."""
-        self.say_status("")
-        if not job.only_load:
-            await self._question_ended(job, error)
-        elif error is not None and not isinstance(error, Interrupted):
-            self.tell(error, "The model was not loaded")
-
-    async def _question_ended(self, job: SessionJob, error: VidqaError | None) -> None:
-        """A question that is still marked as running got no answer: say why, and what to do."""
-        exchange = job.exchange
-        if self.concerns(job):
-            self._stopping = False
-        if exchange is None or exchange.state != "running":
-            return
-        error = error or Interrupted("Stopped.")
-        stopped = isinstance(error, Interrupted)
-        self.desk.conversation.ended(exchange, str(error), "stopped" if stopped else "failed", job.run_config.text)
-        if self.concerns(job):
-            await self._say_why(error, stopped)
-
-    async def _say_why(self, error: VidqaError, stopped: bool) -> None:
-        words = "stopped" if stopped else f"✗ {safe_text(error.what)}"
-        remedy = "" if stopped else f"\n{safe_text(error.remedy)}" if error.remedy else ""
-        status = Content.assemble((words, "$text-warning" if stopped else "$text-error"), (remedy, "bold"))
-        if self._turn is not None:
-            await self._turn.finish(None, status)
-        if not stopped:
-            self.tell(error, "No answer")
-
     async def action_regenerate(self) -> None:
-        """The last question once more; a complete answer is sampled anew."""
-        if (last := self.desk.conversation.last) is None:
-            self.notify("Nothing was asked yet.", markup=False)
+        """Ask the last question again; a complete answer is sampled at a higher temperature."""
+        if (last := self.controller.conversation.last) is None:
+            self.notify("There is no question yet.", markup=False)
         else:
-            await self.ask(last.question, replaces=True, anew=last.state == "answered")
+            await self.ask(last.question, replaces=True, resample=last.state == "answered")
 
-    def action_edit(self) -> None:
-        """The last question back in the prompt."""
-        if (last := self.desk.conversation.last) is None or self.desk.answering:
+    def action_edit_question(self) -> None:
+        """Put the last question back into the prompt; the next one asked replaces it."""
+        if (last := self.controller.conversation.last) is None or self.controller.answering:
             self.notify("There is no answered question to edit.", markup=False)
             return
         prompt = self.query_one(QuestionInput)
         prompt.text = last.question
         prompt.move_cursor(prompt.document.end)
-        prompt.border_title = "Edit the last question (Esc leaves it)"
+        prompt.border_title = "Edit the last question (Esc cancels)"
         self.editing = True
         prompt.focus()
+
+    def _end_edit(self) -> None:
+        self.editing = False
+        self.query_one(QuestionInput).border_title = "Question"
 
     # The conversation
 
     async def begin_conversation(self) -> None:
-        """Nothing was asked yet, or an earlier conversation goes on."""
-        self.desk.restart()
+        """Show an empty conversation, or the one of the history that was chosen."""
+        self.controller.restart()
         transcript = self.query_one(Transcript)
         await transcript.clear(self.hint())
-        gc_policy.look_at_all()
+        gc.unfreeze()  # so that the next collection finds the widgets that were removed
         self._turn, resumed, self._resumed = None, self._resumed, None
-        if resumed is None:
-            return
-        for turn in self.desk.conversation.resume(resumed):
+        for turn in self.controller.conversation.resume(resumed) if resumed else ():
             view = await transcript.add_turn(turn.question)
-            told = turn.error or took(turn.finish_reason, turn.plan, turn.usage) or turn.state
-            await view.finish(turn.answer, Content.styled(safe_line(told), "$foreground-muted"))
+            status = turn.error or usage_line(turn.finish_reason, turn.plan, turn.usage) or turn.state
+            await view.finish(turn.answer, Content.styled(safe_line(status), "$foreground-muted"))
             self.query_one(QuestionInput).remember(turn.question)
 
-    async def action_new_session(self) -> None:
-        """Begin anew with the same video."""
-        if self.desk.answering:
+    async def action_new_conversation(self) -> None:
+        """Start a new conversation about the same video; an answer is stopped first."""
+        if self.controller.answering:
             self.action_stop()
             return
         await self.begin_conversation()
-        self.desk.plan()  # what was said takes no room any more
+        self.controller.plan()  # without the tokens of the old conversation
         self.action_focus_prompt()
 
     async def action_delete_turn(self) -> None:
-        """The last turn goes, from the history too."""
-        if self.desk.conversation.last is None or self.desk.answering:
+        """Delete the last turn, from the history too."""
+        if self.controller.conversation.last is None or self.controller.answering:
             return
-        self.desk.conversation.drop_last()
-        await self.query_one(Transcript).drop_last()
+        self.controller.conversation.delete_last()
+        await self.query_one(Transcript).remove_last()
         self._turn = None
-        self.desk.plan()
+        self.controller.plan()
         self.notify("The last turn was deleted.", markup=False)
 
     def action_history(self) -> None:
-        """Earlier conversations."""
+        """Open the browser of earlier conversations."""
         try:
-            self.desk.history.opened()
+            self.controller.history.opened()
         except HistoryError as error:
-            self.tell(error, "History")
+            self.notify_error(error, "History")
             return
-        self.app.push_screen(HistoryBrowser(self.desk.history), self._chosen_session)
+        self.app.push_screen(HistoryBrowser(self.controller.history), self._resume)
 
-    def _chosen_session(self, session: SavedSession | None) -> None:
+    def _resume(self, session: SavedSession | None) -> None:
         if session is not None:
             self._resumed = session
             self.open_path(session.video_path)
 
-    def action_copy(self) -> None:
-        """The last answer, as the model wrote it."""
-        last = self.desk.conversation.last
+    def action_copy_answer(self) -> None:
+        """Copy the last answer as the model wrote it."""
+        last = self.controller.conversation.last
         if last is None or not last.text.strip():
             self.notify("There is no answer to copy yet.", markup=False)
         else:
             self.copy(last.text.strip())
 
     def copy(self, text: str) -> None:
-        """To the clipboard."""
-        self.vidqa.copy(text)
+        """Copy to the clipboard in a thread, since clipboard tools can be slow; notify which way it went."""
+        self.run_worker(partial(self._copy, text), thread=True, group="copy", exit_on_error=False)
+
+    def _copy(self, text: str) -> None:
+        folder = self.controller.options.state or Path.cwd()
+        send = partial(self.app.call_from_thread, self.app.copy_to_clipboard)
+        try:
+            result = copy_text(text, send, folder)
+        except OSError as error:
+            result = CopyResult(f"The text cannot be copied: {error}", certain=False)
+        show = partial(self.notify, safe_text(result.message), markup=False)
+        self.app.call_later(show if result.certain else partial(show, severity="warning"))
 
     def action_export(self) -> None:
-        """Write the conversation to a file."""
-        if self.desk.conversation.session_id is None:
-            self.notify("Nothing was asked yet.", markup=False)
-            return
-        self.app.push_screen(SelectDialog("Write this conversation as", [name for name, *_ in _FORMATS]), self._export)
+        """Write the conversation to a file in the current folder."""
+        if self.controller.conversation.session_id is None:
+            self.notify("There is no question yet.", markup=False)
+        else:
+            self.app.push_screen(
+                SelectDialog("Write this conversation as", [name for name, *_ in _FORMATS]), self._export
+            )
 
-    def _export(self, place: int | None) -> None:
-        number = self.desk.conversation.session_id
-        if place is None or number is None:
+    def _export(self, index: int | None) -> None:
+        number = self.controller.conversation.session_id
+        if index is None or number is None:
             return
-        _, suffix, render = _FORMATS[place]
+        _, suffix, render = _FORMATS[index]
         try:
-            session = self.desk.history.session(number)
-            text: Any = render(session, self.desk.history.turns(number))
+            session = self.controller.history.session(number)
+            text: Any = render(session, self.controller.history.turns(number))
             path = write_export(Path.cwd() / suggest_name(session, suffix), text)
-        except (VidqaError, OSError) as error:
-            told = error if isinstance(error, VidqaError) else UsageError(f"It cannot be written here: {error}.")
-            self.tell(told, "Not exported")
-            return
-        self.notify(safe_text(f"Written to {path}"), title="Exported", markup=False)
+        except OSError as error:
+            self.notify_error(UsageError(f"The file cannot be written: {error}."), "Not exported")
+        except VidqaError as error:
+            self.notify_error(error, "Not exported")
+        else:
+            self.notify(safe_text(f"Written to {path}"), title="Exported", markup=False)
 
-    def action_next_moment(self) -> None:
-        """The next time that the last answer names."""
-        last = self.desk.conversation.last
+    def action_next_timestamp(self) -> None:
+        """Move the cursor to the next time in the last answer."""
+        last = self.controller.conversation.last
         found = find_timestamps(last.text) if last else ()
         if not found:
-            self.notify("The last answer names no time.", markup=False)
+            self.notify("The last answer has no time in it.", markup=False)
             return
-        self._moment = (self._moment + 1) % len(found)
-        self.query_one(Timeline).cursor = found[self._moment].seconds
+        self._timestamp_index = (self._timestamp_index + 1) % len(found)
+        self.query_one(Timeline).cursor = found[self._timestamp_index].seconds
+
+    def action_show_log(self) -> None:
+        """Show what was printed while the session drew the screen."""
+        state = self.controller.options.state
+        text = read_log(state / LOG_NAME) if state else ""
+        self.app.push_screen(TextViewer("Log", Content(safe_text(text) or "Nothing was printed."), at_end=True))

@@ -1,8 +1,4 @@
-"""The main screen: video, plan and memory around a conversation.
-
-Widgets' messages and those of the working threads come up to here, and state goes down from here; what is
-asked and planned is the desk's business (desk.py), what a person can do stands in deeds.py.
-"""
+"""The main screen: video, plan and memory around a conversation, and what the workers' messages change on it."""
 
 import time
 from functools import partial
@@ -11,17 +7,18 @@ from typing import ClassVar
 from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.content import Content
 from textual.widgets import Footer, Static
 
+from vidqa.errors import Interrupted, VidqaError
 from vidqa.events import Answered, Degraded, Event, Noted, Planned, StageStarted
 from vidqa.history.records import plan_figures, usage_figures
 from vidqa.messages import degraded_words
+from vidqa.tui.bindings import bindings_for
 from vidqa.tui.controller import Controller
-from vidqa.tui.key_bindings import bindings_for
-from vidqa.tui.progress_text import StageWords, took
+from vidqa.tui.progress_text import ProgressText, usage_line
 from vidqa.tui.screens.frame_viewer import FrameViewer
 from vidqa.tui.screens.main_actions import MainActions
-from vidqa.tui.session_worker import SessionJob
 from vidqa.tui.widgets.memory_panel import MemoryPanel, Sample
 from vidqa.tui.widgets.plan_option import PlanOption
 from vidqa.tui.widgets.plan_panel import PlanPanel
@@ -31,231 +28,165 @@ from vidqa.tui.widgets.timeline import Timeline
 from vidqa.tui.widgets.title_bar import TitleBar
 from vidqa.tui.widgets.transcript import Transcript
 from vidqa.tui.worker_messages import (
+    DeviceMemoryRead,
     EngineEvent,
-    FrameShown,
+    FrameDecoded,
     JobEnded,
     MemoryMeasured,
-    ModelsListed,
     PlanForecast,
     Progressed,
+    SessionJob,
     TextWaiting,
     VideoFailed,
     VideoOpened,
-)  # fmt: skip
+)
+from vidqa.types import Plan
 from vidqa.utils.safe_text import safe_text
 
 _TEXT_SECONDS = 0.05  # text that comes within this time is drawn together
+_MAX_TEXT_SECONDS = 0.4
+_IDLE_RATIO = 3  # wait this many times as long as drawing the text took, so that keys are handled in between
 _STATUS_SECONDS = 0.1
-_IDLE_SHARE = 3  # from one draw of text to the next, so many times the work of one
-_LONGEST_SECONDS = 0.4
 
 
 class MainScreen(MainActions):
-    """All of the session on one screen; its parts fold away on small terminals."""
+    """All of the session on one screen; parts are hidden on small terminals."""
 
     BINDINGS: ClassVar[list[BindingType]] = bindings_for("app")
     AUTO_FOCUS = "#prompt"
     HORIZONTAL_BREAKPOINTS = [(0, "-tiny"), (40, "-narrow"), (96, "-wide")]  # noqa: RUF012 - as Textual declares it
     VERTICAL_BREAKPOINTS = [(0, "-flat"), (10, "-short"), (30, "-tall")]  # noqa: RUF012 - as Textual declares it
     help_title = "vidqa"
-    help_text = "Open a video, ask about it, and watch what the answer takes."
+    help_text = "Open a video, ask about it, and see the plan and the memory that the answer needs."
 
-    def __init__(self, desk: Controller) -> None:
-        super().__init__(desk)
-        self._stages = StageWords()
-        self._text_seconds, self._spent = _TEXT_SECONDS, 0.0
-        self._status_due = False
-        self._text_due: SessionJob | None = None  # whose text is about to be drawn
+    def __init__(self, controller: Controller) -> None:
+        super().__init__(controller)
+        self._progress = ProgressText()
+        self._text_seconds, self._cpu_seconds = _TEXT_SECONDS, 0.0
+        self._status_pending = False
+        self._text_pending: SessionJob | None = None  # the job whose text a timer will draw
+        self._phase_sampled = False  # whether a phase has sampled the memory since the last tick
 
     def compose(self) -> ComposeResult:
-        """The parts, from top to bottom."""
-        yield TitleBar(id="top")
+        """Yield the parts from top to bottom."""
+        yield TitleBar(id="title-bar")
         with Horizontal(id="body"):
-            with Vertical(id="talk"):
-                yield ThumbnailStrip(self.desk.face.images, id="film")
+            with Vertical(id="conversation"):
+                yield ThumbnailStrip(self.controller.options.images, id="thumbnails")
                 yield Timeline(id="timeline")
                 yield Transcript(id="transcript")
                 yield Static("", id="status", markup=False)
                 yield QuestionInput(id="prompt")
-            with VerticalScroll(id="side", can_focus=False):
+            with VerticalScroll(id="side-panel", can_focus=False):
                 yield PlanPanel(id="plan")
                 yield MemoryPanel(id="memory")
         yield Footer(compact=True)
         yield Static("vidqa needs 40×10", id="too-small", markup=False)
 
     async def on_mount(self) -> None:
-        """Say what to do first."""
-        self.set_class(self.desk.face.images != "none", "-pictures")
-        self.query_one(TitleBar).model = self.desk.model
+        """Show the model and the first hint."""
+        self.set_class(self.controller.options.images != "none", "-pictures")
+        self.query_one(TitleBar).model = self.controller.model
         await self.query_one(Transcript).clear(self.hint())
 
     # The video
 
     async def on_video_opened(self, message: VideoOpened) -> None:
-        """Its facts are known: plan for it."""
-        self.desk.opened(message.video)
+        """Show the video with an empty conversation, and plan for it."""
+        self.controller.set_video(message.video)
         timeline = self.query_one(Timeline)
-        timeline.duration, timeline.cursor, timeline.moments = message.video.duration_seconds, 0.0, ()
+        timeline.duration, timeline.cursor, timeline.timestamps = message.video.duration_seconds, 0.0, ()
         timeline.start = timeline.end = None
         self.query_one(TitleBar).video = message.video
         self.query_one(QuestionInput).placeholder = "Ask about the video, then press Enter"
         await self.begin_conversation()
-        self.say_status("")
+        self.show_status("")
         for note in message.video.notes:
             self.notify(safe_text(note), title="Video", markup=False)
-        self.desk.plan()
+        self.controller.plan()
 
     def on_video_failed(self, message: VideoFailed) -> None:
-        """The video that is open stays open."""
-        self.say_status("")
-        self.tell(message.error, "This video cannot be opened")
+        """Notify; the current video stays open."""
+        self.show_status("")
+        self.notify_error(message.error, "This video cannot be opened")
 
-    def on_frame_shown(self, message: FrameShown) -> None:
-        """A picture for the strip, and for the large view where that is open."""
+    def on_frame_decoded(self, message: FrameDecoded) -> None:
+        """Show a frame in the strip, and in the viewer if it is open."""
         self.query_one(ThumbnailStrip).show_picture(message.index, message.picture)
         if isinstance(self.app.screen, FrameViewer):
-            self.app.screen.picture_came(message.index)
+            self.app.screen.frame_decoded(message.index)
 
     def on_thumbnail_strip_requested(self, message: ThumbnailStrip.Requested) -> None:
-        """These frames are to be decoded."""
-        self.desk.projector.want(message.indices)
+        """Have frames decoded."""
+        self.controller.thumbnail_loader.request(message.indices)
 
-    # The plan
+    def on_timeline_range_chosen(self, message: Timeline.RangeChosen) -> None:
+        """Use another part of the video."""
+        timeline = self.query_one(Timeline)
+        timeline.start, timeline.end = message.start, message.end
+        self.controller.override(start_seconds=message.start, end_seconds=message.end)
+
+    def on_transcript_timestamp_chosen(self, message: Transcript.TimestampChosen) -> None:
+        """Move the cursor to a time in an answer."""
+        self.query_one(Timeline).cursor = message.seconds
+
+    # The plan and the memory
 
     async def on_plan_forecast(self, message: PlanForecast) -> None:
-        """The planner answered."""
-        if not self.desk.is_newest(message) or self.desk.video is None:
+        """Show the newest plan, and load the model for it."""
+        if not self.controller.accept(message) or self.controller.video is None:
             return
         if message.forecast is None:
             assert message.error is not None
-            self.tell(message.error, "There is no plan")
+            self.notify_error(message.error, "There is no plan")
             return
-        forecast = message.forecast
-        self.query_one(PlanPanel).show(forecast, self.desk.wish)
-        self.query_one(MemoryPanel).show_device(forecast.task.device.torch_name)
+        forecast, panel = message.forecast, self.query_one(MemoryPanel)
+        self.query_one(PlanPanel).show(forecast, self.controller.overrides)
+        panel.show_device(forecast.task.device)
         if (plan := forecast.plan) is not None:
-            self.query_one(MemoryPanel).plan(plan.predicted_peak_bytes, plan.tensor_bytes)
-            self.query_one(TitleBar).plan = plan
-            self.query_one(Timeline).moments = plan.timestamps_seconds
-            await self.query_one(ThumbnailStrip).show_plan(self.desk.video, plan)
-            self.desk.load()
+            self._show_plan(plan)
+            self.query_one(Timeline).timestamps = plan.timestamps_seconds
+            await self.query_one(ThumbnailStrip).show_plan(self.controller.video, plan)
+            self.controller.load_model()
+
+    def _show_plan(self, plan: Plan) -> None:
+        self.query_one(MemoryPanel).show_plan(plan.predicted_peak_bytes, plan.tensor_bytes)
+        self.query_one(TitleBar).plan = plan
 
     def on_plan_option_changed(self, message: PlanOption.Changed) -> None:
-        """A line of the plan was changed."""
-        self.desk.change(**{message.field: message.value})
+        """Plan with another value."""
+        self.controller.override(**{message.field: message.value})
 
-    def on_timeline_range_chosen(self, message: Timeline.RangeChosen) -> None:
-        """Another part of the video."""
-        timeline = self.query_one(Timeline)
-        timeline.start, timeline.end = message.start, message.end
-        self.desk.change(start_seconds=message.start, end_seconds=message.end)
+    def on_memory_measured(self, message: MemoryMeasured) -> None:
+        """Show a sample of a running phase."""
+        sample, self._phase_sampled = message.sample, True
+        measured = Sample(sample.current_bytes, sample.other_bytes)
+        self.query_one(MemoryPanel).add_sample(measured, sample.phase, sample.peak_bytes, sample.tensor_peak_bytes)
 
-    def on_transcript_moment_chosen(self, message: Transcript.MomentChosen) -> None:
-        """A time in an answer."""
-        self.query_one(Timeline).cursor = message.seconds
+    def tick(self) -> None:
+        """Move the graph by a second; read the memory if no phase has sampled it (between answers, during a load)."""
+        self.query_one(MemoryPanel).tick()
+        if not self._phase_sampled:
+            self.controller.read_memory()
+        self._phase_sampled = False
+
+    def on_device_memory_read(self, message: DeviceMemoryRead) -> None:
+        """Show a reading from outside of a phase."""
+        self.query_one(MemoryPanel).add_sample(Sample(message.own_bytes, message.other_bytes))
 
     # Questions
 
     async def on_question_input_submitted(self, message: QuestionInput.Submitted) -> None:
-        """A question was written."""
+        """Ask; a question that cannot be asked goes back into the prompt."""
         if not await self.ask(message.question, replaces=self.editing):
-            self.query_one(QuestionInput).give_back(message.question)
+            self.query_one(QuestionInput).restore(message.question)
 
     def on_question_input_path_dropped(self, message: QuestionInput.PathDropped) -> None:
-        """A video was dropped on the prompt."""
+        """Open a video that was dropped on the prompt."""
         self.open_path(message.path)
 
-    def begun(self) -> None:
-        """A question is on its way."""
-        self._stages = StageWords()
-        self._text_seconds, self._spent = _TEXT_SECONDS, time.thread_time()
-        super().begun()
-
-    async def on_engine_event(self, message: EngineEvent) -> None:
-        """What the engine tells, one thing after the other."""
-        if self.concerns(message.job):
-            await self._heard(message.job, message.event)
-
-    async def _heard(self, job: SessionJob, event: Event) -> None:
-        match event:
-            case Planned(_, plan):
-                self.query_one(MemoryPanel).plan(plan.predicted_peak_bytes, plan.tensor_bytes)
-                self.query_one(TitleBar).plan = plan
-            case StageStarted():
-                self._stages.started(event)
-                self._show_status()
-            case Noted(text):
-                self.add_note(text)
-            case Degraded(phase, step, plan):
-                told = degraded_words(phase, step, plan)
-                self.query_one(MemoryPanel).degrade(told)
-                self.query_one(MemoryPanel).plan(plan.predicted_peak_bytes, plan.tensor_bytes)
-                self.add_note(told)
-            case Answered(answer):
-                await self._draw_text(job)
-                figures = (plan_figures(answer.plan), usage_figures(answer))
-                await self.finished(answer.text, took(answer.finish_reason, *figures))
-
-    def on_progressed(self, message: Progressed) -> None:
-        """How far a stage is: drawn a few times a second."""
-        if not self.concerns(message.job):
-            return
-        self._stages.progressed(message.event)
-        if not self._status_due:
-            self._status_due = True
-            self.set_timer(_STATUS_SECONDS, self._show_status)
-
-    def on_memory_measured(self, message: MemoryMeasured) -> None:
-        """A sample of a running phase."""
-        sample = message.sample
-        measured = Sample(sample.current_bytes, sample.other_bytes)
-        self.query_one(MemoryPanel).measure(measured, sample.phase, sample.peak_bytes, sample.tensor_peak_bytes)
-
-    def on_text_waiting(self, message: TextWaiting) -> None:
-        """Draw it in a moment, with what comes until then."""
-        if self._text_due is not message.job:
-            self._text_due = message.job
-            self.set_timer(self._text_seconds, partial(self._draw_text, message.job))
-
-    async def _draw_text(self, job: SessionJob) -> None:
-        if self._text_due is job:
-            self._text_due = None
-        text = job.run_config.take()
-        if text and self.concerns(job):
-            self._pace_text()
-            await self.add_text(text)
-
-    def _pace_text(self) -> None:
-        """The more work the last draw was (a long answer is laid out anew), the later the next: keys come between."""
-        spent, self._spent = time.thread_time() - self._spent, time.thread_time()
-        self._text_seconds = min(max(_TEXT_SECONDS, _IDLE_SHARE * spent), _LONGEST_SECONDS)
-
-    async def on_job_ended(self, message: JobEnded) -> None:
-        """The engine is free again; what is still marked as running went wrong."""
-        await self._draw_text(message.job)
-        await self.job_ended(message.job, message.error)
-        self.desk.plan()  # with the model loaded, and with the memory as it is now
-        self.vidqa.collect_garbage(only_loaded=message.job.only_load)
-
-    def _show_status(self) -> None:
-        self._status_due = False
-        if self.desk.bridge.busy:
-            self.say_progress(self._stages.told())
-
-    # What is told
-
-    def tick(self) -> None:
-        """Between questions somebody has to look at the memory."""
-        self.query_one(MemoryPanel).tick()
-        if not self.desk.bridge.busy:
-            self.desk.look()
-
-    def on_models_listed(self, message: ModelsListed) -> None:
-        """How memory stands between questions."""
-        self.query_one(MemoryPanel).measure(Sample(message.own_bytes, message.other_bytes))
-
     def clear_prompt(self) -> bool:
-        """Empty the prompt, which Up brings back; False where it is empty."""
+        """Clear the prompt, whose text Up brings back; return False if there is none."""
         prompt = self.query_one(QuestionInput)
         if not prompt.text or self.app.screen is not self:
             return False
@@ -263,22 +194,108 @@ class MainScreen(MainActions):
         prompt.text = ""
         return True
 
-    def use_model(self, name: str) -> None:
-        """Another model answers from the next question on."""
-        self.desk.model = name
-        top = self.query_one(TitleBar)
-        top.model, top.plan = name, None
-        self.say_status("")
-        if self.desk.conversation.last is None:
-            self.query_one(Transcript).say(self.hint())
-        self.desk.plan()
-        if self.desk.video is None and self.desk.face.video is None:
-            self.action_open_video()
+    def start_answer(self) -> None:
+        """Reset progress and pace too."""
+        self._progress = ProgressText()
+        self._text_seconds, self._cpu_seconds = _TEXT_SECONDS, time.thread_time()
+        super().start_answer()
 
-    def action_choose_model(self) -> None:
-        """Open the chooser."""
-        self.vidqa.choose_model()
+    def _is_shown(self, job: SessionJob) -> bool:
+        """Whether a job belongs on the screen; an answer about a previous video does not."""
+        return job.only_load or job is self.controller.job
 
-    def action_log(self) -> None:
-        """What was printed behind the screen."""
-        self.vidqa.show_log()
+    async def on_engine_event(self, message: EngineEvent) -> None:
+        """Show an event of the engine."""
+        if self._is_shown(message.job):
+            await self._show_event(message.job, message.event)
+
+    async def _show_event(self, job: SessionJob, event: Event) -> None:
+        match event:
+            case Planned(_, plan):
+                self._show_plan(plan)
+            case StageStarted():
+                self._progress.start(event)
+                self._show_progress()
+            case Noted(text):
+                self._add_note(text)
+            case Degraded(phase, step, plan):
+                text = degraded_words(phase, step, plan)
+                self.query_one(MemoryPanel).add_warning(text)
+                self.query_one(MemoryPanel).show_plan(plan.predicted_peak_bytes, plan.tensor_bytes)
+                self._add_note(text)
+            case Answered(answer):
+                await self._draw_text(job)
+                usage = usage_line(answer.finish_reason, plan_figures(answer.plan), usage_figures(answer))
+                if self._turn is not None:
+                    await self._turn.finish(answer.text.strip(), Content.styled(usage, "$foreground-muted"))
+
+    def _add_note(self, text: str) -> None:
+        if self._turn is not None:
+            self._turn.add_note(text)
+        else:
+            self.notify(safe_text(text), markup=False)
+
+    def on_progressed(self, message: Progressed) -> None:
+        """Show progress, a few times a second."""
+        if not self._is_shown(message.job):
+            return
+        self._progress.update(message.event)
+        if not self._status_pending:
+            self._status_pending = True
+            self.set_timer(_STATUS_SECONDS, self._show_progress)
+
+    def _show_progress(self) -> None:
+        """Show the progress below the question, or above the prompt while only the model is loaded."""
+        self._status_pending = False
+        if not self.controller.session_worker.busy:
+            return
+        if self._turn is None or not self.controller.answering:
+            self.show_status(self._progress.text())
+        elif not self._stopping:
+            self._turn.set_status(self._progress.text())
+
+    def on_text_waiting(self, message: TextWaiting) -> None:
+        """Draw the text soon, with what comes until then."""
+        if self._text_pending is not message.job:
+            self._text_pending = message.job
+            self.set_timer(self._text_seconds, partial(self._draw_text, message.job))
+
+    async def _draw_text(self, job: SessionJob) -> None:
+        if self._text_pending is job:
+            self._text_pending = None
+        text = job.streamed.take()
+        if text and self._is_shown(job):
+            spent, self._cpu_seconds = time.thread_time() - self._cpu_seconds, time.thread_time()
+            self._text_seconds = min(max(_TEXT_SECONDS, _IDLE_RATIO * spent), _MAX_TEXT_SECONDS)
+            if self._turn is not None:
+                await self._turn.add(text)
+
+    async def on_job_ended(self, message: JobEnded) -> None:
+        """Show why a job failed, then plan again with the memory as it is now."""
+        job, error = message.job, message.error
+        await self._draw_text(job)
+        self.show_status("")
+        if not job.only_load:
+            await self._end_question(job, error)
+        elif error is not None and not isinstance(error, Interrupted):
+            self.notify_error(error, "The model was not loaded")
+        self.controller.plan()
+
+    async def _end_question(self, job: SessionJob, error: VidqaError | None) -> None:
+        """Store and show why a question got no answer: its state is then still "running"."""
+        exchange = job.exchange
+        if self._is_shown(job):
+            self._stopping = False
+        if exchange is None or exchange.state != "running":
+            return
+        error = error or Interrupted("Stopped.")
+        stopped = isinstance(error, Interrupted)
+        self.controller.conversation.fail(exchange, str(error), "stopped" if stopped else "failed", job.streamed.text)
+        if not self._is_shown(job):
+            return
+        remedy = f"\n{safe_text(error.remedy)}" if error.remedy and not stopped else ""
+        reason = ("stopped", "$text-warning") if stopped else (f"✗ {safe_text(error.what)}", "$text-error")
+        if self._turn is not None:
+            await self._turn.finish(None, Content.assemble(reason, (remedy, "bold")))
+        if not stopped:
+            self.notify_error(error, "No answer")

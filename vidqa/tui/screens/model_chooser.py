@@ -1,7 +1,7 @@
-"""The chooser of models: what is here, what can be fetched, how large each is, and whether it fits."""
+"""The chooser of models: cached ones and those to download, with their sizes and whether they fit."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from textual.app import ComposeResult
@@ -12,66 +12,116 @@ from textual.screen import ModalScreen
 from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
-from vidqa.tui.key_bindings import bindings_for
+from vidqa.config import EngineConfig
+from vidqa.errors import VidqaError
+from vidqa.models.hub import DEMO, cached_models, demo_folder
+from vidqa.models.registry import find_checkpoints, short_names
+from vidqa.planner.weight_memory import parameters
+from vidqa.tui.bindings import bindings_for
+from vidqa.tui.session_worker import SessionEngine
+from vidqa.types import Request, VideoInfo
 from vidqa.utils.safe_text import safe_line
-from vidqa.utils.units import format_bytes
+from vidqa.utils.units import format_bytes, format_span
+
+_BYTES_PER_PARAMETER = 2  # the released checkpoints are bfloat16
+_FPS, _SECONDS = 30, 60
 
 
 @dataclass(frozen=True, slots=True)
 class ModelRow:
-    """A model that can be chosen. `fits` is None where nobody can say; one that is not `here` is fetched first."""
+    """A model to choose. `fits` is None where the planner cannot say; one that is not `cached` is downloaded first."""
 
     name: str
     note: str
     size_bytes: int
-    here: bool
-    fits: bool | None
-    told: str
+    cached: bool
+    fits: bool | None = None
+    verdict: str = ""
+
+
+def list_models(
+    engine: SessionEngine, config: EngineConfig, request: Request, video: VideoInfo | None
+) -> list[ModelRow]:
+    """Return the demo, cached models, then those to download, each planned for the video, or for a typical one."""
+    planned, label = (video, "this video") if video else (typical_video(), "a minute of video")
+    request = replace(request, video=planned.path)
+    return [_planned(row, engine, replace(config, model=row.name), request, planned, label) for row in _all_models()]
+
+
+def _all_models() -> Iterator[ModelRow]:
+    yield ModelRow(DEMO, "shapes only", sum(path.stat().st_size for path in demo_folder().iterdir()), True)
+    cached = {model.repository: model for model in cached_models() if model.runnable}
+    for name, model in cached.items():
+        yield ModelRow(name, "real videos", model.size_bytes, True)
+    for name in short_names().values():
+        if name not in cached:
+            (found,) = find_checkpoints(name, local=False)
+            yield ModelRow(name, "real videos", parameters(found.spec) * _BYTES_PER_PARAMETER, False)
+
+
+def _planned(
+    row: ModelRow, engine: SessionEngine, config: EngineConfig, request: Request, video: VideoInfo, label: str
+) -> ModelRow:
+    """Return the row with the planner's verdict."""
+    try:
+        forecast = engine.forecast(video, request, config)
+    except VidqaError as error:
+        return replace(row, verdict=error.what)
+    if forecast.plan is not None:
+        run_config, wait = forecast.plan.run_config, format_span(forecast.plan.seconds.total_seconds)
+        verdict = f"fits: {run_config.frames} frames of {label} in {run_config.weights}, about {wait}"
+        return replace(row, fits=True, verdict=verdict)
+    wanted, budget = forecast.wanted, format_bytes(forecast.task.budget_bytes)
+    needs = f"needs {format_bytes(wanted.required_bytes)} of {budget}" if wanted else str(forecast.refusal)
+    return replace(row, fits=False, verdict=f"does not fit: {needs}")
+
+
+def typical_video() -> VideoInfo:
+    """Return a minute of 1280×720 to plan for while no video is open."""
+    frames = _FPS * _SECONDS
+    return VideoInfo(
+        path="typical.mp4", container="mp4", codec="h264", width=1280, height=720, coded_width=1280, coded_height=720,
+        rotation_degrees=0, pixel_aspect=1.0, fps=_FPS, frame_count=frames, duration_seconds=float(_SECONDS),
+        start_seconds=0.0, constant_rate=True, pts_seconds=tuple(number / _FPS for number in range(frames)),
+        sources={},
+    )  # fmt: skip
 
 
 class ModelChooser(ModalScreen[ModelRow | None]):
-    """Dismissed with the chosen model, or with None."""
+    """Returns the chosen model, or None."""
 
     BINDINGS: ClassVar[list[BindingType]] = bindings_for("models")
     AUTO_FOCUS = "OptionList"
     help_title = "Models"
     help_text = (
-        "Which model answers. Enter takes the marked one; one that is not here yet is fetched first, from the "
-        "Hugging Face hub. Whether it fits is the planner's word for the memory that is free now."
+        "Enter chooses the selected model. A model that is not on this machine is first downloaded from the Hugging "
+        "Face Hub. The second line says whether the model fits into the memory that is free now."
     )
 
-    def __init__(self, choices: Sequence[ModelRow], current: str | None) -> None:
+    def __init__(self, rows: Sequence[ModelRow], current: str | None) -> None:
         super().__init__()
-        self._choices, self._current = tuple(choices), current
+        self._rows, self._current = tuple(rows), current
 
     def compose(self) -> ComposeResult:
-        """A line of introduction and the list."""
+        """Yield title, list and keys."""
         with Vertical(classes="dialog"):
             yield Static("Which model should answer?", classes="title", markup=False)
-            yield OptionList(*(Option(self._line(choice)) for choice in self._choices), id="models")
-            yield Static("↑ ↓ choose · Enter take · Esc back", classes="keys", markup=False)
+            yield OptionList(*(Option(self._line(row)) for row in self._rows), id="models")
+            yield Static("↑ ↓ select · Enter choose · Esc back", classes="keys", markup=False)
 
     def on_mount(self) -> None:
-        """Mark the model that answers now, else the first that is here and fits."""
-        names = [choice.name for choice in self._choices]
+        """Select the current model, else the first."""
+        names = [row.name for row in self._rows]
         self.query_one(OptionList).highlighted = names.index(self._current) if self._current in names else 0
 
-    def _line(self, choice: ModelRow) -> Content:
-        verdict = {None: ("? ", "$foreground-muted"), True: ("✓ ", "$text-success"), False: ("✗ ", "$text-error")}[
-            choice.fits
-        ]
-        place = "here" if choice.here else "to fetch"
-        name = ("● " if choice.name == self._current else "  ") + safe_line(choice.name)
-        first = Content.assemble(
-            (f"{name:<34}", "bold"), f"{format_bytes(choice.size_bytes):>9} {place} · {choice.note}"
+    def _line(self, row: ModelRow) -> Content:
+        marks = {None: ("? ", "$foreground-muted"), True: ("✓ ", "$text-success"), False: ("✗ ", "$text-error")}
+        name = ("● " if row.name == self._current else "  ") + safe_line(row.name)
+        facts = f"{format_bytes(row.size_bytes):>9} {'cached' if row.cached else 'to download'} · {row.note}"
+        return Content.assemble(
+            (f"{name:<34}", "bold"), facts, "\n    ", marks[row.fits], (safe_line(row.verdict), "$foreground-muted")
         )
-        second = Content.assemble("    ", verdict, (safe_line(choice.told), "$foreground-muted"))
-        return Content("\n").join([first, second])
 
     def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
-        """Taken."""
-        self.dismiss(self._choices[event.option_index])
-
-    def action_close(self) -> None:
-        """Nothing was chosen."""
-        self.dismiss(None)
+        """Return the chosen model."""
+        self.dismiss(self._rows[event.option_index])

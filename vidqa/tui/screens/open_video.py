@@ -1,4 +1,4 @@
-"""Choosing a video: a path with completion, recent ones, and the folders below."""
+"""The dialog that opens a video: a path with completion, recent videos, and a folder tree."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -18,46 +18,46 @@ from textual.widgets._directory_tree import DirEntry
 from textual.widgets.option_list import Option
 from textual.widgets.tree import TreeNode
 
-from vidqa.tui.dropped_path import dropped_path
-from vidqa.tui.key_bindings import bindings_for
+from vidqa.tui.bindings import bindings_for
+from vidqa.tui.widgets.question_input import dropped_path
 from vidqa.utils.safe_text import safe_line
 from vidqa.video.path_completion import complete_path, is_video_name
 
 
-class _Paths(Suggester):
-    """Suggests the first way in which a half-typed path goes on."""
+class _PathSuggester(Suggester):
+    """Suggests the first completion of a path."""
 
     def __init__(self) -> None:
         super().__init__(use_cache=False, case_sensitive=True)
 
     async def get_suggestion(self, value: str) -> str | None:
-        """The first completion, where it is plain text."""
+        """Return the first completion."""
         return next((path for path in complete_path(value) if path != value), None)
 
 
-class _Videos(DirectoryTree):
-    """Folders and videos; hidden ones left out."""
+class _VideoTree(DirectoryTree):
+    """Shows folders and videos, without hidden ones."""
 
     def filter_paths(self, paths: Iterable[Path]) -> Iterable[Path]:
-        """What is shown."""
+        """Return the folders and videos."""
         return [path for path in paths if not path.name.startswith(".") and (is_video_name(path.name) or path.is_dir())]
 
     def render_label(self, node: TreeNode[DirEntry], base_style: Style, style: Style) -> Text:
-        """The label, made safe: a file's name may hold anything."""
+        """Return the label, made safe: a file name may contain control characters."""
         label = super().render_label(node, base_style, style)
         label.plain = safe_line(label.plain)
         return label
 
 
 class OpenVideoScreen(ModalScreen[str | None]):
-    """Dismissed with a path, or with None."""
+    """Returns a path, or None."""
 
     BINDINGS: ClassVar[list[BindingType]] = bindings_for("open")
     AUTO_FOCUS = "#path"
     help_title = "Open a video"
     help_text = (
-        "Type a path (Right or Tab takes the suggestion, Enter opens), choose a recent video, or go through the "
-        "folders with the arrow keys. Tab moves between the three."
+        "Type a path (Right or Tab completes it, Enter opens it), choose a recent video, or use the folder tree. Tab "
+        "moves between the three."
     )
 
     def __init__(self, recent: Sequence[str], folder: Path) -> None:
@@ -65,26 +65,26 @@ class OpenVideoScreen(ModalScreen[str | None]):
         self._recent, self._folder = tuple(recent), folder
 
     def compose(self) -> ComposeResult:
-        """The path, then recent videos and the tree side by side."""
+        """Yield the path, then recent videos and the tree side by side."""
         with Vertical(classes="dialog wide"):
             yield Static("Open a video", classes="title", markup=False)
-            yield Input(placeholder="path of a video", suggester=_Paths(), id="path")
+            yield Input(placeholder="path of a video", suggester=_PathSuggester(), id="path")
             yield Static("", id="path-error", markup=False)
-            with Horizontal(id="places"):
+            with Horizontal(id="browse"):
                 with Vertical(id="recent-column"):
                     yield Static("Recent", classes="label", markup=False)
                     yield OptionList(*(Option(Content(_short(path))) for path in self._recent), id="recent")
                 with Vertical(id="tree-column"):
                     yield Static(f"In {safe_line(str(self._folder))}", classes="label", markup=False)
-                    yield _Videos(self._folder, id="tree")
-            yield Static("Enter open · → complete · Tab next part · Esc back", classes="keys", markup=False)
+                    yield _VideoTree(self._folder, id="tree")
+            yield Static("Enter open · → complete · Tab next · Esc back", classes="keys", markup=False)
 
     def on_mount(self) -> None:
-        """Without recent videos the tree has all the room."""
+        """Hide the list of recent videos if there are none."""
         self.query_one("#recent-column").display = bool(self._recent)
 
     def on_key(self, event: events.Key) -> None:
-        """Tab takes a suggestion where there is one, and else moves on."""
+        """Complete the path on Tab; without a completion, Tab moves the focus."""
         path = self.query_one("#path", Input)
         if event.key == "tab" and path.has_focus and path.value:
             found = complete_path(path.value)
@@ -95,42 +95,38 @@ class OpenVideoScreen(ModalScreen[str | None]):
                 path.cursor_position = len(path.value)
 
     def on_input_changed(self, event: Input.Changed) -> None:
-        """A new path has no error yet."""
+        """Remove the error of the previous path."""
         self.query_one("#path-error", Static).update("")
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
-        """Open it, go into it, or say why not."""
+        """Return a file, show a folder in the tree, or show an error."""
         typed = dropped_path(event.value) or event.value.strip()
         path = Path(typed).expanduser()
         if path.is_dir():
-            self.query_one("#tree", _Videos).path = path
+            self.query_one("#tree", _VideoTree).path = path
             self.query_one("#tree").focus()
         elif path.is_file():
             self.dismiss(str(path))
         else:
-            what = f"✗ there is no file {safe_line(typed)}" if typed else "✗ type a path, or choose a video below"
-            self.query_one("#path-error", Static).update(what)
+            error = f"✗ there is no file {safe_line(typed)}" if typed else "✗ type a path or choose a video below"
+            self.query_one("#path-error", Static).update(error)
 
     def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
-        """A recent video."""
+        """Return a recent video."""
         self.dismiss(self._recent[event.option_index])
 
     def on_directory_tree_file_selected(self, event: DirectoryTree.FileSelected) -> None:
-        """A file of the tree."""
+        """Return a video of the tree."""
         if is_video_name(event.path.name):
             self.dismiss(str(event.path))
 
     def action_clear(self) -> None:
-        """Empty the path."""
+        """Clear the path."""
         self.query_one("#path", Input).value = ""
-
-    def action_close(self) -> None:
-        """Nothing was chosen."""
-        self.dismiss(None)
 
 
 def _short(path: str) -> str:
-    """As a person would write it: from here, or from home."""
+    """Return the path relative to the current folder or the home folder, if it lies in one of them."""
     for start, shown in ((str(Path.cwd()), ""), (str(Path.home()), "~/")):
         if path.startswith(start + "/"):
             return shown + safe_line(path.removeprefix(start + "/"))

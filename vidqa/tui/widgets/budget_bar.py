@@ -1,4 +1,4 @@
-"""The memory budget as a stacked bar with a legend; each share has a glyph of its own besides its colour."""
+"""The memory budget as a stacked bar with a legend; the shares differ in glyph and colour."""
 
 from textual.content import Content
 from textual.reactive import reactive
@@ -8,7 +8,7 @@ from vidqa.planner.memory_shares import memory_shares
 from vidqa.types import Device, Plan
 from vidqa.utils.units import format_bytes
 
-_LOOKS = {
+_STYLES = {
     "weights": ("█", "$primary"),
     "KV cache": ("▓", "$accent"),
     "activations": ("▒", "$success"),
@@ -20,17 +20,17 @@ _TWO_COLUMNS = 46
 
 
 class BudgetBar(Widget):
-    """Bytes of a plan against its budget, and what other processes hold of the device."""
+    """Shows the bytes of a plan, its budget, and what other processes use of the device."""
 
     plan: reactive[Plan | None] = reactive(None, layout=True)
     device: reactive[Device | None] = reactive(None)
 
     def show(self, plan: Plan | None, device: Device) -> None:
-        """Another plan, or the same on a device as it is now."""
+        """Set the plan and the device as it is now."""
         self.device, self.plan = device, plan
 
     def render(self) -> Content:
-        """The bar, then a line for each share."""
+        """Return the bar, the legend and the total."""
         if self.plan is None or self.device is None:
             return Content("")
         plan = self.plan
@@ -45,27 +45,27 @@ class BudgetBar(Widget):
         return Content("\n").join(lines)
 
     def _bar(self, shares: dict[str, int], plan: Plan) -> Content:
-        """The shares from the left, the others' memory from the right, and the limit where it lies between."""
+        """Return the shares from the left, other processes from the right, and the budget if it is exceeded."""
         width = max(self.size.width, 10)
         assert self.device is not None
         others = self.device.other_bytes
-        whole = max(plan.budget_bytes, plan.required_bytes) + others
+        total = max(plan.budget_bytes, plan.required_bytes) + others
         cells: list[tuple[str, str]] = []
         for name, size in shares.items():
-            cells += [_LOOKS[name]] * round(size / whole * width)
-        most = width - round(others / whole * width)
-        cells = cells[:most] + [("─", "$foreground-muted")] * (most - len(cells)) + [_LOOKS["others"]] * (width - most)
+            cells += [_STYLES[name]] * round(size / total * width)
+        end = width - round(others / total * width)
+        cells = cells[:end] + [("─", "$foreground-muted")] * (end - len(cells)) + [_STYLES["others"]] * (width - end)
         if plan.required_bytes > plan.budget_bytes:
-            limit = min(round(plan.budget_bytes / whole * width), width - 1)
+            limit = min(round(plan.budget_bytes / total * width), width - 1)
             cells[limit] = ("┃", "bold $text-error")
         return Content.assemble(*cells)
 
     def _legend(self, name: str, size: int) -> Content:
-        glyph, style = _LOOKS[name]
+        glyph, style = _STYLES[name]
         return Content.assemble((f"{glyph} ", style), f"{name:<11}{format_bytes(size):>9}")
 
     def _legends(self, legends: list[Content]) -> list[Content]:
-        """Side by side where there is room."""
+        """Return the legend, in two columns if there is room."""
         if self.size.width < _TWO_COLUMNS:
             return legends
-        return [Content("  ").join(legends[place : place + 2]) for place in range(0, len(legends), 2)]
+        return [Content("  ").join(legends[index : index + 2]) for index in range(0, len(legends), 2)]

@@ -1,4 +1,4 @@
-"""Memory as it is: now and its peak by phase, the last two minutes, the planned peak, and other processes."""
+"""The memory panel: memory in use, its peak in each phase, a graph of two minutes, and the planned peak."""
 
 from collections import deque
 from dataclasses import dataclass
@@ -6,122 +6,119 @@ from dataclasses import dataclass
 from textual.content import Content
 from textual.widget import Widget
 
+from vidqa.types import Device
 from vidqa.utils.safe_text import safe_text
 from vidqa.utils.units import format_bytes
 
-SECONDS_SHOWN = 120
-_EIGHTHS = " ▁▂▃▄▅▆▇█"
+_SECONDS = 120
+_BARS = " ▁▂▃▄▅▆▇█"
 _ROWS = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Bytes of this process and of others on the plan's device."""
+    """Bytes of the plan's device that this process and that all others use."""
 
     own_bytes: int
     other_bytes: int
 
 
 class MemoryPanel(Widget):
-    """Fed with samples at any rate; keeps the largest of every second."""
+    """Takes samples at any rate; the graph keeps the largest of each second."""
 
     BORDER_TITLE = "Memory"
     help_title = "Memory"
     help_text = (
-        "What this process holds of the device (of the machine's memory, on a CPU) over the last two minutes. The "
-        "dashed line is the planned peak; what other processes hold is drawn apart. On a CPU so are the tensors, which "
-        "are what the plan decides: the rest is Python and its libraries."
+        "The memory that this process uses (of the GPU, or of the machine on a CPU) in the last two minutes. The "
+        "dashed line is the planned peak. Other processes are listed separately. On a CPU, the tensors are too: they "
+        "are what the plan predicts; the rest is Python and its libraries."
     )
 
     def __init__(self, *, id: str) -> None:
         super().__init__(id=id)
-        self._seconds: deque[int] = deque(maxlen=SECONDS_SHOWN)
-        self._now = Sample(0, 0)
-        self._planned_bytes = self._planned_tensors = 0
+        self._seconds: deque[int] = deque(maxlen=_SECONDS)
+        self._now: Sample | None = None
+        self._planned_bytes = self._planned_tensor_bytes = 0
         self._tensor_peak: int | None = None
         self._peaks: dict[str, int] = {}
-        self._steps: list[str] = []
+        self._warnings: list[str] = []
         self._device = ""
 
-    def show_device(self, name: str) -> None:
-        """Which memory this is."""
-        self._device = name
+    def show_device(self, device: Device) -> None:
+        """Set the plan's device, whose memory is the first sample if there is none yet."""
+        self._device = device.torch_name
+        if self._now is None:
+            self._now = Sample(device.process_bytes, device.other_bytes)
         self.refresh()
 
-    def plan(self, planned_bytes: int, planned_tensors: int = 0) -> None:
-        """Another peak is planned."""
-        self._planned_bytes, self._planned_tensors = planned_bytes, planned_tensors
+    def show_plan(self, peak_bytes: int, tensor_bytes: int = 0) -> None:
+        """Set the planned peak, and the part of it that is tensors."""
+        self._planned_bytes, self._planned_tensor_bytes = peak_bytes, tensor_bytes
         self.refresh()
 
-    def begin(self) -> None:
-        """A new question: its phases have no peaks yet."""
+    def reset_peaks(self) -> None:
+        """Forget the peaks and warnings of the previous question."""
         self._peaks.clear()
-        self._steps.clear()
+        self._warnings.clear()
         self._tensor_peak = None
         self.refresh(layout=True)
 
-    def measure(
+    def add_sample(
         self, sample: Sample, phase: str | None = None, peak_bytes: int = 0, tensor_peak_bytes: int | None = None
     ) -> None:
-        """A sample, of a phase or between questions."""
+        """Add a sample; those of a phase have its peaks so far, in bytes."""
         self._now = sample
         if tensor_peak_bytes is not None:
             self._tensor_peak = tensor_peak_bytes
         if self._seconds:
             self._seconds[-1] = max(self._seconds[-1], sample.own_bytes, peak_bytes if phase else 0)
+        is_new = phase is not None and phase not in self._peaks
         if phase is not None:
-            known = phase in self._peaks
             self._peaks[phase] = max(self._peaks.get(phase, 0), peak_bytes)
-            self.refresh(layout=not known)
-        else:
-            self.refresh()
+        self.refresh(layout=is_new)
 
     def tick(self) -> None:
-        """A second has passed."""
-        self._seconds.append(self._now.own_bytes)
+        """Start the next second of the graph."""
+        self._seconds.append(self._now.own_bytes if self._now else 0)
         self.refresh()
 
-    def degrade(self, step: str) -> None:
-        """A smaller plan goes on."""
-        self._steps.append(step)
+    def add_warning(self, text: str) -> None:
+        """Add a line, such as that a smaller plan is used."""
+        self._warnings.append(text)
         self.refresh(layout=True)
 
     def render(self) -> Content:
-        """Numbers, the graph, phases, steps."""
-        now = f"{format_bytes(self._now.own_bytes)} now"
+        """Return the figures, the graph, the peaks and the warnings."""
+        now = f"{format_bytes(self._now.own_bytes)} now" if self._now else ""
         planned = f" · {format_bytes(self._planned_bytes)} planned" if self._planned_bytes else ""
         lines = [Content.assemble((now, "bold"), planned), *self._graph()]
-        lines.append(Content.styled(f"last {SECONDS_SHOWN} s{self._others()}", "$foreground-muted"))
+        device = f" on {self._device}" if self._device else ""
+        others = f" · others {format_bytes(self._now.other_bytes)}" if self._now and self._now.other_bytes else ""
+        lines.append(Content.styled(f"last {_SECONDS} s{device}{others}", "$foreground-muted"))
         if self._tensor_peak is not None:
-            lines.append(Content(f"tensors: {format_bytes(self._tensor_peak)} of {self._tensors_planned()}"))
+            of_plan = f"{format_bytes(self._tensor_peak)} of {format_bytes(self._planned_tensor_bytes)} planned"
+            lines.append(Content(f"tensors: {of_plan}"))
         if self._peaks:
-            told = ", ".join(f"{phase} {format_bytes(peak)}" for phase, peak in self._peaks.items())
-            lines.append(Content(f"peaks: {told}"))
-        if above := self._above_plan():
-            lines.append(Content.styled(f"! {above}", "$text-warning"))
-        lines += [Content.styled(f"! {safe_text(step)}", "$text-warning") for step in self._steps]
-        return Content("\n").join(lines)
-
-    def _tensors_planned(self) -> str:
-        return f"{format_bytes(self._planned_tensors)} planned"
+            peaks = ", ".join(f"{phase} {format_bytes(peak)}" for phase, peak in self._peaks.items())
+            lines.append(Content(f"peaks: {peaks}"))
+        warnings = [above] if (above := self._above_plan()) else []
+        warnings += map(safe_text, self._warnings)
+        return Content("\n").join([*lines, *(Content.styled(f"! {text}", "$text-warning") for text in warnings)])
 
     def _above_plan(self) -> str:
-        """By how much the largest phase exceeds its plan, and what did; empty where nothing does."""
+        """Return by how much the plan is exceeded, and why; empty if it is not."""
         tensors = self._tensor_peak
-        if tensors is not None and tensors > self._planned_tensors > 0:
-            return f"{format_bytes(tensors - self._planned_tensors)} above plan: tensors took more than was planned"
-        over = max(self._peaks.values(), default=0) - self._planned_bytes
-        if over <= 0 or not self._planned_bytes:
+        if tensors is not None and tensors > self._planned_tensor_bytes > 0:
+            over = format_bytes(tensors - self._planned_tensor_bytes)
+            return f"{over} above plan: the tensors are larger than planned"
+        over_bytes = max(self._peaks.values(), default=0) - self._planned_bytes
+        if over_bytes <= 0 or not self._planned_bytes:
             return ""
-        cause = "more is held than was planned" if tensors is None else "the process itself grew beside its tensors"
-        return f"{format_bytes(over)} above plan: {cause}"
-
-    def _others(self) -> str:
-        others = f" · others {format_bytes(self._now.other_bytes)}" if self._now.other_bytes else ""
-        return f" on {self._device}{others}" if self._device else others
+        cause = "the process uses more than planned" if tensors is None else "the process grew besides its tensors"
+        return f"{format_bytes(over_bytes)} above plan: {cause}"
 
     def _graph(self) -> list[Content]:
-        """The seconds as columns; the planned peak as dashes over what is empty there."""
+        """Return the seconds as columns, and the planned peak as a dashed line behind them."""
         width = max(self.size.width, 10)
         columns = self._columns(width)
         top = max([*columns, self._planned_bytes, 1]) * 1.1
@@ -130,15 +127,15 @@ class MemoryPanel(Widget):
         return [self._row(levels, row, row == planned_row) for row in range(_ROWS)]
 
     def _columns(self, width: int) -> list[int]:
-        """The kept seconds in at most so many columns, the newest on the right."""
+        """Return the seconds in at most `width` columns, the newest on the right."""
         seconds = list(self._seconds)
-        each = -(-SECONDS_SHOWN // width)
-        groups = [seconds[max(end - each, 0) : end] for end in range(len(seconds), 0, -each)]
+        per_column = -(-_SECONDS // width)
+        groups = [seconds[max(end - per_column, 0) : end] for end in range(len(seconds), 0, -per_column)]
         return [max(group) for group in reversed(groups)]
 
     def _row(self, levels: list[int], row: int, planned: bool) -> Content:
         floor = (_ROWS - 1 - row) * 8
-        cells = [_EIGHTHS[min(max(level - floor, 0), 8)] for level in levels]
+        cells = [_BARS[min(max(level - floor, 0), 8)] for level in levels]
         return Content.assemble(
             *(("┄", "$warning") if planned and cell == " " else (cell, "$primary") for cell in cells)
         )

@@ -1,5 +1,6 @@
-"""One line of the plan that a person can change: its name, its value, and the planner's choice in brackets."""
+"""A line of the plan that can be changed: its name, and the chosen value or the planner's."""
 
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from textual import events
@@ -8,82 +9,83 @@ from textual.content import Content
 from textual.message import Message
 from textual.widget import Widget
 
-from vidqa.tui.key_bindings import bindings_for
-from vidqa.tui.plan_overrides import shown_value
+from vidqa.tui.bindings import bindings_for
+from vidqa.tui.plan_overrides import format_option
 
-_NAMES = {"kv": "KV cache", "vram_bytes": "budget"}
+_LABELS = {"kv": "KV cache", "vram_bytes": "budget"}
 
 
 class PlanOption(Widget, can_focus=True):
-    """`value` None is the planner's choice, which `planned` says in words."""
+    """Shows and changes a field of `PlanOverrides`; None is the planner's choice."""
 
     BINDINGS: ClassVar[list[BindingType]] = bindings_for("plan")
     help_title = "Plan"
     help_text = (
-        "What runs and what it takes. Left and right change a line, Backspace gives it back to the planner, which "
-        "then fits the rest around what you set. Frames and size trade against each other."
+        "What the next question runs with. Left and Right change the focused line; Backspace lets the planner choose "
+        "it again. The planner fits the other lines to what you set: more frames are smaller, larger frames are fewer."
     )
 
+    @dataclass
     class Changed(Message):
-        """The person chose a value; None is the planner's choice."""
+        """A value was chosen; None for the planner's choice."""
 
-        def __init__(self, field: str, value: Any) -> None:
-            super().__init__()
-            self.field, self.value = field, value
+        field: str
+        value: Any
 
-    def __init__(self, name: str, tooltip: str) -> None:
-        super().__init__(id=f"knob-{name.replace('_', '-')}")
+    def __init__(self, field: str, tooltip: str) -> None:
+        super().__init__(id=option_id(field))
         self.tooltip = tooltip
-        self._field = name
+        self._field = field
         self._value: Any = None
         self._planned: Any = None
         self._choices: tuple[Any, ...] = ()
 
     def set(self, value: Any, planned: Any, choices: tuple[Any, ...]) -> None:
-        """What is chosen, what the planner took, and what there is to choose from."""
+        """Set the chosen value, the planner's value, and all values that can be chosen."""
         self._value, self._planned, self._choices = value, planned, choices
         self.refresh()
 
     def render(self) -> Content:
-        """The line."""
-        label = _NAMES.get(self._field, self._field)
+        """Return the line."""
+        label = _LABELS.get(self._field, self._field)
         if self._value is not None:
-            shown = (shown_value(self._field, self._value), "bold $text")
+            shown = (format_option(self._field, self._value), "bold $text")
         elif self._planned is not None:
-            shown = (f"{shown_value(self._field, self._planned)} (auto)", "$text")
+            shown = (f"{format_option(self._field, self._planned)} (auto)", "$text")
         else:
             shown = ("auto", "$foreground-muted")
-        arrows = ("‹ ", " ›") if self.has_focus else ("  ", "  ")
-        return Content.assemble(
-            (f"{label:<9}", "$foreground-muted"), (arrows[0], "$accent"), shown, (arrows[1], "$accent")
-        )
+        left, right = ("‹ ", " ›") if self.has_focus else ("  ", "  ")
+        return Content.assemble((f"{label:<9}", "$foreground-muted"), (left, "$accent"), shown, (right, "$accent"))
 
-    def action_change(self, step: int) -> None:
-        """The choice before or after; from the planner's choice the one beside it."""
-        if not self._choices:
-            return
-        self._turn_to(self._beside(self._value if self._value is not None else self._planned, step))
+    def action_step(self, step: int) -> None:
+        """Choose the next (1) or previous (-1) value, counted from the planner's if none is chosen."""
+        if self._choices:
+            self._choose(self._neighbour(self._planned if self._value is None else self._value, step))
 
-    def _turn_to(self, value: Any) -> None:
-        """At once: the next key goes on from here, also before the planner has answered."""
-        self._value = value
+    def action_reset(self) -> None:
+        """Let the planner choose."""
+        self._choose(None)
+
+    def _choose(self, value: Any) -> None:
+        self._value = value  # at once, so that the next key counts from here before the planner has answered
         self.refresh()
         self.post_message(self.Changed(self._field, value))
 
-    def _beside(self, now: Any, step: int) -> Any:
-        if now in self._choices:
-            place = self._choices.index(now) + step
-        elif isinstance(now, int):
-            below = sum(choice < now for choice in self._choices)
-            place = below if step > 0 else below - 1
+    def _neighbour(self, value: Any, step: int) -> Any:
+        if value in self._choices:
+            index = self._choices.index(value) + step
+        elif isinstance(value, int):
+            below = sum(choice < value for choice in self._choices)
+            index = below if step > 0 else below - 1
         else:
-            place = 0 if step > 0 else len(self._choices) - 1
-        return self._choices[min(max(place, 0), len(self._choices) - 1)]
-
-    def action_automatic(self) -> None:
-        """Back to the planner."""
-        self._turn_to(None)
+            index = 0 if step > 0 else len(self._choices) - 1
+        return self._choices[min(max(index, 0), len(self._choices) - 1)]
 
     def on_click(self, event: events.Click) -> None:
-        """The left part lowers, the right part raises."""
-        self.action_change(-1 if event.x < self.size.width // 2 else 1)
+        """Choose the previous value on the left half, the next on the right."""
+        self.action_step(-1 if event.x < self.size.width // 2 else 1)
+
+
+def option_id(field: str) -> str:
+    """Return the widget id of a field's option."""
+    return f"option-{field.replace('_', '-')}"

@@ -1,4 +1,4 @@
-"""What the plan is, what it takes of the budget, and the knobs that change it; in red what does not fit."""
+"""The plan panel: what runs, how it fills the memory budget, and the options that change it."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,59 +9,55 @@ from textual.content import Content
 from textual.widgets import Static
 
 from vidqa.planner.tasks import Forecast
-from vidqa.tui.plan_overrides import KNOBS, PlanOverrides, knob_choices
+from vidqa.tui.plan_overrides import PLAN_OPTIONS, PlanOverrides, option_choices
 from vidqa.tui.widgets.budget_bar import BudgetBar
-from vidqa.tui.widgets.plan_option import PlanOption
+from vidqa.tui.widgets.plan_option import PlanOption, option_id
 from vidqa.types import Plan
 from vidqa.utils.safe_text import safe_text
 from vidqa.utils.units import format_bytes, format_span
 
 
 class PlanPanel(Vertical):
-    """State flows in by `show`; the knobs' messages flow up."""
+    """`show` draws a forecast; the options post `PlanOption.Changed`."""
 
     BORDER_TITLE = "Plan"
 
     def compose(self) -> ComposeResult:
-        """Summary, bar, knobs, limits."""
-        yield Static("open a video to plan for it", id="plan-summary", markup=False)
+        """Yield summary, bar, options and limits."""
+        yield Static("open a video to see its plan", id="plan-summary", markup=False)
         yield BudgetBar(id="plan-bar")
-        for name, meaning in KNOBS.items():
-            yield PlanOption(name, meaning)
+        for field, tooltip in PLAN_OPTIONS.items():
+            yield PlanOption(field, tooltip)
         yield Static("", id="plan-limits", markup=False)
 
-    def show(self, forecast: Forecast, wish: PlanOverrides) -> None:
-        """A new answer of the planner."""
-        self.set_class(forecast.plan is None, "-refused")
-        self.query_one("#plan-summary", Static).update(
-            _refusal(forecast) if forecast.plan is None else _summary(forecast.plan)
-        )
-        drawn = forecast.plan or forecast.wanted
-        self.query_one(BudgetBar).show(drawn, forecast.task.device)
-        choices, planned = knob_choices(forecast.task), _planned(forecast)
-        for name in KNOBS:
-            value = getattr(wish, name)
-            self.query_one(f"#knob-{name.replace('_', '-')}", PlanOption).set(value, planned.get(name), choices[name])
-        limits = [f"· {limit}" for limit in forecast.plan.limits] if forecast.plan else []
-        told = self.query_one("#plan-limits", Static)
-        told.update(safe_text("\n".join(limits)))
-        told.display = bool(limits)
+    def show(self, forecast: Forecast, overrides: PlanOverrides) -> None:
+        """Show a forecast and what was overridden for it."""
+        plan = forecast.plan
+        self.set_class(plan is None, "-refused")
+        self.query_one("#plan-summary", Static).update(_refusal(forecast) if plan is None else _summary(plan))
+        self.query_one(BudgetBar).show(plan or forecast.wanted, forecast.task.device)
+        choices, planned = option_choices(forecast.task), _planned_values(forecast)
+        for field in PLAN_OPTIONS:
+            option = self.query_one(f"#{option_id(field)}", PlanOption)
+            option.set(getattr(overrides, field), planned.get(field), choices[field])
+        limits = self.query_one("#plan-limits", Static)
+        limits.update(safe_text("\n".join(f"· {limit}" for limit in plan.limits) if plan else ""))
+        limits.display = bool(plan and plan.limits)
 
 
-def _planned(forecast: Forecast) -> Mapping[str, Any]:
-    """What the planner took for each knob."""
+def _planned_values(forecast: Forecast) -> Mapping[str, Any]:
+    """Return the planner's value of each option."""
     config, plan = forecast.task.config, forecast.plan or forecast.wanted
-    planned: dict[str, Any] = {"quality": config.quality, "vram_bytes": forecast.task.budget_bytes}
+    values: dict[str, Any] = {"quality": config.quality, "vram_bytes": forecast.task.budget_bytes}
     if plan is not None:
         run_config = plan.run_config
-        kv = "int8" if run_config.kv == "int8" else "native"
-        planned |= {
+        values |= {
             "frames": run_config.frames,
             "size": (run_config.height, run_config.width),
             "weights": run_config.weights,
-            "kv": kv,
+            "kv": "int8" if run_config.kv == "int8" else "native",
         }
-    return planned
+    return values
 
 
 def _summary(plan: Plan) -> Content:
@@ -74,17 +70,16 @@ def _summary(plan: Plan) -> Content:
 
 
 def _refusal(forecast: Forecast) -> Content:
-    """What does not fit, in red and in words, and the nearest plan that does."""
+    """Return what does not fit, and the nearest plan that does, else the remedy."""
     assert forecast.refusal is not None
-    parts = [("✗ does not fit: ", "bold $text-error"), (safe_text(forecast.refusal.what), "$text-error")]
     if (nearest := forecast.nearest) is not None:
         run_config = nearest.run_config
-        told = (
-            f"\nnearest that fits (ctrl+t takes it): "
+        remedy = (
+            f"\nnearest that fits (ctrl+t uses it): "
             f"{run_config.frames} frames of {run_config.width}×{run_config.height}, "
             f"{run_config.weights} weights, {format_bytes(nearest.required_bytes)}"
         )
-        parts.append((told, "bold"))
     else:
-        parts.append((f"\n{safe_text(forecast.refusal.remedy)}", "bold"))
-    return Content.assemble(*parts)
+        remedy = f"\n{safe_text(forecast.refusal.remedy)}"
+    what = safe_text(forecast.refusal.what)
+    return Content.assemble(("✗ does not fit: ", "bold $text-error"), (what, "$text-error"), (remedy, "bold"))

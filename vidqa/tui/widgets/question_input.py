@@ -1,7 +1,11 @@
-"""Where questions are written: Enter asks, and a dropped or pasted path of a video opens it."""
+"""The prompt: Enter asks the question; a pasted or dropped path of a video opens the video."""
 
 import re
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
+from urllib.parse import unquote, urlsplit
 
 from textual import events
 from textual.binding import Binding, BindingType
@@ -9,105 +13,122 @@ from textual.message import Message
 from textual.strip import Strip
 from textual.widgets import TextArea
 
-from vidqa.tui.dropped_path import dropped_path
-from vidqa.tui.key_bindings import bindings_for
+from vidqa.tui.bindings import bindings_for
 from vidqa.utils.safe_text import safe_text
+from vidqa.video.path_completion import is_video_name
 
-# Keys of the editor that mean something else in this app.
-_TAKEN = re.compile(r"f\d+|escape|ctrl\+[ocqnlp]")
+# The editor's keys that vidqa binds to something else.
+_REBOUND = re.compile(r"f\d+|escape|ctrl\+[ocqnlp]|enter|up|down")
 
 
 class QuestionInput(TextArea, inherit_bindings=False):
-    """A few lines of text. Up and Down beyond the text go through earlier questions."""
+    """An editor of a few lines. Up on the first line and Down on the last go through earlier questions."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        *(
-            binding
-            for binding in Binding.make_bindings(TextArea.BINDINGS)
-            if not _TAKEN.fullmatch(binding.key) and binding.key not in ("enter", "up", "down")
-        ),
+        *(one for one in Binding.make_bindings(TextArea.BINDINGS) if not _REBOUND.fullmatch(one.key)),
         *bindings_for("prompt"),
     ]
     help_title = "Prompt"
     help_text = (
-        "Write a question and press Enter; Shift+Enter begins a new line. A path that is pasted or dropped here opens "
-        "that video. Up and Down go through earlier questions."
+        "Write a question and press Enter; Shift+Enter starts a new line. Paste or drop the path of a video here to "
+        "open it. Up and Down go through earlier questions."
     )
 
+    @dataclass
     class Submitted(Message):
-        """A question was given."""
+        """A question was entered."""
 
-        def __init__(self, question: str) -> None:
-            super().__init__()
-            self.question = question
+        question: str
 
+    @dataclass
     class PathDropped(Message):
-        """The path of a video was pasted."""
+        """The path of a video was pasted or dropped."""
 
-        def __init__(self, path: str) -> None:
-            super().__init__()
-            self.path = path
+        path: str
 
     def __init__(self, *, id: str) -> None:
         super().__init__(compact=True, placeholder="Open a video first: ctrl+o, or drop a file here", id=id)
         self.border_title = "Question"
         self._earlier: list[str] = []
-        self._place = 0
+        self._index = 0
 
     def render_line(self, y: int) -> Strip:
-        """Nothing where there is no room: the editor itself would divide its placeholder by zero."""
+        """Return an empty line if there is no room: TextArea divides by the width of its placeholder."""
         return super().render_line(y) if self.content_size.width > 0 else Strip.blank(self.size.width)
 
     def remember(self, question: str) -> None:
-        """Up brings it back."""
+        """Add a question to the earlier ones."""
         if question and (not self._earlier or self._earlier[-1] != question):
             self._earlier.append(question)
-        self._place = len(self._earlier)
+        self._index = len(self._earlier)
+
+    def restore(self, question: str) -> None:
+        """Put back a question that was not asked, before what was typed meanwhile."""
+        self.text = f"{question}\n{self.text}" if self.text else question
+        self.move_cursor(self.document.end)
 
     def action_ask(self) -> None:
-        """Give the question away at once: what is typed from now on is the next one."""
+        """Submit the question and clear the prompt."""
         if question := self.text.strip():
             self.text = ""
             self.post_message(self.Submitted(question))
 
-    def give_back(self, question: str) -> None:
-        """It was not asked: here it is again, before what was typed meanwhile."""
-        self.text = f"{question}\n{self.text}" if self.text else question
-        self.move_cursor(self.document.end)
-
     def action_newline(self) -> None:
-        """Begin a new line."""
+        """Start a new line."""
         self.insert("\n")
 
     def action_earlier(self) -> None:
-        """Up: within the text, then to the question before."""
+        """Move the cursor up; from the first line, show the previous question."""
         if self.cursor_location[0] > 0:
             self.action_cursor_up()
-        elif self._place > 0:
-            self._go(self._place - 1)
+        elif self._index > 0:
+            self._show(self._index - 1)
 
     def action_later(self) -> None:
-        """Down: within the text, then to the question after."""
+        """Move the cursor down; from the last line, show the next question."""
         if self.cursor_location[0] < self.document.line_count - 1:
             self.action_cursor_down()
-        elif self._place < len(self._earlier):
-            self._go(self._place + 1)
+        elif self._index < len(self._earlier):
+            self._show(self._index + 1)
 
-    def _go(self, place: int) -> None:
-        self._place = place
-        self.text = self._earlier[place] if place < len(self._earlier) else ""
+    def _show(self, index: int) -> None:
+        self._index = index
+        self.text = self._earlier[index] if index < len(self._earlier) else ""
         self.move_cursor(self.document.end)
 
     async def _on_key(self, event: events.Key) -> None:
-        """Enter is for the bindings; the editor's own handler, which comes after this one, would break the line."""
+        """Leave Enter to the bindings; TextArea's handler, which runs after this one, would insert a line."""
         if event.key == "enter":
             event.prevent_default()
 
     async def _on_paste(self, event: events.Paste) -> None:
-        """A path opens; anything else is for the editor's own handler, which comes after this one."""
+        """Post the path of a video; leave other text to TextArea's handler, which runs after this one."""
         if (path := dropped_path(event.text)) is not None:
             event.prevent_default()
             event.stop()
             self.post_message(self.PathDropped(path))
         else:  # terminals paste lines with carriage returns
             event.text = safe_text("\n".join(event.text.splitlines()))
+
+
+def dropped_path(text: str) -> str | None:
+    """Return the video file that a dropped text names: a path, quoted or escaped or not, or a file:// address."""
+    line = text.strip()
+    if not line or "\n" in line:
+        return None
+    if line.startswith("file://"):
+        candidates = [unquote(urlsplit(line).path)]
+    else:
+        try:
+            words = shlex.split(line)
+        except ValueError:
+            words = []
+        candidates = [line, *words] if len(words) == 1 else [line]
+    return next((path for path in candidates if _is_video_file(path)), None)
+
+
+def _is_video_file(path: str) -> bool:
+    try:
+        return is_video_name(path) and Path(path).expanduser().is_file()
+    except (OSError, ValueError, RuntimeError):  # RuntimeError: there is no home to expand
+        return False

@@ -1,4 +1,4 @@
-"""One sampled frame with its time: in half blocks, or as real pixels where the terminal can."""
+"""A sampled frame with its time: in half blocks, or by a terminal's graphics protocol."""
 
 from rich.segment import Segment
 from textual.app import ComposeResult
@@ -8,11 +8,17 @@ from textual.widget import Widget
 from textual.widgets import Static
 
 from vidqa.tui.half_blocks import HalfBlockImage, fit, half_blocks
+from vidqa.types import Plan
 from vidqa.utils.units import format_timestamp
 
 
+def plan_frames(plan: Plan) -> tuple[tuple[int, float], ...]:
+    """Return (index, seconds) of the frames that a plan samples, each once."""
+    return tuple(dict(zip(plan.indices, plan.timestamps_seconds, strict=True)).items())
+
+
 class Thumbnail(Widget):
-    """A frame in half blocks above its time; without a picture only the time."""
+    """A frame in half blocks above its time."""
 
     def __init__(self, seconds: float, *, picture: HalfBlockImage | None = None, show_time: bool = True) -> None:
         super().__init__()
@@ -20,20 +26,20 @@ class Thumbnail(Widget):
         self._lines: dict[tuple[int, int], list[list[Segment]]] = {}
 
     def show(self, picture: HalfBlockImage) -> None:
-        """The picture is there."""
+        """Set the picture."""
         self._picture, self._lines = picture, {}
         self.refresh()
 
     def render_line(self, y: int) -> Strip:
-        """A line of the picture, or the time below it, in the middle of the cell."""
+        """Return a line of the picture, or the time below it, centred."""
         rows = self.size.height - self._show_time
         if y == rows:
             return self._centred([Segment(format_timestamp(self._seconds), self.rich_style)])
-        lines = self._drawn(self.size.width, rows)
+        lines = self._picture_lines(self.size.width, rows)
         top = (rows - len(lines)) // 2
         return self._centred(lines[y - top] if 0 <= y - top < len(lines) else [])
 
-    def _drawn(self, columns: int, rows: int) -> list[list[Segment]]:
+    def _picture_lines(self, columns: int, rows: int) -> list[list[Segment]]:
         if self._picture is None or rows < 1:
             return []
         if (columns, rows) not in self._lines:
@@ -60,19 +66,19 @@ class PixelThumbnail(Vertical):
             self.show(picture)
 
     def compose(self) -> ComposeResult:
-        """The picture and its time."""
+        """Yield the picture and its time."""
         yield self._image
         yield Static(format_timestamp(self._seconds), markup=False, classes="time")
 
     def show(self, picture: HalfBlockImage) -> None:
-        """The picture is there."""
+        """Set the picture."""
         from PIL import Image
 
         self._image.image = Image.frombytes("RGB", (picture.width, picture.height), picture.rgb)
 
 
-def make_cell(seconds: float, mode: str, picture: HalfBlockImage | None) -> Thumbnail | PixelThumbnail:
-    """The cell that fits how this terminal shows pictures."""
+def make_thumbnail(seconds: float, mode: str, picture: HalfBlockImage | None) -> Thumbnail | PixelThumbnail:
+    """Return the thumbnail for how this terminal shows pictures."""
     if mode in ("kitty", "sixel"):
         return PixelThumbnail(seconds, mode, picture=picture)
     return Thumbnail(seconds, picture=picture)

@@ -1,4 +1,4 @@
-"""One line that is always there: which model answers, and about which video."""
+"""The first line of the screen: the model on the left, the video on the right."""
 
 from textual.content import Content
 from textual.reactive import reactive
@@ -11,22 +11,19 @@ from vidqa.utils.units import format_timestamp
 
 
 class TitleBar(Widget):
-    """The model on the left, the video on the right."""
+    """Shows model, device and video; long names are cut."""
 
-    help_title = "Title line"
-    help_text = "Which model answers and on what device, and which video is open. F2 chooses another model."
+    help_title = "Title bar"
+    help_text = "The model, its device and the open video. F2 chooses another model."
 
     model: reactive[str | None] = reactive(None)
     plan: reactive[Plan | None] = reactive(None)
     video: reactive[VideoInfo | None] = reactive(None)
 
     def render(self) -> Content:
-        """The line, shortened from its middle where it is too long."""
+        """Return the line."""
         right = self._video_text()
-        room = max(self.size.width - len(right) - 9, 8)
-        left = self._model_text()
-        if len(left) > room:
-            left = left[: room - 1] + "…"
+        left = _cut(self._model_text(), max(self.size.width - len(right) - 9, 8))
         gap = " " * max(self.size.width - 7 - len(left) - len(right) - 1, 1)
         return Content.assemble((" vidqa ", "bold $text on $primary"), f" {left}{gap}", (right, "$foreground-muted"))
 
@@ -40,7 +37,10 @@ class TitleBar(Widget):
         if self.video is None:
             return "no video"
         video = self.video
-        name = safe_line(video.path.rsplit("/", 1)[-1])
         facts = f"{video.width}×{video.height} {format_timestamp(video.duration_seconds)}"
-        most = max(self.size.width // 2 - len(facts) - 4, 8)
-        return f"{name if len(name) <= most else name[: most - 1] + '…'} · {facts}"
+        name = _cut(safe_line(video.path.rsplit("/", 1)[-1]), max(self.size.width // 2 - len(facts) - 4, 8))
+        return f"{name} · {facts}"
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 1] + "…"

@@ -1,4 +1,4 @@
-"""One question with its answer: streamed as Markdown, then whole, with what it took below."""
+"""A question with its answer, and below it the progress or the figures of the answer."""
 
 from textual.app import ComposeResult
 from textual.containers import Vertical
@@ -10,27 +10,27 @@ from vidqa.utils.safe_text import safe_text
 
 
 class TurnView(Vertical):
-    """Grows while the answer comes."""
+    """`add` streams the answer, `finish` completes it."""
 
     def __init__(self, question: str) -> None:
         super().__init__()
         self.question = question
         self.text = ""
-        asked = Content.assemble(("› ", "bold $accent"), (safe_text(question), "bold"))
-        self._asked = Static(asked, classes="question")
+        shown = Content.assemble(("› ", "bold $accent"), (safe_text(question), "bold"))
+        self._question = Static(shown, classes="question")
         self._answer = AnswerText()
         self._status = Static("waiting", classes="status", markup=False)
         self._notes: list[str] = []
-        self._said: Content | str = "waiting"
+        self.status: Content | str = "waiting"
 
     def compose(self) -> ComposeResult:
-        """Question, answer, status."""
-        yield self._asked
+        """Yield question, answer and status."""
+        yield self._question
         yield self._answer
         yield self._status
 
     async def add(self, text: str) -> None:
-        """More of the answer came."""
+        """Append streamed text."""
         if not self.text:
             text = text.lstrip()
         self.text += text
@@ -38,35 +38,35 @@ class TurnView(Vertical):
             await self._answer.add(shown)
 
     async def finish(self, text: str | None, status: Content) -> None:
-        """The answer is complete, stopped or failed; None keeps what was streamed."""
+        """Set the final text (None keeps what was streamed) and status."""
         if text is not None:
             self.text = text
         await self._answer.finish(safe_text(self.text.strip()))
-        self.say(status)
+        self.set_status(status)
 
-    def fold_beyond(self, top: float, bottom: float, *, only_unfold: bool) -> None:
-        """Of the answer's parts that end before row `top` of this turn, or begin after `bottom`, keep the height."""
-        begin = self._asked.outer_size.height
-        self._answer.fold_beyond(top - begin, bottom - begin, only_unfold=only_unfold)
+    def fold_outside(self, top: float, bottom: float, *, only_unfold: bool) -> None:
+        """Fold the parts of the answer that lie outside of rows `top` to `bottom` of this turn."""
+        begin = self._question.outer_size.height
+        self._answer.fold_outside(top - begin, bottom - begin, only_unfold=only_unfold)
 
     def unfold(self) -> None:
-        """Keep all of it."""
+        """Unfold the whole answer."""
         self._answer.unfold()
 
-    def note(self, text: str) -> None:
-        """Something to know about this answer, above its status."""
+    def add_note(self, text: str) -> None:
+        """Add a note above the status."""
         self._notes.append(f"note: {safe_text(text)}")
-        self.say(self._said)
+        self.set_status(self.status)
 
-    def say(self, status: Content | str) -> None:
-        """What goes on, or what it took."""
-        self._said = status
-        said = Content("\n").join([*map(Content, self._notes), Content("") + status])
-        self._status.update(said, layout=False)  # laying out a long conversation takes long, and is seldom needed
-        if self._status.size.height != self._height_of_status():
+    def set_status(self, status: Content | str) -> None:
+        """Set the line below the answer."""
+        self.status = status
+        shown = Content("\n").join([*map(Content, self._notes), Content("") + status])
+        self._status.update(shown, layout=False)  # a layout of a long conversation is slow, and rarely needed
+        if self._status.size.height != self._status_height():
             self._status.refresh(layout=True)
 
-    def _height_of_status(self) -> int:
-        """Lines that the status needs; -1 before it has its width."""
+    def _status_height(self) -> int:
+        """Return the lines that the status needs; -1 before it has a width."""
         width, visual = self._status.size.width, self._status.visual
         return visual.get_height(self._status.styles, width) if width else -1  # type: ignore[arg-type]

@@ -1,6 +1,7 @@
 """Qwen2-VL (and Qwen2.5-VL, planned only): the family's part of `vidqa.models.family.ModelFamily`."""
 
 from vidqa.models.families.qwen2_vl.costs import (
+    ALLOCATION_CODE,
     MODEL_SCORES,
     PRECISION_SCORES,
     canonical_name,
@@ -23,7 +24,7 @@ from vidqa.models.families.qwen2_vl.spec import (
 from vidqa.models.family import FamilyRuntime
 
 __all__ = [
-    "MODEL_SCORES", "PLANNED_TYPES", "PRECISION_SCORES", "REFERENCE_BOUNDS", "RELEASED", "RUNNABLE_TYPES",
+    "ALLOCATION_CODE", "MODEL_SCORES", "PLANNED_TYPES", "PRECISION_SCORES", "REFERENCE_BOUNDS", "RELEASED", "RUNNABLE_TYPES",
     "SHORT_NAMES", "TITLE", "TOKENIZER_PATTERNS", "canonical_name", "check_config", "load_runtime", "read_bounds",
     "spec_of", "vision_bytes", "vision_flops", "vision_shapes",
 ]  # fmt: skip

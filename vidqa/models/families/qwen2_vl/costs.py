@@ -20,6 +20,20 @@ _RENAMED = (
     (re.compile(r"^model\.(?!language_model\.|visual\.)"), "model.language_model."),
 )
 
+_HF_MODULE = "transformers.models.qwen2_vl.modeling_qwen2_vl"
+_RUNTIME = "vidqa.models.families.qwen2_vl.runtime"
+ALLOCATION_CODE = {
+    "frames and patches": (
+        "vidqa.models.families.qwen2_vl.image_processor", "transformers.models.qwen2_vl.video_processing_qwen2_vl",
+    ),
+    "rotary embedding": (
+        f"{_RUNTIME}:vision_rotary", f"{_HF_MODULE}:apply_rotary_pos_emb",
+        f"{_HF_MODULE}:apply_rotary_pos_emb_vision", f"{_HF_MODULE}:rotate_half",
+    ),
+    "queries, keys and values": (f"{_RUNTIME}:_attend_within_slices",),
+    "hidden states": (f"{_RUNTIME}:encode",),
+}  # fmt: skip
+
 MODEL_SCORES = (
     ScoreRow(2.2e9, 55.6, "Qwen2-VL (2409.12191), 2B, Video-MME without subtitles"),
     ScoreRow(8.3e9, 63.3, "the same, 7B"),

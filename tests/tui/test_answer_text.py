@@ -1,12 +1,11 @@
-"""A long answer in sections: cut where nothing can change any more, folded where nobody looks."""
+"""A long answer in sections: split where nothing can change any more, folded out of view."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.tui.scripted import Stage, asked, main, pilot_test, says, screen_text, until
-from vidqa.tui.markdown_chunks import cut_sections
-from vidqa.tui.widgets.answer_text import AnswerSection
+from tests.tui.scripted import AppHarness, asked, part, pilot_test, says, screen_text, until
+from vidqa.tui.widgets.answer_text import AnswerSection, split_markdown
 from vidqa.tui.widgets.transcript import Transcript
 
 PARAGRAPHS = [f"Paragraph {number} says what happened at 0:{number:02d}.\n\n" for number in range(60)]
@@ -14,11 +13,11 @@ PIECES = ("word ", "\n", "\n\n", "- one", "2", ". two", "# head", "```\n", "> ",
 
 
 def test_short_text_is_one_piece() -> None:
-    assert cut_sections("one\n\ntwo") == ["one\n\ntwo"]
+    assert split_markdown("one\n\ntwo") == ["one\n\ntwo"]
 
 
 def test_pieces_are_of_some_lines_and_begin_with_a_block() -> None:
-    pieces = cut_sections("".join(PARAGRAPHS))
+    pieces = split_markdown("".join(PARAGRAPHS))
     assert [piece.count("\n\n") for piece in pieces] == [6] * 10
     assert all(piece.startswith("Paragraph") for piece in pieces)
 
@@ -36,24 +35,24 @@ def test_pieces_are_of_some_lines_and_begin_with_a_block() -> None:
     ],
 )
 def test_no_cut_where_the_block_before_can_still_change(before: str, after: str, count: int) -> None:
-    assert len(cut_sections(before + after)) == count
+    assert len(split_markdown(before + after)) == count
 
 
 @given(st.lists(st.sampled_from(PIECES), max_size=120))
 def test_a_piece_that_was_cut_stays_whatever_comes(words: list[str]) -> None:
     text = "".join(words)
-    whole = cut_sections(text)
+    whole = split_markdown(text)
     assert "".join(whole) == text
     for end in range(0, len(text), 17):
-        *complete, _ = cut_sections(text[:end])
+        *complete, _ = split_markdown(text[:end])
         assert whole[: len(complete)] == complete
 
 
 @pilot_test
-async def test_a_long_answer_is_folded_out_of_view_and_whole_where_one_looks() -> None:
-    async with Stage(says(*PARAGRAPHS, "The end.")).running() as pilot:
+async def test_a_long_answer_is_folded_out_of_view_and_whole_in_view() -> None:
+    async with AppHarness(says(*PARAGRAPHS, "The end.")).running() as pilot:
         await asked(pilot)
-        transcript = main(pilot).query_one(Transcript)
+        transcript = part(pilot, Transcript)
         await until(pilot, lambda: "The end." in screen_text(pilot.app), "the end is in view")
         await until(pilot, lambda: transcript.query(AnswerSection).first().folded, "the beginning is folded")
         height = transcript.virtual_size.height
