@@ -214,15 +214,11 @@ def test_an_exception_of_prepare_is_the_jobs_error(tmp_path: Path) -> None:
         return job.indices
 
     with prefetch(copies(tmp_path, 4), prepare) as prefetcher:
-        ready_jobs = {Path(ready.job.path).stem: ready for ready in prefetcher}
-    assert sorted(ready_jobs) == ["0", "1", "2", "3"]
-    assert (
-        isinstance(ready_jobs["1"].error, UsageError)
-        and ready_jobs["1"].info is not None
-        and ready_jobs["1"].reader is None
-    )
-    assert type(ready_jobs["2"].error) is VidqaError and "KeyError" in ready_jobs["2"].error.what
-    assert ready_jobs["0"].error is ready_jobs["3"].error is None
+        by_name = {Path(ready.job.path).stem: ready for ready in prefetcher}
+    assert sorted(by_name) == ["0", "1", "2", "3"]
+    assert isinstance(by_name["1"].error, UsageError) and by_name["1"].info is not None and by_name["1"].reader is None
+    assert type(by_name["2"].error) is VidqaError and "KeyError" in by_name["2"].error.what
+    assert by_name["0"].error is by_name["3"].error is None
 
 
 def test_an_exception_of_the_jobs_is_raised_after_the_last_one(tmp_path: Path) -> None:

@@ -141,9 +141,7 @@ def test_of_too_many_scenes_the_clearest_are_kept() -> None:
         ([7.0], 12.0, [0]),
     ],
 )
-def test_the_first_frame_of_each_interval_is_sampled(
-    times: list[float], per_second: float, expected: list[int]
-) -> None:
+def test_an_intervals_first_frame_is_sampled(times: list[float], per_second: float, expected: list[int]) -> None:
     assert sample_indices(times, per_second) == expected
 
 
