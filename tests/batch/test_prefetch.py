@@ -183,29 +183,25 @@ def test_closing_an_unread_reader_keeps_its_frames(tmp_path: Path) -> None:
             numbers(ready)
 
 
-def test_two_ranges_of_one_file_are_opened_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = copies(tmp_path, 1)[0].path
-    opened = scripted_decoder(tmp_path, monkeypatch)
-    with prefetch([Job(path, (0, 1)), Job(path, (7, 8, 9))], processes=1) as prefetcher:
-        assert [numbers(ready, ready.job.indices) for ready in prefetcher] == [[0, 1], [7, 8, 9]]
-    assert [name for _, name in opened()] == ["0.mp4"]
-
-
-def test_a_file_that_changes_is_opened_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = copies(tmp_path, 1)[0].path
+@pytest.mark.parametrize("changes", [False, True])
+def test_a_file_is_opened_once_unless_it_changes(
+    changes: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, indices = copies(tmp_path, 1)[0].path, (39,) if changes else (7, 8, 9)
     opened = scripted_decoder(tmp_path, monkeypatch)
 
     def jobs() -> Iterator[Job]:
         yield Job(path)
-        write_clip(Path(path), 40, size=SIZE)
-        yield Job(path, (39,))
+        if changes:
+            write_clip(Path(path), 40, size=SIZE)
+        yield Job(path, indices)
 
     with prefetch(jobs(), processes=1) as prefetcher:
-        assert [numbers(ready, ready.job.indices) for ready in prefetcher] == [list(INDICES), [39]]
-    assert len(opened()) == 2
+        assert [numbers(ready, ready.job.indices) for ready in prefetcher] == [list(INDICES), list(indices)]
+    assert [name for _, name in opened()] == ["0.mp4"] * (1 + changes)
 
 
-def test_an_exception_of_prepare_is_the_jobs_error(tmp_path: Path) -> None:
+def test_errors_of_opening_and_of_prepare_are_their_jobs_errors(tmp_path: Path) -> None:
     def prepare(job: Job, info: VideoInfo) -> Sequence[int]:
         if job.path.endswith("1.mp4"):
             raise UsageError("It cannot be.", "Ask otherwise.")
@@ -213,12 +209,16 @@ def test_an_exception_of_prepare_is_the_jobs_error(tmp_path: Path) -> None:
             raise KeyError("surprise")
         return job.indices
 
-    with prefetch(copies(tmp_path, 4), prepare) as prefetcher:
-        by_name = {Path(ready.job.path).stem: ready for ready in prefetcher}
-    assert sorted(by_name) == ["0", "1", "2", "3"]
-    assert isinstance(by_name["1"].error, UsageError) and by_name["1"].info is not None and by_name["1"].reader is None
-    assert type(by_name["2"].error) is VidqaError and "KeyError" in by_name["2"].error.what
-    assert by_name["0"].error is by_name["3"].error is None
+    jobs = copies(tmp_path, 5)
+    (tmp_path / "3.mp4").write_bytes(b"no video at all" * 99)
+    os.remove(jobs[4].path)
+    with prefetch(jobs, prepare) as prefetcher:
+        results = sorted(prefetcher, key=lambda ready: ready.job.path)
+    kinds = [type(None), UsageError, VidqaError, VideoUnreadable, VideoNotFound]
+    assert [type(ready.error) for ready in results] == kinds
+    assert [ready.info is None for ready in results] == [False, False, False, True, True]
+    assert [ready.reader is None for ready in results] == [False, True, True, True, True]
+    assert "KeyError" in str(results[2].error)
 
 
 def test_an_exception_of_the_jobs_is_raised_after_the_last_one(tmp_path: Path) -> None:
@@ -230,17 +230,6 @@ def test_an_exception_of_the_jobs_is_raised_after_the_last_one(tmp_path: Path) -
         assert numbers(next(prefetcher)) == numbers(next(prefetcher)) == list(INDICES)
         with pytest.raises(OSError, match="broke off"):
             next(prefetcher)
-
-
-def test_a_file_that_vanished_and_one_that_is_no_video_are_their_jobs_errors(tmp_path: Path) -> None:
-    jobs = copies(tmp_path, 3)
-    (tmp_path / "1.mp4").write_bytes(b"no video at all" * 99)
-    os.remove(jobs[2].path)
-    with prefetch(jobs, processes=1) as prefetcher:
-        good, bad, gone = prefetcher
-        assert numbers(good) == list(INDICES)
-    assert isinstance(bad.error, VideoUnreadable) and isinstance(gone.error, VideoNotFound)
-    assert bad.info is gone.info is None
 
 
 def test_a_file_that_changed_before_it_is_read_is_an_error(tmp_path: Path) -> None:
