@@ -33,10 +33,10 @@ def add_parser(commands: Any) -> None:
         "same command resumes it.",
     )
     parser.add_argument("paths", metavar="PATH", nargs="*", help="a folder or a file")
-    _add_selection(parser.add_argument_group("which clips"))
-    _add_output(parser.add_argument_group("what is written"))
-    _add_run(parser.add_argument_group("how it runs"))
-    group = parser.add_argument_group("what is asked")
+    _add_selection(parser.add_argument_group("clips"))
+    _add_output(parser.add_argument_group("output"))
+    _add_run(parser.add_argument_group("execution"))
+    group = parser.add_argument_group("prompt")
     group.add_argument(
         "--prompt", metavar="TEXT|@FILE|NAME", default="short",
         help="a prompt, a file with one, or the name of one (short, detailed, tags, training, your own); may name "
