@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""How busy captioning keeps its device: a folder of clips against decoding alone, answering alone and one `ask` each.
+"""Throughput and memory of captioning: a folder of clips against decoding alone, answering alone and one `ask` each.
 
 Everything runs with the demo model, loaded and warm, in one process, one measurement after the other and again in
 turn; ratios are of the medians. Host memory is that of runs over different numbers of clips, each in a process of its
@@ -19,7 +19,7 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 from benchlib.captioning import QUESTION, make_folder, speed_rows
 from benchlib.rows import RESULTS, ROOT, Bar, Row, report
 from vidqa import EngineConfig
-from vidqa.batch.captioner import PreparedClips
+from vidqa.batch.captioner import PrefetchOptions
 from vidqa.devices.host import usable_cores
 
 BARS = {
@@ -30,18 +30,18 @@ BARS = {
 
 
 def memory_rows(folder: Path, arguments: argparse.Namespace) -> Iterator[Row]:
-    """The peak of the whole command over some clips and over four times as many."""
+    """Measure the peak memory of the whole command over some clips and over four times as many."""
     peaks = []
-    for count in (4 * arguments.clips, 16 * arguments.clips):  # fewer do not always fill what is read ahead
+    for count in (4 * arguments.clips, 16 * arguments.clips):  # fewer do not always fill the prefetcher
         clips = folder / f"many-{count}"
         make_folder(clips, count)
         command = [sys.executable, "-m", "vidqa", "caption", str(clips), "--model", "demo", "--device", "cpu",
                    "--prompt", QUESTION, "--quiet"]  # fmt: skip
-        told = subprocess.run(
+        done = subprocess.run(
             [sys.executable, "-c", _PEAK, *command], check=True, capture_output=True, text=True,
             env={**os.environ, "PYTHONPATH": str(ROOT), "VIDQA_STATE": str(folder / "state")},
         )  # fmt: skip
-        peaks.append(int(told.stdout) * 1024)
+        peaks.append(int(done.stdout) * 1024)
         yield Row("host memory", f"peak, {count} clips", peaks[-1] / 2**20, "MiB", "ru_maxrss of the command")
     yield Row("host memory", "peak over 4 times the clips", peaks[1] / peaks[0], "", "a / b")
 
@@ -54,12 +54,12 @@ print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 
 
 def measure(arguments: argparse.Namespace) -> Iterator[Row]:
-    """Speed, then memory; Ctrl-C keeps the rows that are there."""
+    """Measure speed, then memory; Ctrl-C keeps the rows so far."""
     config = EngineConfig(model="demo", device="cpu", remember=False, cpu_threads=arguments.threads)
-    reading = PreparedClips(processes=arguments.processes)
+    prefetch = PrefetchOptions(processes=arguments.processes)
     with tempfile.TemporaryDirectory() as temporary, contextlib.suppress(KeyboardInterrupt):
         folder = Path(temporary)
-        yield from speed_rows(folder, arguments.clips, arguments.repeats, config, reading, ("seconds", "ratios"))
+        yield from speed_rows(folder, arguments.clips, arguments.repeats, config, prefetch, ("seconds", "ratios"))
         yield from memory_rows(folder, arguments)
 
 
@@ -67,7 +67,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clips", type=int, default=100)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--processes", type=int, default=PreparedClips().processes, help="that decode ahead")
+    parser.add_argument("--processes", type=int, default=PrefetchOptions().processes, help="that decode ahead")
     parser.add_argument(
         "--threads", type=int, default=max(usable_cores() - 1, 1), help="that compute, as the command's"
     )

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""How captioning grows with the number of workers: one, two and four, on one machine and on a Ray cluster.
+"""Captioning throughput with one, two and four workers, on one machine and on a Ray cluster.
 
-The device is simulated: it takes a fixed time for a batch, and all else is real: processes, pipes, messages, Ray.
-Throughput counts from the moment when every worker has given a record, to the last record, so that loading is left
-out and an uneven end is not. Efficiency = clips/s of n workers / (n x clips/s of one). Needs vidqa[ray].
+The device is simulated, with a fixed time for each batch; processes, pipes, messages and Ray are real. Throughput is
+measured from the moment when every worker has sent a record to the last record, which leaves out loading and includes
+an uneven end. Efficiency = clips/s of n workers / (n x clips/s of one). Needs vidqa[ray].
 """
 
 import argparse
@@ -19,25 +19,24 @@ from typing import Any
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 from benchlib.rows import RESULTS, ROOT, Bar, Row, report
-from tests.batch.scripted_captioner import TASK, clips
+from tests.batch.scripted_captioner import RUN, SCRIPTED, clips
 from vidqa.batch.clip_record import Captioner
-from vidqa.batch.gpu_pool import COMMAND, GpuPool
+from vidqa.batch.gpu_pool import GpuPool
 from vidqa.batch.ray_cluster import RayPool
 
 WORKERS = (1, 2, 4)
 BARS = {f"{kind}: {count} workers, efficiency": Bar(0.9) for kind in ("crew", "ray") for count in WORKERS[1:]}
-SCRIPTED = (*COMMAND, "tests.batch.scripted_captioner:make")
 
 
 @contextmanager
-def crew(count: int, settings: dict[str, Any]) -> Iterator[Captioner]:
-    with closing(GpuPool(settings, TASK, [f"GPU-{number}" for number in range(count)], SCRIPTED)) as made:
-        yield made
+def gpu_pool(count: int, settings: dict[str, Any]) -> Iterator[Captioner]:
+    with closing(GpuPool(settings, RUN, [f"GPU-{number}" for number in range(count)], SCRIPTED)) as pool:
+        yield pool
 
 
 @contextmanager
-def ray_crew(count: int, settings: dict[str, Any]) -> Iterator[Captioner]:
-    """On a cluster of a head and one node with so many logical GPUs, here."""
+def ray_pool(count: int, settings: dict[str, Any]) -> Iterator[Captioner]:
+    """Start a cluster of a head and one node with `count` logical GPUs on this machine."""
     folder = tempfile.mkdtemp(prefix="r", dir="/tmp")  # short: a socket's path has at most 107 bytes
     os.environ["RAY_TMPDIR"] = folder
     from ray.cluster_utils import Cluster
@@ -46,34 +45,34 @@ def ray_crew(count: int, settings: dict[str, Any]) -> Iterator[Captioner]:
     cluster: Any = Cluster(True, head_node_args={"num_cpus": 1, "num_gpus": 0, "object_store_memory": store})
     try:
         cluster.add_node(num_cpus=count, num_gpus=count, object_store_memory=store)
-        with closing(RayPool(settings, TASK, cluster.address, SCRIPTED)) as made:
-            yield made
+        with closing(RayPool(settings, RUN, cluster.address, SCRIPTED)) as pool:
+            yield pool
     finally:
         cluster.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def clips_per_second(captioner: Captioner, workers: int, count: int) -> float:
-    """Records after the last worker's first one, over the time that they took."""
+    """Return the records per second after every worker's first one."""
     pending = clips(*(f"{number}.mp4" for number in range(count)))
     seen: set[str] = set()
-    begun, counted = 0.0, 0
+    started, counted = 0.0, 0
     for record in captioner.captions(iter(pending)):
         if len(seen) == workers:
             counted += 1
         seen.add(record.caption)  # its process
         if counted == 0:
-            begun = time.monotonic()
+            started = time.monotonic()
     if len(seen) < workers:
-        raise RuntimeError(f"{len(seen)} of {workers} workers gave a record: nothing was shared")
-    return counted / (time.monotonic() - begun)
+        raise RuntimeError(f"{len(seen)} of {workers} workers sent a record")
+    return counted / (time.monotonic() - started)
 
 
 def measure(arguments: argparse.Namespace) -> Iterator[Row]:
-    """Clips per second and efficiency, for each kind and number of workers."""
+    """Yield clips per second and efficiency for each kind of pool and number of workers."""
     settings = {"batch": arguments.batch, "batch_seconds": arguments.batch_seconds}
     note = f"{arguments.clips} clips a worker, {arguments.batch} take {arguments.batch_seconds:g} s"
-    for kind, make in (("crew", crew), ("ray", ray_crew)):
+    for kind, make in (("crew", gpu_pool), ("ray", ray_pool)):
         alone = 0.0
         for count in WORKERS:
             with make(count, settings) as captioner:

@@ -1,4 +1,4 @@
-"""Captioning a folder of demo clips in four ways: the whole run, decoding alone, answering alone, one `ask` each.
+"""Benchmark of captioning demo clips in four ways: the whole run, decoding alone, answering alone, one `ask` each.
 
 Everything runs with the demo model, loaded and warm, in one process. Needs PyAV.
 """
@@ -15,19 +15,17 @@ from benchlib.drawn import MemorySource
 from benchlib.rows import ROOT, Row, Samples, seconds_row
 from benchlib.sections import Skipped
 from vidqa import EngineConfig, Request, Session
-from vidqa.batch.caption_formats import Decorate
-from vidqa.batch.caption_requests import CaptionRequest, PlannedQuestion, Preparing
+from vidqa.batch.caption_requests import CaptionRequest, PlannedQuestion, RequestPlanner
 from vidqa.batch.caption_run import CaptionRun, RunPolicy
 from vidqa.batch.caption_writer import CaptionWriter
-from vidqa.batch.captioner import Opener, PreparedClips, SessionCaptioner
-from vidqa.batch.captioner_config import CaptionerConfig
-from vidqa.batch.clip_record import Clip, ClipRecord, Pending
-from vidqa.batch.content_hash import identify
+from vidqa.batch.captioner import CaptionerConfig, Opener, PrefetchOptions, SessionCaptioner
+from vidqa.batch.clip_record import Clip, ClipRecord, PendingClip, RunFingerprint
+from vidqa.batch.content_hash import content_id
 from vidqa.batch.discover import discover
-from vidqa.batch.journal import Journal, Ledger
+from vidqa.batch.journal import Journal, JournalIndex
 from vidqa.batch.prefetch import Prefetcher
 from vidqa.batch.prompt_templates import PromptTemplate
-from vidqa.batch.run_fingerprint import make_task
+from vidqa.batch.run_fingerprint import make_fingerprint
 from vidqa.batch.shards import Shard
 from vidqa.devices.host import usable_cores
 from vidqa.events import Answered, Event
@@ -37,11 +35,11 @@ from vidqa.video.reader import VideoReader
 
 QUESTION = "what happens?"
 _CLIPS = ("demo.mp4", "demo-two.mp4", "demo-color.mp4", "demo-empty.mp4")
-_ASKING = CaptionRequest(PromptTemplate("", QUESTION), Request("", ""))
+_REQUEST = CaptionRequest(PromptTemplate("", QUESTION), Request("", ""))
 
 
 def make_folder(folder: Path, count: int) -> list[Clip]:
-    """So many clips of the demo's kind, each with another content."""
+    """Write `count` copies of the demo clips, each with different content."""
     folder.mkdir(parents=True)
     for number in range(count):
         target = folder / f"clip-{number:05}.mp4"
@@ -52,69 +50,71 @@ def make_folder(folder: Path, count: int) -> list[Clip]:
 
 
 class Captioning:
-    """The same clips in each of the ways, by one session."""
+    """The same clips in each of the ways, with one session."""
 
-    def __init__(self, clips: list[Clip], config: EngineConfig, reading: PreparedClips) -> None:
-        self.clips, self.config, self.reading = clips, config, reading
-        self._readers: dict[str, tuple[VideoInfo, dict[int, Frame]]] = {}
+    def __init__(self, clips: list[Clip], config: EngineConfig, prefetch: PrefetchOptions) -> None:
+        self.clips, self.config, self.prefetch = clips, config, prefetch
+        self._decoded: dict[str, tuple[VideoInfo, dict[int, Frame]]] = {}
         self._opener: Opener | None = None
         self.session = Session(config, opener=self._open)
         self.groups: list[list[Request]] = []
 
-    def _open(self, request: Request, stopped: Callable[[], bool]) -> VideoReader:
+    def _open(self, request: Request, is_cancelled: Callable[[], bool]) -> VideoReader:
         assert self._opener is not None
-        return self._opener(request, stopped)
+        return self._opener(request, is_cancelled)
 
-    def runner(self) -> SessionCaptioner:
-        """A captioner around the session, which stays."""
+    def _fingerprint(self) -> RunFingerprint:
+        return make_fingerprint(_REQUEST, self.config, find_checkpoints("demo", local=True)[0])
 
-        def make(config: EngineConfig, opener: Opener) -> "_Lent":
+    def captioner(self) -> SessionCaptioner:
+        """Return a captioner that uses the session and does not close it."""
+
+        def make(config: EngineConfig, opener: Opener) -> "_SharedSession":
             self._opener = opener
-            return _Lent(self)
+            return _SharedSession(self)
 
-        task = make_task(_ASKING, self.config, find_checkpoints("demo", local=True)[0])
-        return CaptionerConfig(self.config, _ASKING, task.key, None, self.reading).runner(make)
+        config = CaptionerConfig(self.config, _REQUEST, self._fingerprint().key, None, self.prefetch)
+        return SessionCaptioner(config, make)
 
     def run(self, folder: Path) -> int:
-        """The whole of `vidqa caption`, the model being loaded: journal, sidecars and all. How many were captioned."""
+        """Run all of `vidqa caption` with the model loaded, journal and sidecars included; return the captions made."""
         shutil.rmtree(folder, ignore_errors=True)
-        task = make_task(_ASKING, self.config, find_checkpoints("demo", local=True)[0])
+        fingerprint = self._fingerprint()
         with Journal(folder, Shard()) as journal:
-            ledger = Ledger(folder)
-            names = [clip.name for clip in self.clips]
-            output = CaptionWriter(folder, "txt", "skip", Decorate(), task, names, ledger.written, journal.begun_ns)
-            run = CaptionRun(self.clips, task, RunPolicy(), self.runner(), journal, ledger, output)
+            index = JournalIndex(folder)
+            writer = CaptionWriter(journal, index, fingerprint, [clip.name for clip in self.clips])
+            run = CaptionRun(self.clips, fingerprint, RunPolicy(), self.captioner(), journal, index, writer)
             return sum(isinstance(event, ClipRecord) and event.status == "done" for event in run.events())
 
     def decode(self) -> None:
-        """Every frame that the run asks for, by the way that the run takes, and nothing done with it."""
-        preparing = Preparing(_ASKING, self.config, self.session.forecast, None)
-        runner = self.runner()
-        jobs = (PlannedQuestion(Pending(clip, identify(clip.path))) for clip in self.clips)
+        """Decode every frame that the run uses, with the run's prefetcher, and keep the frames."""
+        planner = RequestPlanner(_REQUEST, self.config, self.session.forecast, None)
+        questions = (PlannedQuestion(PendingClip(clip, content_id(clip.path))) for clip in self.clips)
+        decoding = CaptionerConfig(self.config, _REQUEST, "", None, self.prefetch).decoding
         with Prefetcher(
-            jobs, preparing.prepare, processes=self.reading.processes, most_bytes=self.reading.most_bytes,
-            most_ready=48, how=runner.how,
-        ) as ahead:  # fmt: skip
-            for ready in ahead:
+            questions, planner.plan, processes=self.prefetch.processes, max_bytes=self.prefetch.max_bytes,
+            max_ready=48, decoding=decoding,
+        ) as prefetcher:  # fmt: skip
+            for ready in prefetcher:
                 assert ready.reader is not None and ready.info is not None and ready.job.plan is not None
                 frames = {frame.index: frame for frame in ready.reader.frames(ready.job.plan.indices)}
-                self._readers[ready.job.path] = (ready.info, frames)
+                self._decoded[ready.job.path] = (ready.info, frames)
                 ready.close()
 
     def answer(self) -> None:
-        """The groups of the last run, with frames that lie in memory."""
-        self._opener = lambda request, stopped: self._kept(request)
+        """Answer the groups of the last run, with frames from memory."""
+        self._opener = lambda request, is_cancelled: self._decoded_reader(request)
         for group in self.groups:
             for _ in self.session.ask_many(group):
                 pass
 
-    def _kept(self, request: Request) -> VideoReader:
-        info, frames = self._readers[request.video]
+    def _decoded_reader(self, request: Request) -> VideoReader:
+        info, frames = self._decoded[request.video]
         return VideoReader(info, MemorySource(frames))
 
 
-class _Lent:
-    """The session for a runner, which may not close it; notes the groups."""
+class _SharedSession:
+    """A BatchEngine around the benchmark's session, which it does not close; records the groups."""
 
     def __init__(self, bench: Captioning) -> None:
         self._bench = bench
@@ -127,28 +127,28 @@ class _Lent:
         return self._bench.session.ask_many(requests)
 
     def close(self) -> None:
-        """The session stays."""
+        """Do nothing."""
 
 
 def ask_one_by_one(session: Session, clips: Sequence[Clip]) -> None:
-    """What a loop over `ask` does in one process."""
+    """Ask about each clip in a loop."""
     for clip in clips:
         *_, last = session.ask(Request(clip.path, QUESTION))
         assert isinstance(last, Answered)
 
 
 def timed(work: Callable[[], object]) -> float:
-    """Seconds."""
-    begun = time.perf_counter()
+    """Return the seconds that `work` takes."""
+    started = time.perf_counter()
     work()
-    return time.perf_counter() - begun
+    return time.perf_counter() - started
 
 
 def speed_rows(
-    folder: Path, count: int, repeats: int, config: EngineConfig, reading: PreparedClips, sections: tuple[str, str]
+    folder: Path, count: int, repeats: int, config: EngineConfig, prefetch: PrefetchOptions, sections: tuple[str, str]
 ) -> Iterator[Row]:
-    """The ways in turn, then their ratios, in rows of both sections."""
-    bench, section = Captioning(make_folder(folder / "clips", count), config, reading), sections[0]
+    """Measure the ways in turn; yield their seconds, then their ratios, as rows of the two sections."""
+    bench, section = Captioning(make_folder(folder / "clips", count), config, prefetch), sections[0]
     plain = Session(config)
     captioned = bench.run(folder / "warm")
     if captioned != count:
@@ -171,13 +171,13 @@ def speed_rows(
 
 
 def captioning(bench: Bench) -> Iterator[Row]:
-    """The section about a folder of clips on this device, with all cores to decode."""
+    """Measure captioning of a folder on this device, with all cores for decoding."""
     if find_spec("av") is None:
         raise Skipped("av is not installed")
     bench.drop_model()
     config = EngineConfig(model="demo", device=str(bench.device), remember=False)
-    reading = PreparedClips()
-    yield Row("captioning", "cores", usable_cores(), "", f"{reading.processes} processes decode ahead")
+    prefetch = PrefetchOptions()
+    yield Row("captioning", "cores", usable_cores(), "", f"{prefetch.processes} processes decode ahead")
     with tempfile.TemporaryDirectory() as folder:
         repeats = min(bench.sizes.repeats, 2)
-        yield from speed_rows(Path(folder), bench.sizes.clips, repeats, config, reading, ("captioning", "captioning"))
+        yield from speed_rows(Path(folder), bench.sizes.clips, repeats, config, prefetch, ("captioning", "captioning"))

@@ -1,6 +1,7 @@
-"""`vidqa caption` with the scripted session, in a process of its own: `python -m tests.batch.child ARGUMENTS…`.
+"""`vidqa caption` with the scripted session in a process: `python -m tests.batch.child ARGUMENTS…`.
 
-It takes the way of the real command; only the session is scripted, and the model's name is not looked for.
+Only the session and the choice of the checkpoint are scripted. SCRIPTED_SECONDS is how long a group takes;
+SCRIPTED_BEGUN is a file that lists the clips of every group.
 """
 
 import os
@@ -19,20 +20,16 @@ from vidqa.models.families.qwen2_vl import REFERENCE_BOUNDS, RELEASED
 from vidqa.models.registry import Checkpoint
 from vidqa.types import Request
 
-SECONDS = float(os.environ.get("SCRIPTED_SECONDS", "0"))  # that a group takes
-BEGUN = os.environ.get("SCRIPTED_BEGUN")
-
 
 def make_engine(config: EngineConfig, opener: Opener) -> BatchEngine:
     return ScriptedEngine(config, opener, work)
 
 
 def work(group: Sequence[Request]) -> None:
-    """As long as a device would; the clips are noted where a test wants to count them."""
-    if BEGUN is not None:
-        with Path(BEGUN).open("a", encoding="utf-8") as file:
+    if begun := os.environ.get("SCRIPTED_BEGUN"):
+        with Path(begun).open("a", encoding="utf-8") as file:
             file.writelines(f"{request.video}\n" for request in group)
-    time.sleep(SECONDS)
+    time.sleep(float(os.environ.get("SCRIPTED_SECONDS", "0")))
 
 
 def scripted_checkpoint(*_: object) -> Checkpoint:

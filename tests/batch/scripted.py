@@ -1,7 +1,4 @@
-"""A session that answers from the frames it gets, without a model: captions depend on nothing but the clip.
-
-Frames come by the way of the real one: through the opener, at the indices of the real planner's plan.
-"""
+"""A session without a model: captions depend on the clip's frames only, read at the indices of the real plan."""
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +22,7 @@ CONFIG = EngineConfig(model=MODEL, remember=False, isolate_decoder=False)
 
 
 class ScriptedEngine:
-    """`before` is called with the requests of every group: a test fails, waits or counts there."""
+    """A BatchEngine; `before` is called with the requests of every group, to fail, wait or count."""
 
     def __init__(
         self, config: EngineConfig, opener: Opener, before: Callable[[Sequence[Request]], object] = lambda group: None
@@ -63,7 +60,7 @@ class ScriptedEngine:
         self._cancelled.set()
 
     def forget(self) -> None:
-        """What a session does with a cancel that came before its question."""
+        """Forget a cancel, as a session does at the start of a question."""
         self._cancelled.clear()
 
     def close(self) -> None:
@@ -71,7 +68,6 @@ class ScriptedEngine:
 
 
 def answer_of(request: Request, plan: Plan, video: VideoInfo, text: str) -> Answer:
-    """An answer with round figures."""
     timing = Timing(0.0, 0.1, 0.2, 0.3, 0.6, 1.0, 51)
     memory = MemoryUse(4 * _GIB, _GIB // 64, _GIB // 2, 5 * _GIB, _GIB, 0, ())
     return Answer(text, "stop", request.question, video, plan, timing, memory)

@@ -1,4 +1,4 @@
-"""Records as text, text, cues and tables: what stands in them, and that nothing in a caption breaks out of them."""
+"""Output formats: their content, and that no caption breaks out of them."""
 
 import csv
 import io
@@ -12,19 +12,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vidqa.batch.caption_formats import Decorate, output_object, run_lines, sidecar_text
+from vidqa.batch.caption_formats import CaptionAffixes, output_object, run_lines, sidecar_text
 from vidqa.batch.clip_record import ClipRecord, Failure, RunFingerprint, Segment, Span
 from vidqa.utils.safe_text import safe_text
 
-TASK = RunFingerprint(
-    key="k", model="Qwen/Qwen2-VL-2B-Instruct", revision="abc", prompt="Describe {name}.", settings={}
-)
-PLAIN = Decorate()
+RUN = RunFingerprint(key="k", model="Qwen/Qwen2-VL-2B-Instruct", revision="abc", prompt="Describe {name}.", settings={})
+PLAIN = CaptionAffixes()
 TEXTS = st.text() | st.text(alphabet="\n\r\t -><{}&=+@\"',;0\u2028\u202e\x1b\udce9")
 
 
 def record(*captions: str, name: str = "sub/a.mp4", seconds: float = 10.0) -> ClipRecord:
-    """A clip in pieces of `seconds`, each with its caption."""
+    """Return the record of a clip with segments of `seconds`."""
     spans = [Span(number * seconds, (number + 1) * seconds) for number in range(len(captions))]
     segments = tuple(Segment(span, caption) for span, caption in zip(spans, captions, strict=True))
     return ClipRecord(
@@ -38,24 +36,33 @@ FAILED = ClipRecord(
 
 
 def cues(text: str) -> list[str]:
-    """What a player sees: blocks that an empty line ends."""
+    """Split a subtitle file at empty lines, as players do."""
     return [block.strip("\n") for block in text.split("\n\n") if block.strip("\n")]
 
 
-def test_text_is_the_caption_between_what_is_added_to_each() -> None:
-    assert sidecar_text("txt", record("A cat."), TASK, PLAIN) == "A cat.\n"
-    assert sidecar_text("txt", record("A cat.\r\nIt sits."), TASK, Decorate("ohwx, ", " #")) == (
-        "ohwx, A cat.\nIt sits. #\n"
-    )
-
-
-def test_text_of_several_segments_has_a_line_for_each_with_its_times() -> None:
-    text = sidecar_text("txt", record("A cat.\nIt sits.", "It leaves.", seconds=60.5), TASK, PLAIN)
-    assert text == "[0:00.0–1:00.5] A cat. It sits.\n[1:00.5–2:01.0] It leaves.\n"
+@pytest.mark.parametrize(
+    ("format_name", "captions", "seconds", "affixes", "expected"),
+    [
+        ("txt", ["A cat."], 10.0, PLAIN, "A cat.\n"),
+        ("txt", ["A cat.\r\nIt sits."], 10.0, CaptionAffixes("ohwx, ", " #"), "ohwx, A cat.\nIt sits. #\n"),
+        ("txt", ["A cat.\nIt sits.", "It leaves."], 60.5, PLAIN,
+         "[0:00.0–1:00.5] A cat. It sits.\n[1:00.5–2:01.0] It leaves.\n"),
+        ("srt", ["A cat.", "It sits."], 1800.0005, PLAIN,
+         "1\n00:00:00,000 --> 00:30:00,000\nA cat.\n\n2\n00:30:00,000 --> 01:00:00,001\nIt sits.\n"),
+        ("vtt", ["A cat.", "1 < 2 & 3"], 1.5, PLAIN,
+         "WEBVTT\n\n00:00:00.000 --> 00:00:01.500\nA cat.\n\n00:00:01.500 --> 00:00:03.000\n1 &lt; 2 &amp; 3\n"),
+        ("vtt", ["A"], 0.0, PLAIN, "WEBVTT\n\n00:00:00.000 --> 00:00:00.001\nA\n"),  # a cue needs a length
+        ("srt", [" \n\t", "B"], 10.0, PLAIN, "1\n00:00:10,000 --> 00:00:20,000\nB\n"),  # and a text
+    ],
+)  # fmt: skip
+def test_sidecars_have_captions_and_times(
+    format_name: str, captions: list[str], seconds: float, affixes: CaptionAffixes, expected: str
+) -> None:
+    assert sidecar_text(format_name, record(*captions, seconds=seconds), RUN, affixes) == expected
 
 
 def test_json_has_the_documented_fields_and_no_others() -> None:
-    assert output_object(record("A", "B"), TASK, Decorate("(", ")")) == {
+    assert output_object(record("A", "B"), RUN, CaptionAffixes("(", ")")) == {
         "path": "sub/a.mp4",
         "caption": "(A B)",
         "segments": [
@@ -69,7 +76,7 @@ def test_json_has_the_documented_fields_and_no_others() -> None:
         "notes": [],
         "error": None,
     }
-    failed = output_object(FAILED, TASK, Decorate("(", ")"))
+    failed = output_object(FAILED, RUN, CaptionAffixes("(", ")"))
     assert (failed["caption"], failed["segments"]) == (None, [])
     assert failed["error"] == {
         "stage": "open", "class": "VideoUnreadable", "message": "b.mp4 is cut.", "hint": "Fetch it.",
@@ -77,48 +84,31 @@ def test_json_has_the_documented_fields_and_no_others() -> None:
 
 
 @given(TEXTS, TEXTS)
-def test_json_keeps_every_text_as_it_is_in_harmless_lines(caption: str, name: str) -> None:
-    (line,) = run_lines("jsonl", [(record(caption, name=name), TASK)], PLAIN)
-    sidecar = sidecar_text("json", record(caption, name=name), TASK, PLAIN)
-    assert json.loads(line) == json.loads(sidecar) == output_object(record(caption, name=name), TASK, PLAIN)
+def test_json_keeps_every_text_in_printable_lines(caption: str, name: str) -> None:
+    (line,) = run_lines("jsonl", [(record(caption, name=name), RUN)], PLAIN)
+    sidecar = sidecar_text("json", record(caption, name=name), RUN, PLAIN)
+    assert json.loads(line) == json.loads(sidecar) == output_object(record(caption, name=name), RUN, PLAIN)
     assert line.encode().splitlines(keepends=True) == [line.encode()]
     assert safe_text(line) == line
 
 
-def test_the_bytes_of_a_file_name_that_is_no_utf_8_come_back_from_json() -> None:
-    (line,) = run_lines("jsonl", [(record("A", name=os.fsdecode(b"caf\xe9.mp4")), TASK)], PLAIN)
+def test_a_file_name_that_is_not_utf8_is_read_back_from_json() -> None:
+    (line,) = run_lines("jsonl", [(record("A", name=os.fsdecode(b"caf\xe9.mp4")), RUN)], PLAIN)
     assert '"path": "caf\\udce9.mp4"' in line
     assert os.fsencode(json.loads(line)["path"]) == b"caf\xe9.mp4"
-
-
-def test_subrip_numbers_its_cues() -> None:
-    assert sidecar_text("srt", record("A cat.", "It sits.", seconds=1800.0005), TASK, PLAIN) == (
-        "1\n00:00:00,000 --> 00:30:00,000\nA cat.\n\n2\n00:30:00,000 --> 01:00:00,001\nIt sits.\n"
-    )
-
-
-def test_webvtt_has_a_header() -> None:
-    assert sidecar_text("vtt", record("A cat.", "1 < 2 & 3", seconds=1.5), TASK, PLAIN) == (
-        "WEBVTT\n\n00:00:00.000 --> 00:00:01.500\nA cat.\n\n00:00:01.500 --> 00:00:03.000\n1 &lt; 2 &amp; 3\n"
-    )
-
-
-def test_a_cue_lasts_even_where_the_clip_does_not_and_one_without_text_is_left_out() -> None:
-    assert sidecar_text("vtt", record("A", seconds=0.0), TASK, PLAIN) == "WEBVTT\n\n00:00:00.000 --> 00:00:00.001\nA\n"
-    assert sidecar_text("srt", record(" \n\t", "B"), TASK, PLAIN) == "1\n00:00:10,000 --> 00:00:20,000\nB\n"
 
 
 HOSTILE = "x\n\n\n2\n00:00:00,000 --> 00:09:00,000\n<b onclick=x>{\\an8}bold</b> --->\x1b[2J &amp; \u202e"
 
 
-def test_nothing_in_a_caption_makes_a_cue_of_its_own_or_is_obeyed() -> None:
-    subrip = sidecar_text("srt", record(HOSTILE, "next"), TASK, PLAIN)
+def test_a_caption_cannot_add_cues_or_markup() -> None:
+    subrip = sidecar_text("srt", record(HOSTILE, "next"), RUN, PLAIN)
     assert cues(subrip) == [
         "1\n00:00:00,000 --> 00:00:10,000\nx\n2\n00:00:00,000 --› 00:09:00,000\n"
         "‹b onclick=x›(\\an8)bold‹/b› ---›\\x1b[2J &amp; \\u202e",
         "2\n00:00:10,000 --> 00:00:20,000\nnext",
     ]
-    webvtt = sidecar_text("vtt", record(HOSTILE, "next"), TASK, PLAIN)
+    webvtt = sidecar_text("vtt", record(HOSTILE, "next"), RUN, PLAIN)
     assert cues(webvtt)[1:] == [
         "00:00:00.000 --> 00:00:10.000\nx\n2\n00:00:00,000 --&gt; 00:09:00,000\n"
         "&lt;b onclick=x&gt;{\\an8}bold&lt;/b&gt; ---&gt;\\x1b[2J &amp;amp; \\u202e",
@@ -127,10 +117,10 @@ def test_nothing_in_a_caption_makes_a_cue_of_its_own_or_is_obeyed() -> None:
 
 
 @given(st.lists(TEXTS, max_size=4))
-def test_there_are_as_many_cues_as_segments_with_text(captions: list[str]) -> None:
+def test_every_segment_with_text_is_a_cue(captions: list[str]) -> None:
     expected = sum(bool(shown(caption).strip()) for caption in captions)
     for name, header in (("srt", 0), ("vtt", 1)):
-        text = sidecar_text(name, record(*captions), TASK, PLAIN)
+        text = sidecar_text(name, record(*captions), RUN, PLAIN)
         blocks = cues(text)[header:]
         assert len(blocks) == expected
         assert text.count("-->") == expected
@@ -139,9 +129,9 @@ def test_there_are_as_many_cues_as_segments_with_text(captions: list[str]) -> No
 
 
 @pytest.mark.parametrize("name", ["srt", "vtt"])
-def test_ffmpeg_reads_the_cues_as_they_were_meant(tmp_path: Path, name: str) -> None:
+def test_ffmpeg_reads_the_cues(tmp_path: Path, name: str) -> None:
     path = tmp_path / f"a.{name}"
-    path.write_text(sidecar_text(name, record(HOSTILE, "two\nlines", "last", seconds=2.5), TASK, PLAIN))
+    path.write_text(sidecar_text(name, record(HOSTILE, "two\nlines", "last", seconds=2.5), RUN, PLAIN))
     with av.open(str(path)) as container:
         packets = [packet for packet in container.demux() if packet.pts is not None]
     assert [(packet.pts, packet.duration) for packet in packets] == [(0, 2500), (2500, 2500), (5000, 2500)]
@@ -149,8 +139,8 @@ def test_ffmpeg_reads_the_cues_as_they_were_meant(tmp_path: Path, name: str) -> 
 
 
 @given(st.lists(st.tuples(TEXTS, TEXTS)))
-def test_tables_come_back_row_by_row(texts: list[tuple[str, str]]) -> None:
-    rows = [(record(caption, name=name), TASK) for name, caption in texts]
+def test_csv_is_read_back(texts: list[tuple[str, str]]) -> None:
+    rows = [(record(caption, name=name), RUN) for name, caption in texts]
     table = "".join(run_lines("csv", rows, PLAIN))
     read = list(csv.reader(io.StringIO(table.encode().decode(), newline=""), strict=True))
     assert read[0] == ["path", "caption", "model", "prompt", "seconds", "error"]
@@ -165,7 +155,7 @@ def shown(text: str) -> str:
 
 
 def test_a_cell_that_would_be_a_formula_is_text() -> None:
-    rows = [(record("=HYPERLINK(1)", name="-leading-dash.mp4"), TASK), (FAILED, TASK)]
+    rows = [(record("=HYPERLINK(1)", name="-leading-dash.mp4"), RUN), (FAILED, RUN)]
     assert list(run_lines("csv", rows, PLAIN)) == [
         "path,caption,model,prompt,seconds,error\n",
         "'-leading-dash.mp4,'=HYPERLINK(1),Qwen/Qwen2-VL-2B-Instruct@abc,Describe a.mp4.,1.235,\n",
@@ -174,14 +164,14 @@ def test_a_cell_that_would_be_a_formula_is_text() -> None:
 
 
 @pytest.mark.parametrize("name", ["jsonl", "csv"])
-def test_lines_are_made_as_they_are_asked_for(name: str) -> None:
-    taken: list[int] = []
+def test_lines_are_generated_lazily(name: str) -> None:
+    pulled: list[int] = []
 
     def rows() -> Iterator[tuple[ClipRecord, RunFingerprint]]:
         for number in range(1000):
-            taken.append(number)
-            yield record("A"), TASK
+            pulled.append(number)
+            yield record("A"), RUN
 
     lines = run_lines(name, rows(), PLAIN)
     next(lines), next(lines)
-    assert len(taken) <= 2
+    assert len(pulled) <= 2

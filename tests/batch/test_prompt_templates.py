@@ -1,4 +1,4 @@
-"""Prompts: where they come from, which fields they may have, and that what fills them stays text."""
+"""Prompt templates: sources, allowed fields, and values that stay plain text."""
 
 from pathlib import Path
 
@@ -56,8 +56,8 @@ def test_the_users_own_prompts_add_to_the_built_in_and_replace_them(own: Path) -
     ("text", "message"),
     [
         ("short = ", "prompts.toml is not valid TOML"),
-        ("[short]\ntext = 'a'", "'short' in .*prompts.toml is no prompt"),
-        ("'two words' = 'a'", "'two words' in .*prompts.toml is no prompt"),
+        ("[short]\ntext = 'a'", "'short' in .*prompts.toml is not a prompt"),
+        ("'two words' = 'a'", "'two words' in .*prompts.toml is not a prompt"),
         ("short = 'a' # " + "x" * 2**16, "prompts.toml is longer than 64 KiB"),
     ],
 )
@@ -67,7 +67,7 @@ def test_a_broken_file_of_prompts_is_refused(own: Path, text: str, message: str)
         find_prompt("short")
 
 
-def test_words_are_the_prompt_itself() -> None:
+def test_other_text_is_the_prompt_itself() -> None:
     assert find_prompt("What happens in {stem}?") == PromptTemplate("", "What happens in {stem}?")
     assert find_prompt("Beschreibe!") == PromptTemplate("", "Beschreibe!")
     assert find_prompt("caption") == PromptTemplate("", "caption")
@@ -76,7 +76,7 @@ def test_words_are_the_prompt_itself() -> None:
 @pytest.mark.parametrize(
     ("typed", "meant"), [("Short", "short"), ("shrot", "short"), ("tag", "tags"), ("train", "training")]
 )
-def test_a_mistyped_name_is_no_prompt(typed: str, meant: str) -> None:
+def test_a_mistyped_name_is_refused(typed: str, meant: str) -> None:
     with pytest.raises(UsageError, match=f"There is no prompt named '{typed}'. Did you mean '{meant}'"):
         find_prompt(typed)
 
@@ -116,29 +116,29 @@ def test_fields_are_filled_and_doubled_braces_are_braces() -> None:
         ("{name!r}", "Did you mean {name}"),
         ("{name:>99999999}", "Did you mean {name}"),
         ("{name:{width}}", "Did you mean {name}"),
-        ("{0}", "There are {name} {stem}"),
-        ("{}", "There are {name} {stem}"),
-        ('{"caption": 1}', "There are {name} {stem}"),
+        ("{0}", "The fields are {name} {stem}"),
+        ("{}", "The fields are {name} {stem}"),
+        ('{"caption": 1}', "The fields are {name} {stem}"),
     ],
 )
-def test_whatever_is_more_than_a_field_is_refused_before_a_run(field: str, remedy: str) -> None:
+def test_anything_but_a_plain_field_is_refused(field: str, remedy: str) -> None:
     with pytest.raises(UsageError) as caught:
         find_prompt(f"Describe {field}.")
-    assert caught.value.what == f"{field} is no field of a prompt."
+    assert caught.value.what == f"{field} is not a field of prompts."
     assert caught.value.remedy.startswith(remedy)
     assert "{{ and }}" in caught.value.remedy
 
 
 @pytest.mark.parametrize("text", ["a { b", "a } b", "{name", "name}", "{name!}"])
 def test_single_braces_are_refused(text: str) -> None:
-    with pytest.raises(UsageError, match="a brace too many or too few"):
+    with pytest.raises(UsageError, match="has an unmatched brace"):
         find_prompt(text)
 
 
 @given(st.text(min_size=1).filter(lambda text: not text.startswith("@")))
-def test_any_words_are_a_prompt_or_refused_and_a_prompt_can_be_filled(words: str) -> None:
+def test_any_text_is_refused_or_can_be_filled(text: str) -> None:
     try:
-        prompt = find_prompt(words)
+        prompt = find_prompt(text)
     except UsageError:
         return
     assert prompt.fields <= set(FIELDS)
@@ -151,7 +151,7 @@ def test_a_name_is_put_in_as_text_on_one_line(name: str) -> None:
     assert "\n" not in safe_line(name)
 
 
-def test_values_from_strangers_can_neither_act_nor_grow() -> None:
+def test_untrusted_values_are_escaped_and_bounded() -> None:
     values = clip_values(Path("/in\nner/{width}\n\x1b[2J.mp4"), VIDEO, "a\r\nb\x1b" + "x" * 10_000)
     assert fill(find_prompt("{name}|{parent}"), values) == "{width}\\n\\x1b[2J.mp4|in\\nner"
     existing = fill(find_prompt("Better than: {existing}"), values)

@@ -1,4 +1,4 @@
-"""Pieces of a clip: at even distances and between scenes, by arithmetic, in made clips and in real ones."""
+"""Segments of a clip: at equal distances and between scenes, by arithmetic, in synthetic clips and in real ones."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from vidqa.batch.clip_record import Span
 from vidqa.batch.scene_detection import find_scenes, signature
 from vidqa.batch.segmentation import (
-    MOST_SEGMENTS,
+    MAX_SEGMENTS,
     cut_at_scenes,
     cut_evenly,
     measure_changes,
@@ -40,16 +40,16 @@ def starts(spans: Sequence[Span]) -> list[float]:
         ("2min", 120.0),
         ("1:00:00", 3600.0),
         (" Scenes ", "scenes"),
-        ("1", 1.0),
+        ("1", 1),
     ],
 )
 def test_segments_are_a_length_or_scenes(text: str, expected: float | str) -> None:
     assert parse_segments(text) == expected
 
 
-def test_what_tells_no_segments_is_refused() -> None:
+def test_other_texts_are_refused() -> None:
     for wrong in ("", "scene", "-5", "0", "ten", "1:99", "nan", "inf"):
-        with pytest.raises(UsageError, match="tells no segments"):
+        with pytest.raises(UsageError, match="is not a length of segments"):
             parse_segments(wrong)
     for short in ("0.5", "0:00"):
         with pytest.raises(UsageError, match="are too short"):
@@ -66,18 +66,18 @@ def test_what_tells_no_segments_is_refused() -> None:
         (0.0, 10.0, [(0, 0)]),
     ],
 )
-def test_even_pieces_end_in_one_of_half_their_length_or_more(
+def test_a_remainder_of_less_than_half_a_segment_joins_the_last_one(
     duration: float, seconds: float, expected: list[tuple[float, float]]
 ) -> None:
     assert cut_evenly(duration, seconds) == [Span(*pair) for pair in expected]
 
 
 @given(st.floats(0, 1e5), st.floats(1, 1e4))
-def test_even_pieces_cover_the_clip_without_gaps(duration: float, seconds: float) -> None:
+def test_equal_segments_cover_the_clip_without_gaps(duration: float, seconds: float) -> None:
     try:
         spans = cut_evenly(duration, seconds)
     except UsageError:
-        assert duration / seconds > MOST_SEGMENTS - 1
+        assert duration / seconds > MAX_SEGMENTS - 1
         return
     assert (spans[0].start_seconds, spans[-1].end_seconds) == (0, duration)
     assert all(one.end_seconds == next_one.start_seconds for one, next_one in pairwise(spans))
@@ -85,15 +85,11 @@ def test_even_pieces_cover_the_clip_without_gaps(duration: float, seconds: float
         assert all(seconds * 0.4999 <= span.end_seconds - span.start_seconds <= seconds * 1.5001 for span in spans)
 
 
-def test_more_pieces_than_anybody_reads_are_refused_with_a_length_that_is_not() -> None:
-    with pytest.raises(UsageError, match=r"67 min have 4000 pieces of 1 s") as caught:
+def test_too_many_segments_are_refused_with_a_length_that_is_accepted() -> None:
+    with pytest.raises(UsageError, match=r"67 min have 4000 segments of 1 s") as caught:
         cut_evenly(4000.0, 1.0)
-    assert caught.value.remedy == "Ask for --segments 4s or longer ones."
-    assert len(cut_evenly(4000.0, 4.0)) == MOST_SEGMENTS
-
-
-def scenes(pictures: Sequence[tuple[float, Sequence[float]]], duration: float) -> list[Span]:
-    return cut_at_scenes(measure_changes(pictures), duration)
+    assert caught.value.remedy == "Use --segments 4s or longer ones."
+    assert len(cut_evenly(4000.0, 4.0)) == MAX_SEGMENTS
 
 
 def shots(*colors_and_counts: tuple[tuple[float, ...], int]) -> list[tuple[float, tuple[float, ...]]]:
@@ -102,25 +98,30 @@ def shots(*colors_and_counts: tuple[tuple[float, ...], int]) -> list[tuple[float
     return [(number / 10, color) for number, color in enumerate(colors)]
 
 
-def test_scenes_change_midway_between_the_pictures_around_the_cut() -> None:
-    spans = scenes(shots((RED, 20), (GREEN, 15), (RED, 25)), 6.0)
-    assert spans == [Span(0.0, 1.95), Span(1.95, 3.45), Span(3.45, 6.0)]
+FAINT = (0.6, 0.4, 0.0)
+SLOW = [(number / 10, (1 - number / 60, number / 60, 0.0)) for number in range(61)]
+RESTLESS = [(number / 10, (RED, GREEN, BLUE)[number % 3]) for number in range(60)]
 
 
-def test_a_scene_is_never_shorter_than_a_second_and_the_clearer_cut_stays() -> None:
-    faint = (0.6, 0.4, 0.0)
-    assert starts(scenes(shots((RED, 20), (faint, 5), (GREEN, 20), (BLUE, 5)), 5.0)) == [0, 2.45]
-
-
-def test_a_flash_is_no_scene() -> None:
-    assert starts(scenes(shots((RED, 20), (GREEN, 1), (RED, 20)), 4.1)) == [0]
-
-
-def test_a_slow_change_and_a_shot_that_changes_all_the_time_are_no_cuts() -> None:
-    slow = [(number / 10, (1 - number / 60, number / 60, 0.0)) for number in range(61)]
-    restless = [(number / 10, (RED, GREEN, BLUE)[number % 3]) for number in range(60)]
-    assert starts(scenes(slow, 6.1)) == [0]
-    assert starts(scenes(restless, 6.0)) == [0]
+@pytest.mark.parametrize(
+    ("pictures", "expected"),
+    [
+        (shots((RED, 20), (GREEN, 15), (RED, 25)), [0, 1.95, 3.45]),  # midway between the frames around the cut
+        (shots((RED, 20), (FAINT, 5), (GREEN, 20), (BLUE, 5)), [0, 2.45]),  # a second or longer; the clearer cut stays
+        (shots((RED, 20), (GREEN, 1), (RED, 20)), [0]),  # a flash
+        (SLOW, [0]),
+        (RESTLESS, [0]),
+        ([], [0]),
+        (SLOW[:1], [0]),
+    ],
+)
+def test_scenes_begin_at_cuts_that_last(
+    pictures: Sequence[tuple[float, Sequence[float]]], expected: list[float]
+) -> None:
+    duration = max(len(pictures) / 10, 5.0)
+    spans = cut_at_scenes(measure_changes(pictures), duration)
+    assert starts(spans) == expected
+    assert [span.end_seconds for span in spans] == [*(span.start_seconds for span in spans[1:]), duration]
 
 
 def test_of_too_many_scenes_the_clearest_are_kept() -> None:
@@ -128,9 +129,7 @@ def test_of_too_many_scenes_the_clearest_are_kept() -> None:
         (second + part / 10, ((RED, GREEN)[second % 2] if second < 1500 else (0.7, 0.3, 0.0))) for second in range(1600)
         for part in range(10)
     ]  # fmt: skip
-    spans = scenes(pictures, 1600.0)
-    assert len(spans) == MOST_SEGMENTS
-    assert starts(scenes([], 5.0)) == starts(scenes(pictures[:1], 5.0)) == [0]
+    assert len(cut_at_scenes(measure_changes(pictures), 1600.0)) == MAX_SEGMENTS
 
 
 @pytest.mark.parametrize(
@@ -142,11 +141,11 @@ def test_of_too_many_scenes_the_clearest_are_kept() -> None:
         ([7.0], 12.0, [0]),
     ],
 )
-def test_a_few_frames_of_each_second_are_looked_at(times: list[float], per_second: float, expected: list[int]) -> None:
+def test_an_intervals_first_frame_is_sampled(times: list[float], per_second: float, expected: list[int]) -> None:
     assert sample_indices(times, per_second) == expected
 
 
-def test_a_signature_tells_colors_and_where_they_are() -> None:
+def test_a_signature_depends_on_colors_and_their_places() -> None:
     left, right = np.zeros((90, 130, 3), np.uint8), np.zeros((90, 130, 3), np.uint8)
     left[:, :65], right[:, 65:] = 255, 255
 
@@ -177,7 +176,7 @@ def write_shots(path: Path, fps: int, frame_counts: Sequence[int]) -> Path:
     return path
 
 
-def test_the_cuts_of_a_made_clip_are_found_where_they_were_made(tmp_path: Path) -> None:
+def test_the_cuts_of_a_synthetic_clip_are_found(tmp_path: Path) -> None:
     path = write_shots(tmp_path / "shots.mp4", 24, [48, 30, 72, 10, 60])
     with open_video(str(path)) as reader:
         spans = find_scenes(reader)

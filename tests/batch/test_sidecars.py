@@ -1,47 +1,49 @@
-"""Sidecars: their names, who wrote them, and that a crash at any step leaves the old or the new and a way to mend."""
+"""Sidecars: their names, protection of users' files, and recovery from a crash at any step."""
 
 import hashlib
 import os
 import resource
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vidqa.batch.clip_record import Written
+from tests.conftest import ROOT
+from vidqa.batch.clip_record import SidecarWrite
 from vidqa.batch.sidecars import (
     ON_EXISTING,
     OnExisting,
+    apply_write,
     check_mode,
     check_writable,
     existing_text,
     may_write,
     plan_write,
-    settle,
     sidecar_names,
 )
 from vidqa.errors import UsageError
 
-ROOT = Path(__file__).parents[2]
-# Ends at once, as kill -9 would, at the n-th call that Python makes to the file system while it settles.
+# Ends, as by kill -9, at the n-th call that Python makes to the file system during apply_write.
 CRASHING = """
 import os, sys
 from pathlib import Path
-from vidqa.batch.clip_record import Written
-from vidqa.batch.sidecars import settle
+from tests.conftest import ROOT
+from vidqa.batch.clip_record import SidecarWrite
+from vidqa.batch.sidecars import apply_write
 folder, left, name, before, after, text = sys.argv[1:]
 left = int(left)
-def look(event, arguments):
+def count(event, arguments):
     global left
     if event in ("open", "os.remove", "os.rename", "os.chmod", "os.mkdir"):
         left -= 1
         if left < 0:
             os._exit(9)
-sys.addaudithook(look)
-settle(Path(folder), Written(name, before or None, after), text)
+sys.addaudithook(count)
+apply_write(Path(folder), SidecarWrite(name, before or None, after), text)
 os._exit(0)
 """
 
@@ -50,12 +52,12 @@ def digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def write(folder: Path, text: str, on_existing: OnExisting, ours: str | None = None) -> str | None:
-    """Plan and settle `a.txt`; the hash of what is there then, as the next run's `ours`."""
-    written = plan_write(folder, "a.txt", text, on_existing, ours)
+def write(folder: Path, text: str, on_existing: OnExisting, own_hash: str | None = None) -> str | None:
+    """Plan and apply_write `a.txt`; the hash of what is there then, as the next run's `own_hash`."""
+    written = plan_write(folder, "a.txt", text, on_existing, own_hash)
     if written is None:
         return None
-    assert settle(folder, written, text) == "written"
+    assert apply_write(folder, written, text) == "written"
     return written.after
 
 
@@ -90,7 +92,7 @@ def test_sidecars_are_distinct_for_any_listing(names: set[str]) -> None:
     assert names.isdisjoint(sidecars.values())
 
 
-def test_a_sidecar_that_would_be_a_clip_all_the_same_is_refused() -> None:
+def test_a_sidecar_that_would_still_be_a_clip_is_refused() -> None:
     with pytest.raises(UsageError, match=r"The \.txt file of a\.txt would replace a clip"):
         sidecar_names(["a.txt", "a.txt.txt"], ".txt")
 
@@ -104,19 +106,19 @@ def test_names_that_would_be_too_long_are_cut_and_stay_apart(tmp_path: Path) -> 
         assert len(os.fsencode(sidecar)) in (254, 255)
         written = plan_write(tmp_path, sidecar, "{}", "skip", None)
         assert written is not None
-        assert settle(tmp_path, written, "{}") == "written"
+        assert apply_write(tmp_path, written, "{}") == "written"
     assert len(os.listdir(tmp_path)) == 6
 
 
-def test_skip_leaves_what_others_wrote_and_replaces_what_vidqa_wrote(tmp_path: Path) -> None:
-    ours = write(tmp_path, "one", "skip")
-    assert ours == digest("one")
-    assert write(tmp_path, "two", "skip") is None  # without the journal nobody knows whose it is
-    ours = write(tmp_path, "three", "skip", ours)
+def test_skip_replaces_only_what_vidqa_wrote(tmp_path: Path) -> None:
+    own_hash = write(tmp_path, "one", "skip")
+    assert own_hash == digest("one")
+    assert write(tmp_path, "two", "skip") is None  # without the journal the file may be the user's
+    own_hash = write(tmp_path, "three", "skip", own_hash)
     assert (tmp_path / "a.txt").read_text() == "three"
     (tmp_path / "a.txt").write_text("three, edited")
-    assert not may_write(tmp_path, "a.txt", "skip", ours)
-    assert write(tmp_path, "four", "skip", ours) is None
+    assert not may_write(tmp_path, "a.txt", "skip", own_hash)
+    assert write(tmp_path, "four", "skip", own_hash) is None
     assert (tmp_path / "a.txt").read_text() == "three, edited"
 
 
@@ -131,7 +133,7 @@ def test_skip_leaves_what_others_wrote_and_replaces_what_vidqa_wrote(tmp_path: P
         ("prepend", "", "new\n"),
     ],
 )
-def test_what_is_there_is_replaced_or_added_to(
+def test_present_content_is_replaced_or_added_to(
     tmp_path: Path, mode: OnExisting, old: str | None, expected: str
 ) -> None:
     if old is not None:
@@ -141,7 +143,7 @@ def test_what_is_there_is_replaced_or_added_to(
     assert (tmp_path / "a.txt").read_text() == expected
 
 
-def test_bytes_that_are_no_text_stay_as_they_are_when_added_to(tmp_path: Path) -> None:
+def test_bytes_that_are_not_utf8_stay_when_text_is_added(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"caf\xe9\r\n")
     assert existing_text(tmp_path, "a.txt") == "caf\N{REPLACEMENT CHARACTER}\r\n"
     write(tmp_path, "new \udce9", "append")
@@ -153,8 +155,8 @@ def test_bytes_that_are_no_text_stay_as_they_are_when_added_to(tmp_path: Path) -
     [
         ("old", "old", "overwrite", "written", "new"),
         ("old", "old", "append", "written", "old\nnew"),
-        ("old", "new", "overwrite", "there", "new"),
-        ("old", "old\nnew", "append", "there", "old\nnew"),
+        ("old", "new", "overwrite", "unchanged", "new"),
+        ("old", "old\nnew", "append", "unchanged", "old\nnew"),
         ("old", None, "overwrite", "written", "new"),
         (None, None, "prepend", "written", "new"),
         ("old", "edited", "append", "edited", "edited"),
@@ -162,7 +164,7 @@ def test_bytes_that_are_no_text_stay_as_they_are_when_added_to(tmp_path: Path) -
         ("old", None, "append", "lost", None),
     ],
 )
-def test_a_plan_is_carried_out_according_to_what_is_there(
+def test_a_planned_write_depends_on_the_present_content(
     tmp_path: Path, old: str | None, now: str | None, mode: OnExisting, result: str, then: str | None
 ) -> None:
     path = tmp_path / "a.txt"
@@ -173,23 +175,22 @@ def test_a_plan_is_carried_out_according_to_what_is_there(
     path.unlink(missing_ok=True)
     if now is not None:
         path.write_text(now)
-    assert settle(tmp_path, written, "new") == result
+    assert apply_write(tmp_path, written, "new") == result
     assert (path.read_text() if path.exists() else None) == then
 
 
-def test_another_text_than_the_planned_one_is_not_written(tmp_path: Path) -> None:
+def test_only_the_planned_text_is_written(tmp_path: Path) -> None:
     written = plan_write(tmp_path, "a.txt", "planned", "skip", None)
     assert written is not None
-    assert settle(tmp_path, written, "rendered in another format") == "lost"
+    assert apply_write(tmp_path, written, "rendered in another format") == "lost"
     assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize("mode", ON_EXISTING)
 @pytest.mark.parametrize("old", [None, "old"])
-def test_a_crash_at_any_step_leaves_the_old_or_the_new_and_the_next_start_mends_it(
+def test_a_crash_at_any_step_leaves_the_old_or_the_new_file_and_is_repaired(
     tmp_path: Path, mode: OnExisting, old: str | None
 ) -> None:
-    """Kills it at its first call, at its second, … until it comes to its end."""
     expected = {None: "new", "old": {"append": "old\nnew", "prepend": "new\nold"}.get(mode, "new")}[old]
     seen, crashes, ended = set(), 0, False
     while not ended:
@@ -199,25 +200,25 @@ def test_a_crash_at_any_step_leaves_the_old_or_the_new_and_the_next_start_mends_
         if old is not None:
             path.parent.mkdir()
             path.write_text(old)
-        ours = None if old is None else digest(old)
-        written = plan_write(folder, "sub/a.txt", "new", mode, ours)
+        own_hash = None if old is None else digest(old)
+        written = plan_write(folder, "sub/a.txt", "new", mode, own_hash)
         assert written is not None
         arguments = [str(folder), str(crashes), "sub/a.txt", written.before or "", written.after, "new"]
         ended = subprocess.run([sys.executable, "-c", CRASHING, *arguments], cwd=ROOT).returncode == 0
         left = path.read_text() if path.exists() else None
         assert left in (old, expected)
         seen.add(left)
-        assert settle(folder, written, "new") == ("there" if left == expected else "written")
+        assert apply_write(folder, written, "new") == ("unchanged" if left == expected else "written")
         assert path.read_text() == expected
-        if left != expected:  # what is mended leaves nothing behind
+        if left != expected:  # a repair leaves no temporary file
             assert os.listdir(path.parent) == ["a.txt"]
         crashes += not ended
     assert crashes >= 5
     assert seen == {old, expected}
 
 
-def test_a_disk_that_is_full_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
-    """A limit on the size of files stops the write in its middle, as a full disk does."""
+def test_a_full_disk_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
+    """A limit on file sizes stops the write halfway, as a full disk does."""
     (tmp_path / "a.txt").write_text("old")
     text = "x" * 5000
     written = plan_write(tmp_path, "a.txt", text, "overwrite", None)
@@ -226,38 +227,26 @@ def test_a_disk_that_is_full_leaves_the_old_file_and_nothing_else(tmp_path: Path
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
     try:
         with pytest.raises(OSError, match="File too large"):
-            settle(tmp_path, written, text)
+            apply_write(tmp_path, written, text)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert (os.listdir(tmp_path), (tmp_path / "a.txt").read_text()) == (["a.txt"], "old")
-    assert settle(tmp_path, written, text) == "written"
+    assert apply_write(tmp_path, written, text) == "written"
 
 
-def test_a_link_is_replaced_and_what_it_points_to_stays(tmp_path: Path) -> None:
-    folder = tmp_path / "folder"
+def test_links_are_replaced_and_their_targets_stay(tmp_path: Path) -> None:
+    folder, precious = tmp_path / "folder", tmp_path / "precious"
     folder.mkdir()
-    (tmp_path / "precious").write_text("precious")
-    (folder / "a.txt").symlink_to(tmp_path / "precious")
+    precious.write_text("precious")
+    (folder / "a.txt").symlink_to(precious)
     assert write(folder, "new", "skip") is None
+    (folder / f".{hashlib.sha256(b'a.txt').hexdigest()[:16]}.vidqa-tmp").symlink_to(precious)  # planted
     assert write(folder, "new", "append") == digest("precious\nnew")
     assert not (folder / "a.txt").is_symlink()
-    assert (tmp_path / "precious").read_text() == "precious"
-
-
-def test_a_link_that_leads_nowhere_is_no_file(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").symlink_to(tmp_path / "gone")
-    assert write(tmp_path, "new", "skip") == digest("new")
-    assert os.listdir(tmp_path) == ["a.txt"]
-
-
-def test_a_planted_link_at_the_temporary_name_is_not_followed(tmp_path: Path) -> None:
-    folder = tmp_path / "folder"
-    folder.mkdir()
-    (tmp_path / "precious").write_text("precious")
-    name = f".{hashlib.sha256(b'a.txt').hexdigest()[:16]}.vidqa-tmp"
-    (folder / name).symlink_to(tmp_path / "precious")
-    write(folder, "new", "skip")
-    assert (tmp_path / "precious").read_text() == "precious"
+    (folder / "a.txt").unlink()
+    (folder / "a.txt").symlink_to(tmp_path / "gone")
+    assert write(folder, "new", "skip") == digest("new")
+    assert precious.read_text() == "precious"
     assert os.listdir(folder) == ["a.txt"]
 
 
@@ -267,18 +256,17 @@ def test_a_journal_cannot_name_files_outside_of_its_folder(tmp_path: Path, name:
     (folder / "sub").mkdir(parents=True)
     (folder / "out").symlink_to(tmp_path)
     with pytest.raises(UsageError, match="leads out of"):
-        settle(folder, Written(name, None, digest("new")), "new")
+        apply_write(folder, SidecarWrite(name, None, digest("new")), "new")
     assert not (tmp_path / "a.txt").exists()
 
 
-def test_what_is_no_file_is_neither_read_nor_replaced(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "a.txt")  # to read it would wait for ever
-    with pytest.raises(OSError, match="What is there is no file"):
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])  # reading a pipe would wait for ever
+def test_only_regular_files_are_read_and_replaced(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    make(tmp_path / "a.txt")
+    with pytest.raises(OSError, match="Not a regular file"):
         plan_write(tmp_path, "a.txt", "new", "overwrite", None)
-    (tmp_path / "a.txt").unlink()
-    (tmp_path / "a.txt").mkdir()
-    with pytest.raises(OSError, match="What is there is no file"):
-        settle(tmp_path, Written("a.txt", None, digest("new")), "new")
+    with pytest.raises(OSError, match="Not a regular file"):
+        apply_write(tmp_path, SidecarWrite("a.txt", None, digest("new")), "new")
 
 
 def test_a_file_keeps_its_permissions(tmp_path: Path) -> None:
@@ -297,8 +285,8 @@ def test_only_text_can_be_added_to() -> None:
             check_mode(suffix, "append")
 
 
-def test_folders_in_which_no_file_can_be_made_are_told_before_the_run(tmp_path: Path) -> None:
-    check_writable([tmp_path, tmp_path / "not" / "yet" / "there"])
+def test_folders_that_are_not_writable_are_refused(tmp_path: Path) -> None:
+    check_writable([tmp_path, tmp_path / "not" / "yet" / "unchanged"])
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match="Give a folder for the captions with -o"):
         check_writable([tmp_path, tmp_path / "file" / "sub"])

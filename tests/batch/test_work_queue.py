@@ -1,77 +1,87 @@
-"""How clips are dealt: bounded, even at the end, suspects alone."""
+"""How clips are assigned to workers: bounded, even at the end, suspects alone."""
 
 from collections.abc import Iterator
 
-from tests.batch.scripted_captioner import clips
-from vidqa.batch.clip_record import Pending
+import pytest
+
+from tests.batch.scripted_captioner import clips, numbered
+from vidqa.batch.clip_record import PendingClip
 from vidqa.batch.work_queue import WorkerSlot, WorkQueue
 
 
-def names(count: int) -> list[str]:
-    return [f"{number}.mp4" for number in range(count)]
+def queue_of(count: int, workers: int = 1, max_held: int = 24) -> WorkQueue:
+    return WorkQueue(clips(*numbered(count)), workers, max_held)
 
 
-def test_no_more_clips_are_looked_at_than_the_workers_may_hold() -> None:
-    looked_at: list[str] = []
+def assign(queue: WorkQueue, slot: WorkerSlot, share: int) -> list[str]:
+    return [clip.pending.clip.name for clip in queue.assign(slot, share)]
 
-    def pending() -> Iterator[Pending]:
-        for clip in clips(*names(1000)):
-            looked_at.append(clip.clip.name)
+
+def test_no_more_clips_are_pulled_than_the_workers_may_hold() -> None:
+    pulled: list[str] = []
+
+    def pending() -> Iterator[PendingClip]:
+        for clip in clips(*numbered(1000)):
+            pulled.append(clip.clip.name)
             yield clip
 
-    stock = WorkQueue(pending(), workers=2, ahead=5)
-    assert len(stock) == 10
-    assert len(stock.hand_out(WorkerSlot(), stock.share(2, 0))) == 5
-    assert len(looked_at) == 10
-    assert len(stock) == 10
-    assert len(looked_at) == 15
+    queue = WorkQueue(pending(), workers=2, max_held=5)
+    assert len(queue) == 10
+    assert len(assign(queue, WorkerSlot(), queue.share(2, 0))) == 5
+    assert len(pulled) == 10
+    assert len(queue) == 10
+    assert len(pulled) == 15
 
 
-def test_shares_shrink_towards_the_end_and_a_few_clips_are_parted_evenly() -> None:
-    assert WorkQueue(clips(*names(1000)), workers=4, ahead=24).share(4, 40) == 17  # ceil(136 known / 4 / 2)
-    assert WorkQueue(clips(*names(1000)), workers=4, ahead=24).share(4, 96) == 24
-    assert WorkQueue(clips(*names(24)), workers=4, ahead=24).share(4, 24) == 8  # a whole batch and the next
-    assert WorkQueue(clips(*names(10)), workers=4, ahead=24).share(4, 0) == 3
-    assert WorkQueue(clips(*names(1)), workers=4, ahead=24).share(4, 0) == 1
+@pytest.mark.parametrize(
+    ("count", "held", "share"),
+    [
+        (1000, 40, 17),  # ceil(136 known / 4 / 2)
+        (1000, 96, 24),
+        (24, 24, 8),  # a batch and the next one
+        (10, 0, 3),
+        (1, 0, 1),
+    ],
+)
+def test_shares_shrink_towards_the_end_and_are_even(count: int, held: int, share: int) -> None:
+    assert queue_of(count, workers=4).share(4, held) == share
 
 
-def test_after_a_death_its_clips_are_handed_out_one_at_a_time() -> None:
-    stock, dead, other = WorkQueue(clips(*names(6)), workers=2, ahead=24), WorkerSlot(), WorkerSlot()
-    stock.hand_out(dead, 3)
-    stock.hand_out(other, 2)
-    assert stock.take_back(dead) == []
+def test_a_dead_workers_clips_are_assigned_one_at_a_time() -> None:
+    queue, dead, other = queue_of(6, workers=2), WorkerSlot(), WorkerSlot()
+    queue.assign(dead, 3)
+    queue.assign(other, 2)
+    assert queue.requeue(dead) == []
     assert not dead.held
-    assert [one.pending.clip.name for one in stock.hand_out(dead, 3)] == ["0.mp4"]
-    assert stock.hand_out(dead, 3) == []
-    assert [one.pending.clip.name for one in stock.hand_out(other, 3)] == ["5.mp4"]  # no suspect beside others
+    assert assign(queue, dead, 3) == ["0.mp4"]
+    assert assign(queue, dead, 3) == []
+    assert assign(queue, other, 3) == ["5.mp4"]  # no suspect beside others
 
 
-def test_a_clip_of_three_deaths_is_given_up_and_only_then() -> None:
-    stock, hands = WorkQueue(clips("bad.mp4"), workers=1, ahead=24), WorkerSlot()
-    for _ in range(2):
-        assert len(stock.hand_out(hands, 1)) == 1
-        assert stock.take_back(hands) == []
-    assert len(stock.hand_out(hands, 1)) == 1
-    assert [clip.clip.name for clip in stock.take_back(hands)] == ["bad.mp4"]
-    assert len(stock) == 0
+def test_a_clip_is_given_up_after_three_deaths() -> None:
+    queue, slot = queue_of(1), WorkerSlot()
+    for given_up in ([], [], ["0.mp4"]):
+        assert assign(queue, slot, 1) == ["0.mp4"]
+        assert [clip.clip.name for clip in queue.requeue(slot)] == given_up
+    assert len(queue) == 0
 
 
-def test_a_worker_that_died_twice_proves_itself_on_a_new_clip_before_it_gets_a_suspect() -> None:
-    stock, hands = WorkQueue(clips(*names(3)), workers=1, ahead=2), WorkerSlot()
-    stock.hand_out(hands, 2)
-    stock.take_back(hands)
-    hands.strikes = 2
-    assert len(stock) == 3
-    assert [one.pending.clip.name for one in stock.hand_out(hands, 2)] == ["2.mp4"]
-    hands.held.clear()
-    assert [one.pending.clip.name for one in stock.hand_out(hands, 2)] == ["0.mp4"]  # nothing new is left
+def test_a_worker_that_died_twice_gets_a_new_clip_before_a_suspect() -> None:
+    queue, slot = queue_of(3, max_held=2), WorkerSlot()
+    queue.assign(slot, 2)
+    queue.requeue(slot)
+    slot.deaths = 2
+    assert len(queue) == 3
+    assert assign(queue, slot, 2) == ["2.mp4"]
+    slot.held.clear()
+    assert assign(queue, slot, 2) == ["0.mp4"]  # no new clip is left
 
 
-def test_a_worker_is_out_after_three_deaths_unless_a_suspect_was_to_blame() -> None:
-    stock, hands = WorkQueue(clips("a.mp4"), workers=1, ahead=2), WorkerSlot(strikes=3)
-    assert hands.is_out
-    stock.hand_out(hands, 1)
-    assert hands.is_out
-    stock.take_back(hands)
-    stock.hand_out(hands, 1)
-    assert not hands.is_out
+def test_a_worker_is_exhausted_after_three_deaths_without_a_suspect() -> None:
+    queue, slot = queue_of(1), WorkerSlot(deaths=3)
+    assert slot.is_exhausted
+    queue.assign(slot, 1)
+    assert slot.is_exhausted
+    queue.requeue(slot)
+    queue.assign(slot, 1)
+    assert not slot.is_exhausted

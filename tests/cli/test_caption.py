@@ -1,4 +1,4 @@
-"""`vidqa caption` as its users meet it: what is written where, what is said, and how it ends."""
+"""`vidqa caption` as users run it: files, messages, exit codes, signals."""
 
 import csv
 import json
@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,14 +13,12 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tests.batch.kills import records_of
-from tests.batch.test_kills import environment, folder_of
+from tests.batch.commands import DEMO, SCRIPTED, environment, folder_of, names, records_of
+from tests.conftest import ROOT
 from vidqa.cli.console import ExitCode
 from vidqa.cli.main import run
 
-ASSETS = Path(__file__).parents[2] / "assets"
-VIDQA = [sys.executable, "-m", "vidqa", "caption", "--model", "demo", "--device", "cpu"]
-SCRIPTED = [sys.executable, "-m", "tests.batch.child"]
+ASSETS = ROOT / "assets"
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +31,7 @@ def no_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """The four clips of the demo's world, a picture, a file that is no video, and one more clip further down."""
+    """Return a folder with the four demo clips, a picture, a broken file, and a clip in a subfolder."""
     path = tmp_path / "clips"
     (path / "deep").mkdir(parents=True)
     for name in ("demo.mp4", "demo-two.mp4", "demo-color.mp4", "demo-empty.mp4"):
@@ -45,8 +42,8 @@ def folder(tmp_path: Path) -> Path:
     return path
 
 
-def caption(*words: str | Path) -> int:
-    return run(["caption", *map(str, words), "--model", "demo", "--device", "cpu", "--decode-in-process"])
+def caption(*arguments: str | Path) -> int:
+    return run(["caption", *map(str, arguments), "--model", "demo", "--device", "cpu", "--decode-in-process"])
 
 
 def events(err: str) -> list[dict[str, Any]]:
@@ -62,9 +59,7 @@ TRUE = {
 }
 
 
-def test_a_folder_has_true_captions_and_one_bad_file_stops_nothing(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_folder_gets_true_captions_in_spite_of_a_bad_file(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert caption(folder) == ExitCode.SOME_FAILED
     assert {path.stem: path.read_text().strip() for path in folder.glob("*.txt")} == TRUE
     out, err = capsys.readouterr()
@@ -72,20 +67,20 @@ def test_a_folder_has_true_captions_and_one_bad_file_stops_nothing(
     assert "failed: broken.mp4 (open): broken.mp4 cannot be read as a video" in err
     assert "5 captioned, 1 failed" in err
     assert caption(folder) == ExitCode.OK
-    assert "passed over: 1 failed before, 5 done" in capsys.readouterr().err
+    assert "skipped: 1 failed before, 5 done" in capsys.readouterr().err
     assert caption(folder, "--retry-failed") == ExitCode.SOME_FAILED
 
 
-def test_json_tells_every_clip_and_the_sum(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_lines_have_every_clip_and_the_summary(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     caption(folder, "--json", "-r", "--format", "csv", "-o", folder / "out")
-    told = events(capsys.readouterr().err)
-    clips = {event["path"]: event["status"] for event in told if event["event"] == "clip"}
+    lines = events(capsys.readouterr().err)
+    clips = {event["path"]: event["status"] for event in lines if event["event"] == "clip"}
     assert clips == {
         "broken.mp4": "failed", "deep/demo.mp4": "done", "demo-color.mp4": "done", "demo-empty.mp4": "done",
         "demo-two.mp4": "done", "demo.mp4": "done", "still.png": "done",
     }  # fmt: skip
-    assert told[-1]["event"] == "summary"
-    assert (told[-1]["captioned"], told[-1]["failed"]) == (6, 1)
+    assert lines[-1]["event"] == "summary"
+    assert (lines[-1]["captioned"], lines[-1]["failed"]) == (6, 1)
     with (folder / "out" / "captions.csv").open(encoding="utf-8", newline="") as file:
         rows = {row["path"]: row for row in csv.DictReader(file)}
     assert rows["deep/demo.mp4"]["caption"] == TRUE["demo"]
@@ -100,28 +95,26 @@ def test_segments_have_their_times(folder: Path) -> None:
     assert second.startswith("00:00:03.000 --> 00:00:06.000\n") and "a blue square moves up" in second
 
 
-def test_what_a_list_names_and_is_gone_is_an_error_of_its_own(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    names = [os.fsencode(folder / name) for name in ("demo.mp4", "gone\n.mp4", "pipe.mp4")]
+def test_a_missing_file_of_a_list_fails_alone(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    listed = [os.fsencode(folder / name) for name in ("demo.mp4", "gone\n.mp4", "pipe.mp4")]
     os.mkfifo(folder / "pipe.mp4")
-    (tmp_path / "list").write_bytes(b"\0".join(names))
+    (tmp_path / "list").write_bytes(b"\0".join(listed))
     assert caption("--files-from", tmp_path / "list", "-0") == ExitCode.SOME_FAILED
     err = capsys.readouterr().err
     assert r"failed: gone\n.mp4 (open): gone\n.mp4: No such file or directory." in err
-    assert "failed: pipe.mp4 (open): pipe.mp4: It is no file." in err
+    assert "failed: pipe.mp4 (open): pipe.mp4: Not a regular file." in err
     assert (folder / "demo.txt").read_text().strip() == TRUE["demo"]
 
 
-def test_a_template_names_what_it_asks_for(folder: Path) -> None:
+def test_a_template_is_filled_with_a_clips_facts(folder: Path) -> None:
     caption(folder / "demo.mp4", "--prompt", "{stem} in {parent}, {duration} s, {width}x{height}: what happens?",
             "--format", "json")  # fmt: skip
-    told = json.loads((folder / "demo.json").read_text())
-    assert told["prompt"] == "demo in clips, 4 s, 320x240: what happens?"
+    output = json.loads((folder / "demo.json").read_text())
+    assert output["prompt"] == "demo in clips, 4 s, 320x240: what happens?"
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("options", "message"),
     [
         (["--prompt", "{nam} what?"], "{name}"),
         (["--prompt", "shrot"], "'short'"),
@@ -135,11 +128,11 @@ def test_a_template_names_what_it_asks_for(folder: Path) -> None:
         (["--format", "json", "--on-existing", "append"], "--format txt"),
     ],
 )
-def test_what_cannot_be_is_refused_before_anything_is_read(
-    words: Sequence[str], told: str, folder: Path, capsys: pytest.CaptureFixture[str]
+def test_invalid_options_are_refused_before_anything_is_read(
+    options: Sequence[str], message: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert caption(folder, *words) == ExitCode.USAGE
-    assert told in " ".join(capsys.readouterr().err.split())
+    assert caption(folder, *options) == ExitCode.USAGE
+    assert message in " ".join(capsys.readouterr().err.split())
     assert not list(folder.glob("*.txt"))
 
 
@@ -168,7 +161,7 @@ def test_two_folders_do_not_share_an_output_and_a_moved_one_keeps_its_own(
     assert (out / "demo.txt").read_text().strip() == TRUE["demo"]
     moved = folder.rename(tmp_path / "moved")
     assert caption(moved / "demo.mp4", "-o", out) == ExitCode.OK
-    assert "passed over: 1 done" in capsys.readouterr().err
+    assert "skipped: 1 done" in capsys.readouterr().err
 
 
 def test_a_dry_run_plans_and_writes_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -203,11 +196,11 @@ def test_shards_divide_the_work_and_the_status_is_of_the_whole(
 
 def test_a_second_run_of_one_folder_is_refused(tmp_path: Path) -> None:
     path = folder_of(tmp_path / "clips", 6)
-    around = environment(tmp_path, SCRIPTED_SECONDS="0.4")
-    with subprocess.Popen([*SCRIPTED, str(path), "--batch", "1"], stderr=subprocess.DEVNULL, env=around) as first:
+    variables = environment(tmp_path, SCRIPTED_SECONDS="0.4")
+    with subprocess.Popen([*SCRIPTED, str(path), "--batch", "1"], stderr=subprocess.DEVNULL, env=variables) as first:
         while not records_of(path):
             assert first.poll() is None
-        second = subprocess.run([*SCRIPTED, str(path)], env=around, capture_output=True, text=True)
+        second = subprocess.run([*SCRIPTED, str(path)], env=variables, capture_output=True, text=True)
         assert second.returncode == ExitCode.USAGE
         assert "Another vidqa captions" in second.stderr
         assert "--shard" in second.stderr
@@ -219,37 +212,39 @@ def test_a_signal_finishes_the_current_clips_and_the_next_run_goes_on(
     number: signal.Signals, code: int, tmp_path: Path
 ) -> None:
     path = folder_of(tmp_path / "clips", 12)
-    around = environment(tmp_path, SCRIPTED_SECONDS="0.3", SCRIPTED_BEGUN=str(tmp_path / "begun"))
+    variables = environment(tmp_path, SCRIPTED_SECONDS="0.3", SCRIPTED_BEGUN=str(tmp_path / "begun"))
     command = [*SCRIPTED, str(path), "--batch", "1", "--json"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=around) as process:
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=variables) as process:
         while not records_of(path):
             assert process.poll() is None
         process.send_signal(number)
         _, err = process.communicate()
     assert process.returncode == code
-    assert "the same command goes on" in events(err)[-1]["ended"]
+    assert "the same command continues" in events(err)[-1]["ended"]
     begun = len((tmp_path / "begun").read_text().splitlines())
     assert begun == sum(records_of(path).values()) < 12, "what was begun was finished"
     subprocess.run([*SCRIPTED, str(path)], check=True, env=environment(tmp_path))
-    assert records_of(path) == {f"clip-{number:03}.mp4": 1 for number in range(12)}
+    assert records_of(path) == dict.fromkeys(names(12), 1)
 
 
-def test_a_log_that_nobody_reads_any_more_ends_no_run(tmp_path: Path) -> None:
+def test_a_closed_stderr_does_not_end_the_run(tmp_path: Path) -> None:
     path = folder_of(tmp_path / "clips", 12)
-    around = environment(tmp_path, SCRIPTED_SECONDS="0.05")
-    with subprocess.Popen([*SCRIPTED, str(path), "--batch", "1", "--json"], stderr=subprocess.PIPE, env=around) as run:
+    variables = environment(tmp_path, SCRIPTED_SECONDS="0.05")
+    with subprocess.Popen(
+        [*SCRIPTED, str(path), "--batch", "1", "--json"], stderr=subprocess.PIPE, env=variables
+    ) as run:
         assert run.stderr is not None
         run.stderr.readline()
         run.stderr.close()
-    assert records_of(path) == {f"clip-{number:03}.mp4": 1 for number in range(12)}
+    assert records_of(path) == dict.fromkeys(names(12), 1)
     assert run.returncode == ExitCode.OK
 
 
 def test_the_second_signal_stops_at_once(tmp_path: Path) -> None:
     path = folder_of(tmp_path / "clips", 4)
-    around = environment(tmp_path, SCRIPTED_SECONDS="0.2", SCRIPTED_BEGUN=str(tmp_path / "begun"))
+    variables = environment(tmp_path, SCRIPTED_SECONDS="0.2", SCRIPTED_BEGUN=str(tmp_path / "begun"))
     command = [*SCRIPTED, str(path), "--json"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=around) as process:
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=variables) as process:
         while not (tmp_path / "begun").exists():
             assert process.poll() is None
         process.send_signal(signal.SIGINT)
@@ -261,34 +256,34 @@ def test_the_second_signal_stops_at_once(tmp_path: Path) -> None:
 
 _FULL_DISK = """
 mount -t tmpfs -o size=1m none "$OUT" || exit 77
-head -c 1000k /dev/zero > "$OUT/filling"
-"$@" -o "$OUT"; echo $? > "$TOLD/code"
-cp "$OUT"/*.txt "$TOLD/before/"
-"$@" -o "$OUT"; echo $? >> "$TOLD/code"
-rm "$OUT/filling"
-"$@" -o "$OUT"; echo $? >> "$TOLD/code"
-cp -r "$OUT/." "$TOLD/after/"
+head -c 1000k /dev/zero > "$OUT/ballast"
+"$@" -o "$OUT"; echo $? > "$RESULTS/code"
+cp "$OUT"/*.txt "$RESULTS/before/"
+"$@" -o "$OUT"; echo $? >> "$RESULTS/code"
+rm "$OUT/ballast"
+"$@" -o "$OUT"; echo $? >> "$RESULTS/code"
+cp -r "$OUT/." "$RESULTS/after/"
 """
 
 
 def test_a_disk_that_is_full_ends_the_run_and_the_next_one_goes_on(tmp_path: Path) -> None:
     path = folder_of(tmp_path / "clips", 30)
-    for name in ("disk", "told", "told/before", "told/after"):
+    for name in ("disk", "results", "results/before", "results/after"):
         (tmp_path / name).mkdir()
-    around = environment(tmp_path, OUT=str(tmp_path / "disk"), TOLD=str(tmp_path / "told"))
+    variables = environment(tmp_path, OUT=str(tmp_path / "disk"), RESULTS=str(tmp_path / "results"))
     command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", _FULL_DISK, "sh"]
     try:
-        done = subprocess.run([*command, *SCRIPTED, str(path)], env=around, capture_output=True, text=True)
+        done = subprocess.run([*command, *SCRIPTED, str(path)], env=variables, capture_output=True, text=True)
     except FileNotFoundError:
         pytest.skip("there is no unshare")
-    if not (tmp_path / "told" / "code").exists():
-        pytest.skip(f"no disk of its own may be mounted here: {done.stderr}")
-    assert (tmp_path / "told" / "code").read_text().split() == ["1", "1", "0"], done.stderr
-    kept = {file.name: file.read_text() for file in (tmp_path / "told" / "before").iterdir()}
-    after = {file.name: file.read_text() for file in (tmp_path / "told" / "after").glob("*.txt")}
+    if not (tmp_path / "results" / "code").exists():
+        pytest.skip(f"no disk can be mounted here: {done.stderr}")
+    assert (tmp_path / "results" / "code").read_text().split() == ["1", "1", "0"], done.stderr
+    kept = {file.name: file.read_text() for file in (tmp_path / "results" / "before").iterdir()}
+    after = {file.name: file.read_text() for file in (tmp_path / "results" / "after").glob("*.txt")}
     assert 0 < len(kept) < len(after) == 30
     assert all(after[name] == text for name, text in kept.items())
-    assert records_of(tmp_path / "told" / "after") == {f"clip-{number:03}.mp4": 1 for number in range(30)}
+    assert records_of(tmp_path / "results" / "after") == dict.fromkeys(names(30), 1)
     assert done.stderr.startswith(f"{len(kept)} captioned, 0 failed in")
     assert " ".join(done.stderr.split()).count("The disk is full: the captions so far are kept") == 2
 
@@ -301,14 +296,14 @@ REAL = {
 }
 
 
-def test_every_real_clip_ends_as_a_caption_or_as_an_error_that_says_why(real_clips: Path, tmp_path: Path) -> None:
+def test_every_real_clip_gets_a_caption_or_an_error(real_clips: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    command = [*VIDQA, str(real_clips), "-o", str(out), "--format", "jsonl"]
+    command = [*DEMO, str(real_clips), "-o", str(out), "--format", "jsonl"]
     done = subprocess.run(command, env=environment(tmp_path), capture_output=True, text=True)
     assert done.returncode == ExitCode.SOME_FAILED, done.stderr
     lines = [json.loads(line) for line in (out / "captions.jsonl").read_text(encoding="utf-8").splitlines()]
-    names = {path.name for path in real_clips.iterdir() if path.suffix != ".md"}
-    assert [line["path"] for line in lines] == sorted(names)
+    expected = {path.name for path in real_clips.iterdir() if path.suffix != ".md"}
+    assert [line["path"] for line in lines] == sorted(expected)
     assert len(lines) == 26
     failed = {line["path"]: line["error"] for line in lines if line["error"] is not None}
     assert failed.keys() == REAL.keys()

@@ -54,7 +54,7 @@ def test_a_profiles_33_gb_are_cumulative() -> None:
         ("aten::cat", ((1, 2, 1, 64), (1, 2, 1, 64)), "nn.Module: Qwen2VLAttention_0", "queries, keys and values"),
         ("aten::mm", ((1, 1536), (1536, 151936)), "", "logits"),
         ("aten::_to_copy", ((1, TOKENS, 151936),), "", "logits"),
-        ("aten::index_select", ((151936, 1536), (26,)), "vidqa/models/families/qwen2_vl/model.py(131): embed",
+        ("aten::index_select", ((151936, 1536), (26,)), "vidqa/models/vlm.py(131): embed",
          "embeddings of the prompt"),
         ("aten::mm", ((TOKENS, 1536), (1536, 8960)), "nn.Module: Qwen2MLP_7", "MLP"),
         ("aten::silu", ((1, TOKENS, 8960),), "", "MLP"),

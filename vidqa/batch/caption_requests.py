@@ -1,28 +1,31 @@
-"""A clip to the questions that are asked about it: its parts, the prompt filled in, and the plan of each.
-
-Works in the threads that read ahead; knows no model but its plan.
-"""
+"""The questions that a run asks about a clip: its segments, the prompt filled in, each question's plan and bucket."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from types import TracebackType
+from typing import Literal, TypeVar
 
-from vidqa.batch.clip_record import Pending, Span
+from vidqa.batch.clip_record import PendingClip, Span
 from vidqa.batch.prompt_templates import PromptTemplate, clip_values, fill
+from vidqa.batch.scene_detection import find_scenes
+from vidqa.batch.segmentation import cut_evenly
 from vidqa.config import EngineConfig
 from vidqa.errors import VidqaError
 from vidqa.planner.tasks import Forecast, check_request
 from vidqa.types import Placement, Plan, Request, VideoInfo
+from vidqa.video.decoder_pool import ReusedDecoder
+from vidqa.video.reader import Decoding, VideoReader, never
 
-_PLAN_SECONDS, _MOST_PLANS = 5.0, 64
-_MOST_TOGETHER = {"cuda": 16, "mps": 1, "cpu": 8}
+_PLAN_CACHE_SECONDS, _PLAN_CACHE_SIZE = 5.0, 64
+_MAX_BATCH = {"cuda": 16, "mps": 1, "cpu": 8}
+_Item = TypeVar("_Item")
 
 
 @dataclass(frozen=True, slots=True)
 class CaptionRequest:
-    """What every clip is asked: the prompt, a request whose video and question are still empty, the parts."""
+    """What is asked about every clip: the prompt, a request without video and question, and how clips are split."""
 
     prompt: PromptTemplate
     request: Request
@@ -31,20 +34,20 @@ class CaptionRequest:
 
 @dataclass(slots=True)
 class PlannedQuestion:
-    """One question about one part of a clip. `request`, `plan` and `together` are there once it is prepared.
+    """A question about a segment of a clip; RequestPlanner sets `request`, `plan` and `batch_size`.
 
-    `span` is None for the whole clip; `together` is how many of its kind are answered at once; `refused` is why
-    a clip has no parts that could be asked about.
+    `span` is None for the whole clip; `index` of `count` numbers the segment; `batch_size` is how many such questions
+    are answered at once; `error` is why the clip could not be split.
     """
 
-    pending: Pending
+    pending: PendingClip
     span: Span | None = None
-    number: int = 0
+    index: int = 0
     count: int = 1
     request: Request | None = None
     plan: Plan | None = None
-    together: int = 1
-    refused: VidqaError | None = None
+    batch_size: int = 1
+    error: VidqaError | None = None
 
     @property
     def path(self) -> str:
@@ -52,90 +55,136 @@ class PlannedQuestion:
         return self.pending.clip.path
 
     @property
-    def kind(self) -> tuple[tuple[int, int], int]:
-        """Jobs of one kind are answered together: within a quarter of each other's tokens; and how many at once."""
-        if self.plan is None:  # there is an error to tell, and nobody to wait for
+    def bucket(self) -> tuple[tuple[int, int], int]:
+        """The key of questions that are answered together, with token counts within a quarter; and their number."""
+        if self.plan is None:  # it failed, so it need not wait for others
             return (0, 0), 1
         tokens = self.plan.prompt_tokens
-        return (tokens >> max(tokens.bit_length() - 3, 0), tokens.bit_length() << 8 | self.together), self.together
+        key = (tokens >> max(tokens.bit_length() - 3, 0), tokens.bit_length() << 8 | self.batch_size)
+        return key, self.batch_size
 
 
-class Preparing:
-    """Turns a probed clip into a planned request; `prepare` is what `Ahead` calls, from several threads."""
+def bucketed(
+    items: Iterable[_Item], bucket: Callable[[_Item], tuple[Hashable, int]], max_waiting: int
+) -> Iterator[list[_Item]]:
+    """Group items by bucket, in order of arrival; `bucket` returns (key, size of a full group).
+
+    Full groups are yielded immediately. When more than `max_waiting` items wait, the largest group is yielded as it
+    is, the oldest among equals; at the end all are.
+    """
+    waiting: dict[Hashable, list[_Item]] = {}
+    for item in items:
+        key, size = bucket(item)
+        group = waiting.setdefault(key, [])
+        group.append(item)
+        if len(group) >= size:
+            yield waiting.pop(key)
+        elif sum(map(len, waiting.values())) > max_waiting:
+            yield waiting.pop(max(waiting, key=lambda key: len(waiting[key])))
+    yield from waiting.values()
+
+
+class ClipSegmenter:
+    """Splits clips into segments, opening one after the other in one decoder process.
+
+    `split` raises Interrupted soon after `is_cancelled` returns True.
+    """
 
     def __init__(
         self,
-        asking: CaptionRequest,
+        segments: float | Literal["scenes"] | None,
+        decoding: Decoding,
+        is_cancelled: Callable[[], bool] = never,
+    ) -> None:
+        self._segments = segments
+        self._decoder = ReusedDecoder(decoding, is_cancelled)
+
+    def __enter__(self) -> "ClipSegmenter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._decoder.close()
+
+    def split(self, pending: PendingClip) -> Iterator[tuple[PlannedQuestion, VideoInfo]]:
+        """Yield a question for each segment; raises VideoError, and UsageError for too many segments."""
+        video, source = self._decoder.open(pending.clip.path)
+        if self._segments is None:
+            yield PlannedQuestion(pending), video
+            return
+        if self._segments == "scenes":
+            spans = find_scenes(VideoReader(video, source))
+        else:
+            spans = cut_evenly(video.duration_seconds, self._segments)
+        for index, span in enumerate(spans):
+            yield PlannedQuestion(pending, span, index, len(spans)), video
+
+
+class RequestPlanner:
+    """Fills in and plans questions; a Prefetcher calls `plan` from its threads, one at a time."""
+
+    def __init__(
+        self,
+        caption_request: CaptionRequest,
         config: EngineConfig,
         forecast: Callable[[VideoInfo, Request, EngineConfig], Forecast],
         batch: int | None,
     ) -> None:
-        self._asking, self._config, self._forecast, self._batch = asking, config, forecast, batch
+        """`batch` is the largest batch size; None takes the device's default."""
+        self._caption_request, self._config, self._forecast, self._batch = caption_request, config, forecast, batch
         self._plans: dict[tuple[object, ...], tuple[float, int, Plan]] = {}
 
-    def prepare(self, job: PlannedQuestion, video: VideoInfo) -> Sequence[int]:
-        """Fill in the prompt and plan; the indices of the frames that will be looked at. Raises VidqaError."""
-        if job.refused is not None:
-            raise job.refused
-        job.request = request_of(job, video, self._asking)
-        check_request(job.request)
-        job.together, job.plan = self._known(video, job.request)
-        return job.plan.indices
+    def plan(self, question: PlannedQuestion, video: VideoInfo) -> Sequence[int]:
+        """Set the question's request, plan and batch size; return the planned frame indices. Raises VidqaError."""
+        if question.error is not None:
+            raise question.error
+        question.request = request_for(question, video, self._caption_request)
+        check_request(question.request)
+        question.batch_size, question.plan = self._cached_plan(video, question.request)
+        return question.plan.indices
 
-    def _known(self, video: VideoInfo, request: Request) -> tuple[int, Plan]:
-        """The plan of the last clip of this very shape, if it is not old: memory changes meanwhile."""
-        shape = (
-            video.width,
-            video.height,
-            video.coded_width,
-            video.coded_height,
-            video.lead_seconds,
-            video.pts_seconds,
-        )
-        key, now = (*shape, replace(request, video="")), time.monotonic()
-        if key not in self._plans or now - self._plans[key][0] > _PLAN_SECONDS:
-            if len(self._plans) >= _MOST_PLANS:
+    def _cached_plan(self, video: VideoInfo, request: Request) -> tuple[int, Plan]:
+        """Return the plan for clips of this shape, made anew after some seconds, as free memory changes."""
+        size = (video.width, video.height, video.coded_width, video.coded_height)
+        key = (*size, video.lead_seconds, video.pts_seconds, replace(request, video=""))
+        now = time.monotonic()
+        if key not in self._plans or now - self._plans[key][0] > _PLAN_CACHE_SECONDS:
+            if len(self._plans) >= _PLAN_CACHE_SIZE:
                 self._plans.clear()
-            self._plans[key] = (now, *self._planned(video, request))
-        _, together, plan = self._plans[key]
-        return together, plan
+            self._plans[key] = (now, *self._plan(video, request))
+        return self._plans[key][1:]
 
-    def _planned(self, video: VideoInfo, request: Request) -> tuple[int, Plan]:
-        """The plan for as many at once as lower nothing that one alone would see."""
-        alone = _plan_of(self._forecast(video, request, self._config))
-        most = self._batch or _MOST_TOGETHER[alone.device.split(":")[0]]
-        for together in _halves(most):
-            config = replace(self._config, batch=together, placement=self._config.placement or Placement())
-            found = self._forecast(video, request, config)
-            if found.plan is not None and _sees(found.plan) == _sees(alone):
-                return together, found.plan
-        return 1, alone
+    def _plan(self, video: VideoInfo, request: Request) -> tuple[int, Plan]:
+        """Plan the largest batch in which a clip loses neither frames nor resolution nor precision.
 
-
-def request_of(job: PlannedQuestion, video: VideoInfo, asking: CaptionRequest) -> Request:
-    """What is asked about this part of this clip."""
-    request = asking.request
-    if job.span is not None:
-        request = replace(request, start_seconds=job.span.start_seconds, end_seconds=job.span.end_seconds)
-    values = clip_values(Path(job.path), video, job.pending.existing)
-    question = fill(asking.prompt, values).encode(errors="backslashreplace").decode()  # names of files are any bytes
-    return replace(request, video=job.path, question=question)
+        Sizes are halved from the maximum, since every size is captured and compiled separately.
+        """
+        found = self._forecast(video, request, self._config)
+        if found.plan is None:
+            assert found.refusal is not None
+            raise found.refusal
+        single, placement = found.plan, self._config.placement or Placement()
+        batch_size = self._batch or _MAX_BATCH[single.device.split(":")[0]]
+        while batch_size > 1:
+            config = replace(self._config, batch=batch_size, placement=placement)
+            plan = self._forecast(video, request, config).plan
+            if plan is not None and _quality(plan) == _quality(single):
+                return batch_size, plan
+            batch_size //= 2
+        return 1, single
 
 
-def _plan_of(found: Forecast) -> Plan:
-    if found.plan is None:
-        assert found.refusal is not None
-        raise found.refusal
-    return found.plan
+def request_for(question: PlannedQuestion, video: VideoInfo, caption_request: CaptionRequest) -> Request:
+    """Return the request for a segment of a clip."""
+    request = caption_request.request
+    if question.span is not None:
+        request = replace(request, start_seconds=question.span.start_seconds, end_seconds=question.span.end_seconds)
+    values = clip_values(Path(question.path), video, question.pending.existing)
+    text = fill(caption_request.prompt, values).encode(errors="backslashreplace").decode()  # names may be any bytes
+    return replace(request, video=question.path, question=text)
 
 
-def _sees(plan: Plan) -> tuple[int, int, int, str, str]:
+def _quality(plan: Plan) -> tuple[int, int, int, str, str]:
     run_config = plan.run_config
     return run_config.frames, run_config.height, run_config.width, run_config.weights, run_config.kv
-
-
-def _halves(most: int) -> Iterator[int]:
-    """16, 8, 4, 2: few sizes, since each is captured and compiled by itself."""
-    while most > 1:
-        yield most
-        most //= 2

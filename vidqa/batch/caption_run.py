@@ -1,7 +1,7 @@
-"""A run over a folder: which clips are still to do, the journal's word on each, its sidecar, and the sum of it all.
+"""A captioning run over a folder: decides which clips are due, journals each result, writes its sidecar.
 
-The only place that writes captions. The record is on the disk before the sidecar is written; a crash in between is
-made good from the record. Knows no model: that is the captioner's.
+The only code that writes captions. A record is on the disk before its sidecar is written, so that a later run can
+repair a sidecar that a crash prevented.
 """
 
 import errno
@@ -17,235 +17,230 @@ from pathlib import Path
 from typing import Literal
 
 from vidqa.batch.caption_writer import CaptionWriter
-from vidqa.batch.clip_record import Captioner, Clip, ClipRecord, Failure, Pending, RunFingerprint, now
-from vidqa.batch.content_hash import identify
-from vidqa.batch.journal import Entry, Journal, Ledger
+from vidqa.batch.clip_record import Captioner, Clip, ClipRecord, Failure, PendingClip, RunFingerprint, utc_now
+from vidqa.batch.content_hash import content_id
+from vidqa.batch.journal import IndexEntry, Journal, JournalIndex
 from vidqa.errors import VidqaError
 from vidqa.utils.safe_text import safe_line
 
-Why = Literal["done", "failed before", "not failed", "has a caption of its own"]
-_MANY_ENOUGH = 20  # finished clips from which on a share of failures says something
+SkipReason = Literal["done", "failed before", "not failed", "has a caption of its own"]
+_MIN_FINISHED = 20  # a fraction of failures counts from this many finished clips on
 
 
 @dataclass(frozen=True, slots=True)
-class Skipped:
-    """A clip that is not captioned, and why not."""
+class SkippedClip:
+    """A clip that is not captioned in this run, and why."""
 
     clip: Clip
-    why: Why
-    entry: Entry | None = None
+    reason: SkipReason
+    entry: IndexEntry | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class RunPolicy:
-    """How a run goes about it. `most_failed_share` is a part of the finished clips, 0 to 1."""
+    """Which clips a run takes and when it gives up; `max_failed_fraction` is of the finished clips, 0 to 1."""
 
     retry_failed: bool = False
-    most_failures: int | None = None
-    most_failed_share: float | None = None
+    max_failures: int | None = None
+    max_failed_fraction: float | None = None
     limit: int | None = None
 
 
 @dataclass(slots=True)
 class RunSummary:
-    """What a run did. `clip_seconds` has each clip's share of the time; `ended` says why it ended before its end."""
+    """Totals of a run. `clip_seconds` has each clip's share of the time; `ended` says why the run ended early."""
 
     captioned: int = 0
     failed: int = 0
     tokens: int = 0
     seconds: float = 0.0
     ended: str = ""
-    skipped: Counter[Why] = field(default_factory=Counter)
+    skipped: Counter[SkipReason] = field(default_factory=Counter)
     clip_seconds: "array[float]" = field(default_factory=lambda: array("f"))  # 4 MB for a million clips
 
     @property
-    def clips_per_minute(self) -> float:
-        """Captioned and failed ones."""
-        return 60 * (self.captioned + self.failed) / self.seconds if self.seconds else 0.0
+    def finished(self) -> int:
+        """Clips that were captioned or failed."""
+        return self.captioned + self.failed
 
-    def percentile(self, part: int) -> float:
-        """Seconds of a clip, by nearest rank; 0 without any."""
+    @property
+    def clips_per_minute(self) -> float:
+        """Finished clips per minute."""
+        return 60 * self.finished / self.seconds if self.seconds else 0.0
+
+    def percentile(self, percent: int) -> float:
+        """Return a percentile of the seconds per clip, by nearest rank; 0 without clips."""
         ordered = sorted(self.clip_seconds)
-        return ordered[-(-part * len(ordered) // 100) - 1] if ordered else 0.0
+        return ordered[-(-percent * len(ordered) // 100) - 1] if ordered else 0.0
+
+    def add(self, record: ClipRecord) -> None:
+        """Count a record."""
+        self.captioned += record.status == "done"
+        self.failed += record.status == "failed"
+        self.tokens += record.tokens
+        self.clip_seconds.append(record.seconds)
 
 
 class DiskFull(VidqaError):
-    """What was written is kept; no more can be."""
+    """The disk is full; what was written before is kept."""
 
 
 class CaptionRun:
-    """Captions the clips that need it, one journal record for each."""
+    """Captions the clips that are due, with one journal record each."""
 
     def __init__(
         self,
         clips: Iterable[Clip],
-        task: RunFingerprint,
+        run: RunFingerprint,
         policy: RunPolicy,
         captioner: Captioner,
         journal: Journal,
-        ledger: Ledger,
-        output: CaptionWriter,
+        index: JournalIndex,
+        writer: CaptionWriter,
         *,
-        wants_existing: bool = False,
+        reads_existing: bool = False,
     ) -> None:
-        """`wants_existing`: whether the prompt asks for a clip's old caption."""
-        self._wants_existing = wants_existing
-        self._clips, self._task, self._policy, self._captioner = clips, task, policy, captioner
-        self._journal, self._ledger, self._output = journal, ledger, output
-        self._aside: queue.SimpleQueue[Skipped | ClipRecord] = queue.SimpleQueue()  # from the threads that read ahead
-        self._begun: dict[str, Pending] = {}
+        """`reads_existing`: whether the prompt contains a clip's present caption."""
+        self._clips, self._run, self._policy, self._captioner = clips, run, policy, captioner
+        self._journal, self._index, self._writer, self._reads_existing = journal, index, writer, reads_existing
+        self._not_captioned: queue.SimpleQueue[SkippedClip | ClipRecord] = queue.SimpleQueue()  # from prefetch threads
+        self._pending: dict[str, PendingClip] = {}
         self.summary = RunSummary()
 
-    def events(self) -> Iterator[Skipped | ClipRecord]:
-        """Each clip as it is settled, on the disk by then. Raises VidqaError where the run cannot go on."""
-        began = time.monotonic()
-        if self._task.key not in self._ledger.tasks:
+    def events(self) -> Iterator[SkippedClip | ClipRecord]:
+        """Yield each clip's result once it is on the disk. Raises VidqaError if the run cannot continue."""
+        started = time.monotonic()
+        if self._run.key not in self._index.runs:
             with self._writing("The journal"):
-                self._journal.add(self._task)
+                self._journal.append(self._run)
         try:
-            for record in self._captioner.captions(self._pending()):
-                yield from self._told_aside()
-                yield self._settled(self._checked(record))
+            for record in self._captioner.captions(self._due_clips()):
+                yield from self._drain_not_captioned()
+                yield self._store(self._checked(record))
                 if self._too_many_failed():
                     self._captioner.finish()
-            yield from self._told_aside()
+            yield from self._drain_not_captioned()
         finally:
-            self.summary.seconds = time.monotonic() - began
+            self.summary.seconds = time.monotonic() - started
 
     def render(self) -> Path | None:
-        """The file for all clips, where there is one, as the journals have it now; raises VidqaError."""
+        """Write the file for all clips, if the format has one, and return its path; raises VidqaError."""
         with self._writing("The file of all captions"):
-            return self._output.render(self._journal.shard)
+            return self._writer.render()
 
-    def _pending(self) -> Iterator[Pending]:
-        """The clips to caption, looked at one by one as the captioner takes them."""
-        taken = 0
+    def _due_clips(self) -> Iterator[PendingClip]:
+        """Yield the clips to caption; each is examined when the captioner pulls it."""
+        count = 0
         for clip in self._clips:
-            if taken == self._policy.limit:
+            if count == self._policy.limit:
                 return
-            found = self._look(clip)
-            if isinstance(found, Pending):
-                taken += 1
-                self._begun[clip.name] = found
+            found = self._examine(clip)
+            if isinstance(found, PendingClip):
+                count += 1
+                self._pending[clip.name] = found
                 yield found
             else:
-                self._aside.put(found)
+                self._not_captioned.put(found)
 
-    def _look(self, clip: Clip) -> Pending | Skipped | ClipRecord:
-        """Whether a clip is to be captioned: no, if the journal has it, or somebody else's caption is there."""
-        entry = self._ledger.entry(clip.name, self._task.key)
+    def _examine(self, clip: Clip) -> PendingClip | SkippedClip | ClipRecord:
+        """Decide whether a clip is due; one that cannot be read is a failed record."""
+        entry = self._index.entry(clip.name, self._run.key)
         if self._policy.retry_failed and (entry is None or entry.status != "failed"):
-            return Skipped(clip, "not failed")
+            return SkippedClip(clip, "not failed")
         try:
             status = os.stat(clip.path)
-            same = entry is not None and entry.modified_ns == status.st_mtime_ns and _size(entry) == status.st_size
-            content = entry.content if entry is not None and same else identify(clip.path)
+            known = entry is not None and (entry.modified_ns, entry.size_bytes) == (status.st_mtime_ns, status.st_size)
+            content = entry.content if entry is not None and known else content_id(clip.path)
+            attempt = 1
             if entry is not None and entry.content == content:
                 if entry.status == "done":
-                    return Skipped(clip, "done", entry)
+                    return SkippedClip(clip, "done", entry)
                 if not self._policy.retry_failed:
-                    return Skipped(clip, "failed before")
-            if self._output.is_taken(clip.name):
-                return Skipped(clip, "has a caption of its own")
-            attempt = entry.attempt + 1 if entry is not None and entry.content == content else 1
-            return Pending(clip, content, attempt, self._existing(clip), status.st_mtime_ns)
+                    return SkippedClip(clip, "failed before")
+                attempt = entry.attempt + 1
+            if self._writer.has_foreign_caption(clip.name):
+                return SkippedClip(clip, "has a caption of its own")
+            existing = self._writer.existing_text(clip.name) if self._reads_existing else ""
+            return PendingClip(clip, content, attempt, existing, status.st_mtime_ns)
         except OSError as error:
-            _raise_if_full(error)
-            return self._unreadable(clip, error)
+            _raise_if_disk_full(error)
+            message = f"{clip.name}: {error.strerror}."
+            failure = Failure("open", type(error).__name__, message, "Check that the file exists and is readable.")
+            return ClipRecord(clip.name, "", self._run.key, "failed", 1, at=utc_now(), error=failure)
 
-    def _existing(self, clip: Clip) -> str:
-        """The clip's old caption, where the prompt asks for it."""
-        return self._output.existing(clip.name) if self._wants_existing else ""
-
-    def _unreadable(self, clip: Clip, error: OSError) -> ClipRecord:
-        """It vanished, or may not be read: the clip's error, not the run's."""
-        failure = Failure("open", type(error).__name__, f"{clip.name}: {error.strerror}.", "Look whether it is there.")
-        return ClipRecord(clip.name, "", self._task.key, "failed", 1, at=now(), error=failure)
-
-    def _told_aside(self) -> Iterator[Skipped | ClipRecord]:
-        """What was found while clips were looked at."""
-        while True:
-            try:
-                found = self._aside.get_nowait()
-            except queue.Empty:
-                return
-            if isinstance(found, Skipped):
-                self._mend(found)
-                self.summary.skipped[found.why] += 1
+    def _drain_not_captioned(self) -> Iterator[SkippedClip | ClipRecord]:
+        """Yield the clips that were examined since and need no captioner."""
+        while not self._not_captioned.empty():  # this thread is the queue's only reader
+            found = self._not_captioned.get()
+            if isinstance(found, SkippedClip):
+                self._repair_sidecar(found)
+                self.summary.skipped[found.reason] += 1
                 yield found
             else:
-                yield self._settled(found)
+                yield self._store(found)
 
     def _checked(self, record: ClipRecord) -> ClipRecord:
-        """A caption of a file that changed meanwhile is of neither the old nor the new one."""
-        pending = self._begun.pop(record.name)
+        """Return a failed record instead if the file changed while it was captioned."""
+        pending = self._pending.pop(record.name)
         try:
             status = os.stat(pending.clip.path)
-            changed = status.st_mtime_ns != pending.modified_ns or status.st_size != int(pending.content.split("-")[0])
-            what = "changed" if changed else ""
+            changed = (status.st_mtime_ns, status.st_size) != (
+                pending.modified_ns, int(pending.content.split("-")[0])
+            )  # fmt: skip
+            change = "changed" if changed else ""
         except OSError:
-            what = "vanished"
-        if not what or record.status == "failed":
+            change = "vanished"
+        if not change or record.status == "failed":
             return record
-        failure = Failure("video", "ClipChanged", f"{record.name} {what} while it was captioned.", "Run again.")
+        failure = Failure("video", "ClipChanged", f"{record.name} {change} while it was captioned.", "Run again.")
         return replace(record, status="failed", error=failure, caption="", segments=())
 
-    def _mend(self, found: Skipped) -> None:
-        """A clip that is done has its sidecar too, whatever happened when it was written."""
-        if found.why == "done" and found.entry is not None:
-            with self._writing(f"The caption of {safe_line(found.clip.name)}"):
-                record = self._output.mended(self._ledger.record(found.entry))
+    def _repair_sidecar(self, skipped: SkippedClip) -> None:
+        """Write the sidecar of a clip that is done, if it is missing or is to change."""
+        if skipped.reason == "done" and skipped.entry is not None:
+            with self._writing(f"The caption of {safe_line(skipped.clip.name)}"):
+                record = self._writer.repair(self._index.record(skipped.entry))
                 if record is not None:
-                    self._journal.add(record)
-                    self._output.write(record)
+                    self._journal.append(record)
+                    self._writer.write(record)
 
-    def _settled(self, record: ClipRecord) -> ClipRecord:
-        """The record on the disk, then the sidecar; one that could not be written is made good on the next run."""
+    def _store(self, record: ClipRecord) -> ClipRecord:
+        """Journal the record, then write its sidecar; the next run repairs a sidecar that could not be written."""
         with self._writing(f"The caption of {safe_line(record.name)}"):
-            record = self._output.planned(record)
-            self._journal.add(record)
-            self._output.write(record)
-        self._count(record)
+            record = self._writer.with_planned_write(record)
+            self._journal.append(record)
+            self._writer.write(record)
+        self.summary.add(record)
         return record
 
     @contextmanager
     def _writing(self, what: str) -> Iterator[None]:
-        """What cannot be written ends the run: nothing more could be kept."""
+        """Stop the captioner on an OSError and raise VidqaError: further captions could not be stored."""
         try:
             yield
         except OSError as error:
             self._captioner.stop()
-            _raise_if_full(error)
-            told = f"{what} could not be written: {error.strerror}."
-            raise VidqaError(told, "What was captioned before is kept; run the same command again.") from error
-
-    def _count(self, record: ClipRecord) -> None:
-        summary = self.summary
-        if record.status == "done":
-            summary.captioned += 1
-        else:
-            summary.failed += 1
-        summary.tokens += record.tokens
-        summary.clip_seconds.append(record.seconds)
+            _raise_if_disk_full(error)
+            message = f"{what} could not be written: {error.strerror}."
+            raise VidqaError(message, "Earlier captions are kept; run the same command again.") from error
 
     def _too_many_failed(self) -> bool:
-        most, share, summary = self._policy.most_failures, self._policy.most_failed_share, self.summary
-        finished = summary.captioned + summary.failed
-        by_count = most is not None and summary.failed > most
-        by_share = share is not None and finished >= _MANY_ENOUGH and summary.failed > share * finished
-        if summary.ended or not (by_count or by_share):
+        policy, summary = self._policy, self.summary
+        by_count = policy.max_failures is not None and summary.failed > policy.max_failures
+        by_fraction = (
+            policy.max_failed_fraction is not None
+            and summary.finished >= _MIN_FINISHED
+            and summary.failed > policy.max_failed_fraction * summary.finished
+        )
+        if summary.ended or not (by_count or by_fraction):
             return False
-        summary.ended = f"{summary.failed} of {finished} clips failed, more than --max-failures allows"
+        summary.ended = f"{summary.failed} of {summary.finished} clips failed, more than --max-failures allows"
         return True
 
 
-def _size(entry: Entry) -> int:
-    return int(entry.content.split("-")[0] or -1)
-
-
-def _raise_if_full(error: OSError) -> None:
+def _raise_if_disk_full(error: OSError) -> None:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         raise DiskFull(
             "The disk is full: the captions so far are kept, the last one perhaps not.",
-            "Make room and run the same command again; it goes on where this one ended.",
+            "Make room and run the same command again; it continues where this one ended.",
         ) from error

@@ -1,110 +1,102 @@
-"""Where captions of a run go: a sidecar for each clip, or one file for all. Knows records, formats and sidecars."""
+"""Writes the captions of a run: a sidecar for each clip, or one file for all."""
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from vidqa.batch.caption_formats import SIDECARS, Decorate, run_lines, sidecar_text
+from vidqa.batch import sidecars
+from vidqa.batch.caption_formats import SIDECARS, CaptionAffixes, run_lines, sidecar_text
 from vidqa.batch.clip_record import ClipRecord, RunFingerprint
-from vidqa.batch.journal import Ledger
-from vidqa.batch.shards import Shard
-from vidqa.batch.sidecars import (
-    OnExisting,
-    check_mode,
-    check_writable,
-    existing_text,
-    is_older,
-    may_write,
-    plan_write,
-    settle,
-    sidecar_names,
-)
+from vidqa.batch.journal import Journal, JournalIndex
+from vidqa.batch.sidecars import OnExisting
 from vidqa.utils.atomic_write import replace_file, sync_folder
 
 
 class CaptionWriter:
-    """The files of a run in its folder."""
+    """The output files of a run, in its journal's folder."""
 
     def __init__(
         self,
-        folder: Path,
-        kind: str,
-        on_existing: OnExisting,
-        decorate: Decorate,
-        task: RunFingerprint,
+        journal: Journal,
+        index: JournalIndex,
+        run: RunFingerprint,
         names: Iterable[str],
-        written: Callable[[str], str | None],
-        begun_ns: int,
+        format_name: str = "txt",
+        on_existing: OnExisting = "skip",
+        affixes: CaptionAffixes = CaptionAffixes(),  # noqa: B008
     ) -> None:
-        """`names` are those of all clips, of other shards too; `written` gives the hash of what vidqa wrote to a
-        sidecar last, and `begun_ns` is when it first came here. Raises UsageError for what cannot be written.
-        """
-        self._begun_ns = begun_ns
-        self._folder, self._kind, self._on_existing = folder, kind, on_existing
-        self._decorate, self._task, self._written = decorate, task, written
-        self._sidecars = sidecar_names(names, f".{kind}") if kind in SIDECARS else {}
-        check_mode(f".{kind}", on_existing)
-        check_writable({folder, *(folder / os.path.dirname(name) for name in self._sidecars.values())})
+        """`names` are those of all clips, other shards' too. Raises UsageError if the files cannot be written."""
+        self._folder, self._shard, self._created_ns = journal.folder, journal.shard, journal.created_ns
+        self._index, self._run = index, run
+        self._format, self._on_existing, self._affixes = format_name, on_existing, affixes
+        self._sidecars = sidecars.sidecar_names(names, f".{format_name}") if format_name in SIDECARS else {}
+        sidecars.check_mode(f".{format_name}", on_existing)
+        folders = (self._folder / os.path.dirname(name) for name in self._sidecars.values())
+        sidecars.check_writable({self._folder, *folders})
 
-    def is_taken(self, name: str) -> bool:
-        """Whether a clip has a caption that is not vidqa's, which is to stay.
+    def has_foreign_caption(self, name: str) -> bool:
+        """Return whether a clip has a caption that vidqa did not write and must not replace.
 
-        One that no journal knows and that came after the first run here may be vidqa's, the journal's end being lost:
-        that shows when the clip is captioned again, and only what says the same is taken for its own.
+        A sidecar without a journaled hash that is newer than the folder's first run may be vidqa's, with the end of
+        the journal lost. Then the clip is captioned again, and the sidecar is replaced only by equal content.
         """
         sidecar = self._sidecars.get(name)
-        ours = self._written(sidecar) if sidecar is not None else None
-        if sidecar is None or may_write(self._folder, sidecar, self._on_existing, ours):
+        own_hash = self._index.last_hash(sidecar) if sidecar is not None else None
+        if sidecar is None or sidecars.may_write(self._folder, sidecar, self._on_existing, own_hash):
             return False
-        return ours is not None or is_older(self._folder, sidecar, self._begun_ns)
+        return own_hash is not None or sidecars.is_older(self._folder, sidecar, self._created_ns)
 
-    def existing(self, name: str) -> str:
-        """The text of the clip's sidecar."""
+    def existing_text(self, name: str) -> str:
+        """Return the text of a clip's sidecar, empty if there is none."""
         sidecar = self._sidecars.get(name)
-        return existing_text(self._folder, sidecar) if sidecar is not None else ""
+        return sidecars.existing_text(self._folder, sidecar) if sidecar is not None else ""
 
-    def planned(self, record: ClipRecord) -> ClipRecord:
-        """The record with what its sidecar will be, for the journal."""
+    def with_planned_write(self, record: ClipRecord) -> ClipRecord:
+        """Return the record with its sidecar's planned write as `output`, for the journal."""
         sidecar = self._sidecars.get(record.name)
         if sidecar is None or record.status != "done":
             return record
-        ours, text = self._written(sidecar), self._text(record)
-        return replace(record, output=plan_write(self._folder, sidecar, text, self._on_existing, ours))
+        own_hash, text = self._index.last_hash(sidecar), self._text(record)
+        return replace(record, output=sidecars.plan_write(self._folder, sidecar, text, self._on_existing, own_hash))
 
     def write(self, record: ClipRecord) -> None:
-        """Write the sidecar as the record says; raises OSError."""
+        """Carry out the record's planned write; raises OSError."""
         if record.output is not None:
-            settle(self._folder, record.output, self._text(record))
+            sidecars.apply_write(self._folder, record.output, self._text(record))
 
-    def mended(self, record: ClipRecord) -> ClipRecord | None:
-        """Make good what a crash left out; a new record where the sidecar is to be another than it says.
+    def repair(self, record: ClipRecord) -> ClipRecord | None:
+        """Write a sidecar that a crash prevented; return a new record if the sidecar is to differ from the journal's.
 
-        That is so for another format, or another --prefix: nothing has to be captioned anew for them.
+        It differs for another format or another --prefix, neither of which needs a new caption.
         """
         sidecar = self._sidecars.get(record.name)
         if sidecar is None:
             return None
-        there, wanted = record.output, self.planned(record).output
+        present, planned = record.output, self.with_planned_write(record).output
         adds = self._on_existing in ("append", "prepend")
-        if there is not None and there.name == sidecar and (adds or wanted is None or wanted.after == there.after):
-            settle(self._folder, there, self._text(record))
+        if (
+            present is not None
+            and present.name == sidecar
+            and (adds or planned is None or planned.after == present.after)
+        ):
+            self.write(record)
             return None
-        return replace(record, output=wanted) if wanted is not None else None
+        return replace(record, output=planned) if planned is not None else None
 
-    def render(self, shard: Shard) -> Path | None:
-        """Write the file for all clips, where there is one, from what all journals say now; raises OSError.
+    def render(self) -> Path | None:
+        """Write the file for all clips, if the format has one, from all journals as they are now; raises OSError.
 
-        Each shard does at its end, the last one with all there is.
+        Every shard does so at its end; the last one has all records.
         """
-        if self._kind in SIDECARS:
+        if self._format in SIDECARS:
             return None
-        path = self._folder / f"captions.{self._kind}"
-        pairs = ((record, self._task) for record in Ledger(self._folder).records(self._task.key))
-        lines = (line.encode() for line in run_lines(self._kind, pairs, self._decorate))
-        replace_file(path, lines, path.with_name(f".{path.name}.{shard.number}-of-{shard.count}.tmp"))
+        path = self._folder / f"captions.{self._format}"
+        pairs = ((record, self._run) for record in JournalIndex(self._folder).records(self._run.key))
+        lines = (line.encode() for line in run_lines(self._format, pairs, self._affixes))
+        replace_file(path, lines, path.with_name(f".{path.name}.{self._shard.number}-of-{self._shard.count}.tmp"))
         sync_folder(self._folder)
         return path
 
     def _text(self, record: ClipRecord) -> str:
-        return sidecar_text(self._kind, record, self._task, self._decorate)
+        return sidecar_text(self._format, record, self._run, self._affixes)

@@ -1,212 +1,230 @@
-"""Captions clips with one session: reads ahead, groups clips of a kind, answers each group at once.
-
-A Captioner of this process. Knows no journal and no files but the clips.
-"""
+"""A Captioner with one session in this process: prefetches clips, groups similar ones, answers each group at once."""
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
 
-from vidqa.batch.bucketing import groups
-from vidqa.batch.caption_requests import CaptionRequest, PlannedQuestion, Preparing
-from vidqa.batch.clip_record import ClipRecord, FailedStage, Failure, Pending
+from vidqa.batch.caption_requests import CaptionRequest, ClipSegmenter, PlannedQuestion, RequestPlanner, bucketed
+from vidqa.batch.clip_record import ClipRecord, FailedStage, Failure, PendingClip
 from vidqa.batch.clip_result import ClipResult
-from vidqa.batch.clip_segments import SegmentedClip
 from vidqa.batch.prefetch import PrefetchedClip, Prefetcher
+from vidqa.batch.prompt_templates import PromptTemplate
 from vidqa.config import CLIP_DEADLINE_SECONDS, EngineConfig
 from vidqa.devices.host import usable_cores
 from vidqa.errors import DoesNotFit, Interrupted, ModelError, NotFinite, UsageError, VideoError, VidqaError
 from vidqa.events import Answered, Event, Failed, StageProgress, StageStarted
 from vidqa.planner.tasks import Forecast
-from vidqa.types import Request, VideoInfo
+from vidqa.types import Placement, Request, VideoInfo
 from vidqa.video.reader import Decoding, VideoReader, open_source
 
-_MOST_WAITING = 48  # clips that may wait for others of their kind, and be read ahead
+_MAX_WAITING = 48  # clips that wait for others of their bucket, and that are prefetched
 
 
 class BatchEngine(Protocol):
-    """What captioning needs of a session; `vidqa.Session` is one."""
+    """The part of `vidqa.Session` that captioning uses."""
 
     def forecast(self, video: VideoInfo, request: Request, config: EngineConfig | None = None) -> Forecast:
         """Plan for a probed video."""
 
     def ask_many(self, requests: Sequence[Request]) -> Iterator[tuple[int, Event]]:
-        """Answer several at once; the last event of each is Answered or Failed."""
+        """Answer several requests at once; each one's last event is Answered or Failed."""
 
     def cancel(self) -> None:
         """Stop at the next chunk or token."""
 
     def close(self) -> None:
-        """Let go of the model."""
+        """Release the model."""
 
 
 Opener = Callable[[Request, Callable[[], bool]], VideoReader]
 EngineFactory = Callable[[EngineConfig, Opener], BatchEngine]
-Tell = Callable[[Sequence[str], Event], None]
+OnEvent = Callable[[Sequence[str], Event], None]
+"""Called with the names of the group's clips and an event of the engine."""
 
 
 def make_session(config: EngineConfig, opener: Opener) -> BatchEngine:
-    """The engine's session; imported late, since it is heavy."""
+    """Return a `vidqa.Session`; imported late, as it loads torch."""
     from vidqa.engine.session import Session
 
     return Session(config, opener=opener)
 
 
-def nobody(names: Sequence[str], event: Event) -> None:
-    """Nobody listens."""
-
-
 @dataclass(frozen=True, slots=True)
-class PreparedClips:
-    """How far ahead clips are read: decoding processes, bytes of frames that wait, seconds for one clip."""
+class PrefetchOptions:
+    """How clips are prefetched: decoder processes, bytes of buffered frames, seconds allowed for one clip."""
 
-    processes: int = field(default_factory=lambda: min(max(usable_cores() // 4, 2), 6))  # FFmpeg has threads of its own
-    most_bytes: int = 2**30
+    processes: int = field(default_factory=lambda: min(max(usable_cores() // 4, 2), 6))  # FFmpeg adds threads
+    max_bytes: int = 2**30
     clip_deadline_seconds: float = CLIP_DEADLINE_SECONDS
 
 
+@dataclass(frozen=True, slots=True)
+class CaptionerConfig:
+    """How clips are captioned: engine, request, the run's key, batch size (None: automatic), prefetching."""
+
+    engine: EngineConfig
+    request: CaptionRequest
+    run: str
+    batch: int | None = None
+    prefetch: PrefetchOptions = field(default_factory=PrefetchOptions)
+
+    @property
+    def decoding(self) -> Decoding:
+        """How files are decoded."""
+        deadline = self.prefetch.clip_deadline_seconds
+        seconds = min(self.engine.decoder_deadline_seconds, deadline)
+        return Decoding(self.engine.isolate_decoder, seconds, deadline, gives_way=True)
+
+    def to_object(self) -> dict[str, Any]:
+        """Return it as JSON types, for a worker process."""
+        return asdict(self)
+
+    @staticmethod
+    def from_object(values: Mapping[str, Any]) -> "CaptionerConfig":
+        """Parse `to_object`'s result after a passage through JSON."""
+        engine, caption_request = dict(values["engine"]), values["request"]
+        if engine["placement"] is not None:
+            engine["placement"] = Placement(**engine["placement"])
+        request = dict(caption_request["request"], history=())
+        if request["size"] is not None:
+            request["size"] = tuple(request["size"])
+        prompt = PromptTemplate(**caption_request["prompt"])
+        return CaptionerConfig(
+            EngineConfig(**engine),
+            CaptionRequest(prompt, Request(**request), caption_request["segments"]),
+            values["run"],
+            values["batch"],
+            PrefetchOptions(**values["prefetch"]),
+        )
+
+
 class SessionCaptioner:
-    """A Captioner with one model. `batch` fixes how many are answered at once; `tell` hears names and events."""
+    """A Captioner with one model; `on_event` gets the engine's events."""
 
     def __init__(
         self,
-        config: EngineConfig,
-        asking: CaptionRequest,
-        task_key: str,
-        *,
-        batch: int | None = None,
-        reading: PreparedClips = PreparedClips(),
+        config: CaptionerConfig,
         make_engine: EngineFactory = make_session,
-        tell: Tell = nobody,
+        on_event: OnEvent = lambda names, event: None,
     ) -> None:
-        self._config, self._asking, self._task_key = config, asking, task_key
-        self._batch, self._reading = batch, reading
-        self._make_engine, self._tell = make_engine, tell
-        self._finishing = self._stopped = False  # no Events: signal handlers set them, even within each other
-        self._busy = False  # with a group; else who waits for the next one can be sent away
-        self._ahead: Prefetcher[PlannedQuestion] | None = None
+        self._config, self._make_engine, self._on_event = config, make_engine, on_event
+        self._finishing = self._stopped = False  # plain booleans, as signal handlers set them
+        self._busy = False  # answering a group; otherwise `finish` ends the wait for the next one
+        self._prefetcher: Prefetcher[PlannedQuestion] | None = None
         self._lock = threading.Lock()
-        self._made: BatchEngine | None = None
-        self._ready: dict[Request, PrefetchedClip[PlannedQuestion]] = {}
-        self._parts: dict[str, ClipResult] = {}
+        self._engine: BatchEngine | None = None
+        self._readable: dict[Request, PrefetchedClip[PlannedQuestion]] = {}
+        self._results: dict[str, ClipResult] = {}
         self._load_seconds = 0.0
 
-    def captions(self, pending: Iterable[Pending]) -> Iterator[ClipRecord]:
-        """A record for every clip; see Captioner. Raises ModelError where the model cannot be used at all."""
-        preparing = Preparing(self._asking, self._config, self.forecast, self._batch)
-        with self._read_ahead(self._jobs(pending), preparing) as self._ahead:
-            for group in groups(self._ahead, lambda ready: ready.job.kind, _MOST_WAITING):
+    def captions(self, pending: Iterable[PendingClip]) -> Iterator[ClipRecord]:
+        """Yield a record for every clip; see Captioner. Raises ModelError if the model cannot be used at all."""
+        config = self._config
+        planner = RequestPlanner(config.request, config.engine, self.forecast, config.batch)
+        with Prefetcher(
+            self._questions(pending), planner.plan, processes=config.prefetch.processes,
+            max_bytes=config.prefetch.max_bytes, max_ready=_MAX_WAITING, decoding=config.decoding,
+        ) as self._prefetcher:  # fmt: skip
+            for group in bucketed(self._prefetcher, lambda ready: ready.job.bucket, _MAX_WAITING):
                 self._busy = True
-                begun = [ready for ready in group if not self._is_late(ready.job)]
-                if begun:
-                    yield from self._settled(begun)
-                self._busy = bool(self._parts)
-                self._leave_if_idle()
+                if accepted := [ready for ready in group if self._is_accepted(ready.job)]:
+                    yield from self._process(accepted)
+                self._busy = bool(self._results)
+                self._close_if_idle()
 
     def finish(self) -> None:
-        """End with the group that is being answered; while the model loads, at once."""
+        """End after the current group; during loading, immediately."""
         self._finishing = True
-        self._leave_if_idle()
+        self._close_if_idle()
 
     def stop(self) -> None:
-        """End at once."""
+        """End immediately."""
         self._finishing = self._stopped = True
-        if self._made is not None:
-            self._made.cancel()
-        if self._ahead is not None:
-            self._ahead.close()
-
-    def _leave_if_idle(self) -> None:
-        """Read no further: a decoder that hangs would be waited for."""
-        if self._finishing and not self._busy and self._ahead is not None:
-            self._ahead.close()
+        if self._engine is not None:
+            self._engine.cancel()
+        if self._prefetcher is not None:
+            self._prefetcher.close()
 
     def close(self) -> None:
-        """Let go of the model."""
+        """Release the model."""
         with self._lock:
-            made, self._made = self._made, None
-        if made is not None:
-            made.close()
+            engine, self._engine = self._engine, None
+        if engine is not None:
+            engine.close()
 
     def forecast(self, video: VideoInfo, request: Request, config: EngineConfig) -> Forecast:
-        """What the session would run."""
-        return self._engine().forecast(video, request, config)
+        """Return the session's plan."""
+        return self._get_engine().forecast(video, request, config)
 
-    def _engine(self) -> BatchEngine:
-        """The session; made anew where the last one failed for no known reason."""
+    def _close_if_idle(self) -> None:
+        """Stop prefetching if no group is in work: a decoder that hangs would delay the end."""
+        if self._finishing and not self._busy and self._prefetcher is not None:
+            self._prefetcher.close()
+
+    def _get_engine(self) -> BatchEngine:
+        """Return the session, made anew after an unexpected error closed the last one."""
         with self._lock:
-            if self._made is None:
-                self._made = self._make_engine(self._config, self._open)
-            return self._made
+            if self._engine is None:
+                self._engine = self._make_engine(self._config.engine, self._open)
+            return self._engine
 
-    def _open(self, request: Request, stopped: Callable[[], bool]) -> VideoReader:
-        """What was read ahead, the first time; later, with another plan, the file again."""
-        ready = self._ready.pop(request, None)
+    def _open(self, request: Request, is_cancelled: Callable[[], bool]) -> VideoReader:
+        """Return the prefetched reader; for a second attempt with another plan, open the file."""
+        ready = self._readable.pop(request, None)
         if ready is not None and ready.reader is not None:
             return ready.reader
-        return VideoReader(*open_source(request.video, self.how, stopped))
+        return VideoReader(*open_source(request.video, self._config.decoding, is_cancelled))
 
-    @property
-    def how(self) -> Decoding:
-        """How files are decoded."""
-        config, most = self._config, self._reading.clip_deadline_seconds
-        return Decoding(config.isolate_decoder, min(config.decoder_deadline_seconds, most), most, gives_way=True)
+    def _is_accepted(self, question: PlannedQuestion) -> bool:
+        """Return whether to answer a question: while finishing, only those of clips that were begun."""
+        return not self._finishing or question.pending.clip.name in self._results
 
-    def _read_ahead(self, jobs: Iterator[PlannedQuestion], preparing: Preparing) -> Prefetcher[PlannedQuestion]:
-        reading = self._reading
-        return Prefetcher(
-            jobs, preparing.prepare, processes=reading.processes, most_bytes=reading.most_bytes,
-            most_ready=_MOST_WAITING, how=self.how,
-        )  # fmt: skip
-
-    def _is_late(self, job: PlannedQuestion) -> bool:
-        """Whether a clip is not to be begun any more; one that was begun is finished."""
-        return self._finishing and job.pending.clip.name not in self._parts
-
-    def _jobs(self, pending: Iterable[Pending]) -> Iterator[PlannedQuestion]:
-        """Each clip's parts; no new clip once it is to finish. Called from the threads that read ahead."""
-        with suppress(Interrupted), SegmentedClip(self._asking.segments, self.how, lambda: self._finishing) as opening:
+    def _questions(self, pending: Iterable[PendingClip]) -> Iterator[PlannedQuestion]:
+        """Yield each clip's questions, no new clip's while finishing. Runs in the prefetcher's threads."""
+        segments = self._config.request.segments
+        with suppress(Interrupted), ClipSegmenter(segments, self._config.decoding, lambda: self._finishing) as splitter:
             for clip in pending:
                 if self._finishing:
                     return
-                yield from self._parts_of(clip, opening)
+                if segments is None:
+                    yield PlannedQuestion(clip)
+                    continue
+                try:
+                    yield from [question for question, _ in splitter.split(clip)]
+                except (VideoError, UsageError) as error:  # UsageError: too many segments
+                    yield PlannedQuestion(clip, error=error)
 
-    def _parts_of(self, clip: Pending, opening: SegmentedClip) -> Iterator[PlannedQuestion]:
-        if self._asking.segments is None:
-            yield PlannedQuestion(clip)
-            return
-        try:
-            yield from [job for job, _ in opening.jobs(clip)]
-        except (VideoError, UsageError) as error:  # too many parts are a usage error
-            yield PlannedQuestion(clip, refused=error)
-
-    def _settled(self, group: Sequence[PrefetchedClip[PlannedQuestion]]) -> Iterator[ClipRecord]:
-        """Answer a group; records of the clips that are complete by then."""
+    def _process(self, group: Sequence[PrefetchedClip[PlannedQuestion]]) -> Iterator[ClipRecord]:
+        """Answer a group; yield the records of clips that are then complete."""
         for ready in group:
-            job = ready.job
-            self._parts.setdefault(job.pending.clip.name, ClipResult(job.pending, self._task_key, job.count))
-        begun, self._load_seconds = time.monotonic(), 0.0
+            question = ready.job
+            self._results.setdefault(
+                question.pending.clip.name, ClipResult(question.pending, self._config.run, question.count)
+            )
+        started, self._load_seconds = time.monotonic(), 0.0
         for ready in group:
             if ready.error is not None:
-                stage: FailedStage = "open" if ready.info is None else "plan"
-                self._of(ready.job).failed(ready.job, failure_of(ready.error, stage))
+                self._fail(ready.job, ready.error, "open" if ready.info is None else "plan")
         if readable := [ready for ready in group if ready.error is None]:
             self._answer(readable)
-        share = (time.monotonic() - begun - self._load_seconds) / len(group)
+        share = (time.monotonic() - started - self._load_seconds) / len(group)
+        for ready in group:
+            self._result(ready.job).seconds += share
         for name in dict.fromkeys(ready.job.pending.clip.name for ready in group):
-            parts = self._parts[name]
-            parts.seconds += share * sum(ready.job.pending.clip.name == name for ready in group)
-            if parts.complete:
-                yield self._parts.pop(name).record()
+            if self._results[name].is_complete:
+                yield self._results.pop(name).to_record()
 
-    def _of(self, job: PlannedQuestion) -> ClipResult:
-        return self._parts[job.pending.clip.name]
+    def _result(self, question: PlannedQuestion) -> ClipResult:
+        return self._results[question.pending.clip.name]
+
+    def _fail(self, question: PlannedQuestion, error: Exception, stage: FailedStage) -> None:
+        self._result(question).add_failure(question, failure_of(error, stage))
 
     def _answer(self, group: Sequence[PrefetchedClip[PlannedQuestion]]) -> None:
-        """All at once; after an error that is nobody's, one by one, so that it is somebody's."""
+        """Answer a group; if that fails, answer its clips one by one to find the cause."""
         try:
             self._ask(group)
         except Interrupted:
@@ -215,42 +233,42 @@ class SessionCaptioner:
             if isinstance(error, ModelError) and not isinstance(error, NotFinite):
                 raise  # no clip can be captioned
             if not isinstance(error, VidqaError):
-                self.close()  # whatever it was, the next clip finds a new session
-            left = [ready for ready in group if not self._is_told(ready.job)]
+                self.close()  # the session may be broken
             if len(group) == 1:
-                self._of(group[0].job).failed(group[0].job, failure_of(error, "caption"))
+                self._fail(group[0].job, error, "caption")
                 return
-            for ready in left:
+            for ready in [ready for ready in group if not self._result(ready.job).has(ready.job)]:
                 self._answer([ready])
 
-    def _is_told(self, job: PlannedQuestion) -> bool:
-        parts = self._of(job)
-        return job.number in parts.segments or job.number in parts.failures
-
     def _ask(self, group: Sequence[PrefetchedClip[PlannedQuestion]]) -> None:
-        jobs = [ready.job for ready in group]
-        requests = [job.request for job in jobs if job.request is not None]
-        self._ready = dict(zip(requests, group, strict=True))
-        names = [job.pending.clip.name for job in jobs]
+        questions = [ready.job for ready in group]
+        requests = [question.request for question in questions if question.request is not None]
+        self._readable = dict(zip(requests, group, strict=True))
+        names = [question.pending.clip.name for question in questions]
         try:
-            begun, engine = time.monotonic(), self._engine()
+            started, engine = time.monotonic(), self._get_engine()
             for number, event in engine.ask_many(requests):
-                self._tell(names, event)
+                self._on_event(names, event)
                 if self._stopped or (self._finishing and _is_loading(event)):
-                    engine.cancel()  # again: a stop just before it began was forgotten
+                    engine.cancel()  # again, as the session forgets a cancel that precedes its question
                 match event:
                     case StageProgress("load", done, total) if done == total:
-                        self._load_seconds += time.monotonic() - begun  # nobody's
+                        self._load_seconds += time.monotonic() - started  # not counted for any clip
                     case Answered(answer):
                         if answer.finish_reason == "cancelled":
                             raise Interrupted("Stopped while clips were captioned.")
-                        self._of(jobs[number]).answered(jobs[number], answer)
+                        self._result(questions[number]).add_answer(questions[number], answer)
                     case Failed(error):
-                        self._of(jobs[number]).failed(jobs[number], failure_of(error, "caption"))
+                        self._fail(questions[number], error, "caption")
         finally:
             for ready in group:
                 ready.close()
-            self._ready.clear()
+            self._readable.clear()
+
+
+def make_captioner(values: Mapping[str, Any]) -> SessionCaptioner:
+    """Return a worker process's captioner from `CaptionerConfig.to_object`."""
+    return SessionCaptioner(CaptionerConfig.from_object(values))
 
 
 def _is_loading(event: Event) -> bool:
@@ -258,7 +276,7 @@ def _is_loading(event: Event) -> bool:
 
 
 def failure_of(error: Exception, stage: FailedStage) -> Failure:
-    """What a record says of an error."""
+    """Return an error as a record's failure."""
     match error:
         case DoesNotFit():
             stage = "plan"
@@ -266,5 +284,5 @@ def failure_of(error: Exception, stage: FailedStage) -> Failure:
             stage = "video"
     if isinstance(error, VidqaError):
         return Failure(stage, type(error).__name__, error.what, error.remedy)
-    what = f"Something unexpected went wrong: {error}."
-    return Failure(stage, type(error).__name__, what, "Run again with --retry-failed; report it if it comes back.")
+    message = f"Unexpected error: {error}."
+    return Failure(stage, type(error).__name__, message, "Run again with --retry-failed; report it if it returns.")

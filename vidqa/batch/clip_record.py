@@ -1,7 +1,6 @@
-"""What captioning is made of: clips, the task that they all share, and the journal's records. Data only.
+"""Data types of captioning: clips, the fingerprint of a run, journal records and the Captioner protocol.
 
-A record says what became of one clip by one task in one attempt. It names clips relative to their folder, so that a
-folder that moved is not captioned anew.
+Records name clips relative to the clips' folder, so that captions stay valid when the folder moves.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,7 +14,7 @@ FailedStage = Literal["open", "plan", "video", "caption", "worker", "output"]
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """A file to caption: where it lies, and its name relative to the folder that was given (with `/`)."""
+    """A file to caption: its path, and its name relative to the given folder (with `/`)."""
 
     path: str
     name: str
@@ -31,7 +30,7 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """What was said about a part of a clip; without --segments there is one, the whole clip."""
+    """The caption of a part of a clip; without --segments there is one segment, the whole clip."""
 
     span: Span
     caption: str
@@ -39,7 +38,7 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a clip has no caption: where it went wrong, what kind of error it was, and what to do about it."""
+    """Why a clip has no caption: the stage that failed, the error's class name, its message and a remedy."""
 
     stage: FailedStage
     kind: str
@@ -48,11 +47,11 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
-    """A sidecar file as it was before and as it is after, by hash; `name` is relative to the output folder.
+class SidecarWrite:
+    """SHA-256 of a sidecar file before and after a write; `name` is relative to the output folder.
 
-    `before` is None where there was no file. What stands between the two is how a crash between journal and
-    file is made good, and how a file that somebody changed is told from one that vidqa wrote.
+    `before` is None if there was no file. After a crash the hashes show whether the write happened, and they
+    distinguish files that vidqa wrote from files that a user edited.
     """
 
     name: str
@@ -62,9 +61,9 @@ class Written:
 
 @dataclass(frozen=True, slots=True)
 class RunFingerprint:
-    """What all clips of a run share, and what a record's `task` is the hash of (`key`).
+    """What all clips of a run share. `key` is the hash of the other fields; records refer to it.
 
-    `prompt` is the template before its fields are filled in; `settings` is all else that an answer depends on.
+    `prompt` is the template with its fields unfilled; `settings` holds every other option that changes answers.
     """
 
     key: str
@@ -76,12 +75,11 @@ class RunFingerprint:
 
 @dataclass(frozen=True, slots=True)
 class ClipRecord:
-    """One line of the journal: what became of a clip.
+    """One line of the journal: the result of one attempt at one clip.
 
-    `content` is the identity of the file's content, `modified_ns` when it was written, which spares reading it again
-    to know that it is the same; `task` is the key of the Task; `prompt` is the prompt as the model got it; `plan`
-    the figures of the plan that ran, empty where there was none; `tokens` counts prompt and answer; `notes` say what
-    was unusual about the file, and what was given up when memory ran out.
+    `content` identifies the file's content and `modified_ns` its modification time; `task` is the RunFingerprint's
+    key; `prompt` is the text that the model got; `plan` has the figures of the plan that ran, or is empty; `tokens`
+    counts prompt and answer; `notes` list oddities of the file and reductions made when memory ran out.
     """
 
     name: str
@@ -97,14 +95,14 @@ class ClipRecord:
     seconds: float = 0.0
     at: str = ""
     error: Failure | None = None
-    output: Written | None = None
+    output: SidecarWrite | None = None
     notes: tuple[str, ...] = ()
     modified_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Pending:
-    """A clip that is to be captioned; `attempt` counts from 1, `existing` is the text of its sidecar, if any."""
+class PendingClip:
+    """A clip to caption; `attempt` counts from 1, `existing` is the text of its current sidecar, if any."""
 
     clip: Clip
     content: str
@@ -113,41 +111,45 @@ class Pending:
     modified_ns: int = 0
 
 
-def now() -> str:
-    """The time of a record, in UTC."""
+def pending_from(values: Mapping[str, Any]) -> PendingClip:
+    """Return the PendingClip that `asdict` turned into `values`; raises KeyError or TypeError for anything else."""
+    return PendingClip(**{**values, "clip": Clip(**values["clip"])})
+
+
+def utc_now() -> str:
+    """Return the current time in UTC as ISO 8601."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 class Captioner(Protocol):
-    """What captions clips: in this process, or in another one."""
+    """Captions clips, in this process or in others."""
 
-    def captions(self, pending: Iterable[Pending]) -> Iterator[ClipRecord]:
-        """A record for every clip, done or failed, in any order; takes clips as it needs them, some ahead."""
+    def captions(self, pending: Iterable[PendingClip]) -> Iterator[ClipRecord]:
+        """Yield a record for every clip, in any order; pulls clips as needed, some of them early."""
 
     def finish(self) -> None:
-        """Take no more clips, and end with those that were begun; callable from any thread, as `stop` is."""
+        """Take no more clips and complete those that were begun; callable from any thread, as `stop` is."""
 
     def stop(self) -> None:
-        """End at once: clips that were begun have no record."""
+        """End immediately; clips that were begun get no record."""
 
     def close(self) -> None:
-        """Let go of the model, processes and files."""
+        """Release the model, processes and files."""
 
 
 def record_object(record: ClipRecord) -> dict[str, Any]:
-    """A record as JSON's types; what is empty is left out."""
+    """Return a record as JSON types, without empty fields."""
     return {key: value for key, value in asdict(record).items() if value not in (None, "", (), {}, 0)}
 
 
 def record_from(values: Mapping[str, Any]) -> ClipRecord:
-    """The record of an object; raises KeyError, TypeError or ValueError where it is none."""
-    kept = dict(values)
-    if (segments := kept.get("segments")) is not None:
-        kept["segments"] = tuple(Segment(Span(**one["span"]), one["caption"]) for one in segments)
-    kept["notes"] = tuple(kept.get("notes", ()))
-    if (error := kept.get("error")) is not None:
-        kept["error"] = Failure(**error)
-    if (output := kept.get("output")) is not None:
-        kept["output"] = Written(**output)
+    """Parse `record_object`'s result, ignoring unknown fields; raises KeyError, TypeError or ValueError."""
     known = {field.name for field in fields(ClipRecord)}
-    return ClipRecord(**{key: value for key, value in kept.items() if key in known})
+    parsed = {key: value for key, value in values.items() if key in known}
+    if (segments := parsed.get("segments")) is not None:
+        parsed["segments"] = tuple(Segment(Span(**segment["span"]), segment["caption"]) for segment in segments)
+    if (error := parsed.get("error")) is not None:
+        parsed["error"] = Failure(**error)
+    if (output := parsed.get("output")) is not None:
+        parsed["output"] = SidecarWrite(**output)
+    return ClipRecord(**parsed | {"notes": tuple(parsed.get("notes", ()))})

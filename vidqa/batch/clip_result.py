@@ -1,20 +1,20 @@
-"""The parts of a clip as they are answered, until they are a record. Data in, a record out."""
+"""Collects the answers to a clip's questions into its journal record."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from vidqa.batch.caption_requests import PlannedQuestion
-from vidqa.batch.clip_record import ClipRecord, Failure, Pending, Segment, Span, now
-from vidqa.types import Answer, Plan, VideoInfo
+from vidqa.batch.clip_record import ClipRecord, Failure, PendingClip, Segment, Span, utc_now
+from vidqa.types import Answer, Plan
 
 
 @dataclass(slots=True)
 class ClipResult:
-    """What became of the parts of one clip so far. `seconds` is the clip's share of the time that its groups took."""
+    """Segments and failures of one clip so far. `seconds` is the clip's share of its groups' time."""
 
-    pending: Pending
-    task: str
+    pending: PendingClip
+    run: str
     count: int
     segments: dict[int, Segment] = field(default_factory=dict)
     failures: dict[int, Failure] = field(default_factory=dict)
@@ -25,39 +25,44 @@ class ClipResult:
     seconds: float = 0.0
 
     @property
-    def complete(self) -> bool:
-        """Whether every part has its answer or its error."""
+    def is_complete(self) -> bool:
+        """Whether every segment has a caption or a failure."""
         return len(self.segments) + len(self.failures) >= self.count
 
-    def answered(self, job: PlannedQuestion, answer: Answer) -> None:
-        """A part has its caption; an empty one is an error."""
-        assert job.request is not None
-        self.prompt, self.plan = job.request.question, plan_figures(answer.plan)
+    def has(self, question: PlannedQuestion) -> bool:
+        """Return whether a question's segment has a caption or a failure."""
+        return question.index in self.segments or question.index in self.failures
+
+    def add_answer(self, question: PlannedQuestion, answer: Answer) -> None:
+        """Add a segment's caption; an empty one is a failure."""
+        assert question.request is not None
+        self.prompt, self.plan = question.request.question, plan_figures(answer.plan)
         self.notes |= dict.fromkeys((*answer.notes, *answer.degraded))
         self.tokens += answer.plan.prompt_tokens + answer.timing.tokens
         caption = answer.text.strip()
         if caption:
-            self.segments[job.number] = Segment(job.span or _whole(answer.video), caption)
+            span = question.span or Span(0.0, round(answer.video.duration_seconds, 3))
+            self.segments[question.index] = Segment(span, caption)
         else:
-            message = "The model ended its answer before it said anything."
-            self.failures[job.number] = Failure("caption", "EmptyCaption", message, "Try another prompt.")
+            message = "The model's answer was empty."
+            self.failures[question.index] = Failure("caption", "EmptyCaption", message, "Try another prompt.")
 
-    def failed(self, job: PlannedQuestion, failure: Failure) -> None:
-        """A part has no caption."""
-        self.failures[job.number] = failure
-        if job.request is not None:
-            self.prompt = job.request.question
-        if job.plan is not None:
-            self.plan = plan_figures(job.plan)
+    def add_failure(self, question: PlannedQuestion, failure: Failure) -> None:
+        """Add a segment's failure."""
+        self.failures[question.index] = failure
+        if question.request is not None:
+            self.prompt = question.request.question
+        if question.plan is not None:
+            self.plan = plan_figures(question.plan)
 
-    def record(self) -> ClipRecord:
-        """What the journal is told: done where all parts have captions, else the first part's error."""
-        segments = tuple(self.segments[number] for number in sorted(self.segments))
+    def to_record(self) -> ClipRecord:
+        """Return the record: done if all segments have captions, else failed with the first segment's error."""
+        segments = tuple(self.segments[index] for index in sorted(self.segments))
         error = self.failures[min(self.failures)] if self.failures else None
         return ClipRecord(
             name=self.pending.clip.name,
             content=self.pending.content,
-            task=self.task,
+            task=self.run,
             status="failed" if error else "done",
             attempt=self.pending.attempt,
             modified_ns=self.pending.modified_ns,
@@ -67,21 +72,17 @@ class ClipResult:
             plan=self.plan,
             tokens=self.tokens,
             seconds=round(self.seconds, 4),
-            at=now(),
+            at=utc_now(),
             notes=tuple(self.notes),
             error=error,
         )
 
 
 def plan_figures(plan: Plan) -> dict[str, Any]:
-    """What of a plan explains a caption: how much was seen, and in which precision."""
+    """Return the figures of a plan that a record keeps: how much was seen, in which precision."""
     run_config = plan.run_config
     return {
         "frames": run_config.frames, "width": run_config.width, "height": run_config.height,
         "visual_tokens": plan.visual_tokens,
         "weights": run_config.weights, "kv": run_config.kv, "batch": run_config.batch,
     }  # fmt: skip
-
-
-def _whole(video: VideoInfo) -> Span:
-    return Span(0.0, round(video.duration_seconds, 3))

@@ -1,4 +1,4 @@
-"""Who a file is: an identity of its content that neither a new name nor a new date changes. Knows bytes, no formats."""
+"""Content-based file identity: the same under another name or date."""
 
 import errno
 import hashlib
@@ -9,36 +9,36 @@ _BLOCK_BYTES = 64 * 2**10
 _BLOCKS = 16
 
 
-def identify(path: str) -> str:
-    """Size and hash of up to a MiB of a file; raises OSError.
+def content_id(path: str) -> str:
+    """Return a file's size and a hash of up to 1 MiB of it; raises OSError.
 
-    Larger files are read at 16 places, the first and the last block among them: two clips of the same size that
-    differ nowhere there are taken for the same. Reading all of it would cost more than captioning it.
+    Larger files are sampled at 16 places, the first and last block among them: two files of one size that agree
+    there count as equal. Reading whole files would cost more than captioning them.
     """
-    with open(path, "rb", opener=_open_at_once) as file:
+    with open(path, "rb", opener=_open_without_blocking) as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
-            raise FileNotFoundError(errno.ENOENT, "It is no file", path)
+            raise FileNotFoundError(errno.ENOENT, "Not a regular file", path)
         size = status.st_size
-        found = hashlib.sha256(str(size).encode())
+        digest = hashlib.sha256(str(size).encode())
         if size <= _BLOCKS * _BLOCK_BYTES:
-            found.update(file.read())
+            digest.update(file.read())
         else:
             for number in range(_BLOCKS):
                 file.seek((size - _BLOCK_BYTES) * number // (_BLOCKS - 1))
-                found.update(file.read(_BLOCK_BYTES))
-    return f"{size}-{found.hexdigest()[:32]}"
+                digest.update(file.read(_BLOCK_BYTES))
+    return f"{size}-{digest.hexdigest()[:32]}"
 
 
-def _open_at_once(path: str, flags: int) -> int:
-    """A pipe that came in a file's place would be waited for until somebody writes."""
+def _open_without_blocking(path: str, flags: int) -> int:
+    """Open a path; opening a named pipe would otherwise block until it has a writer."""
     return os.open(path, flags | os.O_NONBLOCK)
 
 
 def hash_of(*parts: str) -> str:
-    """A short hash of texts, each apart."""
-    found = hashlib.sha256()
+    """Return a short hash of texts that depends on where one ends and the next begins."""
+    digest = hashlib.sha256()
     for part in parts:
         encoded = part.encode("utf-8", "surrogatepass")
-        found.update(len(encoded).to_bytes(8, "big") + encoded)
-    return found.hexdigest()[:32]
+        digest.update(len(encoded).to_bytes(8, "big") + encoded)
+    return digest.hexdigest()[:32]

@@ -1,7 +1,7 @@
-"""Which clips there are: folders, files and lists of them become clips in one order; knows names, opens no clip.
+"""Discovery of clips in folders, files and lists of paths, in a reproducible order.
 
-A clip is known by its name below the folder that was given, so that the order of the arguments, the folder's own
-place and what else is given change as little as can be about what has been captioned already.
+A clip is identified by its name below the given folder, so that the order of arguments and the folder's location do
+not change which clips count as captioned.
 """
 
 import os
@@ -20,15 +20,15 @@ from vidqa.video.path_completion import is_image_name, is_video_name
 
 @dataclass(frozen=True, slots=True)
 class DiscoveredClips:
-    """The clips, sorted by the bytes of their names, and what the user should know, a sentence each."""
+    """Clips, sorted by the bytes of their names, and notes for the user, a sentence each."""
 
     clips: tuple[Clip, ...]
     notes: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class _ListedFile:
-    """A file, its name below the given folder `root`, and where it really is."""
+class _FoundFile:
+    """A file, its name below the given folder `root`, and its path without symbolic links."""
 
     root: str
     name: str
@@ -37,52 +37,61 @@ class _ListedFile:
 
 
 @dataclass(slots=True)
-class _Passed:
-    """What was passed over on the way."""
+class _Ignored:
+    """What was left out."""
 
     unreadable: list[str] = field(default_factory=list)
     folders: list[str] = field(default_factory=list)
     linked_folders: list[str] = field(default_factory=list)
     broken_links: list[str] = field(default_factory=list)
-    twice: list[str] = field(default_factory=list)
+    duplicates: list[str] = field(default_factory=list)
+
+    def notes(self, any_clip: bool) -> Iterator[str]:
+        """Yield the sentences for the user."""
+        yield from self.unreadable
+        if self.folders and not any_clip:
+            yield f"{_count(self.folders, 'folder')} was not searched; use --recursive."
+        if self.linked_folders:
+            yield f"{_count(self.linked_folders, 'link')} to a folder not followed: name the folder to have its clips."
+        if self.broken_links:
+            yield f"{_count(self.broken_links, 'broken link')} left out."
+        if self.duplicates:
+            yield f"{_count(self.duplicates, 'file')} found more than once and taken once."
 
 
 def discover(
     paths: Iterable[str], *, listed: Iterable[str] = (), recursive: bool = False, glob: str | None = None
 ) -> DiscoveredClips:
-    """The clips among files and folders, each once; raises UsageError for a path that does not exist.
+    """Return the clips among files and folders, each once; raises UsageError for a path that does not exist.
 
-    Of the paths that a list names, those that are not there are clips too, since one of many stops nothing: whoever
-    opens them finds out. Where none is there, the list is of another place, and a UsageError.
+    Missing paths of a list (`listed`) become clips that fail later, since one bad file must not stop a run; if all of
+    them are missing, UsageError is raised.
 
-    Of a folder the files with a video's or an image's name are taken, with `recursive` those below it too; hidden
-    ones are not, nor folders that are links. A file that is named is taken whatever its suffix. `glob` is a pattern
-    for the name below the given folder, in which `*` matches `/` too. A folder that cannot be read is a note.
+    Of a folder, files with a video's or image's suffix are taken, with `recursive` those below it too; hidden ones and
+    links to folders are not. A named file is taken whatever its suffix. `glob` is matched with the name below the
+    given folder; its `*` matches `/` too. A folder that cannot be read becomes a note.
     """
-    named, from_list = ([*map(os.path.abspath, some)] for some in (paths, listed))
+    named, from_list = ([*map(os.path.abspath, group)] for group in (paths, listed))
     _check_exist(named)
     if not any(map(os.path.lexists, from_list)):
         _check_exist(from_list)
     given = dict.fromkeys((*named, *from_list))
-    passed = _Passed()
-    files = (file for path in given for file in _files(path, recursive, passed) if _matches(file.name, glob))
-    clips = [Clip(os.path.join(file.root, file.name), name) for file, name in _named(_once(files, passed))]
+    ignored = _Ignored()
+    files = (file for path in given for file in _files(path, recursive, ignored) if _matches(file.name, glob))
+    clips = [Clip(os.path.join(file.root, file.name), name) for file, name in _named(_unique(files, ignored))]
     clips.sort(key=lambda clip: os.fsencode(clip.name))
-    return DiscoveredClips(tuple(clips), tuple(_notes(passed, bool(clips))))
+    return DiscoveredClips(tuple(clips), tuple(ignored.notes(bool(clips))))
 
 
-def based(paths: Iterable[str], clips: Iterable[Clip]) -> tuple[Path, tuple[Clip, ...]]:
-    """The folder that all given paths have in common, and the clips by their names below it: captions lie beside them.
-
-    Of a file it is the folder that it lies in.
-    """
+def relative_to_common_folder(paths: Iterable[str], clips: Iterable[Clip]) -> tuple[Path, tuple[Clip, ...]]:
+    """Return the common folder of all given paths (of a file, its folder), and the clips named relative to it."""
     roots = [path if os.path.isdir(path) else os.path.dirname(path) for path in map(os.path.abspath, paths)]
     base = os.path.commonpath(roots)
     return Path(base), tuple(Clip(clip.path, os.path.relpath(clip.path, base)) for clip in clips)
 
 
 def read_list(source: str, *, nul: bool = False) -> list[str]:
-    """The paths in a file, or on standard input for `-`: one per line, or each ended by a NUL; raises UsageError."""
+    """Return the paths in a file, or of stdin for `-`: one per line, or each ended by NUL; raises UsageError."""
     try:
         with open(sys.stdin.fileno() if source == "-" else source, "rb", closefd=source != "-") as file:
             data = file.read()
@@ -91,7 +100,7 @@ def read_list(source: str, *, nul: bool = False) -> list[str]:
     if nul:
         return [os.fsdecode(path) for path in data.split(b"\0") if path]
     if b"\0" in data:
-        raise UsageError("The list of files has NUL characters in it.", "Paths that end with NUL are read with -0.")
+        raise UsageError("The list of files has NUL characters in it.", "Use -0 for paths that end with NUL.")
     lines = data.removeprefix(b"\xef\xbb\xbf").split(b"\n")
     return [os.fsdecode(line) for line in (line.removesuffix(b"\r") for line in lines) if line]
 
@@ -100,47 +109,45 @@ def _check_exist(paths: Sequence[str]) -> None:
     missing = [path for path in paths if not os.path.isfile(path) and not os.path.isdir(path)]
     if not missing:
         return
-    exists = "is no file and no folder" if os.path.lexists(missing[0]) else "does not exist"
-    others = f" The same holds for {len(missing) - 1} more of the {len(paths)} given." if len(missing) > 1 else ""
-    raise UsageError(f"{missing[0]} {exists}.{others}", "Give files and folders that are there.")
+    problem = "is neither a file nor a folder" if os.path.lexists(missing[0]) else "does not exist"
+    others = f" This applies to {len(missing) - 1} more of the {len(paths)} given." if len(missing) > 1 else ""
+    raise UsageError(f"{missing[0]} {problem}.{others}", "Give existing files and folders.")
 
 
-def _files(path: str, recursive: bool, passed: _Passed) -> Iterator[_ListedFile]:
-    """The file at a path, or the clips in the folder there."""
+def _files(path: str, recursive: bool, ignored: _Ignored) -> Iterator[_FoundFile]:
+    """Yield the file at a path, or the clips in the folder there."""
     if os.path.isdir(path):
-        yield from _below(path, recursive, passed)
+        yield from _walk(path, recursive, ignored)
     else:
-        yield _ListedFile(os.path.dirname(path), os.path.basename(path), os.path.realpath(path), os.path.islink(path))
+        yield _FoundFile(os.path.dirname(path), os.path.basename(path), os.path.realpath(path), os.path.islink(path))
 
 
-def _below(root: str, recursive: bool, passed: _Passed) -> Iterator[_ListedFile]:
-    waiting, real = [""], os.path.realpath(root)
-    while waiting:
-        prefix = waiting.pop()
-        for entry in _entries(os.path.join(root, prefix), passed):
-            name = prefix + entry.name
+def _walk(root: str, recursive: bool, ignored: _Ignored) -> Iterator[_FoundFile]:
+    prefixes, real_root = [""], os.path.realpath(root)
+    while prefixes:
+        prefix = prefixes.pop()
+        for entry in _visible_entries(os.path.join(root, prefix), ignored):
+            name, is_link = prefix + entry.name, entry.is_symlink()
             if entry.is_dir(follow_symlinks=False):
-                (waiting if recursive else passed.folders).append(f"{name}/")
-            elif entry.is_symlink() and entry.is_dir():
-                passed.linked_folders.append(entry.path)
+                (prefixes if recursive else ignored.folders).append(f"{name}/")
+            elif is_link and entry.is_dir():
+                ignored.linked_folders.append(entry.path)
             elif not (is_video_name(name) or is_image_name(name)):
                 continue
             elif entry.is_file():
-                is_link = entry.is_symlink()
-                yield _ListedFile(
-                    root, name, os.path.realpath(entry.path) if is_link else os.path.join(real, name), is_link
-                )
-            elif entry.is_symlink():
-                passed.broken_links.append(entry.path)
+                real = os.path.realpath(entry.path) if is_link else os.path.join(real_root, name)
+                yield _FoundFile(root, name, real, is_link)
+            elif is_link:
+                ignored.broken_links.append(entry.path)
 
 
-def _entries(folder: str, passed: _Passed) -> "list[os.DirEntry[str]]":
-    """What is in a folder, hidden things left out, vidqa's own folder among them."""
+def _visible_entries(folder: str, ignored: _Ignored) -> "list[os.DirEntry[str]]":
+    """Return a folder's entries without hidden ones, such as vidqa's journal folder."""
     try:
         with os.scandir(folder) as entries:
             return [entry for entry in entries if not entry.name.startswith(".")]
     except OSError as error:
-        passed.unreadable.append(f"{safe_line(folder)} cannot be read: {error.strerror}.")
+        ignored.unreadable.append(f"{safe_line(folder)} cannot be read: {error.strerror}.")
         return []
 
 
@@ -148,21 +155,21 @@ def _matches(name: str, glob: str | None) -> bool:
     return glob is None or any(fnmatchcase(name, pattern) for pattern in (glob, glob.removeprefix("**/")))
 
 
-def _once(files: Iterable[_ListedFile], passed: _Passed) -> list[_ListedFile]:
-    """Each file one time: under its own name rather than a link's, else the first in the order of the arguments."""
-    kept: dict[str, _ListedFile] = {}
+def _unique(files: Iterable[_FoundFile], ignored: _Ignored) -> list[_FoundFile]:
+    """Return each file once: under its own name rather than a link's, else as it was given first."""
+    unique: dict[str, _FoundFile] = {}
     for file in files:
-        if (other := kept.setdefault(file.real, file)) is not file:
-            kept[file.real], left = (file, other) if other.is_link and not file.is_link else (other, file)
-            passed.twice.append(os.path.join(left.root, left.name))
-    return list(kept.values())
+        if (other := unique.setdefault(file.real, file)) is not file:
+            unique[file.real], duplicate = (file, other) if other.is_link and not file.is_link else (other, file)
+            ignored.duplicates.append(os.path.join(duplicate.root, duplicate.name))
+    return list(unique.values())
 
 
-def _named(files: Sequence[_ListedFile]) -> Iterator[tuple[_ListedFile, str]]:
-    """Files with names that no two share: folders with equal names in them get their own in front of all of theirs."""
+def _named(files: Sequence[_FoundFile]) -> Iterator[tuple[_FoundFile, str]]:
+    """Give files unique names: where two clash, all names of their roots get parts of the root's path in front."""
     depths = dict.fromkeys((file.root for file in files), 0)
     while True:
-        names = [_label(file.root, depths[file.root]) + file.name for file in files]
+        names = [_path_end(file.root, depths[file.root]) + file.name for file in files]
         counts = Counter(names)
         clashing = {file.root for file, name in zip(files, names, strict=True) if counts[name] > 1}
         if not clashing:
@@ -171,24 +178,12 @@ def _named(files: Sequence[_ListedFile]) -> Iterator[tuple[_ListedFile, str]]:
             depths[root] += 1
 
 
-def _label(root: str, depth: int) -> str:
-    """The last `depth` parts of a folder's path."""
+def _path_end(root: str, depth: int) -> str:
+    """Return the last `depth` parts of a folder's path."""
     return "".join(f"{part}/" for part in root.strip(os.sep).split(os.sep)[-depth:] if part) if depth else ""
 
 
-def _notes(passed: _Passed, any_clip: bool) -> Iterator[str]:
-    yield from passed.unreadable
-    if passed.folders and not any_clip:
-        yield f"{_count(passed.folders, 'folder')} in it not looked into: that is what --recursive does."
-    if passed.linked_folders:
-        yield f"{_count(passed.linked_folders, 'link')} to a folder not followed: name the folder to have its clips."
-    if passed.broken_links:
-        yield f"{_count(passed.broken_links, 'link')} that leads to no file left out."
-    if passed.twice:
-        yield f"{_count(passed.twice, 'file')} found by two ways and taken once."
-
-
-def _count(paths: Sequence[str], what: str) -> str:
-    """`1 link (PATH)`, or how many and the first."""
+def _count(paths: Sequence[str], noun: str) -> str:
+    """Return `1 link (PATH)`, or how many and the first."""
     first = safe_line(min(paths))
-    return f"1 {what} ({first})" if len(paths) == 1 else f"{len(paths)} {what}s (the first: {first})"
+    return f"1 {noun} ({first})" if len(paths) == 1 else f"{len(paths)} {noun}s (the first: {first})"

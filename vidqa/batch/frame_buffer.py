@@ -1,8 +1,7 @@
-"""Frames of clips that are decoded before anybody asks for them, and the room that all of them share.
+"""Buffers for frames that are decoded before they are read, and the memory budget that all buffers share.
 
-A clip is decoded ahead only where all its frames find room, so that no clip waits in its middle for
-another one. What found no room, or is asked for in another way than was foreseen, is decoded when it is
-read, by a process of its own. Knows frames and bytes; knows no model and no jobs.
+A clip is decoded ahead only if all its frames fit the budget, so no clip waits halfway for another one. Frames that
+did not fit, or differ from those that were planned, are decoded when they are read, in a new process.
 """
 
 import threading
@@ -16,206 +15,198 @@ from vidqa.video.reader import Decoding, Source, open_source
 
 
 class MemoryBudget:
-    """The bytes that buffered frames may take, and the one condition that all who wait here wait on.
+    """The bytes that buffered frames may take, with the condition on which all threads of a Prefetcher wait.
 
-    `most_held_bytes` is the most that frames took so far.
+    `peak_bytes` is the most that frames took so far. Except for `close`, methods need `changed` to be held.
     """
 
-    def __init__(self, most_bytes: int) -> None:
+    def __init__(self, max_bytes: int) -> None:
         self.changed = threading.Condition()
         self.closed = False
-        self.most_held_bytes = 0
-        self._held_bytes = 0
-        self._free_bytes = most_bytes
-        self._most_bytes = most_bytes
+        self.max_bytes = max_bytes
+        self.peak_bytes = 0
+        self._used_bytes = 0
+        self._free_bytes = max_bytes
 
-    def could_take(self, count: int) -> bool:
-        """Whether so many bytes fit into the empty room."""
-        return count <= self._most_bytes
-
-    def take(self, count: int) -> bool:
-        """Keep bytes free for a clip; whether there were as many. The condition is held."""
+    def reserve(self, count: int) -> bool:
+        """Reserve bytes for a clip; returns False if they are not free."""
         if self.closed or count > self._free_bytes:
             return False
         self._free_bytes -= count
         return True
 
-    def give_back(self, count: int) -> None:
-        """Bytes that a clip needs no more. The condition is held."""
+    def release(self, count: int) -> None:
+        """Return reserved bytes."""
         self._free_bytes += count
         self.changed.notify_all()
 
-    def hold(self, count: int) -> None:
-        """Frames came (or went, below 0). The condition is held."""
-        self._held_bytes += count
-        self.most_held_bytes = max(self.most_held_bytes, self._held_bytes)
+    def add_used(self, count: int) -> None:
+        """Count the bytes of a frame that was buffered, or removed (negative)."""
+        self._used_bytes += count
+        self.peak_bytes = max(self.peak_bytes, self._used_bytes)
         self.changed.notify_all()
 
     def close(self) -> None:
-        """Whoever waits here wakes up."""
+        """Wake all waiting threads and refuse reservations."""
         with self.changed:
             self.closed = True
             self.changed.notify_all()
 
 
 class BufferedFrames:
-    """The foreseen frames of one clip: a decoder puts them in, a reader takes them out, each once.
+    """The planned frames of one clip: a decoder puts them in, a reader takes each out once."""
 
-    Neither waits for the other but for the reader's next frame.
-    """
-
-    def __init__(self, room: MemoryBudget, path: str, info: VideoInfo, indices: Sequence[int]) -> None:
+    def __init__(self, budget: MemoryBudget, path: str, info: VideoInfo, indices: Sequence[int]) -> None:
         self.path, self.info, self.indices = path, info, tuple(indices)
-        self._room = room
+        self._budget = budget
         self._frame_bytes = info.coded_width * info.coded_height * 3
         self._frames: deque[Frame] = deque()
-        self._missing = 0  # frames that room is kept for and that did not come yet
-        self._filling = False  # a decoder is at it, or was: frames can be waited for
-        self._begun = False  # a reader has taken what there is: nobody else can
-        self._ended: str | VidqaError | None = None  # why no more frames come
+        self._missing = 0  # frames with reserved bytes that are not decoded yet
+        self._is_decoding = False  # a decoder has begun, so frames can be waited for
+        self._is_read = False  # a reader has begun to take the frames
+        self._end: str | VidqaError | None = None  # why no more frames come
 
     @property
     def total_bytes(self) -> int:
-        """What all foreseen frames take."""
+        """The bytes of all planned frames."""
         return self._frame_bytes * len(self.indices)
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether neither a decoder nor a reader has begun. Needs the budget's condition."""
+        return not (self._is_decoding or self._is_read)
+
     def reserve(self) -> bool:
-        """Take room for all frames: they are put in from now on. The room's condition is held."""
-        if self._filling or self._begun or not self._room.take(self.total_bytes):
+        """Reserve bytes for all frames, which `put` then adds. Needs the budget's condition."""
+        if not self.is_waiting or not self._budget.reserve(self.total_bytes):
             return False
-        self._filling, self._missing = True, len(self.indices)
+        self._is_decoding, self._missing = True, len(self.indices)
         return True
 
-    @property
-    def wanted(self) -> bool:
-        """Whether decoding it ahead, which was not begun, would still serve anybody. The room's condition is held."""
-        return not (self._filling or self._begun)
-
     def put(self, frame: Frame) -> bool:
-        """Add the next frame; false if no more are wanted."""
-        with self._room.changed:
-            if not self._missing or self._room.closed:
+        """Add the next frame; returns False if no more are needed."""
+        with self._budget.changed:
+            if not self._missing or self._budget.closed:
                 return False
-            if frame.rgb.nbytes > self._frame_bytes:  # larger in its middle than at its start
-                self._give_up()
+            if frame.rgb.nbytes > self._frame_bytes:  # the video grows in mid-stream
+                self._release_missing()
                 return False
             self._missing -= 1
             self._frames.append(frame)
-            self._room.hold(frame.rgb.nbytes)
+            self._budget.add_used(frame.rgb.nbytes)
             return True
 
-    def end(self, why: str | VidqaError) -> None:
-        """No more frames come: an error, or the decoder's word for why it stopped, empty where all came."""
-        with self._room.changed:
-            self._ended = why
-            self._room.give_back(self._missing * self._frame_bytes)
-            self._missing = 0
+    def end(self, reason: str | VidqaError) -> None:
+        """Add no more frames: after an error, or with the decoder's reason for stopping, empty if all came."""
+        with self._budget.changed:
+            self._end = reason
+            self._release_missing()
 
     def give_up(self) -> None:
-        """Leave the frames that did not come yet to whoever reads the clip."""
-        with self._room.changed:
-            self._give_up()
+        """Leave the missing frames to the reader, which decodes them itself."""
+        with self._budget.changed:
+            self._release_missing()
 
-    def begin(self, indices: Sequence[int]) -> bool:
-        """Whether these frames are here or on their way; they are the caller's from now on."""
-        with self._room.changed:
-            if not self._begun and tuple(indices) == self.indices:
-                self._begun = True
-                return self._filling
-            self.drop(unread=True)  # nobody will ask for them any more
+    def begin_reading(self, indices: Sequence[int]) -> bool:
+        """Return whether these frames are buffered or being decoded; they belong to the caller from now on."""
+        with self._budget.changed:
+            if not self._is_read and tuple(indices) == self.indices:
+                self._is_read = True
+                return self._is_decoding
+            self.drop(unread=True)  # other frames are read, so these will not be
             return False
 
-    def take(self, reading: "BufferedReader") -> Frame | None:
-        """The next frame, once it is there; None after the last. Raises what decoding raised."""
-        with self._room.changed:
+    def take(self, reader: "BufferedSource") -> Frame | None:
+        """Wait for the next frame; None after the last. Raises the decoder's error, and Interrupted."""
+        with self._budget.changed:
             while not self._frames and self._missing:
-                if reading.abandoned or self._room.closed:
-                    raise Interrupted("Stopped while frames were waited for.", "Nothing was answered yet.")
-                self._room.changed.wait()
+                if reader.abandoned or self._budget.closed:
+                    raise Interrupted("Stopped while waiting for frames.", "Nothing was answered yet.")
+                self._budget.changed.wait()
             if self._frames:
                 return self._pop()
-            if isinstance(self._ended, VidqaError):
-                raise self._ended
+            if isinstance(self._end, VidqaError):
+                raise self._end
             return None
 
     @property
-    def stopped(self) -> str | None:
-        """Why decoding stopped, empty where all frames came; None where it was given up."""
-        return self._ended if isinstance(self._ended, str) else None
+    def stop_reason(self) -> str | None:
+        """Why decoding stopped, empty if all frames came; None if it was given up."""
+        return self._end if isinstance(self._end, str) else None
 
     def drop(self, *, unread: bool) -> None:
-        """Let go of frames: of those that a reader has begun with, or also of the `unread` ones."""
-        with self._room.changed:
-            if unread or self._begun:
-                self._begun = True
-                self._give_up()
+        """Drop the frames if a reader has begun with them, or `unread` ones too."""
+        with self._budget.changed:
+            if unread or self._is_read:
+                self._is_read = True
+                self._release_missing()
                 while self._frames:
                     self._pop()
 
     def wake(self) -> None:
-        """Let whoever waits for a frame look around."""
-        with self._room.changed:
-            self._room.changed.notify_all()
+        """Let `take` check whether its reader was abandoned."""
+        with self._budget.changed:
+            self._budget.changed.notify_all()
 
     def _pop(self) -> Frame:
         frame = self._frames.popleft()
-        self._room.hold(-frame.rgb.nbytes)
-        self._room.give_back(self._frame_bytes)
+        self._budget.add_used(-frame.rgb.nbytes)
+        self._budget.release(self._frame_bytes)
         return frame
 
-    def _give_up(self) -> None:
-        self._room.give_back(self._missing * self._frame_bytes)
+    def _release_missing(self) -> None:
+        self._budget.release(self._missing * self._frame_bytes)
         self._missing = 0
 
 
-class BufferedReader:
-    """A video's source: the foreseen frames out of the buffer, once; else the file, opened anew.
+class BufferedSource:
+    """A video source that yields the planned frames from the buffer, once, and other frames from the file.
 
-    Closing it ends a reading. Frames that no reading began with stay, for another try.
+    Closing it drops frames that were begun to be read; unread ones stay for another attempt.
     """
 
-    def __init__(self, buffered: BufferedFrames, how: Decoding) -> None:
+    def __init__(self, buffered: BufferedFrames, decoding: Decoding) -> None:
         self.stopped = ""
         self.abandoned = False
-        self._buffered, self._how = buffered, how
-        self._direct: Source | None = None
+        self._buffered, self._decoding = buffered, decoding
+        self._file_source: Source | None = None
 
     def frames(self, indices: Sequence[int]) -> Iterator[Frame]:
-        """Frames in order, until the end or the damage."""
-        given = 0
-        if self._buffered.begin(indices):
+        """Yield frames in order, up to the end or the damage."""
+        count = 0
+        if self._buffered.begin_reading(indices):
             while (frame := self._buffered.take(self)) is not None:
-                given += 1
+                count += 1
                 yield frame
-            if self._buffered.stopped is not None:
-                self.stopped = self._buffered.stopped
+            if self._buffered.stop_reason is not None:
+                self.stopped = self._buffered.stop_reason
                 return
-        if rest := indices[given:]:
-            yield from self._read(rest)
+        if rest := indices[count:]:
+            yield from self._read_file(rest)
 
     def abandon(self) -> None:
         """Make `frames` end soon, from another thread."""
         self.abandoned = True
         self._buffered.wake()
-        if (direct := self._direct) is not None:
-            direct.abandon()
+        if (source := self._file_source) is not None:
+            source.abandon()
 
     def close(self) -> None:
-        """Let go of a reading that was begun."""
+        """End the current reading."""
         self._buffered.drop(unread=False)
         self.abandoned = False
 
-    def _read(self, indices: Sequence[int]) -> Iterator[Frame]:
-        """Straight from the file, by a process that ends with this reading and with its thread."""
+    def _read_file(self, indices: Sequence[int]) -> Iterator[Frame]:
+        """Decode from the file, in a process that ends with this reading."""
         path = self._buffered.path
-        info, source = open_source(path, self._how, lambda: self.abandoned)
+        info, source = open_source(path, self._decoding, lambda: self.abandoned)
         with closing(source):
             if info.pts_seconds != self._buffered.info.pts_seconds:
                 raise VideoUnreadable(f"{path} changed after it was opened.", "Caption it again once it is complete.")
-            self._direct = source
+            self._file_source = source
             try:
                 if not self.abandoned:
                     yield from source.frames(indices)
                 self.stopped = source.stopped
             finally:
-                self._direct = None
+                self._file_source = None

@@ -1,8 +1,7 @@
-"""The process of one GPU: `python -m vidqa.batch.gpu_worker`, spoken to over its pipes in lines of JSON.
+"""The worker process of one GPU, `python -m vidqa.batch.gpu_worker`; speaks JSON Lines over its pipes.
 
-The first line on stdin is the settings, each further one a clip; a stdin that closes means: finish. On stdout it says
-`ready` when the model is loaded, then a `record` for every clip; an `error` says why it cannot go on. It sees the GPU
-that its environment shows it, and knows neither journal nor output.
+The first line on stdin has the captioner's settings, each further one a clip; the end of stdin means: finish. On
+stdout it writes `ready` when it accepts clips, a `record` for every clip, and an `error` if it cannot go on.
 """
 
 import ctypes
@@ -17,28 +16,18 @@ from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any, BinaryIO
 
-from vidqa.batch.clip_record import Captioner, Clip, Pending, record_object
+from vidqa.batch.clip_record import Captioner, PendingClip, pending_from, record_object
 from vidqa.errors import VidqaError
 
-MAKE_CAPTIONER = "vidqa.batch.captioner_config:make_captioner"
+MAKE_CAPTIONER = "vidqa.batch.captioner:make_captioner"
 _PR_SET_PDEATHSIG = 1
 
 
-def pending_from(values: dict[str, Any]) -> Pending:
-    """The clip of an object that `asdict` made; raises KeyError or TypeError where it is none."""
-    return Pending(**(values | {"clip": Clip(**values["clip"])}))
-
-
-def named_function(name: str) -> Any:
-    """What `module:function` names, imported now; whoever runs it must trust the name."""
-    module, _, function = name.partition(":")
-    return getattr(import_module(module), function)
-
-
-def serve(lines: BinaryIO, out: BinaryIO, maker: str) -> int:
-    """Caption what stdin names until it ends; returns the exit code."""
+def serve(lines: BinaryIO, out: BinaryIO, factory: str) -> int:
+    """Caption clips from `lines` until they end; returns the exit code. `factory` is `module:function`, trusted."""
+    module, _, function = factory.partition(":")
     try:
-        captioner: Captioner = named_function(maker)(json.loads(lines.readline()))
+        captioner: Captioner = getattr(import_module(module), function)(json.loads(lines.readline()))
         _send(out, {"ready": True})
         inbox = _Inbox(lines, captioner)
         for group in inbox.groups():
@@ -57,20 +46,20 @@ def _send(out: BinaryIO, message: dict[str, Any]) -> None:
 
 
 class _Inbox:
-    """Clips as they come in, in groups that never make the captioner wait: it would sit on a batch that is not full,
-    while the parent waits for a record before it hands out more.
+    """Received clips, in groups of what is there. A captioner that waited for more would hold back an incomplete
+    batch, while the parent waits for a record before it sends more.
     """
 
     def __init__(self, lines: BinaryIO, captioner: Captioner) -> None:
-        self._clips: SimpleQueue[Pending | None] = SimpleQueue()
+        self._clips: SimpleQueue[PendingClip | None] = SimpleQueue()
         Thread(target=self._receive, args=(lines, captioner), daemon=True).start()
 
-    def groups(self) -> Iterator[Iterator[Pending]]:
-        """What there is, as often as there is something."""
+    def groups(self) -> Iterator[Iterator[PendingClip]]:
+        """Yield groups, waiting for each one's first clip."""
         while (first := self._clips.get()) is not None:
             yield self._group(first)
 
-    def _group(self, first: Pending) -> Iterator[Pending]:
+    def _group(self, first: PendingClip) -> Iterator[PendingClip]:
         yield first
         with suppress(Empty):
             while (clip := self._clips.get_nowait()) is not None:
@@ -87,21 +76,21 @@ class _Inbox:
         self._clips.put(None)
 
 
-def _confine() -> None:
-    """Let the parent decide about Ctrl-C and SIGTERM, which reach a whole group of processes, and die with it."""
+def _isolate() -> None:
+    """Leave Ctrl-C and SIGTERM, which reach the whole process group, to the parent; on Linux, die with it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: None)  # not ignored: the processes that this one starts would inherit it
+    signal.signal(signal.SIGTERM, lambda *_: None)  # child processes would inherit SIG_IGN
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def main() -> int:
-    """Serve the parent; native libraries that print go to stderr, never into the messages."""
-    _confine()
+    """Serve the parent; what native libraries print to stdout goes to stderr."""
+    _isolate()
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     with suppress(BrokenPipeError):
-        # A reader of its own: Python's end would wait for the lock of stdin's, which a thread still reads.
+        # Not sys.stdin: at exit Python would wait for its lock, which the receiving thread holds.
         return serve(os.fdopen(os.dup(0), "rb"), out, (*sys.argv[1:], MAKE_CAPTIONER)[0])
     return 0
 

@@ -1,8 +1,8 @@
-"""The journal: one line of JSON for every clip and attempt, appended and on the disk before a clip counts as done.
+"""The journal of a captioning run: an append-only JSON Lines file, fsynced before a clip counts as done.
 
-It is the one truth about a run; whole-run files are rendered from it, and sidecars that a crash kept from being
-written are written from it. A folder can have several, one for each shard; reading merges them. A journal has one
-writer at a time, which holds its lock.
+It is the source of truth: files for the whole run are rendered from it, and sidecars that a crash prevented are
+written from it. A folder may hold one journal per shard; `JournalIndex` merges them. Each has one writer at a time,
+enforced by a file lock.
 """
 
 import contextlib
@@ -29,21 +29,21 @@ _LOCK_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
 
 
 class Journal:
-    """The journal of a shard, opened for writing: others are refused until `close`."""
+    """A shard's journal, opened for writing and locked until `close`."""
 
     def __init__(self, folder: Path, shard: Shard) -> None:
-        """Raises UsageError where the folder cannot be written or another run writes there."""
+        """Open or create it; raises UsageError if the folder is not writable or another run holds the lock."""
         self.folder, self.shard = folder, shard
-        self._path = folder / FOLDER / _name(shard)
+        self._path = folder / FOLDER / _file_name(shard)
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
         except OSError as error:
-            what = f"Captions cannot be kept in {safe_line(str(folder))}: {error.strerror}."
-            raise UsageError(what, "Name a folder that may be written with -o.") from error
+            message = f"Captions cannot be written to {safe_line(str(folder))}: {error.strerror}."
+            raise UsageError(message, "Name a writable folder with -o.") from error
         try:
             self._lock(shard)
-            self._repair()
+            self._truncate_partial_line()
         except BaseException:
             os.close(self._file)
             raise
@@ -57,70 +57,68 @@ class Journal:
         self.close()
 
     @property
-    def begun_ns(self) -> int:
-        """When the first run of this folder began: locks are made then and never written."""
+    def created_ns(self) -> int:
+        """When the folder's first run began: lock files are created then and never written."""
         return min(path.stat().st_mtime_ns for path in self._path.parent.glob("lock-of-*"))
 
-    def claim(self, source: Path) -> None:
-        """Note whose clips are captioned here; raises UsageError where they were another folder's that is still there.
+    def bind_source(self, source: Path) -> None:
+        """Record which folder's clips are captioned into this one; raises UsageError if it is another existing folder.
 
-        Clips are known by their names below it: of two folders, each would take the other's captions for old ones of
-        its own.
+        Clips are identified by their names below `source`, so captions of two folders would be mixed up.
         """
-        path, here = self._path.parent / "source", os.path.realpath(source)
-        known = os.fsdecode(path.read_bytes()) if path.exists() else ""
-        if known == here:
+        path, real_source = self._path.parent / "source", os.path.realpath(source)
+        bound = os.fsdecode(path.read_bytes()) if path.exists() else ""
+        if bound == real_source:
             return
-        if os.path.isdir(known):
+        if os.path.isdir(bound):
             raise UsageError(
-                f"{safe_line(str(self.folder))} has the captions of {safe_line(known)}, not of {safe_line(here)}.",
+                f"{safe_line(str(self.folder))} has the captions of {safe_line(bound)}, not of "
+                f"{safe_line(real_source)}.",
                 "Name another folder with -o, or caption a folder that holds both with --recursive.",
             )
-        replace_file(path, [os.fsencode(here)], path.with_name(".source.tmp"))
+        replace_file(path, [os.fsencode(real_source)], path.with_name(".source.tmp"))
 
-    def add(self, entry: ClipRecord | RunFingerprint) -> None:
-        """Append, and wait until it is on the disk; raises OSError, after which the line may be there in part."""
-        kind, values = (
-            ("task", asdict(entry)) if isinstance(entry, RunFingerprint) else ("record", record_object(entry))
-        )
-        line = json.dumps({"v": _VERSION, kind: values}, ensure_ascii=True, separators=(",", ":")).encode() + b"\n"
+    def append(self, entry: ClipRecord | RunFingerprint) -> None:
+        """Append a line and fsync; after an OSError part of the line may have been written."""
+        values = {"task": asdict(entry)} if isinstance(entry, RunFingerprint) else {"record": record_object(entry)}
+        line = json.dumps({"v": _VERSION} | values, ensure_ascii=True, separators=(",", ":")).encode() + b"\n"
         written = 0
         while written < len(line):
             written += os.write(self._file, line[written:])
         os.fsync(self._file)
 
     def close(self) -> None:
-        """Let others write."""
-        for descriptor in (self._file, self._way):
+        """Release the file and its locks."""
+        for descriptor in (self._file, self._division_lock):
             with contextlib.suppress(OSError):
                 os.close(descriptor)
 
     def _lock(self, shard: Shard) -> None:
-        """Keep others from this journal, and runs that divide the folder in another way from all of it.
+        """Lock this journal, and the folder against runs with another number of shards.
 
-        First the own way of dividing is held, then the others are looked at: of two that start at once, none misses
-        the other.
+        The shared lock on the own number comes first and the check of the others second, so that of two runs that
+        start at once neither misses the other.
         """
-        self._way = os.open(self._path.parent / f"lock-of-{shard.count}", _LOCK_FLAGS, 0o644)
-        fcntl.flock(self._way, fcntl.LOCK_SH)
+        self._division_lock = os.open(self._path.parent / f"lock-of-{shard.count}", _LOCK_FLAGS, 0o644)
+        fcntl.flock(self._division_lock, fcntl.LOCK_SH)
         others = [path for path in self._path.parent.glob("lock-of-*") if path.name != f"lock-of-{shard.count}"]
-        if _is_held(self._file) or any(_is_held_by_path(path) for path in others):
-            os.close(self._way)
+        if not _try_lock(self._file) or any(_is_locked(path) for path in others):
+            os.close(self._division_lock)
             raise UsageError(
                 f"Another vidqa captions {safe_line(str(self.folder))} already.",
                 "Wait for it, or share the work: --shard 1/2 there and --shard 2/2 here."
                 if shard.count == 1
-                else f"Divide it the same way, and take a shard that nobody else does: {shard} is not free.",
+                else f"Use the same number of shards and a free shard: {shard} is not free.",
             )
 
-    def _repair(self) -> None:
-        """Cut off a last line that a crash or a full disk left unfinished."""
+    def _truncate_partial_line(self) -> None:
+        """Remove a last line that a crash or a full disk left incomplete."""
         size = os.fstat(self._file).st_size
         end = size
         while end > 0:
             begin = max(end - _READ_BYTES, 0)
-            if (place := os.pread(self._file, end - begin, begin).rfind(b"\n")) >= 0:
-                end = begin + place + 1
+            if (newline := os.pread(self._file, end - begin, begin).rfind(b"\n")) >= 0:
+                end = begin + newline + 1
                 break
             end = begin
         if end < size:
@@ -129,8 +127,8 @@ class Journal:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """What is kept in memory of a record: enough to know whether its clip is done, and where to read it again."""
+class IndexEntry:
+    """The part of a record that is kept in memory, and where the record is: journal number and byte offset."""
 
     content: str
     status: Status
@@ -140,106 +138,111 @@ class Entry:
     journal: int
     offset: int
 
+    @property
+    def size_bytes(self) -> int:
+        """The clip's size, which `content` begins with; -1 if it could not be read."""
+        return int(self.content.split("-")[0] or -1)
 
-class Ledger:
-    """What the journals of a folder say together: of every clip and task the last record, and the tasks by key.
 
-    Holds some hundred bytes a clip; records are read again from the journals when they are wanted. `damaged` counts
-    lines that are no record; nothing of them is used.
+class JournalIndex:
+    """The last record of every clip and run in all journals of a folder, and the runs by key.
+
+    Takes some hundred bytes a clip; records are read from the files on demand. `damaged` counts the lines that are
+    not records; they are ignored.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Raises VidqaError where a journal is of a newer vidqa, OSError where one cannot be read."""
-        self.tasks: dict[str, RunFingerprint] = {}
+        """Read the journals; raises VidqaError for one of a newer vidqa, OSError for one that cannot be read."""
+        self.runs: dict[str, RunFingerprint] = {}
         self.damaged = 0
-        self._entries: dict[str, dict[str, Entry]] = {}  # by task, then by name
+        self._entries: dict[str, dict[str, IndexEntry]] = {}  # by run, then by clip name
         self._written: dict[str, str] = {}
         self._paths = sorted((folder / FOLDER).glob("journal*.jsonl"))
         for journal, path in enumerate(self._paths):
-            for offset, line in _lines(path):
-                self._take(line, journal, offset)
+            for offset, line in _complete_lines(path):
+                self._add_line(line, journal, offset)
 
-    def entry(self, name: str, task: str) -> Entry | None:
-        """The last of a clip by a task."""
-        return self._entries.get(task, {}).get(name)
+    def entry(self, name: str, run: str) -> IndexEntry | None:
+        """Return a clip's last entry in a run."""
+        return self._entries.get(run, {}).get(name)
 
-    def written(self, sidecar: str) -> str | None:
-        """The hash of what was written last to a sidecar, by whatever task."""
+    def last_hash(self, sidecar: str) -> str | None:
+        """Return the hash of the last content that any run wrote to a sidecar."""
         return self._written.get(sidecar)
 
-    def record(self, entry: Entry) -> ClipRecord:
-        """All of it."""
+    def record(self, entry: IndexEntry) -> ClipRecord:
+        """Read an entry's record."""
         with self._paths[entry.journal].open("rb") as file:
-            return self._read(file, entry)
+            return _read_record(file, entry)
 
-    def records(self, task: str) -> Iterator[ClipRecord]:
-        """The last record of every clip by a task, by name."""
-        with contextlib.ExitStack() as files:
-            opened = [files.enter_context(path.open("rb")) for path in self._paths]
-            for _, entry in sorted(self._entries.get(task, {}).items()):
-                yield self._read(opened[entry.journal], entry)
+    def records(self, run: str) -> Iterator[ClipRecord]:
+        """Yield the last record of every clip in a run, by name."""
+        with contextlib.ExitStack() as stack:
+            files = [stack.enter_context(path.open("rb")) for path in self._paths]
+            for _, entry in sorted(self._entries.get(run, {}).items()):
+                yield _read_record(files[entry.journal], entry)
 
-    def counts(self, task: str) -> Counter[Status]:
-        """How many clips of a task are done, and how many failed."""
-        return Counter(entry.status for entry in self._entries.get(task, {}).values())
+    def counts(self, run: str) -> Counter[Status]:
+        """Count the clips of a run that are done and that failed."""
+        return Counter(entry.status for entry in self._entries.get(run, {}).values())
 
-    def _read(self, file: BinaryIO, entry: Entry) -> ClipRecord:
-        file.seek(entry.offset)
-        return record_from(json.loads(file.readline())["record"])
-
-    def _take(self, line: bytes, journal: int, offset: int) -> None:
+    def _add_line(self, line: bytes, journal: int, offset: int) -> None:
         try:
             values: dict[str, Any] = json.loads(line)
             if values["v"] > _VERSION:
-                path = safe_line(str(self._paths[journal]))
-                raise VidqaError(
-                    f"{path} was written by a newer vidqa.", "Update vidqa, or name another folder with -o."
-                )
+                message = f"{safe_line(str(self._paths[journal]))} was written by a newer vidqa."
+                raise VidqaError(message, "Update vidqa, or name another folder with -o.")
             if "task" in values:
-                task = RunFingerprint(**values["task"])
-                self.tasks[task.key] = task
+                run = RunFingerprint(**values["task"])
+                self.runs[run.key] = run
                 return
             record = record_from(values["record"])
         except (ValueError, KeyError, TypeError):
             self.damaged += 1
             return
-        self._enter(record, journal, offset)
+        self._add_record(record, journal, offset)
 
-    def _enter(self, record: ClipRecord, journal: int, offset: int) -> None:
-        """The later record counts: by place in a journal, by time between two of them."""
-        entry = Entry(record.content, record.status, record.attempt, record.modified_ns, record.at, journal, offset)
+    def _add_record(self, record: ClipRecord, journal: int, offset: int) -> None:
+        """Keep the later record: by position within a journal, by time between journals."""
+        entry = IndexEntry(
+            record.content, record.status, record.attempt, record.modified_ns, record.at, journal, offset
+        )
         entries = self._entries.setdefault(record.task, {})
-        before = entries.get(record.name)
-        if before is None or before.journal == journal or before.at <= entry.at:
+        previous = entries.get(record.name)
+        if previous is None or previous.journal == journal or previous.at <= entry.at:
             entries[record.name] = entry
         if record.output is not None:
             self._written[record.output.name] = record.output.after
 
 
-def _is_held(descriptor: int) -> bool:
-    """Whether another process has a lock on a file; else this one has it now."""
+def _read_record(file: BinaryIO, entry: IndexEntry) -> ClipRecord:
+    file.seek(entry.offset)
+    return record_from(json.loads(file.readline())["record"])
+
+
+def _try_lock(descriptor: int) -> bool:
+    """Lock a file exclusively; returns False if another process has a lock on it."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        return True
-    return False
+        return False
+    return True
 
 
-def _is_held_by_path(path: Path) -> bool:
+def _is_locked(path: Path) -> bool:
     descriptor = os.open(path, _LOCK_FLAGS)
     try:
-        return _is_held(descriptor)
+        return not _try_lock(descriptor)
     finally:
         os.close(descriptor)
 
 
-def _name(shard: Shard) -> str:
-    """The journal's file; the whole folder's has no numbers in it."""
+def _file_name(shard: Shard) -> str:
     return "journal.jsonl" if shard.count == 1 else f"journal-{shard.number}-of-{shard.count}.jsonl"
 
 
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Offset and whole line: one without its end is still being written, or was never finished."""
+def _complete_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yield offset and bytes of each line; a last line without newline is incomplete and left out."""
     offset = 0
     with path.open("rb") as file:
         for line in file:

@@ -1,7 +1,7 @@
-"""Reads the next clips while the model works on others: opened, planned for, and their frames decoded.
+"""Prefetching of clips: opens, prepares and decodes the next clips while the model works on others.
 
-Threads, each with a decoder process of its own, take jobs as there is room for them, so that neither
-the number of jobs nor the length of a clip makes memory grow. Knows jobs by their path alone.
+Threads with one decoder process each take jobs as the memory budget allows, so neither the number of jobs nor the
+length of a clip increases memory use.
 """
 
 import threading
@@ -12,17 +12,17 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Generic, Protocol, TypeVar
 
-from vidqa.batch.frame_buffer import BufferedFrames, BufferedReader, MemoryBudget
+from vidqa.batch.frame_buffer import BufferedFrames, BufferedSource, MemoryBudget
 from vidqa.errors import Interrupted, VidqaError
 from vidqa.types import VideoInfo
 from vidqa.video.decoder_pool import ReusedDecoder
 from vidqa.video.reader import Decoding, Source, VideoReader
 
-_END_SECONDS = 1.0  # that threads are waited for which a caller's function keeps busy
+_CLOSE_SECONDS = 1.0  # how long `close` waits for threads that are inside the caller's functions
 
 
 class PrefetchJob(Protocol):
-    """What is to be read; more than its path is the caller's."""
+    """A job with a file to read."""
 
     @property
     def path(self) -> str:
@@ -34,10 +34,10 @@ AnyJob = TypeVar("AnyJob", bound=PrefetchJob)
 
 @dataclass(frozen=True, slots=True)
 class PrefetchedClip(Generic[AnyJob]):
-    """A job that can be worked on, or why it cannot: a `reader`, or an `error`.
+    """A job with its `reader`, or with an `error`; then `info` is None if the file could not be opened.
 
-    With an error, `info` tells whether the file could be opened. Closing the reader leaves frames that nobody
-    began to read, for another try; `close` lets go of all, and belongs at the end of every job.
+    Closing the reader keeps frames that were not read, for another attempt. `close` drops them; call it after every
+    job.
     """
 
     job: AnyJob
@@ -47,19 +47,19 @@ class PrefetchedClip(Generic[AnyJob]):
     _buffered: BufferedFrames | None = None
 
     def close(self) -> None:
-        """Let go of the frames; what is asked of the reader afterwards is read from the file."""
+        """Drop the frames; the reader then decodes from the file."""
         if self._buffered is not None:
             self._buffered.drop(unread=True)
 
 
 class Prefetcher(Generic[AnyJob]):
-    """Yields jobs as they become ready: opened and prepared, while their frames are decoded behind that.
+    """Iterates over jobs as they become ready: opened and prepared, with frames being decoded.
 
-    `prepare` says which frames will be asked for (ascending indices); it is called in other threads, never twice
-    at once, and what it raises is its job's error. Where just these are asked for, once, they come as they were
-    decoded; anything else is read from the file. `jobs` is pulled as needed, at most `most_ready` ahead of
-    whoever iterates. Decoded frames never take more than `most_bytes`: a clip that finds no room is decoded
-    later, at the latest when it is read, so that clips can be read in any order.
+    `prepare` returns the ascending indices of the frames that will be read; it is called from other threads, one
+    call at a time, and its exceptions become the job's error. These frames come from the buffer once; others are
+    decoded from the file. `jobs` is pulled as needed, at most `max_ready` ahead of the consumer. Decoded frames never
+    take more than `max_bytes`; a clip that does not fit is decoded later, at the latest when it is read, so clips can
+    be read in any order.
     """
 
     def __init__(
@@ -68,21 +68,22 @@ class Prefetcher(Generic[AnyJob]):
         prepare: Callable[[AnyJob, VideoInfo], Sequence[int]],
         *,
         processes: int,
-        most_bytes: int,
-        most_ready: int,
-        how: Decoding,
+        max_bytes: int,
+        max_ready: int,
+        decoding: Decoding,
     ) -> None:
-        self._jobs, self._prepare, self._most_ready, self._how = jobs, prepare, most_ready, how
-        self._room = MemoryBudget(most_bytes)
-        self._pulling, self._preparing = threading.Lock(), threading.Lock()
+        self._jobs, self._prepare, self._max_ready, self._decoding = jobs, prepare, max_ready, decoding
+        self._budget = MemoryBudget(max_bytes)
+        self._changed = self._budget.changed
+        self._pull_lock, self._prepare_lock = threading.Lock(), threading.Lock()
         self._ready: deque[PrefetchedClip[AnyJob]] = deque()
-        self._queued: list[BufferedFrames] = []  # ready, and waiting for room
-        self._ahead = 0  # jobs pulled and not yet yielded
-        self._ended = False  # there are no more jobs
-        self._failure: Exception | None = None  # of the jobs' iterator
-        self._decoders = [ReusedDecoder(how, lambda: self._room.closed) for _ in range(processes)]
+        self._queued: list[BufferedFrames] = []  # ready, waiting for memory
+        self._pulled = 0  # jobs pulled and not yet yielded
+        self._exhausted = False
+        self._failure: Exception | None = None  # raised by `jobs`
+        self._decoders = [ReusedDecoder(decoding, lambda: self._budget.closed) for _ in range(processes)]
         self._threads = [
-            threading.Thread(target=self._work, args=(decoder,), name="vidqa-ahead", daemon=True)
+            threading.Thread(target=self._work, args=(decoder,), name="vidqa-prefetch", daemon=True)
             for decoder in self._decoders
         ]
         for thread in self._threads:
@@ -97,21 +98,21 @@ class Prefetcher(Generic[AnyJob]):
         self.close()
 
     @property
-    def most_held_bytes(self) -> int:
-        """The most that decoded frames took so far."""
-        return self._room.most_held_bytes
+    def peak_bytes(self) -> int:
+        """The most bytes that decoded frames took so far."""
+        return self._budget.peak_bytes
 
     def __iter__(self) -> Iterator[PrefetchedClip[AnyJob]]:
         return self
 
     def __next__(self) -> PrefetchedClip[AnyJob]:
-        """The next job that is ready; waits for it. Raises what the iterator of jobs raised, after the last."""
-        with self._room.changed:
-            while not self._ready and not self._room.closed and not (self._ended and not self._ahead):
-                self._room.changed.wait()
-            if self._ready and not self._room.closed:
-                self._ahead -= 1
-                self._room.changed.notify_all()
+        """Wait for the next job that is ready. Raises what `jobs` raised, after its last job."""
+        with self._changed:
+            while not self._ready and not self._budget.closed and not (self._exhausted and not self._pulled):
+                self._changed.wait()
+            if self._ready and not self._budget.closed:
+                self._pulled -= 1
+                self._changed.notify_all()
                 return self._ready.popleft()
         if (failure := self._failure) is not None:
             self._failure = None
@@ -119,90 +120,90 @@ class Prefetcher(Generic[AnyJob]):
         raise StopIteration
 
     def close(self) -> None:
-        """End threads and processes; whoever waits for a job or a frame is told. Callable from any thread."""
-        self._room.close()
-        until = time.monotonic() + _END_SECONDS
+        """End threads and processes, and whatever waits for a job or a frame. Callable from any thread."""
+        self._budget.close()
+        deadline = time.monotonic() + _CLOSE_SECONDS
         for thread, decoder in zip(self._threads, self._decoders, strict=True):
-            thread.join(max(until - time.monotonic(), 0))
+            thread.join(max(deadline - time.monotonic(), 0))
             decoder.abandon()
 
     def _work(self, decoder: ReusedDecoder) -> None:
-        """One thread: clips that room was found for first, then the next job."""
+        """Run one thread: clips that now fit the budget come first, then the next job."""
         with decoder:
             while (task := self._next_task()) is not None:
                 if isinstance(task, BufferedFrames):
-                    self._open_again(task, decoder)
+                    self._decode_queued(task, decoder)
                 elif (job := self._pull()) is not None:
-                    self._begin(job, decoder)
+                    self._start(job, decoder)
 
     def _next_task(self) -> BufferedFrames | bool | None:
-        """A clip that found room, True where a job may be pulled, None at the end. Waits for one of them."""
-        with self._room.changed:
-            while not self._room.closed:
-                self._queued = [buffered for buffered in self._queued if buffered.wanted]
+        """Wait for a task: a queued clip that fits the budget, True if a job may be pulled, None at the end."""
+        with self._changed:
+            while not self._budget.closed:
+                self._queued = [buffered for buffered in self._queued if buffered.is_waiting]
                 if (fitting := next((buffered for buffered in self._queued if buffered.reserve()), None)) is not None:
                     return fitting
-                if self._ended and not self._queued:
+                if self._exhausted and not self._queued:
                     return None
-                if not self._ended and self._ahead < self._most_ready:
-                    self._ahead += 1
+                if not self._exhausted and self._pulled < self._max_ready:
+                    self._pulled += 1
                     return True
-                self._room.changed.wait()
+                self._changed.wait()
         return None
 
     def _pull(self) -> AnyJob | None:
-        """The next job, None after the last."""
+        """Return the next job, None after the last."""
         try:
-            with self._pulling:
-                if not self._ended:
+            with self._pull_lock:
+                if not self._exhausted:
                     return next(self._jobs)
         except StopIteration:
             pass
         except Exception as error:
             self._failure = error
-        with self._room.changed:
-            self._ended = True
-            self._ahead -= 1
-            self._room.changed.notify_all()
+        with self._changed:
+            self._exhausted = True
+            self._pulled -= 1
+            self._changed.notify_all()
         return None
 
-    def _begin(self, job: AnyJob, decoder: ReusedDecoder) -> None:
-        """Open and prepare a job, tell that it is ready, and decode its frames if there is room."""
+    def _start(self, job: AnyJob, decoder: ReusedDecoder) -> None:
+        """Open and prepare a job, publish it, and decode its frames if they fit the budget."""
         info = None
         try:
             info, source = decoder.open(job.path)
-            with self._preparing:
+            with self._prepare_lock:
                 indices = self._prepare(job, info)
         except Interrupted:
-            return  # only `close` stops it
+            return  # only `close` causes it
         except Exception as error:
-            self._tell(PrefetchedClip(job, info, None, _explained(error)))
+            self._publish(PrefetchedClip(job, info, None, _as_vidqa_error(error)))
             return
-        buffered = BufferedFrames(self._room, job.path, info, indices)
-        reader = VideoReader(info, BufferedReader(buffered, self._how))
-        if self._tell(PrefetchedClip(job, info, reader, None, buffered), buffered):
+        buffered = BufferedFrames(self._budget, job.path, info, indices)
+        reader = VideoReader(info, BufferedSource(buffered, self._decoding))
+        if self._publish(PrefetchedClip(job, info, reader, None, buffered), buffered):
             self._decode(buffered, source, decoder)
 
-    def _tell(self, ready: PrefetchedClip[AnyJob], buffered: BufferedFrames | None = None) -> bool:
-        """A job is ready; whether its frames are to be decoded now."""
-        with self._room.changed:
+    def _publish(self, ready: PrefetchedClip[AnyJob], buffered: BufferedFrames | None = None) -> bool:
+        """Hand a job to the consumer; returns whether its frames are to be decoded now."""
+        with self._changed:
             self._ready.append(ready)
-            self._room.changed.notify_all()
-            if buffered is None or not self._room.could_take(buffered.total_bytes):
+            self._changed.notify_all()
+            if buffered is None or buffered.total_bytes > self._budget.max_bytes:
                 return False
             if buffered.reserve():
                 return True
             self._queued.append(buffered)
             return False
 
-    def _open_again(self, buffered: BufferedFrames, decoder: ReusedDecoder) -> None:
-        """Decode a clip that found no room when it was opened."""
+    def _decode_queued(self, buffered: BufferedFrames, decoder: ReusedDecoder) -> None:
+        """Decode a clip that did not fit the budget when it was opened."""
         try:
             info, source = decoder.open(buffered.path)
         except Interrupted:
             return
         except Exception:
-            buffered.give_up()  # whoever reads the clip is told
+            buffered.give_up()  # the reader opens the file again and gets the error
             return
         if info.pts_seconds == buffered.info.pts_seconds:
             self._decode(buffered, source, decoder)
@@ -221,11 +222,10 @@ class Prefetcher(Generic[AnyJob]):
             if decoder.suspect:
                 buffered.give_up()
             else:
-                buffered.end(_explained(error))
+                buffered.end(_as_vidqa_error(error))
 
 
-def _explained(error: Exception) -> VidqaError:
-    """An error as one that can be told."""
+def _as_vidqa_error(error: Exception) -> VidqaError:
     if isinstance(error, VidqaError):
         return error
     return VidqaError(f"{type(error).__name__} while the clip was prepared: {error}")

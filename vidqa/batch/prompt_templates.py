@@ -1,8 +1,7 @@
-"""What the model is asked about each clip: prompts by name, from a file or in words, with fields for a clip's facts.
+"""Prompt templates: built-in and own prompts by name, from a file or as text, with fields for a clip's facts.
 
-Everything about a template is checked when it is found, before the first clip. A template has fields and nothing
-more: no attributes, no indices, no conversions and no formats, since it is filled with what strangers named their
-files. Knows text; opens the files of prompts only.
+Templates are checked before the first clip. They have plain fields only, no attributes, indices, conversions or format
+specs, as file names from untrusted sources fill them.
 """
 
 import difflib
@@ -22,52 +21,52 @@ from vidqa.utils.safe_text import safe_line, safe_text
 FIELDS = ("name", "stem", "parent", "duration", "width", "height", "fps", "existing")
 DEFAULT_PROMPT = "short"
 
-_FILE_BYTES = 64 * 1024
-_EXISTING_CHARACTERS = 4000
-_BRACES = "Write {{ and }} for braces that are meant as such."
+_MAX_FILE_BYTES = 64 * 1024
+_MAX_EXISTING_CHARACTERS = 4000
+_BRACES = "Write {{ and }} for literal braces."
 _NAME = re.compile(r"[A-Za-z][\w-]*")
 
 
 @dataclass(frozen=True, slots=True)
 class PromptTemplate:
-    """A checked template; `name` is empty where it was given in words or by a file."""
+    """A checked template; `name` is empty if it was given as text or by a file."""
 
     name: str
     text: str
 
     @property
     def fields(self) -> frozenset[str]:
-        """Which of FIELDS it asks for."""
+        """The names of FIELDS that it uses."""
         return frozenset(field for _, field in _parts(self.text) if field)
 
 
-def find_prompt(words: str) -> PromptTemplate:
-    """The prompt of a known name, in a file (`@FILE`), or these very words; raises UsageError.
+def find_prompt(text: str) -> PromptTemplate:
+    """Return the prompt of a known name, in a file (`@FILE`), or the text itself; raises UsageError.
 
-    The user's own are in prompts.toml beside the configuration file.
+    Users' own prompts are in prompts.toml beside the configuration file.
     """
-    if words.startswith("@"):
-        return _checked(PromptTemplate("", _read_text(Path(words[1:]))), f"the prompt in {words[1:]}")
+    if text.startswith("@"):
+        return _checked(PromptTemplate("", _read_text(Path(text[1:]))), f"The prompt in {text[1:]}")
     known = known_prompts()
-    if words in known:
-        return _checked(PromptTemplate(words, known[words]), f"the prompt {words!r}")
-    if _NAME.fullmatch(words) and (near := difflib.get_close_matches(words.lower(), known, n=1, cutoff=0.7)):
-        raise UsageError(
-            f"There is no prompt named {words!r}.", f"Did you mean {near[0]!r}? A prompt may be a sentence."
-        )
-    return _checked(PromptTemplate("", words), "the prompt")
+    if text in known:
+        return _checked(PromptTemplate(text, known[text]), f"The prompt {text!r}")
+    if _NAME.fullmatch(text) and (near := difflib.get_close_matches(text.lower(), known, n=1, cutoff=0.7)):
+        raise UsageError(f"There is no prompt named {text!r}.", f"Did you mean {near[0]!r}? Or give a sentence.")
+    return _checked(PromptTemplate("", text), "The prompt")
 
 
 def known_prompts() -> dict[str, str]:
-    """The built-in prompts and the user's own, by name; raises UsageError for a file that holds none."""
-    built_in = _prompts(files("vidqa.batch").joinpath("prompts.toml").read_text("utf-8"), "prompts.toml")
+    """Return the built-in and the user's own prompts by name; raises UsageError for an invalid file."""
+    built_in = _parse(files("vidqa.batch").joinpath("prompts.toml").read_text("utf-8"), "prompts.toml")
     own = config_path().with_name("prompts.toml")
-    return built_in | _prompts(_read_text(own), str(own)) if own.exists() else built_in
+    return built_in | _parse(_read_text(own), str(own)) if own.exists() else built_in
 
 
 def clip_values(path: Path, video: VideoInfo, existing: str) -> dict[str, str]:
-    """A clip's facts by the names of FIELDS: seconds, pixels, frames per second, and text that is in its sidecar."""
-    shown = existing if len(existing) <= _EXISTING_CHARACTERS else f"{existing[:_EXISTING_CHARACTERS]}…"
+    """Return a clip's values for FIELDS: seconds, pixels, frames per second, and the text of its sidecar."""
+    shown = existing
+    if len(existing) > _MAX_EXISTING_CHARACTERS:
+        shown = f"{existing[:_MAX_EXISTING_CHARACTERS]}…"
     return {
         "name": path.name,
         "stem": path.stem,
@@ -81,72 +80,68 @@ def clip_values(path: Path, video: VideoInfo, existing: str) -> dict[str, str]:
 
 
 def fill(prompt: PromptTemplate, values: Mapping[str, str]) -> str:
-    """The prompt with a clip's values in its fields; control characters in them are shown as escapes.
-
-    A value is put in as it is: braces in it are text.
-    """
-    return "".join(
-        literal + (_harmless(field, values[field]) if field else "") for literal, field in _parts(prompt.text)
-    )
+    """Return the prompt with its fields filled; control characters are escaped, braces in values are plain text."""
+    parts = _parts(prompt.text)
+    return "".join(literal + (_escaped(field, values[field]) if field else "") for literal, field in parts)
 
 
-def _harmless(field: str, value: str) -> str:
-    """One line of a name; what somebody wrote may have several."""
+def _escaped(field: str, value: str) -> str:
+    """Escape control characters; only an existing caption keeps its lines."""
     return safe_text(value.replace("\r\n", "\n")) if field == "existing" else safe_line(value)
 
 
-def _checked(prompt: PromptTemplate, what: str) -> PromptTemplate:
+def _checked(prompt: PromptTemplate, source: str) -> PromptTemplate:
     if not prompt.text.strip():
-        raise UsageError(f"{what[0].upper()}{what[1:]} is empty.", "Say what the model shall write about a clip.")
+        raise UsageError(f"{source} is empty.", "Write what the model shall say about a clip.")
     try:
         _parts(prompt.text)
     except ValueError as error:
-        raise UsageError(f"{what[0].upper()}{what[1:]} has a brace too many or too few: {error}.", _BRACES) from error
+        raise UsageError(f"{source} has an unmatched brace: {error}.", _BRACES) from error
     return prompt
 
 
 def _parts(text: str) -> list[tuple[str, str]]:
-    """Literals, each with the field that comes after it or ``; raises UsageError for what is no field, ValueError."""
+    """Return literals, each with the field after it or ``; raises UsageError for other fields, ValueError."""
     parts = []
     for literal, field, form, conversion in Formatter().parse(text):
         if field is not None and (form or conversion or field not in FIELDS):
-            raise _no_field(field, form, conversion)
+            raise _unknown_field(field, form, conversion)
         parts.append((literal, field or ""))
     return parts
 
 
-def _no_field(field: str, form: str | None, conversion: str | None) -> UsageError:
+def _unknown_field(field: str, form: str | None, conversion: str | None) -> UsageError:
     written = field + (f"!{conversion}" if conversion else "") + (f":{form}" if form else "")
-    plain = "".join(re.findall(r"^ *(\w+)", field))  # of name.__class__ and name[0], name is what there is
+    plain = "".join(re.findall(r"^ *(\w+)", field))  # `name` of name.__class__ and name[0]
     near = difflib.get_close_matches(plain, FIELDS, n=1)
-    meant = f"Did you mean {{{near[0]}}}? " if near else ""
+    suggestion = f"Did you mean {{{near[0]}}}? " if near else ""
     known = " ".join(f"{{{name}}}" for name in FIELDS)
-    return UsageError(f"{{{written}}} is no field of a prompt.", f"{meant}There are {known}, just so. {_BRACES}")
+    return UsageError(f"{{{written}}} is not a field of prompts.", f"{suggestion}The fields are {known}. {_BRACES}")
 
 
-def _prompts(text: str, path: str) -> dict[str, str]:
+def _parse(text: str, path: str) -> dict[str, str]:
+    """Parse a TOML file of prompts; raises UsageError."""
     try:
         found = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise UsageError(
-            f"{path} is not valid TOML: {error}.", 'Write lines such as: brief = "What happens?"'
-        ) from error
+        remedy = 'Write lines such as: brief = "What happens?"'
+        raise UsageError(f"{path} is not valid TOML: {error}.", remedy) from error
     for name, prompt in found.items():
         if not isinstance(prompt, str) or not _NAME.fullmatch(name):
             raise UsageError(
-                f"{name!r} in {path} is no prompt.",
-                'Write NAME = "TEXT", the name of letters, digits, - and _ and a letter first.',
+                f"{name!r} in {path} is not a prompt.",
+                'Write NAME = "TEXT"; a name has letters, digits, - and _ and begins with a letter.',
             )
     return {name: prompt.strip() for name, prompt in found.items()}
 
 
 def _read_text(path: Path) -> str:
-    """A file's text without what surrounds it; raises UsageError."""
+    """Return a file's text, stripped; raises UsageError."""
     try:
         with path.open("rb") as file:
-            data = file.read(_FILE_BYTES + 1)
-        if len(data) > _FILE_BYTES:
-            raise UsageError(f"{path} is longer than {_FILE_BYTES // 1024} KiB.", "A prompt is a short text.")
+            data = file.read(_MAX_FILE_BYTES + 1)
+        if len(data) > _MAX_FILE_BYTES:
+            raise UsageError(f"{path} is longer than {_MAX_FILE_BYTES // 1024} KiB.", "A prompt is a short text.")
         return data.decode("utf-8-sig").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} cannot be read as UTF-8 text: {error}.", "Give a text file.") from error

@@ -1,4 +1,4 @@
-"""What a run asks of every clip, as the journal knows it: which model in which revision, which prompt and settings."""
+"""The fingerprint of a captioning run: model, revision, prompt and the settings that change answers."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -7,9 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from vidqa.batch.caption_requests import CaptionRequest, PlannedQuestion, request_of
-from vidqa.batch.clip_record import Clip, Pending, RunFingerprint
-from vidqa.batch.content_hash import hash_of, identify
+from vidqa.batch.caption_requests import CaptionRequest, PlannedQuestion, request_for
+from vidqa.batch.clip_record import Clip, PendingClip, RunFingerprint
+from vidqa.batch.content_hash import content_id, hash_of
 from vidqa.config import EngineConfig
 from vidqa.devices.device import find_device
 from vidqa.errors import VideoError, VideoUnreadable
@@ -17,41 +17,42 @@ from vidqa.models.registry import Checkpoint, find_checkpoints
 from vidqa.planner.tasks import plan_best, tasks_for
 from vidqa.video.reader import open_video
 
-Chooser = Callable[[EngineConfig, CaptionRequest, Sequence[Clip]], Checkpoint]
+CheckpointChooser = Callable[[EngineConfig, CaptionRequest, Sequence[Clip]], Checkpoint]
 
 
-def make_task(asking: CaptionRequest, config: EngineConfig, checkpoint: Checkpoint) -> RunFingerprint:
-    """The task of a run. Settings that change what is answered count; what memory there is now does not."""
-    request = asdict(asking.request)
+def make_fingerprint(caption_request: CaptionRequest, config: EngineConfig, checkpoint: Checkpoint) -> RunFingerprint:
+    """Return a run's fingerprint; it depends on settings that change answers, not on the memory that is free."""
     left_out = ("video", "question", "history")
+    request = asdict(caption_request.request)
     settings: dict[str, Any] = {key: value for key, value in request.items() if key not in left_out}
-    settings |= {"segments": asking.segments, "weights": config.weights, "kv": config.kv, "quality": config.quality}
-    revision = revision_of(checkpoint.local_folder())
-    told = json.dumps(settings, sort_keys=True)
-    key = hash_of(checkpoint.name, revision, asking.prompt.text, told)
-    return RunFingerprint(key, checkpoint.name, revision, asking.prompt.text, json.loads(told))
+    settings |= {
+        "segments": caption_request.segments, "weights": config.weights, "kv": config.kv, "quality": config.quality,
+    }  # fmt: skip
+    revision, prompt = revision_of(checkpoint.local_folder()), caption_request.prompt.text
+    encoded = json.dumps(settings, sort_keys=True)
+    key = hash_of(checkpoint.name, revision, prompt, encoded)
+    return RunFingerprint(key, checkpoint.name, revision, prompt, json.loads(encoded))
 
 
 def revision_of(folder: Path) -> str:
-    """The commit of a model from the hub's cache; of another folder, a hash of its config and weights."""
+    """Return the commit of a model in the hub's cache; for another folder, a hash of its config and weights."""
     if folder.parent.name == "snapshots":
         return folder.name
     names = sorted(path.name for path in folder.iterdir() if path.suffix in {".json", ".safetensors"})
-    return hash_of(*names, *(identify(str(folder / name)) for name in names))
+    return hash_of(*names, *(content_id(str(folder / name)) for name in names))
 
 
-def choose_checkpoint(config: EngineConfig, asking: CaptionRequest, clips: Sequence[Clip]) -> Checkpoint:
-    """The model of a run: the named one; of `auto`, what fits the first clip that can be opened best.
+def choose_checkpoint(config: EngineConfig, caption_request: CaptionRequest, clips: Sequence[Clip]) -> Checkpoint:
+    """Return the named model; for `auto`, the one with the best plan for the first readable clip.
 
-    Raises ModelMissing and ModelError where there is none, DoesNotFit where none fits.
+    Raises ModelMissing and ModelError if there is none, DoesNotFit if none fits.
     """
     checkpoints = find_checkpoints(config.model, local=True)
     if len(checkpoints) == 1:
         return checkpoints[0]
     for clip in clips:
         with suppress(VideoError), open_video(clip.path) as reader:
-            job = PlannedQuestion(Pending(clip, ""))
-            request = request_of(job, reader.info, asking)
+            request = request_for(PlannedQuestion(PendingClip(clip, "")), reader.info, caption_request)
             tasks = tasks_for(checkpoints, reader.info, request, config, find_device(config.device))
             return checkpoints[plan_best(tasks)[0]]
-    raise VideoUnreadable("None of the clips can be opened.", "Look at one with `vidqa frames`.")
+    raise VideoUnreadable("None of the clips can be opened.", "`vidqa frames CLIP` shows why.")

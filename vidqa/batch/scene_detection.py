@@ -1,7 +1,4 @@
-"""The scenes of an opened video: some of its pictures become signatures, one at a time.
-
-Knows pixels and colors; where the cuts are, `vidqa.batch.segmentation` decides.
-"""
+"""Scene detection in a video: decodes sampled frames and compares their color histograms."""
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -13,15 +10,15 @@ from vidqa.video.reader import VideoReader
 if TYPE_CHECKING:
     import numpy
 
-_PER_SECOND = 12.0  # with fewer, motion between two pictures is as large as a cut
-_PIXELS = 64  # of a side: enough to count colors
-_GRID = 4  # parts of a side, so that the same colors elsewhere are another scene
+_FRAMES_PER_SECOND = 12.0  # at lower rates motion between two frames is as large as a cut
+_PIXELS = 64  # of a side, enough to count colors
+_GRID = 4  # cells of a side, so that the same colors in other places differ
 _LEVELS = 8  # of each channel
 
 
 def find_scenes(reader: VideoReader) -> list[Span]:
-    """The scenes of a video, up to where it can be decoded; raises VideoError children."""
-    indices = sample_indices(reader.info.pts_seconds, _PER_SECOND)
+    """Return the scenes of a video, up to where it can be decoded; raises VideoError children."""
+    indices = sample_indices(reader.info.pts_seconds, _FRAMES_PER_SECOND)
     changes = measure_changes(_signatures(reader, indices))
     reader.check_coverage(indices)
     is_whole = len(changes.times) == len(indices)
@@ -34,14 +31,14 @@ def _signatures(reader: VideoReader, indices: Sequence[int]) -> Iterator[tuple[f
 
 
 def signature(rgb: "numpy.ndarray") -> Signature:
-    """How often each level of each channel is in each part of a picture (height, width, 3) uint8; sums to 1."""
+    """Return the histogram of each channel in each cell of a frame (height, width, 3) uint8; it sums to 1."""
     import numpy as np
 
     height, width, _ = rgb.shape
     small = rgb[:: max(1, height // _PIXELS), :: max(1, width // _PIXELS)]
     rows, columns, channels = (np.arange(count) for count in small.shape)
-    parts = rows[:, None] * _GRID // len(rows) * _GRID + columns * _GRID // len(columns)
-    bins = (parts[:, :, None] * 3 + channels) * _LEVELS + small // (256 // _LEVELS)
+    cells = rows[:, None] * _GRID // len(rows) * _GRID + columns * _GRID // len(columns)
+    bins = (cells[:, :, None] * 3 + channels) * _LEVELS + small // (256 // _LEVELS)
     counts = np.bincount(bins.ravel(), minlength=_GRID**2 * 3 * _LEVELS)
     shares: list[float] = (counts / small.size).tolist()
     return shares

@@ -1,4 +1,4 @@
-"""Which of the clips a shard does: the same ones on every machine, for every order of the listing. Knows names only."""
+"""Division of a run into shards by a hash of the clips' names, the same on every machine."""
 
 import hashlib
 import os
@@ -14,7 +14,7 @@ _ARRAY = "SLURM_ARRAY_TASK_"
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """The `number`th of `count` disjoint parts that together are everything; numbers begin at 1."""
+    """Part `number` of `count` disjoint parts; numbers begin at 1."""
 
     number: int = 1
     count: int = 1
@@ -24,35 +24,35 @@ class Shard:
 
 
 def parse_shard(text: str) -> Shard:
-    """Read `2/8`; raises UsageError."""
+    """Parse `2/8`; raises UsageError."""
     match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text.strip(), re.ASCII)
-    if match is None or not 1 <= int(match.group(1)) <= int(match.group(2)):
-        raise UsageError(f"{text!r} is not a shard.", "Write NUMBER/COUNT, the first of eight is 1/8 and the last 8/8.")
-    return Shard(int(match.group(1)), int(match.group(2)))
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        raise UsageError(f"{text!r} is not a shard.", "Write NUMBER/COUNT: the first of eight is 1/8, the last 8/8.")
+    return Shard(int(match[1]), int(match[2]))
 
 
 def slurm_shard(environment: Mapping[str, str] = os.environ) -> Shard | None:
-    """The shard that a task of a SLURM array does, None outside of one; raises UsageError for an array with gaps."""
+    """Return the shard of this SLURM array task, None outside of an array; raises UsageError for one with gaps."""
     if f"{_ARRAY}ID" not in environment:
         return None
     try:
         task, first, last, count = (int(environment[f"{_ARRAY}{name}"]) for name in ("ID", "MIN", "MAX", "COUNT"))
         tasks = range(first, last + 1, int(environment.get(f"{_ARRAY}STEP", "1")))
     except (KeyError, ValueError) as error:
-        raise UsageError(f"The variables {_ARRAY}* do not tell a shard ({error}).", "Give --shard i/n.") from error
+        raise UsageError(f"The variables {_ARRAY}* do not define a shard ({error}).", "Give --shard i/n.") from error
     if len(tasks) != count or task not in tasks:
         raise UsageError(
-            f"The SLURM array has {count} tasks from {first} to {last}: with gaps between them they tell no shard.",
+            f"The SLURM array has {count} tasks from {first} to {last}; with gaps they do not define shards.",
             "Submit --array=1-N, or give --shard i/n.",
         )
     return Shard(tasks.index(task) + 1, count)
 
 
 def shard_clips(clips: Iterable[Clip], shard: Shard) -> list[Clip]:
-    """The clips of a shard, in their order."""
-    return [clip for clip in clips if _hash(clip.name) % shard.count == shard.number - 1]
+    """Return the clips of a shard, in their order."""
+    return [clip for clip in clips if _stable_hash(clip.name) % shard.count == shard.number - 1]
 
 
-def _hash(name: str) -> int:
-    """The same number for a name in every process and on every machine, unlike Python's hash."""
+def _stable_hash(name: str) -> int:
+    """Hash a name to the same number in every process, unlike Python's hash()."""
     return int.from_bytes(hashlib.sha256(os.fsencode(name)).digest()[:8], "big")

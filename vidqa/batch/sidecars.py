@@ -1,8 +1,8 @@
-"""Where a clip's sidecar goes, and how it is written so that no crash leaves it half written, twice or in doubt.
+"""Names of sidecar files, and crash-safe writes to them.
 
-First a write is planned (`plan_write`), then the journal keeps the plan, then the file becomes what the plan says
-(`settle`). After a crash the last is done again: the hashes of the file before and after tell what is missing. A
-file that is neither was changed by somebody else, and stays. Knows text and files, not what a caption is.
+A write is planned (`plan_write`), the journal records the plan, then `apply_write` changes the file. After a crash
+`apply_write` runs again: the hashes of the file before and after show whether it is still due. A file that matches
+neither hash was edited by somebody and stays.
 """
 
 import errno
@@ -14,24 +14,24 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
-from vidqa.batch.clip_record import Written
+from vidqa.batch.clip_record import SidecarWrite
 from vidqa.errors import UsageError
 from vidqa.utils.atomic_write import replace_file
 
 OnExisting = Literal["skip", "overwrite", "append", "prepend"]
 ON_EXISTING: tuple[OnExisting, ...] = ("skip", "overwrite", "append", "prepend")
-Settled = Literal["there", "written", "edited", "lost"]
+WriteResult = Literal["unchanged", "written", "edited", "lost"]
 
-_NAME_BYTES = 255  # what a name may take up on every usual file system
-_EXISTING_BYTES = 2**16
+_MAX_NAME_BYTES = 255  # the limit of common file systems
+_MAX_EXISTING_BYTES = 2**16
 
 
 def sidecar_names(names: Iterable[str], suffix: str) -> dict[str, str]:
-    """The sidecar of each clip of a whole listing; raises UsageError where one would be a clip itself.
+    """Map each clip's name to its sidecar's; raises UsageError if a sidecar would replace a clip.
 
-    `clip.mp4` has `clip.txt`. Clips that would share one, and those whose sidecar would be another clip or another
-    clip's, have `clip.mp4.txt`; capitals count as small letters, as some file systems take them for the same. The
-    listing must be all of it, not a shard, so that every shard says the same. A name that would be too long is cut.
+    `clip.mp4` gets `clip.txt`. Clips that would share a sidecar, or whose sidecar would collide with another clip,
+    get `clip.mp4.txt`; names are compared without case, as some file systems do. `names` must be the whole listing
+    and not a shard's, so that all shards agree. Names that would be too long are cut.
     """
     names = list(names)
     stems = Counter(_stem(name).casefold() for name in names)
@@ -40,74 +40,76 @@ def sidecar_names(names: Iterable[str], suffix: str) -> dict[str, str]:
     for name in names:
         stem = _stem(name)
         is_free = stems[stem.casefold()] == 1 and taken.isdisjoint({stem.casefold(), (stem + suffix).casefold()})
-        sidecars[name] = _fitting(stem if is_free else name, suffix)
+        sidecars[name] = _shortened(stem if is_free else name, suffix)
         if sidecars[name].casefold() in taken:
             raise UsageError(f"The {suffix} file of {name} would replace a clip.", "Leave that clip out.")
     return sidecars
 
 
 def check_mode(suffix: str, on_existing: OnExisting) -> None:
-    """Refuse to add to a file that would then be no file of its format; raises UsageError."""
+    """Raise UsageError for appending or prepending to a format other than txt, which would become invalid."""
     if suffix != ".txt" and on_existing in ("append", "prepend"):
         raise UsageError(f"Nothing can be added to a {suffix} file.", "Use --on-existing overwrite, or --format txt.")
 
 
 def check_writable(folders: Iterable[Path]) -> None:
-    """Whether files can be made in these folders, which need not be there yet; raises UsageError."""
+    """Raise UsageError if files cannot be created in one of the folders, which need not exist yet."""
     for folder in dict.fromkeys(folders):
-        there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-        if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
-            raise UsageError(f"No files can be written in {there}.", "Give a folder for the captions with -o.")
+        existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
+            raise UsageError(f"No files can be written in {existing}.", "Give a folder for the captions with -o.")
 
 
 def existing_text(folder: Path, name: str) -> str:
-    """The first 64 KiB of a sidecar that is there, `` where there is none; raises OSError."""
-    return (_read(_place(folder, name)) or b"")[:_EXISTING_BYTES].decode("utf-8", "replace")
+    """Return the first 64 KiB of a sidecar, empty if there is none; raises OSError."""
+    return (_read(_resolve(folder, name)) or b"")[:_MAX_EXISTING_BYTES].decode("utf-8", "replace")
 
 
-def may_write(folder: Path, name: str, on_existing: OnExisting, ours: str | None) -> bool:
-    """Whether a caption would be written: `skip` leaves alone what vidqa did not write there last; raises OSError.
+def may_write(folder: Path, name: str, on_existing: OnExisting, own_hash: str | None) -> bool:
+    """Return whether a caption may be written: `skip` protects every file whose hash is not `own_hash`.
 
-    `ours` is the hash of what it wrote, as the journal has it.
+    `own_hash` is the hash of vidqa's last write, as journaled. Raises OSError.
     """
-    return on_existing != "skip" or _hash(_read(_place(folder, name))) in (None, ours)
+    return on_existing != "skip" or _hash(_read(_resolve(folder, name))) in (None, own_hash)
 
 
 def is_older(folder: Path, name: str, time_ns: int) -> bool:
-    """Whether a sidecar was there before that time; raises OSError."""
-    return _place(folder, name).stat().st_mtime_ns < time_ns
+    """Return whether a sidecar was modified before that time; raises OSError."""
+    return _resolve(folder, name).stat().st_mtime_ns < time_ns
 
 
-def plan_write(folder: Path, name: str, text: str, on_existing: OnExisting, ours: str | None) -> Written | None:
-    """What `settle` shall do, for the journal; None where the file is to be left alone. Raises OSError.
+def plan_write(
+    folder: Path, name: str, text: str, on_existing: OnExisting, own_hash: str | None
+) -> SidecarWrite | None:
+    """Return the write for `apply_write`, to be journaled first; None if the file must stay. Raises OSError.
 
-    A file that says the same already is vidqa's, whatever the journal has lost.
+    A file that already has the same content counts as vidqa's own, even if the journal lost its record.
     """
-    base = _read(_place(folder, name))
-    before, after = _hash(base), _digest(_joined(base, text, on_existing))
-    is_ours = on_existing != "skip" or before in (None, ours, after)
-    return Written(name, before, after) if is_ours else None
+    base = _read(_resolve(folder, name))
+    before, after = _hash(base), _digest(_combined(base, text, on_existing))
+    is_own = on_existing != "skip" or before in (None, own_hash, after)
+    return SidecarWrite(name, before, after) if is_own else None
 
 
-def settle(folder: Path, written: Written, text: str) -> Settled:
-    """Make a sidecar what the plan says, now or after a crash; raises OSError, and then the old file is there.
+def apply_write(folder: Path, write: SidecarWrite, text: str) -> WriteResult:
+    """Carry out a planned write, now or after a crash; raises OSError, which leaves the old file.
 
-    `there`: it is already. `written`: it was as before, or missing. `edited`: somebody changed it, and it stays.
-    `lost`: `text` is not what was planned, or what it was to be added to is gone. A symbolic link is replaced by a
-    file: to follow it would let a folder from elsewhere choose which of the user's files are written.
+    `unchanged`: the file has the planned content already. `written`: it was as before, or missing. `edited`: it was
+    changed since and stays. `lost`: `text` is not the planned one, or the text to add to is gone. A symbolic link is
+    replaced by a file: following it would let a foreign folder choose which of the user's files are overwritten.
     """
-    path = _place(folder, written.name)
+    path = _resolve(folder, write.name)
     base = _read(path)
-    if _hash(base) == written.after:
-        return "there"
-    if _hash(base) not in (None, written.before):
+    if _hash(base) == write.after:
+        return "unchanged"
+    if _hash(base) not in (None, write.before):
         return "edited"
-    made = (_joined(base, text, mode) for mode in ON_EXISTING)
-    data = next((one for one in made if _digest(one) == written.after), None)
+    candidates = (_combined(base, text, mode) for mode in ON_EXISTING)
+    data = next((candidate for candidate in candidates if _digest(candidate) == write.after), None)
     if data is None:
         return "lost"
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The same name each time, so that what a killed process left is found; short, as the file's own may be long.
+    # The same temporary name each time, so that a killed process's leftover is removed; short, as `name` may be long.
     replace_file(path, [data], path.with_name(f".{_digest(os.fsencode(path.name))[:16]}.vidqa-tmp"))
     return "written"
 
@@ -116,42 +118,42 @@ def _stem(name: str) -> str:
     return os.path.splitext(name)[0]
 
 
-def _fitting(name: str, suffix: str) -> str:
-    """A name with a suffix; cut where it would be too long, with a hash that keeps it apart from others."""
+def _shortened(name: str, suffix: str) -> str:
+    """Add a suffix; a name that would exceed _MAX_NAME_BYTES is cut and gets a hash that keeps it distinct."""
     folder, base = os.path.split(name)
     encoded = os.fsencode(base)
-    if len(encoded) + len(suffix) > _NAME_BYTES:
+    if len(encoded) + len(suffix) > _MAX_NAME_BYTES:
         mark = f"~{_digest(encoded)[:8]}"
-        base = encoded[: _NAME_BYTES - len(mark) - len(suffix)].decode("utf-8", "ignore") + mark
+        base = encoded[: _MAX_NAME_BYTES - len(mark) - len(suffix)].decode("utf-8", "ignore") + mark
     return os.path.join(folder, base + suffix)
 
 
-def _place(folder: Path, name: str) -> Path:
-    """Where a sidecar lies; raises UsageError where that is not in the folder, as a journal from elsewhere may say."""
+def _resolve(folder: Path, name: str) -> Path:
+    """Return a sidecar's path; raises UsageError if it leaves the folder, as a foreign journal may demand."""
     path = folder / name
-    inside = os.path.realpath(folder)
-    if path.name == ".." or not Path(os.path.realpath(path.parent)).is_relative_to(inside):
-        raise UsageError(f"{name} leads out of {folder}.", "Captions are written below the folder of the run only.")
+    root = os.path.realpath(folder)
+    if path.name == ".." or not Path(os.path.realpath(path.parent)).is_relative_to(root):
+        raise UsageError(f"{name} leads out of {folder}.", "Captions are only written below the folder of the run.")
     return path
 
 
 def _read(path: Path) -> bytes | None:
-    """What is in a file; None where there is none, or only a link that leads nowhere."""
+    """Return a file's content; None if there is none, or a link to nowhere. Raises OSError for anything but a file."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):
-            raise FileExistsError(errno.EEXIST, "What is there is no file", str(path))
+            raise FileExistsError(errno.EEXIST, "Not a regular file", str(path))
         return path.read_bytes()
     except FileNotFoundError:
         return None
 
 
-def _joined(base: bytes | None, text: str, on_existing: OnExisting) -> bytes:
-    """The text, added to what was there in its mode; each begins on a line of its own."""
+def _combined(base: bytes | None, text: str, on_existing: OnExisting) -> bytes:
+    """Return the text, added to the present content if the mode says so; each begins on a new line."""
     data = text.encode("utf-8", "backslashreplace")
     if not base or on_existing in ("skip", "overwrite"):
         return data
     if base.endswith(data) if on_existing == "append" else base.startswith(data):
-        return base  # it was added before
+        return base  # added by an earlier run
     first, second = (base, data) if on_existing == "append" else (data, base)
     return first + b"\n" * (not first.endswith(b"\n")) + second
 

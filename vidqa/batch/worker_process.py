@@ -1,4 +1,4 @@
-"""One life of a worker: its pipes, the threads that read them, and how it ended. Knows lines of bytes and no clips."""
+"""A subprocess that exchanges lines of JSON over its pipes, with the threads that read them."""
 
 import json
 import signal
@@ -10,67 +10,69 @@ from typing import IO, Any
 
 from vidqa.utils.safe_text import safe_line
 
-_MOST_LINE_BYTES = 2**24
-_TAIL_BYTES = 4000
+_MAX_LINE_BYTES = 2**24
+_STDERR_BYTES = 4000
 
 
 class WorkerProcess:
-    """A process that is spoken to in lines of JSON. `hear` gets its lines, in a thread, and b"" when it is over."""
+    """A running worker. `on_line` is called in a thread with each line of stdout, and with b"" at its end."""
 
-    def __init__(self, command: Sequence[str], environment: Mapping[str, str], hear: Callable[[bytes], None]) -> None:
+    def __init__(
+        self, command: Sequence[str], environment: Mapping[str, str], on_line: Callable[[bytes], None]
+    ) -> None:
         self._popen = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
         )
-        self._said = b""
+        self._stderr = b""
         self._readers = (
-            Thread(target=self._read, args=(self._popen.stdout, hear), daemon=True),
-            Thread(target=self._keep, args=(self._popen.stderr,), daemon=True),
+            Thread(target=self._read_stdout, args=(self._popen.stdout, on_line), daemon=True),
+            Thread(target=self._read_stderr, args=(self._popen.stderr,), daemon=True),
         )
         for reader in self._readers:
             reader.start()
 
     def write(self, message: Mapping[str, Any]) -> None:
-        """Say one line; a process that is gone is noticed by its end, not here."""
+        """Send one line; nothing happens if the process is gone, as the end of its stdout reports that."""
         assert self._popen.stdin is not None
         with suppress(OSError, ValueError):
             self._popen.stdin.write(json.dumps(message).encode() + b"\n")
             self._popen.stdin.flush()
 
     def close_input(self) -> None:
-        """Say that no more comes."""
+        """Close its stdin, after which the worker ends."""
         assert self._popen.stdin is not None
         with suppress(OSError):
             self._popen.stdin.close()
 
     def kill(self) -> None:
-        """End it now; callable from any thread."""
+        """Kill it; callable from any thread."""
         self._popen.kill()
 
-    def end(self, patience_seconds: float) -> str:
-        """Collect it, killed where it outlives the patience; returns how it ended, with its last line of stderr."""
+    def wait(self, timeout_seconds: float) -> str:
+        """Wait for its end, killing it after the timeout; returns how it ended, with the last line of stderr."""
         try:
-            self._popen.wait(patience_seconds)
+            self._popen.wait(timeout_seconds)
         except subprocess.TimeoutExpired:
             self._popen.kill()
         code = self._popen.wait()
         self.close_input()
         for reader in self._readers:
-            reader.join(1.0)  # what it started may hold the pipes open for longer
-        how = f"was killed by {_signal_name(-code)}" if code < 0 else f"ended with code {code}"
-        lines = [line for line in self._said.decode(errors="replace").splitlines() if line.strip()]
-        return f"{how} after it said: {safe_line(lines[-1].strip())}" if lines else how
+            reader.join(1.0)  # its child processes may hold the pipes open for longer
+        reason = f"was killed by {_signal_name(-code)}" if code < 0 else f"ended with code {code}"
+        lines = [line for line in self._stderr.decode(errors="replace").splitlines() if line.strip()]
+        return f"{reason} after it printed: {safe_line(lines[-1].strip())}" if lines else reason
 
-    def _read(self, pipe: IO[bytes], hear: Callable[[bytes], None]) -> None:
+    def _read_stdout(self, pipe: IO[bytes], on_line: Callable[[bytes], None]) -> None:
         with pipe:
-            for line in iter(lambda: pipe.readline(_MOST_LINE_BYTES), b""):
-                hear(line)
-        hear(b"")
+            for line in iter(lambda: pipe.readline(_MAX_LINE_BYTES), b""):
+                on_line(line)
+        on_line(b"")
 
-    def _keep(self, pipe: IO[bytes]) -> None:
-        """Remember the last of what it prints, however much that is."""
+    def _read_stderr(self, pipe: IO[bytes]) -> None:
+        """Keep the end of what it prints."""
         with pipe:
-            while said := pipe.read1(_TAIL_BYTES):  # type: ignore[attr-defined]
-                self._said = (self._said + said)[-_TAIL_BYTES:]
+            while data := pipe.read1(_STDERR_BYTES):  # type: ignore[attr-defined]
+                self._stderr = (self._stderr + data)[-_STDERR_BYTES:]
 
 
 def _signal_name(number: int) -> str:

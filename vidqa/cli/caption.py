@@ -1,7 +1,4 @@
-"""`vidqa caption PATH…`: a caption for every clip of a folder, resumable.
-
-Arguments become clips, a task and a captioner; the run's events become progress and a summary.
-"""
+"""`vidqa caption PATH…`: captions every clip of a folder, resumable."""
 
 import argparse
 from collections.abc import Sequence
@@ -20,12 +17,11 @@ from vidqa.errors import Interrupted, UsageError, VidqaError
 
 if TYPE_CHECKING:
     from vidqa.batch.caption_run import CaptionRun
-    from vidqa.batch.captioner import EngineFactory
-    from vidqa.batch.captioner_config import CaptionerConfig
+    from vidqa.batch.captioner import CaptionerConfig, EngineFactory
     from vidqa.batch.clip_record import Captioner, Clip, RunFingerprint
-    from vidqa.batch.run_fingerprint import Chooser
+    from vidqa.batch.run_fingerprint import CheckpointChooser
     from vidqa.batch.shards import Shard
-    from vidqa.cli.caption_progress import Progress
+    from vidqa.cli.caption_progress import CaptionProgress
 
 
 def add_parser(commands: Any) -> None:
@@ -33,13 +29,14 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "caption",
         help="caption folders of videos and images",
-        description="Captions every video and image of a folder: each once, resumable, a bad file stops nothing.",
+        description="Caption every video and image of a folder, each once. A bad file does not stop the run, and the "
+        "same command resumes it.",
     )
     parser.add_argument("paths", metavar="PATH", nargs="*", help="a folder or a file")
-    _add_selection(parser.add_argument_group("which clips"))
-    _add_output(parser.add_argument_group("what is written"))
-    _add_run(parser.add_argument_group("how it runs"))
-    group = parser.add_argument_group("what is asked")
+    _add_selection(parser.add_argument_group("clips"))
+    _add_output(parser.add_argument_group("output"))
+    _add_run(parser.add_argument_group("execution"))
+    group = parser.add_argument_group("prompt")
     group.add_argument(
         "--prompt", metavar="TEXT|@FILE|NAME", default="short",
         help="a prompt, a file with one, or the name of one (short, detailed, tags, training, your own); may name "
@@ -55,7 +52,7 @@ def add_parser(commands: Any) -> None:
 
 
 def _add_selection(group: Any) -> None:
-    group.add_argument("--recursive", "-r", action="store_true", help="folders within folders too")
+    group.add_argument("--recursive", "-r", action="store_true", help="include folders within folders")
     group.add_argument("--glob", metavar="PATTERN", help="only names that match, for example 'holiday*/*.mp4'")
     group.add_argument("--files-from", metavar="FILE", help="read paths from a file, one a line; - is stdin")
     group.add_argument("-0", "--null", action="store_true", help="paths in --files-from end with NUL")
@@ -72,30 +69,30 @@ def _add_output(group: Any) -> None:
     )  # fmt: skip
     group.add_argument(
         "--on-existing", choices=ON_EXISTING, default="skip",
-        help="what happens to captions that vidqa did not write (default skip)",
+        help="what to do with captions that vidqa did not write (default skip)",
     )  # fmt: skip
     group.add_argument("--prefix", default="", metavar="TEXT", help="before every caption")
-    group.add_argument("--suffix", default="", metavar="TEXT", help="behind every caption")
+    group.add_argument("--suffix", default="", metavar="TEXT", help="after every caption")
 
 
 def _add_run(group: Any) -> None:
-    group.add_argument("--batch", default="auto", metavar="auto|N", help="clips that are answered at once")
-    group.add_argument("--gpus", metavar="all|0,1", help="a process for each of these GPUs")
+    group.add_argument("--batch", default="auto", metavar="auto|N", help="how many clips to answer at once")
+    group.add_argument("--gpus", metavar="all|0,1", help="start a process for each of these GPUs")
     group.add_argument(
         "--ray", nargs="?", const="auto", metavar="ADDRESS", help="run on a Ray cluster (needs vidqa[ray])"
     )
-    group.add_argument("--max-failures", metavar="N|P%", help="stop when more clips failed")
-    group.add_argument("--dry-run", action="store_true", help="find and plan, caption nothing")
-    group.add_argument("--status", action="store_true", help="say what the journal holds, caption nothing")
+    group.add_argument("--max-failures", metavar="N|P%", help="stop when more clips than this failed")
+    group.add_argument("--dry-run", action="store_true", help="find and plan clips without captioning")
+    group.add_argument("--status", action="store_true", help="print the journal's totals without captioning")
     group.add_argument("--json", action="store_true", help="progress as JSON lines on stderr")
-    group.add_argument("--quiet", action="store_true", help="nothing but errors on stderr")
+    group.add_argument("--quiet", action="store_true", help="print only errors on stderr")
 
 
 @dataclass(frozen=True, slots=True)
 class _Selection:
-    """All clips of the run, those of this shard, the folder for captions and journal, and the one the clips are in."""
+    """All clips of the run, those of this shard, the folder of captions and journal, and the clips' folder."""
 
-    everything: "Sequence[Clip]"
+    all_clips: "Sequence[Clip]"
     clips: "Sequence[Clip]"
     folder: Path
     shard: "Shard"
@@ -103,25 +100,27 @@ class _Selection:
 
 
 def run(
-    arguments: argparse.Namespace, make_engine: "EngineFactory | None" = None, choose: "Chooser | None" = None
+    arguments: argparse.Namespace,
+    make_engine: "EngineFactory | None" = None,
+    choose: "CheckpointChooser | None" = None,
 ) -> int:
-    """Caption; returns the exit code. A test gives what makes the session, and what finds the model."""
+    """Run the command; returns the exit code. Tests pass their own engine and choice of checkpoint."""
     from vidqa.cli.caption_dry_run import show_plans, show_status
 
-    talk = StderrReporter(arguments.quiet or arguments.json)
-    selection = _select(arguments, talk)
+    reporter = StderrReporter(arguments.quiet or arguments.json)
+    selection = _select(arguments, reporter)
     if arguments.status:
-        return show_status(selection.folder, selection.everything, as_json=arguments.json)
-    if not selection.everything:  # a shard may have none
+        return show_status(selection.folder, selection.all_clips, as_json=arguments.json)
+    if not selection.all_clips:  # a shard may be empty
         raise UsageError("There is nothing to caption.", "Name a folder with videos or images; -r looks below it.")
-    setup, task = _setup(arguments, selection, talk, choose)
+    config, fingerprint = _configure(arguments, selection, reporter, choose)
     if arguments.dry_run:
-        return show_plans(selection.clips, setup, as_json=arguments.json)
-    return _caption(arguments, selection, setup, task, make_engine)
+        return show_plans(selection.clips, config, as_json=arguments.json)
+    return _caption(arguments, selection, config, fingerprint, make_engine)
 
 
-def _select(arguments: argparse.Namespace, talk: StderrReporter) -> _Selection:
-    from vidqa.batch.discover import based, discover, read_list
+def _select(arguments: argparse.Namespace, reporter: StderrReporter) -> _Selection:
+    from vidqa.batch.discover import discover, read_list, relative_to_common_folder
     from vidqa.batch.shards import Shard, parse_shard, shard_clips, slurm_shard
 
     listed = read_list(arguments.files_from, nul=arguments.null) if arguments.files_from else []
@@ -130,22 +129,24 @@ def _select(arguments: argparse.Namespace, talk: StderrReporter) -> _Selection:
         raise UsageError("No folder and no file was named.", "For example: vidqa caption clips/")
     found = discover(arguments.paths, listed=listed, recursive=arguments.recursive, glob=arguments.glob)
     for note in found.notes:
-        talk.say(f"note: {note}")
+        reporter.say(f"note: {note}")
     shard = parse_shard(arguments.shard) if arguments.shard else slurm_shard() or Shard()
-    source, beside = based(paths, found.clips)
-    folder, clips = (Path(arguments.output), found.clips) if arguments.output else (source, beside)
+    source, relative_clips = relative_to_common_folder(paths, found.clips)
+    folder, clips = (Path(arguments.output), found.clips) if arguments.output else (source, relative_clips)
     return _Selection(clips, shard_clips(clips, shard), folder, shard, source)
 
 
-def _setup(
-    arguments: argparse.Namespace, selection: _Selection, talk: StderrReporter, choose: "Chooser | None"
+def _configure(
+    arguments: argparse.Namespace,
+    selection: _Selection,
+    reporter: StderrReporter,
+    choose: "CheckpointChooser | None",
 ) -> "tuple[CaptionerConfig, RunFingerprint]":
-    """What is asked of which model; raises VidqaError before anything is read or loaded."""
+    """Return the captioner's configuration and the run's fingerprint; raises VidqaError before a model is loaded."""
     from vidqa.batch.caption_requests import CaptionRequest
-    from vidqa.batch.captioner import PreparedClips
-    from vidqa.batch.captioner_config import CaptionerConfig
+    from vidqa.batch.captioner import CaptionerConfig, PrefetchOptions
     from vidqa.batch.prompt_templates import find_prompt
-    from vidqa.batch.run_fingerprint import choose_checkpoint, make_task
+    from vidqa.batch.run_fingerprint import choose_checkpoint, make_fingerprint
     from vidqa.batch.segmentation import parse_segments
     from vidqa.cli.default_model import choose_model
     from vidqa.devices.host import usable_cores
@@ -156,100 +157,103 @@ def _setup(
     check_limits(request)
     check_text("The prompt (--prompt)", arguments.prompt)
     segments = parse_segments(arguments.segments) if arguments.segments else None
-    asking = CaptionRequest(find_prompt(arguments.prompt), request, segments)
-    config = make_config(arguments, settings, choose_model(settings.model, talk))
-    checkpoint = (choose or choose_checkpoint)(config, asking, selection.clips)
-    # Those who decode need a core: threads that wait for each other by spinning take it from them many times over.
-    cores = max(usable_cores() - 1, 1)
-    # No line of caption's shows tensors, so none are counted.
-    config = replace(config, model=checkpoint.name, cpu_threads=cores, count_tensors=False)
-    reading = PreparedClips(clip_deadline_seconds=config.clip_deadline_seconds)
-    task = make_task(asking, config, checkpoint)
-    return CaptionerConfig(config, asking, task.key, _batch(arguments.batch), reading), task
+    caption_request = CaptionRequest(find_prompt(arguments.prompt), request, segments)
+    engine = make_config(arguments, settings, choose_model(settings.model, reporter))
+    checkpoint = (choose or choose_checkpoint)(engine, caption_request, selection.clips)
+    # One core is left to the decoder processes: OpenMP's threads spin while they wait for one that lost its core.
+    # Captioning shows no tensor sizes, so they are not counted.
+    engine = replace(engine, model=checkpoint.name, cpu_threads=max(usable_cores() - 1, 1), count_tensors=False)
+    fingerprint = make_fingerprint(caption_request, engine, checkpoint)
+    prefetch = PrefetchOptions(clip_deadline_seconds=engine.clip_deadline_seconds)
+    config = CaptionerConfig(engine, caption_request, fingerprint.key, _batch_size(arguments.batch), prefetch)
+    return config, fingerprint
 
 
 def _caption(
     arguments: argparse.Namespace,
     selection: _Selection,
-    setup: "CaptionerConfig",
-    task: "RunFingerprint",
+    config: "CaptionerConfig",
+    fingerprint: "RunFingerprint",
     make_engine: "EngineFactory | None",
 ) -> int:
-    from vidqa.batch.caption_formats import Decorate
+    from vidqa.batch.caption_formats import CaptionAffixes
     from vidqa.batch.caption_run import CaptionRun, RunPolicy
     from vidqa.batch.caption_writer import CaptionWriter
-    from vidqa.batch.journal import Journal, Ledger
+    from vidqa.batch.journal import Journal, JournalIndex
     from vidqa.cli.caption_progress import make_progress
 
-    policy = RunPolicy(
-        arguments.retry_failed, *_most_failures(arguments.max_failures), _at_least_one("--limit", arguments.limit)
-    )
-    decorate = Decorate(arguments.prefix, arguments.suffix)
-    names = [clip.name for clip in selection.everything]
+    if arguments.limit is not None and arguments.limit < 1:
+        raise UsageError(f"--limit {arguments.limit} leaves no clip.", "Use 1 or more.")
+    policy = RunPolicy(arguments.retry_failed, *_max_failures(arguments.max_failures), arguments.limit)
+    affixes = CaptionAffixes(arguments.prefix, arguments.suffix)
     progress = make_progress(len(selection.clips), as_json=arguments.json, quiet=arguments.quiet)
-    with ExitStack() as held:
-        journal = held.enter_context(Journal(selection.folder, selection.shard))
+    with ExitStack() as stack:
+        journal = stack.enter_context(Journal(selection.folder, selection.shard))
         if arguments.output:
-            journal.claim(selection.source)
-        captioner = held.enter_context(closing(_captioner(arguments, setup, progress, make_engine)))
-        received = held.enter_context(heeding_signals(partial(_finish, captioner, progress), again=captioner.stop))
-        ledger = Ledger(selection.folder)
-        output = CaptionWriter(
-            selection.folder, arguments.format, arguments.on_existing, decorate, task, names, ledger.written,
-            journal.begun_ns,
+            journal.bind_source(selection.source)
+        captioner = stack.enter_context(closing(_make_captioner(arguments, config, progress, make_engine)))
+        received = stack.enter_context(heeding_signals(partial(_finish, captioner, progress), again=captioner.stop))
+        index = JournalIndex(selection.folder)
+        names = [clip.name for clip in selection.all_clips]
+        writer = CaptionWriter(journal, index, fingerprint, names, arguments.format, arguments.on_existing, affixes)
+        caption_run = CaptionRun(
+            selection.clips, fingerprint, policy, captioner, journal, index, writer,
+            reads_existing="existing" in config.request.prompt.fields,
         )  # fmt: skip
-        wants = "existing" in setup.asking.prompt.fields
-        running = CaptionRun(selection.clips, task, policy, captioner, journal, ledger, output, wants_existing=wants)
-        _follow(running, progress, received)
+        _follow(caption_run, progress, received)
     if received.number is not None:
         return received.exit_code()
-    return ExitCode.SOME_FAILED if running.summary.failed else ExitCode.OK
+    return ExitCode.SOME_FAILED if caption_run.summary.failed else ExitCode.OK
 
 
-def _follow(running: "CaptionRun", progress: "Progress", received: Received) -> None:
-    """Show a run to its end, and its sum also where an error ends it: what was captioned by then is kept."""
-    rendered, summary = None, running.summary
+def _follow(caption_run: "CaptionRun", progress: "CaptionProgress", received: Received) -> None:
+    """Show a run's results, and its summary even if an error ends it."""
+    rendered, summary = None, caption_run.summary
     try:
         try:
-            for told in running.events():
-                progress.settle(told)
+            for result in caption_run.events():
+                progress.on_result(result)
         except Interrupted:
-            summary.ended = "stopped at once; what was begun is done again next time"
-        rendered = running.render()
+            summary.ended = "stopped; clips in work are done again next time"
+        rendered = caption_run.render()
         if received.number is not None and not summary.ended:
-            summary.ended = "stopped; the same command goes on"
+            summary.ended = "stopped; the same command continues"
     except VidqaError:
         summary.ended = "an error"
         raise
     finally:
-        progress.end(summary, rendered)
+        progress.on_end(summary, rendered)
 
 
-def _finish(captioner: "Captioner", progress: "Progress") -> None:
-    """End with the current clips."""
-    progress.stopping()
+def _finish(captioner: "Captioner", progress: "CaptionProgress") -> None:
+    """End after the current clips."""
+    progress.on_stopping()
     captioner.finish()
 
 
-def _captioner(
-    arguments: argparse.Namespace, setup: "CaptionerConfig", progress: "Progress", make_engine: "EngineFactory | None"
+def _make_captioner(
+    arguments: argparse.Namespace,
+    config: "CaptionerConfig",
+    progress: "CaptionProgress",
+    make_engine: "EngineFactory | None",
 ) -> "Captioner":
-    """What captions: this process, one for each GPU, or a Ray cluster."""
+    """Return a captioner: in this process, with a process for each GPU, or on a Ray cluster."""
     if arguments.gpus and arguments.ray:
         raise UsageError("--gpus and --ray exclude each other.", "Ray finds the GPUs of its nodes by itself.")
     if arguments.ray:
         from vidqa.batch.ray_cluster import RayPool
 
-        return RayPool(setup.to_object(), setup.task_key, arguments.ray)
+        return RayPool(config.to_object(), config.run, arguments.ray)
     if arguments.gpus:
-        from vidqa.batch.gpu_pool import GpuPool
-        from vidqa.batch.gpu_selection import find_gpus
+        from vidqa.batch.gpu_pool import GpuPool, find_gpus
 
-        return GpuPool(setup.to_object(), setup.task_key, find_gpus(arguments.gpus))
-    return setup.runner(make_engine, tell=progress.hear)
+        return GpuPool(config.to_object(), config.run, find_gpus(arguments.gpus))
+    from vidqa.batch.captioner import SessionCaptioner, make_session
+
+    return SessionCaptioner(config, make_engine or make_session, progress.on_event)
 
 
-def _batch(text: str) -> int | None:
+def _batch_size(text: str) -> int | None:
     if text == "auto":
         return None
     if not text.isdecimal() or int(text) < 1:
@@ -257,17 +261,11 @@ def _batch(text: str) -> int | None:
     return int(text)
 
 
-def _most_failures(text: str | None) -> tuple[int | None, float | None]:
-    """A count, or a share from 0 to 1."""
+def _max_failures(text: str | None) -> tuple[int | None, float | None]:
+    """Return a count, or a fraction from 0 to 1."""
     if text is None:
         return None, None
     number = text.removesuffix("%")
     if not number.isdecimal() or (text.endswith("%") and int(number) >= 100):
-        raise UsageError(f"--max-failures {text} is no count and no share.", "Use for example 10 or 5%.")
+        raise UsageError(f"--max-failures {text} is neither a count nor a percentage.", "Use for example 10 or 5%.")
     return (None, int(number) / 100) if text.endswith("%") else (int(number), None)
-
-
-def _at_least_one(flag: str, count: int | None) -> int | None:
-    if count is not None and count < 1:
-        raise UsageError(f"{flag} {count} leaves no clip.", "Use 1 or more.")
-    return count
