@@ -7,8 +7,10 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from vidqa.types import Placement
+if TYPE_CHECKING:
+    from vidqa.types import Placement
 
 ATTENTION_CHOICES = ("auto", "flash", "cudnn", "efficient", "flex", "tiled")
 QUALITY_CHOICES = ("fast", "balanced", "best")
@@ -41,7 +43,7 @@ class EngineConfig:
     attention: str = "auto"
     weights: str | None = None
     kv: str | None = None
-    placement: Placement | None = None
+    placement: "Placement | None" = None
     vision_chunk: int | None = None
     prefill_chunk: int | None = None
     vram_bytes: int | None = None

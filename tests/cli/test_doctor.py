@@ -1,6 +1,5 @@
 """doctor tells what is there, what is broken and what to do, and never dies of what it looks at."""
 
-import argparse
 import json
 import subprocess
 import sys
@@ -14,6 +13,7 @@ import torch
 
 from tests.devices.scripted_nvml import GIB, Card, ScriptedNvml, machine, no_driver
 from vidqa.cli import doctor
+from vidqa.cli.main import run
 from vidqa.devices.host import Machine
 from vidqa.diagnostics import health_checks
 from vidqa.diagnostics.health_checks import Check, Subject, passed, run_checks
@@ -24,11 +24,7 @@ HERE = machine(no_driver())
 
 
 def call(*words: str) -> int:
-    parser = argparse.ArgumentParser()
-    doctor.add_parser(parser.add_subparsers())
-    arguments = parser.parse_args(["doctor", *words])
-    code: int = arguments.run(arguments)
-    return code
+    return run(["doctor", *words])
 
 
 def look(*names: str, device: str = "auto", model: str | None = None, here: Machine = HERE) -> dict[str, Check]:
@@ -139,7 +135,7 @@ def test_without_a_compiler_flex_cannot_be_built(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize(("ratio", "status"), [(0.9, "ok"), (1.02, "ok"), (1.06, "bad")])
 def test_predictions_that_are_too_low_are_a_fault(ratio: float, status: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(health_checks.drift, "summary", lambda: (12, ratio))
+    monkeypatch.setattr(health_checks.calibration, "summary", lambda: (12, ratio))
     check = look("predictions")["predictions"]
     assert check.status == status
     assert f"{(ratio - 1) * 100:+.1f} % of planned ones, 12 run(s)" in check.detail

@@ -14,7 +14,6 @@ from queue import SimpleQueue
 from threading import Lock
 from typing import Any
 
-import vidqa
 from vidqa import errors
 from vidqa.batch.clip_record import ClipRecord, Failure, Pending, now, record_from
 from vidqa.batch.work_queue import MOST_DEATHS, HeldClips, WorkerSlot, WorkQueue
@@ -252,7 +251,7 @@ def _environment(device: str, threads: int) -> dict[str, str]:
     found = os.environ.get("PYTHONPATH", "")
     ours = {
         "CUDA_VISIBLE_DEVICES": device,
-        "PYTHONPATH": os.pathsep.join(part for part in (str(Path(vidqa.__file__).parents[1]), found) if part),
+        "PYTHONPATH": os.pathsep.join(part for part in (str(Path(__file__).parents[2]), found) if part),
         "PYTHONSAFEPATH": "1",
     }
     return {"OMP_NUM_THREADS": str(threads)} | dict(os.environ) | ours

@@ -13,9 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 from vidqa.batch.caption_formats import RUN_FILES, SIDECARS
 from vidqa.batch.sidecars import ON_EXISTING
-from vidqa.cli.arguments import add_plan_options, add_video_options, make_config, make_request, settings_for
-from vidqa.cli.console import ExitCode, StderrReporter
-from vidqa.cli.signals import Received, heeding_signals
+from vidqa.cli.arguments import (
+    add_plan_options,
+    add_video_options,
+    choose_model,
+    make_config,
+    make_request,
+    settings_for,
+)
+from vidqa.cli.console import ExitCode, ReceivedSignal, StderrReporter, handle_signals
 from vidqa.errors import Interrupted, UsageError, VidqaError
 
 if TYPE_CHECKING:
@@ -28,13 +34,9 @@ if TYPE_CHECKING:
     from vidqa.cli.caption_progress import Progress
 
 
-def add_parser(commands: Any) -> None:
-    """Declare the command and its options."""
-    parser = commands.add_parser(
-        "caption",
-        help="caption folders of videos and images",
-        description="Captions every video and image of a folder: each once, resumable, a bad file stops nothing.",
-    )
+def add_caption_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `vidqa caption`."""
+    parser.description = "Captions every video and image of a folder: each once, resumable, a bad file stops nothing."
     parser.add_argument("paths", metavar="PATH", nargs="*", help="a folder or a file")
     _add_selection(parser.add_argument_group("which clips"))
     _add_output(parser.add_argument_group("what is written"))
@@ -147,7 +149,6 @@ def _setup(
     from vidqa.batch.prompt_templates import find_prompt
     from vidqa.batch.run_fingerprint import choose_checkpoint, make_task
     from vidqa.batch.segmentation import parse_segments
-    from vidqa.cli.default_model import choose_model
     from vidqa.devices.host import usable_cores
     from vidqa.planner.tasks import check_limits, check_text
 
@@ -192,7 +193,7 @@ def _caption(
         if arguments.output:
             journal.claim(selection.source)
         captioner = held.enter_context(closing(_captioner(arguments, setup, progress, make_engine)))
-        received = held.enter_context(heeding_signals(partial(_finish, captioner, progress), again=captioner.stop))
+        received = held.enter_context(handle_signals(partial(_finish, captioner, progress), again=captioner.stop))
         ledger = Ledger(selection.folder)
         output = CaptionWriter(
             selection.folder, arguments.format, arguments.on_existing, decorate, task, names, ledger.written,
@@ -206,7 +207,7 @@ def _caption(
     return ExitCode.SOME_FAILED if running.summary.failed else ExitCode.OK
 
 
-def _follow(running: "CaptionRun", progress: "Progress", received: Received) -> None:
+def _follow(running: "CaptionRun", progress: "Progress", received: ReceivedSignal) -> None:
     """Show a run to its end, and its sum also where an error ends it: what was captioned by then is kept."""
     rendered, summary = None, running.summary
     try:

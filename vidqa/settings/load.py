@@ -58,7 +58,7 @@ class Settings:
 
 
 @dataclass(frozen=True, slots=True)
-class Sourced:
+class SourcedSetting:
     """One value in force: `value` as it is used, `written` as the user (or SETTINGS) wrote it.
 
     `origin` is flag, environment, file or default; `where` the flag, the variable, or file and line.
@@ -93,7 +93,7 @@ def sourced_settings(
     environment: Mapping[str, str] = os.environ,
     flags: Mapping[str, str | bool] | None = None,
     key_ids: Sequence[str] | None = None,
-) -> tuple[Sourced, ...]:
+) -> tuple[SourcedSetting, ...]:
     """Every value in force with its origin, in the order of SETTINGS, then `keys.*`; raises UsageError."""
     path = config_path(environment)
     found = [*file_problems(path, key_ids), *environment_problems(environment)]
@@ -103,7 +103,10 @@ def sourced_settings(
     file = _opened(path)
     values = [_in_force(setting, flags or {}, environment, file) for setting in SETTINGS]
     keys = [key for key in file.values if key.startswith(_KEYS)]
-    return (*values, *(Sourced(key, file.values[key], file.values[key], "file", file.place(key)) for key in keys))
+    return (
+        *values,
+        *(SourcedSetting(key, file.values[key], file.values[key], "file", file.place(key)) for key in keys),
+    )
 
 
 def file_problems(path: Path, key_ids: Sequence[str] | None = None) -> list[UsageError]:
@@ -135,7 +138,7 @@ def environment_problems(environment: Mapping[str, str]) -> list[UsageError]:
 
 def _in_force(
     setting: Setting, flags: Mapping[str, str | bool], environment: Mapping[str, str], file: "_SettingsFile"
-) -> Sourced:
+) -> SourcedSetting:
     """The value of the strongest origin that has one."""
     if (flag := flags.get(setting.key)) is not None:
         shown = f"{setting.flag} {safe_line(str(flag))}"
@@ -144,21 +147,21 @@ def _in_force(
         return _sourced(setting, variable, setting.variable, "environment", setting.variable)
     if setting.key in file.values:
         written = file.values[setting.key]
-        return Sourced(setting.key, setting.read(written), written, "file", file.place(setting.key))
+        return SourcedSetting(setting.key, setting.read(written), written, "file", file.place(setting.key))
     return _default(setting)
 
 
-def _sourced(setting: Setting, given: str | bool, shown: str, origin: str, where: str) -> Sourced:
+def _sourced(setting: Setting, given: str | bool, shown: str, origin: str, where: str) -> SourcedSetting:
     written = setting.typed(given) if isinstance(given, str) else given
-    return Sourced(setting.key, setting.use(written, shown), written, origin, where)
+    return SourcedSetting(setting.key, setting.use(written, shown), written, origin, where)
 
 
-def _default(setting: Setting) -> Sourced:
+def _default(setting: Setting) -> SourcedSetting:
     value = None if setting.default is None else setting.read(setting.default)
-    return Sourced(setting.key, value, setting.default, "default", "")
+    return SourcedSetting(setting.key, value, setting.default, "default", "")
 
 
-def _as_settings(values: Sequence[Sourced]) -> Settings:
+def _as_settings(values: Sequence[SourcedSetting]) -> Settings:
     used = {one.key: one.value for one in values}
     engine = {setting.field: used[setting.key] for setting in ENGINE_SETTINGS}
     look = {setting.field: used[setting.key] for setting in TUI_SETTINGS}
