@@ -1,6 +1,6 @@
-"""vidqa answers questions about videos with Qwen2-VL, sized to the GPU that is there.
+"""vidqa answers questions about videos with Qwen2-VL models, sized to the memory of the machine.
 
-The public names load on first use, so `import vidqa` stays cheap.
+Public names are imported on first use, so that `import vidqa` is quick.
 """
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""Picks a face and imports it late. The only module above the faces."""
+"""Entry point: the command line, or the interactive session, imported late. May import both."""
 
 import argparse
 import os
@@ -14,7 +14,7 @@ def main() -> int:
 
 def open_session(arguments: argparse.Namespace) -> int:
     """Open the interactive session that the arguments describe; returns the exit code."""
-    # Textual reads it when it is imported: milliseconds until Esc is no beginning of another key's code.
+    # Textual reads this at import: milliseconds after which Esc is a key and not the start of an escape sequence.
     os.environ.setdefault("ESCDELAY", "50")
     from vidqa.cli.arguments import given_flags, make_config, make_request
     from vidqa.config import config_path, state_folder
@@ -26,7 +26,7 @@ def open_session(arguments: argparse.Namespace) -> int:
     settings = load_settings(flags=given_flags(arguments), key_ids=ACTION_IDS)
     video, arguments.video = arguments.video, arguments.video or ""
     model = settings.model or default_model()
-    face = LaunchOptions(
+    options = LaunchOptions(
         engine=make_config(arguments, settings, model or "demo"),
         request=make_request(arguments, settings, ""),
         model=model,
@@ -39,7 +39,7 @@ def open_session(arguments: argparse.Namespace) -> int:
         keep_history=settings.tui.history,
         keys=settings.keys,
     )
-    return open_app(face)
+    return open_app(options)
 
 
 if __name__ == "__main__":

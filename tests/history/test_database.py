@@ -13,9 +13,10 @@ import pytest
 
 from tests.answer_builders import CLIP, made_answer
 from vidqa.errors import HistoryError
-from vidqa.history.store import History, database
+from vidqa.history import database
+from vidqa.history.store import History
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 # Asks for ever (or argv[2] times), and says which answers have been kept.
 WRITER = """
 import sys, itertools

@@ -17,7 +17,7 @@ from vidqa.cli.arguments import (
 )
 from vidqa.cli.console import ExitCode, StderrReporter, handle_signals, interrupt, write_json
 from vidqa.errors import Interrupted
-from vidqa.messages import degraded_words, model_words, usage_words
+from vidqa.messages import degraded_text, model_label, usage_text
 from vidqa.types import Answer, Plan, Turn, VideoInfo
 from vidqa.utils.safe_text import safe_text
 from vidqa.utils.units import format_bytes, format_timestamp
@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
                 return received.exit_code()
             if arguments.json:
                 write_json(answer_object(answer))
-            reporter.say(usage_words(answer))
+            reporter.say(usage_text(answer))
             if answer.finish_reason == "cancelled":
                 return received.exit_code()
             history += (Turn(request.question, answer.text),)
@@ -91,7 +91,7 @@ def _render(events: Iterator[Any], reporter: StderrReporter, as_object: bool, *,
             case MemorySampled():
                 reporter.memory(event, planned_bytes, planned_tensors)
             case Degraded(phase, step, plan):
-                reporter.say(("\n" if streamed else "") + degraded_words(phase, step, plan))
+                reporter.say(("\n" if streamed else "") + degraded_text(phase, step, plan))
             case StageStarted() | StageProgress():
                 if not (event.stage == "decode" and not as_object):
                     reporter.progress(event)
@@ -121,7 +121,7 @@ def _introduce(video: VideoInfo, plan: Plan, reporter: StderrReporter) -> None:
 
 
 def _model_line(plan: Plan) -> str:
-    label = model_words(plan.model) if plan.model == "demo" else f"model: {model_words(plan.model)}"
+    label = model_label(plan.model) if plan.model == "demo" else f"model: {model_label(plan.model)}"
     run_config = plan.run_config
     return f"{label} · {plan.device} {run_config.weights} · {run_config.attention} attention"
 

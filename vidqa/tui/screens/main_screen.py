@@ -15,7 +15,7 @@ from textual.widgets import Footer, Static
 
 from vidqa.events import Answered, Degraded, Event, Noted, Planned, StageStarted
 from vidqa.history.records import plan_figures, usage_figures
-from vidqa.messages import degraded_words
+from vidqa.messages import degraded_text
 from vidqa.tui.controller import Controller
 from vidqa.tui.key_bindings import bindings_for
 from vidqa.tui.progress_text import StageWords, took
@@ -187,7 +187,7 @@ class MainScreen(MainActions):
             case Noted(text):
                 self.add_note(text)
             case Degraded(phase, step, plan):
-                told = degraded_words(phase, step, plan)
+                told = degraded_text(phase, step, plan)
                 self.query_one(MemoryPanel).degrade(told)
                 self.query_one(MemoryPanel).plan(plan.predicted_peak_bytes, plan.tensor_bytes)
                 self.add_note(told)
