@@ -151,7 +151,7 @@ def test_a_plot_without_matplotlib_is_refused_before_anything_runs(
         (["--sizes", "140x140", "--size", "140x140"], "exclude each other"),
         (["--sizes", "1120x1120,28x28"], "the video has"),
         (["--plot", "picture.pdf"], "neither a PNG nor an SVG"),
-        (["--plot", "nowhere/picture.png"], "folder of nowhere/picture.png is not there"),
+        (["--plot", "nowhere/picture.png"], "folder of nowhere/picture.png does not exist"),
         (["--limit", "much"], "not a size"),
         (["--question", " "], "question is empty"),
         (["--weights", "fp8"], "does not run them yet"),

@@ -47,7 +47,7 @@ def test_init_never_overwrites_unasked(tmp_path: Path) -> None:
     create(path, force=False)
     assert path.read_text() == template()
     path.write_text(MINE)
-    with pytest.raises(UsageError, match="is there already"):
+    with pytest.raises(UsageError, match="exists already"):
         create(path, force=False)
     assert path.read_text() == MINE
     create(path, force=True)

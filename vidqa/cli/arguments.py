@@ -24,22 +24,22 @@ Which one? [1/2] """
 
 def add_video_options(parser: argparse.ArgumentParser) -> None:
     """Declare what is sampled of a video."""
-    group = parser.add_argument_group("what is looked at (the rest is planned)")
+    group = parser.add_argument_group("frames (what is not set is planned)")
     group.add_argument("--frames", type=int, metavar="N", help="sample N frames (even)")
     group.add_argument("--fps", type=float, metavar="F", help="sample F frames per second")
     add_range_options(group)
-    group.add_argument("--size", metavar="WxH", help="size to give the frames, in pixels")
+    group.add_argument("--size", metavar="WxH", help="size of the frames in pixels")
 
 
 def add_range_options(group: Any) -> None:
     """Declare the range of a video's time that is sampled."""
-    group.add_argument("--start", metavar="TIME", help="first moment to look at: seconds or mm:ss")
-    group.add_argument("--end", metavar="TIME", help="last moment to look at: seconds or mm:ss")
+    group.add_argument("--start", metavar="TIME", help="start of the range: seconds or mm:ss")
+    group.add_argument("--end", metavar="TIME", help="end of the range: seconds or mm:ss")
 
 
 def add_stream_option(parser: argparse.ArgumentParser) -> None:
     """Declare the choice of a video stream."""
-    parser.add_argument("--stream", type=int, metavar="N", help="the video stream to look at, as FFmpeg counts them")
+    parser.add_argument("--stream", type=int, metavar="N", help="index of the video stream, as FFmpeg counts streams")
 
 
 def add_planned_video(parser: argparse.ArgumentParser, **defaults: object) -> None:
@@ -47,7 +47,7 @@ def add_planned_video(parser: argparse.ArgumentParser, **defaults: object) -> No
     parser.add_argument("video", metavar="VIDEO", help="a video file")
     parser.add_argument(
         "--question", metavar="TEXT", default="what happens?",
-        help="a question about text in the picture keeps the pixels it needs",
+        help="the question to plan for: one about text in the picture gets more pixels",
     )  # fmt: skip
     add_video_options(parser)
     add_stream_option(parser)
@@ -72,6 +72,13 @@ def add_setting_options(group: Any, settings: Sequence[Setting], **defaults: obj
         group.add_argument(setting.flag, **keywords)
 
 
+def add_sampling_options(group: Any) -> None:
+    """Declare how tokens are sampled."""
+    group.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0 (default) is greedy")
+    group.add_argument("--top-p", type=float, default=1.0, metavar="P", help="nucleus sampling (default 1)")
+    group.add_argument("--seed", type=int, metavar="N", help="make sampling repeatable")
+
+
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """Declare the choice of a model and a device."""
     add_setting_options(parser, [setting for setting in ENGINE_SETTINGS if setting.key in {"model", "device"}])
@@ -81,22 +88,24 @@ def add_plan_options(parser: argparse.ArgumentParser, **defaults: object) -> Non
     """Declare the limits of a plan and how an engine runs; `defaults` as for add_setting_options."""
     group = parser.add_argument_group("plan")
     add_setting_options(group, ENGINE_SETTINGS, **defaults)
-    group.add_argument("--vision-chunk", type=int, metavar="N", help="temporal slices to encode together")
-    group.add_argument("--prefill-chunk", type=int, metavar="N", help="tokens to prefill together")
+    group.add_argument("--vision-chunk", type=int, metavar="N", help="temporal slices per chunk of the vision tower")
+    group.add_argument("--prefill-chunk", type=int, metavar="N", help="tokens per chunk of the prefill")
     group.add_argument("--system", metavar="TEXT", help="system prompt")
-    group.add_argument("--decode-in-process", action="store_true", help="no separate process for FFmpeg, no deadline")
+    group.add_argument(
+        "--decode-in-process", action="store_true", help="run FFmpeg in this process, without a deadline"
+    )
     group.add_argument(
         "--deadline", type=float, default=CLIP_DEADLINE_SECONDS, metavar="S",
-        help=f"seconds that decoding one video may take ({CLIP_DEADLINE_SECONDS:g})",
+        help=f"longest time to decode a video, in seconds (default: {CLIP_DEADLINE_SECONDS:g})",
     )  # fmt: skip
 
 
 def add_tui_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the interactive session, which `vidqa.__main__` opens."""
-    parser.description = "Opens an interactive session: pick a video, see the plan, ask, ask again."
+    parser.description = "Opens an interactive session: choose a video, see the plan, ask questions."
     parser.add_argument("video", metavar="VIDEO", nargs="?", help="a video file")
     add_plan_options(parser)
-    add_setting_options(parser.add_argument_group("how it looks"), TUI_SETTINGS)
+    add_setting_options(parser.add_argument_group("appearance"), TUI_SETTINGS)
     parser.set_defaults(frames=None, fps=None, start=None, end=None, size=None)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from vidqa.cli.arguments import (
     add_plan_options,
+    add_sampling_options,
     add_stream_option,
     add_video_options,
     choose_model,
@@ -25,21 +26,21 @@ from vidqa.utils.units import format_bytes, format_timestamp
 
 def add_ask_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `vidqa ask`."""
-    parser.description = "Answers one question about one video."
+    parser.description = "Answers a question about a video, and further ones with --then."
     parser.add_argument("video", metavar="VIDEO", help="a video file")
     parser.add_argument("question", metavar="QUESTION", help='for example "what happens?"')
     add_video_options(parser)
     add_stream_option(parser)
     add_plan_options(parser)
     group = parser.add_argument_group("answer")
-    group.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0 (default) is greedy")
-    group.add_argument("--top-p", type=float, default=1.0, metavar="P", help="nucleus sampling (default 1)")
-    group.add_argument("--seed", type=int, metavar="N", help="make sampling repeatable")
+    add_sampling_options(group)
     group.add_argument(
         "--then", action="append", default=[], metavar="QUESTION",
-        help="ask this next, about the same video; may be repeated",
+        help="a further question about the same video; may be repeated",
     )  # fmt: skip
-    group.add_argument("--json", action="store_true", help="print JSON instead of text, a line for each question")
+    group.add_argument(
+        "--json", action="store_true", help="print one JSON object per line and question instead of text"
+    )
     group.add_argument("--quiet", action="store_true", help="nothing but errors on stderr")
     parser.set_defaults(run=run)
 

@@ -15,6 +15,7 @@ from vidqa.batch.caption_formats import RUN_FILES, SIDECARS
 from vidqa.batch.sidecars import ON_EXISTING
 from vidqa.cli.arguments import (
     add_plan_options,
+    add_sampling_options,
     add_video_options,
     choose_model,
     make_config,
@@ -48,9 +49,7 @@ def add_caption_arguments(parser: argparse.ArgumentParser) -> None:
         "{name} {stem} {parent} {duration} {width} {height} {fps} {existing} (default: short)",
     )  # fmt: skip
     group.add_argument("--segments", metavar="N|scenes", help="a caption for every N seconds, or for every scene")
-    group.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0 (default) is greedy")
-    group.add_argument("--top-p", type=float, default=1.0, metavar="P", help="nucleus sampling (default 1)")
-    group.add_argument("--seed", type=int, metavar="N", help="make sampling repeatable")
+    add_sampling_options(group)
     add_video_options(parser)
     add_plan_options(parser)
     parser.set_defaults(run=run, video="")

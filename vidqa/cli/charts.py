@@ -35,7 +35,7 @@ def check_target(path: str) -> None:
     if target.suffix.lower() not in KINDS:
         raise UsageError(f"{path} is neither a PNG nor an SVG.", "End the name in .png or .svg.")
     if not target.absolute().parent.is_dir():
-        raise UsageError(f"The folder of {path} is not there.", "Make it first, or write elsewhere.")
+        raise UsageError(f"The folder of {path} does not exist.", "Create it, or choose another.")
 
 
 def draw_sweep(rows: Sequence[SweepRow], title: str, path: str, *, over_sizes: bool, limit_bytes: int | None) -> None:

@@ -21,7 +21,7 @@ def add_completion_arguments(parser: argparse.ArgumentParser) -> None:
         'Prints shell code. bash: eval "$(vidqa completion bash)" in ~/.bashrc; zsh: the same with zsh, '
         "after compinit, in ~/.zshrc; fish: vidqa completion fish > ~/.config/fish/completions/vidqa.fish"
     )
-    parser.add_argument("shell", choices=_SHELLS, help="which shell reads it")
+    parser.add_argument("shell", choices=_SHELLS, help="the shell")
     parser.set_defaults(run=run)
 
 

@@ -20,20 +20,20 @@ if TYPE_CHECKING:
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the parts of `vidqa config` and their options."""
     parser.description = (
-        "Settings come from flags, the environment, the configuration file and defaults; the first of "
-        "these that says something wins."
+        "A setting comes from a flag, else from the environment, else from the configuration file, else from "
+        "its default."
     )
     parts = parser.add_subparsers(dest="part", metavar="PART", required=True, title="parts")
-    show = parts.add_parser("show", help="every value in force, and where it comes from")
+    show = parts.add_parser("show", help="show every setting in force and its origin")
     show.add_argument("--json", action="store_true", help="print one JSON object instead of text")
-    add_setting_options(show.add_argument_group("flags to look at as if they were given"), SETTINGS)
+    add_setting_options(show.add_argument_group("settings to show as if they were given"), SETTINGS)
     show.set_defaults(run=_show)
-    parts.add_parser("path", help="where the configuration file is looked for").set_defaults(run=_path)
+    parts.add_parser("path", help="print the path of the configuration file").set_defaults(run=_path)
     init = parts.add_parser("init", help="write a configuration file with every default, commented out")
-    init.add_argument("--force", action="store_true", help="replace a file that is there")
+    init.add_argument("--force", action="store_true", help="replace an existing file")
     init.set_defaults(run=_init)
-    validate = parts.add_parser("validate", help="list everything that is wrong with the settings")
-    validate.add_argument("file", metavar="FILE", nargs="?", help="default: the one in use, and the environment")
+    validate = parts.add_parser("validate", help="list every problem of the settings")
+    validate.add_argument("file", metavar="FILE", nargs="?", help="default: the configuration file and the environment")
     validate.set_defaults(run=_validate)
     for part in parts.choices.values():  # also behind the part; one before it is not taken back
         part.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show an error's traceback")
@@ -48,7 +48,7 @@ def _show(arguments: argparse.Namespace) -> int:
         write_json({"schema_version": 1, "file": str(path), "exists": path.exists(), "settings": rows})
         return ExitCode.OK
     cells = [[safe_line(text) for text in (one.key, _written(one), f"{one.origin} {one.where}")] for one in settings]
-    missing = "" if path.exists() else " (not there; `vidqa config init` writes one)"
+    missing = "" if path.exists() else " (missing; `vidqa config init` writes one)"
     lines = [f"file: {safe_line(str(path))}{missing}", "", *format_table(cells, "<<<")]
     sys.stdout.write("\n".join(lines) + "\n")
     return ExitCode.OK
@@ -80,7 +80,7 @@ def _validate(arguments: argparse.Namespace) -> int:
 
     path = Path(arguments.file) if arguments.file else config_path()
     if arguments.file and not path.exists():
-        raise UsageError(f"There is no file {path}.", "Leave the name out to look at the one in use.")
+        raise UsageError(f"There is no file {path}.", "Leave the name out to check the configuration file.")
     problems = file_problems(path) + ([] if arguments.file else environment_problems(os.environ))
     for problem in problems:
         report_error(problem)

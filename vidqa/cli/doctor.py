@@ -19,8 +19,7 @@ _NAME_WIDTH = 27
 def add_doctor_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `vidqa doctor`."""
     parser.description = (
-        "Looks at driver, torch, device, FFmpeg, kernels and models. ✓ is fine, ✗ is broken, "
-        "– is neither there nor needed."
+        "Checks driver, torch, device, FFmpeg, kernels and models. ✓ is fine, ✗ is broken, – is absent and not needed."
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     add_model_options(parser)

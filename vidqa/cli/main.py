@@ -19,19 +19,19 @@ _EPILOG = """exit codes: 0 ok, 1 failed, 2 usage, 3 batch finished with failures
 5 model missing, 6 unreadable video, 130 interrupted, 143 terminated"""
 # The module below vidqa.cli that has the command's add_NAME_arguments, and the command's line in `vidqa --help`.
 COMMANDS = {
-    "tui": ("arguments", "ask in an interactive session (also: vidqa without a command)"),
-    "ask": ("ask", "answer one question about one video"),
+    "tui": ("arguments", "open an interactive session (also: vidqa without a command)"),
+    "ask": ("ask", "answer questions about a video"),
     "caption": ("caption", "caption folders of videos and images"),
-    "plan": ("plan", "show what would run and the memory it would take"),
+    "plan": ("plan", "show how a question would run and its memory"),
     "frames": ("frames", "write the frames that the model would see as one picture"),
     "sweep": ("sweep", "measure memory and time over frame counts or sizes"),
     "profile": ("profile", "show where one question's memory and time go"),
-    "doctor": ("doctor", "look whether everything is here"),
-    "warmup": ("warmup", "compile for this GPU ahead of the first question"),
+    "doctor": ("doctor", "check the installation and this machine"),
+    "warmup": ("warmup", "compile kernels for this GPU before the first question"),
     "models": ("models", "list the models on this machine"),
-    "pull": ("models", "fetch a model"),
-    "config": ("config_command", "show, check or start the configuration file"),
-    "completion": ("completion", "print what makes a shell complete vidqa's words"),
+    "pull": ("models", "download a model"),
+    "config": ("config_command", "show the settings, check or write the configuration file"),
+    "completion": ("completion", "print the code for completion in a shell"),
 }
 
 

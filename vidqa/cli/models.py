@@ -10,7 +10,7 @@ from vidqa.utils.units import format_bytes
 
 def add_models_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `vidqa models`."""
-    parser.description = "Lists cached models."
+    parser.description = "Lists the demo model and the models in the Hugging Face cache."
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=list_models)
 
@@ -34,7 +34,7 @@ def list_models(arguments: argparse.Namespace) -> int:
 
 def add_pull_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the argument of `vidqa pull`."""
-    parser.description = "Fetches a model with progress; run again to go on after a break."
+    parser.description = "Downloads a model into the Hugging Face cache; run it again to resume."
     parser.add_argument("repository", metavar="OWNER/NAME", help="for example Qwen/Qwen2-VL-2B-Instruct")
     parser.set_defaults(run=pull)
 

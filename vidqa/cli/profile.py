@@ -25,8 +25,8 @@ _UNFUSED_SCORE_BYTES = 8  # a float32 score and its float32 probability, as the 
 def add_profile_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `vidqa profile`."""
     parser.description = (
-        "Answers one question under torch.profiler: memory and time by phase, by operator and by what the "
-        "memory is for, cumulative beside peak. Writes a Chrome trace and a picture of living memory over time."
+        "Answers one question under torch.profiler: cumulative and peak memory and time by phase, operator and "
+        "kind of tensor. Writes a Chrome trace and a plot of allocated memory over time."
     )
     add_planned_video(parser, max_tokens=_ANSWER_TOKENS)
     parser.add_argument("--baseline", action="store_true", help="profile plain transformers on the same frames instead")

@@ -35,28 +35,28 @@ _OUTCOMES = {"out_of_memory": "out of memory", "does_not_fit": "does not fit", "
 def add_sweep_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `vidqa sweep`."""
     parser.description = (
-        "Runs one question over several frame counts (or sizes), each in a process of its own, and sets "
-        "the measured peak beside the planned one. Running out of memory is a result."
+        "Answers one question at several frame counts (or sizes), each in a separate process, and compares "
+        "measured with planned peaks. Running out of memory is a result, not an error."
     )
     parser.add_argument("video", metavar="VIDEO", help="a video file")
     parser.add_argument("--question", metavar="TEXT", default="what happens?", help="default: what happens?")
-    group = parser.add_argument_group("what is swept")
+    group = parser.add_argument_group("sweep")
     group.add_argument(
         "--frames", dest="counts", metavar="N,N,...",
-        help=f"frame counts, odd ones floored to even as the reference does (default {_DEFAULT_COUNTS})",
+        help=f"frame counts; odd ones become even (default: {_DEFAULT_COUNTS})",
     )  # fmt: skip
     group.add_argument("--size", metavar="WxH", help="size of the frames (default: the reference's for each count)")
     group.add_argument(
         "--sizes", metavar="WxH,...",
-        help="sweep sizes instead, at the tokens of --frames N (default 8) frames of the largest",
+        help="sweep sizes instead, each with as many tokens as --frames N (default 8) of the largest size",
     )  # fmt: skip
     add_range_options(group)
-    group.add_argument("--baseline", action="store_true", help="run plain transformers beside vidqa")
+    group.add_argument("--baseline", action="store_true", help="run plain transformers too")
     group.add_argument(
         "--limit", metavar="SIZE",
-        help="let no run take more, for example 14.56GiB: the GPU's allocator, or a process's data on a CPU",
+        help="memory limit of each run, for example 14.56GiB: of the GPU's allocator; on a CPU of the process",
     )  # fmt: skip
-    group.add_argument("--plot", metavar="FILE", help="draw the rows: .png or .svg (needs matplotlib)")
+    group.add_argument("--plot", metavar="FILE", help="plot the rows as .png or .svg (needs matplotlib)")
     group.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     group.add_argument("--quiet", action="store_true", help="nothing but errors on stderr")
     add_plan_options(parser, max_tokens=_ANSWER_TOKENS)

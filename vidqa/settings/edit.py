@@ -11,12 +11,12 @@ from vidqa.settings.schema import ENGINE_SETTINGS, TUI_SETTINGS, Setting
 from vidqa.utils.atomic_write import write_whole
 
 _HEAD = """\
-# Settings of vidqa. Every line here is the default: take the # away from one to change it.
-# The environment (VIDQA_MODEL and so on) wins over this file, and flags win over both.
-# `vidqa config show` says what is in force and why, `vidqa config validate` what is wrong here.
+# Settings of vidqa. Every line is a default: remove its # to change it.
+# Environment variables (VIDQA_MODEL and so on) override this file, and flags override both.
+# `vidqa config show` shows the settings in force, `vidqa config validate` the problems of this file.
 """
 _KEYS_HEAD = """\
-# Keys of the app: the id of a binding and its keys, with commas between. The app's help (F1) names the ids.
+# Keys of the app: the id of a binding and its keys, separated by commas. The app's help (F1) lists the ids.
 # [keys]
 # "app.leave" = "ctrl+q,f10"
 """
@@ -40,7 +40,7 @@ def _commented(setting: Setting, name: str) -> str:
 def create(path: Path, *, force: bool) -> None:
     """Write the template; raises UsageError for an existing file unless `force`."""
     if path.exists() and not force:
-        raise UsageError(f"{path} is there already.", "Nothing was written; --force replaces it.")
+        raise UsageError(f"{path} exists already.", "Nothing was written; --force replaces it.")
     _write(path, template())
 
 

@@ -118,20 +118,20 @@ def _choice(key: str, meaning: str, choices: Sequence[str], default: str, flag: 
 
 ENGINE_SETTINGS: tuple[Setting, ...] = (
     Setting(
-        "model", "model", "which model answers", _text,
+        "model", "model", "the model", _text,
         "demo, 2b, 7b, auto, a Hugging Face repository, or a folder", None, "--model",
         unset="the first cached Qwen2-VL",
     ),
-    Setting("device", "device", "what computes", _device, "auto, cpu, mps, cuda or cuda:1", "auto", "--device"),
+    Setting("device", "device", "the device", _device, "auto, cpu, mps, cuda or cuda:1", "auto", "--device"),
     Setting(
-        "vram", "vram_bytes", "plan for this much memory", _none_for("auto", _size),
+        "vram", "vram_bytes", "memory to plan for", _none_for("auto", _size),
         "a size such as 8GiB, or auto for what is free", "auto", "--vram", metavar="SIZE",
     ),
     Setting(
-        "reserve", "reserve_bytes", "leave this much to others", _size, "a size such as 512MiB", "0MiB", "--reserve",
+        "reserve", "reserve_bytes", "memory to leave free", _size, "a size such as 512MiB", "0MiB", "--reserve",
         metavar="SIZE",
     ),
-    _choice("quality", "what to prefer where not everything fits", QUALITY_CHOICES, "balanced"),
+    _choice("quality", "what to prefer if not everything fits", QUALITY_CHOICES, "balanced"),
     Setting(
         "max_wait", "max_wait_seconds", "longest time to an answer", _none_for("none", _duration),
         "a time such as 20s or 2min, or none", "none", "--max-wait", metavar="TIME",
@@ -145,9 +145,9 @@ ENGINE_SETTINGS: tuple[Setting, ...] = (
     ),
 )  # fmt: skip
 TUI_SETTINGS: tuple[Setting, ...] = (
-    Setting("tui.theme", "theme", "colours of the app", _text, "the name of a theme", "textual-dark", "--theme"),
-    _choice("tui.images", "how the app draws pictures", _IMAGE_CHOICES, "half"),
-    Setting("tui.history", "history", "keep conversations", _boolean, "true or false", True, "--no-history"),
-    Setting("tui.ascii", "ascii", "draw with ASCII characters alone", _boolean, "true or false", False, "--ascii"),
+    Setting("tui.theme", "theme", "theme of the app", _text, "the name of a theme", "textual-dark", "--theme"),
+    _choice("tui.images", "how the app draws images", _IMAGE_CHOICES, "half"),
+    Setting("tui.history", "history", "save conversations", _boolean, "true or false", True, "--no-history"),
+    Setting("tui.ascii", "ascii", "draw with ASCII characters only", _boolean, "true or false", False, "--ascii"),
 )  # fmt: skip
 SETTINGS = ENGINE_SETTINGS + TUI_SETTINGS
