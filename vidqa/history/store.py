@@ -58,18 +58,23 @@ class History:
     def begin_session(self, video: VideoInfo, model: str) -> int:
         """Add a session and return its id. `sessions` lists it once it has a turn."""
         now = time.time()
-        path = os.fsencode(os.path.abspath(video.path))
-        facts = (path, video.duration_seconds, video.width, video.height, _plain(model), now, now)
+        values = {
+            "video_path": os.fsencode(os.path.abspath(video.path)),
+            "video_seconds": video.duration_seconds,
+            "video_width": video.width,
+            "video_height": video.height,
+            "model": _plain(model),
+            "created": now,
+            "updated": now,
+        }
         with self._writing() as rows:
-            columns = "video_path video_seconds video_width video_height model created updated"
-            return _insert(rows, "sessions", columns, facts)
+            return _insert(rows, "sessions", values)
 
     def begin_turn(
         self, session_id: int, question: str, start_seconds: float | None = None, end_seconds: float | None = None
     ) -> int:
         """Add a running turn about a range of the video (None: its ends) and return its id."""
-        with self._writing() as rows:
-            return self._begin(rows, session_id, question, start_seconds, end_seconds, None)
+        return self._begin(session_id, question, start_seconds, end_seconds, replace=False)
 
     def replace_last_turn(
         self, session_id: int, question: str, start_seconds: float | None = None, end_seconds: float | None = None
@@ -79,27 +84,29 @@ class History:
         The old turn is hidden while the new one runs and deleted when that is answered. If the new one stops or fails,
         also by a kill, the old one is listed again, so that no answer that was shown is lost.
         """
-        with self._writing() as rows:
-            last = rows.execute("SELECT max(id) FROM shown WHERE session_id = ?", (session_id,)).fetchone()[0]
-            return self._begin(rows, session_id, question, start_seconds, end_seconds, last)
+        return self._begin(session_id, question, start_seconds, end_seconds, replace=True)
 
     def _begin(
-        self,
-        rows: sqlite3.Connection,
-        session_id: int,
-        question: str,
-        start_seconds: float | None,
-        end_seconds: float | None,
-        replaces: int | None,
+        self, session_id: int, question: str, start_seconds: float | None, end_seconds: float | None, *, replace: bool
     ) -> int:
-        now = time.time()
-        turn_id = _insert(
-            rows,
-            "turns",
-            "session_id question state start_seconds end_seconds replaces owner_process owner_started created updated",
-            (session_id, _plain(question), "running", start_seconds, end_seconds, replaces, *_this_process(), now, now),
-        )
-        rows.execute("UPDATE sessions SET updated = ? WHERE id = ?", (now, session_id))
+        now, (process, process_started) = time.time(), _this_process()
+        values = {
+            "session_id": session_id,
+            "question": _plain(question),
+            "state": "running",
+            "start_seconds": start_seconds,
+            "end_seconds": end_seconds,
+            "owner_process": process,
+            "owner_started": process_started,
+            "created": now,
+            "updated": now,
+        }
+        with self._writing() as rows:
+            if replace:
+                last = rows.execute("SELECT max(id) FROM shown WHERE session_id = ?", (session_id,))
+                values["replaces"] = last.fetchone()[0]
+            turn_id = _insert(rows, "turns", values)
+            rows.execute("UPDATE sessions SET updated = ? WHERE id = ?", (now, session_id))
         self._running.add(turn_id)
         return turn_id
 
@@ -287,22 +294,19 @@ def _is_alive(process: int, started: float) -> bool:
 def _stop_orphans(rows: sqlite3.Connection) -> None:
     """Stop the running turns of processes that ended. A turn of a live process can still be finished afterwards."""
     running = rows.execute("SELECT id, owner_process, owner_started FROM turns WHERE state = 'running'").fetchall()
-    dead = [row["id"] for row in running if not _is_alive(row["owner_process"], row["owner_started"])]
-    for turn_id in dead:
-        rows.execute(
-            "UPDATE turns SET state = 'stopped', error = ? WHERE id = ? AND state = 'running'", (_CUT_SHORT, turn_id)
-        )
+    for row in running:
+        if not _is_alive(row["owner_process"], row["owner_started"]):
+            stop = "UPDATE turns SET state = 'stopped', error = ? WHERE id = ? AND state = 'running'"
+            rows.execute(stop, (_CUT_SHORT, row["id"]))
 
 
-def _insert(rows: sqlite3.Connection, table: str, names: str, values: tuple[object, ...]) -> int:
-    columns = names.split()
-    marks = ", ".join("?" * len(columns))
-    done = rows.execute(f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({marks})", values)
-    return int(done.lastrowid or 0)
+def _insert(rows: sqlite3.Connection, table: str, values: dict[str, Any]) -> int:
+    columns = f"({', '.join(values)}) VALUES ({', '.join(f':{name}' for name in values)})"
+    return int(rows.execute(f"INSERT INTO {table} {columns}", values).lastrowid or 0)
 
 
 def _plain(text: str) -> str:
-    """UTF-8 has no lone surrogates: they are written as escapes."""
+    """Return text with lone surrogates escaped, which UTF-8 cannot encode."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
