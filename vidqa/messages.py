@@ -76,7 +76,7 @@ def above_plan(plan: Plan, memory: MemoryUse) -> str:
             return _above(over, f"CUDA's context took {format_bytes(grown)} more than was planned for it")
         return _above(over, f"torch's allocator held more than the {format_bytes(tensors)} that were in tensors")
     grown = memory.measured_peak_bytes - memory.runtime_bytes - tensors
-    return _above(over, f"the process itself grew by {format_bytes(grown)} beside its tensors")
+    return _above(over, f"the process itself grew by {format_bytes(grown)} outside its tensors")
 
 
 def _above(over_bytes: int, cause: str) -> str:

@@ -36,7 +36,7 @@ BAD_BYTE = os.fsdecode(b"caf\xe9?")  # as an argument in Latin-1 arrives
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "said"),
     [
         (("ask", DEMO, BAD_BYTE), "The question has the byte 0xe9, which is no UTF-8, after 3 characters."),
         (("ask", DEMO, "what?", "--then", BAD_BYTE), "The question has the byte 0xe9"),
@@ -50,11 +50,11 @@ BAD_BYTE = os.fsdecode(b"caf\xe9?")  # as an argument in Latin-1 arrives
     ],
 )
 def test_arguments_that_no_library_accepts_are_usage_errors(
-    words: tuple[str, ...], told: str, capsys: pytest.CaptureFixture[str]
+    words: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run([*words, "--model", "demo"]) == ExitCode.USAGE
     out, err = capsys.readouterr()
-    assert out == "" and told in " ".join(err.split())
+    assert out == "" and said in " ".join(err.split())
 
 
 @pytest.mark.parametrize("seed", ["-9223372036854775808", "18446744073709551615"])

@@ -183,7 +183,7 @@ def test_damage_found_in_use_is_an_error_and_later_turns_go_to_a_new_file(path: 
         with path.open("r+b") as file:
             file.seek(4096 * 10)
             file.write(b"\xee" * (size - 4096 * 10))
-        with pytest.raises(HistoryError, match=r"damaged .* kept as .*\.damaged-"):
+        with pytest.raises(HistoryError, match=r"damaged .* renamed to .*\.damaged-"):
             history.search("nowhere")
         history.begin_turn(history.begin_session(CLIP, "demo"), "q")
         assert [saved.title for saved in history.sessions(9)] == ["q"]

@@ -37,9 +37,9 @@ def test_the_template_says_every_default(tmp_path: Path) -> None:
     defaults = load_settings({"VIDQA_CONFIG": str(tmp_path / "none.toml")})
     assert (settings.vram_bytes, settings.reserve_bytes, settings.max_tokens) == (None, 0, 256)
     assert settings.tui == defaults.tui and settings.weights == defaults.weights
-    told = " ".join(template().replace("#", "").split())
+    text = " ".join(template().replace("#", "").split())
     for setting in SETTINGS:
-        assert f"({setting.flag}, {setting.variable}): {setting.allowed}" in told
+        assert f"({setting.flag}, {setting.variable}): {setting.allowed}" in text
 
 
 def test_init_never_overwrites_unasked(tmp_path: Path) -> None:

@@ -52,12 +52,12 @@ def run(arguments: argparse.Namespace) -> int:
         return _print_matrix(arguments.json, config, video, request, named=settings.model is not None)
     device = as_device(find_gpu(arguments.gpu)) if arguments.gpu else find_device(config.device)
     tasks = tasks_for(find_checkpoints(config.model, local=False), video, request, config, device)
-    place, plan = plan_best(tasks)
-    others = alternatives(tasks[place], plan)
+    index, plan = plan_best(tasks)
+    others = alternatives(tasks[index], plan)
     if arguments.json:
         write_json(_object(video, plan, others))
     else:
-        sys.stdout.write(safe_text("\n".join(_text_lines(tasks[place], plan, others))) + "\n")
+        sys.stdout.write(safe_text("\n".join(_text_lines(tasks[index], plan, others))) + "\n")
     return ExitCode.OK
 
 

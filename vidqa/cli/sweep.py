@@ -177,7 +177,7 @@ def _summary_lines(series: "Series", rows: "Sequence[SweepRow]") -> list[str]:
     lines = [(side, _side_summary(values, series.kv_bytes_per_token)) for side, values in summary["sides"].items()]
     runtime = next((row.runtime_bytes for row in rows if row.runtime_bytes), None)
     if runtime is not None:
-        lines.append(("runtime", f"{format_bytes(runtime)} of every peak were there before any tensor"))
+        lines.append(("runtime", f"{format_bytes(runtime)} of every peak were in use before any tensor"))
     if summary["same_answers"] is not None:
         lines.append(("answers", "the same on both sides" if summary["same_answers"] else "differ; see --json"))
     # Notes on runs that were degraded, and on rules in which transformers differs; each once.

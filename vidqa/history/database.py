@@ -77,7 +77,7 @@ def open_file(path: Path | None) -> tuple[sqlite3.Connection, str]:
                 raise
         aside = _move(path)
         _make_private(path)
-        return _ready(str(path)), f"The history was damaged; it is kept as {aside}, and a new one was begun."
+        return _ready(str(path)), f"The history was damaged; it was renamed to {aside}, and a new one was begun."
 
 
 def fold(text: str) -> str:

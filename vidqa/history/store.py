@@ -266,8 +266,8 @@ class History:
             self._drop()
             aside = set_aside(self._path)
             raise HistoryError(
-                f"The history is damaged ({error}){f'; it is kept as {aside}' if aside else ''}.",
-                "What follows goes to a new one.",
+                f"The history is damaged ({error}){f'; it was renamed to {aside}' if aside else ''}.",
+                "Later questions go to a new one.",
             ) from error
 
 
