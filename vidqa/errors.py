@@ -1,22 +1,4 @@
-"""The errors of vidqa.
-
-VidqaError
-├── UsageError            a request that contradicts itself or cannot be met
-├── ModelError            the model cannot be used
-│   ├── NotFinite         its logits are NaN or infinite
-│   └── ModelMissing      not in the cache and not reachable; the message names the command that fetches it
-├── VideoError            the video cannot be used
-│   ├── VideoNotFound     no such file, or not a file
-│   ├── VideoUnreadable   the container, the stream or its codec cannot be read
-│   │   └── PictureTooLarge   more pixels, a longer side or a longer shape than is decoded
-│   └── VideoTooDamaged   decoding stopped before half of the requested span
-├── AttentionUnavailable  the requested attention kernel would not be the one that runs
-├── HistoryError          the history's file cannot be used; its contents are unchanged
-├── DoesNotFit            the plan is larger than the available memory or the model's context
-└── Interrupted           the user stopped the work
-
-Each says what happened, with the numbers, and the remedy. `vidqa.cli.console` maps classes to exit codes.
-"""
+"""The errors of vidqa. Each says what happened, with the numbers, and the remedy."""
 
 
 class VidqaError(Exception):
@@ -40,7 +22,7 @@ class ModelError(VidqaError):
 
 
 class ModelMissing(ModelError):
-    """The model is neither cached nor reachable."""
+    """The model is neither cached nor reachable; the remedy names the command that fetches it."""
 
 
 class NotFinite(ModelError):

@@ -41,9 +41,12 @@ def find_timestamps(text: str) -> tuple[Timestamp, ...]:
 
     Skips code, URLs, ratios (`16:9`, `16:10 ratio`) and times of day (`3:45 pm`).
     """
-    hidden = _Spans([*code_spans(text), *(found.span() for found in _URL.finditer(text))])
-    matches = (match for match in _MOMENT.finditer(text) if not match["other"] and match.start() not in hidden)
-    return tuple(moment for match in matches for moment in _read(text, match))
+    characters = list(text)
+    for start, end in (*code_spans(text), *(url.span() for url in _URL.finditer(text))):
+        characters[start:end] = "\0" * (end - start)
+    visible = "".join(characters)
+    matches = (match for match in _MOMENT.finditer(visible) if not match["other"])
+    return tuple(moment for match in matches for moment in _read(visible, match))
 
 
 def _read(text: str, match: re.Match[str]) -> Iterator[Timestamp]:
@@ -121,18 +124,3 @@ def _inline(text: str, start: int, end: int) -> list[Span]:
             found.append((left, runs[number][1]))
         number += 1
     return found
-
-
-class _Spans:
-    """A set of characters, given as spans that may overlap."""
-
-    def __init__(self, spans: list[Span]) -> None:
-        self._starts: list[int] = []
-        self._ends: list[int] = []
-        for start, end in sorted(spans):
-            self._starts.append(start)
-            self._ends.append(max(end, self._ends[-1] if self._ends else 0))
-
-    def __contains__(self, place: int) -> bool:
-        index = bisect_right(self._starts, place) - 1
-        return index >= 0 and place < self._ends[index]
