@@ -9,7 +9,6 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from enum import IntEnum
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TextIO
@@ -157,7 +156,6 @@ def _bar(stage: str, done: int, total: int) -> str:
     return f"{stage} {'█' * filled}{'░' * (cells - filled)} {counts}"
 
 
-@dataclass(slots=True)
 class ReceivedSignal:
     """The first SIGINT or SIGTERM, if one came."""
 
