@@ -1,4 +1,4 @@
-"""Answers in plain numbers, made by no model."""
+"""Answers with fixed numbers, without a model."""
 
 from dataclasses import replace
 

@@ -1,11 +1,14 @@
-"""Marks, and an environment without a network and without the user's state."""
+"""Marks and fixtures; tests use no network and not the user's state folder."""
 
 import os
 import tempfile
 from pathlib import Path
 
+import hypothesis
 import pytest
 
+hypothesis.settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
+hypothesis.settings.load_profile("untimed")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ["VIDQA_STATE"] = tempfile.mkdtemp(prefix="vidqa-tests-")  # what tests measure is not the user's
 # Triton decides when it is imported whether kernels run on a GPU, or on a processor in its interpreter.

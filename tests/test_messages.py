@@ -1,4 +1,4 @@
-"""What is said of memory: tensors and process apart on a CPU, and what exceeds its plan with its cause."""
+"""Texts about memory: tensors and process apart on a CPU, and causes of an exceeded plan."""
 
 from dataclasses import replace
 
@@ -6,7 +6,7 @@ import pytest
 
 from tests.answer_builders import made_answer
 from vidqa.history.records import plan_figures, usage_figures
-from vidqa.messages import above_plan, memory_words, usage_words
+from vidqa.messages import above_plan, memory_text, usage_text
 from vidqa.types import Answer, MemoryLine, MemoryUse, PhaseMemory
 
 MIB = 2**20
@@ -37,7 +37,7 @@ def answer_of(device: str, tensors: int | None, runtime: int, process: int) -> A
         (
             answer_of("cpu", 90, 660, 812),
             "tensors 90.0 MiB of 100.0 MiB planned · process 812.0 MiB (12.0 MiB above plan: the process itself grew "
-            "by 62.0 MiB beside its tensors)",
+            "by 62.0 MiB outside its tensors)",
         ),
         (
             answer_of("cpu", 103, 660, 790),
@@ -59,13 +59,13 @@ def answer_of(device: str, tensors: int | None, runtime: int, process: int) -> A
     ],
 )
 def test_memory_in_words(answer: Answer, expected: str) -> None:
-    assert usage_words(answer).endswith(f" · {expected}")
-    assert memory_words(plan_figures(answer.plan), usage_figures(answer)) == expected
+    assert usage_text(answer).endswith(f" · {expected}")
+    assert memory_text(plan_figures(answer.plan), usage_figures(answer)) == expected
     assert (above_plan(answer.plan, answer.memory) in expected) and ("above plan" in expected) == bool(
         above_plan(answer.plan, answer.memory)
     )
 
 
-def test_a_record_of_before_tensors_were_counted_is_told_with_what_exceeds_its_plan() -> None:
+def test_an_older_record_without_tensor_bytes_has_a_text() -> None:
     plan, usage = {"device": "cpu", "predicted_peak_bytes": 800 * MIB}, {"measured_peak_bytes": 804 * MIB}
-    assert memory_words(plan, usage) == "peak 804.0 MiB of 800.0 MiB planned (4.0 MiB above plan)"
+    assert memory_text(plan, usage) == "peak 804.0 MiB of 800.0 MiB planned (4.0 MiB above plan)"

@@ -1,4 +1,4 @@
-"""The set-up scripts with a scripted Python and pip: what is believed, what is redone."""
+"""The set-up scripts with a scripted Python and pip."""
 
 import shutil
 import subprocess
@@ -26,10 +26,10 @@ exit 0
 """
 
 
-@pytest.fixture(params=["plain", "with a space"])
-def checkout(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
-    """The scripts in a folder of their own, with a fake python3 on the PATH."""
-    root = tmp_path / request.param
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """The scripts in a folder with a space in its name, with a fake python3 on the PATH."""
+    root = tmp_path / "with a space"
     for name in ("vidqa", "test", "lib/setup.sh"):
         target = root / "scripts" / name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -69,49 +69,40 @@ def test_the_first_run_sets_up_and_the_second_does_not(checkout: Path) -> None:
     assert log(checkout) == ["venv", "pip"]
 
 
-def test_stdout_is_the_answers_alone_and_the_callers_folder_is_kept(checkout: Path, tmp_path: Path) -> None:
-    command = [str(checkout / "scripts" / "vidqa"), "x"]
+def test_stdout_and_the_working_directory_are_those_of_the_command_also_through_a_link(
+    checkout: Path, tmp_path: Path
+) -> None:
+    link = tmp_path / "vidqa-link"
+    link.symlink_to(checkout / "scripts" / "vidqa")
+    command = [str(link), "x"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment(checkout), cwd=tmp_path, check=True)
     assert done.stdout == f"ran x\n{tmp_path}\n"
 
 
-def test_a_link_to_the_script_works(checkout: Path, tmp_path: Path) -> None:
-    link = tmp_path / "vidqa-link"
-    link.symlink_to(checkout / "scripts" / "vidqa")
-    done = subprocess.run([str(link)], capture_output=True, text=True, env=environment(checkout), check=True)
-    assert done.stdout.startswith("ran")
-
-
-@pytest.mark.parametrize("where", ["venv", "pip"])
-def test_an_interrupted_first_run_is_finished_by_the_next(checkout: Path, where: str) -> None:
-    assert call(checkout, FAKE_DIE_IN=where).returncode != 0
+@pytest.mark.parametrize(("step", "steps"), [("venv", ["venv"]), ("pip", ["venv", "pip"])])
+def test_an_interrupted_first_run_is_deleted_and_begun_again(checkout: Path, step: str, steps: list[str]) -> None:
+    """pip itself would take a package that it was killed in the middle of for installed."""
+    assert call(checkout, FAKE_DIE_IN=step).returncode != 0
+    partial = checkout / ".venv" / "part-of-a-package"
+    partial.touch()
     assert call(checkout).stdout.startswith("ran")
-    assert log(checkout)[-1] == "pip"
+    assert not partial.exists()
+    assert log(checkout) == [*steps, "venv", "pip"]
 
 
-def test_an_install_that_was_killed_is_thrown_away(checkout: Path) -> None:
-    """pip itself believes a package that it was killed in the middle of."""
-    call(checkout, FAKE_DIE_IN="pip")
-    half = checkout / ".venv" / "half-a-package"
-    half.touch()
-    call(checkout)
-    assert not half.exists()
-    assert log(checkout) == ["venv", "pip", "venv", "pip"]
-
-
-def test_no_stamp_is_believed_while_pip_works(checkout: Path) -> None:
+def test_an_interrupted_installation_is_repeated(checkout: Path) -> None:
     call(checkout)
     assert call(checkout, "test", FAKE_DIE_IN="pip").returncode != 0
     assert "setting up" in call(checkout).stderr
 
 
-def test_a_larger_environment_serves_the_smaller_need(checkout: Path) -> None:
+def test_the_test_environment_serves_the_command_too(checkout: Path) -> None:
     call(checkout, "test")
     assert call(checkout).stderr == ""
     assert log(checkout) == ["venv", "pip"]
 
 
-def test_a_pip_that_outlives_its_script_is_waited_for(checkout: Path) -> None:
+def test_a_running_pip_of_a_killed_script_is_waited_for(checkout: Path) -> None:
     first = subprocess.Popen([str(checkout / "scripts" / "vidqa")], env=environment(checkout, FAKE_PIP_SLEEPS="1"))
     while "pip" not in log(checkout):
         time.sleep(0.02)
@@ -122,7 +113,7 @@ def test_a_pip_that_outlives_its_script_is_waited_for(checkout: Path) -> None:
     assert time.monotonic() - begun > 0.5
 
 
-def test_a_failed_install_is_told_and_tried_again(checkout: Path) -> None:
+def test_a_failed_installation_is_reported_and_repeated(checkout: Path) -> None:
     failed = call(checkout, FAKE_PIP_FAILS="1")
     assert failed.returncode == 1
     assert "no space left" in failed.stderr and "could not be installed" in failed.stderr
@@ -157,7 +148,7 @@ def test_the_test_script_ends_with_the_summary(checkout: Path) -> None:
     assert call(checkout, "test", "-q").stdout.splitlines()[-1] == "1 passed"
 
 
-def test_without_python_the_remedy_is_told(checkout: Path) -> None:
+def test_without_python_the_error_has_a_remedy(checkout: Path) -> None:
     (checkout.parent / "bin" / "python3").write_text("#!/bin/sh\nexit 1\n")
     done = subprocess.run(
         [str(checkout / "scripts" / "vidqa")], capture_output=True, text=True, check=False,
@@ -168,7 +159,7 @@ def test_without_python_the_remedy_is_told(checkout: Path) -> None:
 
 
 def _tools(checkout: Path) -> Path:
-    """A folder with the shell tools and no real Python."""
+    """A folder with the shell's tools and no Python."""
     folder = checkout.parent / "tools"
     folder.mkdir()
     for name in ("bash", "env", "dirname", "readlink", "sha256sum", "cat", "rm", "mv", "flock", "sh", "mkdir"):

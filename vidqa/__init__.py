@@ -1,6 +1,6 @@
-"""vidqa answers questions about videos with Qwen2-VL, sized to the GPU that is there.
+"""vidqa answers questions about videos with Qwen2-VL models, sized to the memory of the machine.
 
-The public names load on first use, so `import vidqa` stays cheap.
+Public names are imported on first use, so that `import vidqa` is quick.
 """
 
 from importlib import import_module
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["Answer", "EngineConfig", "Plan", "Request", "Session", "Turn", "VidqaError"]
 
-_HOMES = {
+_MODULES = {
     "Answer": "vidqa.types",
     "EngineConfig": "vidqa.config",
     "Plan": "vidqa.types",
@@ -27,9 +27,9 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> object:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'vidqa' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(_MODULES[name]), name)
 
 
 def __dir__() -> list[str]:

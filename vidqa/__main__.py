@@ -1,4 +1,4 @@
-"""Picks a face and imports it late. The only module above the faces."""
+"""Entry point: the command line, or the interactive session, imported late. May import both."""
 
 import argparse
 import os
@@ -14,7 +14,7 @@ def main() -> int:
 
 def open_session(arguments: argparse.Namespace) -> int:
     """Open the interactive session that the arguments describe; returns the exit code."""
-    # Textual reads it when it is imported: milliseconds until Esc is no beginning of another key's code.
+    # Textual reads this at import: milliseconds after which Esc is a key and not the start of an escape sequence.
     os.environ.setdefault("ESCDELAY", "50")
     from vidqa.cli.arguments import given_flags, make_config, make_request
     from vidqa.config import config_path, state_folder

@@ -1,21 +1,20 @@
-"""What an engine needs to know, the words it may be told in, and where the user's files lie.
-
-What the user wrote in them is read by `vidqa.settings.load`. Opens nothing.
-"""
+"""Configuration of an engine, the choices of its options, and the paths of the user's files."""
 
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from vidqa.types import Placement
+if TYPE_CHECKING:
+    from vidqa.types import Placement
 
 ATTENTION_CHOICES = ("auto", "flash", "cudnn", "efficient", "flex", "tiled")
 QUALITY_CHOICES = ("fast", "balanced", "best")
 WEIGHT_CHOICES = ("fp32", "bf16", "fp16", "int8", "nf4", "nf4-dq", "fp8")
 PLANNED_ONLY = ("fp8",)
 KV_CHOICES = ("native", "int8")
-DECODER_DEADLINE_SECONDS = 60.0  # for one reply of the decoding process
+DECODER_DEADLINE_SECONDS = 60.0  # for one reply of the decoder process
 CLIP_DEADLINE_SECONDS = 600.0  # for all replies about one video
 
 
@@ -23,17 +22,15 @@ CLIP_DEADLINE_SECONDS = 600.0  # for all replies about one video
 class EngineConfig:
     """How a Session loads and runs its model.
 
-    What is None the planner chooses. `weights` is a precision, `kv` `native` or `int8`;
-    `vision_chunk` is in temporal slices, `prefill_chunk` in tokens. `vram_bytes` is a budget
-    to plan for instead of what is free, `reserve_bytes` is left to others. `isolate_decoder`
-    runs FFmpeg in a process that can be killed, `decoder_deadline_seconds` is how long a reply of it may take, and
-    `clip_deadline_seconds` how long all replies about one video may take; `conversation_tokens` is room in the
-    KV cache for the questions and answers that follow the first; `batch` is how many requests memory is planned for;
-    `step_seconds` is how long it may take at most until the engine looks whether to stop, as it does after a chunk
-    and on a CPU after a layer: chunks become smaller, down to a slice and 16 tokens, but those that are set stay;
-    `cpu_threads` is how many cores torch computes on, for a face that draws meanwhile: a setting of the whole
-    process; `remember` keeps planned and measured peaks in the user's state folder; `count_tensors` counts living
-    tensors where the device has no counter, for about 5 µs an operator.
+    The planner chooses what is None. `weights` is a precision, `kv` `native` or `int8`; `vision_chunk` is in temporal
+    slices, `prefill_chunk` in tokens. `vram_bytes` is the budget instead of the free memory; `reserve_bytes` are left
+    free. `isolate_decoder` runs FFmpeg in a process that can be killed; `decoder_deadline_seconds` limits each of its
+    replies, `clip_deadline_seconds` all replies about one video. `conversation_tokens` is room in the KV cache for
+    further questions and answers. `batch` is the number of requests that memory is planned for. `step_seconds` limits
+    the time between two checks for cancellation, which follow each chunk and on a CPU each layer: the planner's chunks
+    become smaller, down to a slice and 16 tokens. `cpu_threads` is torch's number of threads, for the whole process.
+    `remember` saves planned and measured peaks in the user's state folder. `count_tensors` counts live tensors where
+    the device has no counter, for about 5 µs an operator.
     """
 
     model: str = "demo"
@@ -41,7 +38,7 @@ class EngineConfig:
     attention: str = "auto"
     weights: str | None = None
     kv: str | None = None
-    placement: Placement | None = None
+    placement: "Placement | None" = None
     vision_chunk: int | None = None
     prefill_chunk: int | None = None
     vram_bytes: int | None = None
@@ -60,16 +57,16 @@ class EngineConfig:
 
 
 def config_path(environment: Mapping[str, str] = os.environ) -> Path:
-    """Where the configuration file is looked for: $VIDQA_CONFIG, else the user's config folder."""
+    """Return the configuration file's path: $VIDQA_CONFIG, else `config.toml` in the user's config folder."""
     if named := environment.get("VIDQA_CONFIG"):
         return Path(named)
-    import platformdirs  # only where no path was given: keeps `vidqa --help` quick
+    import platformdirs  # imported late: slow
 
     return Path(platformdirs.user_config_dir("vidqa")) / "config.toml"
 
 
 def state_folder(environment: Mapping[str, str] = os.environ) -> Path:
-    """Where vidqa keeps what it learns and what was asked: $VIDQA_STATE, else the user's state folder."""
+    """Return the folder of the history and of measured peaks: $VIDQA_STATE, else the user's state folder."""
     if named := environment.get("VIDQA_STATE"):
         return Path(named)
     import platformdirs
@@ -78,7 +75,7 @@ def state_folder(environment: Mapping[str, str] = os.environ) -> Path:
 
 
 def compiled_folder(environment: Mapping[str, str] = os.environ) -> Path:
-    """Where torch's compiled kernels are kept: below $VIDQA_STATE, else below the user's cache folder."""
+    """Return the folder of compiled kernels: below $VIDQA_STATE, else below the user's cache folder."""
     if named := environment.get("VIDQA_STATE"):
         return Path(named) / "compiled"
     import platformdirs

@@ -1,27 +1,8 @@
-"""The errors that vidqa raises on purpose. This file knows no other part of the project.
-
-VidqaError
-├── UsageError            a request that contradicts itself or asks for what cannot be
-├── ModelError            the model cannot be used
-│   ├── NotFinite         its numbers became NaN or infinite: there is no answer in them
-│   └── ModelMissing      not in the cache and not fetched; names the command that fetches it
-├── VideoError            the video cannot be used
-│   ├── VideoNotFound     no such file, or not a file
-│   ├── VideoUnreadable   the container, the stream or its codec cannot be read
-│   │   └── PictureTooLarge   more pixels, a longer side or a longer shape than is decoded
-│   └── VideoTooDamaged   decoding stopped before half of the asked span
-├── AttentionUnavailable  the asked-for attention kernel would not be the one that runs
-├── HistoryError          the history's file cannot be used; what it holds is left alone
-├── DoesNotFit            the plan is larger than the memory or the context that there is
-└── Interrupted           the user stopped the work
-
-Each carries what happened (with its numbers) and the remedy. Which exit code an error
-becomes is the command line's business.
-"""
+"""The errors of vidqa. Each says what happened, with the numbers, and the remedy."""
 
 
 class VidqaError(Exception):
-    """Something went wrong that vidqa can explain: `what` happened, and the `remedy`."""
+    """An error with an explanation: `what` happened, and the `remedy`."""
 
     def __init__(self, what: str, remedy: str = "") -> None:
         super().__init__(what, remedy)
@@ -33,7 +14,7 @@ class VidqaError(Exception):
 
 
 class UsageError(VidqaError):
-    """A request that contradicts itself or asks for what cannot be."""
+    """A request that contradicts itself or cannot be met."""
 
 
 class ModelError(VidqaError):
@@ -41,7 +22,7 @@ class ModelError(VidqaError):
 
 
 class ModelMissing(ModelError):
-    """The model is neither cached nor reachable."""
+    """The model is neither cached nor reachable; the remedy names the command that fetches it."""
 
 
 class NotFinite(ModelError):
@@ -65,21 +46,21 @@ class PictureTooLarge(VideoUnreadable):
 
 
 class VideoTooDamaged(VideoError):
-    """Decoding stopped before half of the asked span."""
+    """Decoding stopped before half of the requested span."""
 
 
 class AttentionUnavailable(VidqaError):
-    """The asked-for attention kernel would not be the one that runs."""
+    """The requested attention kernel would not be the one that runs."""
 
 
 class HistoryError(VidqaError):
-    """The history's file cannot be used, or what was asked of it is not there."""
+    """The history's file cannot be used, or a session is not in it."""
 
 
 class DoesNotFit(VidqaError):
-    """The plan is larger than the memory or the context that there is.
+    """The plan is larger than the available memory or the model's context.
 
-    `smallest_budget_bytes`: what the least that was asked for would need, where that is known.
+    `smallest_budget_bytes` is the least budget for the request, where it is known.
     """
 
     def __init__(self, what: str, remedy: str = "", *, smallest_budget_bytes: int | None = None) -> None:

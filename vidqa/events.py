@@ -1,4 +1,4 @@
-"""The stream that every face renders. This file knows `types` and `errors` and nothing else."""
+"""Events of a session while it answers, for the command line and the interactive session to render."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -11,7 +11,7 @@ Stage = Literal["load", "video", "vision", "prefill", "decode"]
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """The video was probed and the plan is made; no frame is decoded yet."""
+    """The video is probed and the plan is made; no frame is decoded yet."""
 
     video: VideoInfo
     plan: Plan
@@ -36,16 +36,16 @@ class StageProgress:
 
 @dataclass(frozen=True, slots=True)
 class Noted:
-    """Something the user should know, in one sentence."""
+    """A note for the user, in one sentence."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class MemorySampled:
-    """How the plan's device stands, at most ten times a second: this process's bytes, and others'.
+    """Bytes in use on the plan's device by this process and by others, at most ten times a second.
 
-    `tensor_peak_bytes` is the most that lived in tensors so far, where that is counted apart from the process.
+    `tensor_peak_bytes` is the peak of all tensors so far, where tensors are counted apart from the process.
     """
 
     phase: str
@@ -57,7 +57,7 @@ class MemorySampled:
 
 @dataclass(frozen=True, slots=True)
 class Degraded:
-    """A phase ran out of memory; a smaller plan goes on. `step` says what was lowered."""
+    """A phase ran out of memory, and the request goes on with a smaller plan. `step` says what was lowered."""
 
     phase: str
     step: str
@@ -66,21 +66,21 @@ class Degraded:
 
 @dataclass(frozen=True, slots=True)
 class TextDelta:
-    """More text of the answer, in whole characters, untrusted."""
+    """The next part of the answer: whole characters, untrusted."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """Always the last event."""
+    """The last event of a request."""
 
     answer: Answer
 
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The last event of one request among several: the others go on."""
+    """The last event of a request that failed in a batch; the other requests go on."""
 
     error: VidqaError
 

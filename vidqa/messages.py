@@ -1,4 +1,4 @@
-"""Sentences that every face says about plans and answers, so that they say the same. Knows types, no screen."""
+"""Texts about plans and answers that the command line and the interactive session share."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,23 +10,23 @@ from vidqa.utils.units import format_bytes
 _STOPPED = {"length": " (stopped at --max-tokens)", "cancelled": " (stopped)"}
 
 
-def model_words(name: str) -> str:
-    """A model's name; of the demo also what it can do."""
+def model_label(name: str) -> str:
+    """Return a model's name; for the demo model with its limits."""
     return "demo model: coloured shapes only" if name == "demo" else safe_line(name)
 
 
-def usage_words(answer: Answer) -> str:
-    """What an answer took: tokens, seconds, and the measured beside the planned memory."""
+def usage_text(answer: Answer) -> str:
+    """Return the tokens, seconds and memory of an answer, measured and planned."""
     timing = answer.timing
     return (
         f"{timing.tokens} tokens{_STOPPED.get(answer.finish_reason, '')} · first after "
         f"{timing.first_token_seconds:.2f} s · {timing.tokens_per_second:.0f} tokens/s · "
-        + memory_words(plan_memory(answer.plan), used_memory(answer))
+        + memory_text(plan_memory(answer.plan), used_memory(answer))
     )
 
 
 def plan_memory(plan: Plan) -> dict[str, Any]:
-    """What is said of a plan's memory, in the words of `--json`."""
+    """Return the figures of a plan's memory, with the keys of `--json`."""
     return {
         "device": plan.device,
         "predicted_peak_bytes": plan.predicted_peak_bytes,
@@ -35,7 +35,7 @@ def plan_memory(plan: Plan) -> dict[str, Any]:
 
 
 def used_memory(answer: Answer) -> dict[str, Any]:
-    """What is said of the memory that an answer took, in the words of `--json`."""
+    """Return the figures of an answer's memory, with the keys of `--json`."""
     return {
         "measured_peak_bytes": answer.memory.measured_peak_bytes,
         "tensor_peak_bytes": answer.memory.tensor_peak_bytes,
@@ -43,11 +43,11 @@ def used_memory(answer: Answer) -> dict[str, Any]:
     }
 
 
-def memory_words(plan: Mapping[str, Any], used: Mapping[str, Any]) -> str:
-    """Measured beside planned memory, from `plan_memory` and `used_memory`, which older records have in part.
+def memory_text(plan: Mapping[str, Any], used: Mapping[str, Any]) -> str:
+    """Return measured and planned memory, from `plan_memory` and `used_memory`; older records have some of their keys.
 
-    On a GPU the process's share of it is compared; elsewhere the tensors are, and the process is named apart: it holds
-    the interpreter too, which no plan decides.
+    On a GPU the process's memory is compared with the plan; on a CPU its tensors are, since the process holds the
+    interpreter too.
     """
     planned, measured = plan["predicted_peak_bytes"], used["measured_peak_bytes"]
     tensors = used.get("tensor_peak_bytes")
@@ -62,7 +62,7 @@ def memory_words(plan: Mapping[str, Any], used: Mapping[str, Any]) -> str:
 
 
 def above_plan(plan: Plan, memory: MemoryUse) -> str:
-    """What exceeded the plan, by how much, and why; empty where nothing did."""
+    """Return by how much the memory exceeded the plan, and why; empty if it did not."""
     tensors = memory.tensor_peak_bytes or 0
     if tensors > plan.tensor_bytes > 0:
         phase = max(memory.phases, key=lambda use: use.peak_bytes).name if memory.phases else plan.peak_phase
@@ -76,15 +76,15 @@ def above_plan(plan: Plan, memory: MemoryUse) -> str:
             return _above(over, f"CUDA's context took {format_bytes(grown)} more than was planned for it")
         return _above(over, f"torch's allocator held more than the {format_bytes(tensors)} that were in tensors")
     grown = memory.measured_peak_bytes - memory.runtime_bytes - tensors
-    return _above(over, f"the process itself grew by {format_bytes(grown)} beside its tensors")
+    return _above(over, f"the process itself grew by {format_bytes(grown)} outside its tensors")
 
 
 def _above(over_bytes: int, cause: str) -> str:
     return f"{format_bytes(over_bytes)} above plan: {cause}"
 
 
-def degraded_words(phase: str, step: str, plan: Plan) -> str:
-    """What was given up when memory ran out, and what goes on."""
+def degraded_text(phase: str, step: str, plan: Plan) -> str:
+    """Return what was lowered after memory ran out, and the new plan."""
     run_config = plan.run_config
     return (
         f"{phase} ran out of memory; going on with {step}: "

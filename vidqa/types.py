@@ -1,4 +1,4 @@
-"""Frozen data that crosses a stage border. This file knows no torch, no av and no numpy."""
+"""Data types that several packages share. Imports no torch, av or numpy."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,13 +17,12 @@ FinishReason = Literal["stop", "length", "cancelled"]
 
 @dataclass(frozen=True, slots=True)
 class VideoInfo:
-    """What a probe learned about the best video stream of a file.
+    """Metadata of a file's video stream.
 
-    `width` and `height` are those of the picture as shown: after rotation and after
-    the pixel aspect. `pts_seconds` has one presentation time per frame, ascending;
-    times are those of the file, so `start_seconds` need not be zero. `lead_seconds` is how long a player that counts
-    from 0 shows nothing yet, as where sound begins first; `duration_seconds` includes it.
-    `sources` says for each value where it came from (`header`, `packets`, `derived`...).
+    `width` and `height` are those of the picture as shown: after rotation and pixel aspect. `pts_seconds` has one
+    presentation time per frame, ascending; times are those of the file, so `start_seconds` need not be zero.
+    `lead_seconds` is the time before the first picture, for example where sound begins first; `duration_seconds`
+    includes it. `sources` has the origin of each value (`header`, `packets`, `derived`...).
     """
 
     path: str
@@ -46,15 +45,15 @@ class VideoInfo:
     lead_seconds: float = 0.0
 
     def shown_seconds(self, index: int) -> float:
-        """When a player that counts from 0 shows a frame."""
+        """Return when a player that counts from 0 shows a frame."""
         return self.pts_seconds[index] - self.start_seconds + self.lead_seconds
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One decoded picture: `rgb` is (height, width, 3) uint8, upright, at source size.
+    """A decoded picture: `rgb` is (height, width, 3) uint8, upright, at source size.
 
-    `timestamp_seconds` is when a player that counts from 0 shows it. `note` says what is unusual about it.
+    `timestamp_seconds` is when a player that counts from 0 shows it. `note` is empty for an ordinary frame.
     """
 
     index: int
@@ -65,7 +64,7 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class PixelBounds:
-    """What a checkpoint's video processor allows: pixels per frame, and frames per video."""
+    """Limits of a checkpoint's video processor: pixels per frame and per video, frames per video."""
 
     min_pixels: int
     max_pixels: int
@@ -78,10 +77,10 @@ class PixelBounds:
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """One device as it is now, sizes in bytes. Rates are peak figures, for time estimates only.
+    """A device and its current memory in bytes. Rates are peak rates, for time estimates only.
 
-    `free_bytes` is what this process could still allocate: the smaller of the driver's word and
-    total - others - own. `process_bytes` and `other_bytes` are 0 where the driver does not say.
+    `free_bytes` is what this process can still allocate: the smaller of the driver's figure and total - others - own.
+    `process_bytes` and `other_bytes` are 0 where the driver does not report them.
     """
 
     kind: Literal["cuda", "mps", "cpu"]
@@ -99,13 +98,13 @@ class Device:
 
     @property
     def torch_name(self) -> str:
-        """As torch names it: `cpu`, `mps`, `cuda:0`."""
+        """Return torch's name of the device: `cpu`, `mps`, `cuda:0`."""
         return f"cuda:{self.index}" if self.kind == "cuda" else self.kind
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """A question about a video and the answer that was given."""
+    """A question about a video and its answer."""
 
     question: str
     answer: str
@@ -113,9 +112,9 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One question about one video. `size` is (width, height) in pixels; `history` are the turns before it.
+    """A question about a video. `size` is (width, height) in pixels; `history` are the turns before it.
 
-    `stream` is the index of the picture to look at, as FFmpeg counts streams; None for the best.
+    `stream` is the index of the video stream, as FFmpeg counts streams; None for the best.
     """
 
     video: str
@@ -136,9 +135,9 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class MemoryLine:
-    """One part of a plan's memory: what it is, its bytes, how they were computed, and what kind of memory it is.
+    """A part of a plan's memory: its name, bytes, formula and kind.
 
-    `tensors` are what formulas give; `process` is what the runtime takes beside them; `margin` is kept free.
+    `tensors` are computed by formulas; `process` is the memory of the runtime; `margin` is left free.
     """
 
     name: str
@@ -149,13 +148,12 @@ class MemoryLine:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """What does not simply lie on the device in 16-bit; every True saves device memory and costs something.
+    """Deviations from a model that is on the device in 16 bit. Each True saves device memory for time or quality.
 
-    `embedding_on_host`: rows of the table are looked up on the host. `vision_offloaded`: the whole
-    video is encoded first, its embeddings wait on the host, and the vision tower leaves the device
-    before the KV cache is made. `vision_quantized`, `lm_head_quantized`: they share
-    the precision of quantized weights. `kv_on_host`: each layer's keys and values visit the
-    device for its turn only.
+    `embedding_on_host`: rows of the table are looked up on the host. `vision_offloaded`: the whole video is encoded
+    first, its embeddings wait on the host, and the vision tower leaves the device before the KV cache is allocated.
+    `vision_quantized`, `lm_head_quantized`: these have the precision of the quantized weights. `kv_on_host`: each
+    layer's keys and values are on the device only while the layer runs.
     """
 
     embedding_on_host: bool = False
@@ -167,12 +165,12 @@ class Placement:
 
 @dataclass(frozen=True, slots=True)
 class RunConfig:
-    """All that memory and time depend on. Sizes in pixels, `text_tokens` around the video.
+    """All parameters of memory and time. Sizes in pixels; `text_tokens` are those around the video.
 
-    `weights` and `kv` are precisions, `dtype` the one that is computed in; `vision_chunk` is
-    in temporal slices, `prefill_chunk` in tokens; so is `spare_tokens`, what the KV cache holds
-    beyond prompt and answer, for the questions that follow. `batch` sequences are decoded together:
-    each has its cache, and they are encoded and prefilled one after the other. `sampled`: at a temperature above 0.
+    `weights` and `kv` are precisions, `dtype` is that of the computation. `vision_chunk` is in temporal slices,
+    `prefill_chunk` in tokens. `spare_tokens` is room in the KV cache beyond prompt and answer, for further questions.
+    `batch` sequences are decoded together: each has its cache, and they are encoded and prefilled one after the other.
+    `sampled` is True at a temperature above 0.
     """
 
     weights: str
@@ -203,17 +201,16 @@ class TimeEstimate:
 
     @property
     def total_seconds(self) -> float:
-        """All stages one after the other, the model loaded."""
+        """Return the time of all stages, without loading."""
         return self.video_seconds + self.vision_seconds + self.prefill_seconds + self.decode_seconds
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What runs, and what it is predicted to take. Sizes in pixels, memory in bytes.
+    """How a request runs, and the predicted memory and time. Sizes in pixels, memory in bytes.
 
-    `lines` are those of the phase that takes most, and add up to `required_bytes`: the
-    predicted peak and the margin. `limits` says for each choice that lowered something
-    which limit forced it.
+    `lines` are the parts of the phase with the most memory; their sum is `required_bytes`. `limits` has a sentence for
+    each choice that a limit lowered.
     """
 
     model: str
@@ -235,34 +232,34 @@ class Plan:
 
     @property
     def required_bytes(self) -> int:
-        """What the budget must hold: the sum of the lines."""
+        """Return the least budget: predicted peak and margin."""
         return sum(line.bytes for line in self.lines)
 
     @property
     def predicted_peak_bytes(self) -> int:
-        """The largest phase, without the margin."""
+        """Return the memory of the largest phase, without the margin."""
         return self.required_bytes - self.margin_bytes
 
     @property
     def tensor_bytes(self) -> int:
-        """What lives in tensors in the largest phase: weights, KV cache and activations."""
+        """Return the memory of tensors in the largest phase: weights, KV cache and activations."""
         return sum(line.bytes for line in self.lines if line.kind == "tensors")
 
     @property
     def runtime_bytes(self) -> int:
-        """What the process is planned to take beside its tensors."""
+        """Return the planned memory of the process without its tensors."""
         return sum(line.bytes for line in self.lines if line.kind == "process")
 
     @property
     def interval_seconds(self) -> float:
-        """Mean time between two frames; 0 for a single moment."""
+        """Return the mean time between two frames; 0 for a single one."""
         times = self.timestamps_seconds
         return (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Seconds per stage. `first_token_seconds` runs from the accepted request, model loaded."""
+    """Seconds per stage. `first_token_seconds` counts from the request, without loading."""
 
     load_seconds: float
     video_seconds: float
@@ -274,13 +271,13 @@ class Timing:
 
     @property
     def tokens_per_second(self) -> float:
-        """Decode speed: the first token belongs to the prefill."""
+        """Return the decode rate; the first token belongs to the prefill."""
         return (self.tokens - 1) / self.decode_seconds if self.tokens > 1 and self.decode_seconds > 0 else 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class PhaseMemory:
-    """Measured bytes of one phase: tensors', and what the allocator held, where there is one."""
+    """Measured bytes of one phase: of tensors, and reserved by the allocator, where there is one."""
 
     name: str
     start_bytes: int
@@ -294,10 +291,10 @@ class PhaseMemory:
 
 @dataclass(frozen=True, slots=True)
 class MemoryUse:
-    """Measured bytes, beside the plan's: `measured_peak_bytes` is the process's on the plan's device.
+    """Measured bytes of a request; `measured_peak_bytes` is the process's peak on the plan's device.
 
-    `runtime_bytes` is what the process held there before this request's tensors. `tensor_peak_bytes` is the most
-    that lived in tensors at once, where it was counted.
+    `runtime_bytes` is what the process held there before this request's tensors. `tensor_peak_bytes` is the peak of
+    all tensors, where it was counted.
     """
 
     weights_bytes: int
@@ -312,7 +309,7 @@ class MemoryUse:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The answer with everything that is known about how it came to be."""
+    """An answer with its plan, times and memory."""
 
     text: str
     finish_reason: FinishReason

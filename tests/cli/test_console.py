@@ -1,11 +1,12 @@
-"""What reaches the terminal: wrapped, safe, and only where it is wanted."""
+"""Errors, tables, JSON and progress on the terminal, and exit codes."""
 
 import io
 import json
 
 import pytest
 
-from vidqa.cli.console import ExitCode, StderrReporter, exit_code_for, report_error, write_json
+from vidqa.cli.console import ExitCode, StderrReporter, exit_code_for, format_table, report_error, write_json
+from vidqa.cli.main import COMMANDS, build_parser, run
 from vidqa.errors import (
     AttentionUnavailable,
     DoesNotFit,
@@ -68,44 +69,54 @@ def test_json_carries_any_text_exactly_and_obeys_no_escape(capsys: pytest.Captur
     assert not any(character in out for character in "\x1b\x07\x9b\u202e\u2028\x7f")
 
 
-def test_bars_are_drawn_on_a_terminal_only() -> None:
-    for stream, drawn in ((Terminal(), True), (io.StringIO(), False)):
-        talk = StderrReporter(quiet=False, stream=stream)
-        talk.progress(StageStarted("video", 8))
-        talk.progress(StageProgress("video", 4, 8))
-        talk.say("done")
-        assert ("4/8" in stream.getvalue()) == drawn
-        assert stream.getvalue().endswith("done\n")
+def test_a_table_is_as_wide_as_its_cells() -> None:
+    rows = [("frames", "peak", "note"), ("8", "1.5 GiB", ""), ("16", "800 MiB", "slow")]
+    lines = ["frames     peak  note", "     8  1.5 GiB", "    16  800 MiB  slow"]
+    assert format_table(rows, ">><") == lines
 
 
-def test_loading_is_told_in_bytes() -> None:
+@pytest.mark.parametrize(
+    ("stream", "quiet", "term", "bars", "notes"),
+    [
+        (Terminal(), False, "xterm", True, True),
+        (Terminal(), False, "dumb", False, True),
+        (io.StringIO(), False, "xterm", False, True),
+        (Terminal(), True, "xterm", False, False),
+    ],
+)
+def test_bars_are_drawn_on_a_terminal_only(
+    stream: io.StringIO, quiet: bool, term: str, bars: bool, notes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", term)
+    reporter = StderrReporter(quiet, stream)
+    reporter.progress(StageStarted("video", 8))
+    reporter.progress(StageProgress("video", 4, 8))
+    reporter.say("done")
+    assert ("4/8" in stream.getvalue()) == bars
+    assert stream.getvalue().endswith("done\n") == notes and bool(stream.getvalue()) == notes
+
+
+def test_memory_follows_the_bars(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
     stream = Terminal()
-    talk = StderrReporter(quiet=False, stream=stream)
-    talk.progress(StageProgress("load", 3 * 2**30, 4 * 2**30))
-    talk.memory(MemorySampled("load", 2**30, 2**30, 0), 0)
-    assert "load █████████░░░ 3.0 GiB/4.0 GiB  1.0 GiB, peak 1.0 GiB" in stream.getvalue()
-    talk.memory(MemorySampled("load", 2**30, 2**30, 0), 2**31)
-    assert "1.0 GiB of 2.0 GiB planned" in stream.getvalue()
-
-
-def test_tensors_are_told_apart_from_the_process_where_they_are_counted() -> None:
-    stream = Terminal()
-    talk = StderrReporter(quiet=False, stream=stream)
-    talk.progress(StageProgress("video", 4, 8))
-    talk.memory(MemorySampled("vision", 800 * 2**20, 810 * 2**20, 0, 15 * 2**20), 805 * 2**20, 17 * 2**20)
+    reporter = StderrReporter(quiet=False, stream=stream)
+    reporter.progress(StageProgress("load", 3 * 2**30, 4 * 2**30))
+    reporter.memory(MemorySampled("load", 2**30, 2**30, 0), 0)
+    assert stream.getvalue().endswith("load █████████░░░ 3.0 GiB/4.0 GiB  1.0 GiB, peak 1.0 GiB")
+    reporter.memory(MemorySampled("load", 2**30, 2**30, 2**20), 2**31)
+    assert stream.getvalue().endswith("1.0 GiB of 2.0 GiB planned, peak 1.0 GiB, others 1.0 MiB")
+    reporter.memory(MemorySampled("vision", 800 * 2**20, 810 * 2**20, 0, 15 * 2**20), 805 * 2**20, 17 * 2**20)
     assert stream.getvalue().endswith("  process 800.0 MiB, tensors 15.0 MiB of 17.0 MiB planned")
 
 
-def test_quiet_says_nothing() -> None:
-    stream = Terminal()
-    talk = StderrReporter(quiet=True, stream=stream)
-    talk.progress(StageStarted("video", 8))
-    talk.say("anything")
-    assert stream.getvalue() == ""
-
-
-def test_a_dumb_terminal_gets_no_bars(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TERM", "dumb")
-    stream = Terminal()
-    StderrReporter(quiet=False, stream=stream).progress(StageStarted("video", 8))
-    assert stream.getvalue() == ""
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_options_of_a_command_are_those_of_the_whole_parser(
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the named command's module is imported for `vidqa NAME`, and all of them for completion."""
+    for call in (run, build_parser().parse_args):
+        with pytest.raises(SystemExit) as ended:
+            call([name, "--help"])
+        assert ended.value.code == 0
+    out = capsys.readouterr().out
+    assert out[: len(out) // 2] == out[len(out) // 2 :] and "--debug" in out

@@ -1,8 +1,6 @@
-"""doctor tells what is there, what is broken and what to do, and never dies of what it looks at."""
+"""`vidqa doctor`: each check's status and remedy, also where the check itself fails."""
 
-import argparse
 import json
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +12,7 @@ import torch
 
 from tests.devices.scripted_nvml import GIB, Card, ScriptedNvml, machine, no_driver
 from vidqa.cli import doctor
+from vidqa.cli.main import run
 from vidqa.devices.host import Machine
 from vidqa.diagnostics import health_checks
 from vidqa.diagnostics.health_checks import Check, Subject, passed, run_checks
@@ -24,11 +23,7 @@ HERE = machine(no_driver())
 
 
 def call(*words: str) -> int:
-    parser = argparse.ArgumentParser()
-    doctor.add_parser(parser.add_subparsers())
-    arguments = parser.parse_args(["doctor", *words])
-    code: int = arguments.run(arguments)
-    return code
+    return run(["doctor", *words])
 
 
 def look(*names: str, device: str = "auto", model: str | None = None, here: Machine = HERE) -> dict[str, Check]:
@@ -41,12 +36,11 @@ def look(*names: str, device: str = "auto", model: str | None = None, here: Mach
 def test_on_a_processor_all_is_well(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("VIDQA_STATE", str(tmp_path))  # other tests' runs are no measure of the predictions
+    monkeypatch.setenv("VIDQA_STATE", str(tmp_path))  # without the peaks that other tests saved
     assert call("--device", "cpu", "--model", "demo") == 0
     out = capsys.readouterr().out
     lines = out.splitlines()
-    assert all(line.startswith(("✓", "✗", "–", " ")) for line in lines)
-    assert sum(line.startswith("✗") for line in lines) == 0
+    assert all(line.startswith(("✓", "–", " ")) for line in lines)
     for name in ("torch", "device", "ffmpeg", "bitsandbytes", "attention", "model", "predictions"):
         assert any(line[2:].startswith(name) for line in lines)
     assert "6/2 heads of 32, float32" in out
@@ -63,10 +57,9 @@ def test_json_is_one_object(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_missing_model_fails_with_its_remedy(capsys: pytest.CaptureFixture[str]) -> None:
-    assert call("--device", "cpu", "--model", "nobody/nothing") == 1
+    assert call("--device", "cpu", "--model", "some/model") == 1
     out = capsys.readouterr().out
-    assert "✗ model" in out
-    assert "→ Fetch it with `vidqa pull nobody/nothing`" in out
+    assert "✗ model" in out and "→ Fetch it with `vidqa pull some/model`" in out
 
 
 def test_a_missing_device_fails(capsys: pytest.CaptureFixture[str]) -> None:
@@ -81,17 +74,16 @@ def test_a_check_that_raises_is_a_finding() -> None:
         raise OSError("libnvidia-ml.so: wrong ELF class\nmore")
 
     found = [*run_checks(Subject("demo", "cpu", False, Machine(nvml=broken)))]
-    first = found[0]
-    assert (first.name, first.status) == ("driver", "bad")
-    assert first.detail == "OSError: libnvidia-ml.so: wrong ELF class"
-    assert passed(found)  # a processor needs no driver
+    shown = (found[0].name, found[0].status, found[0].detail)
+    assert shown == ("driver", "bad", "OSError: libnvidia-ml.so: wrong ELF class")
+    assert passed(found)  # a CPU needs no driver
 
 
 def test_no_driver_is_no_fault_unless_a_gpu_was_asked_for() -> None:
     assert look("driver")["driver"].status == "absent"
     assert look("driver", device="cuda")["driver"].status == "bad"
-    told = look("driver", here=machine(ScriptedNvml(Card())))["driver"]
-    assert (told.status, told.detail) == ("ok", "NVIDIA 570.86.15, runs CUDA up to 12.8")
+    check = look("driver", here=machine(ScriptedNvml(Card())))["driver"]
+    assert (check.status, check.detail) == ("ok", "NVIDIA 570.86.15, runs CUDA up to 12.8")
 
 
 def test_a_gpu_with_its_processes_and_kernels() -> None:
@@ -156,11 +148,6 @@ def test_plain_attention_that_falls_through_is_told_in_bytes() -> None:
 def test_a_terminal_without_the_marks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", SimpleNamespace(encoding="cp1252"))
     assert [doctor._mark(status) for status in ("ok", "bad", "absent")] == ["ok", "BAD", "-"]
-
-
-def test_declaring_the_command_imports_nothing_heavy() -> None:
-    code = "import vidqa.cli.doctor, sys; sys.exit(any(m in sys.modules for m in ('torch', 'av', 'psutil', 'pynvml')))"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 @pytest.mark.needs_cuda

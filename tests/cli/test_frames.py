@@ -1,4 +1,4 @@
-"""`vidqa frames` writes the very pictures that the model gets."""
+"""`vidqa frames` writes the frames that the model gets."""
 
 from pathlib import Path
 
@@ -17,8 +17,8 @@ CLIP = str(Path(__file__).parents[2] / "assets" / "demo.mp4")
 def test_the_sheet_shows_what_the_model_sees(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sheet = tmp_path / "sheet.png"
     assert run(["frames", CLIP, "-o", str(sheet), "--model", "demo", "--frames", "6"]) == ExitCode.OK
-    told = capsys.readouterr()
-    assert told.out == "" and "6 frames of 140×112" in told.err
+    out, err = capsys.readouterr()
+    assert out == "" and "6 frames of 140×112" in err
     with Session(EngineConfig(model="demo", isolate_decoder=False)) as session:
         plan, pictures = session.see(Request(CLIP, "what happens?", frames=6))
         assert session.loaded is None  # no weights
@@ -31,6 +31,6 @@ def test_the_sheet_shows_what_the_model_sees(tmp_path: Path, capsys: pytest.Capt
         assert (shown[y : y + height, x : x + width] == picture).all(), place
 
 
-def test_a_folder_that_is_not_there_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_folder_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["frames", CLIP, "-o", "/no/such/folder/x.png", "--model", "demo"]) == ExitCode.USAGE
     assert "/no/such/folder" in capsys.readouterr().err.replace("\n", " ")

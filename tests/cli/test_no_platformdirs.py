@@ -1,4 +1,4 @@
-"""With VIDQA_STATE and VIDQA_CONFIG set, no folder of the system is looked for: platformdirs is not needed."""
+"""With VIDQA_STATE and VIDQA_CONFIG set, platformdirs is not needed."""
 
 import os
 import subprocess

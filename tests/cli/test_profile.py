@@ -12,12 +12,6 @@ from vidqa.cli.main import run
 CLIP = str(Path(__file__).parents[2] / "assets" / "demo.mp4")
 
 
-@pytest.fixture(autouse=True)
-def no_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("VIDQA_CONFIG", str(tmp_path / "none.toml"))
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
-
-
 def profile(folder: Path, *words: str) -> int:
     fixed = ("--model", "demo", "--device", "cpu", "--decode-in-process", "--max-tokens", "8", "--out", str(folder))
     return run(["profile", CLIP, *fixed, *words])
@@ -25,51 +19,51 @@ def profile(folder: Path, *words: str) -> int:
 
 def profiled(folder: Path, capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
     assert profile(folder, "--json", *words) == ExitCode.OK
-    told: dict[str, Any] = json.loads(capsys.readouterr().out)
-    assert told["schema_version"] == 1
-    return told
+    values: dict[str, Any] = json.loads(capsys.readouterr().out)
+    assert values["schema_version"] == 1
+    return values
 
 
-def check_sums(told: dict[str, Any]) -> None:
+def check_sums(values: dict[str, Any]) -> None:
     """Cumulative is never below peak, and every way of adding up gives the same sum."""
-    sums = {name: sum(one["cumulative_bytes"] for one in told[name]) for name in ("operators", "kinds", "phases")}
+    sums = {name: sum(one["cumulative_bytes"] for one in values[name]) for name in ("operators", "kinds", "phases")}
     assert len(set(sums.values())) == 1, sums
-    for one in (*told["operators"], *told["kinds"]):
+    for one in (*values["operators"], *values["kinds"]):
         assert one["cumulative_bytes"] >= one["peak_bytes"] > 0
-    weights = told["asked"]["weights_bytes"]
-    assert told["peak_bytes"] == max(phase["peak_bytes"] for phase in told["phases"]) > weights
-    assert sum(one["size_bytes"] for one in told["at_peak"]) == told["peak_bytes"] - weights
+    weights = values["asked"]["weights_bytes"]
+    assert values["peak_bytes"] == max(phase["peak_bytes"] for phase in values["phases"]) > weights
+    assert sum(one["size_bytes"] for one in values["at_peak"]) == values["peak_bytes"] - weights
 
 
 def test_a_question_is_taken_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    told = profiled(tmp_path / "new", capsys, "--picture", "svg")
-    assert told["asked"]["answer"] == "a red circle moves right."
-    assert told["notes"] == []  # every stage of this thread was seen
-    phases = {phase["name"]: phase for phase in told["phases"]}
+    values = profiled(tmp_path / "new", capsys, "--picture", "svg")
+    assert values["asked"]["answer"] == "a red circle moves right."
+    assert values["notes"] == []  # every stage of this thread was seen
+    phases = {phase["name"]: phase for phase in values["phases"]}
     assert list(phases)[:5] == ["load", "video", "vision", "prefill", "decode"]
     for name in ("vision", "prefill", "decode"):
         assert phases[name]["seconds"] > 0 and phases[name]["cumulative_bytes"] > 0
     assert phases["video"]["seconds"] > 0  # its tensors are another thread's
-    check_sums(told)
-    kinds = {kind["name"]: kind for kind in told["kinds"]}
+    check_sums(values)
+    kinds = {kind["name"]: kind for kind in values["kinds"]}
     assert {"MLP", "logits", "KV cache", "frames and patches", "attention output"} <= kinds.keys()
     assert not {"score matrices", "KV concatenation"} & kinds.keys()  # what the engine is made to avoid
     spec_bytes = 128 * 2 * 4 * 2 * 32 * 4  # one block of tokens: keys and values of 4 layers, 2 heads, 32, fp32
     assert kinds["KV cache"]["peak_bytes"] % spec_bytes == 0
-    trace = json.loads(Path(told["files"]["trace"]).read_text())
+    trace = json.loads(Path(values["files"]["trace"]).read_text())
     assert any(event.get("cat") == "cpu_op" for event in trace["traceEvents"])
-    assert Path(told["files"]["picture"]).read_text().lstrip().startswith("<?xml")
+    assert Path(values["files"]["picture"]).read_text().lstrip().startswith("<?xml")
 
 
 def test_plain_transformers_shows_what_the_engine_avoids(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    told = profiled(tmp_path, capsys, "--baseline", "--picture", "none")
-    assert told["asked"]["side"] == "transformers"
-    assert told["asked"]["answer"] == "a red circle moves right."
-    check_sums(told)
-    kinds = {kind["name"]: kind for kind in told["kinds"]}
+    values = profiled(tmp_path, capsys, "--baseline", "--picture", "none")
+    assert values["asked"]["side"] == "transformers"
+    assert values["asked"]["answer"] == "a red circle moves right."
+    check_sums(values)
+    kinds = {kind["name"]: kind for kind in values["kinds"]}
     appended = kinds["KV concatenation"]
     assert appended["cumulative_bytes"] > 2 * appended["peak_bytes"]
-    assert list(told["files"]) == ["trace"]
+    assert list(values["files"]) == ["trace"]
 
 
 def test_the_table_sets_cumulative_beside_peak_even_without_matplotlib(

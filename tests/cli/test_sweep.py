@@ -16,12 +16,6 @@ CLIP = str(Path(__file__).parents[2] / "assets" / "demo.mp4")
 MIB = 2**20
 
 
-@pytest.fixture(autouse=True)
-def no_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("VIDQA_CONFIG", str(tmp_path / "none.toml"))
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
-
-
 def sweep(*words: str) -> int:
     return run(["sweep", CLIP, "--model", "demo", "--device", "cpu", *words])
 
@@ -31,9 +25,9 @@ def test_both_sides_are_measured_and_agree(tmp_path: Path, capsys: pytest.Captur
     words = ("--frames", "3,8", "--size", "140x112", "--baseline", "--max-tokens", "8", "--decode-in-process")
     assert sweep(*words, "--json", "--plot", str(plot)) == ExitCode.OK
     out, err = capsys.readouterr()
-    told = json.loads(out)
-    assert told["schema_version"] == 1
-    rows = told["rows"]
+    values = json.loads(out)
+    rows = values["rows"]
+    assert values["schema_version"] == 1
     assert [(row["side"], row["asked"], row["frames"]) for row in rows] == [
         ("vidqa", 3, 2), ("transformers", 3, 2), ("vidqa", 8, 8), ("transformers", 8, 8),
     ]  # fmt: skip
@@ -47,14 +41,14 @@ def test_both_sides_are_measured_and_agree(tmp_path: Path, capsys: pytest.Captur
     ours, theirs = rows[0::2], rows[1::2]
     assert [row["prompt_tokens"] for row in ours] == [row["prompt_tokens"] for row in theirs]
     assert [row["answer_tokens"] for row in ours] == [row["answer_tokens"] for row in theirs]
-    assert told["summary"]["same_answers"] is True
-    assert told["notes"] == ["--frames 3 becomes 2: a temporal slice is 2 frames"]
+    assert values["summary"]["same_answers"] is True
+    assert values["notes"] == ["--frames 3 becomes 2: a temporal slice is 2 frames"]
     assert err.count("first token after") == len(rows)
     assert plot.read_text().lstrip().startswith("<?xml") and plot.stat().st_size > 5000
 
 
 def scripted(*results: dict[str, Any] | type[BaseException]) -> Callable[..., dict[str, Any]]:
-    """Runs that end as told, one after the other."""
+    """Runs with these results, one after the other."""
     waiting = list(results)
 
     def run_job(job: IsolatedRun, command: Sequence[str]) -> dict[str, Any]:
@@ -87,10 +81,10 @@ def test_out_of_memory_is_a_row_and_the_sweep_goes_on(
     assert "\x1b" not in out + err
     monkeypatch.setattr(sweep_runner, "run_job", scripted(*results))
     assert sweep("--frames", "2,4,6", "--baseline", "--json", "--quiet") == ExitCode.OK
-    told = json.loads(capsys.readouterr().out)
-    assert [row["outcome"] for row in told["rows"]] == ["ok", "ok", "ok", "out_of_memory", "ok", "out_of_memory"]
-    assert told["rows"][3]["peak_bytes"] is None
-    assert told["summary"]["sides"]["transformers"]["out_of_memory_from_frames"] == 4
+    values = json.loads(capsys.readouterr().out)
+    assert [row["outcome"] for row in values["rows"]] == ["ok", "ok", "ok", "out_of_memory", "ok", "out_of_memory"]
+    assert values["rows"][3]["peak_bytes"] is None
+    assert values["summary"]["sides"]["transformers"]["out_of_memory_from_frames"] == 4
 
 
 def test_ctrl_c_keeps_the_rows_that_were_measured(
@@ -100,9 +94,9 @@ def test_ctrl_c_keeps_the_rows_that_were_measured(
     monkeypatch.setattr(sweep_runner, "run_job", scripted(good(800), good(801), KeyboardInterrupt))
     assert sweep("--frames", "2,4,6", "--json", "--plot", str(plot)) == ExitCode.INTERRUPTED
     out, err = capsys.readouterr()
-    told = json.loads(out)
-    assert told["interrupted"] is True
-    assert [row["frames"] for row in told["rows"]] == [2, 4]
+    values = json.loads(out)
+    assert values["interrupted"] is True
+    assert [row["frames"] for row in values["rows"]] == [2, 4]
     assert "stopped after 2 of 3 runs" in err
     assert plot.read_bytes().startswith(b"\x89PNG")
 
@@ -157,13 +151,13 @@ def test_a_plot_without_matplotlib_is_refused_before_anything_runs(
         (["--sizes", "140x140", "--size", "140x140"], "exclude each other"),
         (["--sizes", "1120x1120,28x28"], "the video has"),
         (["--plot", "picture.pdf"], "neither a PNG nor an SVG"),
-        (["--plot", "nowhere/picture.png"], "folder of nowhere/picture.png is not there"),
+        (["--plot", "nowhere/picture.png"], "folder of nowhere/picture.png does not exist"),
         (["--limit", "much"], "not a size"),
         (["--question", " "], "question is empty"),
         (["--weights", "fp8"], "does not run them yet"),
     ],
 )
-def test_what_cannot_be_is_one_paragraph(
+def test_a_refusal_is_one_paragraph(
     words: list[str], said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sweep_runner, "run_job", scripted())

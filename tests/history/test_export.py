@@ -1,9 +1,9 @@
-"""Exports: what a reader of each format makes of them, also of hostile text."""
+"""Exports as their readers see them, also of hostile text."""
 
 import json
 import os
 import re
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -49,7 +49,7 @@ def test_markdown_reads_as_the_conversation_was() -> None:
     assert "\n## 1. 0:00.0 – 0:20.0\n\n> What happens?\n\nA **red** circle.\n\n- a note\n- fewer frames\n" in text
     assert "8 frames of 1008×560 · 2,880 visual tokens" in text
     assert "11 tokens at 10.0/s · peak 5.0 GiB of" in text
-    assert "/videos" not in text  # who gets the file need not know where the video lies
+    assert "/videos" not in text  # the folder is private
 
 
 def test_markdown_says_what_was_not_answered() -> None:
@@ -61,7 +61,7 @@ def test_markdown_says_what_was_not_answered() -> None:
     assert describe_figures({}, {}) == ""
 
 
-def test_markdown_is_not_markup_of_others() -> None:
+def test_markdown_escapes_markup_of_the_answer() -> None:
     session, (turn,) = conversation(EVIL + " `<kept>`", path="/v/# <b>*_x_.mp4")
     text = to_markdown(session, (replace(turn, question="# no title\n1. no list\n- none\n<b>"),))
     assert safe_text(text) == text
@@ -140,7 +140,7 @@ def test_a_name_is_suggested(path: str, name: str) -> None:
     assert suggest_name(session, "md") == name
 
 
-def test_an_export_takes_nobodys_place(tmp_path: Path) -> None:
+def test_an_export_never_overwrites(tmp_path: Path) -> None:
     written = [write_export(tmp_path / "a.b.md", f"text {number} é\n").name for number in range(3)]
     assert written == ["a.b.md", "a.b-2.md", "a.b-3.md"]
     assert [(tmp_path / name).read_text(encoding="utf-8") for name in written] == [f"text {n} é\n" for n in range(3)]
@@ -148,20 +148,17 @@ def test_an_export_takes_nobodys_place(tmp_path: Path) -> None:
 
 
 def no_link(*_: object) -> None:
-    """What `os.link` does on a FAT disk."""
+    """`os.link` as on a FAT disk."""
     raise PermissionError(1, "Operation not permitted")
 
 
 @pytest.mark.parametrize("links", [True, False])
-def test_exports_at_once_all_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool) -> None:
+def test_exports_at_the_same_time_all_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool) -> None:
     if not links:
         monkeypatch.setattr(os, "link", no_link)
     texts = [f"{number}\n" * 1000 for number in range(12)]
-    threads = [threading.Thread(target=write_export, args=(tmp_path / "a.md", text)) for text in texts]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(len(texts)) as threads:
+        list(threads.map(lambda text: write_export(tmp_path / "a.md", text), texts))
     assert sorted(path.read_text() for path in tmp_path.iterdir()) == sorted(texts)
 
 

@@ -14,7 +14,6 @@ from queue import SimpleQueue
 from threading import Lock
 from typing import Any
 
-import vidqa
 from vidqa import errors
 from vidqa.batch.clip_record import ClipRecord, Failure, PendingClip, record_from, utc_now
 from vidqa.batch.work_queue import MAX_DEATHS, QueuedClip, WorkerSlot, WorkQueue
@@ -282,6 +281,6 @@ def worker_died(pending: PendingClip, run: str, reason: str) -> ClipRecord:
 
 def _environment(device: str, threads: int) -> dict[str, str]:
     """Return a worker's environment: one GPU, set before torch is imported; its CPU threads; this vidqa first."""
-    python_path = [str(Path(vidqa.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    python_path = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
     own = {"CUDA_VISIBLE_DEVICES": device, "PYTHONPATH": os.pathsep.join(python_path), "PYTHONSAFEPATH": "1"}
     return {"OMP_NUM_THREADS": str(threads)} | dict(os.environ) | own

@@ -1,95 +1,127 @@
-"""The options that several commands share, and what they become: a Request and an EngineConfig.
-
-Declares and converts arguments; imports nothing heavy.
-"""
+"""Options that several commands share, and their conversion into a Request, an EngineConfig and a model's name."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from vidqa.config import CLIP_DEADLINE_SECONDS, EngineConfig
-from vidqa.errors import UsageError
+from vidqa.errors import ModelMissing, UsageError
 from vidqa.settings.load import Settings, load_settings
-from vidqa.settings.schema import ENGINE_SETTINGS, SETTINGS, Setting
+from vidqa.settings.schema import ENGINE_SETTINGS, SETTINGS, TUI_SETTINGS, Setting
 from vidqa.utils.units import parse_size, parse_timestamp
 
 if TYPE_CHECKING:
+    from vidqa.cli.console import StderrReporter
     from vidqa.types import Request
+
+SUGGESTED_MODEL = "Qwen/Qwen2-VL-2B-Instruct"
+_MODEL_QUESTION = f"""No model was named and none is cached.
+  1  fetch {SUGGESTED_MODEL} (4.4 GB)
+  2  use the demo model (coloured shapes only)
+Which one? [1/2] """
 
 
 def add_video_options(parser: argparse.ArgumentParser) -> None:
-    """What of the video is looked at."""
-    group = parser.add_argument_group("what is looked at (the rest is planned)")
+    """Declare what is sampled of a video."""
+    group = parser.add_argument_group("frames (what is not set is planned)")
     group.add_argument("--frames", type=int, metavar="N", help="sample N frames (even)")
     group.add_argument("--fps", type=float, metavar="F", help="sample F frames per second")
-    group.add_argument("--start", metavar="TIME", help="first moment to look at: seconds or mm:ss")
-    group.add_argument("--end", metavar="TIME", help="last moment to look at: seconds or mm:ss")
-    group.add_argument("--size", metavar="WxH", help="size to give the frames, in pixels")
+    add_range_options(group)
+    group.add_argument("--size", metavar="WxH", help="size of the frames in pixels")
+
+
+def add_range_options(group: Any) -> None:
+    """Declare the range of a video's time that is sampled."""
+    group.add_argument("--start", metavar="TIME", help="start of the range: seconds or mm:ss")
+    group.add_argument("--end", metavar="TIME", help="end of the range: seconds or mm:ss")
 
 
 def add_stream_option(parser: argparse.ArgumentParser) -> None:
-    """Which of a file's pictures is looked at."""
-    parser.add_argument("--stream", type=int, metavar="N", help="the video stream to look at, as FFmpeg counts them")
+    """Declare the choice of a video stream."""
+    parser.add_argument("--stream", type=int, metavar="N", help="index of the video stream, as FFmpeg counts streams")
 
 
-def add_planned_video(parser: argparse.ArgumentParser, **own: object) -> None:
-    """A video that is planned without being asked about; `own` as for add_setting_options."""
+def add_planned_video(parser: argparse.ArgumentParser, **defaults: object) -> None:
+    """Declare a video, an optional question and the options of a plan; `defaults` as for add_setting_options."""
     parser.add_argument("video", metavar="VIDEO", help="a video file")
     parser.add_argument(
         "--question", metavar="TEXT", default="what happens?",
-        help="a question about text in the picture keeps the pixels it needs",
+        help="the question to plan for: one about text in the picture gets more pixels",
     )  # fmt: skip
     add_video_options(parser)
     add_stream_option(parser)
-    add_plan_options(parser, **own)
+    add_plan_options(parser, **defaults)
 
 
-def add_setting_options(group: Any, settings: Sequence[Setting], **own: object) -> None:
-    """A flag for each of these settings; `own` are values that a command prefers to the user's (`max_tokens`)."""
+def add_setting_options(group: Any, settings: Sequence[Setting], **defaults: object) -> None:
+    """Declare a flag for each of these settings.
+
+    `defaults` are values of the command, by the setting's name (`max_tokens`), that win over the user's configuration.
+    """
     for setting in settings:
-        default = own.get(setting.dest, setting.default)
-        how = {"dest": setting.dest, "default": own.get(setting.dest)}
+        default = defaults.get(setting.dest, setting.default)
+        keywords: dict[str, Any] = {"dest": setting.dest, "default": defaults.get(setting.dest)}
         if isinstance(default, bool):
-            group.add_argument(setting.flag, action="store_const", const=not default, help=setting.meaning, **how)
-            continue
-        told = f"default: {setting.unset if default is None else default}"
-        allowed = "" if setting.choices else f": {setting.allowed}"
-        help_text, choices = f"{setting.meaning}{allowed} ({told})", setting.choices or None
-        group.add_argument(setting.flag, choices=choices, metavar=setting.metavar, help=help_text, **how)
+            keywords |= {"action": "store_const", "const": not default, "help": setting.meaning}
+        else:
+            allowed = "" if setting.choices else f": {setting.allowed}"
+            shown = setting.unset if default is None else default
+            keywords |= {"choices": setting.choices or None, "metavar": setting.metavar}
+            keywords["help"] = f"{setting.meaning}{allowed} (default: {shown})"
+        group.add_argument(setting.flag, **keywords)
+
+
+def add_sampling_options(group: Any) -> None:
+    """Declare how tokens are sampled."""
+    group.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0 (default) is greedy")
+    group.add_argument("--top-p", type=float, default=1.0, metavar="P", help="nucleus sampling (default 1)")
+    group.add_argument("--seed", type=int, metavar="N", help="make sampling repeatable")
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Which model, on which device."""
+    """Declare the choice of a model and a device."""
     add_setting_options(parser, [setting for setting in ENGINE_SETTINGS if setting.key in {"model", "device"}])
 
 
-def add_plan_options(parser: argparse.ArgumentParser, **own: object) -> None:
-    """What the planner keeps to; `own` as for add_setting_options."""
+def add_plan_options(parser: argparse.ArgumentParser, **defaults: object) -> None:
+    """Declare the limits of a plan and how an engine runs; `defaults` as for add_setting_options."""
     group = parser.add_argument_group("plan")
-    add_setting_options(group, ENGINE_SETTINGS, **own)
-    group.add_argument("--vision-chunk", type=int, metavar="N", help="temporal slices to encode together")
-    group.add_argument("--prefill-chunk", type=int, metavar="N", help="tokens to prefill together")
+    add_setting_options(group, ENGINE_SETTINGS, **defaults)
+    group.add_argument("--vision-chunk", type=int, metavar="N", help="temporal slices per chunk of the vision tower")
+    group.add_argument("--prefill-chunk", type=int, metavar="N", help="tokens per chunk of the prefill")
     group.add_argument("--system", metavar="TEXT", help="system prompt")
-    group.add_argument("--decode-in-process", action="store_true", help="no separate process for FFmpeg, no deadline")
+    group.add_argument(
+        "--decode-in-process", action="store_true", help="run FFmpeg in this process, without a deadline"
+    )
     group.add_argument(
         "--deadline", type=float, default=CLIP_DEADLINE_SECONDS, metavar="S",
-        help=f"seconds that decoding one video may take ({CLIP_DEADLINE_SECONDS:g})",
+        help=f"longest time to decode a video, in seconds (default: {CLIP_DEADLINE_SECONDS:g})",
     )  # fmt: skip
 
 
+def add_tui_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of the interactive session, which `vidqa.__main__` opens."""
+    parser.description = "Opens an interactive session: choose a video, see the plan, ask questions."
+    parser.add_argument("video", metavar="VIDEO", nargs="?", help="a video file")
+    add_plan_options(parser)
+    add_setting_options(parser.add_argument_group("appearance"), TUI_SETTINGS)
+    parser.set_defaults(frames=None, fps=None, start=None, end=None, size=None)
+
+
 def given_flags(arguments: argparse.Namespace) -> dict[str, str | bool]:
-    """The settings that were given on the command line, by key."""
+    """Return the settings of the command line, by key."""
     flags = {setting.key: getattr(arguments, setting.dest, None) for setting in SETTINGS}
     return {key: value if isinstance(value, bool) else str(value) for key, value in flags.items() if value is not None}
 
 
 def settings_for(arguments: argparse.Namespace) -> Settings:
-    """Flags over environment over file over defaults; raises UsageError for what cannot be."""
+    """Return the settings in force; raises UsageError for a value or key that is not allowed."""
     return load_settings(flags=given_flags(arguments))
 
 
 def make_request(arguments: argparse.Namespace, settings: Settings, question: str) -> "Request":
-    """What is asked; raises UsageError for what cannot be read."""
+    """Return the request of the arguments; raises UsageError for a time or size that cannot be read."""
     from vidqa.types import Request
 
     return Request(
@@ -110,10 +142,10 @@ def make_request(arguments: argparse.Namespace, settings: Settings, question: st
 
 
 def make_config(arguments: argparse.Namespace, settings: Settings, model: str) -> EngineConfig:
-    """How it is run; raises UsageError for what cannot be."""
+    """Return the engine's configuration; raises UsageError for a chunk below 1 or a deadline that is not above 0."""
     for name in ("vision_chunk", "prefill_chunk"):
-        if (given := getattr(arguments, name)) is not None and given < 1:
-            raise UsageError(f"--{name.replace('_', '-')} {given} is not 1 or more.", "Leave it to the planner.")
+        if (chunk := getattr(arguments, name)) is not None and chunk < 1:
+            raise UsageError(f"--{name.replace('_', '-')} {chunk} is not 1 or more.", "Leave it to the planner.")
     if not arguments.deadline > 0:
         raise UsageError(
             f"--deadline {arguments.deadline:g} is not above 0.", "Give seconds, for example --deadline 600."
@@ -137,3 +169,46 @@ def make_config(arguments: argparse.Namespace, settings: Settings, model: str) -
 
 def _chosen(value: str) -> str | None:
     return None if value == "auto" else value
+
+
+def choose_model(named: str | None, reporter: "StderrReporter") -> str:
+    """Return the named model, else the first cached one, else the choice of the person at the terminal.
+
+    Raises ModelMissing without a terminal, or where no choice is made.
+    """
+    if model := named or _cached_model():
+        return model
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise ModelMissing(
+            "No model was named and no Qwen2-VL is cached.",
+            f"Fetch one with `vidqa pull {SUGGESTED_MODEL}` (4.4 GB), or add --model demo (coloured shapes only).",
+        )
+    return _prompt_for_model(reporter)
+
+
+def planned_model() -> str:
+    """Return the first cached model, else the one that most GPUs can run. Fetches nothing."""
+    return _cached_model() or SUGGESTED_MODEL
+
+
+def _cached_model() -> str | None:
+    from vidqa.models.hub import cached_models
+
+    return next((model.repository for model in cached_models() if model.runnable), None)
+
+
+def _prompt_for_model(reporter: "StderrReporter") -> str:
+    sys.stderr.write(_MODEL_QUESTION)
+    sys.stderr.flush()
+    while (reply := sys.stdin.readline().strip()) not in {"1", "2"}:
+        if not reply:
+            raise ModelMissing("No model was chosen.", "Add --model demo, or name one with --model.")
+        sys.stderr.write("Type 1 or 2: ")
+        sys.stderr.flush()
+    if reply == "2":
+        return "demo"
+    from vidqa.models.hub import pull_model
+
+    reporter.say(f"fetching {SUGGESTED_MODEL}")
+    pull_model(SUGGESTED_MODEL)
+    return SUGGESTED_MODEL

@@ -1,7 +1,4 @@
-"""`vidqa ask VIDEO QUESTION [--then QUESTION]`: an answer on stdout for every question.
-
-Arguments become a Request and an EngineConfig; the session's events become text or JSON.
-"""
+"""`vidqa ask VIDEO QUESTION [--then QUESTION]`: an answer on stdout for every question."""
 
 import argparse
 import sys
@@ -11,47 +8,45 @@ from typing import Any
 
 from vidqa.cli.arguments import (
     add_plan_options,
+    add_sampling_options,
     add_stream_option,
     add_video_options,
+    choose_model,
     make_config,
     make_request,
     settings_for,
 )
-from vidqa.cli.console import ExitCode, StderrReporter, write_json
-from vidqa.cli.signals import heeding_signals, interrupt
+from vidqa.cli.console import ExitCode, StderrReporter, handle_signals, interrupt, write_json
 from vidqa.errors import Interrupted
-from vidqa.messages import degraded_words, model_words, usage_words
+from vidqa.messages import degraded_text, model_label, usage_text
 from vidqa.types import Answer, Plan, Turn, VideoInfo
 from vidqa.utils.safe_text import safe_text
 from vidqa.utils.units import format_bytes, format_timestamp
 
 
-def add_parser(commands: Any) -> None:
-    """Declare the command and its options."""
-    parser = commands.add_parser(
-        "ask", help="answer one question about one video", description="Answers one question about one video."
-    )
+def add_ask_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `vidqa ask`."""
+    parser.description = "Answers a question about a video, and further ones with --then."
     parser.add_argument("video", metavar="VIDEO", help="a video file")
     parser.add_argument("question", metavar="QUESTION", help='for example "what happens?"')
     add_video_options(parser)
     add_stream_option(parser)
     add_plan_options(parser)
     group = parser.add_argument_group("answer")
-    group.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0 (default) is greedy")
-    group.add_argument("--top-p", type=float, default=1.0, metavar="P", help="nucleus sampling (default 1)")
-    group.add_argument("--seed", type=int, metavar="N", help="make sampling repeatable")
+    add_sampling_options(group)
     group.add_argument(
         "--then", action="append", default=[], metavar="QUESTION",
-        help="ask this next, about the same video; may be repeated",
+        help="a further question about the same video; may be repeated",
     )  # fmt: skip
-    group.add_argument("--json", action="store_true", help="print JSON instead of text, a line for each question")
+    group.add_argument(
+        "--json", action="store_true", help="print one JSON object per line and question instead of text"
+    )
     group.add_argument("--quiet", action="store_true", help="nothing but errors on stderr")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Answer; returns the exit code."""
-    from vidqa.cli.default_model import choose_model
+    """Answer the questions; returns the exit code."""
     from vidqa.cli.json_output import answer_object
     from vidqa.engine.session import Session
     from vidqa.planner.tasks import check_request, most_turn_tokens
@@ -59,32 +54,32 @@ def run(arguments: argparse.Namespace) -> int:
 
     settings = settings_for(arguments)
     requests = [make_request(arguments, settings, question) for question in (arguments.question, *arguments.then)]
-    check_file(requests[0].video)  # before anybody is asked which model to fetch
+    check_file(requests[0].video)  # before a question about the model
     for request in requests:
         check_request(request)
-    talk = StderrReporter(arguments.quiet)
-    config = make_config(arguments, settings, choose_model(settings.model, talk))
+    reporter = StderrReporter(arguments.quiet)
+    config = make_config(arguments, settings, choose_model(settings.model, reporter))
     config = replace(config, conversation_tokens=sum(map(most_turn_tokens, requests[1:])))
     history: tuple[Turn, ...] = ()
-    with Session(config) as session, heeding_signals(session.cancel, again=interrupt) as received:
+    with Session(config) as session, handle_signals(session.cancel, again=interrupt) as received:
         for request in requests:
             try:
                 events = session.ask(replace(request, history=history))
-                answer = _render(events, talk, arguments.json, introduce=not history)
+                answer = _render(events, reporter, arguments.json, introduce=not history)
             except Interrupted as stopped:
-                talk.say(str(stopped))
+                reporter.say(str(stopped))
                 return received.exit_code()
             if arguments.json:
                 write_json(answer_object(answer))
-            talk.say(usage_words(answer))
+            reporter.say(usage_text(answer))
             if answer.finish_reason == "cancelled":
                 return received.exit_code()
             history += (Turn(request.question, answer.text),)
     return ExitCode.OK
 
 
-def _render(events: Iterator[Any], talk: StderrReporter, as_object: bool, *, introduce: bool) -> Answer:
-    """Show the events as they come; returns the answer."""
+def _render(events: Iterator[Any], reporter: StderrReporter, as_object: bool, *, introduce: bool) -> Answer:
+    """Print the events as they come; returns the answer."""
     from vidqa.events import Answered, Degraded, MemorySampled, Noted, Planned, StageProgress, StageStarted, TextDelta
 
     streamed, planned_bytes, planned_tensors = False, 0, 0
@@ -92,25 +87,25 @@ def _render(events: Iterator[Any], talk: StderrReporter, as_object: bool, *, int
         match event:
             case Planned(video, plan):
                 if introduce and not planned_bytes:
-                    _introduce(video, plan, talk)
+                    _introduce(video, plan, reporter)
                 planned_bytes, planned_tensors = plan.predicted_peak_bytes, plan.tensor_bytes
             case MemorySampled():
-                talk.memory(event, planned_bytes, planned_tensors)
+                reporter.memory(event, planned_bytes, planned_tensors)
             case Degraded(phase, step, plan):
-                talk.say(("\n" if streamed else "") + degraded_words(phase, step, plan))
+                reporter.say(("\n" if streamed else "") + degraded_text(phase, step, plan))
             case StageStarted() | StageProgress():
                 if not (event.stage == "decode" and not as_object):
-                    talk.progress(event)
+                    reporter.progress(event)
             case Noted(text):
-                talk.say(f"note: {text}")
+                reporter.say(f"note: {text}")
             case TextDelta(text) if not as_object:
-                talk.clear()
+                reporter.clear()
                 shown = safe_text(text if streamed else text.lstrip())
                 streamed = streamed or bool(shown)
                 sys.stdout.write(shown)
                 sys.stdout.flush()
             case Answered(answer):
-                talk.clear()
+                reporter.clear()
                 if streamed:
                     sys.stdout.write("\n")
                     sys.stdout.flush()
@@ -118,22 +113,22 @@ def _render(events: Iterator[Any], talk: StderrReporter, as_object: bool, *, int
     raise RuntimeError("the session ended without an answer")
 
 
-def _introduce(video: VideoInfo, plan: Plan, talk: StderrReporter) -> None:
-    """Say what will run, and what it was limited by."""
-    talk.say(_model_line(plan))
-    talk.say(_plan_line(video, plan))
+def _introduce(video: VideoInfo, plan: Plan, reporter: StderrReporter) -> None:
+    """Print the plan and its limits."""
+    reporter.say(_model_line(plan))
+    reporter.say(_plan_line(video, plan))
     for limit in plan.limits:
-        talk.say(f"limit: {limit}")
+        reporter.say(f"limit: {limit}")
 
 
 def _model_line(plan: Plan) -> str:
-    label = model_words(plan.model) if plan.model == "demo" else f"model: {model_words(plan.model)}"
+    label = model_label(plan.model) if plan.model == "demo" else f"model: {model_label(plan.model)}"
     run_config = plan.run_config
     return f"{label} · {plan.device} {run_config.weights} · {run_config.attention} attention"
 
 
-def _memory_told(plan: Plan) -> str:
-    """What is planned; where the interpreter shares the device's memory, it is shown apart from the tensors."""
+def _memory_text(plan: Plan) -> str:
+    """Return the planned memory; on a CPU that of tensors and of the process, which holds the interpreter, apart."""
     budget = format_bytes(plan.budget_bytes)
     if plan.device != "cpu":
         return f" · {format_bytes(plan.predicted_peak_bytes)} of {budget}"
@@ -148,5 +143,5 @@ def _plan_line(video: VideoInfo, plan: Plan) -> str:
         f"plan: {plan.run_config.frames} frames of {plan.run_config.width}×{plan.run_config.height} "
         f"from {format_timestamp(first)} to "
         f"{format_timestamp(last)} · {plan.visual_tokens} visual + {plan.prompt_tokens - plan.visual_tokens} text "
-        f"tokens{_memory_told(plan)}"
+        f"tokens{_memory_text(plan)}"
     )

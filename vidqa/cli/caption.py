@@ -10,9 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 from vidqa.batch.caption_formats import RUN_FILES, SIDECARS
 from vidqa.batch.sidecars import ON_EXISTING
-from vidqa.cli.arguments import add_plan_options, add_video_options, make_config, make_request, settings_for
-from vidqa.cli.console import ExitCode, StderrReporter
-from vidqa.cli.signals import Received, heeding_signals
+from vidqa.cli.arguments import (
+    add_plan_options,
+    add_sampling_options,
+    add_video_options,
+    choose_model,
+    make_config,
+    make_request,
+    settings_for,
+)
+from vidqa.cli.console import ExitCode, ReceivedSignal, StderrReporter, handle_signals
 from vidqa.errors import Interrupted, UsageError, VidqaError
 
 if TYPE_CHECKING:
@@ -24,13 +31,11 @@ if TYPE_CHECKING:
     from vidqa.cli.caption_progress import CaptionProgress
 
 
-def add_parser(commands: Any) -> None:
-    """Declare the command and its options."""
-    parser = commands.add_parser(
-        "caption",
-        help="caption folders of videos and images",
-        description="Caption every video and image of a folder, each once. A bad file does not stop the run, and the "
-        "same command resumes it.",
+def add_caption_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `vidqa caption`."""
+    parser.description = (
+        "Caption every video and image of a folder, each once. A bad file does not stop the run, and the same command "
+        "resumes it."
     )
     parser.add_argument("paths", metavar="PATH", nargs="*", help="a folder or a file")
     _add_selection(parser.add_argument_group("clips"))
@@ -43,9 +48,7 @@ def add_parser(commands: Any) -> None:
         "{name} {stem} {parent} {duration} {width} {height} {fps} {existing} (default: short)",
     )  # fmt: skip
     group.add_argument("--segments", metavar="N|scenes", help="a caption for every N seconds, or for every scene")
-    group.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0 (default) is greedy")
-    group.add_argument("--top-p", type=float, default=1.0, metavar="P", help="nucleus sampling (default 1)")
-    group.add_argument("--seed", type=int, metavar="N", help="make sampling repeatable")
+    add_sampling_options(group)
     add_video_options(parser)
     add_plan_options(parser)
     parser.set_defaults(run=run, video="")
@@ -148,7 +151,6 @@ def _configure(
     from vidqa.batch.prompt_templates import find_prompt
     from vidqa.batch.run_fingerprint import choose_checkpoint, make_fingerprint
     from vidqa.batch.segmentation import parse_segments
-    from vidqa.cli.default_model import choose_model
     from vidqa.devices.host import usable_cores
     from vidqa.planner.tasks import check_limits, check_text
 
@@ -192,7 +194,7 @@ def _caption(
         if arguments.output:
             journal.bind_source(selection.source)
         captioner = stack.enter_context(closing(_make_captioner(arguments, config, progress, make_engine)))
-        received = stack.enter_context(heeding_signals(partial(_finish, captioner, progress), again=captioner.stop))
+        received = stack.enter_context(handle_signals(partial(_finish, captioner, progress), again=captioner.stop))
         index = JournalIndex(selection.folder)
         names = [clip.name for clip in selection.all_clips]
         writer = CaptionWriter(journal, index, fingerprint, names, arguments.format, arguments.on_existing, affixes)
@@ -206,7 +208,7 @@ def _caption(
     return ExitCode.SOME_FAILED if caption_run.summary.failed else ExitCode.OK
 
 
-def _follow(caption_run: "CaptionRun", progress: "CaptionProgress", received: Received) -> None:
+def _follow(caption_run: "CaptionRun", progress: "CaptionProgress", received: ReceivedSignal) -> None:
     """Show a run's results, and its summary even if an error ends it."""
     rendered, summary = None, caption_run.summary
     try:

@@ -1,7 +1,4 @@
-"""Pictures of measurements, PNG or SVG, with matplotlib where it is installed (the `plot` extra).
-
-Draws plain numbers; measures nothing and never opens a window.
-"""
+"""Plots of measurements as PNG or SVG, with matplotlib where it is installed (the `plot` extra)."""
 
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -18,6 +15,7 @@ if TYPE_CHECKING:
     from vidqa.profiling.memory_trace import AllocationTimeline
 
 KINDS = (".png", ".svg")
+_Key = tuple[int, int, int]  # frames as requested, width, height
 _GIB, _MIB = 2**30, 2**20
 _COLOURS: dict[str, str] = {"vidqa": "#1b7f5c", "transformers": "#b5452c"}
 _PREDICTED = {"vidqa": "planned", "transformers": "predicted, unfused attention"}
@@ -25,31 +23,31 @@ _STACKED = 7  # kinds of allocations with a colour of their own
 
 
 def can_draw() -> bool:
-    """Whether matplotlib is installed; imports nothing."""
+    """Return whether matplotlib is installed, without importing it."""
     return find_spec("matplotlib") is not None
 
 
 def check_target(path: str) -> None:
-    """Refuse what cannot be drawn before anything is measured for it; raises UsageError."""
+    """Raise UsageError if a plot cannot be written to this path; call it before measuring."""
     if not can_draw():
         raise UsageError("A plot needs matplotlib, which is not installed.", 'Install it: pip install "vidqa[plot]".')
     target = Path(path)
     if target.suffix.lower() not in KINDS:
         raise UsageError(f"{path} is neither a PNG nor an SVG.", "End the name in .png or .svg.")
     if not target.absolute().parent.is_dir():
-        raise UsageError(f"The folder of {path} is not there.", "Make it first, or write elsewhere.")
+        raise UsageError(f"The folder of {path} does not exist.", "Create it, or choose another.")
 
 
 def draw_sweep(rows: Sequence[SweepRow], title: str, path: str, *, over_sizes: bool, limit_bytes: int | None) -> None:
-    """Peak memory and time to the first token over visual tokens (or sizes), both sides and the predictions."""
+    """Plot peak memory and time to the first token over visual tokens or sizes, measured and predicted."""
     figure = new_figure(2)
     memory, seconds = figure.subplots(1, 2)
-    places = _places(rows, over_sizes=over_sizes)
+    positions = _positions(rows, over_sizes=over_sizes)
     for side in ("vidqa", "transformers"):
         mine = [row for row in rows if row.side == side]
         if mine:
-            _draw_memory(memory, side, mine, places)
-            _draw_seconds(seconds, side, mine, places)
+            _draw_memory(memory, side, mine, positions)
+            _draw_seconds(seconds, side, mine, positions)
     if limit_bytes is not None:
         memory.axhline(limit_bytes / _GIB, color="black", linewidth=0.8, label="limit")
     for axes, label, top in (
@@ -60,13 +58,13 @@ def draw_sweep(rows: Sequence[SweepRow], title: str, path: str, *, over_sizes: b
         axes.set_ylim(0, top or axes.get_ylim()[1] * 1.08)
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small")
-        _label_places(axes, rows, places, over_sizes=over_sizes)
+        _label_positions(axes, positions, over_sizes=over_sizes)
     figure.suptitle(_plain(title))
     save(figure, path)
 
 
 def _top(rows: Sequence[SweepRow], limit_bytes: int | None) -> float | None:
-    """The height of the memory axis in GiB: a prediction far above what was measured may leave the picture."""
+    """Return the top of the memory axis in GiB; predictions of transformers far above it are cut off."""
     sizes = [row.peak_bytes for row in rows if row.peak_bytes is not None]
     if not sizes:
         return None
@@ -81,7 +79,7 @@ def new_figure(columns: int) -> "Figure":
 
 
 def save(figure: "Figure", path: str) -> None:
-    """Write without a date or random ids: the same numbers give the same file."""
+    """Write a figure without a date or random ids, so that equal numbers give an equal file."""
     import matplotlib
 
     with matplotlib.rc_context({"svg.hashsalt": "vidqa", "svg.fonttype": "path"}):
@@ -90,69 +88,65 @@ def save(figure: "Figure", path: str) -> None:
 
 
 def _plain(text: str) -> str:
-    """Untrusted words without matplotlib's own mathematics."""
+    """Escape untrusted text, also for matplotlib's mathtext."""
     from vidqa.utils.safe_text import safe_line
 
     return safe_line(text).replace("$", r"\$")
 
 
-def _places(rows: Sequence[SweepRow], *, over_sizes: bool) -> dict[tuple[int, int, int], float]:
-    """Where on the axis a point stands: at its tokens, or one size after the other."""
-    keys = dict.fromkeys((row.asked, row.width, row.height) for row in rows)
-    if over_sizes:
-        return {key: float(place) for place, key in enumerate(keys)}
-    tokens = {(row.asked, row.width, row.height): row.visual_tokens for row in reversed(rows)}
-    return {key: float(tokens[key]) for key in keys}
-
-
-def _key(row: SweepRow) -> tuple[int, int, int]:
+def _key(row: SweepRow) -> _Key:
     return (row.asked, row.width, row.height)
 
 
-def _draw_memory(axes: "Axes", side: Side, rows: Sequence[SweepRow], places: dict[tuple[int, int, int], float]) -> None:
-    done = [(places[_key(row)], row.peak_bytes / _GIB) for row in rows if row.peak_bytes is not None]
-    predicted = [
-        (places[_key(row)], row.predicted_peak_bytes / _GIB) for row in rows if row.predicted_peak_bytes is not None
-    ]
-    if predicted:
-        axes.plot(
-            *zip(*predicted, strict=True), "--", color=_COLOURS[side], alpha=0.6, label=f"{side}, {_PREDICTED[side]}"
-        )
-    if done:
-        axes.plot(*zip(*done, strict=True), "o-", color=_COLOURS[side], label=f"{side}, measured")
+def _positions(rows: Sequence[SweepRow], *, over_sizes: bool) -> dict[_Key, float]:
+    """Return the x of each frame count or size: its visual tokens, or 0, 1, 2... for sizes."""
+    first_rows = {_key(row): row for row in reversed(rows)}
+    keys = dict.fromkeys(map(_key, rows))
+    return {key: float(place if over_sizes else first_rows[key].visual_tokens) for place, key in enumerate(keys)}
+
+
+def _draw_memory(axes: "Axes", side: Side, rows: Sequence[SweepRow], positions: dict[_Key, float]) -> None:
+    predicted = [(row, row.predicted_peak_bytes / _GIB) for row in rows if row.predicted_peak_bytes is not None]
+    _draw_line(axes, side, predicted, positions, f"{side}, {_PREDICTED[side]}", fmt="--", alpha=0.6)
+    measured = [(row, row.peak_bytes / _GIB) for row in rows if row.peak_bytes is not None]
+    _draw_line(axes, side, measured, positions, f"{side}, measured")
     for row in rows:
         if row.outcome != "ok":
-            axes.axvline(places[_key(row)], color=_COLOURS[side], linestyle=":", alpha=0.8)
+            axes.axvline(positions[_key(row)], color=_COLOURS[side], linestyle=":", alpha=0.8)
             axes.annotate(
-                f" {side}: {row.outcome.replace('_', ' ')}", (places[_key(row)], 0.02),
+                f" {side}: {row.outcome.replace('_', ' ')}", (positions[_key(row)], 0.02),
                 xycoords=("data", "axes fraction"), rotation=90, fontsize="x-small", color=_COLOURS[side],
             )  # fmt: skip
 
 
-def _draw_seconds(
-    axes: "Axes", side: Side, rows: Sequence[SweepRow], places: dict[tuple[int, int, int], float]
-) -> None:
-    done = [(places[_key(row)], row.first_token_seconds) for row in rows if row.first_token_seconds is not None]
-    if done:
-        axes.plot(*zip(*done, strict=True), "o-", color=_COLOURS[side], label=f"{side}, measured")
+def _draw_seconds(axes: "Axes", side: Side, rows: Sequence[SweepRow], positions: dict[_Key, float]) -> None:
+    measured = [(row, row.first_token_seconds) for row in rows if row.first_token_seconds is not None]
+    _draw_line(axes, side, measured, positions, f"{side}, measured")
 
 
-def _label_places(
-    axes: "Axes", rows: Sequence[SweepRow], places: dict[tuple[int, int, int], float], *, over_sizes: bool
-) -> None:
-    if not over_sizes:
-        axes.set_xlabel("visual tokens (frames on top)")
-        top = axes.secondary_xaxis("top")
-        top.set_xticks(list(places.values()), [str(asked // 2 * 2 or 2) for asked, _, _ in places], fontsize="x-small")
+def _draw_line(
+    axes: "Axes", side: Side, values: Sequence[tuple[SweepRow, float]], positions: dict[_Key, float], label: str,
+    *, fmt: str = "o-", alpha: float = 1.0,
+) -> None:  # fmt: skip
+    if values:
+        x, y = [positions[_key(row)] for row, _ in values], [value for _, value in values]
+        axes.plot(x, y, fmt, color=_COLOURS[side], alpha=alpha, label=label)
+
+
+def _label_positions(axes: "Axes", positions: dict[_Key, float], *, over_sizes: bool) -> None:
+    if over_sizes:
+        labels = [f"{frames} × {width}×{height}" for frames, width, height in positions]
+        axes.set_xticks(list(positions.values()), labels, rotation=20)
+        axes.set_xlabel("frames × size, at one number of visual tokens")
         return
-    axes.set_xticks(
-        list(places.values()), [f"{asked} × {width}×{height}" for asked, width, height in places], rotation=20
-    )
-    axes.set_xlabel("frames × size, at one number of visual tokens")
+    axes.set_xlabel("visual tokens (frames on top)")
+    top = axes.secondary_xaxis("top")
+    labels = [str(frames // 2 * 2 or 2) for frames, _, _ in positions]
+    top.set_xticks(list(positions.values()), labels, fontsize="x-small")
 
 
 def draw_timeline(timeline: "AllocationTimeline", title: str, path: str) -> None:
-    """Living bytes over seconds, stacked by what they are, with the phases marked."""
+    """Plot allocated bytes over seconds, stacked by kind, with the phases marked."""
     figure = new_figure(2)
     axes = figure.subplots()
     names = timeline.largest(_STACKED)
@@ -160,9 +154,9 @@ def draw_timeline(timeline: "AllocationTimeline", title: str, path: str) -> None
     layers = [[value / size for value in timeline.layer(name)] for name in names]
     layers.append([value / size for value in timeline.rest(names)])
     axes.stackplot(timeline.seconds, layers, labels=[*map(_plain, names), "the rest"], step="post")
-    for place, (phase, begin) in enumerate(timeline.phases):
+    for number, (phase, begin) in enumerate(timeline.phases):
         axes.axvline(begin, color="black", linewidth=0.6, linestyle=":")
-        height = 0.98 - 0.04 * (place % 4)  # phases may begin close together
+        height = 0.98 - 0.04 * (number % 4)  # phases may begin close together
         axes.annotate(f" {phase}", (begin, height), xycoords=("data", "axes fraction"), fontsize="small", va="top")
     axes.set_xlabel("seconds, slowed by the profiler")
     axes.set_ylabel(f"living tensors, {unit}")

@@ -1,12 +1,12 @@
-"""`vidqa completion bash|zsh|fish`: the code that makes a shell complete vidqa's words.
+"""`vidqa completion bash|zsh|fish`: code for shell completion, and the completion itself.
 
-The shell then starts vidqa itself to learn the words (main hands over to `complete`): argcomplete
-reads the parser, and this file knows what the parser cannot: videos, models, devices.
+The shell runs `vidqa` with _ARGCOMPLETE set; argcomplete reads commands and options from the parser, and the completers
+below add videos, models, devices and GPUs.
 """
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from vidqa.cli.console import ExitCode
@@ -15,47 +15,45 @@ _SHELLS = ("bash", "zsh", "fish")
 _FILE_DESTS = ("output", "out", "plot", "file")
 
 
-def add_parser(commands: Any) -> None:
-    """Declare the command."""
-    parser = commands.add_parser(
-        "completion",
-        help="print what makes a shell complete vidqa's words",
-        description='Prints shell code. bash: eval "$(vidqa completion bash)" in ~/.bashrc; zsh: the same with zsh, '
-        "after compinit, in ~/.zshrc; fish: vidqa completion fish > ~/.config/fish/completions/vidqa.fish",
+def add_completion_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `vidqa completion`."""
+    parser.description = (
+        'Prints shell code. bash: eval "$(vidqa completion bash)" in ~/.bashrc; zsh: the same with zsh, '
+        "after compinit, in ~/.zshrc; fish: vidqa completion fish > ~/.config/fish/completions/vidqa.fish"
     )
-    parser.add_argument("shell", choices=_SHELLS, help="which shell reads it")
+    parser.add_argument("shell", choices=_SHELLS, help="the shell")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the code; returns the exit code."""
+    """Print the shell's code; returns the exit code."""
     from argcomplete.shell_integration import shellcode
 
-    # Without bash's own fallback: file names are offered only where a file is meant.
+    # No fallback to bash's own completion, which would complete file names for every argument.
     code = shellcode(["vidqa"], shell=arguments.shell, complete_arguments=["-o", "nospace"])
     sys.stdout.write(code.strip() + "\n")
     return ExitCode.OK
 
 
 def complete(parser: argparse.ArgumentParser) -> None:
-    """Answer the shell that set _ARGCOMPLETE, and end the process."""
+    """Print the completions for the shell that set _ARGCOMPLETE, and exit."""
     import argcomplete
     from argcomplete.completers import SuppressCompleter
 
-    known: dict[str, Callable[..., Any]] = {"video": _videos, "model": _models, "repository": _to_fetch}
-    known |= {"device": _devices, "gpu": _gpus} | dict.fromkeys(_FILE_DESTS, _files)
+    completers = {"video": _videos, "model": _models, "repository": _repositories, "device": _devices, "gpu": _gpus}
+    completers |= dict.fromkeys(_FILE_DESTS, _files)
     for action in _actions(parser):
-        if action.dest in known and not action.choices:
-            action.completer = known[action.dest]  # type: ignore[attr-defined]
+        if action.dest in completers and not action.choices:
+            action.completer = completers[action.dest]  # type: ignore[attr-defined]
     argcomplete.autocomplete(parser, always_complete_options=False, default_completer=SuppressCompleter())
 
 
 def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
-    """Every option and argument of the parser and of all below it."""
+    """Yield every option and argument of a parser and its subparsers."""
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
-            for below in action.choices.values():
-                yield from _actions(below)
+            for subparser in action.choices.values():
+                yield from _actions(subparser)
         yield action
 
 
@@ -72,7 +70,7 @@ def _files(prefix: str, **_: Any) -> list[str]:
 
 
 def _models(prefix: str, **_: Any) -> list[str]:
-    """Short names and cached repositories; folders where a path was begun."""
+    """Return short names and cached repositories, and folders for the beginning of a path."""
     from vidqa.models.hub import DEMO, cached_names
     from vidqa.models.registry import AUTO, short_names
     from vidqa.video.path_completion import complete_path
@@ -81,7 +79,7 @@ def _models(prefix: str, **_: Any) -> list[str]:
     return names + (complete_path(prefix, lambda name: False) if prefix.startswith((".", "/", "~")) else [])
 
 
-def _to_fetch(**_: Any) -> list[str]:
+def _repositories(**_: Any) -> list[str]:
     from vidqa.models.registry import short_names
 
     return list(short_names().values())

@@ -1,29 +1,28 @@
-"""What a command says and how it ends: stdout is data, stderr is talk, exit codes are an API.
+"""Output to the terminal, exit codes and signals: results on stdout, notes and progress on stderr.
 
-Everything untrusted passes `safe_text` on its way out. Knows terminals; knows no engine.
+Untrusted text passes `safe_text` on its way out.
 """
 
 import os
+import signal
 import sys
 import textwrap
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from enum import IntEnum
-from typing import Any, TextIO
+from types import FrameType
+from typing import TYPE_CHECKING, Any, TextIO
 
-from vidqa.errors import (
-    DoesNotFit,
-    Interrupted,
-    ModelMissing,
-    UsageError,
-    VideoError,
-    VidqaError,
-)
-from vidqa.events import MemorySampled, StageProgress, StageStarted
+from vidqa.errors import DoesNotFit, Interrupted, ModelMissing, UsageError, VideoError, VidqaError
 from vidqa.utils.safe_text import safe_json, safe_text
 from vidqa.utils.units import format_bytes
 
+if TYPE_CHECKING:
+    from vidqa.events import MemorySampled, StageProgress, StageStarted
+
 
 class ExitCode(IntEnum):
-    """What the caller of `vidqa` can rely on."""
+    """The exit codes of `vidqa`; they never change."""
 
     OK = 0
     FAILED = 1
@@ -46,31 +45,43 @@ _CODES: tuple[tuple[type[VidqaError], ExitCode], ...] = (
 
 
 def exit_code_for(error: VidqaError) -> ExitCode:
-    """The exit code of an error's kind."""
+    """Return the exit code of an error's class."""
     return next((code for kind, code in _CODES if isinstance(error, kind)), ExitCode.FAILED)
 
 
 def report_error(error: VidqaError) -> None:
     """Print an error as one paragraph on stderr."""
+    text = safe_text(f"vidqa: {error}").replace("\n", " ")
     width = min(_columns(), 100)
-    words = safe_text(f"vidqa: {error}").replace("\n", " ")
-    paragraph = textwrap.fill(words, width, break_long_words=False, break_on_hyphens=False)
-    sys.stderr.write(paragraph + "\n")
+    sys.stderr.write(textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False) + "\n")
 
 
 def write_json(value: dict[str, Any]) -> None:
-    """Print one JSON object on stdout; characters that a terminal would obey are escaped."""
+    """Print one JSON object on stdout, control characters escaped."""
     sys.stdout.write(safe_json(value) + "\n")
     sys.stdout.flush()
 
 
+def format_table(rows: Sequence[Sequence[str]], align: str) -> list[str]:
+    """Return a line for each row, with columns as wide as their widest cell and two spaces between them.
+
+    `align` has `<` (left) or `>` (right) for each column.
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    layout = list(zip(align, widths, strict=True))
+    return [
+        "  ".join(f"{cell:{side}{width}}" for cell, (side, width) in zip(row, layout, strict=True)).rstrip()
+        for row in rows
+    ]
+
+
 def quiet_closed_pipe(stream: TextIO) -> None:
-    """The reader left: let what is still written, the interpreter's last flush too, go nowhere instead of failing."""
+    """Send further writes to the null device, so that the last flush to a closed pipe does not fail."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _columns() -> int:
-    """Width of stderr's terminal: $COLUMNS, else what it says, else 80; never too narrow to wrap."""
+    """Return the width of stderr's terminal: $COLUMNS, else the terminal's, else 80; at least 20."""
     named = os.environ.get("COLUMNS", "")
     try:
         columns = int(named) if named.isdecimal() else os.get_terminal_size(sys.stderr.fileno()).columns
@@ -80,7 +91,7 @@ def _columns() -> int:
 
 
 class StderrReporter:
-    """Notes and progress on stderr. Bars are drawn only on a terminal; `quiet` leaves errors alone."""
+    """Notes and progress bars on stderr. Bars are drawn on a terminal only; `quiet` prints nothing."""
 
     def __init__(self, quiet: bool, stream: TextIO | None = None) -> None:
         self._quiet = quiet
@@ -90,31 +101,32 @@ class StderrReporter:
         self._memory = ""
 
     def say(self, text: str) -> None:
-        """Print one line of talk."""
+        """Print a note."""
         if not self._quiet:
             self.clear()
             self._stream.write(safe_text(text) + "\n")
             self._stream.flush()
 
-    def progress(self, event: StageStarted | StageProgress) -> None:
-        """Redraw the line of bars."""
+    def progress(self, event: "StageStarted | StageProgress") -> None:
+        """Redraw the line of bars. The vision stage keeps the bar of the video stage, which runs at the same time."""
+        from vidqa.events import StageProgress
+
         if not self._bars:
             return
-        if isinstance(event, StageStarted) and event.stage not in {"vision"}:
-            self._stages.clear()
         done = event.done if isinstance(event, StageProgress) else 0
+        if not isinstance(event, StageProgress) and event.stage != "vision":
+            self._stages.clear()
         self._stages[event.stage] = (done, event.total)
         self._draw()
 
-    def memory(self, sample: MemorySampled, planned_bytes: int, planned_tensors: int = 0) -> None:
-        """Show how memory stands at the end of the line of bars: of the process, or of its tensors where counted."""
-        now, peak, plan = sample.current_bytes, sample.peak_bytes, planned_bytes
+    def memory(self, sample: "MemorySampled", planned_bytes: int, planned_tensor_bytes: int = 0) -> None:
+        """Show memory in use behind the bars: of the process, or of its tensors where those are counted."""
         if sample.tensor_peak_bytes is not None:
-            self._memory = f"  process {format_bytes(now)}, tensors {format_bytes(sample.tensor_peak_bytes)}"
-            self._memory += f" of {format_bytes(planned_tensors)} planned" if planned_tensors else ""
+            tensors, planned = format_bytes(sample.tensor_peak_bytes), planned_tensor_bytes
+            self._memory = f"  process {format_bytes(sample.current_bytes)}, tensors {tensors}{_of_planned(planned)}"
         else:
-            planned = f" of {format_bytes(plan)} planned" if plan else ""  # it loads before it plans
-            self._memory = f"  {format_bytes(now)}{planned}, peak {format_bytes(peak)}"
+            used, peak = format_bytes(sample.current_bytes), format_bytes(sample.peak_bytes)
+            self._memory = f"  {used}{_of_planned(planned_bytes)}, peak {peak}"
         if sample.other_bytes:
             self._memory += f", others {format_bytes(sample.other_bytes)}"
         if self._bars and self._stages:
@@ -126,11 +138,15 @@ class StderrReporter:
         self._stream.flush()
 
     def clear(self) -> None:
-        """Take the bars away before something else is printed."""
+        """Erase the bars before other output."""
         if self._bars and self._stages:
             self._stages.clear()
             self._stream.write("\r\x1b[2K")
             self._stream.flush()
+
+
+def _of_planned(planned_bytes: int) -> str:
+    return f" of {format_bytes(planned_bytes)} planned" if planned_bytes else ""  # 0 until there is a plan
 
 
 def _bar(stage: str, done: int, total: int) -> str:
@@ -138,3 +154,38 @@ def _bar(stage: str, done: int, total: int) -> str:
     filled = cells * done // max(total, 1)
     counts = f"{format_bytes(done)}/{format_bytes(total)}" if stage == "load" else f"{done}/{total}"
     return f"{stage} {'█' * filled}{'░' * (cells - filled)} {counts}"
+
+
+class ReceivedSignal:
+    """The first SIGINT or SIGTERM, if one came."""
+
+    number: int | None = None
+
+    def exit_code(self) -> int:
+        """Return the exit code of a command that was stopped."""
+        return ExitCode.TERMINATED if self.number == signal.SIGTERM else ExitCode.INTERRUPTED
+
+
+@contextmanager
+def handle_signals(first: Callable[[], object], again: Callable[[], object]) -> Iterator[ReceivedSignal]:
+    """Call `first` at the first SIGINT or SIGTERM and `again` at every later one, until the block ends."""
+    received = ReceivedSignal()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if received.number is None:
+            received.number = number
+            first()
+        else:
+            again()
+
+    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def interrupt() -> None:
+    """Raise KeyboardInterrupt."""
+    raise KeyboardInterrupt

@@ -1,11 +1,8 @@
-"""`vidqa doctor`: is everything here that an answer needs, and which kernel will really run?
-
-Renders what vidqa.diagnostics.health_checks finds; looks at nothing itself.
-"""
+"""`vidqa doctor`: the results of vidqa.diagnostics.health_checks as text or JSON."""
 
 import argparse
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vidqa.cli.arguments import add_model_options, settings_for
 from vidqa.cli.console import ExitCode, write_json
@@ -19,13 +16,10 @@ _PLAIN_MARKS = {"ok": "ok", "bad": "BAD", "absent": "-"}  # for a terminal witho
 _NAME_WIDTH = 27
 
 
-def add_parser(commands: Any) -> None:
-    """Declare the command."""
-    parser = commands.add_parser(
-        "doctor",
-        help="look whether everything is here",
-        description="Looks at driver, torch, device, FFmpeg, kernels and models. ✓ is fine, ✗ is broken, "
-        "– is neither there nor needed.",
+def add_doctor_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `vidqa doctor`."""
+    parser.description = (
+        "Checks driver, torch, device, FFmpeg, kernels and models. ✓ is fine, ✗ is broken, – is absent and not needed."
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     add_model_options(parser)
@@ -34,7 +28,7 @@ def add_parser(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print a line per finding; returns 1 where an answer would be impossible."""
+    """Print a line for each check; returns 1 if no question could be answered."""
     from vidqa.diagnostics.health_checks import Subject, findings, passed, run_checks
 
     settings = settings_for(arguments)
@@ -50,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _show(check: "Check") -> None:
-    """One line as soon as it is known, and its remedy below."""
+    """Print a check, and its remedy on a second line."""
     lines = [f"{_mark(check.status)} {safe_line(check.name):{_NAME_WIDTH}} {safe_line(check.detail)}"]
     if check.remedy:
         lines.append(f"{'':{_NAME_WIDTH + 2}} → {safe_line(check.remedy)}")

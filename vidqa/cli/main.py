@@ -1,40 +1,42 @@
-"""Arguments to a subcommand, errors to exit codes. Imports nothing heavy.
+"""Parsing of the command line, and exit codes for errors. Imports the module of the named command only.
 
-One of the two borders where exceptions end: a VidqaError becomes one paragraph and a
-code, anything else one line and code 1 (`--debug` shows the traceback).
+A VidqaError becomes one paragraph and its exit code, any other exception one line and code 1; `--debug` shows the
+traceback.
 """
 
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from importlib import import_module
 from typing import NoReturn
 
 import vidqa
-from vidqa.cli import (
-    ask,
-    caption,
-    completion,
-    config_command,
-    doctor,
-    frames,
-    models,
-    plan,
-    profile,
-    pull,
-    sweep,
-    tui,
-    warmup,
-)
 from vidqa.cli.console import ExitCode, exit_code_for, quiet_closed_pipe, report_error
 from vidqa.errors import VidqaError
 
 _EPILOG = """exit codes: 0 ok, 1 failed, 2 usage, 3 batch finished with failures, 4 does not fit,
 5 model missing, 6 unreadable video, 130 interrupted, 143 terminated"""
+# The module below vidqa.cli that has the command's add_NAME_arguments, and the command's line in `vidqa --help`.
+COMMANDS = {
+    "tui": ("arguments", "open an interactive session (also: vidqa without a command)"),
+    "ask": ("ask", "answer questions about a video"),
+    "caption": ("caption", "caption folders of videos and images"),
+    "plan": ("plan", "show how a question would run and its memory"),
+    "frames": ("frames", "write the frames that the model would see as one picture"),
+    "sweep": ("sweep", "measure memory and time over frame counts or sizes"),
+    "profile": ("profile", "show where one question's memory and time go"),
+    "doctor": ("doctor", "check the installation and this machine"),
+    "warmup": ("warmup", "compile kernels for this GPU before the first question"),
+    "models": ("models", "list the models on this machine"),
+    "pull": ("models", "download a model"),
+    "config": ("config_command", "show the settings, check or write the configuration file"),
+    "completion": ("completion", "print the code for completion in a shell"),
+}
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse with the remedy for file names that look like options."""
+    """argparse with a remedy for file names that look like options."""
 
     def error(self, message: str) -> NoReturn:
         self.print_usage(sys.stderr)
@@ -43,8 +45,8 @@ class _Parser(argparse.ArgumentParser):
         self.exit(ExitCode.USAGE, f"vidqa: {message}.{hint if dashed else ''}\n")
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The whole command line."""
+def build_parser(names: Collection[str | None] = tuple(COMMANDS)) -> argparse.ArgumentParser:
+    """Return the parser of the command line; only the commands in `names` get their options."""
     parser = _Parser(
         prog="vidqa",
         description="Answers questions about videos with Qwen2-VL on your own GPU or CPU.",
@@ -53,42 +55,33 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"vidqa {vidqa.__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=_Parser)
-    for command in (
-        tui,
-        ask,
-        caption,
-        plan,
-        frames,
-        sweep,
-        profile,
-        doctor,
-        warmup,
-        models,
-        pull,
-        config_command,
-        completion,
-    ):
-        command.add_parser(commands)
-    for subparser in commands.choices.values():
-        subparser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    for name, (module, help_line) in COMMANDS.items():
+        command = commands.add_parser(name, help=help_line)
+        if name in names:
+            getattr(import_module(f"vidqa.cli.{module}"), f"add_{name}_arguments")(command)
+            command.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
 
 def run(arguments: Sequence[str], open_session: Callable[[argparse.Namespace], int] | None = None) -> int:
-    """Parse, run, and turn whatever happened into an exit code.
+    """Run a command line; returns its exit code.
 
-    `open_session` opens the interactive session, which this side must not know; a terminal gets it
-    where no command is given.
+    `open_session` runs the interactive session, which this package may not import. It is also what a terminal gets
+    without a command.
     """
-    parser = build_parser()
-    if "_ARGCOMPLETE" in os.environ:  # a shell asks for words
-        completion.complete(parser)
+    if "_ARGCOMPLETE" in os.environ:  # started by a shell for completion
+        from vidqa.cli.completion import complete
+
+        complete(build_parser())
+    is_terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    if open_session and is_terminal and not arguments:
+        arguments = ["tui"]
+    named = next((word for word in arguments if not word.startswith("-")), None)  # no option before it has a value
+    parser = build_parser([named])
     parsed = parser.parse_args(arguments)
     if parsed.command is None:
-        if open_session is None or not (sys.stdin.isatty() and sys.stdout.isatty()):
-            parser.print_help()
-            return ExitCode.OK
-        parsed = parser.parse_args(["tui"])
+        parser.print_help()
+        return ExitCode.OK
     try:
         code: int = open_session(parsed) if open_session and parsed.command == "tui" else parsed.run(parsed)
         sys.stdout.flush()

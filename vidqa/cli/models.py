@@ -1,37 +1,47 @@
-"""`vidqa models`: which models are here, with their size."""
+"""`vidqa models` and `vidqa pull OWNER/NAME`: list the models of this machine, and fetch one."""
 
 import argparse
 import sys
-from typing import Any
 
-from vidqa.cli.console import ExitCode, write_json
+from vidqa.cli.console import ExitCode, format_table, write_json
 from vidqa.utils.safe_text import safe_line
 from vidqa.utils.units import format_bytes
 
 
-def add_parser(commands: Any) -> None:
-    """Declare the command."""
-    parser = commands.add_parser("models", help="list the models on this machine", description="Lists cached models.")
+def add_models_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `vidqa models`."""
+    parser.description = "Lists the demo model and the models in the Hugging Face cache."
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=list_models)
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Print a line per model; returns the exit code."""
+def list_models(arguments: argparse.Namespace) -> int:
+    """Print a line for each model; returns the exit code."""
     from vidqa.models.hub import DEMO, cache_folder, cached_models, demo_folder
 
     demo_bytes = sum(path.stat().st_size for path in demo_folder().iterdir())
-    rows = [(DEMO, "qwen2_vl", demo_bytes, "coloured shapes only")]
+    models = [(DEMO, "qwen2_vl", demo_bytes, "coloured shapes only")]
     for model in cached_models():
-        rows.append((model.repository, model.model_type, model.size_bytes, "" if model.runnable else "not runnable"))
+        models.append((model.repository, model.model_type, model.size_bytes, "" if model.runnable else "not runnable"))
     if arguments.json:
-        names = ("name", "type", "size_bytes", "note")
-        models = [dict(zip(names, row, strict=True)) for row in rows]
-        write_json({"schema_version": 1, "cache": str(cache_folder()), "models": models})
-        return ExitCode.OK
-    width = max(len(name) for name, *_ in rows)
-    for name, kind, size, note in rows:
-        sys.stdout.write(
-            f"{safe_line(name):{width}}  {format_bytes(size):>9}  {safe_line(kind)}  {note}".rstrip() + "\n"
-        )
+        rows = [dict(zip(("name", "type", "size_bytes", "note"), model, strict=True)) for model in models]
+        write_json({"schema_version": 1, "cache": str(cache_folder()), "models": rows})
+    else:
+        cells = [(safe_line(name), format_bytes(size), safe_line(kind), note) for name, kind, size, note in models]
+        sys.stdout.write("\n".join(format_table(cells, "<><<")) + "\n")
+    return ExitCode.OK
+
+
+def add_pull_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the argument of `vidqa pull`."""
+    parser.description = "Downloads a model into the Hugging Face cache; run it again to resume."
+    parser.add_argument("repository", metavar="OWNER/NAME", help="for example Qwen/Qwen2-VL-2B-Instruct")
+    parser.set_defaults(run=pull)
+
+
+def pull(arguments: argparse.Namespace) -> int:
+    """Fetch a model into the Hugging Face cache and print its folder; returns the exit code."""
+    from vidqa.models.hub import pull_model
+
+    sys.stdout.write(f"{safe_line(str(pull_model(arguments.repository)))}\n")
     return ExitCode.OK

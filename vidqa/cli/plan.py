@@ -1,14 +1,12 @@
-"""`vidqa plan VIDEO`: what would run and what it would take, before a byte is loaded.
-
-Renders plans as a table, a bar, a matrix or JSON. Plans nothing itself; loads no weights.
-"""
+"""`vidqa plan VIDEO`: the plan of a question as text or JSON, or of a catalog of GPUs as a matrix. Loads no weights."""
 
 import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
-from vidqa.cli.arguments import add_planned_video, make_config, make_request, settings_for
-from vidqa.cli.console import ExitCode, write_json
+from vidqa.cli.arguments import add_planned_video, make_config, make_request, planned_model, settings_for
+from vidqa.cli.console import ExitCode, format_table, write_json
+from vidqa.cli.json_output import SCHEMA_VERSION, plan_object, video_object
 from vidqa.planner.memory_shares import memory_shares
 from vidqa.types import Plan, VideoInfo
 from vidqa.utils.safe_text import safe_line, safe_text
@@ -25,12 +23,10 @@ _TIMES_SHOWN = 24
 _SHADES = "█▓▒░·"
 
 
-def add_parser(commands: Any) -> None:
-    """Declare the command and its options."""
-    parser = commands.add_parser(
-        "plan",
-        help="show what would run and the memory it would take",
-        description="Shows frames, resolution, precision and chunks that fit, with the arithmetic. Loads no weights.",
+def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `vidqa plan`."""
+    parser.description = (
+        "Shows frames, resolution, precision and chunks that fit, with the arithmetic. Loads no weights."
     )
     add_planned_video(parser)
     parser.add_argument("--gpu", metavar="NAME", help="plan for another GPU, for example t4; `all` prints a table")
@@ -40,10 +36,10 @@ def add_parser(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Plan and print; returns the exit code."""
-    from vidqa.cli.default_model import planned_model
     from vidqa.devices.device import find_device
     from vidqa.devices.gpu_catalog import as_device, find_gpu
     from vidqa.models.registry import find_checkpoints
+    from vidqa.planner.alternatives import alternatives
     from vidqa.planner.tasks import check_request, plan_best, tasks_for
     from vidqa.video.open import probe_facts
 
@@ -56,24 +52,16 @@ def run(arguments: argparse.Namespace) -> int:
         return _print_matrix(arguments.json, config, video, request, named=settings.model is not None)
     device = as_device(find_gpu(arguments.gpu)) if arguments.gpu else find_device(config.device)
     tasks = tasks_for(find_checkpoints(config.model, local=False), video, request, config, device)
-    place, plan = plan_best(tasks)
-    others = _alternatives(tasks[place], plan)
+    index, plan = plan_best(tasks)
+    others = alternatives(tasks[index], plan)
     if arguments.json:
         write_json(_object(video, plan, others))
     else:
-        sys.stdout.write(safe_text("\n".join(_table(tasks[place], plan, others))) + "\n")
+        sys.stdout.write(safe_text("\n".join(_text_lines(tasks[index], plan, others))) + "\n")
     return ExitCode.OK
 
 
-def _alternatives(task: "PlanningProblem", plan: Plan) -> "tuple[Alternative, ...]":
-    from vidqa.planner.alternatives import alternatives
-
-    return alternatives(task, plan)
-
-
 def _object(video: VideoInfo, plan: Plan, others: "tuple[Alternative, ...]") -> dict[str, Any]:
-    from vidqa.cli.json_output import SCHEMA_VERSION, plan_object, video_object
-
     return {
         "schema_version": SCHEMA_VERSION,
         "video": video_object(video),
@@ -90,8 +78,8 @@ def _object(video: VideoInfo, plan: Plan, others: "tuple[Alternative, ...]") -> 
     }
 
 
-def _table(task: "PlanningProblem", plan: Plan, others: "tuple[Alternative, ...]") -> list[str]:
-    """The whole answer as lines of text."""
+def _text_lines(task: "PlanningProblem", plan: Plan, others: "tuple[Alternative, ...]") -> list[str]:
+    """Return the plan, its memory and its alternatives as text."""
     from vidqa.planner.baseline_memory import vanilla_peak_bytes
     from vidqa.planner.tasks import closer_look
 
@@ -110,8 +98,9 @@ def _table(task: "PlanningProblem", plan: Plan, others: "tuple[Alternative, ...]
         "",
         f"memory at its peak, in the {plan.peak_phase} phase",
     ]
-    lines += [f"  {line.name:<40}{format_bytes(line.bytes):>10}  {line.formula}" for line in plan.lines]
-    lines += [f"  {'total':<40}{format_bytes(plan.required_bytes):>10}  of {format_bytes(plan.budget_bytes)}"]
+    parts = [(line.name, format_bytes(line.bytes), line.formula) for line in plan.lines]
+    total = ("total", format_bytes(plan.required_bytes), f"of {format_bytes(plan.budget_bytes)}")
+    lines += [f"  {line}" for line in format_table([*parts, total], "<><")]
     phases = ", ".join(f"{name} {format_bytes(size)}" for name, size in plan.phase_bytes.items())
     lines += [f"  {_bar(plan)}", "", f"phases    {phases}"]
     plain = vanilla_peak_bytes(task.spec, plan.visual_tokens, run_config.text_tokens, "bf16")
@@ -123,7 +112,7 @@ def _table(task: "PlanningProblem", plan: Plan, others: "tuple[Alternative, ...]
 
 
 def _times(plan: Plan) -> str:
-    """When the frames are taken; of many the first and the last ones."""
+    """Return the frames' times; of more than 24 the first and the last 12."""
     times = [format_timestamp(seconds) for seconds in plan.timestamps_seconds]
     if len(times) > _TIMES_SHOWN:
         half = _TIMES_SHOWN // 2
@@ -154,7 +143,7 @@ def _alternative(other: "Alternative") -> str:
 
 
 def _bar(plan: Plan) -> str:
-    """The budget as a bar: each share of the memory in its own shade."""
+    """Return the budget as a bar in which each share of the memory has a shade."""
     shares = memory_shares(plan)
     whole = max(plan.budget_bytes, plan.required_bytes)
     drawn = "".join(
@@ -165,7 +154,7 @@ def _bar(plan: Plan) -> str:
 
 
 def _print_matrix(as_json: bool, config: "EngineConfig", video: VideoInfo, request: "Request", *, named: bool) -> int:
-    """Every GPU of the catalog against models and precisions."""
+    """Print the frames of a plan for every GPU of the catalog, model and precision; returns the exit code."""
     from vidqa.devices.gpu_catalog import CATALOG, as_device
     from vidqa.models.registry import find_checkpoints, short_names
     from vidqa.planner.tasks import matrix
@@ -178,9 +167,8 @@ def _print_matrix(as_json: bool, config: "EngineConfig", video: VideoInfo, reque
         write_json(_matrix_object(table))
         return ExitCode.OK
     heads = [f"{model.rsplit('/', 1)[-1].removesuffix('-Instruct')} {weights}" for model, weights, _ in table[0][1]]
-    lines = [f"{'':<32}" + "".join(f"{head:>20}" for head in heads)]
-    lines += [f"{device.name:<32}" + "".join(f"{_cell(plan):>20}" for *_, plan in row) for device, row in table]
-    sys.stdout.write(safe_text("\n".join(lines)) + "\n")
+    rows = [["", *heads], *([device.name, *(_cell(plan) for *_, plan in row)] for device, row in table)]
+    sys.stdout.write(safe_text("\n".join(format_table(rows, "<" + ">" * len(heads)))) + "\n")
     return ExitCode.OK
 
 
@@ -189,8 +177,6 @@ def _cell(plan: Plan | None) -> str:
 
 
 def _matrix_object(table: Any) -> dict[str, Any]:
-    from vidqa.cli.json_output import SCHEMA_VERSION, plan_object
-
     cells = [
         {"gpu": device.name, "model": model, "weights": weights, "plan": None if plan is None else plan_object(plan)}
         for device, row in table

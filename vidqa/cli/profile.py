@@ -1,8 +1,4 @@
-"""`vidqa profile VIDEO`: where one question's memory and time went.
-
-Renders what vidqa.profiling.profiler found as text or JSON, and draws its timeline. Measures
-nothing itself.
-"""
+"""`vidqa profile VIDEO`: the result of vidqa.profiling.profiler as text or JSON, and as a plot over time."""
 
 import argparse
 import sys
@@ -11,8 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vidqa.cli.arguments import add_planned_video, make_config, make_request, settings_for
-from vidqa.cli.console import ExitCode, StderrReporter, write_json
+from vidqa.cli.arguments import add_planned_video, choose_model, make_config, make_request, settings_for
+from vidqa.cli.console import ExitCode, StderrReporter, format_table, write_json
+from vidqa.errors import UsageError
 from vidqa.utils.safe_text import safe_line, safe_text
 from vidqa.utils.units import format_bytes
 
@@ -25,13 +22,11 @@ _SHOWN = 12
 _UNFUSED_SCORE_BYTES = 8  # a float32 score and its float32 probability, as the math kernel keeps them
 
 
-def add_parser(commands: Any) -> None:
-    """Declare the command and its options."""
-    parser = commands.add_parser(
-        "profile",
-        help="show where one question's memory and time go",
-        description="Answers one question under torch.profiler: memory and time by phase, by operator and by what the "
-        "memory is for, cumulative beside peak. Writes a Chrome trace and a picture of living memory over time.",
+def add_profile_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `vidqa profile`."""
+    parser.description = (
+        "Answers one question under torch.profiler: cumulative and peak memory and time by phase, operator and "
+        "kind of tensor. Writes a Chrome trace and a plot of allocated memory over time."
     )
     add_planned_video(parser, max_tokens=_ANSWER_TOKENS)
     parser.add_argument("--baseline", action="store_true", help="profile plain transformers on the same frames instead")
@@ -44,19 +39,18 @@ def add_parser(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Profile, write the files, print; returns the exit code."""
-    from vidqa.cli.default_model import choose_model
     from vidqa.planner.tasks import check_config, check_request
     from vidqa.video.probe import check_file
 
-    talk, settings = StderrReporter(arguments.quiet), settings_for(arguments)
+    reporter, settings = StderrReporter(arguments.quiet), settings_for(arguments)
     request = make_request(arguments, settings, arguments.question)
     check_request(request)
     check_file(request.video)
-    config = make_config(arguments, settings, choose_model(settings.model, talk))
+    config = make_config(arguments, settings, choose_model(settings.model, reporter))
     check_config(config)
-    folder, picture = _folder(arguments.out), _picture(arguments, talk)
+    folder, picture = _folder(arguments.out), _picture(arguments, reporter)
     trace = folder / "trace.json"
-    from vidqa.profiling import profiler  # torch: after everything that can be refused was
+    from vidqa.profiling import profiler  # imports torch: after the checks
 
     measure = profiler.profile_transformers if arguments.baseline else profiler.profile_vidqa
     profile = measure(config, request, trace)
@@ -69,16 +63,14 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         write_json(_object(profile, request.question, files))
     else:
-        sys.stdout.write(safe_text("\n".join(_table(profile))) + "\n")
+        sys.stdout.write(safe_text("\n".join(_text_lines(profile))) + "\n")
     for kind, path in files.items():
-        talk.say(f"{kind}: {safe_line(path)}")
+        reporter.say(f"{kind}: {safe_line(path)}")
     return ExitCode.OK
 
 
 def _folder(name: str) -> Path:
-    """The folder to write to, made if it is not there; raises UsageError where that cannot be."""
-    from vidqa.errors import UsageError
-
+    """Make the folder for the files; raises UsageError if that fails."""
     folder = Path(name)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -87,14 +79,14 @@ def _folder(name: str) -> Path:
     return folder
 
 
-def _picture(arguments: argparse.Namespace, talk: StderrReporter) -> str | None:
-    """The picture's name, or None where none is drawn; raises UsageError for one that was asked and cannot be."""
+def _picture(arguments: argparse.Namespace, reporter: StderrReporter) -> str | None:
+    """Return the plot's file name, None for no plot; raises UsageError for one that cannot be drawn."""
     from vidqa.cli.charts import can_draw, check_target
 
     if arguments.picture == "none":
         return None
     if arguments.picture is None and not can_draw():
-        talk.say('note: no picture without matplotlib; install it with pip install "vidqa[plot]"')
+        reporter.say('note: no picture without matplotlib; install it with pip install "vidqa[plot]"')
         return None
     name = f"memory.{arguments.picture or 'png'}"
     check_target(str(Path(arguments.out) / name))
@@ -106,7 +98,7 @@ def _title(profile: "Profile") -> str:
     return f"{asked.side}: {asked.frames} frames of {asked.width}×{asked.height}, {asked.prompt_tokens} tokens"
 
 
-def _table(profile: "Profile") -> list[str]:
+def _text_lines(profile: "Profile") -> list[str]:
     asked = profile.asked
     lines = [
         f"question  {_title(profile)} on {asked.device}",
@@ -114,29 +106,29 @@ def _table(profile: "Profile") -> list[str]:
         f"{asked.first_token_seconds:.2f} s, slowed by the profiler)",
         f"peak      {format_bytes(profile.peak_bytes)} of tensors, {format_bytes(asked.weights_bytes)} of it weights",
         "",
-        f"{'phase':<28}{'seconds':>10}{'cumulative':>14}{'peak':>12}",
     ]
-    lines += [
-        f"{phase.name:<28}{phase.seconds:>10.3f}{format_bytes(phase.cumulative_bytes):>14}"
-        f"{format_bytes(phase.peak_bytes):>12}"
+    rows = [
+        (phase.name, f"{phase.seconds:.3f}", format_bytes(phase.cumulative_bytes), format_bytes(phase.peak_bytes))
         for phase in profile.phases
     ]
+    lines += format_table([("phase", "seconds", "cumulative", "peak"), *rows], "<>>>")
     lines += ["", *_totals("what it is", profile.kinds), "", *_totals("operator", profile.operators, timed=True)]
-    lines += ["", "largest at the peak"]
-    lines += [
-        f"  {format_bytes(one.size_bytes):>10}  {one.words:<26}{safe_line(one.operator)} {one.shape}"
+    largest = [
+        (format_bytes(one.size_bytes), one.words, f"{safe_line(one.operator)} {one.shape}")
         for one in profile.at_peak[:_SHOWN]
     ]
+    lines += ["", "largest at the peak", *(f"  {line}" for line in format_table(largest, "><<"))]
     return [*lines, "", _compare(profile), *(f"note: {note}" for note in profile.notes)]
 
 
 def _totals(head: str, totals: "Sequence[Total]", *, timed: bool = False) -> list[str]:
-    """Cumulative beside peak; peak is what lived at once of what this row asked for."""
-    width = 50 if timed else 38
-    lines = [f"{head:<{width}}{'count':>7}{'cumulative':>14}{'peak':>12}" + (f"{'seconds':>10}" if timed else "")]
+    """Return a table of allocated bytes, cumulative and at the row's own peak."""
+    columns = 5 if timed else 4
+    rows = [(head, "count", "cumulative", "peak", "seconds")[:columns]]
     for total in totals[:_SHOWN]:
-        line = f"{safe_line(total.name):<{width}}{total.count:>7}{format_bytes(total.cumulative_bytes):>14}"
-        lines.append(line + f"{format_bytes(total.peak_bytes):>12}" + (f"{total.seconds:>10.3f}" if timed else ""))
+        sizes = (format_bytes(total.cumulative_bytes), format_bytes(total.peak_bytes))
+        rows.append((safe_line(total.name), str(total.count), *sizes, f"{total.seconds:.3f}")[:columns])
+    lines = format_table(rows, "<>>>>"[:columns])
     if len(totals) > _SHOWN:
         lines.append(f"and {len(totals) - _SHOWN} more in --json")
     return lines
@@ -151,7 +143,7 @@ def _compare(profile: "Profile") -> str:
 
 
 def _unfused(profile: "Profile") -> tuple[int, int]:
-    """(cumulative, at once) bytes of the score matrices of one pass over the whole prompt."""
+    """Return the bytes of the score matrices of one pass over the whole prompt: of all layers, and of one."""
     from vidqa.profiling.allocation_classifier import cumulative_score_bytes, peak_score_bytes
 
     facts, tokens = profile.facts, profile.asked.prompt_tokens
@@ -162,7 +154,7 @@ def _unfused(profile: "Profile") -> tuple[int, int]:
 
 
 def _object(profile: "Profile", question: str, files: dict[str, str]) -> dict[str, Any]:
-    """The one object of `--json` (README, "JSON")."""
+    """Return the object of `--json` (README, "JSON")."""
     from vidqa.cli.json_output import SCHEMA_VERSION
 
     asked = asdict(profile.asked)
@@ -188,10 +180,9 @@ def _object(profile: "Profile", question: str, files: dict[str, str]) -> dict[st
     }
 
 
-def _timed(told: dict[str, Any]) -> dict[str, Any]:
-    seconds = told.pop("seconds")
-    return told | {"seconds": round(seconds, 6)}
+def _timed(row: dict[str, Any]) -> dict[str, Any]:
+    return row | {"seconds": round(row["seconds"], 6)}
 
 
-def _without(told: dict[str, Any], *names: str) -> dict[str, Any]:
-    return {name: value for name, value in told.items() if name not in names}
+def _without(row: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name not in names}

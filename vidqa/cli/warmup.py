@@ -1,25 +1,19 @@
-"""`vidqa warmup`: compile ahead what the first answer would wait for.
-
-Renders what vidqa.diagnostics.kernel_warmup does; compiles nothing itself.
-"""
+"""`vidqa warmup`: the results of vidqa.diagnostics.kernel_warmup, a line for each kernel."""
 
 import argparse
 import os
 import sys
-from typing import Any
 
 from vidqa.cli.arguments import add_model_options, settings_for
 from vidqa.cli.console import ExitCode
 from vidqa.utils.safe_text import safe_line
 
 
-def add_parser(commands: Any) -> None:
-    """Declare the command."""
-    parser = commands.add_parser(
-        "warmup",
-        help="compile for this GPU ahead of the first question",
-        description="Tries the attention kernels and, on a GPU, compiles the decode step's: once per GPU, model size "
-        "and version of Triton. The first answer does it where this was not done.",
+def add_warmup_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `vidqa warmup`."""
+    parser.description = (
+        "Tries the attention kernels and, on a GPU, compiles the decode step's: once per GPU, model size "
+        "and version of Triton. The first answer does it where this was not done."
     )
     add_model_options(parser)
     parser.add_argument("--flex", action="store_true", help="compile FlexAttention too, for --attn flex")
@@ -27,7 +21,7 @@ def add_parser(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print a line for each thing that was made ready; returns 1 where one was not."""
+    """Compile kernels and print a line for each; returns 1 if one failed."""
     from vidqa.devices.device import compiler_environment, find_device
     from vidqa.models.registry import AUTO, find_checkpoints
 
@@ -41,8 +35,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     code = ExitCode.OK
     dtype = device_dtype(device.kind, device.bf16)
-    for one in warm_up(spec, torch_device(device.torch_name), dtype, flex=arguments.flex):
-        sys.stdout.write(f"{one.name:16} {one.seconds:6.1f} s  {safe_line(one.detail)}\n")
+    for result in warm_up(spec, torch_device(device.torch_name), dtype, flex=arguments.flex):
+        sys.stdout.write(f"{result.name:16} {result.seconds:6.1f} s  {safe_line(result.detail)}\n")
         sys.stdout.flush()
-        code = code if one.done else ExitCode.FAILED
+        code = code if result.done else ExitCode.FAILED
     return code

@@ -1,7 +1,4 @@
-"""The file of the history: opened privately, brought to today's tables, and set aside where it is damaged.
-
-Knows SQLite's files and locks and the numbered migrations; what the rows mean is history/store.py's.
-"""
+"""The history's SQLite file: private permissions, migrations, locks, and renaming of a damaged file."""
 
 import contextlib
 import itertools
@@ -16,7 +13,7 @@ from vidqa.errors import HistoryError
 
 BUSY_SECONDS = 5.0
 
-# Number n brings a file of version n-1 to n. What was released is never edited: append.
+# Number n migrates a file of version n-1 to n. Never edit a released one: append.
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (
         """CREATE TABLE sessions (
@@ -53,7 +50,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX turns_by_replaced ON turns (replaces) WHERE replaces IS NOT NULL",
         "CREATE INDEX turns_running ON turns (id) WHERE state = 'running'",
         "CREATE INDEX sessions_by_update ON sessions (updated)",
-        # Until its replacement has ended, what is replaced is not shown, and nor is what that had replaced.
+        # A turn is hidden while its replacement runs, and so is a turn that it replaced itself.
         """CREATE VIEW shown AS SELECT * FROM turns WHERE id NOT IN (
             WITH RECURSIVE hidden (id) AS (
                 SELECT replaces FROM turns WHERE state = 'running' AND replaces IS NOT NULL
@@ -65,14 +62,13 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
 
 
 def open_file(path: Path | None) -> tuple[sqlite3.Connection, str]:
-    """A connection to the history with today's tables, and what the user should be told ("" for nothing).
+    """Return a connection with all migrations done, and a notice for the user ("" for none); raises HistoryError.
 
-    None opens a history in memory. Waits BUSY_SECONDS for other processes. A file that is no
-    intact database is renamed and a new one begun. Raises HistoryError.
+    None opens a history in memory. Waits BUSY_SECONDS for other processes. Renames a damaged file and begins a new one.
     """
     if path is None:
         return _ready(":memory:"), ""
-    with explained(path), _turn(path):
+    with explained(path), _locked(path):
         _make_private(path)
         try:
             return _ready(str(path)), ""
@@ -81,30 +77,30 @@ def open_file(path: Path | None) -> tuple[sqlite3.Connection, str]:
                 raise
         aside = _move(path)
         _make_private(path)
-        return _ready(str(path)), f"The history was damaged; it is kept as {aside}, and a new one was begun."
+        return _ready(str(path)), f"The history was damaged; it was renamed to {aside}, and a new one was begun."
 
 
 def fold(text: str) -> str:
-    """Text as it is compared in a search: composed, then case folded character by character."""
+    """Return text for comparison: composed (NFC), then case folded character by character."""
     return unicodedata.normalize("NFC", text).casefold()
 
 
 def is_damage(error: sqlite3.Error) -> bool:
-    """Whether SQLite found the file itself to be no intact database."""
+    """Return whether SQLite found the file to be damaged or no database."""
     return _primary(error) in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 
 def set_aside(path: Path) -> Path | None:
-    """Rename a damaged file; the new name, or None where another process has done it already."""
-    with explained(path), _turn(path):
+    """Rename a damaged file; returns the new name, or None if another process has renamed it already."""
+    with explained(path), _locked(path):
         return _move(path) if _is_damaged(path) else None
 
 
 @contextlib.contextmanager
-def _turn(path: Path) -> Iterator[None]:
-    """One process at a time opens the history or sets it aside, so that none moves what another has just begun.
+def _locked(path: Path) -> Iterator[None]:
+    """Hold the lock for opening or renaming the history, so that no process renames another's new file.
 
-    The lock is SQLite's own on an empty file: it works on every system, and ends with its holder.
+    It is SQLite's lock on an empty file, which works on every system and ends with its process.
     """
     name = path.with_name(f".{path.name}.lock")
     _make_private(name)
@@ -114,7 +110,7 @@ def _turn(path: Path) -> Iterator[None]:
 
 
 def _move(path: Path) -> Path:
-    """The companions go first: beside a new file, an old write-ahead log would be taken for its own."""
+    """Rename the file and its companions, these first: SQLite would apply an old write-ahead log to a new file."""
     aside = _free_name(path)
     for companion in ("-wal", "-shm", "-journal", ""):
         with contextlib.suppress(FileNotFoundError):
@@ -124,7 +120,7 @@ def _move(path: Path) -> Path:
 
 @contextlib.contextmanager
 def explained(path: Path | None) -> Iterator[None]:
-    """Turn what SQLite or the system refuses into a HistoryError with its remedy; damage passes through."""
+    """Convert errors of SQLite and the system into HistoryError; errors that mean damage pass through."""
     try:
         yield
     except sqlite3.Error as error:
@@ -150,14 +146,14 @@ _REASONS = {
 
 
 def _primary(error: sqlite3.Error) -> int:
-    """The primary result code: the low byte (sqlite.org/rescode.html)."""
+    """Return the primary result code: the low byte (sqlite.org/rescode.html)."""
     return (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
 
 
 def _make_private(path: Path) -> None:
-    """Folder 0700 where it is new, file 0600 always; SQLite gives its companions the file's mode.
+    """Create the folder with mode 0700 and the file with 0600; SQLite gives its companions the file's mode.
 
-    A file that is there is not opened: closing it would drop the locks that SQLite holds in this process.
+    An existing file is not opened: closing it would drop the locks that SQLite holds in this process.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with contextlib.suppress(FileExistsError):
@@ -177,7 +173,7 @@ def _ready(name: str) -> sqlite3.Connection:
 
 
 def _prepare(connection: sqlite3.Connection, name: str) -> None:
-    """Check before anything is written, then bring the tables up to date."""
+    """Check the file before anything is written, then migrate it."""
     connection.row_factory = sqlite3.Row
     connection.create_function("holds", 2, lambda text, folded: folded in fold(_text(text)), deterministic=True)
     _refuse_newer(connection, name)
@@ -206,7 +202,7 @@ def _refuse_newer(connection: sqlite3.Connection, name: str) -> None:
 
 
 def _check(connection: sqlite3.Connection) -> None:
-    """Raise SQLite's own DatabaseError where its quick check finds fault."""
+    """Raise DatabaseError if SQLite's quick check finds damage."""
     found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
     if found != "ok":
         error = sqlite3.DatabaseError(found)
@@ -215,7 +211,7 @@ def _check(connection: sqlite3.Connection) -> None:
 
 
 def _migrate(connection: sqlite3.Connection, name: str) -> None:
-    """All missing migrations in one transaction; another process may have been quicker."""
+    """Run all missing migrations in one transaction; another process may have run them meanwhile."""
     if _version(connection) == len(MIGRATIONS):
         return
     connection.execute("BEGIN IMMEDIATE")

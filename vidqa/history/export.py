@@ -1,14 +1,13 @@
-"""A session of the history as Markdown, JSON or subtitles (SRT), and a file that takes nobody's place.
+"""Export of a session as Markdown, JSON or subtitles (SRT) into a new file.
 
-Turns records into text and knows no database. Answers and names are untrusted: control characters
-become visible, and what a reader of the format would obey (HTML, images that are fetched, tags) is made plain.
+Answers and names are untrusted: control characters, HTML, images and subtitle tags are escaped.
 """
 
 import contextlib
 import itertools
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path, PurePath
@@ -17,7 +16,7 @@ from typing import Any
 from vidqa.errors import UsageError
 from vidqa.history.records import SavedSession, SavedTurn
 from vidqa.history.timestamps import code_spans, find_timestamps, open_fence
-from vidqa.messages import memory_words
+from vidqa.messages import memory_text
 from vidqa.utils.safe_text import safe_json, safe_line, safe_text
 from vidqa.utils.units import format_timestamp
 
@@ -32,7 +31,7 @@ _NO_NAME = re.compile(r'[\s/\\:*?"<>|]+')
 
 
 def to_markdown(session: SavedSession, turns: Sequence[SavedTurn]) -> str:
-    """A session to read: questions quoted, answers as Markdown, and one line of figures under each."""
+    """Return a session as Markdown: questions quoted, and one line of figures under each answer."""
     facts = [
         f"- Video: {_escaped(session.video_name)}, {format_timestamp(session.video_seconds)}, "
         f"{session.video_width}×{session.video_height}",
@@ -60,7 +59,7 @@ def _markdown_turn(number: int, session: SavedSession, turn: SavedTurn) -> Itera
 
 
 def describe_figures(plan: Mapping[str, Any], usage: Mapping[str, Any]) -> str:
-    """One line about what an answer took, from `plan_figures` and `usage_figures`; empty where nothing is known."""
+    """Return one line from `plan_figures` and `usage_figures`; empty without them."""
     if not plan or not usage:
         return ""
     parts = [
@@ -69,39 +68,39 @@ def describe_figures(plan: Mapping[str, Any], usage: Mapping[str, Any]) -> str:
         str(plan["weights"]),
         f"first token after {usage['first_token_s']:.1f} s",
         f"{usage['tokens']} tokens at {usage['tokens_per_s']:.1f}/s",
-        memory_words(plan, usage),
+        memory_text(plan, usage),
     ]
     return " · ".join(parts)
 
 
 def _markdown_answer(text: str) -> str:
-    """Markdown without HTML and without images, which a viewer would fetch; a code block left open is closed."""
+    """Return Markdown without HTML and without images, which a viewer would fetch; closes an open code block."""
     text = safe_text(text).strip("\n")
-    out, here = [], 0
+    out, position = [], 0
     for start, end in code_spans(text):
-        out += [_ACTIVE.sub(_harmless, text[here:start]), text[start:end]]
-        here = end
-    out.append(_ACTIVE.sub(_harmless, text[here:]))
+        out += [_ACTIVE.sub(_escaped_active, text[position:start]), text[start:end]]
+        position = end
+    out.append(_ACTIVE.sub(_escaped_active, text[position:]))
     fence = open_fence(text)
     return "".join(out) + (f"\n{fence}" if fence else "")
 
 
-def _harmless(match: re.Match[str]) -> str:
+def _escaped_active(match: re.Match[str]) -> str:
     return "&lt;" if match[0] == "<" else "\\!"
 
 
 def _escaped(text: str) -> str:
-    """One line of plain words in Markdown."""
+    """Return text on one line with Markdown's characters escaped."""
     return _MARKDOWN.sub(lambda match: "\\" + match[1] if match[1] else _escaped_mark(match[2]), safe_line(text))
 
 
 def _escaped_mark(mark: str) -> str:
-    """What would begin a list or a rule: `1` of `1.` cannot be escaped itself, its dot follows."""
+    """Escape the beginning of a list or a rule; of `1.` the dot, since a digit cannot be escaped."""
     return f"{mark}\\" if mark.strip().isdigit() else f"\\{mark.strip()}"
 
 
 def to_json(session: SavedSession, turns: Sequence[SavedTurn]) -> str:
-    """A session for programs; times in seconds, moments of the clock as ISO 8601 in UTC."""
+    """Return a session as JSON; times in seconds, dates as ISO 8601 in UTC."""
     whole = {
         "schema_version": SCHEMA_VERSION,
         "session": {
@@ -149,14 +148,14 @@ class _SubtitleCue:
 
 
 def to_srt(session: SavedSession, turns: Sequence[SavedTurn]) -> str:
-    """Answers as subtitles, by time: empty where nothing was answered.
+    """Return answers as subtitles, ordered by time; empty without an answer.
 
-    An answer that names times becomes a cue for each of them, with its sentence, shown until the named end,
-    else for 4 s or until the next one; other answers stand over the asked range. Times beyond the
-    video's end are passed over, and a cue lasts at least 1 s.
+    An answer that names times becomes a cue for each of them, with its sentence, shown until the named end, else for
+    4 s or until the next cue; other answers are shown over the range of the question. Times beyond the video's end are
+    skipped, and a cue lasts at least 1 s.
     """
-    told = [turn for turn in turns if turn.state in {"answered", "stopped"} and turn.answer.strip()]
-    cues = [cue for turn in told for cue in _cues(session, turn)]
+    answered = [turn for turn in turns if turn.state in {"answered", "stopped"} and turn.answer.strip()]
+    cues = [cue for turn in answered for cue in _cues(session, turn)]
     cues.sort(key=lambda cue: (cue.start_seconds, cue.end_seconds))
     return "\n".join(
         f"{number}\n{_srt_time(cue.start_seconds)} --> {_srt_time(cue.end_seconds)}\n{cue.text}\n"
@@ -175,7 +174,7 @@ def _cues(session: SavedSession, turn: SavedTurn) -> list[_SubtitleCue]:
 
 
 def _named_cues(answer: str, video_seconds: float) -> Iterator[_SubtitleCue]:
-    """A cue per named time, with the sentence around it; one without an end has its start there."""
+    """Yield a cue for each named time, with its sentence; without a named end, it ends at its start."""
     found = [moment for moment in find_timestamps(answer) if moment.seconds <= video_seconds]
     for start, end in _sentences(answer):
         for moment in found:
@@ -192,21 +191,21 @@ def _closed(cue: _SubtitleCue, next_seconds: float) -> _SubtitleCue:
 
 
 def _sentences(text: str) -> Iterator[tuple[int, int]]:
-    """Where sentences stand: split at line ends and full stops, without the marks of lists."""
-    here = 0
+    """Yield the character ranges of sentences: split at line ends and full stops, without list marks."""
+    line_start = 0
     for line in text.split("\n"):
         mark = _LIST_MARK.match(line)
         start = mark.end() if mark else 0
         for stop in [*_SENTENCE_END.finditer(line, start), None]:
             end = stop.start() if stop else len(line)
             if line[start:end].strip():
-                yield here + start, here + end
+                yield line_start + start, line_start + end
             start = stop.end() if stop else end
-        here += len(line) + 1
+        line_start += len(line) + 1
 
 
 def _subtitle(text: str) -> str:
-    """One line that no player reads tags, positions or another cue into."""
+    """Return text on one line, without what a player would read as a tag, a position or another cue."""
     line = " ".join(safe_text(text).replace("**", "").replace("`", "").split())
     return line.replace("-->", "→").replace("<", "‹").replace(">", "›").replace("{\\", "{ \\")
 
@@ -227,16 +226,16 @@ def _utc(moment: datetime) -> str:
 
 
 def suggest_name(session: SavedSession, suffix: str) -> str:
-    """A file name for an export: the video's stem, `-answers` and the suffix (`md`, `json`, `srt`)."""
+    """Return a file name for an export: the video's stem, `-answers` and the suffix (`md`, `json`, `srt`)."""
     stem = _NO_NAME.sub("-", safe_line(PurePath(session.video_name).stem)).strip("-. ")
     short = stem.encode("utf-8")[:_LONGEST_STEM_BYTES].decode("utf-8", "ignore")
     return f"{short or 'video'}-answers.{suffix}"
 
 
 def write_export(path: Path, text: str) -> Path:
-    """Write a file whole or not at all, and never over another: `a.md` becomes `a-2.md`, `a-3.md`... if there is one.
+    """Write a file whole or not at all, and never over another: `a.md` becomes `a-2.md`, `a-3.md`... if it exists.
 
-    Returns the path that was written; raises UsageError where nothing can be.
+    Returns the path of the file; raises UsageError if it cannot be written.
     """
     part = path.with_name(f".vidqa-{os.getpid()}-{os.urandom(4).hex()}.part")
     try:
@@ -244,7 +243,7 @@ def write_export(path: Path, text: str) -> Path:
             stream.write(text)
             stream.flush()
             os.fsync(stream.fileno())
-        return _first_free(path, lambda target: _place(part, target))
+        return _link_to_free_name(part, path)
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error.strerror or error}.", "Choose another place.") from error
     finally:
@@ -252,22 +251,16 @@ def write_export(path: Path, text: str) -> Path:
             part.unlink()
 
 
-def _first_free(path: Path, place: Callable[[Path], None]) -> Path:
+def _link_to_free_name(part: Path, path: Path) -> Path:
     for number in itertools.count(1):
         target = path if number == 1 else path.with_name(f"{path.stem}-{number}{path.suffix}")
         with contextlib.suppress(FileExistsError):
-            place(target)
+            try:
+                os.link(part, target)
+            except FileExistsError:
+                raise
+            except OSError:  # no hard links (FAT, some network folders): create the name first, then replace it
+                target.open("x").close()
+                part.replace(target)
             return target
-    raise AssertionError("counting ends nowhere")
-
-
-def _place(part: Path, target: Path) -> None:
-    """Give a complete file its name; raises FileExistsError if that is taken."""
-    try:
-        os.link(part, target)
-    except FileExistsError:
-        raise
-    except OSError:
-        # No hard links here (FAT, some network folders): take the name first, then fill it.
-        target.open("x").close()
-        part.replace(target)
+    raise AssertionError("itertools.count is infinite")

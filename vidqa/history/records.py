@@ -1,7 +1,4 @@
-"""What the history holds: conversations about videos, their turns, and the figures kept of an answer.
-
-Frozen data; knows no database and no file.
-"""
+"""Records of the history: conversations about videos, their turns, and the figures of an answer."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -38,10 +35,10 @@ class SavedSession:
 
 @dataclass(frozen=True, slots=True)
 class SavedTurn:
-    """A question, and what became of it. `answer` is what was written so far, also of a stopped or failed turn.
+    """A question and its answer; of a stopped or failed turn the text until then.
 
-    `start_seconds` and `end_seconds` are the asked range, None for the video's own ends. `plan` and
-    `usage` are `plan_figures` and `usage_figures` of the answer, empty before there is one.
+    `start_seconds` and `end_seconds` are the range of the question, None for the video's ends. `plan` and `usage` are
+    `plan_figures` and `usage_figures` of the answer, empty before there is one.
     """
 
     id: int
@@ -63,7 +60,7 @@ class SavedTurn:
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A turn that holds the searched text: `snippet` is one line around it, the text at `start` to `end` of that."""
+    """A turn with the searched text: `snippet` is one line around it, in which it stands from `start` to `end`."""
 
     session: SavedSession
     turn: SavedTurn
@@ -74,7 +71,7 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class RecentVideo:
-    """A video that was opened before, as it was then; sizes in pixels, `opened` in UTC."""
+    """A video of an earlier session, as it was then; sizes in pixels, `opened` in UTC."""
 
     path: str
     seconds: float
@@ -84,7 +81,7 @@ class RecentVideo:
 
 
 def plan_figures(plan: Plan) -> dict[str, Any]:
-    """What stays of a plan: the words of `vidqa ask --json`, without the lists."""
+    """Return the figures of a plan that are saved, with the keys of `vidqa ask --json`."""
     run_config = plan.run_config
     return {
         **plan_memory(plan),
@@ -100,7 +97,7 @@ def plan_figures(plan: Plan) -> dict[str, Any]:
 
 
 def usage_figures(answer: Answer) -> dict[str, Any]:
-    """What an answer took: seconds (without loading), tokens, their rate, bytes at the measured peak."""
+    """Return the figures of an answer that are saved: seconds (without loading), tokens, tokens per second, bytes."""
     timing = answer.timing
     return {
         "load_s": round(timing.load_seconds, 3),

@@ -1,7 +1,4 @@
-"""The history: conversations about videos, their questions and answers, kept in one private SQLite file.
-
-What a method wrote is on disk when it returns. Knows rows; knows no engine, no terminal and no format of export.
-"""
+"""The history of conversations in one private SQLite file. Writes are on disk when a method returns."""
 
 import contextlib
 import json
@@ -10,10 +7,11 @@ import sqlite3
 import threading
 import time
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 from vidqa.errors import HistoryError
 from vidqa.history.database import explained, fold, is_damage, open_file, set_aside
@@ -40,80 +38,85 @@ WITH RECURSIVE replaced (id) AS (
 class History:
     """Sessions (conversations about one video) and their turns, in the file `path`; None keeps them in memory only.
 
-    The file is opened by the first call. Threads may share one History, and processes one file.
-    Every method raises HistoryError where the file cannot be used: it is newer than this program, locked
-    for longer than a few seconds, or not writable. All text is kept as it was given: who prints it makes it safe.
+    The first call opens the file. Threads may share one History, and processes one file. Every method raises
+    HistoryError if the file is newer than this program, locked for longer than BUSY_SECONDS, or not writable. Text is
+    stored as it is; callers must pass it through safe_text before they print it.
     """
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
-        self._told = ""
+        self._notice = ""
         self._running: set[int] = set()
 
     def opened(self) -> str:
-        """Open the file if that was not done; what the user should be told about it, "" where all is well."""
+        """Open the file if it is not open; returns a notice for the user, "" if there is none."""
         with self._reading():
-            return self._told
+            return self._notice
 
     def begin_session(self, video: VideoInfo, model: str) -> int:
-        """Note that a conversation about a video begins; its id. It is listed from its first turn on."""
+        """Add a session and return its id. `sessions` lists it once it has a turn."""
         now = time.time()
-        path = os.fsencode(os.path.abspath(video.path))
-        facts = (path, video.duration_seconds, video.width, video.height, _plain(model), now, now)
+        values = {
+            "video_path": os.fsencode(os.path.abspath(video.path)),
+            "video_seconds": video.duration_seconds,
+            "video_width": video.width,
+            "video_height": video.height,
+            "model": _plain(model),
+            "created": now,
+            "updated": now,
+        }
         with self._writing() as rows:
-            return _insert(
-                rows, "sessions", "video_path video_seconds video_width video_height model created updated", facts
-            )
+            return _insert(rows, "sessions", values)
 
     def begin_turn(
         self, session_id: int, question: str, start_seconds: float | None = None, end_seconds: float | None = None
     ) -> int:
-        """Note a question that is being answered, about the range given (None: the video's ends); its id."""
-        with self._writing() as rows:
-            return self._begin(rows, session_id, question, start_seconds, end_seconds, None)
+        """Add a running turn about a range of the video (None: its ends) and return its id."""
+        return self._begin(session_id, question, start_seconds, end_seconds, replace=False)
 
     def replace_last_turn(
         self, session_id: int, question: str, start_seconds: float | None = None, end_seconds: float | None = None
     ) -> int:
-        """Begin a turn in place of the session's last one (ask again, or an edited question); its id.
+        """Add a running turn in place of the session's last one (a repeated or edited question) and return its id.
 
-        The old turn is hidden while the new one runs. Once that is answered the old one is deleted, since
-        who edits a question expects the old wording to be gone; where it stops or fails,
-        also by a kill, the old one is listed again, so that an answer that was shown is never lost.
+        The old turn is hidden while the new one runs and deleted when that is answered. If the new one stops or fails,
+        also by a kill, the old one is listed again, so that no answer that was shown is lost.
         """
-        with self._writing() as rows:
-            last = rows.execute("SELECT max(id) FROM shown WHERE session_id = ?", (session_id,)).fetchone()[0]
-            return self._begin(rows, session_id, question, start_seconds, end_seconds, last)
+        return self._begin(session_id, question, start_seconds, end_seconds, replace=True)
 
     def _begin(
-        self,
-        rows: sqlite3.Connection,
-        session_id: int,
-        question: str,
-        start_seconds: float | None,
-        end_seconds: float | None,
-        replaces: int | None,
+        self, session_id: int, question: str, start_seconds: float | None, end_seconds: float | None, *, replace: bool
     ) -> int:
-        now = time.time()
-        turn_id = _insert(
-            rows,
-            "turns",
-            "session_id question state start_seconds end_seconds replaces owner_process owner_started created updated",
-            (session_id, _plain(question), "running", start_seconds, end_seconds, replaces, *_this_process(), now, now),
-        )
-        rows.execute("UPDATE sessions SET updated = ? WHERE id = ?", (now, session_id))
+        now, (process, process_started) = time.time(), _this_process()
+        values = {
+            "session_id": session_id,
+            "question": _plain(question),
+            "state": "running",
+            "start_seconds": start_seconds,
+            "end_seconds": end_seconds,
+            "owner_process": process,
+            "owner_started": process_started,
+            "created": now,
+            "updated": now,
+        }
+        with self._writing() as rows:
+            if replace:
+                last = rows.execute("SELECT max(id) FROM shown WHERE session_id = ?", (session_id,))
+                values["replaces"] = last.fetchone()[0]
+            turn_id = _insert(rows, "turns", values)
+            rows.execute("UPDATE sessions SET updated = ? WHERE id = ?", (now, session_id))
         self._running.add(turn_id)
         return turn_id
 
     def save_partial(self, turn_id: int, text: str) -> None:
-        """Keep what was written of an answer so far; each call waits for the disk, so about once a second."""
+        """Save the answer so far. Each call waits for the disk: call it about once a second."""
         with self._writing() as rows:
             rows.execute("UPDATE turns SET answer = ?, updated = ? WHERE id = ?", (_plain(text), time.time(), turn_id))
 
     def finish_turn(self, turn_id: int, answer: Answer) -> None:
-        """Keep an answer with its figures: answered, or stopped if it was cancelled. A deleted turn stays deleted."""
+        """Save an answer with its figures: answered, or stopped if it was cancelled. A deleted turn stays deleted."""
         figures = {
             "answer": _plain(answer.text),
             "state": "stopped" if answer.finish_reason == "cancelled" else "answered",
@@ -127,7 +130,7 @@ class History:
         self._end(turn_id, figures)
 
     def fail_turn(self, turn_id: int, error: str, state: Literal["stopped", "failed"]) -> None:
-        """End a turn without an answer, saying why; what `save_partial` kept of it stays."""
+        """End a turn without an answer; text of `save_partial` stays."""
         self._end(turn_id, {"state": state, "error": _plain(error)})
 
     def _end(self, turn_id: int, values: dict[str, str]) -> None:
@@ -143,7 +146,7 @@ class History:
         self._running.discard(turn_id)
 
     def sessions(self, limit: int, search: str = "") -> tuple[SavedSession, ...]:
-        """Sessions that have a turn, the last used first; with `search`, those whose path or turns hold that text."""
+        """Return sessions with turns, the last used first; with `search`, those with this text in path or turns."""
         query = _SESSIONS + "WHERE turn_count > 0"
         needle = fold(_plain(search))
         if needle:
@@ -153,26 +156,26 @@ class History:
             )
         query += " ORDER BY s.updated DESC, s.id DESC LIMIT :limit"
         with self._reading() as rows:
-            return tuple(_session(row) for row in rows.execute(query, {"needle": needle, "limit": limit}))
+            return tuple(_record(SavedSession, row) for row in rows.execute(query, {"needle": needle, "limit": limit}))
 
     def session(self, session_id: int) -> SavedSession:
-        """One session; raises HistoryError if there is none with this id."""
+        """Return one session; raises HistoryError if there is none with this id."""
         with self._reading() as rows:
             row = rows.execute(_SESSIONS + "WHERE s.id = ?", (session_id,)).fetchone()
         if row is None:
             raise HistoryError(
                 f"The history has no session {session_id}.", "It may have been deleted; list them again."
             )
-        return _session(row)
+        return _record(SavedSession, row)
 
     def turns(self, session_id: int) -> tuple[SavedTurn, ...]:
-        """The turns of a session in the order they were asked; none where there is no such session."""
+        """Return the turns of a session in their order; none for an unknown id."""
         with self._reading() as rows:
             found = rows.execute("SELECT * FROM shown WHERE session_id = ? ORDER BY id", (session_id,))
-            return tuple(_turn(row) for row in found)
+            return tuple(_record(SavedTurn, row) for row in found)
 
     def search(self, text: str, limit: int = 100) -> tuple[Hit, ...]:
-        """Turns whose question or answer holds a text, literally but for upper and lower case; the latest first."""
+        """Return turns with a text in question or answer, the latest first. Upper and lower case are the same."""
         needle = fold(_plain(text))
         if not needle.strip():
             return ()
@@ -182,28 +185,29 @@ class History:
                 " ORDER BY updated DESC, id DESC LIMIT :limit",
                 {"needle": needle, "limit": limit},
             )
-            turns = [_turn(row) for row in found]
+            turns = [_record(SavedTurn, row) for row in found]
             ids = json.dumps([turn.session_id for turn in turns])
-            homes = rows.execute(_SESSIONS + "WHERE s.id IN (SELECT value FROM json_each(?))", (ids,))
-            sessions = {row["id"]: _session(row) for row in homes}
+            found = rows.execute(_SESSIONS + "WHERE s.id IN (SELECT value FROM json_each(?))", (ids,))
+            sessions = {row["id"]: _record(SavedSession, row) for row in found}
         return tuple(_hit(sessions[turn.session_id], turn, needle) for turn in turns if turn.session_id in sessions)
 
     def recent_videos(self, limit: int) -> tuple[RecentVideo, ...]:
-        """The videos of the last sessions, each once, the latest first; whether they still exist is not looked at."""
+        """Return the videos of the last sessions, each once, the latest first. They may no longer exist."""
         with self._reading() as rows:
             # SQLite takes the bare columns from the row that has the max (sqlite.org/lang_select.html, 2.5).
             found = rows.execute(
-                "SELECT *, max(updated) AS opened FROM sessions GROUP BY video_path ORDER BY opened DESC LIMIT ?",
+                "SELECT video_path AS path, video_seconds AS seconds, video_width AS width, video_height AS height,"
+                " max(updated) AS opened FROM sessions GROUP BY video_path ORDER BY opened DESC LIMIT ?",
                 (limit,),
             )
-            return tuple(_video(row) for row in found)
+            return tuple(_record(RecentVideo, row) for row in found)
 
     def delete_session(self, session_id: int) -> None:
         """Delete a session with its turns; their bytes are overwritten."""
         self._delete("DELETE FROM sessions WHERE id = ?", session_id)
 
     def delete_turn(self, turn_id: int) -> None:
-        """Delete a turn; its bytes are overwritten. What it was just going to replace is listed again."""
+        """Delete a turn; its bytes are overwritten. If it was running, the turn that it replaces is listed again."""
         self._delete("DELETE FROM turns WHERE id = ?", turn_id)
 
     def _delete(self, statement: str, number: int) -> None:
@@ -214,7 +218,7 @@ class History:
             rows.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def close(self) -> None:
-        """Mark turns that were begun here and not ended as stopped, and close the file; a later call opens it anew."""
+        """Stop the running turns of this object and close the file; a later call opens it again."""
         with self._lock:
             if self._connection is None:
                 return
@@ -234,13 +238,13 @@ class History:
     def _reading(self) -> Iterator[sqlite3.Connection]:
         with self._lock, self._explained():
             if self._connection is None:
-                self._connection, self._told = open_file(self._path)
+                self._connection, self._notice = open_file(self._path)
                 _stop_orphans(self._connection)
             yield self._connection
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
-        """One transaction, which takes the file's write lock at once: an upgrade from reading could not wait for it."""
+        """Run a transaction that takes the write lock at once: an upgrade from a read lock could not wait for it."""
         with self._reading() as rows:
             rows.execute("BEGIN IMMEDIATE")
             try:
@@ -262,14 +266,14 @@ class History:
             self._drop()
             aside = set_aside(self._path)
             raise HistoryError(
-                f"The history is damaged ({error}){f'; it is kept as {aside}' if aside else ''}.",
-                "What follows goes to a new one.",
+                f"The history is damaged ({error}){f'; it was renamed to {aside}' if aside else ''}.",
+                "Later questions go to a new one.",
             ) from error
 
 
 def _this_process() -> tuple[int, float]:
-    """Who runs a turn: process id and start (seconds since 1970), since ids are used again."""
-    import psutil  # 30 ms that a first screen can do without
+    """Return this process's id and start (seconds since 1970); ids alone are reused."""
+    import psutil  # late: 30 ms of the first screen's time
 
     return os.getpid(), psutil.Process().create_time()
 
@@ -288,69 +292,41 @@ def _is_alive(process: int, started: float) -> bool:
 
 
 def _stop_orphans(rows: sqlite3.Connection) -> None:
-    """Turns that a killed process left running are stopped; one wrongly taken for dead still ends as it does."""
+    """Stop the running turns of processes that ended. A turn of a live process can still be finished afterwards."""
     running = rows.execute("SELECT id, owner_process, owner_started FROM turns WHERE state = 'running'").fetchall()
-    dead = [row["id"] for row in running if not _is_alive(row["owner_process"], row["owner_started"])]
-    for turn_id in dead:
-        rows.execute(
-            "UPDATE turns SET state = 'stopped', error = ? WHERE id = ? AND state = 'running'", (_CUT_SHORT, turn_id)
-        )
+    for row in running:
+        if not _is_alive(row["owner_process"], row["owner_started"]):
+            stop = "UPDATE turns SET state = 'stopped', error = ? WHERE id = ? AND state = 'running'"
+            rows.execute(stop, (_CUT_SHORT, row["id"]))
 
 
-def _insert(rows: sqlite3.Connection, table: str, names: str, values: tuple[object, ...]) -> int:
-    columns = names.split()
-    marks = ", ".join("?" * len(columns))
-    done = rows.execute(f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({marks})", values)
-    return int(done.lastrowid or 0)
+def _insert(rows: sqlite3.Connection, table: str, values: dict[str, Any]) -> int:
+    columns = f"({', '.join(values)}) VALUES ({', '.join(f':{name}' for name in values)})"
+    return int(rows.execute(f"INSERT INTO {table} {columns}", values).lastrowid or 0)
 
 
 def _plain(text: str) -> str:
-    """UTF-8 has no lone surrogates: they are written as escapes."""
+    """Return text with lone surrogates escaped, which UTF-8 cannot encode."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def _when(seconds: float) -> datetime:
+def _utc(seconds: float) -> datetime:
     return datetime.fromtimestamp(seconds, UTC)
 
 
-def _session(row: sqlite3.Row) -> SavedSession:
-    return SavedSession(
-        id=row["id"],
-        video_path=os.fsdecode(row["video_path"]),
-        video_seconds=row["video_seconds"],
-        video_width=row["video_width"],
-        video_height=row["video_height"],
-        model=row["model"],
-        title=row["title"],
-        turn_count=row["turn_count"],
-        created=_when(row["created"]),
-        updated=_when(row["updated"]),
-    )
+_CONVERTERS: dict[str, Callable[[Any], Any]] = {
+    **dict.fromkeys(("path", "video_path"), os.fsdecode),
+    **dict.fromkeys(("created", "updated", "opened"), _utc),
+    **dict.fromkeys(("plan", "usage"), json.loads),
+    **dict.fromkeys(("notes", "degraded"), lambda text: tuple(json.loads(text))),
+}
+_RecordType = TypeVar("_RecordType", SavedSession, SavedTurn, RecentVideo)
 
 
-def _turn(row: sqlite3.Row) -> SavedTurn:
-    return SavedTurn(
-        id=row["id"],
-        session_id=row["session_id"],
-        question=row["question"],
-        answer=row["answer"],
-        state=row["state"],
-        finish_reason=row["finish_reason"],
-        start_seconds=row["start_seconds"],
-        end_seconds=row["end_seconds"],
-        plan=json.loads(row["plan"]),
-        usage=json.loads(row["usage"]),
-        notes=tuple(json.loads(row["notes"])),
-        degraded=tuple(json.loads(row["degraded"])),
-        error=row["error"],
-        created=_when(row["created"]),
-        updated=_when(row["updated"]),
-    )
-
-
-def _video(row: sqlite3.Row) -> RecentVideo:
-    path = os.fsdecode(row["video_path"])
-    return RecentVideo(path, row["video_seconds"], row["video_width"], row["video_height"], _when(row["opened"]))
+def _record(kind: type[_RecordType], row: sqlite3.Row) -> _RecordType:
+    """Return a row, which has a column for each field, as a record."""
+    names = [field.name for field in fields(kind)]
+    return kind(**{name: _CONVERTERS[name](row[name]) if name in _CONVERTERS else row[name] for name in names})
 
 
 def _hit(session: SavedSession, turn: SavedTurn, needle: str) -> Hit:
@@ -359,13 +335,13 @@ def _hit(session: SavedSession, turn: SavedTurn, needle: str) -> Hit:
     found = fold(text).index(needle)
     start, end = _place(text, found), _place(text, found + len(needle) - 1) + 1
     left, right = max(start - _BEFORE_CHARACTERS, 0), end + _AFTER_CHARACTERS
-    lead, tail = "…" if left else "", "…" if right < len(text) else ""
-    snippet = lead + "".join(" " if c.isspace() else c for c in text[left:right]) + tail
-    return Hit(session, turn, snippet, start - left + len(lead), end - left + len(lead))
+    prefix, suffix = "…" if left else "", "…" if right < len(text) else ""
+    snippet = prefix + "".join(" " if c.isspace() else c for c in text[left:right]) + suffix
+    return Hit(session, turn, snippet, start - left + len(prefix), end - left + len(prefix))
 
 
 def _place(text: str, folded_place: int) -> int:
-    """The character whose folded form covers a place of the folded text: folding may lengthen (ß is ss)."""
+    """Return the index of the character that covers a place of the folded text: folding may lengthen (ß is ss)."""
     length = 0
     for place, character in enumerate(text):
         length += len(character.casefold())

@@ -1,7 +1,4 @@
-"""Times that an answer names (`0:05`, `1:02:03.5`, `0:05 - 0:10`), and where code stands in Markdown.
-
-Knows characters; whether a video has such a moment is the caller's to know.
-"""
+"""Times in a text (`0:05`, `1:02:03.5`, `0:05 - 0:10`), and the ranges of code in Markdown."""
 
 import re
 from bisect import bisect_right
@@ -10,7 +7,7 @@ from dataclasses import dataclass
 
 Span = tuple[int, int]
 
-# Not inside a longer number, word, date, path, zone or query: the signs before and after say so.
+# A time is no part of a longer number, word, date, path, time zone or query.
 _CLOCK = r"(?:\d{1,2}:[0-5]\d|\d{1,3}):[0-5]\d(?:[.,]\d{1,3})?"
 _BEFORE, _AFTER = r"(?<![\w:./=+-])", r"(?!\w|:\d|[.,]\d+(?![\d:]))"
 _LINK = r"\s?(?:-{1,2}|[–—−~]|→)\s?|\s+(?:to|until|till|through|and)\s+"
@@ -28,7 +25,7 @@ _TICKS = re.compile(r"`+")
 
 @dataclass(frozen=True, slots=True)
 class Timestamp:
-    """A time named in a text: characters `start` to `end`, `seconds` from the video's first frame.
+    """A time in a text: characters `start` to `end`, `seconds` from the video's first frame.
 
     `until_seconds` is the end of a span such as `0:05 - 0:10`, None for a single time.
     """
@@ -40,18 +37,20 @@ class Timestamp:
 
 
 def find_timestamps(text: str) -> tuple[Timestamp, ...]:
-    """The times that a text names, in order; `m:ss`, `mm:ss.s` or `h:mm:ss`, and spans of two of them.
+    """Return the times of a text in order: `m:ss`, `mm:ss.s` or `h:mm:ss`, and spans of two of them.
 
-    Left out is what stands in code or in a URL, ratios (`16:9` has one digit; `16:10 ratio` says so), and times
-    of day (`3:45 pm`).
+    Skips code, URLs, ratios (`16:9`, `16:10 ratio`) and times of day (`3:45 pm`).
     """
-    hidden = _Spans([*code_spans(text), *(found.span() for found in _URL.finditer(text))])
-    matches = (match for match in _MOMENT.finditer(text) if not match["other"] and match.start() not in hidden)
-    return tuple(moment for match in matches for moment in _read(text, match))
+    characters = list(text)
+    for start, end in (*code_spans(text), *(url.span() for url in _URL.finditer(text))):
+        characters[start:end] = "\0" * (end - start)
+    visible = "".join(characters)
+    matches = (match for match in _MOMENT.finditer(visible) if not match["other"])
+    return tuple(moment for match in matches for moment in _read(visible, match))
 
 
 def _read(text: str, match: re.Match[str]) -> Iterator[Timestamp]:
-    """One span, or up to two single times where the words between do not make one."""
+    """Yield one span, or two single times if the words between them make no span."""
     first, last = _seconds(match["first"]), _seconds(match["last"]) if match["last"] else None
     before = text[max(match.start() - 20, 0) : match.start()]
     listed = match["link"] and match["link"].strip().lower() == "and" and not _BETWEEN.search(before)
@@ -70,9 +69,9 @@ def _seconds(clock: str) -> float:
 
 
 def code_spans(text: str) -> tuple[Span, ...]:
-    """Where code stands in Markdown: fenced blocks (an open one runs to the end) and `inline` spans.
+    """Return the ranges of code in Markdown, ascending: fenced blocks (an open one runs to the end) and `inline` spans.
 
-    Character offsets, ascending. Fences and spans close as CommonMark 0.31 sections 4.5 and 6.1 say.
+    Fences and spans close as in CommonMark 0.31, sections 4.5 and 6.1.
     """
     found: list[Span] = []
     for block in _blocks(text):
@@ -81,7 +80,7 @@ def code_spans(text: str) -> tuple[Span, ...]:
 
 
 def open_fence(text: str) -> str:
-    """The mark that would close the fenced block which a text leaves open; empty where none is."""
+    """Return the mark that closes an open fenced block at the end of a text; empty if none is open."""
     return next((block.fence for block in _blocks(text) if block.fence and not block.closed), "")
 
 
@@ -96,21 +95,21 @@ class _Block:
 
 
 def _blocks(text: str) -> Iterator[_Block]:
-    fence, begun, here = "", 0, 0
+    fence, start, end = "", 0, 0
     for line in text.splitlines(keepends=True):
-        here += len(line)
+        end += len(line)
         mark = (_CLOSING if fence else _OPENING).match(line)
         if fence and mark and mark[1].startswith(fence):
-            yield _Block(begun, here, fence)
-            fence, begun = "", here
+            yield _Block(start, end, fence)
+            fence, start = "", end
         elif not fence and (mark or not line.strip()):
-            yield _Block(begun, here - len(line))
-            fence, begun = mark[1] if mark else "", here - len(line)
-    yield _Block(begun, here, fence, closed=not fence)
+            yield _Block(start, end - len(line))
+            fence, start = mark[1] if mark else "", end - len(line)
+    yield _Block(start, end, fence, closed=not fence)
 
 
 def _inline(text: str, start: int, end: int) -> list[Span]:
-    """Runs of backticks paired with the next run of the same length; linear in the runs of each length."""
+    """Pair each run of backticks with the next of the same length, in linear time."""
     runs = [run.span() for run in _TICKS.finditer(text, start, end)]
     places: dict[int, list[int]] = {}
     for number, (left, right) in enumerate(runs):
@@ -125,18 +124,3 @@ def _inline(text: str, start: int, end: int) -> list[Span]:
             found.append((left, runs[number][1]))
         number += 1
     return found
-
-
-class _Spans:
-    """Answers whether a character lies in one of some spans, which may overlap."""
-
-    def __init__(self, spans: list[Span]) -> None:
-        self._starts: list[int] = []
-        self._ends: list[int] = []
-        for start, end in sorted(spans):
-            self._starts.append(start)
-            self._ends.append(max(end, self._ends[-1] if self._ends else 0))
-
-    def __contains__(self, place: int) -> bool:
-        index = bisect_right(self._starts, place) - 1
-        return index >= 0 and place < self._ends[index]

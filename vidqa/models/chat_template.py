@@ -15,7 +15,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import vidqa
 from vidqa.errors import Interrupted, ModelError
 from vidqa.video.reader import never
 
@@ -127,4 +126,4 @@ def _wait(readable: list[int], writable: list[int], until: float, stopped: Calla
 def _environment() -> dict[str, str]:
     """What Python needs to find jinja2 where this process finds it, and nothing more: no token, no proxy."""
     kept = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
-    return kept | {"PYTHONPATH": os.pathsep.join([str(Path(vidqa.__file__).parents[1]), *filter(None, sys.path)])}
+    return kept | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, sys.path)])}

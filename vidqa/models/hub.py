@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import vidqa
 from vidqa.errors import ModelError, ModelMissing
 from vidqa.models.checkpoint import check_supported, read_spec
 from vidqa.models.family import planned_types, runnable_types
@@ -35,7 +34,7 @@ class CachedModel:
 
 def demo_folder() -> Path:
     """Where the demo model lies: in the installed package, or in the checkout's assets."""
-    package = Path(vidqa.__file__).parent
+    package = Path(__file__).parents[1]
     for folder in (package / "_assets" / "demo-model", package.parent / "assets" / "demo-model"):
         if (folder / "config.json").exists():
             return folder

@@ -1,8 +1,4 @@
-"""The values in force and where each came from: flag > environment > file > default.
-
-Unknown keys are refused with the nearest valid one. Reads text; opens no video and writes
-nothing (vidqa.settings.edit does).
-"""
+"""The settings in force and the origin of each: flag, else environment, else configuration file, else default."""
 
 import difflib
 import json
@@ -24,10 +20,7 @@ _KEYS = "keys."
 
 @dataclass(frozen=True, slots=True)
 class TuiSettings:
-    """How the app looks. `theme` is a name that the app knows, `images` how pictures are drawn.
-
-    `history` says whether conversations are kept.
-    """
+    """Settings of the interactive session: a theme's name, how images are drawn, whether conversations are saved."""
 
     theme: str
     images: str
@@ -37,10 +30,10 @@ class TuiSettings:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Every value that is in force. `model` is None where nobody named one.
+    """All settings in force.
 
-    `weights` and `kv` may be `auto`; `vram_bytes` is None for what is free, `max_wait_seconds`
-    None for as long as it takes. `keys` maps the id of a key binding to keys, comma separated.
+    `model` is None without a choice. `weights` and `kv` may be `auto`; `vram_bytes` is None for all free memory,
+    `max_wait_seconds` None for no limit. `keys` maps the id of a key binding to keys, separated by commas.
     """
 
     model: str | None
@@ -58,10 +51,10 @@ class Settings:
 
 
 @dataclass(frozen=True, slots=True)
-class Sourced:
-    """One value in force: `value` as it is used, `written` as the user (or SETTINGS) wrote it.
+class SourcedSetting:
+    """A setting with its origin: `value` as vidqa uses it, `written` as the user or the schema wrote it.
 
-    `origin` is flag, environment, file or default; `where` the flag, the variable, or file and line.
+    `origin` is flag, environment, file or default; `where` is the flag, the variable, or file and line.
     """
 
     key: str
@@ -76,53 +69,67 @@ def load_settings(
     flags: Mapping[str, str | bool] | None = None,
     key_ids: Sequence[str] | None = None,
 ) -> Settings:
-    """Every value in force; raises UsageError for unknown keys and for values that cannot be.
+    """Return the settings in force; raises UsageError for an unknown key or a value that is not allowed.
 
-    `flags` are values of the command line by key. `key_ids` are the ids that `[keys]` may name;
-    None where the caller does not know them.
+    `flags` are values of the command line by key. `key_ids` are the ids that `[keys]` may name; None allows any.
     """
-    return _as_settings(sourced_settings(environment, flags, key_ids))
-
-
-def default_settings() -> Settings:
-    """What is in force where nobody said anything."""
-    return _as_settings([_default(setting) for setting in SETTINGS])
+    used = {one.key: one.value for one in sourced_settings(environment, flags, key_ids)}
+    engine = {setting.field: used[setting.key] for setting in ENGINE_SETTINGS}
+    tui = {setting.field: used[setting.key] for setting in TUI_SETTINGS}
+    keys = {key.removeprefix(_KEYS): value for key, value in used.items() if key.startswith(_KEYS)}
+    return Settings(**engine, tui=TuiSettings(**tui), keys=keys)
 
 
 def sourced_settings(
     environment: Mapping[str, str] = os.environ,
     flags: Mapping[str, str | bool] | None = None,
     key_ids: Sequence[str] | None = None,
-) -> tuple[Sourced, ...]:
-    """Every value in force with its origin, in the order of SETTINGS, then `keys.*`; raises UsageError."""
+) -> list[SourcedSetting]:
+    """Return the settings in force with their origins, in the order of SETTINGS, then `keys.*`; raises UsageError."""
     path = config_path(environment)
-    found = [*file_problems(path, key_ids), *environment_problems(environment)]
-    if found:
-        more = "" if len(found) == 1 else f" `vidqa config validate` lists {len(found) - 1} more."
-        raise UsageError(found[0].what, found[0].remedy + more)
-    file = _opened(path)
-    values = [_in_force(setting, flags or {}, environment, file) for setting in SETTINGS]
-    keys = [key for key in file.values if key.startswith(_KEYS)]
-    return (*values, *(Sourced(key, file.values[key], file.values[key], "file", file.place(key)) for key in keys))
+    problems = [*file_problems(path, key_ids), *environment_problems(environment)]
+    if problems:
+        more = "" if len(problems) == 1 else f" `vidqa config validate` lists {len(problems) - 1} more."
+        raise UsageError(problems[0].what, problems[0].remedy + more)
+    file = _read(path)
+    bindings = {key: value for key, value in file.values.items() if key.startswith(_KEYS)}
+    return [
+        *(_sourced(setting, flags or {}, environment, file) for setting in SETTINGS),
+        *(SourcedSetting(key, value, value, "file", file.place(key)) for key, value in bindings.items()),
+    ]
+
+
+def _sourced(
+    setting: Setting, flags: Mapping[str, str | bool], environment: Mapping[str, str], file: "_SettingsFile"
+) -> SourcedSetting:
+    written, origin, where = setting.default, "default", ""
+    if (flag := flags.get(setting.key)) is not None:
+        written, origin, where = setting.typed(flag), "flag", setting.flag
+    elif variable := environment.get(setting.variable):
+        written, origin, where = setting.typed(variable), "environment", setting.variable
+    elif setting.key in file.values:
+        written, origin, where = file.values[setting.key], "file", file.place(setting.key)
+    value = None if written is None else setting.use(written, f"{where} {safe_line(str(written))}")
+    return SourcedSetting(setting.key, value, written, origin, where)
 
 
 def file_problems(path: Path, key_ids: Sequence[str] | None = None) -> list[UsageError]:
-    """Everything that is wrong with a configuration file; nothing is wrong with one that is not there."""
+    """Return an error for each problem of a configuration file; a missing file has none."""
     try:
-        file = _opened(path)
+        file = _read(path)
     except UsageError as error:
         return [error]
     problems = []
     for key, value in file.values.items():
         try:
-            _check(key, value, f"{safe_line(key)} = {_as_toml(value)}", key_ids)
+            check_value(key, value, key_ids)
         except UsageError as error:
             problems.append(UsageError(f"{file.place(key)}: {error.what}", error.remedy))
     return problems
 
 
 def environment_problems(environment: Mapping[str, str]) -> list[UsageError]:
-    """Everything that is wrong with the environment's VIDQA_ values."""
+    """Return an error for each VIDQA_ variable with a value that is not allowed."""
     problems = []
     for setting in SETTINGS:
         try:
@@ -133,59 +140,23 @@ def environment_problems(environment: Mapping[str, str]) -> list[UsageError]:
     return problems
 
 
-def _in_force(
-    setting: Setting, flags: Mapping[str, str | bool], environment: Mapping[str, str], file: "_SettingsFile"
-) -> Sourced:
-    """The value of the strongest origin that has one."""
-    if (flag := flags.get(setting.key)) is not None:
-        shown = f"{setting.flag} {safe_line(str(flag))}"
-        return _sourced(setting, flag, shown, "flag", setting.flag)
-    if variable := environment.get(setting.variable):
-        return _sourced(setting, variable, setting.variable, "environment", setting.variable)
-    if setting.key in file.values:
-        written = file.values[setting.key]
-        return Sourced(setting.key, setting.read(written), written, "file", file.place(setting.key))
-    return _default(setting)
-
-
-def _sourced(setting: Setting, given: str | bool, shown: str, origin: str, where: str) -> Sourced:
-    written = setting.typed(given) if isinstance(given, str) else given
-    return Sourced(setting.key, setting.use(written, shown), written, origin, where)
-
-
-def _default(setting: Setting) -> Sourced:
-    value = None if setting.default is None else setting.read(setting.default)
-    return Sourced(setting.key, value, setting.default, "default", "")
-
-
-def _as_settings(values: Sequence[Sourced]) -> Settings:
-    used = {one.key: one.value for one in values}
-    engine = {setting.field: used[setting.key] for setting in ENGINE_SETTINGS}
-    look = {setting.field: used[setting.key] for setting in TUI_SETTINGS}
-    keys = {key.removeprefix(_KEYS): value for key, value in used.items() if key.startswith(_KEYS)}
-    return Settings(**engine, tui=TuiSettings(**look), keys=keys)
-
-
-def check_value(key: str, value: Any) -> None:
-    """Raise UsageError where `key = value` would be refused in a configuration file."""
-    _check(key, value, f"{safe_line(key)} = {_as_toml(value)}", None)
-
-
-def _check(key: str, value: Any, shown: str, key_ids: Sequence[str] | None) -> None:
+def check_value(key: str, value: Any, key_ids: Sequence[str] | None = None) -> None:
+    """Raise UsageError if a configuration file may not have `key = value`."""
+    shown = f"{safe_line(key)} = {safe_line(json.dumps(value, ensure_ascii=False, default=str))}"
     if key.startswith(_KEYS):
-        _check_binding(key, value, shown, key_ids)
+        _check_binding(key.removeprefix(_KEYS), value, shown, key_ids)
         return
-    for setting in SETTINGS:
-        if setting.key == key:
-            setting.use(value, shown)
-            return
-    near = difflib.get_close_matches(key, [setting.key for setting in SETTINGS], n=1)
-    raise UsageError(f"{shown}: there is no such setting.", _meant(key, near[0]) if near else _all_settings())
+    settings = {setting.key: setting for setting in SETTINGS}
+    if key in settings:
+        settings[key].use(value, shown)
+        return
+    near = difflib.get_close_matches(key, settings, n=1)
+    remedy = _suggestion(key, near[0]) if near else f"There is {', '.join(settings)}, and the table [keys]."
+    raise UsageError(f"{shown}: there is no such setting.", remedy)
 
 
-def _check_binding(key: str, value: Any, shown: str, key_ids: Sequence[str] | None) -> None:
-    """One line of `[keys]`: an id that there is, and keys such as `ctrl+q,f10`."""
-    name = key.removeprefix(_KEYS)
+def _check_binding(name: str, value: Any, shown: str, key_ids: Sequence[str] | None) -> None:
+    """Check a line of `[keys]`: a known id, and keys such as `ctrl+q,f10`."""
     if key_ids is not None and name not in key_ids:
         near = difflib.get_close_matches(name, key_ids, n=3) or key_ids
         raise UsageError(f"{shown}: no key binding has this id.", f"Did you mean {listed(near)}?")
@@ -193,43 +164,36 @@ def _check_binding(key: str, value: Any, shown: str, key_ids: Sequence[str] | No
         raise UsageError(f"{shown} is not allowed.", 'Write keys in quotes, with commas between: "ctrl+r,f5".')
 
 
-def _meant(key: str, near: str) -> str:
+def _suggestion(key: str, near: str) -> str:
     table, _, name = near.rpartition(".")
     if table:
         return f"Did you mean {name!r} in the table [{table}]?"
     return f"Did you mean {near!r}{', above the first [table]' if '.' in key else ''}?"
 
 
-def _all_settings() -> str:
-    return f"There is {', '.join(setting.key for setting in SETTINGS)}, and the table [keys]."
-
-
-def _as_toml(value: Any) -> str:
-    """How a value looks in the file, on one line and safe to print."""
-    return safe_line(json.dumps(value, ensure_ascii=False, default=str))
-
-
 @dataclass(frozen=True, slots=True)
 class _SettingsFile:
-    """A configuration file as it was read: `values` by dotted key."""
+    """A configuration file: its text, and its values by dotted key."""
 
     path: Path
     text: str
     values: dict[str, Any]
 
     def place(self, key: str) -> str:
-        """`config.toml:7`: the file and the line where the key's value ends."""
-        lines, name = self.text.splitlines(keepends=True), key.rpartition(".")[2]
-        first = next((number for number, line in enumerate(lines, start=1) if name in line), len(lines) + 1)
-        for number in range(first, len(lines) + 1):
-            # Parsing the file up to here is exact for every way of writing TOML, and a file has few lines.
-            if _has(key, "".join(lines[:number])):
+        """Return file and line of a value's end (`config.toml:7`): the shortest beginning that parses and has the key.
+
+        This is exact for every syntax of TOML; files are short.
+        """
+        name, beginning = key.rpartition(".")[2], ""
+        for number, line in enumerate(self.text.splitlines(keepends=True), start=1):
+            beginning += line
+            if name in beginning and _has(key, beginning):
                 return f"{self.path}:{number}"
         return str(self.path)
 
 
-def _opened(path: Path) -> _SettingsFile:
-    """The file, empty where there is none; raises UsageError where it cannot be read."""
+def _read(path: Path) -> _SettingsFile:
+    """Read a configuration file, empty if there is none; raises UsageError if it cannot be read or parsed."""
     try:
         text = path.read_text(encoding="utf-8")
         return _SettingsFile(path, text, dict(_flat(tomllib.loads(text))))
@@ -246,10 +210,10 @@ def _has(key: str, text: str) -> bool:
         return False
 
 
-def _flat(table: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
-    """Every value with its dotted key; an empty table of an unknown name counts as a value."""
+def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every value with its dotted key; an empty table with an unknown name counts as a value."""
     for name, value in table.items():
-        key = before + name
+        key = prefix + name
         if isinstance(value, dict) and (value or key in {"tui", "keys"}):
             yield from _flat(value, f"{key}.")
         else:

@@ -1,8 +1,4 @@
-"""The one list of what a user may set: type, choices, meaning and default of each.
-
-Flags, refusals, `vidqa config` and the commented file are made from it. Knows values, and not
-where they were written (vidqa.settings.load does).
-"""
+"""The settings: key, type, allowed values, default and meaning of each. Flags, checks and the commented file use it."""
 
 import difflib
 import re
@@ -15,23 +11,23 @@ from vidqa.errors import UsageError
 from vidqa.utils.units import parse_bytes, parse_seconds
 
 _IMAGE_CHOICES = ("auto", "kitty", "sixel", "half", "none")
-_TRUTH = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+_BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One thing that may be set.
+    """A setting.
 
-    `key` is its name in the file (`tui.theme`), `field` its name in Settings or TuiSettings.
-    `read` turns what is written (a TOML value) into what is used; it raises ValueError or
-    UsageError. `allowed` says in words what may be written, `choices` lists it where that is possible.
-    `default` is written as a user would; None where it depends, and `unset` then says on what.
+    `key` is its name in the file (`tui.theme`), `field` its name in Settings or TuiSettings. `parse` converts a TOML
+    value into the value that vidqa uses; it raises ValueError or UsageError. `allowed` describes what may be written,
+    `choices` lists it where it can be listed. `default` is as a user would write it; where it is None, `unset` says
+    what is used.
     """
 
     key: str
     field: str
     meaning: str
-    read: Callable[[Any], Any]
+    parse: Callable[[Any], Any]
     allowed: str
     default: str | int | bool | None
     flag: str
@@ -41,50 +37,36 @@ class Setting:
 
     @property
     def variable(self) -> str:
-        """The environment's name for it: `VIDQA_TUI_THEME`."""
+        """The environment variable: `VIDQA_TUI_THEME`."""
         return f"VIDQA_{self.key.upper().replace('.', '_')}"
-
-    def use(self, value: Any, shown: str) -> Any:
-        """The value as it is used; raises UsageError, which says what was `shown` and what is allowed."""
-        try:
-            return self.read(value)
-        except (ValueError, UsageError) as error:
-            near = difflib.get_close_matches(str(value), self.choices, n=1)
-            meant = f" Did you mean {near[0]!r}?" if near else ""
-            raise UsageError(f"{shown} is not allowed.", f"Allowed: {self.allowed}.{meant}") from error
-
-    def typed(self, text: str) -> str | int | bool:
-        """What the file would say for a text of the environment or the command line, where that is possible."""
-        if isinstance(self.default, bool):
-            return _TRUTH.get(text.lower(), text)
-        if isinstance(self.default, int) and text.isascii() and text.isdecimal():
-            return int(text)
-        return text
-
-    @property
-    def example(self) -> str | int | bool:
-        """What a file may say: the default where there is one."""
-        return "2b" if self.default is None else self.default
 
     @property
     def dest(self) -> str:
-        """Its name inside its table, and argparse's for its flag."""
+        """Its name in its table of the file, and argparse's for its flag."""
         return self.key.rpartition(".")[2]
+
+    def use(self, value: Any, shown: str) -> Any:
+        """Return the parsed value; raises UsageError with `shown`, the setting as the user wrote it."""
+        try:
+            return self.parse(value)
+        except (ValueError, UsageError) as error:
+            near = difflib.get_close_matches(str(value), self.choices, n=1)
+            suggestion = f" Did you mean {near[0]!r}?" if near else ""
+            raise UsageError(f"{shown} is not allowed.", f"Allowed: {self.allowed}.{suggestion}") from error
+
+    def typed(self, value: str | bool) -> str | int | bool:
+        """Return the TOML value for a text of the environment or the command line, where there is one."""
+        if isinstance(self.default, bool):
+            return _BOOLEANS.get(str(value).lower(), value)
+        if isinstance(self.default, int) and isinstance(value, str) and value.isascii() and value.isdecimal():
+            return int(value)
+        return value
 
 
 def _text(value: Any) -> str:
     if not isinstance(value, str) or not value.strip():
         raise ValueError(value)
     return value
-
-
-def _one_of(choices: Sequence[str]) -> Callable[[Any], str]:
-    def read(value: Any) -> str:
-        if value not in choices:
-            raise ValueError(value)
-        return str(value)
-
-    return read
 
 
 def _device(value: Any) -> str:
@@ -99,7 +81,7 @@ def _size(value: Any) -> int:
     return parse_bytes(_text(value))
 
 
-def _span(value: Any) -> float:
+def _duration(value: Any) -> float:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return parse_seconds(str(value) if is_number else _text(value))
 
@@ -110,44 +92,48 @@ def _count(value: Any) -> int:
     return value
 
 
-def _truth(value: Any) -> bool:
+def _boolean(value: Any) -> bool:
     if not isinstance(value, bool):
         raise ValueError(value)
     return value
 
 
-def _none_for(word: str, read: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    return lambda value: None if value == word else read(value)
+def _one_of(choices: Sequence[str]) -> Callable[[Any], str]:
+    return lambda value: choices[choices.index(value)]  # ValueError for another
+
+
+def _none_for(word: str, parse: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda value: None if value == word else parse(value)
 
 
 def listed(choices: Sequence[str]) -> str:
-    """`a, b or c`."""
+    """Return `a, b or c`."""
     return choices[0] if len(choices) == 1 else f"{', '.join(choices[:-1])} or {choices[-1]}"
 
 
 def _choice(key: str, meaning: str, choices: Sequence[str], default: str, flag: str = "") -> Setting:
-    field, names = key.rpartition(".")[2], tuple(choices)
-    return Setting(key, field, meaning, _one_of(names), listed(names), default, flag or f"--{field}", names)
+    name, names = key.rpartition(".")[2], tuple(choices)
+    return Setting(key, name, meaning, _one_of(names), listed(names), default, flag or f"--{name}", names)
 
 
 ENGINE_SETTINGS: tuple[Setting, ...] = (
     Setting(
-        "model", "model", "which model answers", _text,
+        "model", "model", "the model", _text,
         "demo, 2b, 7b, auto, a Hugging Face repository, or a folder", None, "--model",
         unset="the first cached Qwen2-VL",
     ),
-    Setting("device", "device", "what computes", _device, "auto, cpu, mps, cuda or cuda:1", "auto", "--device"),
+    Setting("device", "device", "the device", _device, "auto, cpu, mps, cuda or cuda:1", "auto", "--device"),
     Setting(
-        "vram", "vram_bytes", "plan for this much memory", _none_for("auto", _size),
+        "vram", "vram_bytes", "memory to plan for", _none_for("auto", _size),
         "a size such as 8GiB, or auto for what is free", "auto", "--vram", metavar="SIZE",
     ),
     Setting(
-        "reserve", "reserve_bytes", "leave this much to others", _size, "a size such as 512MiB", "0MiB", "--reserve",
+        "reserve", "reserve_bytes", "memory to leave free", _size, "a size such as 512MiB", "0MiB", "--reserve",
         metavar="SIZE",
     ),
-    _choice("quality", "what to prefer where not everything fits", QUALITY_CHOICES, "balanced"),
+    _choice("quality", "what to prefer if not everything fits", QUALITY_CHOICES, "balanced"),
     Setting(
-        "max_wait", "max_wait_seconds", "longest time to an answer", _none_for("none", _span),
+        "max_wait", "max_wait_seconds", "longest time to an answer", _none_for("none", _duration),
         "a time such as 20s or 2min, or none", "none", "--max-wait", metavar="TIME",
     ),
     _choice("weights", "precision of the weights", (*WEIGHT_CHOICES, "auto"), "auto"),
@@ -159,9 +145,9 @@ ENGINE_SETTINGS: tuple[Setting, ...] = (
     ),
 )  # fmt: skip
 TUI_SETTINGS: tuple[Setting, ...] = (
-    Setting("tui.theme", "theme", "colours of the app", _text, "the name of a theme", "textual-dark", "--theme"),
-    _choice("tui.images", "how the app draws pictures", _IMAGE_CHOICES, "half"),
-    Setting("tui.history", "history", "keep conversations", _truth, "true or false", True, "--no-history"),
-    Setting("tui.ascii", "ascii", "draw with ASCII characters alone", _truth, "true or false", False, "--ascii"),
+    Setting("tui.theme", "theme", "theme of the app", _text, "the name of a theme", "textual-dark", "--theme"),
+    _choice("tui.images", "how the app draws images", _IMAGE_CHOICES, "half"),
+    Setting("tui.history", "history", "save conversations", _boolean, "true or false", True, "--no-history"),
+    Setting("tui.ascii", "ascii", "draw with ASCII characters only", _boolean, "true or false", False, "--ascii"),
 )  # fmt: skip
 SETTINGS = ENGINE_SETTINGS + TUI_SETTINGS

@@ -1,4 +1,4 @@
-"""Writing a file whole or not at all. Knows paths and bytes, not what is in them."""
+"""Atomic writing of files."""
 
 import contextlib
 import os
@@ -8,9 +8,9 @@ from pathlib import Path
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Replace a file at once, so that nobody ever reads half of it; raises OSError.
+    """Write a file atomically and wait for the disk; raises OSError.
 
-    What a symbolic link points to is replaced, not the link, and a file keeps its permissions.
+    Follows a symbolic link; keeps the permissions of an existing file.
     """
     target = Path(os.path.realpath(path))
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -19,18 +19,18 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def replace_file(target: Path, pieces: Iterable[bytes], temporary: Path) -> None:
-    """Put pieces in a file's place at once, by way of another name in its folder; raises OSError.
+    """Replace a file atomically by way of `temporary`, a path in the same folder; raises OSError.
 
-    After a loss of power there is the old file or the new one; `sync_folder` makes it the new one. A symbolic link is
-    replaced itself, what it points to stays; a file keeps its permissions. What a killed process left at `temporary`
-    is removed first.
+    After a loss of power the file is the old or the new one; with `sync_folder` it is the new one. Replaces a symbolic
+    link, not its target; keeps the permissions of an existing file. Removes a leftover of a killed process at
+    `temporary` first.
     """
     temporary.unlink(missing_ok=True)
     try:
         with temporary.open("xb") as file:
             file.writelines(pieces)
             file.flush()
-            os.fsync(file.fileno())  # before the name changes hands: a crash leaves the old text or the new
+            os.fsync(file.fileno())  # before the rename, so that a crash leaves the old text or the new
         with contextlib.suppress(FileNotFoundError):
             if stat.S_ISREG(mode := target.lstat().st_mode):
                 temporary.chmod(stat.S_IMODE(mode))
@@ -40,7 +40,7 @@ def replace_file(target: Path, pieces: Iterable[bytes], temporary: Path) -> None
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in a folder survive a loss of power, where the system has a way to; raises OSError."""
+    """Flush a folder's entries to the disk, on POSIX systems; raises OSError."""
     if os.name != "posix":
         return
     descriptor = os.open(folder, os.O_RDONLY)

@@ -1,7 +1,7 @@
-"""The one place where untrusted text is made safe for a terminal.
+"""Escaping of untrusted text for a terminal.
 
-Answers, file names and metadata may carry escape codes (clear the screen, write the
-clipboard) or characters that reorder a line. This file knows characters, not terminals.
+Answers, file names and metadata may have escape codes (clear the screen, write the clipboard) or characters that
+reorder a line.
 """
 
 import json
@@ -9,15 +9,15 @@ import unicodedata
 from itertools import accumulate
 from typing import Any
 
-_KEPT = frozenset("\n\t")
+_WHITESPACE = frozenset("\n\t")
 # Format characters (Cf) that legitimate text needs: the joiners of emoji and Indic scripts.
 _JOINERS = frozenset("\u200c\u200d")
 
 
 def safe_text(text: str) -> str:
-    """Replace every control and bidirectional-override character by its visible escape.
+    """Replace every control and bidirectional-override character by its escape sequence.
 
-    Each character is judged alone, so text that arrives in pieces is as safe as whole text.
+    Works character by character, so that text may be escaped in pieces.
     """
     if text.isprintable():  # the usual case, many times faster
         return text
@@ -25,12 +25,12 @@ def safe_text(text: str) -> str:
 
 
 def safe_line(text: str) -> str:
-    """`safe_text` for a value that must stay on one line, such as a file name."""
+    """Apply `safe_text` and escape line ends and tabs, for a value on one line such as a file name."""
     return safe_text(text).replace("\n", "\\n").replace("\t", "\\t")
 
 
 def fitting(text: str, columns: int) -> str:
-    """As much of a safe line as a terminal shows in so many columns; East Asian characters take two, marks none."""
+    """Cut a safe line to a number of terminal columns; East Asian characters take two, combining marks none."""
     if len(text) <= columns and text.isascii():
         return text
     ends = accumulate(_columns(character) for character in text)
@@ -38,7 +38,7 @@ def fitting(text: str, columns: int) -> str:
 
 
 def safe_json(value: Any, indent: int | None = None) -> str:
-    """A value as JSON in which characters that a terminal would obey are escaped; it reads back the same."""
+    """Return a value as JSON with control characters escaped; it parses to the same value."""
     text = json.dumps(value, ensure_ascii=False, indent=indent)
     if text.isprintable():
         return text
@@ -52,7 +52,7 @@ def _columns(character: str) -> int:
 
 
 def _is_plain(character: str) -> bool:
-    if character in _KEPT or character in _JOINERS:
+    if character in _WHITESPACE or character in _JOINERS:
         return True
     return unicodedata.category(character) not in {"Cc", "Cf", "Cs", "Zl", "Zp"}
 

@@ -1,4 +1,4 @@
-"""Parse and print sizes and times. This file knows units and nothing else."""
+"""Parsing and formatting of sizes and times."""
 
 import re
 
@@ -11,7 +11,7 @@ _CLOCK = re.compile(r"(?:(?:(\d+):)?(\d+):)?(\d+(?:\.\d*)?|\.\d+)")
 
 
 def format_bytes(count: int) -> str:
-    """Print a number of bytes with a binary unit: 1536 is `1.5 KiB`."""
+    """Format a number of bytes with a binary unit: 1536 is `1.5 KiB`."""
     size = float(count)
     for unit in _BINARY[:-1]:
         if abs(size) < 1024:
@@ -21,7 +21,7 @@ def format_bytes(count: int) -> str:
 
 
 def parse_bytes(text: str) -> int:
-    """Read a number of bytes from `8GiB`, `7.5 GB`, `512M` or `1000`; raises UsageError.
+    """Parse a number of bytes: `8GiB`, `7.5 GB`, `512M` or `1000`; raises UsageError.
 
     Units without an i count in 1000s, except the bare letters K, M, G, T, which mean KiB and so on.
     """
@@ -34,7 +34,7 @@ def parse_bytes(text: str) -> int:
 
 
 def parse_seconds(text: str) -> float:
-    """Read a span from `20`, `20s`, `1.5m` or `2min`; raises UsageError."""
+    """Parse a duration: `20`, `20s`, `1.5m` or `2min`; raises UsageError."""
     match = _SPAN.fullmatch(text.strip().lower())
     if match is None or float(match.group(1)) <= 0:
         raise UsageError(f"{text!r} is not a span of time above 0.", "Write for example 20s or 2min.")
@@ -42,7 +42,7 @@ def parse_seconds(text: str) -> float:
 
 
 def parse_timestamp(text: str) -> float:
-    """Read seconds from `90`, `90.5`, `1:30` or `0:01:30.5`; raises UsageError."""
+    """Parse a time in seconds: `90`, `90.5`, `1:30` or `0:01:30.5`; raises UsageError."""
     match = _CLOCK.fullmatch(text.strip())
     if match is None:
         raise UsageError(f"{text!r} is not a time.", "Write seconds (90.5) or a clock time (1:30.5).")
@@ -54,7 +54,7 @@ def parse_timestamp(text: str) -> float:
 
 
 def format_span(seconds: float) -> str:
-    """Print about how long: `0.3 s`, `12 s`, `5 min`, `2.5 h`."""
+    """Format a rounded duration: `0.3 s`, `12 s`, `5 min`, `2.5 h`."""
     if seconds < 9.95:
         return f"{seconds:.1f} s"
     if seconds < 90:
@@ -63,7 +63,7 @@ def format_span(seconds: float) -> str:
 
 
 def format_timestamp(seconds: float) -> str:
-    """Print seconds as `m:ss.s`, or `h:mm:ss.s` from one hour on."""
+    """Format seconds as `m:ss.s`, or `h:mm:ss.s` from one hour on."""
     tenths = round(seconds * 10)
     minutes, rest = divmod(tenths, 600)
     hours, minutes_left = divmod(minutes, 60)
@@ -73,7 +73,7 @@ def format_timestamp(seconds: float) -> str:
 
 
 def parse_size(text: str) -> tuple[int, int]:
-    """Read (width, height) in pixels from `WxH`; raises UsageError."""
+    """Parse `WxH` as (width, height) in pixels; raises UsageError."""
     match = re.fullmatch(r"(\d{1,5})[xX×](\d{1,5})", text.strip())
     if match is None:
         raise UsageError(f"{text!r} is not a frame size.", "Write WIDTHxHEIGHT in pixels, for example 448x252.")

@@ -19,7 +19,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
-import vidqa
 from vidqa import errors
 from vidqa.config import CLIP_DEADLINE_SECONDS, DECODER_DEADLINE_SECONDS
 from vidqa.errors import Interrupted, VideoError, VideoTooDamaged, VideoUnreadable
@@ -336,7 +335,7 @@ def _environment() -> dict[str, str]:
     """What FFmpeg needs and nothing more: no token, no proxy."""
     kept = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
     kept["OPENBLAS_NUM_THREADS"] = "1"  # numpy's library takes memory for every thread, and has nothing to compute
-    return kept | {"PYTHONPATH": str(Path(vidqa.__file__).parents[1]), "PYTHONSAFEPATH": "1"}
+    return kept | {"PYTHONPATH": str(Path(__file__).parents[2]), "PYTHONSAFEPATH": "1"}
 
 
 def _widen(pipe: Any) -> None:

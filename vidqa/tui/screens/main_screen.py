@@ -13,7 +13,7 @@ from textual.widgets import Footer, Static
 from vidqa.errors import Interrupted, VidqaError
 from vidqa.events import Answered, Degraded, Event, Noted, Planned, StageStarted
 from vidqa.history.records import plan_figures, usage_figures
-from vidqa.messages import degraded_words
+from vidqa.messages import degraded_text
 from vidqa.tui.bindings import bindings_for
 from vidqa.tui.controller import Controller
 from vidqa.tui.progress_text import ProgressText, usage_line
@@ -219,7 +219,7 @@ class MainScreen(MainActions):
             case Noted(text):
                 self._add_note(text)
             case Degraded(phase, step, plan):
-                text = degraded_words(phase, step, plan)
+                text = degraded_text(phase, step, plan)
                 self.query_one(MemoryPanel).add_warning(text)
                 self.query_one(MemoryPanel).show_plan(plan.predicted_peak_bytes, plan.tensor_bytes)
                 self._add_note(text)

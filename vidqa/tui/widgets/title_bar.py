@@ -4,7 +4,7 @@ from textual.content import Content
 from textual.reactive import reactive
 from textual.widget import Widget
 
-from vidqa.messages import model_words
+from vidqa.messages import model_label
 from vidqa.types import Plan, VideoInfo
 from vidqa.utils.safe_text import safe_line
 from vidqa.utils.units import format_timestamp
@@ -30,7 +30,7 @@ class TitleBar(Widget):
     def _model_text(self) -> str:
         if self.model is None:
             return "no model yet"
-        name = model_words(self.model)
+        name = model_label(self.model)
         return name if self.plan is None else f"{name} · {self.plan.device} {self.plan.run_config.weights}"
 
     def _video_text(self) -> str:
