@@ -1,6 +1,7 @@
 """The pages of settings and of exit codes, made from the code that reads and returns them."""
 
 from doclib.markdown import page, table
+from vidqa import errors
 from vidqa.cli.console import ExitCode, exit_code_for
 from vidqa.errors import VidqaError
 from vidqa.settings.schema import SETTINGS, Setting
@@ -26,10 +27,8 @@ def render_exit_codes() -> str:
 
 
 def _errors(code: ExitCode) -> list[str]:
-    """Return the names of the errors that end a command with this code."""
-    kinds = [VidqaError]
-    for kind in kinds:
-        kinds += kind.__subclasses__()
+    """Return the names of the errors of `vidqa.errors` that end a command with this code."""
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, VidqaError)]
     return [kind.__name__ for kind in kinds if exit_code_for(kind("")) == code]
 
 
