@@ -56,7 +56,7 @@ def scripted_decoder(
     """
     script, log = folder / "decoder.py", folder / "opened.log"
     script.write_text(_SCRIPT.format(log=str(log), dies_at=dies_at))
-    monkeypatch.setattr("vidqa.video.reader._WORKER", (sys.executable, str(script)))
+    monkeypatch.setattr("vidqa.video.reader._COMMAND", (sys.executable, str(script)))
 
     def opened() -> list[tuple[int, str]]:
         lines = log.read_text().splitlines() if log.exists() else []

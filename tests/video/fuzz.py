@@ -79,7 +79,7 @@ class Asking:
     @property
     def decoder(self) -> int:
         """The id of the decoding process; 0 while there is none."""
-        worker = self._decoder._worker
+        worker = self._decoder._process
         return 0 if worker is None else worker._process.pid
 
     def close(self) -> None:

@@ -29,7 +29,7 @@ def test_a_process_serves_file_after_file_and_is_replaced_after_the_most(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened = scripted_decoder(tmp_path, monkeypatch)
-    monkeypatch.setattr("vidqa.video.decoder_pool.MOST_FILES", 3)
+    monkeypatch.setattr("vidqa.video.decoder_pool.MAX_FILES", 3)
     with ReusedDecoder(Decoding(), never) as decoder:
         for path in clips(tmp_path, 7):
             decoder.open(path)

@@ -303,4 +303,4 @@ def test_a_stream_is_chosen_by_its_number(tmp_path: Path) -> None:
             assert [read_number(frame.rgb) for frame in reader.frames((0, 19))] == [0, 19]
         with pytest.raises(VideoUnreadable, match=r"--stream 2 of two.mkv is no video") as caught:
             open_video(str(path), stream=2, isolated=isolated)
-        assert caught.value.remedy == "Choose of: 0 (128×64), 1 (256×64)."
+        assert caught.value.remedy == "Choose one of: 0 (128×64), 1 (256×64)."

@@ -15,9 +15,9 @@ from tests.video.test_hard_files import FRAMES, STRUCTURES, remux
 from vidqa.errors import VideoError
 from vidqa.video.container import open_container
 from vidqa.video.frame_decoder import FrameSource
-from vidqa.video.packets import PacketTable, looked_up, read
+from vidqa.video.packets import PacketTable, demux_packets, packets_from_index
 from vidqa.video.probe import probe
-from vidqa.video.stream_selection import chosen_stream
+from vidqa.video.stream_selection import select_stream
 
 LOOKED_UP = {
     "recovery points, no other keyframe", "16 B-frames", "fields", "open HEVC groups", "hidden reference pictures",
@@ -28,14 +28,14 @@ B_FRAMES = {"x264-params": "bframes=3:keyint=20:scenecut=0"}
 @pytest.fixture(autouse=True)
 def few_packets_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     """Most of a short clip is then as far from the comparison as in a long one."""
-    monkeypatch.setattr("vidqa.video.container_index._COMPARED", 3)
+    monkeypatch.setattr("vidqa.video.container_index._COMPARED_PACKETS", 3)
 
 
 def both(path: Path) -> tuple[PacketTable | None, PacketTable]:
     """The table looked up and read, each from a fresh container."""
     with open_container(str(path)) as first, open_container(str(path)) as second:
-        found = looked_up(str(path), first, chosen_stream(first, str(path)))
-        return found, read(second, chosen_stream(second, str(path)))
+        found = packets_from_index(str(path), first, select_stream(first, str(path)))
+        return found, demux_packets(second, select_stream(second, str(path)))
 
 
 def check_same(path: Path) -> bool:
@@ -44,7 +44,7 @@ def check_same(path: Path) -> bool:
     if found is not None:
         assert (found.pts, found.end) == (expected.pts, expected.end), path.name
         assert (found.usable, found.in_order) == (expected.usable, expected.in_order), path.name
-        assert [pts for pts, _ in found.keys] == [pts for pts, _ in expected.keys], path.name
+        assert [pts for pts, _ in found.keyframes] == [pts for pts, _ in expected.keyframes], path.name
     return found is not None
 
 

@@ -13,7 +13,7 @@ import pytest
 from tests.clips import read_number, write_clip
 from vidqa.errors import VideoError, VideoNotFound, VideoTooDamaged, VideoUnreadable
 from vidqa.types import Frame
-from vidqa.video.reader import Decoding, VideoReader, Worker, open_video
+from vidqa.video.reader import DecoderProcess, Decoding, VideoReader, open_video
 
 CODECS = {
     "h264-b-frames": ("libx264", {"x264-params": "bframes=3:b-pyramid=normal:keyint=50:scenecut=0"}),
@@ -171,7 +171,7 @@ def test_a_worker_that_hangs_or_dies_is_told_and_leaves_no_process(script: str, 
     began, before = time.monotonic(), children()
     how = Decoding(deadline_seconds=0.3 if "sleep" in script else 30)
     with pytest.raises(VideoUnreadable, match=words):
-        Worker((sys.executable, "-c", script), how).open("clip.mp4")
+        DecoderProcess((sys.executable, "-c", script), how).open(__file__)
     assert time.monotonic() - began < 20
     assert children() <= before
 

@@ -20,7 +20,7 @@ from vidqa.engine.session import Session
 from vidqa.errors import PictureTooLarge, VideoTooDamaged, VideoUnreadable
 from vidqa.types import Frame, Request
 from vidqa.video import decoder_worker
-from vidqa.video.reader import Decoding, Worker, open_video
+from vidqa.video.reader import DecoderProcess, Decoding, open_video
 from vidqa.video.size_limits import (
     MAX_ASPECT,
     MAX_SIDE,
@@ -106,7 +106,7 @@ def test_a_webp_is_refused_before_its_canvas_is_made(tmp_path: Path, width: int,
     path = webp_of(tmp_path / "tall.webp", width, height)
     with pytest.raises(PictureTooLarge, match=words):
         open_video(str(path), isolated=False)
-    decoder = Worker((sys.executable, "-m", "vidqa.video.decoder_worker"), Decoding())
+    decoder = DecoderProcess((sys.executable, "-m", "vidqa.video.decoder_worker"), Decoding())
     try:
         with pytest.raises(PictureTooLarge, match=rf"tall\.webp has pictures of {width}×{height}"):
             decoder.open(str(path))
@@ -215,8 +215,8 @@ def test_an_error_between_frames_is_told_behind_them() -> None:
 
 
 _SMALL_DECODER = """
-from vidqa.video import decoder_worker, memory_limit
-memory_limit.decoding_limit_bytes = lambda file_bytes: 240 * 2**20
+from vidqa.video import decoder_worker, size_limits
+size_limits.decoding_limit_bytes = lambda file_bytes: 240 * 2**20
 decoder_worker.main()
 """
 
@@ -226,7 +226,7 @@ def test_memory_out_of_proportion_is_refused_and_the_decoder_goes_on(tmp_path: P
     Image.new("RGBA", (6000, 5800), "red").save(tmp_path / "red.png")  # 133 MiB, and 100 as RGB
     write_clip(tmp_path / "8k.mp4", 3, size=(8192, 4320), options={"preset": "ultrafast"})
     write_clip(tmp_path / "small.mp4", 3)
-    decoder = Worker((sys.executable, "-c", _SMALL_DECODER), Decoding())
+    decoder = DecoderProcess((sys.executable, "-c", _SMALL_DECODER), Decoding())
     try:
         for name in ("red.png", "8k.mp4"):
             with pytest.raises(

@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Profile, write the files, print; returns the exit code."""
     from vidqa.cli.default_model import choose_model
     from vidqa.planner.tasks import check_config, check_request
-    from vidqa.video.probe import check_file
+    from vidqa.video.reader import check_file
 
     talk, settings = StderrReporter(arguments.quiet), settings_for(arguments)
     request = make_request(arguments, settings, arguments.question)
