@@ -1,7 +1,6 @@
 """Reuse of one decoder process for many files: starting a process takes longer than decoding a short clip."""
 
 from collections.abc import Callable
-from types import TracebackType
 
 from vidqa.errors import VideoError
 from vidqa.types import VideoInfo
@@ -26,9 +25,7 @@ class ReusedDecoder:
     def __enter__(self) -> "ReusedDecoder":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def open(self, path: str) -> tuple[VideoInfo, Source]:

@@ -17,7 +17,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import vidqa
@@ -59,15 +58,13 @@ class VideoReader:
     def __init__(self, info: VideoInfo, source: Source) -> None:
         self.info = info
         self._source = source
-        self._delivered = 0
+        self._yielded = 0
         self._notes: list[str] = list(info.notes)
 
     def __enter__(self) -> "VideoReader":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     @property
@@ -80,27 +77,27 @@ class VideoReader:
 
         Ends early if decoding stops; see `check_coverage`.
         """
-        self._delivered = 0
+        self._yielded = 0
         for frame in self._source.frames(indices):
-            self._delivered += 1
+            self._yielded += 1
             if frame.note and frame.note not in self._notes:
                 self._notes.append(frame.note)
             yield frame
 
     def check_coverage(self, indices: Sequence[int]) -> None:
         """Note missing frames; raise VideoTooDamaged if less than half of the requested span was decoded."""
-        if self._delivered == len(indices):
+        if self._yielded == len(indices):
             return
         times = self.info.pts_seconds
         begin, end, zero = times[indices[0]], times[indices[-1]], times[0] - self.info.lead_seconds
-        reached = times[indices[self._delivered - 1]] if self._delivered else begin
+        reached = times[indices[self._yielded - 1]] if self._yielded else begin
         share = (reached - begin) / (end - begin) if end > begin else 0.0
         reason = f" ({self._source.stopped})" if self._source.stopped else ""
         message = (
-            f"{self._delivered} of {len(indices)} frames were decoded, until {format_timestamp(reached - zero)} "
+            f"{self._yielded} of {len(indices)} frames were decoded, until {format_timestamp(reached - zero)} "
             f"of {format_timestamp(end - zero)}: the file is damaged{reason}."
         )
-        if self._delivered == 0 or share < 0.5:
+        if self._yielded == 0 or share < 0.5:
             raise VideoTooDamaged(message, "Fetch it again, or ask about the part that is there with --end.")
         if message not in self._notes:  # the same frames are missing when read again
             self._notes.append(message)
@@ -153,9 +150,8 @@ def open_source(path: str, how: Decoding, stopped: Callable[[], bool] = never) -
 
 def probe_facts(path: str, stream: int | None = None) -> VideoInfo:
     """Return a file's facts, read in this process; raise VideoError children."""
-    info, source = open_source(path, Decoding(isolated=False, stream=stream))
-    source.close()
-    return info
+    with open_video(path, isolated=False, stream=stream) as reader:
+        return reader.info
 
 
 def check_file(path: str) -> None:
