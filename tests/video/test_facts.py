@@ -6,11 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.clips import read_number, write_clip
+from tests.clips import read_number, remux, write_clip
 from tests.video import made_files as made
 from tests.video.fact_rows import Range, Row, facts
 from tests.video.picture_rows import COLOURS, GEOMETRY, B, G, R, W
-from tests.video.test_hard_files import remux
 from vidqa.errors import VideoUnreadable
 from vidqa.models.families.qwen2_vl import REFERENCE_BOUNDS
 from vidqa.types import VideoInfo

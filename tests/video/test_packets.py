@@ -10,8 +10,8 @@ from typing import Any
 import av
 import pytest
 
-from tests.clips import read_number, write_clip
-from tests.video.test_hard_files import FRAMES, STRUCTURES, remux
+from tests.clips import read_number, remux, write_clip
+from tests.video.test_hard_files import FRAMES, STRUCTURES
 from vidqa.errors import VideoError
 from vidqa.video.container import open_container
 from vidqa.video.frame_decoder import FrameSource
@@ -101,13 +101,7 @@ def silence() -> av.AudioFrame:
 def test_what_is_unusual_is_read(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     movflags = {"movflags": "frag_keyframe+empty_moov"} if "fragments" in name else {"movflags": "faststart"}
-    plain = write_clip(tmp_path / "plain.mp4", 100, options=B_FRAMES)
-    with av.open(str(plain)) as source, av.open(str(path), "w", options=movflags) as out:
-        stream: Any = out.add_stream_from_template(source.streams.video[0])
-        for packet in source.demux(video=0):
-            if packet.size:
-                packet.stream = stream
-                out.mux(packet)
+    remux(write_clip(tmp_path / "plain.mp4", 100, options=B_FRAMES), path, options=movflags)
     data = path.read_bytes()
     if name.startswith("cut"):
         path.write_bytes(data[: len(data) * 9 // 10])

@@ -12,7 +12,7 @@ import av
 import pytest
 from PIL import Image
 
-from tests.clips import numbered_picture, read_number, write_clip
+from tests.clips import encode, numbered_picture, read_number, write_clip
 from tests.conftest import ROOT
 from tests.decoders import scripted_decoder
 from vidqa.config import CLIP_DEADLINE_SECONDS, EngineConfig
@@ -118,14 +118,8 @@ def test_a_webp_is_refused_before_its_canvas_is_made(tmp_path: Path, width: int,
 
 def clip_with_aspect(path: Path, across: int, down: int) -> Path:
     """A clip of 96×64 whose `pasp` box was overwritten: FFmpeg's own muxer writes no absurd one."""
-    with av.open(str(path), "w") as container:
-        stream: Any = container.add_stream("libx264", rate=25)
-        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
-        stream.codec_context.sample_aspect_ratio = Fraction(4, 3)
-        for number in range(3):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(numbered_picture(number, 96, 64), format="rgb24")))
-        container.mux(stream.encode())
-    data = path.read_bytes()
+    pictures = [numbered_picture(number, 96, 64) for number in range(3)]
+    data = encode(path, pictures, sample_aspect_ratio=Fraction(4, 3)).read_bytes()
     assert data.count(b"pasp\0\0\0\4\0\0\0\3") == 1
     path.write_bytes(data.replace(b"pasp\0\0\0\4\0\0\0\3", b"pasp" + struct.pack(">II", across, down)))
     return path

@@ -47,9 +47,9 @@ class SheetLayout:
         width, height = self.size
         return max(width, height) <= MAX_SHEET_SIDE and width * height <= MAX_SHEET_PIXELS
 
-    def corner(self, place: int) -> tuple[int, int]:
+    def corner(self, index: int) -> tuple[int, int]:
         """Return (x, y) of a picture's upper left pixel; places count from 0."""
-        row, column = divmod(place, self.columns)
+        row, column = divmod(index, self.columns)
         return _GAP + column * (self.cell_width + _GAP), _STRIP + 2 * _GAP + row * (self.cell_height + _GAP)
 
 
@@ -65,15 +65,15 @@ def write_sheet(
 
     check_target(path)
     height, width = _common_size(pictures)
-    captions = [f"#{place + 1}  {format_timestamp(time)}" for place, time in enumerate(times_seconds[: len(pictures)])]
+    captions = [f"#{index + 1}  {format_timestamp(time)}" for index, time in enumerate(times_seconds[: len(pictures)])]
     font = ImageFont.load_default(_FONT_SIZE)
     widest = math.ceil(max(font.getlength(caption) for caption in captions))
     layout = lay_out(len(pictures), max(width, widest), height + _STRIP, columns)
     sheet = Image.new("RGB", layout.size, _BACKGROUND)
     draw = ImageDraw.Draw(sheet)
     draw.text((_GAP, _GAP), f"{len(pictures)} frames of {width}x{height}", _TEXT_COLOUR, font)  # the font has no ×
-    for place, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
-        x, y = layout.corner(place)
+    for index, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
+        x, y = layout.corner(index)
         sheet.paste(Image.fromarray(picture), (x, y))
         draw.text((x, y + height + 2), caption, _TEXT_COLOUR, font)
     png = io.BytesIO()

@@ -41,12 +41,12 @@ class PacketIndex:
     def shown(self) -> list[int]:
         """Return the presentation times of packets that are not hidden."""
         hidden = self.hidden
-        return [pts for place, pts in enumerate(self.pts) if place not in hidden] if hidden else self.pts
+        return [pts for position, pts in enumerate(self.pts) if position not in hidden] if hidden else self.pts
 
     def keyframe_times(self) -> list[tuple[int, int]]:
         """Return (pts, dts) of keyframes that are not hidden."""
         dts = self.dts or self.pts
-        return [(self.pts[place], dts[place]) for place in self.keyframes if place not in self.hidden]
+        return [(self.pts[position], dts[position]) for position in self.keyframes if position not in self.hidden]
 
 
 def ascending(values: Sequence[int]) -> bool:
@@ -79,19 +79,19 @@ def _packets(container: Any, stream: Any) -> Iterator[Any]:
 
 def _compare(index: PacketIndex, keyframes: frozenset[int], packets: Iterable[Any]) -> tuple[int, int, int]:
     """Return positions of the first packet and after the last one, and where they end; raise if one differs."""
-    first, place, end = -1, 0, 0
+    first, position, end = -1, 0, 0
     for packet in packets:
         if first < 0:
-            first = place = index.pts.index(packet.pts)
-        if place >= len(index.pts) or not _is_same(packet, index, place, keyframes):
-            raise UnsupportedIndex(f"packet {place} differs")
+            first = position = index.pts.index(packet.pts)
+        if position >= len(index.pts) or not _is_same(packet, index, position, keyframes):
+            raise UnsupportedIndex(f"packet {position} differs")
         if not packet.is_discard:
             end = max(end, packet.pts + (packet.duration or 0))
-        place += 1
-    return first, place, end
+        position += 1
+    return first, position, end
 
 
-def _is_same(packet: Any, index: PacketIndex, place: int, keyframes: frozenset[int]) -> bool:
-    same_dts = not index.dts or packet.dts == index.dts[place]
-    same_flags = (packet.is_keyframe, packet.is_discard) == (place in keyframes, place in index.hidden)
-    return packet.pts == index.pts[place] and same_dts and same_flags
+def _is_same(packet: Any, index: PacketIndex, position: int, keyframes: frozenset[int]) -> bool:
+    same_dts = not index.dts or packet.dts == index.dts[position]
+    same_flags = (packet.is_keyframe, packet.is_discard) == (position in keyframes, position in index.hidden)
+    return packet.pts == index.pts[position] and same_dts and same_flags

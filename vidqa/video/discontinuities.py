@@ -30,11 +30,11 @@ class JoinedStream:
 
     def shifted(self, packets: Iterable[Any]) -> Iterator[Any]:
         """Yield packets with the joined times; a packet without a position belongs to the part of the one before."""
-        place = 0
+        number = 0
         for packet in packets:
             if packet.pos is not None:
-                place = max(bisect.bisect_right(self.positions, packet.pos) - 1, 0)
-            if shift := self.shifts[place]:
+                number = max(bisect.bisect_right(self.positions, packet.pos) - 1, 0)
+            if shift := self.shifts[number]:
                 packet.pts = None if packet.pts is None else packet.pts + shift
                 packet.dts = None if packet.dts is None else packet.dts + shift
             yield packet
@@ -71,9 +71,9 @@ def join_parts(parts: Iterable[StreamPart]) -> tuple[StreamPart, JoinedStream]:
         step = max((last - first) // max(len(part.shown) - 1, 1), 1)
         shift = whole.end - first if whole.shown else 0
         whole.shown += [pts + shift for pts in part.shown]
-        whole.keyframes += [(pts + shift, dts + shift, place) for pts, dts, place in part.keyframes]
+        whole.keyframes += [(pts + shift, dts + shift, position) for pts, dts, position in part.keyframes]
         whole.end = shift + (part.end if part.end > last else last + step)
         positions.append(part.position)
         shifts.append(shift)
-    key_positions |= {pts: place for pts, _, place in whole.keyframes if place is not None}
+    key_positions |= {pts: position for pts, _, position in whole.keyframes if position is not None}
     return whole, JoinedStream(positions, shifts, key_positions)

@@ -146,9 +146,10 @@ class FrameSource:
     def _seek_if_cheaper(self, target: int) -> None:
         """Seek to a keyframe before the target if that saves decoding."""
         keyframes, ticks = self._opened.keyframes, self._opened.pts
-        place = self._keyframe_before(target)
         at = self._position if self._position is not None else ticks[0] - 1
-        saved = bisect.bisect_left(ticks, keyframes[place][0]) - bisect.bisect_right(ticks, at) if place >= 0 else 0
+        saved = 0
+        if (key := self._keyframe_before(target)) >= 0:
+            saved = bisect.bisect_left(ticks, keyframes[key][0]) - bisect.bisect_right(ticks, at)
         if saved >= _MIN_SAVED_FRAMES:
             self._seek_before(target)
 

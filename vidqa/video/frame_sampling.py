@@ -101,8 +101,8 @@ def spread(first: int, last: int, count: int) -> tuple[int, ...]:
     """Return `torch.linspace(first, last, count).round()`: single precision, from both ends, half to even."""
     step = _single((last - first) / (count - 1))
     half = count // 2
-    low = [round(_single(first + step * place)) for place in range(half)]
-    high = [round(_single(last - step * (count - 1 - place))) for place in range(half, count)]
+    low = [round(_single(first + step * index)) for index in range(half)]
+    high = [round(_single(last - step * (count - 1 - index))) for index in range(half, count)]
     return tuple(low + high)
 
 
@@ -114,7 +114,7 @@ def _single(value: float) -> float:
 def _spread_in_time(pts: Sequence[float], first: int, last: int, count: int) -> tuple[int, ...]:
     """Return the frames nearest to `count` evenly spread times."""
     begin, span = pts[first], pts[last] - pts[first]
-    return tuple(_nearest(pts, begin + span * place / (count - 1), first, last) for place in range(count))
+    return tuple(_nearest(pts, begin + span * index / (count - 1), first, last) for index in range(count))
 
 
 def _nearest(pts: Sequence[float], moment: float, first: int, last: int) -> int:

@@ -75,14 +75,14 @@ def spread_repeats(ticks: Sequence[int], end: int, steps: Iterable[float]) -> li
     run of equal times evenly until the next one, the last until `end`.
     """
     for step in steps:
-        even = [ticks[0] + place * step for place in range(len(ticks))]
+        even = [ticks[0] + index * step for index in range(len(ticks))]
         if max(map(abs, map(sub, even, ticks))) <= 1:
             return even
     runs = [(tick, len(list(same))) for tick, same in groupby(ticks)]
     gap = runs[-1][0] - runs[-2][0] if len(runs) > 1 else len(ticks)
     until = [tick for tick, _ in runs[1:]] + [end if end > ticks[-1] else ticks[-1] + gap]
     return [
-        tick + place * (after - tick) / length
+        tick + index * (after - tick) / length
         for (tick, length), after in zip(runs, until, strict=True)
-        for place in range(length)
+        for index in range(length)
     ]
