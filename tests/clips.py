@@ -87,3 +87,20 @@ def remux(
                 packet.pts, packet.dts, packet.stream = packet.pts + shift, packet.dts + shift, stream
                 out.mux(packet)
     return target
+
+
+def add_sound(silent: Path, target: Path, seconds: float, *, options: dict[str, str] | None = None) -> Path:
+    """Copy a clip's packets beside silence from 0 on; `options` are the muxer's."""
+    with av.open(str(silent)) as source, av.open(str(target), "w", options=options or {}) as out:
+        picture: Any = out.add_stream_from_template(source.streams.video[0])
+        sound: Any = out.add_stream("libopus", rate=48_000)
+        for _ in range(round(seconds * 50)):
+            samples = av.AudioFrame.from_ndarray(np.zeros((1, 2 * 960), np.int16), format="s16", layout="stereo")
+            samples.sample_rate = 48_000
+            out.mux(sound.encode(samples))
+        out.mux(sound.encode(None))
+        for packet in source.demux(video=0):
+            if packet.size:
+                packet.stream = picture
+                out.mux(packet)
+    return target

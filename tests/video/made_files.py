@@ -1,4 +1,4 @@
-"""Files of one kind each, made from pictures that tell their own number: odd times, odd streams, odd geometry."""
+"""Generated files with unusual times, streams or geometry."""
 
 import io
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ import av
 import numpy as np
 from PIL import Image
 
-from tests.clips import encode, numbered_picture
+from tests.clips import add_sound, encode, numbered_picture
 
 SIZE = (128, 64)
 
@@ -67,37 +67,23 @@ def gif(path: Path, seconds: Sequence[float]) -> Path:
 def with_sound(path: Path, begin: float, frames: int) -> Path:
     """Numbered pictures from `begin` on, beside sound from 0 until they end."""
     silent = timed(path.with_name(f"silent{path.suffix}"), frames_at(25, frames, begin))
-    with av.open(str(silent)) as source, av.open(str(path), "w") as container:
-        picture: Any = container.add_stream_from_template(source.streams.video[0])
-        sound: Any = container.add_stream("libopus", rate=48_000)
-        for _ in range(round((begin + frames / 25) * 50)):
-            quiet = av.AudioFrame(format="s16", layout="stereo", samples=960)
-            quiet.sample_rate = 48_000
-            for plane in quiet.planes:
-                plane.update(bytes(plane.buffer_size))
-            container.mux(sound.encode(quiet))
-        container.mux(sound.encode(None))
-        for packet in source.demux(video=0):
-            if packet.size:
-                packet.stream = picture
-                container.mux(packet)
-    return path
+    return add_sound(silent, path, begin + frames / 25)
 
 
 def several(path: Path, *parts: Path, default: int | None = None) -> Path:
     """The first stream of each file, side by side in one; only the `default` one is marked so."""
     mark = av.stream.Disposition.default
     with av.open(str(path), "w") as container:
-        for place, part in enumerate(parts):
-            with av.open(str(part)) as source:
-                stream: Any = container.add_stream_from_template(source.streams.video[0])
-                stream.disposition = mark if place == default else av.stream.Disposition(0)
-        for place, part in enumerate(parts):
-            with av.open(str(part)) as source:
-                for packet in source.demux(video=0):
-                    if packet.size:
-                        packet.stream = container.streams[place]
-                        container.mux(packet)
+        sources = [av.open(str(part)) for part in parts]
+        for position, source in enumerate(sources):
+            stream: Any = container.add_stream_from_template(source.streams.video[0])
+            stream.disposition = mark if position == default else av.stream.Disposition(0)
+        for position, source in enumerate(sources):
+            for packet in source.demux(video=0):
+                if packet.size:
+                    packet.stream = container.streams[position]
+                    container.mux(packet)
+            source.close()
     return path
 
 
