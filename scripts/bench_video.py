@@ -46,10 +46,10 @@ def render(path: Path, seconds: int) -> None:
             container.mux([shifted(packet, start, stream) for packet in packets if start + packet[1] < shown])
 
 
-def shifted(repeated: tuple[bytes, int, int, bool], start: int, stream: Any) -> av.Packet:
+def shifted(repeated: tuple[bytes, int, int, bool], start: int, stream: Any) -> Any:
     """A repetition of an encoded packet, `start` frames later."""
     data, pts, dts, key = repeated
-    packet = av.Packet(data)
+    packet: Any = av.Packet(data)
     packet.stream, packet.time_base, packet.is_keyframe = stream, Fraction(1, FPS), key
     packet.pts, packet.dts, packet.duration = start + pts, start + dts, 1
     return packet

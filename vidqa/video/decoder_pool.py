@@ -17,8 +17,8 @@ class ReusedDecoder:
     called `open`. Interrupted is raised if `is_cancelled` returns True while a reply is awaited.
     """
 
-    def __init__(self, how: Decoding, is_cancelled: Callable[[], bool]) -> None:
-        self._how, self._is_cancelled = how, is_cancelled
+    def __init__(self, decoding: Decoding, is_cancelled: Callable[[], bool]) -> None:
+        self._decoding, self._is_cancelled = decoding, is_cancelled
         self._process: DecoderProcess | None = None
         self._source: Source | None = None
 
@@ -30,9 +30,9 @@ class ReusedDecoder:
 
     def open(self, path: str) -> tuple[VideoInfo, Source]:
         """Return a file's facts and frames, valid until the next `open`; raise VideoError children and Interrupted."""
-        if not self._how.isolated:
+        if not self._decoding.isolated:
             self.close()
-            info, self._source = open_source(path, self._how, self._is_cancelled)
+            info, self._source = open_source(path, self._decoding, self._is_cancelled)
             return info, self._source
         process = self._usable_process()
         try:
@@ -63,5 +63,5 @@ class ReusedDecoder:
     def _usable_process(self) -> DecoderProcess:
         if self._process is None or not self._process.reusable or self._process.file_count >= MAX_FILES:
             self.close()
-            self._process = start_decoder(self._how, self._is_cancelled)
+            self._process = start_decoder(self._decoding, self._is_cancelled)
         return self._process

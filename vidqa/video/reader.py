@@ -129,16 +129,16 @@ def open_video(
 
     The deadlines are those of Decoding. Without isolation there are none, and `stopped` is not called.
     """
-    how = Decoding(isolated, deadline_seconds, clip_deadline_seconds, stream=stream)
-    return VideoReader(*open_source(path, how, stopped))
+    decoding = Decoding(isolated, deadline_seconds, clip_deadline_seconds, stream=stream)
+    return VideoReader(*open_source(path, decoding, stopped))
 
 
-def open_source(path: str, how: Decoding, stopped: Callable[[], bool] = never) -> tuple[VideoInfo, Source]:
+def open_source(path: str, decoding: Decoding, stopped: Callable[[], bool] = never) -> tuple[VideoInfo, Source]:
     """Return a file's facts and its frames; raise as `open_video` does."""
-    if not how.isolated:
+    if not decoding.isolated:
         check_file(path)
-        return open_in_process(path, how.stream)
-    decoder = start_decoder(how, stopped)
+        return open_in_process(path, decoding.stream)
+    decoder = start_decoder(decoding, stopped)
     try:
         info = decoder.open(path)
     except BaseException:
@@ -174,9 +174,9 @@ def check_file(path: str) -> None:
         raise VideoUnreadable(f"{name} may not be read by this user.", "Change its permissions.")
 
 
-def start_decoder(how: Decoding, is_cancelled: Callable[[], bool] = never) -> "DecoderProcess":
+def start_decoder(decoding: Decoding, is_cancelled: Callable[[], bool] = never) -> "DecoderProcess":
     """Start a decoding process that has no file open yet."""
-    return DecoderProcess(_COMMAND, how, is_cancelled)
+    return DecoderProcess(_COMMAND, decoding, is_cancelled)
 
 
 class DecoderProcess:
@@ -185,12 +185,12 @@ class DecoderProcess:
     It ends with the thread that started it. `is_cancelled` is polled while waiting for a reply.
     """
 
-    def __init__(self, command: Sequence[str], how: Decoding, is_cancelled: Callable[[], bool] = never) -> None:
+    def __init__(self, command: Sequence[str], decoding: Decoding, is_cancelled: Callable[[], bool] = never) -> None:
         self.stopped = ""
         self.is_cancelled = is_cancelled
         self.file_count = 0  # opened so far
         self.died = False  # the process ended by itself
-        self._how = how
+        self._decoding = decoding
         self._path = ""
         self._opened: tuple[object, VideoInfo] | None = None  # the file's identity and facts
         self._waited_seconds = 0.0  # for replies about the current file
@@ -200,7 +200,7 @@ class DecoderProcess:
             bufsize=0, env=_environment(),
         )  # fmt: skip
         _enlarge_buffer(self._process.stdout)
-        if how.gives_way:
+        if decoding.gives_way:
             with contextlib.suppress(OSError, AttributeError):  # it ended already, or the system has no priorities
                 os.setpriority(os.PRIO_PROCESS, self._process.pid, _NICENESS)
 
@@ -222,7 +222,7 @@ class DecoderProcess:
         self._opened = None
         self.file_count += 1
         try:
-            self._command({"open": path, "stream": self._how.stream})
+            self._command({"open": path, "stream": self._decoding.stream})
             header, payload = self._receive()
         except BaseException:
             if self._replying:
@@ -272,7 +272,8 @@ class DecoderProcess:
     def _receive(self) -> tuple[dict[str, Any], bytearray]:
         """Return one message, within the deadlines; raise the error of an error message."""
         began = time.monotonic()
-        until = began + min(self._how.deadline_seconds, self._how.clip_deadline_seconds - self._waited_seconds)
+        left = self._decoding.clip_deadline_seconds - self._waited_seconds
+        until = began + min(self._decoding.deadline_seconds, left)
         length = int.from_bytes(self._read(4, until), "big")
         header: dict[str, Any] = json.loads(bytes(self._read(length, until)))
         if kind := header.get("error"):
@@ -306,15 +307,15 @@ class DecoderProcess:
 
     def _too_slow(self) -> VideoUnreadable:
         self.close()
-        how, name = self._how, Path(self._path).name
-        if self._waited_seconds + how.deadline_seconds <= how.clip_deadline_seconds:
+        decoding, name = self._decoding, Path(self._path).name
+        if self._waited_seconds + decoding.deadline_seconds <= decoding.clip_deadline_seconds:
             return VideoUnreadable(
-                f"{name} kept the decoder busy for {how.deadline_seconds:g} s without giving a frame.",
+                f"{name} kept the decoder busy for {decoding.deadline_seconds:g} s without giving a frame.",
                 "The file may be damaged or hostile; convert it, or try --decode-in-process if you trust it.",
             )
         return VideoUnreadable(
-            f"{name} kept the decoder busy for {how.clip_deadline_seconds:g} s in all, the deadline for one video, "
-            "and is not read yet.",
+            f"{name} kept the decoder busy for {decoding.clip_deadline_seconds:g} s in all, the deadline for one "
+            "video, and is not read yet.",
             "Use less of it (--end), allow more time (--deadline SECONDS), or convert it to smaller pictures.",
         )
 

@@ -37,7 +37,7 @@ def select_stream(container: Any, path: str, index: int | None = None) -> Any:
             "Convert it to PNG or JPEG with another tool.",
         )
     moving = _moving(decodable, path)
-    return max(decodable, key=lambda each: (each.index in moving, _is_default(each), _area(each), -each.index))
+    return max(decodable, key=lambda stream: _rank(stream, moving))
 
 
 def choice_note(container: Any, selected: Any, path: str, index: int | None) -> Iterator[str]:
@@ -62,13 +62,9 @@ def _stream_at(container: Any, name: str, index: int) -> Any:
     raise VideoUnreadable(f"--stream {index} of {name} is no video that can be decoded.", remedy)
 
 
-def _is_default(stream: Any) -> bool:
-    return bool(stream.disposition & _Disposition.default)
-
-
-def _area(stream: Any) -> int:
-    area: int = stream.codec_context.width * stream.codec_context.height
-    return area
+def _rank(stream: Any, moving: set[int]) -> tuple[bool, bool, int, int]:
+    area = stream.codec_context.width * stream.codec_context.height
+    return stream.index in moving, bool(stream.disposition & _Disposition.default), area, -stream.index
 
 
 def _size(stream: Any) -> str:
