@@ -61,7 +61,7 @@ class FuzzSession:
 
     @property
     def decoder(self) -> int:
-        """The id of the decoding process; 0 while there is none."""
+        """The id of the decoding process; 0 if there is none."""
         worker = self._decoder._process
         return 0 if worker is None else worker._process.pid
 
@@ -103,7 +103,7 @@ def _measured(asking: FuzzSession, path: Path, number: int) -> dict[str, Any]:
 
 
 def _peak_bytes(process: int | str, *, begin: bool = False) -> int:
-    """The most memory that a process had resident; 0 where there is no such process any more."""
+    """The most memory that a process had resident; 0 if it has ended."""
     try:
         if begin:
             Path(f"/proc/{process}/clear_refs").write_text(_CLEAR_PEAK)
@@ -114,7 +114,7 @@ def _peak_bytes(process: int | str, *, begin: bool = False) -> int:
 
 
 def _processor_seconds(process: int) -> float:
-    """What a process has used so far; 0 where there is no such process any more."""
+    """What a process has used so far; 0 if it has ended."""
     try:
         times = psutil.Process(process).cpu_times()
     except psutil.Error:

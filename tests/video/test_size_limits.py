@@ -217,7 +217,7 @@ def test_memory_out_of_proportion_is_refused_and_the_decoder_goes_on(tmp_path: P
 
 
 def gif_of(path: Path, width: int, height: int, frames: int) -> Path:
-    """A GIF of one pixel a frame: 23 bytes each, whatever the size of its canvas."""
+    """A GIF of one pixel a frame: 23 bytes each for any size of its canvas."""
     screen = b"GIF89a" + struct.pack("<HHBBB", width, height, 0x80, 0, 0) + bytes((0, 0, 0, 255, 255, 255))
     control = b"\x21\xf9\x04\0\x0a\0\0\0"  # 0.1 s
     pixels = [b"\x02\x02" + (4 | shade << 3 | 5 << 6).to_bytes(2, "little") + b"\0" for shade in (0, 1)]
