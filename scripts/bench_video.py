@@ -1,9 +1,11 @@
 """Sparse frames out of a long clip: vidqa against qwen-vl-utils (torchcodec, decord) and naive PyAV seeking.
 
-Every measurement runs in a process of its own; rounds alternate between the peers and the median counts.
-Seconds run from the unopened file to the last resized frame, imports excluded. Memory is the peak of the
-process and its children above what it held before. All keep the resized frames. The bars: vidqa at most
-0.7x the fastest peer's time and 1/5 of qwen-vl-utils' memory growth, with frames equal to a linear decode's.
+Every measurement runs in a separate process; rounds alternate between the peers and the median counts. Seconds run
+from the unopened file to the last resized frame, imports excluded. Memory is the peak of the process and its children
+above what it held before. All keep the resized frames. The bars: vidqa at most 0.7x the fastest peer's time and 1/5 of
+qwen-vl-utils' memory growth, with frames equal to a linear decode's.
+
+`--index` measures instead how long the packet times of 100,000 frames take from a container's index and by demuxing.
 """
 
 import argparse
@@ -12,6 +14,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -27,6 +30,7 @@ import numpy as np
 VIDQA, NAIVE, REFERENCES = "vidqa", "pyav-seek", ("qwen-torchcodec", "qwen-decord")
 TIME_BAR, MEMORY_BAR = 0.7, 0.2
 FPS, GOP, UNIQUE_GOPS, SECONDS = 25, 250, 3, 300
+INDEXED_FRAMES = 100_000
 
 
 def render(path: Path, seconds: int) -> None:
@@ -36,19 +40,22 @@ def render(path: Path, seconds: int) -> None:
         stream: Any = container.add_stream("libx264", rate=FPS)
         stream.width, stream.height, stream.pix_fmt = 1920, 1080, "yuv420p"
         stream.codec_context.options = {"preset": "veryfast", "bf": "3", "g": str(GOP), "sc_threshold": "0"}
-        packets = [kept(packet) for number in range(unique) for packet in stream.encode(picture(number))]
-        packets += [kept(packet) for packet in stream.encode(None)]
+        packets = [repeatable(packet) for number in range(unique) for packet in stream.encode(picture(number))]
+        packets += [repeatable(packet) for packet in stream.encode(None)]
         for start in range(0, shown, unique):
-            for data, pts, dts, key in packets:
-                if start + pts >= shown:
-                    continue
-                packet = av.Packet(data)
-                packet.stream, packet.time_base, packet.is_keyframe = stream, Fraction(1, FPS), key
-                packet.pts, packet.dts, packet.duration = start + pts, start + dts, 1
-                container.mux(packet)
+            container.mux([shifted(packet, start, stream) for packet in packets if start + packet[1] < shown])
 
 
-def kept(packet: Any) -> tuple[bytes, int, int, bool]:
+def shifted(repeated: tuple[bytes, int, int, bool], start: int, stream: Any) -> Any:
+    """A repetition of an encoded packet, `start` frames later."""
+    data, pts, dts, key = repeated
+    packet: Any = av.Packet(data)
+    packet.stream, packet.time_base, packet.is_keyframe = stream, Fraction(1, FPS), key
+    packet.pts, packet.dts, packet.duration = start + pts, start + dts, 1
+    return packet
+
+
+def repeatable(packet: Any) -> tuple[bytes, int, int, bool]:
     """What a repetition needs of an encoded packet; times in frames."""
     tick = packet.time_base * FPS
     return bytes(packet), round(packet.pts * tick), round(packet.dts * tick), packet.is_keyframe
@@ -184,7 +191,7 @@ def measure(peer: str, clip: str, indices: Sequence[int], size: tuple[int, int])
     return {"seconds": seconds, "growth_bytes": memory.growth_bytes, "frames": len(frames)}
 
 
-def in_process_of_its_own(peer: str, clip: str, indices: Sequence[int], size: tuple[int, int]) -> dict[str, Any]:
+def in_subprocess(peer: str, clip: str, indices: Sequence[int], size: tuple[int, int]) -> dict[str, Any]:
     task = json.dumps({"peer": peer, "clip": clip, "indices": list(indices), "size": size})
     environment = os.environ | {"FORCE_QWENVL_VIDEO_READER": peer.removeprefix("qwen-")}
     run = subprocess.run(
@@ -232,7 +239,7 @@ def compare(clip: str, count: int, repeats: int) -> dict[str, Any]:
     runs: dict[str, list[dict[str, Any]]] = {peer: [] for peer in PEERS}
     for number in range(repeats):
         for peer in PEERS:
-            runs[peer].append(in_process_of_its_own(peer, clip, indices, size))
+            runs[peer].append(in_subprocess(peer, clip, indices, size))
             print(f"round {number + 1}, {peer}: {runs[peer][-1]}", file=sys.stderr)
     failed = {peer: made[0]["error"] for peer, made in runs.items() if "error" in made[0]}
     peers = {
@@ -250,6 +257,63 @@ def compare(clip: str, count: int, repeats: int) -> dict[str, Any]:
         "time_ratio": ours["seconds"] / min(others),
         "memory_ratio": ours["growth_bytes"] / min(references) if references else None,
     }  # fmt: skip
+
+
+def render_indexed(folder: Path) -> list[Path]:
+    """An MP4 and a Matroska file of 100,000 frames, 360p H.264 with B-frames, about 5 kB a packet."""
+    group, targets = folder / "group.mp4", [folder / "index.mp4", folder / "index.mkv"]
+    with av.open(str(group), "w") as container:
+        stream: Any = container.add_stream("libx264", rate=FPS)
+        stream.width, stream.height, stream.pix_fmt = 640, 360, "yuv420p"
+        stream.codec_context.options = {"preset": "veryfast", "bf": "3", "g": str(GOP), "crf": "17"}
+        for number in range(GOP):
+            container.mux(stream.encode(picture(number).reformat(width=640, height=360)))
+        container.mux(stream.encode(None))
+    with av.open(str(group)) as source:
+        template = source.streams.video[0]
+        packets = [repeatable(packet) for packet in source.demux(template) if packet.size]
+        for target in targets:
+            with av.open(str(target), "w") as container:
+                stream = container.add_stream_from_template(template)
+                for start in range(0, INDEXED_FRAMES, GOP):
+                    container.mux([shifted(packet, start, stream) for packet in packets])
+    return targets
+
+
+def time_packets(path: Path, *, by_index: bool, cached: bool) -> float:
+    """Seconds to find all packet times of an open file; without `cached` the system has to read it from disk."""
+    from vidqa.video.container import discard_other_streams, open_container
+    from vidqa.video.packets import demux_packets, packets_from_index
+    from vidqa.video.stream_selection import select_stream
+
+    with open_container(str(path)) as container:
+        stream = select_stream(container, str(path))
+        discard_other_streams(container, stream)
+        if not cached:
+            descriptor = os.open(path, os.O_RDONLY)
+            os.fsync(descriptor)
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            os.close(descriptor)
+        began = time.perf_counter()
+        table = packets_from_index(str(path), container, stream) if by_index else demux_packets(container, stream)
+        seconds = time.perf_counter() - began
+    assert table is not None and len(table.pts) == INDEXED_FRAMES
+    return seconds
+
+
+def compare_index(repeats: int) -> None:
+    """Print the medians of alternating rounds, a line a file and a state of the system's cache."""
+    with tempfile.TemporaryDirectory() as folder:
+        for path in render_indexed(Path(folder)):
+            for cached in (True, False):
+                rounds = [
+                    [time_packets(path, by_index=by_index, cached=cached) for by_index in (True, False)]
+                    for _ in range(repeats)
+                ]
+                index, demuxed = (median(times) for times in zip(*rounds, strict=True))
+                where = "cached" if cached else "from disk"
+                size = path.stat().st_size / 2**20
+                print(f"{path.name} ({size:.0f} MiB, {where}): index {index:.2f} s, demuxed {demuxed:.2f} s")
 
 
 def show(report: dict[str, Any]) -> None:
@@ -278,11 +342,15 @@ def main() -> int:
     parser.add_argument("--frames", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--index", action="store_true", help="compare container indexes with demuxing instead")
     parser.add_argument("--task", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.task:
         task = json.loads(arguments.task)
         print(json.dumps(measure(task["peer"], task["clip"], task["indices"], tuple(task["size"]))))
+        return 0
+    if arguments.index:
+        compare_index(arguments.repeats)
         return 0
     target = arguments.render or arguments.clip
     if target is None:

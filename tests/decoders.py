@@ -1,4 +1,4 @@
-"""Decoder processes that fail on purpose: the real one, with a script before it."""
+"""Scripted decoder processes that die, hang or are slow: the real worker with replaced functions."""
 
 import sys
 from collections.abc import Callable
@@ -52,11 +52,11 @@ def scripted_decoder(
 ) -> Callable[[], list[tuple[int, str]]]:
     """Let decoders die or hang as a file's name says (`die_open`, `hang_frames`, ...), or at their n-th file.
 
-    `slow_frames` gives a frame every 0.2 s. The returned function tells which process opened which file so far.
+    `slow_frames` gives a frame every 0.2 s. The returned function lists (process, file) of every opening so far.
     """
     script, log = folder / "decoder.py", folder / "opened.log"
     script.write_text(_SCRIPT.format(log=str(log), dies_at=dies_at))
-    monkeypatch.setattr("vidqa.video.reader._WORKER", (sys.executable, str(script)))
+    monkeypatch.setattr("vidqa.video.reader._COMMAND", (sys.executable, str(script)))
 
     def opened() -> list[tuple[int, str]]:
         lines = log.read_text().splitlines() if log.exists() else []

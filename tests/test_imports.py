@@ -23,6 +23,7 @@ HEAVY = ("torch", "transformers", "av", "numpy", "textual", "huggingface_hub", "
         ("import vidqa.video.frame_sampling, vidqa.models.families.qwen2_vl.spec, vidqa.planner.tasks", HEAVY),
         ("import vidqa.history.store, vidqa.history.export, vidqa.history.timestamps", (*HEAVY, "psutil")),
         ("import vidqa.video.probe", ("torch", "numpy")),
+        ("from vidqa.video.reader import check_file, open_video", (*HEAVY, "vidqa.video.probe")),
         ("import vidqa.planner.fallback, vidqa.planner.alternatives, vidqa.devices.device", HEAVY),
         ("import vidqa.cli.sweep, vidqa.cli.profile, vidqa.profiling.sweep_runner", HEAVY),
         ("import vidqa.cli.doctor, vidqa.profiling.memory_trace", (*HEAVY, "psutil", "pynvml")),

@@ -18,7 +18,7 @@ from vidqa.devices.live_bytes import LiveBytes
 from vidqa.errors import Interrupted, UsageError
 from vidqa.events import Answered, Event, TextDelta
 from vidqa.types import Answer
-from vidqa.video.reader import Decoding, Worker, open_video
+from vidqa.video.reader import DecoderProcess, Decoding, open_video
 
 CONFIG = EngineConfig(
     isolate_decoder=False, remember=False, conversation_tokens=256, vision_chunk=1, prefill_chunk=16, weights="fp32"
@@ -173,7 +173,7 @@ def test_opening_stops_without_waiting_for_the_decoder(script: str) -> None:
     threading.Timer(0.3, stop.set).start()
     began = time.monotonic()
     with pytest.raises(Interrupted, match="while the video was opened"):
-        Worker((sys.executable, "-c", script), Decoding(), stop.is_set).open("clip.mp4")
+        DecoderProcess((sys.executable, "-c", script), Decoding(), stop.is_set).open(__file__)
     assert time.monotonic() - began < 10  # the deadline would be 60
 
 
@@ -187,7 +187,7 @@ def test_a_stop_after_opening_does_not_disturb_the_reader() -> None:
 def test_a_question_stops_while_its_file_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script = tmp_path / "hang.py"
     script.write_text(HANGS)
-    monkeypatch.setattr("vidqa.video.reader._WORKER", (sys.executable, str(script)))
+    monkeypatch.setattr("vidqa.video.reader._COMMAND", (sys.executable, str(script)))
     with Session(replace(CONFIG, isolate_decoder=True)) as session:
         for begin in (session.ask, session.load):
             threading.Timer(0.3, session.cancel).start()

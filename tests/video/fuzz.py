@@ -1,8 +1,8 @@
-"""Asks about mutated clips up to the frames, with no model loaded: `python -m tests.video.fuzz SEED FIRST COUNT`.
+"""Plans and decodes mutated clips without a model: `python -m tests.video.fuzz SEED FIRST COUNT`.
 
-Opens them as `caption` does: isolated, with a decoding process that goes on to the next file. Runs in a process apart,
-so that its memory is the mutants' alone. Prints a JSON line per mutant; each is made from the seed and its number, and
-can be made again alone.
+Opens them as `caption` does: isolated, with a decoding process that goes on to the next file. Runs in a separate
+process, to measure its memory. Prints a JSON line per mutant; each is made from the seed and its number alone.
+`processor_seconds` are those of this process and its decoder, which other load does not change.
 """
 
 import json
@@ -13,8 +13,8 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -31,23 +31,6 @@ DECODING = Decoding(deadline_seconds=30.0, clip_deadline_seconds=30.0)
 _CLEAR_PEAK = "5"  # proc(5), clear_refs: VmHWM begins anew
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How asking about one mutant ended. Bytes at their peak: what the asking process grew by, what the decoder took.
-
-    `processor_seconds` are those of the asking process and its decoder, which other load does not change.
-    """
-
-    number: int
-    extension: str
-    end: str
-    what: str
-    seconds: float
-    processor_seconds: float
-    grown_bytes: int
-    decoder_bytes: int
-
-
 class ReusedReader(VideoReader):
     """A reader whose decoder goes on to the next file."""
 
@@ -55,7 +38,7 @@ class ReusedReader(VideoReader):
         """Leave the file to the decoder, which closes it when it opens another one."""
 
 
-class Asking:
+class FuzzSession:
     """A session that opens its videos with one decoding process after the other, and the peaks of their memory."""
 
     def __init__(self) -> None:
@@ -78,8 +61,8 @@ class Asking:
 
     @property
     def decoder(self) -> int:
-        """The id of the decoding process; 0 while there is none."""
-        worker = self._decoder._worker
+        """The id of the decoding process; 0 if there is none."""
+        worker = self._decoder._process
         return 0 if worker is None else worker._process.pid
 
     def close(self) -> None:
@@ -88,9 +71,9 @@ class Asking:
         self._decoder.close()
 
 
-def outcomes(seed: int, first: int, count: int) -> Iterator[Outcome]:
+def outcomes(seed: int, first: int, count: int) -> Iterator[dict[str, Any]]:
     """Ask about `count` mutants, the first of which has the number `first`."""
-    with tempfile.TemporaryDirectory() as made, closing(Asking()) as asking:
+    with tempfile.TemporaryDirectory() as made, closing(FuzzSession()) as asking:
         folder = Path(made)
         wholes = whole_clips(folder)
         for extension, data in wholes.items():  # what is imported on the way counts for no mutant
@@ -105,7 +88,7 @@ def outcomes(seed: int, first: int, count: int) -> Iterator[Outcome]:
             yield _measured(asking, path, number)
 
 
-def _measured(asking: Asking, path: Path, number: int) -> Outcome:
+def _measured(asking: FuzzSession, path: Path, number: int) -> dict[str, Any]:
     before = asking.decoder
     memory, _ = _peak_bytes("self", begin=True), _peak_bytes(before, begin=True)
     decoding, processor, began = _processor_seconds(before), time.process_time(), time.monotonic()
@@ -113,11 +96,14 @@ def _measured(asking: Asking, path: Path, number: int) -> Outcome:
     seconds, processor, after = time.monotonic() - began, time.process_time() - processor, asking.decoder
     processor += _processor_seconds(after) - (decoding if after == before else 0.0)
     grown = _peak_bytes("self") - memory
-    return Outcome(number, path.suffix[1:], end, what, seconds, processor, grown, _peak_bytes(after))
+    return {
+        "number": number, "extension": path.suffix[1:], "end": end, "what": what, "seconds": seconds,
+        "processor_seconds": processor, "grown_bytes": grown, "decoder_bytes": _peak_bytes(after),
+    }  # fmt: skip
 
 
 def _peak_bytes(process: int | str, *, begin: bool = False) -> int:
-    """The most memory that a process had resident; 0 where there is no such process any more."""
+    """The most memory that a process had resident; 0 if it has ended."""
     try:
         if begin:
             Path(f"/proc/{process}/clear_refs").write_text(_CLEAR_PEAK)
@@ -128,7 +114,7 @@ def _peak_bytes(process: int | str, *, begin: bool = False) -> int:
 
 
 def _processor_seconds(process: int) -> float:
-    """What a process has used so far; 0 where there is no such process any more."""
+    """What a process has used so far; 0 if it has ended."""
     try:
         times = psutil.Process(process).cpu_times()
     except psutil.Error:
@@ -139,7 +125,7 @@ def _processor_seconds(process: int) -> float:
 def main() -> None:
     """Print the outcomes."""
     for outcome in outcomes(*map(int, sys.argv[1:4])):
-        sys.stdout.write(json.dumps(asdict(outcome)) + "\n")
+        sys.stdout.write(json.dumps(outcome) + "\n")
         sys.stdout.flush()
 
 

@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 from struct import pack
-from typing import Any
 
 import av
 import numpy as np
+
+from tests.clips import encode
 
 Colour = tuple[int, int, int]
 _KINDS = (b"hvc1", b"hvc1", b"hvc1", b"hvc1", b"grid", b"Exif")  # of the items, which count from 1
@@ -46,13 +47,7 @@ def heic_grid(
 def _hevc_pictures(path: Path, colours: Sequence[Colour], side: int) -> tuple[list[bytes], bytes]:
     """Packets of one picture each, and the decoder configuration (hvcC) that they share."""
     options = {"x265-params": "keyint=1:log-level=none:info=0"}
-    with av.open(str(path), "w") as container:
-        stream: Any = container.add_stream("libx265", rate=25, options=options)
-        stream.width, stream.height, stream.pix_fmt = side, side, "yuv420p"
-        for colour in colours:
-            pixels = np.full((side, side, 3), colour, np.uint8)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels)))
-        container.mux(stream.encode())
+    encode(path, (np.full((side, side, 3), colour, np.uint8) for colour in colours), "libx265", options=options)
     with av.open(str(path)) as container:
         packets = [bytes(packet) for packet in container.demux(video=0) if packet.size]
         extradata = container.streams.video[0].codec_context.extradata

@@ -1,4 +1,4 @@
-"""Files of one kind each, made from pictures that tell their own number: odd times, odd streams, odd geometry."""
+"""Generated files with unusual times, streams or geometry."""
 
 import io
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ import av
 import numpy as np
 from PIL import Image
 
-from tests.clips import numbered_picture
+from tests.clips import add_sound, encode, numbered_picture
 
 SIZE = (128, 64)
 
@@ -67,49 +67,29 @@ def gif(path: Path, seconds: Sequence[float]) -> Path:
 def with_sound(path: Path, begin: float, frames: int) -> Path:
     """Numbered pictures from `begin` on, beside sound from 0 until they end."""
     silent = timed(path.with_name(f"silent{path.suffix}"), frames_at(25, frames, begin))
-    with av.open(str(silent)) as source, av.open(str(path), "w") as container:
-        picture: Any = container.add_stream_from_template(source.streams.video[0])
-        sound: Any = container.add_stream("libopus", rate=48_000)
-        for _ in range(round((begin + frames / 25) * 50)):
-            quiet = av.AudioFrame(format="s16", layout="stereo", samples=960)
-            quiet.sample_rate = 48_000
-            for plane in quiet.planes:
-                plane.update(bytes(plane.buffer_size))
-            container.mux(sound.encode(quiet))
-        container.mux(sound.encode(None))
-        for packet in source.demux(video=0):
-            if packet.size:
-                packet.stream = picture
-                container.mux(packet)
-    return path
+    return add_sound(silent, path, begin + frames / 25)
 
 
 def several(path: Path, *parts: Path, default: int | None = None) -> Path:
     """The first stream of each file, side by side in one; only the `default` one is marked so."""
     mark = av.stream.Disposition.default
     with av.open(str(path), "w") as container:
-        for place, part in enumerate(parts):
-            with av.open(str(part)) as source:
-                stream: Any = container.add_stream_from_template(source.streams.video[0])
-                stream.disposition = mark if place == default else av.stream.Disposition(0)
-        for place, part in enumerate(parts):
-            with av.open(str(part)) as source:
-                for packet in source.demux(video=0):
-                    if packet.size:
-                        packet.stream = container.streams[place]
-                        container.mux(packet)
+        sources = [av.open(str(part)) for part in parts]
+        for position, source in enumerate(sources):
+            stream: Any = container.add_stream_from_template(source.streams.video[0])
+            stream.disposition = mark if position == default else av.stream.Disposition(0)
+        for position, source in enumerate(sources):
+            for packet in source.demux(video=0):
+                if packet.size:
+                    packet.stream = container.streams[position]
+                    container.mux(packet)
+            source.close()
     return path
 
 
 def coloured(path: Path, *, size: tuple[int, int] = SIZE) -> Path:
     """Three pictures of coloured quarters."""
-    with av.open(str(path), "w") as container:
-        stream: Any = container.add_stream("libx264", rate=25, options={"crf": "1"})
-        stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
-        for _ in range(3):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(corners(*size))))
-        container.mux(stream.encode())
-    return path
+    return encode(path, [corners(*size)] * 3, options={"crf": "1"})
 
 
 def oriented(path: Path, matrix: Sequence[int]) -> Path:
@@ -147,33 +127,21 @@ def half_transparent(path: Path, codec: str, pixels: str, frames: int = 3) -> Pa
     """Pictures whose left half is red and whose right half is black and fully transparent."""
     rgba = np.zeros((SIZE[1], SIZE[0], 4), np.uint8)
     rgba[:, : SIZE[0] // 2] = (255, 0, 0, 255)
-    with av.open(str(path), "w") as container:
-        options = {"auto-alt-ref": "0"} if codec == "libvpx" else {}  # its pictures that are not shown have no alpha
-        stream: Any = container.add_stream(codec, rate=25, options={"g": "10"} | options)
-        stream.width, stream.height, stream.pix_fmt = *SIZE, pixels
-        for _ in range(frames):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(rgba, format="rgba").reformat(format=pixels)))
-        container.mux(stream.encode())
-    return path
+    pictures = [av.VideoFrame.from_ndarray(rgba, format="rgba").reformat(format=pixels) for _ in range(frames)]
+    options = {"auto-alt-ref": "0"} if codec == "libvpx" else {}  # its hidden pictures have no alpha
+    return encode(path, pictures, codec, pixels=pixels, options={"g": "10"} | options)
 
 
 def flat(path: Path, size: tuple[int, int], yuv: tuple[int, int, int], colorspace: int | None = None) -> Path:
     """Three pictures of one stored colour, without or with a tag (AVCOL_SPC) of what it means."""
-    width, height = size
-    with av.open(str(path), "w") as container:
-        stream: Any = container.add_stream("libx264", rate=25, options={"crf": "1", "preset": "ultrafast"})
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+    pictures = [av.VideoFrame(*size, "yuv420p") for _ in range(3)]
+    for picture in pictures:
+        for plane, value in zip(picture.planes, yuv, strict=True):
+            plane.update(bytes([value]) * plane.buffer_size)
         if colorspace is not None:
-            stream.codec_context.colorspace = colorspace
-        for _ in range(3):
-            frame = av.VideoFrame(width, height, "yuv420p")
-            for plane, value in zip(frame.planes, yuv, strict=True):
-                plane.update(bytes([value]) * plane.buffer_size)
-            if colorspace is not None:
-                frame.colorspace = colorspace
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-    return path
+            picture.colorspace = colorspace
+    tag = {} if colorspace is None else {"colorspace": colorspace}
+    return encode(path, pictures, options={"crf": "1", "preset": "ultrafast"}, **tag)
 
 
 def with_crop(path: Path, top: int) -> Path:
@@ -207,15 +175,9 @@ def resized(path: Path, *sizes: tuple[int, int]) -> Path:
 def widened(path: Path, codec: str, aspects: Sequence[Fraction]) -> Path:
     """40 pictures of coloured quarters for each pixel aspect, out of order, one after the other in one stream."""
     options = {"bf": "2", "g": "20", "x265-params": "bframes=2:keyint=20:log-level=none", "b": "4000000"}
-    parts = [path.with_name(f"aspect{place}{path.suffix}") for place in range(len(aspects))]
+    parts = [path.with_name(f"aspect{number}{path.suffix}") for number in range(len(aspects))]
     for part, aspect in zip(parts, aspects, strict=True):
-        with av.open(str(part), "w") as container:
-            stream: Any = container.add_stream(codec, rate=25, options=options)
-            stream.width, stream.height, stream.pix_fmt = *SIZE, "yuv420p"
-            stream.codec_context.sample_aspect_ratio = aspect
-            for _ in range(40):
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(corners(*SIZE))))
-            container.mux(stream.encode())
+        encode(part, [corners(*SIZE)] * 40, codec, options=options, sample_aspect_ratio=aspect)
     return joined(path, *parts)
 
 

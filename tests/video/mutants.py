@@ -5,7 +5,6 @@ import random
 from pathlib import Path
 from typing import Any, Literal
 
-import av
 import numpy as np
 from PIL import Image
 
@@ -28,24 +27,7 @@ _VIDEOS = {
     "h264": ("libx264", {"g": "6"}),
     "ivf": ("libvpx-vp9", {"deadline": "realtime", "cpu-used": "8"}),
 }
-# Pixel format where it is not yuv420p, which the codec then needs.
-_FORMATS = {"avi": "yuvj420p"}
-_EXTREMES = (
-    0,
-    1,
-    2,
-    0x7F,
-    0xFF,
-    0x7FFF,
-    0xFFFF,
-    0x10000,
-    0x70000,
-    0x7FFFFFFF,
-    0x80000000,
-    0xFFFFFFFF,
-    2**63 - 1,
-    2**64 - 1,
-)
+_EXTREMES = (0, 1, 2, 127, 255, *(2**bits - 1 for bits in (15, 16, 31, 32, 63, 64)), 2**16, 7 * 2**16, 2**31)
 _SIDES = (1, 16, 320, 1080, 4096, 4400, 8000, 8191, 16_383, 30_000, 65_535, 458_752, 0x7FFFFFFF)
 _LARGE = ((8000, 4400), (4400, 8000), (8192, 4352), (16_383, 2176), (1089, 32_700), (32_767, 1080), (3000, 3000))
 _COLOURS = ((200, 0, 0), (0, 200, 0), (0, 0, 200), (90, 90, 90))
@@ -56,36 +38,17 @@ _ENCODINGS: tuple[tuple[int, Literal["big", "little"]], ...] = (
 
 
 def whole_clips(folder: Path) -> dict[str, bytes]:
-    """The bytes of an unharmed clip per file extension."""
-    clips = {extension: _video(folder, extension, *how) for extension, how in _VIDEOS.items()}
-    clips["avif"] = _avif(folder)
+    """The bytes of an undamaged clip per file extension."""
+    clips = {}
+    for extension, (codec, options) in _VIDEOS.items():
+        pixels = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+        path, size = folder / f"whole.{extension}", (WIDTH, HEIGHT)
+        clips[extension] = write_clip(path, FRAMES, size=size, codec=codec, options=options, pixels=pixels).read_bytes()
     clips["heic"] = heic_grid(folder / "whole.heic", _COLOURS, size=(WIDTH, HEIGHT)).read_bytes()
-    return clips | _images(folder)
+    return clips | _images()
 
 
-def _video(folder: Path, extension: str, codec: str, options: dict[str, str]) -> bytes:
-    path = folder / f"whole.{extension}"
-    if extension not in _FORMATS:
-        return write_clip(path, FRAMES, size=(WIDTH, HEIGHT), codec=codec, options=options).read_bytes()
-    with av.open(str(path), "w") as container:
-        stream: Any = container.add_stream(codec, rate=25, options=options)
-        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, _FORMATS[extension]
-        for number in range(FRAMES):
-            container.mux(
-                stream.encode(av.VideoFrame.from_ndarray(numbered_picture(number, WIDTH, HEIGHT), format="rgb24"))
-            )
-        container.mux(stream.encode())
-    return path.read_bytes()
-
-
-def _avif(folder: Path) -> bytes:
-    """A still by Pillow."""
-    path = folder / "whole.avif"
-    Image.fromarray(numbered_picture(5, WIDTH, HEIGHT)).save(path, speed=10)
-    return path.read_bytes()
-
-
-def _images(folder: Path) -> dict[str, bytes]:
+def _images() -> dict[str, bytes]:
     first, *others = [Image.fromarray(numbered_picture(number, WIDTH, HEIGHT)) for number in range(6)]
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -93,6 +56,7 @@ def _images(folder: Path) -> dict[str, bytes]:
     ramp = Image.fromarray(np.linspace(0, 1, WIDTH * HEIGHT, dtype=np.float32).reshape(HEIGHT, WIDTH))
     return {
         "gif": _saved(first, "GIF", **animated),
+        "avif": _saved(Image.fromarray(numbered_picture(5, WIDTH, HEIGHT)), "AVIF", speed=10),
         "webp": _saved(first, "WEBP", lossless=True, **animated),
         "apng": _saved(first, "PNG", **animated),
         "png": _saved(first.convert("RGBA"), "PNG"),

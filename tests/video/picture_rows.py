@@ -1,7 +1,37 @@
-"""Rows of test_facts.py about the picture: geometry, transparency and colours."""
+"""Rows of test_facts.py: how a file is made and its facts, computed by hand; those of geometry and colours."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 from tests.video import made_files as made
-from tests.video.fact_rows import Row, facts
+
+
+@dataclass(frozen=True)
+class Range:
+    """A question about `start` to `end`: the first and the last number that is seen, and their times in seconds."""
+
+    start: float
+    end: float | None
+    numbers: tuple[int, int]
+    seconds: tuple[float, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """How a file is made, and what is true of it."""
+
+    name: str
+    make: Callable[[Path], Path]
+    facts: dict[str, Any]
+    ranges: tuple[Range, ...] = field(default=())
+    seen: tuple[tuple[int, tuple[tuple[int, int, int], ...]], ...] = field(default=())  # colours near the four corners
+
+
+def facts(frames: int, seconds: float, fps: float, constant: bool, **others: Any) -> dict[str, Any]:
+    return {"frame_count": frames, "duration_seconds": seconds, "fps": fps, "constant_rate": constant} | others
+
 
 R, G, B, W, K = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)
 MIRRORED = ("The file says that its pictures are shown mirrored, and so they are.",)

@@ -1,4 +1,4 @@
-"""The sheet shows every pixel of every frame where it belongs, and is whole or not there."""
+"""Contact sheets: every pixel of every frame in its place, whole files only."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont
 
 from vidqa.errors import UsageError
-from vidqa.video.contact_sheet import MOST_PIXELS, MOST_SIDE, lay_out, write_sheet
+from vidqa.video.contact_sheet import MAX_SHEET_PIXELS, MAX_SHEET_SIDE, lay_out, write_sheet
 
 STRIP = 20
 
@@ -59,7 +59,7 @@ def test_every_pixel_is_where_it_belongs(
         assert len({x for _, x in places}) == min(columns, count)
 
 
-def test_captions_tell_number_and_time(tmp_path: Path) -> None:
+def test_captions_show_number_and_time(tmp_path: Path) -> None:
     pictures, path = noise(3, 56, 168), tmp_path / "sheet.png"
     write_sheet(pictures, (0.0, 12.5, 3725.04), str(path), columns=2)
     sheet = pixels(path)
@@ -85,7 +85,7 @@ def test_columns_are_chosen_for_a_sheet_that_fits() -> None:
     for count, width, height in ((768, 448, 272), (64, 1008, 580), (300, 28, 48), (200, 84, 5000), (20, 5000, 84)):
         layout = lay_out(count, width, height, None)
         assert layout.fits and layout.columns * layout.rows >= count
-        assert max(layout.size) <= MOST_SIDE and layout.size[0] * layout.size[1] <= MOST_PIXELS
+        assert max(layout.size) <= MAX_SHEET_SIDE and layout.size[0] * layout.size[1] <= MAX_SHEET_PIXELS
 
 
 def test_too_large_a_sheet_is_refused_before_it_is_made(tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_too_large_a_sheet_is_refused_before_it_is_made(tmp_path: Path) -> None:
         ("x" * 300 + ".png", "cannot be written"),
     ],
 )
-def test_what_cannot_be_written_is_told_and_leaves_nothing(tmp_path: Path, name: str, words: str) -> None:
+def test_a_path_that_cannot_be_written_is_refused_and_leaves_nothing(tmp_path: Path, name: str, words: str) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "folder.png").mkdir()
     with pytest.raises(UsageError, match=words) as caught:
@@ -124,11 +124,10 @@ def test_an_interrupted_run_keeps_the_sheet_before(tmp_path: Path, monkeypatch: 
     write_sheet(noise(1, 56, 84), (0.0,), str(path))
     before = path.read_bytes()
 
-    def stopped(_: Image.Image, file: Path, *__: object) -> None:
-        file.write_bytes(before[:100])
+    def interrupt(_: int) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Image.Image, "save", stopped)
+    monkeypatch.setattr("vidqa.utils.atomic_write.os.fsync", interrupt)
     with pytest.raises(KeyboardInterrupt):
         write_sheet(noise(2, 56, 84), (0.0, 1.0), str(path))
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]

@@ -29,7 +29,7 @@ def test_a_process_serves_file_after_file_and_is_replaced_after_the_most(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened = scripted_decoder(tmp_path, monkeypatch)
-    monkeypatch.setattr("vidqa.video.decoder_pool.MOST_FILES", 3)
+    monkeypatch.setattr("vidqa.video.decoder_pool.MAX_FILES", 3)
     with ReusedDecoder(Decoding(), never) as decoder:
         for path in clips(tmp_path, 7):
             decoder.open(path)
@@ -76,7 +76,7 @@ def test_a_clip_whose_frames_all_come_late_is_given_up(tmp_path: Path, monkeypat
             list(source.frames(range(250)))  # 50 s in all, each reply well within its deadline
 
 
-def test_what_the_reader_takes_its_time_for_is_not_the_clips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_time_that_the_caller_takes_is_not_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     jumped = 0.0
 
     class Clock:

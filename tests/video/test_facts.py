@@ -6,14 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.clips import read_number, write_clip
+from tests.clips import read_number, remux, write_clip
 from tests.video import made_files as made
-from tests.video.fact_rows import Range, Row, facts
-from tests.video.picture_rows import COLOURS, GEOMETRY, B, G, R, W
-from tests.video.test_hard_files import remux
+from tests.video.picture_rows import COLOURS, GEOMETRY, B, G, R, Range, Row, W, facts
 from vidqa.errors import VideoUnreadable
 from vidqa.models.families.qwen2_vl import REFERENCE_BOUNDS
-from vidqa.types import VideoInfo
 from vidqa.video.frame_sampling import choose_indices, sampled_times
 from vidqa.video.reader import open_video
 
@@ -42,14 +39,12 @@ TIMES = [
         facts(1200, 1200 / NTSC_FILM, NTSC_FILM, constant=True),
         (Range(45.0, 50.0, (1079 - 1024, 1198 - 1024), (45.003, 49.967)),),
     ),
-    Row("steady.mkv", lambda path: write_clip(path, 40, fps=30), facts(40, 40 / 30, 30, constant=True)),
-    Row("steady.mp4", lambda path: write_clip(path, 40, fps=30), facts(40, 40 / 30, 30, constant=True)),
-    Row("steady.ts", lambda path: write_clip(path, 40, fps=30), facts(40, 40 / 30, 30, constant=True)),
-    Row("steady.avi", lambda path: write_clip(path, 40, fps=30), facts(40, 40 / 30, 30, constant=True)),
-    Row("steady.flv", lambda path: write_clip(path, 40, fps=30), facts(40, 40 / 30, 30, constant=True)),
+    *(
+        Row(f"steady.{kind}", lambda path: write_clip(path, 40, fps=30), facts(40, 40 / 30, 30, constant=True))
+        for kind in ("mkv", "mp4", "ts", "avi", "flv")
+    ),
     Row(
-        "steady.mpg",
-        lambda path: write_clip(path, 40, fps=30, codec="mpeg2video"),
+        "steady.mpg", lambda path: write_clip(path, 40, fps=30, codec="mpeg2video"),
         facts(40, 40 / 30, 30, constant=True),
     ),
     Row(  # a still that is held: the last packet lasts a minute
@@ -192,7 +187,7 @@ ROWS = [*TIMES, *CLOCKS, *STREAMS, *GEOMETRY, *COLOURS, *LATE]
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
-def test_what_the_file_says(tmp_path: Path, row: Row) -> None:
+def test_facts_and_frames_of_each_kind_of_file(tmp_path: Path, row: Row) -> None:
     with open_video(str(row.make(tmp_path / row.name)), isolated=False) as reader:
         info = reader.info
         for name, value in row.facts.items():
@@ -200,11 +195,14 @@ def test_what_the_file_says(tmp_path: Path, row: Row) -> None:
             assert found == (pytest.approx(value, rel=2e-4) if isinstance(value, float) else value), (row.name, name)
         for (index, colours), frame in zip(row.seen, reader.frames([index for index, _ in row.seen]), strict=True):
             assert np.abs(corners_of(frame.rgb) - colours).max() <= 12, index
-        for asked in row.ranges:
-            indices = chosen(info, asked)
+        for wanted in row.ranges:
+            indices = choose_indices(
+                info, frames=info.frame_count, fps=None, start_seconds=wanted.start, end_seconds=wanted.end,
+                bounds=REFERENCE_BOUNDS,
+            )  # fmt: skip
             frames = list(reader.frames((indices[0], indices[-1])))
-            assert tuple(read_number(frame.rgb) for frame in frames) == asked.numbers
-            assert tuple(frame.timestamp_seconds for frame in frames) == pytest.approx(asked.seconds, abs=6e-4)
+            assert tuple(read_number(frame.rgb) for frame in frames) == wanted.numbers
+            assert tuple(frame.timestamp_seconds for frame in frames) == pytest.approx(wanted.seconds, abs=6e-4)
             times = sampled_times(info, indices)
             assert (times[0], times[-1]) == tuple(frame.timestamp_seconds for frame in frames)
 
@@ -214,13 +212,6 @@ def corners_of(rgb: np.ndarray) -> np.ndarray:
     height, width, _ = rgb.shape
     places = [(y * height // 8, x * width // 8) for y in (1, 7) for x in (1, 7)]
     return np.array([rgb[place] for place in places]).astype(int)
-
-
-def chosen(info: VideoInfo, asked: Range) -> tuple[int, ...]:
-    return choose_indices(
-        info, frames=info.frame_count, fps=None, start_seconds=asked.start, end_seconds=asked.end,
-        bounds=REFERENCE_BOUNDS,
-    )  # fmt: skip
 
 
 @pytest.mark.parametrize("row", [*TIMES, *CLOCKS, *STREAMS], ids=lambda row: row.name)
@@ -283,7 +274,7 @@ def test_pixels_that_stay_as_wide_are_not_noted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("extension", ["mp4", "mkv", "ts"])
-def test_a_picture_that_stands_in_carries_its_own_time(tmp_path: Path, extension: str) -> None:
+def test_a_substitute_picture_carries_its_own_time(tmp_path: Path, extension: str) -> None:
     whole = write_clip(tmp_path / "whole.mp4", 90, options={"x264-params": "keyint=30:bframes=0:scenecut=0"})
     path = remux(
         whole, tmp_path / f"holed.{extension}", drop=lambda place: place == 0
@@ -303,4 +294,4 @@ def test_a_stream_is_chosen_by_its_number(tmp_path: Path) -> None:
             assert [read_number(frame.rgb) for frame in reader.frames((0, 19))] == [0, 19]
         with pytest.raises(VideoUnreadable, match=r"--stream 2 of two.mkv is no video") as caught:
             open_video(str(path), stream=2, isolated=isolated)
-        assert caught.value.remedy == "Choose of: 0 (128×64), 1 (256×64)."
+        assert caught.value.remedy == "Choose one of: 0 (128×64), 1 (256×64)."

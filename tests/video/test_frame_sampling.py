@@ -1,4 +1,4 @@
-"""Sampling is arithmetic: plain numbers here, qwen-vl-utils as the oracle."""
+"""Frame sampling: hand-computed cases, and equality with qwen-vl-utils."""
 
 from dataclasses import replace
 
@@ -50,7 +50,7 @@ def test_default_indices_equal_qwen_vl_utils(total: int, fps: float, rate: float
 
 @settings(max_examples=200, deadline=None)
 @given(total=st.integers(40, 20_000), frames=st.integers(2, 40))
-def test_asked_frames_equal_qwen_vl_utils(total: int, frames: int) -> None:
+def test_a_number_of_frames_equals_qwen_vl_utils(total: int, frames: int) -> None:
     count = reference.smart_nframes({"nframes": frames}, total_frames=total, video_fps=25.0)
     expected = torch.linspace(0, total - 1, count).round().long().tolist()
     assert list(choose(video(total), frames=frames)) == expected
@@ -95,17 +95,14 @@ def test_many_frames_share_the_pixels_of_the_whole_video() -> None:
     assert many[0] * many[1] <= REFERENCE_BOUNDS.total_pixels / 768 * 2
 
 
-def test_one_frame_is_doubled() -> None:
-    assert choose(video(1)) == (0, 0)
-    assert choose(video(100), frames=1) == (49, 49)
-
-
-def test_three_frames_give_two() -> None:
-    assert choose(video(3)) == (0, 2)
-
-
-def test_more_frames_than_there_are_gives_those_there_are() -> None:
-    assert choose(video(7), frames=100) == (0, 1, 2, 4, 5, 6)
+@pytest.mark.parametrize(
+    ("available", "frames", "expected"),
+    [(1, None, (0, 0)), (100, 1, (49, 49)), (3, None, (0, 2)), (7, 100, (0, 1, 2, 4, 5, 6))],
+)
+def test_the_number_of_frames_is_even_and_at_most_the_available_ones(
+    available: int, frames: int | None, expected: tuple[int, ...]
+) -> None:
+    assert choose(video(available), frames=frames) == expected
 
 
 def test_a_variable_rate_is_sampled_evenly_in_time() -> None:
@@ -115,7 +112,7 @@ def test_a_variable_rate_is_sampled_evenly_in_time() -> None:
     assert [times[index] for index in chosen] == [0.0, 2.0, 4.0, 6.0, 8.0, 10.0]
 
 
-def test_a_range_is_by_the_frames_own_times_whatever_the_mean_rate() -> None:
+def test_a_range_is_by_the_frames_own_times_at_any_mean_rate() -> None:
     times = tuple(place / 30 for place in range(120)) + tuple(4 + place / 15 for place in range(60))
     halved = video(180, 22.5, times)
     for info in (halved, replace(halved, constant_rate=True)):  # a rate that is off by less than half a frame
@@ -123,7 +120,7 @@ def test_a_range_is_by_the_frames_own_times_whatever_the_mean_rate() -> None:
         assert (chosen[0], chosen[-1]) == (123, 135)
 
 
-def test_what_is_shown_long_counts_as_long_as_the_range_asks() -> None:
+def test_a_held_frame_counts_as_long_as_the_range() -> None:
     held = replace(video(50, 25.0, tuple(place / 25 for place in range(50))), duration_seconds=61.96)
     assert choose(held, start=30.0) == (49, 49)
     assert len(choose(held, end=6.0)) == 12  # 2 per second of 6 s
@@ -140,7 +137,7 @@ def test_times_count_from_the_first_frame() -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "words"),
+    ("options", "words"),
     [
         ({"frames": 0}, "--frames 0"),
         ({"frames": 4, "fps": 2.0}, "exclude each other"),
@@ -151,9 +148,9 @@ def test_times_count_from_the_first_frame() -> None:
         ({"start": -1.0}, "before the start"),
     ],
 )
-def test_what_cannot_be_is_refused_with_numbers(asked: dict[str, float], words: str) -> None:
+def test_impossible_options_are_refused_with_numbers(options: dict[str, float], words: str) -> None:
     with pytest.raises(UsageError, match=words) as caught:
-        choose(video(250), **asked)  # type: ignore[arg-type]
+        choose(video(250), **options)  # type: ignore[arg-type]
     assert caught.value.remedy
 
 

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="peaks of memory
 
 
 def outcomes(first: int, count: int) -> list[dict[str, Any]]:
-    """What became of the mutants, from a process apart."""
+    """Return the outcomes of mutants, from a separate process."""
     command = (sys.executable, "-m", "tests.video.fuzz", str(SEED), str(first), str(count))
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     ran = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)

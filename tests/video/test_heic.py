@@ -49,7 +49,7 @@ def test_tiles_are_put_together(tmp_path: Path, size: tuple[int, int], isolated:
 
 
 @pytest.mark.parametrize("brand", [b"heic", b"heix", b"heim", b"heis", b"mif1"])
-def test_a_heic_is_told_by_its_brand_whatever_its_name(tmp_path: Path, brand: bytes) -> None:
+def test_a_heic_of_any_name_is_recognised_by_its_brand(tmp_path: Path, brand: bytes) -> None:
     data = heic_grid(tmp_path / "photo.heic", (R, G, B, W)).read_bytes()
     (tmp_path / "clip.mp4").write_bytes(data.replace(b"ftypheic", b"ftyp" + brand))
     assert quarters_of(seen(tmp_path / "clip.mp4")[1].rgb) == [R, G, B, W]
@@ -106,7 +106,7 @@ def test_of_several_pictures_the_primary_one_is_shown(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("isolated", [True, False])
 @pytest.mark.parametrize(
-    ("size", "told"),
+    ("size", "words"),
     [
         ((60_000, 60_000), "3600000000 pixels"), ((2**31 - 1, 2**31 - 1), f"{(2**31 - 1) ** 2} pixels"),
         ((8192, 4353), "8192×4353 = 35,659,776 pixels; at most 35,651,584"), ((33_000, 200), "at most 32,767"),
@@ -114,14 +114,14 @@ def test_of_several_pictures_the_primary_one_is_shown(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_an_absurd_size_is_refused_before_anything_is_decoded(
-    tmp_path: Path, size: tuple[int, int], told: str, isolated: bool
+    tmp_path: Path, size: tuple[int, int], words: str, isolated: bool
 ) -> None:
     path = heic_grid(tmp_path / "bomb.heic", (R, G, B, W), header_size=size)
     begin = monotonic()
     with pytest.raises(PictureTooLarge, match=r"bomb\.heic") as caught:
         open_video(str(path), isolated=isolated)
     assert monotonic() - begin < SECONDS
-    assert told in caught.value.what
+    assert words in caught.value.what
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Images as videos: told by their content, shown as they are meant to be seen, refused where they are damaged."""
+"""Images as videos: recognised by content, upright and opaque, refused if damaged."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.conftest import ROOT
 from vidqa.errors import PictureTooLarge, VideoError, VideoTooDamaged, VideoUnreadable
 from vidqa.types import Frame, VideoInfo
 from vidqa.video.path_completion import is_image_name, is_video_name
@@ -34,7 +35,7 @@ def looks_like(frame: Frame, x: int, y: int, colour: tuple[int, int, int]) -> bo
 
 @pytest.mark.parametrize("isolated", [True, False])
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "BMP", "TIFF"])
-def test_a_still_is_a_video_of_one_frame_whatever_its_name(tmp_path: Path, kind: str, isolated: bool) -> None:
+def test_a_still_of_any_name_is_a_video_of_one_frame(tmp_path: Path, kind: str, isolated: bool) -> None:
     path = tmp_path / "clip.mp4"
     two_halves().save(path, format=kind)
     info, (frame,) = seen(path, isolated=isolated)
@@ -44,7 +45,7 @@ def test_a_still_is_a_video_of_one_frame_whatever_its_name(tmp_path: Path, kind:
     assert looks_like(frame, 4, 4, RED) and looks_like(frame, WIDE - 5, 4, BLUE)
 
 
-def test_a_frame_that_is_asked_for_twice_comes_twice(tmp_path: Path) -> None:
+def test_an_index_given_twice_gives_the_frame_twice(tmp_path: Path) -> None:
     two_halves().save(tmp_path / "a.png")
     with open_video(str(tmp_path / "a.png")) as reader:
         first, second = reader.frames((0, 0))
@@ -222,7 +223,16 @@ def test_a_picture_of_many_strips_has_no_seam(tmp_path: Path, kind: str) -> None
     assert np.array_equal(frame.rgb, expected)
 
 
-def test_images_are_told_by_name_where_only_names_are_looked_at() -> None:
+def test_the_tiles_of_an_avif_of_a_public_report_are_joined() -> None:
+    path = ROOT.parent / "shared" / "failing" / "grid.avif"
+    if not path.exists():
+        pytest.skip(f"the file of the report is not here ({path})")
+    info, (frame,) = seen(path)
+    assert (info.frame_count, info.width, info.height) == (1, 512, 512)
+    assert looks_like(frame, 10, 10, RED) and looks_like(frame, 501, 501, WHITE)
+
+
+def test_images_and_videos_are_recognised_by_name() -> None:
     assert all(map(is_image_name, ("a.PNG", "b.jpeg", "c.webp", "d.tiff")))
     assert not any(map(is_image_name, ("a.mp4", "png", "b.gif")))
     assert is_video_name("b.gif") and not is_video_name("a.png")

@@ -1,4 +1,4 @@
-"""Packet times looked up in a container's table are those of its demuxed packets, or are not looked up."""
+"""Packet times from a container's index equal those of its demuxed packets, or the index is not used."""
 
 import random
 import subprocess
@@ -10,16 +10,16 @@ from typing import Any
 import av
 import pytest
 
-from tests.clips import read_number, write_clip
-from tests.video.test_hard_files import FRAMES, STRUCTURES, remux
+from tests.clips import add_sound, read_number, remux, write_clip
+from tests.video.test_hard_files import FRAMES, STRUCTURES
 from vidqa.errors import VideoError
 from vidqa.video.container import open_container
 from vidqa.video.frame_decoder import FrameSource
-from vidqa.video.packets import PacketTable, looked_up, read
+from vidqa.video.packets import PacketTable, demux_packets, packets_from_index
 from vidqa.video.probe import probe
-from vidqa.video.stream_selection import chosen_stream
+from vidqa.video.stream_selection import select_stream
 
-LOOKED_UP = {
+INDEXED = {
     "recovery points, no other keyframe", "16 B-frames", "fields", "open HEVC groups", "hidden reference pictures",
 }  # fmt: skip
 B_FRAMES = {"x264-params": "bframes=3:keyint=20:scenecut=0"}
@@ -28,14 +28,14 @@ B_FRAMES = {"x264-params": "bframes=3:keyint=20:scenecut=0"}
 @pytest.fixture(autouse=True)
 def few_packets_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     """Most of a short clip is then as far from the comparison as in a long one."""
-    monkeypatch.setattr("vidqa.video.container_index._COMPARED", 3)
+    monkeypatch.setattr("vidqa.video.container_index._COMPARED_PACKETS", 3)
 
 
 def both(path: Path) -> tuple[PacketTable | None, PacketTable]:
     """The table looked up and read, each from a fresh container."""
     with open_container(str(path)) as first, open_container(str(path)) as second:
-        found = looked_up(str(path), first, chosen_stream(first, str(path)))
-        return found, read(second, chosen_stream(second, str(path)))
+        found = packets_from_index(str(path), first, select_stream(first, str(path)))
+        return found, demux_packets(second, select_stream(second, str(path)))
 
 
 def check_same(path: Path) -> bool:
@@ -44,7 +44,7 @@ def check_same(path: Path) -> bool:
     if found is not None:
         assert (found.pts, found.end) == (expected.pts, expected.end), path.name
         assert (found.usable, found.in_order) == (expected.usable, expected.in_order), path.name
-        assert [pts for pts, _ in found.keys] == [pts for pts, _ in expected.keys], path.name
+        assert [pts for pts, _ in found.keyframes] == [pts for pts, _ in expected.keyframes], path.name
     return found is not None
 
 
@@ -52,7 +52,7 @@ def check_same(path: Path) -> bool:
 def test_any_group_structure(tmp_path: Path, name: str) -> None:
     extension, codec, options = STRUCTURES[name]
     path = write_clip(tmp_path / f"clip.{extension}", FRAMES, codec=codec, options=options)
-    assert check_same(path) == (name in LOOKED_UP)
+    assert check_same(path) == (name in INDEXED)
 
 
 def uneven(frames: int) -> list[int]:
@@ -75,39 +75,15 @@ def test_variable_rates_shifts_edits_and_holes(tmp_path: Path, extension: str) -
 @pytest.mark.parametrize("extension", ["mp4", "mkv"])
 @pytest.mark.parametrize("options", [{}, {"movflags": "negative_cts_offsets"}, {"movflags": "faststart"}])
 def test_sound_beside_the_picture(tmp_path: Path, extension: str, options: dict[str, str]) -> None:
-    path = tmp_path / f"loud.{extension}"
     plain = write_clip(tmp_path / "plain.mp4", 200, options=B_FRAMES)
-    with av.open(str(plain)) as source, av.open(str(path), "w", options=options) as out:
-        picture: Any = out.add_stream_from_template(source.streams.video[0])
-        sound: Any = out.add_stream("aac", rate=48_000)
-        for packet in source.demux(video=0):
-            if packet.size:
-                packet.stream = picture
-                out.mux(packet)
-                out.mux(sound.encode(silence()))
-        out.mux(sound.encode(None))
-    assert check_same(path)
-
-
-def silence() -> av.AudioFrame:
-    frame = av.AudioFrame(format="fltp", layout="stereo", samples=1024)
-    frame.sample_rate = 48_000
-    for plane in frame.planes:
-        plane.update(bytes(plane.buffer_size))
-    return frame
+    assert check_same(add_sound(plain, tmp_path / f"loud.{extension}", 8.0, options=options))
 
 
 @pytest.mark.parametrize("name", ["fragments.mp4", "no-index.mkv", "cut.mp4", "cut.mkv", "clip.ts"])
-def test_what_is_unusual_is_read(tmp_path: Path, name: str) -> None:
+def test_unusual_files_are_demuxed(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     movflags = {"movflags": "frag_keyframe+empty_moov"} if "fragments" in name else {"movflags": "faststart"}
-    plain = write_clip(tmp_path / "plain.mp4", 100, options=B_FRAMES)
-    with av.open(str(plain)) as source, av.open(str(path), "w", options=movflags) as out:
-        stream: Any = out.add_stream_from_template(source.streams.video[0])
-        for packet in source.demux(video=0):
-            if packet.size:
-                packet.stream = stream
-                out.mux(packet)
+    remux(write_clip(tmp_path / "plain.mp4", 100, options=B_FRAMES), path, options=movflags)
     data = path.read_bytes()
     if name.startswith("cut"):
         path.write_bytes(data[: len(data) * 9 // 10])
@@ -117,7 +93,7 @@ def test_what_is_unusual_is_read(tmp_path: Path, name: str) -> None:
     assert found is None and expected.pts
 
 
-def test_mutants_are_looked_up_exactly_or_not_at_all(tmp_path: Path) -> None:
+def test_the_index_of_a_mutant_is_exact_or_not_used(tmp_path: Path) -> None:
     draw, found = random.Random(11), 0
     whole = write_clip(tmp_path / "whole.mp4", 200, options=B_FRAMES, pts=uneven(200))
     for path in (remux(whole, tmp_path / f"clip.{extension}") for extension in ("mp4", "mkv")):

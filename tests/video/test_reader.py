@@ -13,7 +13,7 @@ import pytest
 from tests.clips import read_number, write_clip
 from vidqa.errors import VideoError, VideoNotFound, VideoTooDamaged, VideoUnreadable
 from vidqa.types import Frame
-from vidqa.video.reader import Decoding, VideoReader, Worker, open_video
+from vidqa.video.reader import DecoderProcess, Decoding, VideoReader, open_video
 
 CODECS = {
     "h264-b-frames": ("libx264", {"x264-params": "bframes=3:b-pyramid=normal:keyint=50:scenecut=0"}),
@@ -100,7 +100,7 @@ def test_a_start_other_than_zero_is_subtracted(tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("isolated", [True, False])
-def test_what_is_no_video_is_refused(
+def test_a_file_that_is_no_video_is_refused(
     tmp_path: Path, content: bytes | None, kind: type[VideoError], words: str, isolated: bool
 ) -> None:
     write_clip(tmp_path / "other.mp4", 3)
@@ -167,11 +167,11 @@ def children() -> set[int]:
         ("raise SystemExit(3)", "ended with code 3"),
     ],
 )
-def test_a_worker_that_hangs_or_dies_is_told_and_leaves_no_process(script: str, words: str) -> None:
+def test_a_decoder_that_hangs_or_dies_is_reported_and_leaves_no_process(script: str, words: str) -> None:
     began, before = time.monotonic(), children()
     how = Decoding(deadline_seconds=0.3 if "sleep" in script else 30)
     with pytest.raises(VideoUnreadable, match=words):
-        Worker((sys.executable, "-c", script), how).open("clip.mp4")
+        DecoderProcess((sys.executable, "-c", script), how).open(__file__)
     assert time.monotonic() - began < 20
     assert children() <= before
 
@@ -185,13 +185,7 @@ def test_closing_in_the_middle_ends_the_process(tmp_path: Path) -> None:
     assert children() <= before
 
 
-def expected_outcome(name: str) -> type[VideoError] | None:
-    return {
-        "audio_only.webm": VideoUnreadable,
-        "invalid_codec.mp4": VideoUnreadable,
-        "no_stream.mp4": VideoUnreadable,
-        "decompression_bomb.gif": VideoUnreadable,
-    }.get(name)
+UNREADABLE_CLIPS = ("audio_only.webm", "invalid_codec.mp4", "no_stream.mp4", "decompression_bomb.gif")
 
 
 def spread(reader: VideoReader) -> list[int]:
@@ -204,8 +198,8 @@ def test_every_real_clip_is_read_exactly_or_refused_clearly(real_clips: Path) ->
         if path.suffix == ".md":
             continue
         seen += 1
-        if refusal := expected_outcome(path.name):
-            with pytest.raises(refusal) as caught:
+        if path.name in UNREADABLE_CLIPS:
+            with pytest.raises(VideoUnreadable) as caught:
                 open_video(str(path))
             assert caught.value.remedy and path.name in caught.value.what
             continue

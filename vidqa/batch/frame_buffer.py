@@ -11,7 +11,8 @@ from contextlib import closing
 
 from vidqa.errors import Interrupted, VideoUnreadable, VidqaError
 from vidqa.types import Frame, VideoInfo
-from vidqa.video.reader import Decoding, Source, open_source
+from vidqa.video.open import Source
+from vidqa.video.reader import Decoding, open_source
 
 
 class MemoryBudget:

@@ -16,7 +16,8 @@ from vidqa.batch.frame_buffer import BufferedFrames, BufferedSource, MemoryBudge
 from vidqa.errors import Interrupted, VidqaError
 from vidqa.types import VideoInfo
 from vidqa.video.decoder_pool import ReusedDecoder
-from vidqa.video.reader import Decoding, Source, VideoReader
+from vidqa.video.open import Source
+from vidqa.video.reader import Decoding, VideoReader
 
 _CLOSE_SECONDS = 1.0  # how long `close` waits for threads that are inside the caller's functions
 

@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
     from vidqa.cli.json_output import answer_object
     from vidqa.engine.session import Session
     from vidqa.planner.tasks import check_request, most_turn_tokens
-    from vidqa.video.probe import check_file
+    from vidqa.video.reader import check_file
 
     settings = settings_for(arguments)
     requests = [make_request(arguments, settings, question) for question in (arguments.question, *arguments.then)]

@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
     from vidqa.models.registry import find_checkpoints
     from vidqa.planner.alternatives import alternatives
     from vidqa.planner.tasks import check_request, plan_best, tasks_for
-    from vidqa.video.open import probe_facts
+    from vidqa.video.reader import probe_facts
 
     settings = settings_for(arguments)
     request = make_request(arguments, settings, arguments.question)

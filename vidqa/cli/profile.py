@@ -40,7 +40,7 @@ def add_profile_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Profile, write the files, print; returns the exit code."""
     from vidqa.planner.tasks import check_config, check_request
-    from vidqa.video.probe import check_file
+    from vidqa.video.reader import check_file
 
     reporter, settings = StderrReporter(arguments.quiet), settings_for(arguments)
     request = make_request(arguments, settings, arguments.question)

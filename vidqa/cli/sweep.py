@@ -104,7 +104,7 @@ def _series(arguments: argparse.Namespace, reporter: StderrReporter) -> "Sweep":
     from vidqa.planner.tasks import check_config, check_request
     from vidqa.profiling.sweep_points import parse_counts, parse_sizes
     from vidqa.profiling.sweep_runner import prepare
-    from vidqa.video.open import probe_facts
+    from vidqa.video.reader import probe_facts
 
     settings = settings_for(arguments)
     request = make_request(arguments, settings, arguments.question)

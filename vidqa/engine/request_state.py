@@ -15,7 +15,7 @@ from vidqa.events import Event, Noted
 from vidqa.models.registry import Checkpoint
 from vidqa.planner.search import PlanningProblem
 from vidqa.types import Plan, Request, VideoInfo
-from vidqa.video.reader import never
+from vidqa.video.reader import check_file, never
 
 if TYPE_CHECKING:
     from vidqa.engine.answer_state import AnswerState
@@ -101,7 +101,6 @@ def resume_from(kept: PreviousRequest, request: Request, config: EngineConfig, l
 
     Raises VideoError children where the file is gone.
     """
-    from vidqa.video.probe import check_file
 
     check_file(request.video)
     last = kept.run

@@ -1,34 +1,34 @@
-"""One PNG of the very frames that a model gets: each at its true size, with its number and time below.
+"""Contact sheets: one PNG of the frames that a model gets, at their true size, with number and time below each.
 
-Knows pixels and captions; rescales nothing and knows no video, plan or model. One sheet is one file, the one that was
-asked for: frames that do not fit on it are refused rather than put into files that nobody named.
+Frames that do not fit on one sheet are refused.
 """
 
+import io
 import math
 import os
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vidqa.errors import UsageError
+from vidqa.utils.atomic_write import replace_file
 from vidqa.utils.units import format_timestamp
 
 if TYPE_CHECKING:
     import numpy
 
-MOST_SIDE = 16_384  # pixels: beyond that, viewers and graphics cards give up
-MOST_PIXELS = 178_000_000  # the most that Pillow opens again without calling it a decompression bomb
+MAX_SHEET_SIDE = 16_384  # pixels: the most that common viewers and graphics cards show
+MAX_SHEET_PIXELS = 178_000_000  # the most that Pillow opens without a decompression bomb error
 _GAP, _STRIP = 6, 20  # pixels around each cell, and of each line of text
-_TEXT = 14
-_BACKGROUND, _INK = (24, 24, 24), (232, 232, 232)
-_ASPECT = 1.6  # of the sheet, where its columns are free
+_FONT_SIZE = 14
+_BACKGROUND, _TEXT_COLOUR = (24, 24, 24), (232, 232, 232)
+_ASPECT = 1.6  # of the sheet, unless its columns are given
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
-    """Where pictures lie on a sheet, in pixels; a cell is at least as wide as its caption."""
+class SheetLayout:
+    """The grid of pictures on a sheet, in pixels; a cell is at least as wide as its caption."""
 
     columns: int
     rows: int
@@ -43,45 +43,51 @@ class Layout:
 
     @property
     def fits(self) -> bool:
-        """Whether such a sheet may be written."""
+        """Whether the sheet is within the limits."""
         width, height = self.size
-        return max(width, height) <= MOST_SIDE and width * height <= MOST_PIXELS
+        return max(width, height) <= MAX_SHEET_SIDE and width * height <= MAX_SHEET_PIXELS
 
-    def corner(self, place: int) -> tuple[int, int]:
-        """(x, y) of a picture's upper left pixel; places count from 0."""
-        row, column = divmod(place, self.columns)
+    def corner(self, index: int) -> tuple[int, int]:
+        """Return (x, y) of a picture's upper left pixel; places count from 0."""
+        row, column = divmod(index, self.columns)
         return _GAP + column * (self.cell_width + _GAP), _STRIP + 2 * _GAP + row * (self.cell_height + _GAP)
 
 
 def write_sheet(
     pictures: Sequence["numpy.ndarray"], times_seconds: Sequence[float], path: str, *, columns: int | None = None
 ) -> tuple[int, int]:
-    """Write pictures (height, width, 3) uint8 of one size, in order of time, as one PNG; returns its (width, height).
+    """Write pictures (height, width, 3) uint8 of one size, in order of time, as one PNG; return its (width, height).
 
-    A damaged video gives fewer pictures than times: the first times are theirs. Raises UsageError for a sheet that
+    If a damaged video gives fewer pictures than times, the last times are ignored. Raises UsageError for a sheet that
     would be too large or cannot be written, ValueError for pictures that differ in size.
     """
     from PIL import Image, ImageDraw, ImageFont
 
     check_target(path)
     height, width = _common_size(pictures)
-    captions = [f"#{place + 1}  {format_timestamp(time)}" for place, time in enumerate(times_seconds[: len(pictures)])]
-    font = ImageFont.load_default(_TEXT)
+    captions = [f"#{index + 1}  {format_timestamp(time)}" for index, time in enumerate(times_seconds[: len(pictures)])]
+    font = ImageFont.load_default(_FONT_SIZE)
     widest = math.ceil(max(font.getlength(caption) for caption in captions))
     layout = lay_out(len(pictures), max(width, widest), height + _STRIP, columns)
     sheet = Image.new("RGB", layout.size, _BACKGROUND)
     draw = ImageDraw.Draw(sheet)
-    draw.text((_GAP, _GAP), f"{len(pictures)} frames of {width}x{height}", _INK, font)  # the font knows no ×
-    for place, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
-        x, y = layout.corner(place)
+    draw.text((_GAP, _GAP), f"{len(pictures)} frames of {width}x{height}", _TEXT_COLOUR, font)  # the font has no ×
+    for index, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
+        x, y = layout.corner(index)
         sheet.paste(Image.fromarray(picture), (x, y))
-        draw.text((x, y + height + 2), caption, _INK, font)
-    _save(sheet, path)
+        draw.text((x, y + height + 2), caption, _TEXT_COLOUR, font)
+    png = io.BytesIO()
+    sheet.save(png, "PNG")
+    target = Path(path)
+    try:
+        replace_file(target, [png.getvalue()], target.with_name(f".vidqa-{os.getpid()}.part"))
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror or error}.", "Choose another place.") from error
     return layout.size
 
 
 def check_target(path: str) -> None:
-    """Refuse what cannot become a PNG, before anything is decoded for it; raises UsageError."""
+    """Raise UsageError if a path cannot be written as a PNG."""
     target = Path(path)
     if target.suffix.lower() != ".png":
         raise UsageError(f"{path} does not end in .png, and a sheet is a PNG.", f"Write to {target.stem}.png.")
@@ -100,36 +106,19 @@ def _common_size(pictures: Sequence["numpy.ndarray"]) -> tuple[int, int]:
     return height, width
 
 
-def lay_out(count: int, cell_width: int, cell_height: int, columns: int | None) -> Layout:
-    """A grid for `count` cells, about 16:10 unless `columns` says otherwise; raises UsageError if it is too large."""
+def lay_out(count: int, cell_width: int, cell_height: int, columns: int | None) -> SheetLayout:
+    """Return a grid for `count` cells, about 16:10 unless `columns` is given; raise UsageError if it is too large."""
     if columns is not None and columns < 1:
-        raise UsageError(f"A sheet of {columns} columns shows nothing.", "Use 1 or more.")
+        raise UsageError(f"A sheet of {columns} columns is empty.", "Use 1 or more.")
     choices = range(1, count + 1) if columns is None else (min(columns, count),)
-    grids = [Layout(wide, -(-count // wide), cell_width, cell_height) for wide in choices]
+    grids = [SheetLayout(wide, -(-count // wide), cell_width, cell_height) for wide in choices]
     best = min(grids, key=lambda grid: (not grid.fits, abs(math.log(grid.size[0] / grid.size[1] / _ASPECT))))
     if best.fits:
         return best
     width, height = best.size
     raise UsageError(
-        f"{count} frames need a sheet of {width}×{height} pixels; it may have {MOST_SIDE} on a side and "
-        f"{MOST_PIXELS // 10**6} million in all.",
+        f"{count} frames need a sheet of {width}×{height} pixels; it may have {MAX_SHEET_SIDE} on a side and "
+        f"{MAX_SHEET_PIXELS // 10**6} million in all.",
         "Show fewer with --frames, --start and --end, or smaller ones with --size"
         + (", or leave out --columns." if columns else "."),
     )
-
-
-def _save(sheet: Any, path: str) -> None:
-    """Whole or not at all: a neighbour takes the name when it is complete."""
-    target = Path(path)
-    part = target.with_name(f".vidqa-{os.getpid()}.part")
-    try:
-        sheet.save(part, "PNG")
-        os.replace(part, target)
-    except BaseException as error:
-        with suppress(OSError):
-            part.unlink()
-        if isinstance(error, OSError):
-            raise UsageError(
-                f"{path} cannot be written: {error.strerror or error}.", "Choose another place."
-            ) from error
-        raise

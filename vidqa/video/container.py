@@ -1,7 +1,4 @@
-"""Opens containers: local files only, real containers only, capped pixels.
-
-All of FFmpeg's danger is met here. Knows containers and streams; reads no packet, decodes nothing.
-"""
+"""Opening of containers with FFmpeg: local files only, real containers only, capped pixels. Decodes nothing."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -11,10 +8,9 @@ from typing import Any
 import av
 
 from vidqa.errors import VideoUnreadable
-from vidqa.video.memory_limit import too_much_memory
-from vidqa.video.size_limits import MAX_PIXELS, check_picture_size
+from vidqa.video.size_limits import MAX_PIXELS, check_picture_size, out_of_memory_error
 
-# What PyAV raises on damaged files; IndexError where a stream turns up after opening.
+# What PyAV raises on damaged files; IndexError if a stream appears after opening.
 UNREADABLE = (av.FFmpegError, UnicodeDecodeError, MemoryError, ValueError, IndexError)
 REMEDY_FETCH = "Fetch or copy it again."
 REMEDY_CONVERT = "Check that it plays, or convert it: ffmpeg -i IN -c:v libx264 OUT.mp4"
@@ -26,54 +22,54 @@ _INDEPENDENT = ("mov,", "matroska,")  # formats that find each stream's packets 
 
 
 @contextmanager
-def reading(path: str) -> Iterator[None]:
+def as_video_errors(path: str) -> Iterator[None]:
     """Turn what PyAV raises into VideoUnreadable."""
     try:
         yield
     except MemoryError as error:
-        raise too_much_memory(path) from error
+        raise out_of_memory_error(path) from error
     except UNREADABLE as error:
         message = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise VideoUnreadable(f"{Path(path).name} cannot be read as a video: {message}.", REMEDY_CONVERT) from error
 
 
 def open_container(absolute: str) -> Any:
-    """Open with local files only, real containers only and capped pixels."""
+    """Open a file with the allowed protocol and formats and capped pixels; raise VideoUnreadable."""
     options = {"protocol_whitelist": "file", "format_whitelist": _FORMATS, "max_pixels": str(MAX_PIXELS)}
-    with reading(absolute):
+    with as_video_errors(absolute):
         return av.open(absolute, options=options, metadata_errors="replace")
 
 
 def pixel_aspect(stream: Any) -> float:
-    """Width over height of a stream's pixels; 1 where the file gives none or none above 0, as for players."""
+    """Return width over height of a stream's pixels; 1 if the file gives none above 0, as players do."""
     ratio = stream.sample_aspect_ratio
     return float(ratio) if ratio is not None and ratio > 0 else 1.0
 
 
 def check_header_size(stream: Any, path: str) -> None:
-    """Refuse a stream whose header says that its pictures are too large; raises PictureTooLarge."""
+    """Raise PictureTooLarge if a stream's header says that its pictures are too large."""
     context = stream.codec_context
     check_picture_size(Path(path).name, context.width, context.height, pixel_aspect(stream))
 
 
 def size_checked(pictures: Iterable[Any], stream: Any, path: str) -> Iterator[Any]:
-    """Pass decoded pictures on; raises PictureTooLarge at one that is too large, whatever those before were."""
+    """Yield decoded pictures; raise PictureTooLarge at the first that is too large."""
     name, aspect = Path(path).name, pixel_aspect(stream)
     for picture in pictures:
         check_picture_size(name, picture.width, picture.height, aspect)
         yield picture
 
 
-def leave_out_others(container: Any, stream: Any) -> None:
-    """Let the demuxer pass over sound and other streams, where that changes nothing about this one."""
+def discard_other_streams(container: Any, stream: Any) -> None:
+    """Let the demuxer skip sound and other streams, in formats where that does not change this one."""
     if container.format.name.startswith(_INDEPENDENT):
         for other in container.streams:
             other.discard = other.discard if other.index == stream.index else av.stream.Discard.all
 
 
-def rewind(container: Any, stream: Any, *, by_place: bool = False) -> None:
-    """Go to the first packet, which may lie before time zero; `by_place` where times do not lead there."""
-    if by_place:
+def rewind(container: Any, stream: Any, *, by_bytes: bool = False) -> None:
+    """Seek to the first packet, which may lie before time zero; `by_bytes` if times cannot be sought."""
+    if by_bytes:
         container.seek(0, unsupported_byte_offset=True)
         return
     if (stream.start_time or 0) < 0:

@@ -1,79 +1,74 @@
-"""Packet times out of a container's own table, and the check that the demuxer gives the same.
+"""Packet times from a container's own index, and the check that the demuxer gives the same ones.
 
-Only well-formed MP4, QuickTime and Matroska, with a codec whose packets FFmpeg passes on as they are stored. What was
-looked up is compared with demuxed packets at the start, in the middle and at the end; anything unusual anywhere
-gives None, and then every packet is read. Decodes nothing.
+Supports well-formed MP4, QuickTime and Matroska with a codec whose packets FFmpeg passes on as stored. The index is
+compared with demuxed packets at the start, in the middle and at the end of the file; any difference means that every
+packet must be demuxed instead. Decodes nothing.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from operator import lt
 from typing import Any
 
-from vidqa.video.container import UNREADABLE
-from vidqa.video.mkv_index import matroska_table
-from vidqa.video.mp4_index import mp4_table
-from vidqa.video.packet_index import PacketIndex, UnsupportedIndex
-
-_TABLES = {"mov": mp4_table, "matroska": matroska_table}
-# FFmpeg cuts the packets of others anew, for example MPEG-2 anywhere and VP9 in MP4.
-_PASSED_ON = {
+# FFmpeg splits or joins the packets of other codecs, for example of MPEG-2 anywhere and VP9 in MP4.
+SUPPORTED_CODECS = {
     "mov": {"h264", "hevc", "av1", "mpeg4", "prores", "mjpeg"},
     "matroska": {"h264", "hevc", "av1", "vp8", "vp9"},
 }
-_COMPARED = 64  # packets at the start and in the middle
-_LONGEST_TAIL = 4096  # packets after the last keyframe: beyond that, reading them all is as good
+_COMPARED_PACKETS = 64  # at the start and in the middle
+_MAX_TAIL_PACKETS = 4096  # after the last keyframe: beyond that, demuxing all packets is as fast
+
+
+class UnsupportedIndex(Exception):
+    """The index is unusual or wrong. Does not leave the package: the packets are demuxed instead."""
 
 
 @dataclass(frozen=True, slots=True)
-class IndexedPackets:
-    """Shown packets' times as stored, keyframes' (pts, dts) and where the last packet ends, in ticks."""
+class PacketIndex:
+    """Packets in the order of storage; times in ticks, keyframes and hidden packets as positions in that order.
 
-    shown: list[int]
-    keys: list[tuple[int, int]]
+    `dts` is empty if the container stores none. `keyframes` ascend; `hidden` packets are discarded by an edit list.
+    `end` is the last moment that a packet with a stored duration reaches.
+    """
+
+    pts: list[int]
+    dts: list[int]
+    keyframes: list[int]
+    hidden: frozenset[int]
     end: int
 
+    def shown(self) -> list[int]:
+        """Return the presentation times of packets that are not hidden."""
+        hidden = self.hidden
+        return [pts for position, pts in enumerate(self.pts) if position not in hidden] if hidden else self.pts
 
-def look_up(path: str, container: Any, stream: Any) -> IndexedPackets | None:
-    """Times without reading the packets; None where that might not be what the demuxer gives.
+    def keyframe_times(self) -> list[tuple[int, int]]:
+        """Return (pts, dts) of keyframes that are not hidden."""
+        dts = self.dts or self.pts
+        return [(self.pts[position], dts[position]) for position in self.keyframes if position not in self.hidden]
 
-    The container is left anywhere.
+
+def ascending(values: Sequence[int]) -> bool:
+    """Return whether each value is larger than the one before."""
+    return all(map(lt, values, islice(values, 1, None)))
+
+
+def verified_end(index: PacketIndex, container: Any, stream: Any) -> int:
+    """Return where the last packet ends, in ticks; raise UnsupportedIndex if demuxed packets differ from the index.
+
+    The index readers check the form of a table. What a well-formed table leaves open (a shift of all times, which
+    pictures are keyframes, where the file ends) is wrong everywhere, or from some packet to the end.
+    Moves the container.
     """
-    kind = container.format.name.split(",")[0]
-    if stream.codec_context.codec.canonical_name not in _PASSED_ON.get(kind, ()):
-        return None
-    try:
-        stored = _TABLES[kind](path, stream)
-        end = _confirmed_end(stored, container, stream)
-    except (UnsupportedIndex, OSError, OverflowError, *UNREADABLE):
-        return None
-    return IndexedPackets(_shown(stored), _keys(stored), end)
-
-
-def _shown(stored: PacketIndex) -> list[int]:
-    hidden = stored.hidden
-    return [pts for place, pts in enumerate(stored.pts) if place not in hidden] if hidden else stored.pts
-
-
-def _keys(stored: PacketIndex) -> list[tuple[int, int]]:
-    dts = stored.dts or stored.pts
-    return [(stored.pts[place], dts[place]) for place in stored.keys if place not in stored.hidden]
-
-
-def _confirmed_end(stored: PacketIndex, container: Any, stream: Any) -> int:
-    """Where the last packet ends; raises Unusual unless the demuxed packets are the stored ones.
-
-    The table readers vouch for the form; what a well-formed table leaves open (a shift, the place of a packet in the
-    table, which pictures count as keyframes, where the file ends) is off everywhere, or from some packet to the end.
-    """
-    keys = frozenset(stored.keys)
-    if _agreement(stored, keys, islice(_packets(container, stream), _COMPARED))[0] != 0:
+    keyframes = frozenset(index.keyframes)
+    if _compare(index, keyframes, islice(_packets(container, stream), _COMPARED_PACKETS))[0] != 0:
         raise UnsupportedIndex("the demuxer begins elsewhere")
-    container.seek(stored.pts[stored.keys[len(stored.keys) // 2]], stream=stream, backward=True)
-    _agreement(stored, keys, islice(_packets(container, stream), _COMPARED))
-    container.seek(stored.pts[stored.keys[-1]], stream=stream, backward=True)
-    first, past, end = _agreement(stored, keys, islice(_packets(container, stream), _LONGEST_TAIL))
-    if past != len(stored.pts) or max(stored.end, max(stored.pts[:first], default=0)) > end:
+    container.seek(index.pts[index.keyframes[len(index.keyframes) // 2]], stream=stream, backward=True)
+    _compare(index, keyframes, islice(_packets(container, stream), _COMPARED_PACKETS))
+    container.seek(index.pts[index.keyframes[-1]], stream=stream, backward=True)
+    first, after_last, end = _compare(index, keyframes, islice(_packets(container, stream), _MAX_TAIL_PACKETS))
+    if after_last != len(index.pts) or max(index.end, max(index.pts[:first], default=0)) > end:
         raise UnsupportedIndex("the last packets are not the last to be shown")
     return end
 
@@ -82,24 +77,21 @@ def _packets(container: Any, stream: Any) -> Iterator[Any]:
     return (packet for packet in container.demux(stream) if packet.size)
 
 
-def _agreement(stored: PacketIndex, keys: frozenset[int], packets: Iterable[Any]) -> tuple[int, int, int]:
-    """Places of the first packet and after the last, and where they end; raises Unusual where one differs."""
-    first, place, end = -1, 0, 0
+def _compare(index: PacketIndex, keyframes: frozenset[int], packets: Iterable[Any]) -> tuple[int, int, int]:
+    """Return positions of the first packet and after the last one, and where they end; raise if one differs."""
+    first, position, end = -1, 0, 0
     for packet in packets:
         if first < 0:
-            first = place = stored.pts.index(packet.pts)
-        if place >= len(stored.pts) or _facts(packet, stored) != _stored_facts(stored, place, keys):
-            raise UnsupportedIndex(f"packet {place} differs")
+            first = position = index.pts.index(packet.pts)
+        if position >= len(index.pts) or not _is_same(packet, index, position, keyframes):
+            raise UnsupportedIndex(f"packet {position} differs")
         if not packet.is_discard:
             end = max(end, packet.pts + (packet.duration or 0))
-        place += 1
-    return first, place, end
+        position += 1
+    return first, position, end
 
 
-def _facts(packet: Any, stored: PacketIndex) -> tuple[int | None, int | None, bool, bool]:
-    return packet.pts, packet.dts if stored.dts else None, packet.is_keyframe, packet.is_discard
-
-
-def _stored_facts(stored: PacketIndex, place: int, keys: frozenset[int]) -> tuple[int | None, int | None, bool, bool]:
-    dts = stored.dts[place] if stored.dts else None
-    return stored.pts[place], dts, place in keys, place in stored.hidden
+def _is_same(packet: Any, index: PacketIndex, position: int, keyframes: frozenset[int]) -> bool:
+    same_dts = not index.dts or packet.dts == index.dts[position]
+    same_flags = (packet.is_keyframe, packet.is_discard) == (position in keyframes, position in index.hidden)
+    return packet.pts == index.pts[position] and same_dts and same_flags

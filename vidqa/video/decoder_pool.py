@@ -1,72 +1,67 @@
-"""One decoder process for file after file: starting a process costs more than decoding a short clip.
-
-It belongs to the thread that opens files with it: the process ends with the thread that started it.
-A process that died, was too slow or was left in the middle is thrown away.
-"""
+"""Reuse of one decoder process for many files: starting a process takes longer than decoding a short clip."""
 
 from collections.abc import Callable
-from types import TracebackType
 
 from vidqa.errors import VideoError
 from vidqa.types import VideoInfo
-from vidqa.video.reader import Decoding, Source, Worker, open_source, start_worker
+from vidqa.video.open import Source
+from vidqa.video.reader import DecoderProcess, Decoding, open_source, start_decoder
 
-MOST_FILES = 64  # per process: neither a slow leak nor what a hostile file left behind lives on
+MAX_FILES = 64  # per process, to bound leaks and damage by a hostile file
 
 
 class ReusedDecoder:
-    """Opens files one after the other; each `open` lets go of the file before.
+    """Opener of one file after another; each `open` closes the previous file.
 
-    `stopped` is looked at while a decoder process is waited for; then Interrupted is raised.
+    A process that died, was too slow or was left in the middle of a reply is replaced. It ends with the thread that
+    called `open`. Interrupted is raised if `is_cancelled` returns True while a reply is awaited.
     """
 
-    def __init__(self, how: Decoding, stopped: Callable[[], bool]) -> None:
-        self._how, self._stopped = how, stopped
-        self._worker: Worker | None = None
+    def __init__(self, decoding: Decoding, is_cancelled: Callable[[], bool]) -> None:
+        self._decoding, self._is_cancelled = decoding, is_cancelled
+        self._process: DecoderProcess | None = None
         self._source: Source | None = None
 
     def __enter__(self) -> "ReusedDecoder":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def open(self, path: str) -> tuple[VideoInfo, Source]:
-        """A file's facts and its frames' source, until the next `open`; raises VideoError children and Interrupted."""
-        if not self._how.isolated:
+        """Return a file's facts and frames, valid until the next `open`; raise VideoError children and Interrupted."""
+        if not self._decoding.isolated:
             self.close()
-            info, self._source = open_source(path, self._how, self._stopped)
+            info, self._source = open_source(path, self._decoding, self._is_cancelled)
             return info, self._source
-        worker = self._usable()
+        process = self._usable_process()
         try:
-            return worker.open(path), worker
+            return process.open(path), process
         except VideoError:
             if not self.suspect:
                 raise
-        worker = self._usable()
-        return worker.open(path), worker
+        process = self._usable_process()
+        return process.open(path), process
 
     @property
     def suspect(self) -> bool:
-        """Whether the process died over a file, but may have been spoiled by those before it."""
-        return self._worker is not None and self._worker.died and self._worker.files > 1
+        """Whether the process died over a file, and an earlier file may be the cause."""
+        return self._process is not None and self._process.died and self._process.file_count > 1
 
     def abandon(self) -> None:
-        """End the process, from another thread: whoever waits for it is told."""
-        if (worker := self._worker) is not None:
-            worker.abandon()
+        """Kill the process from another thread; the thread that waits for it gets an error."""
+        if (process := self._process) is not None:
+            process.abandon()
 
     def close(self) -> None:
         """End the process, or close the file in this one."""
-        for held in (self._worker, self._source):
-            if held is not None:
-                held.close()
-        self._worker = self._source = None
+        for opened in (self._process, self._source):
+            if opened is not None:
+                opened.close()
+        self._process = self._source = None
 
-    def _usable(self) -> Worker:
-        if self._worker is None or not self._worker.reusable or self._worker.files >= MOST_FILES:
+    def _usable_process(self) -> DecoderProcess:
+        if self._process is None or not self._process.reusable or self._process.file_count >= MAX_FILES:
             self.close()
-            self._worker = start_worker(self._how, self._stopped)
-        return self._worker
+            self._process = start_decoder(self._decoding, self._is_cancelled)
+        return self._process

@@ -1,8 +1,7 @@
-"""The process that touches FFmpeg: `python -m vidqa.video.decoder_worker`, spoken to over its pipes.
+"""The decoder process, `python -m vidqa.video.decoder_worker`: a file that crashes FFmpeg ends this process alone.
 
-Reads one JSON command a line from stdin; answers on stdout with messages of a four-byte
-length, a JSON header and, where the header says so, `payload_bytes` of raw data. A file
-that crashes or hangs FFmpeg takes this process down and nothing else. Knows no torch.
+Reads one JSON command a line from stdin. Answers on stdout with messages of a four-byte length, a JSON header and
+`payload_bytes` of raw data.
 """
 
 import array
@@ -18,19 +17,16 @@ from dataclasses import fields
 from importlib import import_module
 from queue import Queue
 from threading import Thread
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
 from vidqa.errors import VideoError
 from vidqa.types import Frame
-from vidqa.video.memory_limit import limited_allocation
-from vidqa.video.open import open_here
-
-if TYPE_CHECKING:
-    from vidqa.video.reader import Source
+from vidqa.video.open import Source, open_in_process
+from vidqa.video.size_limits import limited_allocation
 
 _PR_SET_PDEATHSIG = 1
-_FRAMES_AHEAD = 2
-_LARGE_FRAME_BYTES = 32 * 2**20  # of which none is decoded while another one waits
+_QUEUED_FRAMES = 2
+_LARGE_FRAME_BYTES = 32 * 2**20  # the next frame is decoded only after such a one is sent
 
 
 def send(out: BinaryIO, header: dict[str, Any], payload: memoryview | bytes = b"") -> None:
@@ -43,7 +39,7 @@ def send(out: BinaryIO, header: dict[str, Any], payload: memoryview | bytes = b"
 
 
 def serve(commands: BinaryIO, out: BinaryIO) -> None:
-    """Obey `open` and `frames` commands until stdin ends."""
+    """Execute `open` and `frames` commands until stdin ends."""
     source: Source | None = None
     path = ""
     for line in commands:
@@ -53,8 +49,8 @@ def serve(commands: BinaryIO, out: BinaryIO) -> None:
                 path = command["open"]
                 if source is not None:
                     source.close()
-                    source = None  # what fails to open leaves nothing open
-                gc.collect()  # of a cycle: PyAV's threads and buffers, which would count against this file
+                    source = None  # nothing is open if opening fails
+                gc.collect()  # frees PyAV's threads and buffers, which would count as this file's memory
                 source = _open(path, out, command.get("stream"))
             elif source is not None:
                 _send_frames(source, path, command["frames"], out)
@@ -62,36 +58,36 @@ def serve(commands: BinaryIO, out: BinaryIO) -> None:
             send(out, {"error": type(error).__name__, "what": error.what, "remedy": error.remedy})
 
 
-def _open(path: str, out: BinaryIO, stream: int | None = None) -> "Source":
+def _open(path: str, out: BinaryIO, stream: int | None = None) -> Source:
     with limited_allocation(path):
-        info, source = open_here(path, stream)
-    # Not asdict: it copies every single time.
+        info, source = open_in_process(path, stream)
+    # asdict would copy every time of `pts_seconds`.
     header = {field.name: getattr(info, field.name) for field in fields(info) if field.name != "pts_seconds"}
     send(out, {"info": header}, array.array("d", info.pts_seconds).tobytes())
-    import_module("numpy")  # for the pictures, while the parent plans; its library exits where it finds no memory
+    import_module("numpy")  # now, while the parent plans; without memory it would exit later
     return source
 
 
-def _send_frames(source: "Source", path: str, indices: Sequence[int], out: BinaryIO) -> None:
-    """Send frames while the next ones are decoded: the pipe holds less than one frame."""
-    ahead: Queue[Frame | None] = Queue(maxsize=_FRAMES_AHEAD)
-    writer = Thread(target=_write_frames, args=(ahead, out), daemon=True)
+def _send_frames(source: Source, path: str, indices: Sequence[int], out: BinaryIO) -> None:
+    """Send frames in a thread while the next ones are decoded: the pipe holds less than one frame."""
+    queue: Queue[Frame | None] = Queue(maxsize=_QUEUED_FRAMES)
+    writer = Thread(target=_write_frames, args=(queue, out), daemon=True)
     writer.start()
     try:
         with limited_allocation(path):
             for frame in source.frames(indices):
-                ahead.put(frame)
+                queue.put(frame)
                 if frame.rgb.nbytes > _LARGE_FRAME_BYTES:
                     del frame
-                    ahead.join()
+                    queue.join()
     finally:  # an error follows the frames that came before it
-        ahead.put(None)
+        queue.put(None)
         writer.join()
     send(out, {"end": source.stopped})
 
 
-def _write_frames(ahead: "Queue[Frame | None]", out: BinaryIO) -> None:
-    while (frame := ahead.get()) is not None:
+def _write_frames(queue: "Queue[Frame | None]", out: BinaryIO) -> None:
+    while (frame := queue.get()) is not None:
         header = {
             "index": frame.index,
             "seconds": frame.timestamp_seconds,
@@ -100,21 +96,21 @@ def _write_frames(ahead: "Queue[Frame | None]", out: BinaryIO) -> None:
         }
         try:
             send(out, header, frame.rgb.data.cast("B"))
-        except BrokenPipeError:  # the parent left: there is nobody to decode for
+        except BrokenPipeError:  # the parent has ended
             os._exit(0)
-        del frame  # not held while the next one is waited for
-        ahead.task_done()
+        del frame  # freed while waiting for the next one
+        queue.task_done()
 
 
 def _confine() -> None:
-    """Let the parent decide about Ctrl-C, and die with it."""
+    """Ignore Ctrl-C, which the parent handles, and end with the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def main() -> None:
-    """Serve the parent; native libraries that print go to stderr, never into the messages."""
+    """Serve the parent; what native libraries print goes to stderr instead of into the messages."""
     _confine()
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)

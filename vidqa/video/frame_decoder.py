@@ -1,48 +1,58 @@
-"""Chosen frames out of an opened video, exactly those of a linear decode and no others converted.
+"""Decoding of chosen frames of an opened video: exactly those of a linear decode, and no others converted.
 
-Goes forward through the stream and seeks only where a keyframe saves work. Between
-targets, pictures that nothing refers to are not decoded at all. Knows packets and
-pictures; knows no process and no model.
+Goes forward through the stream and seeks only where a keyframe saves work. Between targets, pictures that no other
+picture refers to are not decoded at all.
 """
 
 import bisect
 from collections.abc import Iterable, Iterator, Sequence
+from fractions import Fraction
 from itertools import chain
 from operator import itemgetter
 from typing import Any
 
+import av
+from av.video.reformatter import VideoReformatter
+
 from vidqa.errors import PictureTooLarge
 from vidqa.types import Frame
-from vidqa.video.alpha import alpha_decoder
 from vidqa.video.container import UNREADABLE, rewind, size_checked
-from vidqa.video.memory_limit import too_much_memory
-from vidqa.video.pixel_aspect import changing_aspects
 from vidqa.video.probe import Opened
 from vidqa.video.rgb_conversion import as_shown, differs
-from vidqa.video.size_limits import MAX_PIXELS
+from vidqa.video.size_limits import MAX_PIXELS, out_of_memory_error
 
-_SEEK_SAVES_FRAMES = 12  # a seek refills the decoder's pipeline: worth it from about here
+_MIN_SAVED_FRAMES = 12  # a seek refills the decoder's pipeline: it saves time from about here
 _SHAPE_NOTE = (
     "The picture changes its size or pixel aspect in the video; it is shown whole in the shape of the first one."
 )
-_STAND_IN_NOTE = "Some pictures cannot be decoded; the next one, at its own time, stands for each."
-_MOST_STEPS_BACK = 7  # keyframes: beyond that it is the file that is damaged
+_SUBSTITUTE_NOTE = "Some pictures cannot be decoded; the next one, at its own time, stands for each."
+_MAX_STEPS_BACK = 7  # keyframes: beyond that the file is damaged
+
+# FFmpeg's own decoders ignore the transparency of VP8 and VP9 in WebM; libvpx decodes it.
+_ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
+
+# Formats without a pixel aspect in the container: it can change in mid-stream. Elsewhere one holds for all pictures.
+_FORMATS_WITHOUT_ASPECT = {"mpegts", "mpeg", "mpegvideo", "m4v", "h264", "hevc", "obu"}
+_TICK = Fraction(1, 1000)  # a filter graph needs one; it has no effect here
+_SIDE, _UNIT, _WIDEST = 16, 2048, 32_000  # pixels; an aspect of 1 is a width of _UNIT
+_NARROWEST = 100  # below that rounding shows
+_WIDTH = rf"clip(round({_UNIT}*sar)\,1\,{_WIDEST})"
 
 
 class FrameSource:
-    """Decodes chosen frames of one opened video; `stopped` says why it ended early, if it did."""
+    """Decoder of chosen frames of one opened video; `stopped` says why it ended early, if it did."""
 
     def __init__(self, opened: Opened) -> None:
         self._opened = opened
         self._container, self._stream = opened.container, opened.stream
-        self._alpha = alpha_decoder(opened.stream, {"max_pixels": str(MAX_PIXELS)})  # else the stream's own decoder
-        self._aspects = changing_aspects(opened.container)
+        self._alpha_decoder = _alpha_decoder(opened.stream)  # None: the stream's own decoder
+        self._aspects = PixelAspects() if opened.container.format.name in _FORMATS_WITHOUT_ASPECT else None
         self._position: int | None = None  # ticks of the last picture that came out
         self._pictures: Iterator[Any] | None = None
         self._latest: Any | None = None
         self._order = -1  # counts pictures in linear mode
-        self._from_start = True  # no seek since the first packet: what does not come is not there
-        self._steps_back = 0  # keyframes that this file needs before a target, learned from failed seeks
+        self._from_start = True  # no seek since the first packet: a missing picture is not in the file
+        self._steps_back = 0  # additional keyframes to begin from, learned from failed seeks
         self._targets: set[int] = set()
         self.stopped = ""
 
@@ -55,21 +65,21 @@ class FrameSource:
         last: Frame | None = None
         for index in indices:
             if last is None or last.index != index:
-                last = None  # a frame may be large: it goes before the next one comes
+                last = None  # a frame may be large: free it before the next one is decoded
                 last = self._frame_at(index)
                 if last is None:
                     return
             yield last
 
     def _frame_at(self, index: int) -> Frame | None:
-        """The frame at an index, or None when the stream ends or breaks before it."""
+        """Return the frame at an index, or None if the stream ends or breaks before it."""
         picture = self._picture_at(index)
         if picture is None:
             return None
         try:
             return self._frame(index, picture)
         except MemoryError as error:
-            raise too_much_memory(self._opened.info.path) from error
+            raise out_of_memory_error(self._opened.info.path) from error
         except UNREADABLE as error:  # FFmpeg cannot convert every picture that it can decode
             self.stopped = _reason(error)
             return None
@@ -79,38 +89,38 @@ class FrameSource:
         aspect = None if self._aspects is None else self._aspects.of(picture)
         note = _SHAPE_NOTE if differs(picture, shape, aspect) else ""
         shown = self._index_of(index, picture)
-        note = _STAND_IN_NOTE if shown != index else note
+        note = _SUBSTITUTE_NOTE if shown != index else note
         return Frame(index, info.shown_seconds(shown), as_shown(picture, shape, aspect), note)
 
     def _index_of(self, index: int, picture: Any) -> int:
-        """Of the picture that is shown for an index: a later one where that cannot be decoded."""
+        """Return the index of the picture shown for an index: a later one if that cannot be decoded."""
         ticks = self._opened.pts
         if self._opened.linear or picture.pts is None or picture.pts <= ticks[index]:
             return index
         return min(bisect.bisect_left(ticks, picture.pts), len(ticks) - 1)
 
     def _picture_at(self, index: int) -> Any | None:
-        """The picture shown at an index, or None when the stream ends or breaks before it."""
+        """Return the picture shown at an index, or None if the stream ends or breaks before it."""
         if self._opened.linear:
-            return self._advance(lambda picture: self._count() >= index)
+            return self._advance(lambda _: self._count() >= index)
         target = self._opened.pts[index]
         if self._latest is not None and self._latest.pts >= target:
-            return self._latest  # it stands in for pictures that cannot be decoded
+            return self._latest  # the substitute for pictures that cannot be decoded
         self._latest = None
         self._seek_if_cheaper(target)
         picture = self._advance_to(target)
         return picture if self._is_exact(picture, target) else self._from_further_back(target, picture)
 
     def _is_exact(self, picture: Any | None, target: int) -> bool:
-        """Whether a linear decode would give this picture too; from the start, it just did."""
+        """Return whether a linear decode would give this picture too; decoding from the start is one."""
         return self._from_start or (picture is not None and picture.pts == target and not picture.is_corrupt)
 
     def _from_further_back(self, target: int, picture: Any | None) -> Any | None:
-        """Try earlier keyframes where the decoder dropped or spoiled the target; keep what there is if none helps."""
-        helped = self._steps_back
+        """Try earlier keyframes if the decoder dropped or damaged the target; return what it gives if none helps."""
+        steps_before = self._steps_back
         while not self._is_exact(picture, target):
-            if self._steps_back >= _MOST_STEPS_BACK:
-                self._steps_back = helped
+            if self._steps_back >= _MAX_STEPS_BACK:
+                self._steps_back = steps_before
                 break
             self._steps_back = self._steps_back * 2 + 1
             self.stopped = ""
@@ -127,47 +137,48 @@ class FrameSource:
         return self._order
 
     def _rewind(self) -> None:
-        """Begin again at the first packet."""
-        rewind(self._container, self._stream, by_place=self._opened.joined is not None)
-        self._forget_pictures()
+        """Restart at the first packet."""
+        rewind(self._container, self._stream, by_bytes=self._opened.joined is not None)
+        self._flush_decoder()
         self._pictures, self._position, self._order, self._from_start = None, None, -1, True
         self._latest = None
 
     def _seek_if_cheaper(self, target: int) -> None:
-        """Move to a keyframe before the target if that saves decoding."""
-        keys, ticks = self._opened.keys, self._opened.pts
-        place = self._key_before(target)
+        """Seek to a keyframe before the target if that saves decoding."""
+        keyframes, ticks = self._opened.keyframes, self._opened.pts
         at = self._position if self._position is not None else ticks[0] - 1
-        saved = bisect.bisect_left(ticks, keys[place][0]) - bisect.bisect_right(ticks, at) if place >= 0 else 0
-        if saved >= _SEEK_SAVES_FRAMES:
+        saved = 0
+        if (key := self._keyframe_before(target)) >= 0:
+            saved = bisect.bisect_left(ticks, keyframes[key][0]) - bisect.bisect_right(ticks, at)
+        if saved >= _MIN_SAVED_FRAMES:
             self._seek_before(target)
 
-    def _key_before(self, target: int) -> int:
-        """The place of the keyframe to start from; below 0 for the start of the file."""
-        return bisect.bisect_right(self._opened.keys, target, key=itemgetter(0)) - 1 - self._steps_back
+    def _keyframe_before(self, target: int) -> int:
+        """Return the position of the keyframe to start from; below 0 for the start of the file."""
+        return bisect.bisect_right(self._opened.keyframes, target, key=itemgetter(0)) - 1 - self._steps_back
 
     def _seek_before(self, target: int) -> None:
-        """Go to the nearest keyframe at or before the target that the container can find."""
-        keys, joined = self._opened.keys[: max(self._key_before(target) + 1, 0)], self._opened.joined
+        """Seek to the nearest keyframe at or before the target that the container can find."""
+        keyframes, joined = self._opened.keyframes[: max(self._keyframe_before(target) + 1, 0)], self._opened.joined
         if joined is not None:
-            places = [joined.key_positions[pts] for pts, _ in keys[-1:] if pts in joined.key_positions]
-            if not (places and self._lands_before(places[0], target, by_place=True)):
+            positions = [joined.key_positions[pts] for pts, _ in keyframes[-1:] if pts in joined.key_positions]
+            if not (positions and self._lands_before(positions[0], target, by_bytes=True)):
                 self._rewind()
             return
-        for pts, dts in reversed(keys):
-            # Some containers look up presentation times, some decoding times: the landing decides.
+        for pts, dts in reversed(keyframes):
+            # Some containers seek by presentation times, some by decoding times: try both.
             if self._lands_before(pts, target) or (dts < pts and self._lands_before(dts, target)):
                 return
         self._rewind()
 
-    def _lands_before(self, where: int, target: int, *, by_place: bool = False) -> bool:
-        """Seek to ticks, or to a byte `by_place`; true if the first keyframe there does not lie behind the target."""
+    def _lands_before(self, where: int, target: int, *, by_bytes: bool = False) -> bool:
+        """Seek to ticks, or to a byte; return whether the first keyframe there does not lie behind the target."""
         try:
-            if by_place:
+            if by_bytes:
                 self._container.seek(where, unsupported_byte_offset=True)
             else:
                 self._container.seek(where, stream=self._stream, backward=True)
-            self._forget_pictures()
+            self._flush_decoder()
             packets = self._packets()
             key = next((packet for packet in packets if packet.is_keyframe and packet.pts is not None), None)
         except UNREADABLE:
@@ -177,10 +188,10 @@ class FrameSource:
         self._pictures, self._position, self._from_start = self._decoded(chain((key,), packets)), None, False
         return True
 
-    def _forget_pictures(self) -> None:
-        """Empty the decoder after a seek; the container does so with its own ones."""
-        if self._alpha is not None:
-            self._alpha.flush_buffers()
+    def _flush_decoder(self) -> None:
+        """Empty the alpha decoder after a seek; the container flushes its own decoders."""
+        if self._alpha_decoder is not None:
+            self._alpha_decoder.flush_buffers()
 
     def _advance(self, reached: Any) -> Any | None:
         if self._pictures is None:
@@ -193,35 +204,74 @@ class FrameSource:
         return None
 
     def _packets(self) -> Iterator[Any]:
-        """Packets from here on, with the times that frames are looked up by."""
+        """Return the packets from here on, with the times of the packet table."""
         packets = self._container.demux(self._stream)
-        return packets if self._opened.joined is None else self._opened.joined.laid(packets)
+        return packets if self._opened.joined is None else self._opened.joined.shifted(packets)
 
     def _decoded(self, packets: Iterable[Any]) -> Iterator[Any]:
-        """Pictures in presentation order. What is no target and no reference is skipped."""
+        """Yield pictures in presentation order without those that are neither target nor reference."""
         context = self._stream.codec_context
         try:
             for packet in packets:
                 exact = self._opened.linear or packet.pts is None or packet.pts in self._targets
-                # Read by the decoder per packet: a picture that nothing refers to changes no other.
+                # The decoder reads this for every packet. A picture that nothing refers to changes no other.
                 context.skip_frame = "DEFAULT" if exact else "NONREF"
-                pictures = packet.decode() if self._alpha is None else self._alpha.decode(packet)
+                pictures = packet.decode() if self._alpha_decoder is None else self._alpha_decoder.decode(packet)
                 yield from size_checked(pictures, self._stream, self._opened.info.path)
         except PictureTooLarge as error:
             self.stopped = error.what.removesuffix(".")
         except MemoryError as error:
-            raise too_much_memory(self._opened.info.path) from error
+            raise out_of_memory_error(self._opened.info.path) from error
         except UNREADABLE as error:
             self.stopped = _reason(error)
 
     def abandon(self) -> None:
-        """Nothing can be stopped within a process: the reading ends with the frame that it is at."""
+        """Do nothing: decoding in this process cannot be stopped before the current frame ends."""
 
     def close(self) -> None:
         """Close the container."""
-        self._pictures = self._latest = None  # they refer to the container's threads
+        self._pictures = self._latest = None  # both refer to the container's threads
         self._container.close()
 
 
 def _reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+def _alpha_decoder(stream: Any) -> Any | None:
+    """Return a decoder for a stream whose header says that it has alpha; None for others, or without libvpx."""
+    name = _ALPHA_DECODERS.get(stream.codec_context.name)
+    if name is None or stream.metadata.get("alpha_mode", stream.metadata.get("ALPHA_MODE")) != "1":
+        return None
+    try:
+        context = av.CodecContext.create(name, "r")
+    except av.codec.codec.UnknownCodecError:
+        return None
+    context.options = {"max_pixels": str(MAX_PIXELS)}
+    context.thread_count = stream.codec_context.thread_count
+    return context
+
+
+class PixelAspects:
+    """Reader of decoded pictures' pixel aspect (width over height), which PyAV does not give; 40 µs a picture.
+
+    FFmpeg's scale filter knows it and makes a tiny copy of the picture that is as wide as it says.
+    """
+
+    def __init__(self) -> None:
+        self._reformatter = VideoReformatter()
+        self._graph = av.filter.Graph()
+        self._graph.threads = 1
+        source = self._graph.add_buffer(width=_SIDE, height=_SIDE, format=av.VideoFormat("gray"), time_base=_TICK)
+        scale = self._graph.add("scale", f"w={_WIDTH}:h={_SIDE}:flags=neighbor:eval=frame")
+        sink = self._graph.add("buffersink")
+        self._graph.link_nodes(source, scale, sink).configure()
+
+    def of(self, picture: Any) -> float | None:
+        """Return a picture's own pixel aspect; None if it is too narrow or too wide to measure."""
+        tiny = self._reformatter.reformat(
+            picture, width=_SIDE, height=_SIDE, format="gray", interpolation="POINT", threads=1
+        )
+        self._graph.vpush(tiny)
+        width = self._graph.vpull().width
+        return width / _UNIT if _NARROWEST <= width < _WIDEST else None

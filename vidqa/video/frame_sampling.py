@@ -1,10 +1,9 @@
-"""Which frames to take, and how large to make them. Arithmetic on plain numbers.
+"""Selection of frames by index and of their size. Arithmetic on plain numbers.
 
-The rules are those of qwen-vl-utils 0.0.14 (vision_process.py: smart_nframes,
-calculate_video_frame_range, fetch_video, smart_resize), re-implemented so that a plan
-needs no torch; on clips of a constant rate the indices are the same. Where the rate
-varies, frames are spread evenly in time instead of in number. A range of time is
-always that of the frames' own times.
+The rules are those of qwen-vl-utils 0.0.14 (vision_process.py: smart_nframes, calculate_video_frame_range,
+fetch_video, smart_resize), re-implemented so that a plan needs no torch; on clips of a constant rate the indices are
+the same. If the rate varies, frames are spread evenly in time instead of in number. A range of time is always that of
+the frames' own times.
 """
 
 import bisect
@@ -19,8 +18,8 @@ from vidqa.utils.units import format_timestamp
 from vidqa.video.size_limits import MAX_ASPECT
 
 _FRAMES_PER_SLICE = 2
-_ROUNDING_SECONDS = 1e-6  # of times that are sums: a frame at 2 s is shown from --start 2 on
-_MAX_SLICE_TOKENS = 16_384  # the largest picture Qwen2-VL was made for (qwen-vl-utils 0.0.14)
+_ROUNDING_SECONDS = 1e-6  # error of summed times: --start 2 includes a frame at 2 s
+_MAX_SLICE_TOKENS = 16_384  # qwen-vl-utils 0.0.14
 
 
 def choose_indices(
@@ -32,38 +31,38 @@ def choose_indices(
     end_seconds: float | None,
     bounds: PixelBounds,
 ) -> tuple[int, ...]:
-    """Indices into `info.pts_seconds`, ascending and even in number; one frame is doubled.
+    """Return indices into `info.pts_seconds`, ascending and even in number; one frame is doubled.
 
-    Times are a player's, which counts from 0. Raises UsageError for what cannot be.
+    Times count from 0, as in a player. Raises UsageError for an impossible number, rate or range.
     """
     check_counts(frames, fps)
     first, last = _range(info, start_seconds, end_seconds)
     available = last - first + 1
     if available == 1 or frames == 1:
         return ((first + last) // 2,) * _FRAMES_PER_SLICE
-    wanted = frames if frames is not None else _frames_at(info, first, last, end_seconds, fps or bounds.fps, bounds)
-    count = _even(min(_nearest_even(wanted), available))
+    target = frames if frames is not None else _frames_at(info, first, last, end_seconds, fps or bounds.fps, bounds)
+    count = _floor_even(min(max(round(target / _FRAMES_PER_SLICE), 1) * _FRAMES_PER_SLICE, available))
     if info.constant_rate:
         return spread(first, last, count)
     return _spread_in_time(info.pts_seconds, first, last, count)
 
 
 def check_counts(frames: int | None, fps: float | None) -> None:
-    """Refuse a number of frames or a rate that cannot be; raises UsageError."""
+    """Raise UsageError for an impossible number of frames or rate."""
     if frames is not None and fps is not None:
         raise UsageError("--frames and --fps exclude each other.", "Give one of them.")
     if frames is not None and frames < 1:
-        raise UsageError(f"--frames {frames} shows nothing.", "Ask for 1 or more.")
+        raise UsageError(f"--frames {frames} selects no frame.", "Ask for 1 or more.")
     if fps is not None and not 0 < fps < math.inf:
         raise UsageError(f"--fps {fps} is not above 0.", "Ask for example --fps 2.")
 
 
 def _range(info: VideoInfo, start: float | None, end: float | None) -> tuple[int, int]:
-    """First and last index of the frames that are shown first within the asked range of time."""
+    """Return the first and last index of the frames within a range of time."""
     length = f"The video lasts {format_timestamp(info.duration_seconds)}"
     low, high = start or 0.0, info.duration_seconds if end is None else end
     if low < 0 or high < 0:
-        raise UsageError("A time before the start of the video was asked for.", f"{length}; times begin at 0.")
+        raise UsageError("The start or end lies before the start of the video.", f"{length}; times begin at 0.")
     if low >= info.duration_seconds and low > 0:
         raise UsageError(f"--start {format_timestamp(low)} lies past the end.", f"{length}; choose an earlier start.")
     if low >= high and (start is not None or end is not None):
@@ -73,21 +72,20 @@ def _range(info: VideoInfo, start: float | None, end: float | None) -> tuple[int
     offset = info.pts_seconds[0] - info.lead_seconds
     first = bisect.bisect_left(info.pts_seconds, low + offset - _ROUNDING_SECONDS)
     last = max(bisect.bisect_right(info.pts_seconds, high + offset + _ROUNDING_SECONDS) - 1, 0)
-    return min(first, last), last  # a range between two frames shows the one before it
+    return min(first, last), last  # a range between two frames selects the one before it
 
 
 def _frames_at(info: VideoInfo, first: int, last: int, end: float | None, fps: float, bounds: PixelBounds) -> int:
-    """Qwen's count: duration times rate, within the bounds and what there is, floored to even."""
+    """Return duration times rate, within the bounds and the available frames, rounded down to even."""
     available = last - first + 1
     seconds = available / info.fps if info.constant_rate else _seconds_shown(info, first, last, end)
-    wanted = seconds * fps
     lowest = math.ceil(bounds.min_frames / _FRAMES_PER_SLICE) * _FRAMES_PER_SLICE
-    highest = _even(min(bounds.max_frames, available))
-    return _even(int(min(max(wanted, lowest), highest, available)))
+    highest = _floor_even(min(bounds.max_frames, available))
+    return _floor_even(int(min(max(seconds * fps, lowest), highest, available)))
 
 
 def _seconds_shown(info: VideoInfo, first: int, last: int, end: float | None) -> float:
-    """How long these frames are shown, until the end of the range at most."""
+    """Return how long these frames are shown, until the end of the range at most."""
     times = info.pts_seconds
     zero = times[0] - info.lead_seconds
     until = times[last + 1] if last + 1 < len(times) else zero + info.duration_seconds
@@ -95,20 +93,16 @@ def _seconds_shown(info: VideoInfo, first: int, last: int, end: float | None) ->
     return max(until, times[last]) - times[first]
 
 
-def _even(count: int) -> int:
+def _floor_even(count: int) -> int:
     return max(count // _FRAMES_PER_SLICE * _FRAMES_PER_SLICE, _FRAMES_PER_SLICE)
 
 
-def _nearest_even(count: int) -> int:
-    return max(round(count / _FRAMES_PER_SLICE) * _FRAMES_PER_SLICE, _FRAMES_PER_SLICE)
-
-
 def spread(first: int, last: int, count: int) -> tuple[int, ...]:
-    """`torch.linspace(first, last, count).round()`: single precision, from both ends, half to even."""
+    """Return `torch.linspace(first, last, count).round()`: single precision, from both ends, half to even."""
     step = _single((last - first) / (count - 1))
     half = count // 2
-    low = [round(_single(first + step * place)) for place in range(half)]
-    high = [round(_single(last - step * (count - 1 - place))) for place in range(half, count)]
+    low = [round(_single(first + step * index)) for index in range(half)]
+    high = [round(_single(last - step * (count - 1 - index))) for index in range(half, count)]
     return tuple(low + high)
 
 
@@ -118,9 +112,9 @@ def _single(value: float) -> float:
 
 
 def _spread_in_time(pts: Sequence[float], first: int, last: int, count: int) -> tuple[int, ...]:
-    """The frames nearest to `count` evenly spread moments."""
+    """Return the frames nearest to `count` evenly spread times."""
     begin, span = pts[first], pts[last] - pts[first]
-    return tuple(_nearest(pts, begin + span * place / (count - 1), first, last) for place in range(count))
+    return tuple(_nearest(pts, begin + span * index / (count - 1), first, last) for index in range(count))
 
 
 def _nearest(pts: Sequence[float], moment: float, first: int, last: int) -> int:
@@ -130,30 +124,30 @@ def _nearest(pts: Sequence[float], moment: float, first: int, last: int) -> int:
 
 
 def frames_at_rate(info: VideoInfo, start_seconds: float | None, end_seconds: float | None, rate: float) -> int:
-    """Even number of frames that `rate` per second makes of the asked range, at least 2 and no more than there are."""
+    """Return the even number of frames at `rate` per second in a range: at least 2, at most the available ones."""
     first, last = _range(info, start_seconds, end_seconds)
     seconds = _seconds_shown(info, first, last, end_seconds)
-    return _even(min(int(seconds * rate + 1e-6), last - first + 1))
+    return _floor_even(min(int(seconds * rate + 1e-6), last - first + 1))
 
 
 def sampled_times(info: VideoInfo, indices: Sequence[int]) -> tuple[float, ...]:
-    """When a player that counts from 0 shows each frame, in seconds."""
+    """Return when a player that counts from 0 shows each frame, in seconds."""
     return tuple(map(info.shown_seconds, indices))
 
 
 def fitting_sizes(
-    info: VideoInfo, asked: tuple[int, int] | None, bounds: PixelBounds, min_pixels: int, *, factor: int
+    info: VideoInfo, size: tuple[int, int] | None, bounds: PixelBounds, min_pixels: int, *, factor: int
 ) -> tuple[tuple[int, int], ...]:
-    """Every (height, width) that the rule gives between `min_pixels` and the checkpoint's maximum, ascending.
+    """Return every (height, width) that the rule gives between `min_pixels` and the checkpoint's maximum, ascending.
 
-    `asked` is (width, height) and is kept, rounded to whole tokens. Raises UsageError for one too large.
+    A given `size` (width, height) is the only one, rounded to whole tokens. Raises UsageError if it is too large.
     """
-    if asked is not None:
-        return (_asked_size(asked, factor),)
+    if size is not None:
+        return (_rounded_size(size, factor),)
     return _all_sizes(info.height, info.width, bounds, min_pixels, factor)
 
 
-@lru_cache(maxsize=64)  # hundreds of roots, and a face asks anew with every key
+@lru_cache(maxsize=64)  # hundreds of roots, and the session plans again with every key
 def _all_sizes(tall: int, wide: int, bounds: PixelBounds, min_pixels: int, factor: int) -> tuple[tuple[int, int], ...]:
     token = factor * factor
     low, high = -(-min_pixels // token), max(bounds.max_pixels // token, -(-min_pixels // token))
@@ -166,9 +160,9 @@ def _all_sizes(tall: int, wide: int, bounds: PixelBounds, min_pixels: int, facto
     return tuple(by_area[area] for area in enough)
 
 
-def _asked_size(asked: tuple[int, int], factor: int) -> tuple[int, int]:
-    """`--size` (width, height) rounded to whole tokens, as (height, width)."""
-    width, height = (max(factor, round(side / factor) * factor) for side in asked)
+def _rounded_size(size: tuple[int, int], factor: int) -> tuple[int, int]:
+    """Return `--size` (width, height) rounded to whole tokens, as (height, width)."""
+    width, height = (max(factor, round(side / factor) * factor) for side in size)
     tokens = height // factor * (width // factor)
     if tokens > _MAX_SLICE_TOKENS:
         raise UsageError(
@@ -179,7 +173,7 @@ def _asked_size(asked: tuple[int, int], factor: int) -> tuple[int, int]:
 
 
 def frame_size(height: int, width: int, frames: int, bounds: PixelBounds, *, factor: int) -> tuple[int, int]:
-    """(height, width) to give the frames: an even share of the video's pixels, within the bounds."""
+    """Return the (height, width) of frames: an equal share of the video's pixels, within the bounds."""
     share = bounds.total_pixels / frames * _FRAMES_PER_SLICE
     most = max(min(bounds.max_pixels, share), int(bounds.min_pixels * 1.05))
     return smart_resize(height, width, factor=factor, min_pixels=bounds.min_pixels, max_pixels=most)

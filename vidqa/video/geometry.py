@@ -1,7 +1,4 @@
-"""The shape that a decoded picture is shown in: cropped, turned or mirrored, its pixels widened.
-
-Arithmetic on plain numbers; knows no decoder.
-"""
+"""Crop, orientation and pixel aspect of decoded pictures. Arithmetic on plain numbers."""
 
 from dataclasses import dataclass
 from struct import unpack
@@ -9,7 +6,7 @@ from struct import unpack
 
 @dataclass(frozen=True, slots=True)
 class Crop:
-    """Pixels to leave out at each side of a picture as it is stored."""
+    """Pixels to cut off each side of a picture as it is stored."""
 
     left: int = 0
     top: int = 0
@@ -19,7 +16,7 @@ class Crop:
 
 @dataclass(frozen=True, slots=True)
 class Orientation:
-    """Rows become columns first (`transposed`); then left and right, top and bottom change places."""
+    """A right-angled turn or mirror: rows become columns first (`transposed`), then sides are swapped."""
 
     transposed: bool = False
     left_right: bool = False
@@ -32,16 +29,16 @@ class Orientation:
 
     @property
     def degrees(self) -> int:
-        """How far the picture, mirrored from left to right first where it is `mirrored`, is turned to the left."""
+        """Degrees to the left, after mirroring left and right if `mirrored`."""
         if not self.transposed:
             return 180 if self.top_bottom else 0
         return 90 if self.top_bottom == (not self.mirrored) else 270
 
 
 def orientation(matrix: bytes) -> Orientation:
-    """The nearest right-angled orientation of a display matrix (ISO 14496-12, 6.2.2), nine 32-bit numbers.
+    """Return the nearest right-angled orientation of a display matrix (ISO 14496-12, 6.2.2), nine 32-bit numbers.
 
-    It sends (x, y) to (ax + cy, bx + dy).
+    The matrix sends (x, y) to (ax + cy, bx + dy).
     """
     if len(matrix) != 36:
         return Orientation()
@@ -52,16 +49,16 @@ def orientation(matrix: bytes) -> Orientation:
 
 
 def quarter_turn(degrees: float) -> Orientation:
-    """The nearest right-angled orientation of a turn to the left, without a mirror."""
+    """Return the nearest right-angled orientation of a turn to the left, without a mirror."""
     quarters = round(degrees / 90) % 4
     return Orientation(quarters in (1, 3), quarters in (2, 3), quarters in (1, 2))
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """A stream's first picture: its stored size in pixels, and what is done to show it.
+    """The stored size in pixels of a stream's first picture, and how it is shown.
 
-    `on_white` says that the decoder has drawn it on white already.
+    `on_white`: the decoder has drawn it on white already.
     """
 
     width: int
@@ -73,7 +70,7 @@ class Shape:
 
     @property
     def cropped_size(self) -> tuple[int, int]:
-        """(width, height) of what is left of the stored picture."""
+        """(width, height) after the crop."""
         crop = self.crop
         return self.width - crop.left - crop.right, self.height - crop.top - crop.bottom
 
@@ -85,9 +82,9 @@ class Shape:
         return (height, wide) if self.orientation.transposed else (wide, height)
 
     def fitted_size(self, width: int, height: int, pixel_aspect: float | None = None) -> tuple[int, int]:
-        """(width, height) of another picture, as large as it fits without changing its form.
+        """Return (width, height) of another picture scaled to fit into the cropped size, its aspect unchanged.
 
-        Both are in pixels of the stream's first picture; it has such ones itself unless its own aspect is given.
+        The result is in pixels of the stream's first picture, whose pixel aspect it has unless another is given.
         """
         wide, tall = self.cropped_size
         width = max(round(width * (pixel_aspect or self.pixel_aspect) / self.pixel_aspect), 1)
@@ -96,5 +93,5 @@ class Shape:
 
 
 def usable_crop(crop: Crop, width: int, height: int) -> Crop:
-    """The crop, or none where it would leave nothing."""
+    """Return the crop, or no crop if nothing would be left."""
     return crop if crop.left + crop.right < width and crop.top + crop.bottom < height else Crop()

@@ -1,7 +1,7 @@
-"""Image files as videos: a still is one of one frame, an animated WebP or PNG has its frames' own times.
+"""Image files as videos: stills of one frame, and animated WebP and PNG with their frames' times.
 
-Pillow decodes them, HEIC with pillow-heif, since FFmpeg knows neither orientation nor blending of
-images, and no animated WebP. GIF is FFmpeg's: it draws and times those as browsers do.
+Decoded by Pillow, HEIC by pillow-heif: FFmpeg supports neither orientation nor blending of images, and no animated
+WebP. GIF is left to FFmpeg, which draws and times it as browsers do.
 """
 
 import struct
@@ -17,8 +17,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from vidqa.errors import PictureTooLarge, VideoTooDamaged, VideoUnreadable
 from vidqa.types import Frame, VideoInfo
 from vidqa.video.container import REMEDY_FETCH
-from vidqa.video.memory_limit import too_much_memory
-from vidqa.video.size_limits import REMEDY_SMALLER, check_picture_size
+from vidqa.video.size_limits import REMEDY_SMALLER, check_picture_size, out_of_memory_error
 
 if TYPE_CHECKING:
     import numpy
@@ -29,7 +28,7 @@ _TURNS = {3: 180, 4: 180, 5: 270, 6: 270, 7: 90, 8: 90}  # degrees to the left b
 _ORIENTATION = 0x0112  # EXIF's tag
 _STRIP_PIXELS = 2**20
 _STILL_SECONDS = 1.0
-_LEAST_SECONDS, _BROWSER_SECONDS = 0.01, 0.1  # browsers show a frame of at most 10 ms for 100 ms
+_MIN_SECONDS, _BROWSER_SECONDS = 0.01, 0.1  # browsers show a frame of at most 10 ms for 100 ms
 _REMEDY_CONVERT = "Check that it opens elsewhere, or convert it: ffmpeg -i IN OUT.png"
 # What Pillow raises on damaged files; the warning only where warnings are errors.
 _DAMAGED = (
@@ -40,19 +39,19 @@ _BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 
 
 class ImageSource:
-    """An opened image file: its facts and its pictures. Raises VideoUnreadable and VideoTooDamaged."""
+    """An opened image file: its facts and its frames. Raises VideoUnreadable and VideoTooDamaged."""
 
-    def __init__(self, path: str, absolute: str) -> None:
+    def __init__(self, path: str) -> None:
         self.stopped = ""
         self._name = Path(path).name
-        with self._reading(VideoUnreadable):
-            self._file = open(absolute, "rb")  # noqa: SIM115
+        with self._as_video_errors(VideoUnreadable):
+            self._file = open(path, "rb")  # noqa: SIM115
         try:
-            with self._reading(VideoUnreadable):
+            with self._as_video_errors(VideoUnreadable):
                 self._formats = _formats(self._file.read(12))
-                self._image = self._begin()
+                self._image = self._reopened()
             check_picture_size(self._name, *self._image.size)
-            with self._reading(VideoTooDamaged):
+            with self._as_video_errors(VideoTooDamaged):
                 self._image.load()
             self.info = self._facts(path)
         except BaseException:
@@ -64,8 +63,8 @@ class ImageSource:
         self.stopped = ""
         times = self.info.pts_seconds
         if len(times) > 1:
-            with self._reading(VideoTooDamaged):
-                self._image = self._begin()
+            with self._as_video_errors(VideoTooDamaged):
+                self._image = self._reopened()
         for index in indices:
             try:
                 if len(times) > 1:  # a still is not always the first of a file's pictures
@@ -73,7 +72,7 @@ class ImageSource:
                 check_picture_size(self._name, *self._image.size)
                 rgb = _as_rgb(self._image)
             except MemoryError as error:
-                raise too_much_memory(self._name) from error
+                raise out_of_memory_error(self._name) from error
             except _DAMAGED as error:
                 self.stopped = str(error) or type(error).__name__
                 return
@@ -83,34 +82,34 @@ class ImageSource:
             yield Frame(index, self.info.shown_seconds(index), rgb)
 
     def abandon(self) -> None:
-        """Nothing can be stopped within a process: the reading ends with the frame that it is at."""
+        """Do nothing: decoding in this process cannot be stopped before the current frame ends."""
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
 
-    def _begin(self) -> Image.Image:
-        """The image at its first frame: going back in an animated PNG fails in Pillow."""
+    def _reopened(self) -> Image.Image:
+        """Return the image at its first frame: seeking back in an animated PNG fails in Pillow."""
         self._file.seek(0)
         return Image.open(self._file, formats=self._formats)
 
     @contextmanager
-    def _reading(self, kind: type[VideoUnreadable] | type[VideoTooDamaged]) -> Iterator[None]:
-        """Turn what Pillow raises into what can be told."""
+    def _as_video_errors(self, kind: type[VideoUnreadable] | type[VideoTooDamaged]) -> Iterator[None]:
+        """Turn what Pillow raises into VideoError children."""
         remedy = _REMEDY_CONVERT if kind is VideoUnreadable else REMEDY_FETCH
         try:
             yield
         except MemoryError as error:
-            raise too_much_memory(self._name) from error
+            raise out_of_memory_error(self._name) from error
         except _BOMBS as error:
             raise PictureTooLarge(f"{self._name} is too large: {error}", REMEDY_SMALLER) from error
         except _DAMAGED as error:
-            unknown = isinstance(error, UnidentifiedImageError)  # whose own words show a Python object
+            unknown = isinstance(error, UnidentifiedImageError)  # its message shows a Python object
             reason = "damaged header" if unknown else str(error).removesuffix(".") or type(error).__name__
             raise kind(f"{self._name} cannot be read as an image: {reason}.", remedy) from error
 
     def _facts(self, path: str) -> VideoInfo:
-        with self._reading(VideoTooDamaged):
+        with self._as_video_errors(VideoTooDamaged):
             orientation = self._image.getexif().get(_ORIENTATION, 1)
             expected = getattr(self._image, "n_frames", 1) if self._image.format in _ANIMATED else 1
             notes = tuple(_others_note(self._image))
@@ -119,7 +118,7 @@ class ImageSource:
         seconds = [_STILL_SECONDS]
         if expected > 1:
             seconds = list(self._durations(expected))
-            notes = self._missing(len(seconds), expected)
+            notes = self._truncation_note(len(seconds), expected)
         codec = (self._image.format or "").lower()
         return VideoInfo(
             path=path,
@@ -149,7 +148,7 @@ class ImageSource:
         )
 
     def _durations(self, expected: int) -> Iterator[float]:
-        """Seconds of every frame that can be decoded; a frame's time is known once it is."""
+        """Yield the seconds of every frame that can be decoded; a frame's time is known after decoding."""
         for index in range(expected):
             try:
                 self._image.seek(index)
@@ -157,20 +156,20 @@ class ImageSource:
             except _DAMAGED:
                 return
             seconds = float(self._image.info.get("duration", 0)) / 1000
-            yield seconds if seconds > _LEAST_SECONDS else _BROWSER_SECONDS
+            yield seconds if seconds > _MIN_SECONDS else _BROWSER_SECONDS
 
-    def _missing(self, there: int, expected: int) -> tuple[str, ...]:
-        """A note where frames are missing; raises VideoTooDamaged where less than half are there."""
-        if there == expected:
+    def _truncation_note(self, found: int, expected: int) -> tuple[str, ...]:
+        """Return a note if frames are missing; raise VideoTooDamaged if more than half are."""
+        if found == expected:
             return ()
-        told = f"{self._name} looks truncated: {there} of {expected} frames are there."
-        if there * 2 < expected:
-            raise VideoTooDamaged(told, REMEDY_FETCH)
-        return (told,)
+        message = f"{self._name} looks truncated: {found} of {expected} frames are there."
+        if found * 2 < expected:
+            raise VideoTooDamaged(message, REMEDY_FETCH)
+        return (message,)
 
 
 def _formats(start: bytes) -> tuple[str, ...]:
-    """What a file may be by its first 12 bytes. HEIC is added to Pillow where it is needed: that takes time."""
+    """Return Pillow's formats for a file's first 12 bytes; register HEIC only if it is needed: that takes time."""
     if start[4:8] != b"ftyp" or start[8:] == b"avif":
         return _FORMATS
     from pillow_heif import register_heif_opener
@@ -180,19 +179,19 @@ def _formats(start: bytes) -> tuple[str, ...]:
 
 
 def _others_note(image: Image.Image) -> Iterator[str]:
-    """Say which one is taken of the pictures that a HEIC file holds side by side."""
+    """Yield a note of which picture is taken if a HEIC file has several."""
     pictures = getattr(image, "n_frames", 1) if image.format == "HEIF" else 1
     if pictures > 1:
         yield f"The file has {pictures} pictures: its primary one, number {image.tell() + 1}, is taken."
 
 
 def _as_rgb(image: Image.Image) -> "numpy.ndarray":
-    """The picture (height, width, 3) uint8 as it is meant to be seen.
+    """Return the picture (height, width, 3) uint8, upright and opaque.
 
-    Transparent parts are white, as viewers and qwen-vl-utils show them. Converted in strips: a large picture is
-    in memory twice at most, as Pillow holds it and as it is returned.
+    Transparent parts are white, as viewers and qwen-vl-utils show them. Converted in strips, so that a large picture
+    is in memory twice at most: in Pillow and as the result.
     """
-    import numpy as np  # late: a plan opens files and converts no picture
+    import numpy as np  # a plan opens files and converts no picture
 
     image.load()
     turned = image.getexif().get(_ORIENTATION, 1) in range(2, 9)
@@ -229,13 +228,13 @@ def _finite(strip: Image.Image) -> "numpy.ndarray":
 
 
 def _extremes(strips: Iterable[Image.Image]) -> tuple[float, float]:
-    """The lowest and the highest finite value of all."""
+    """Return the lowest and the highest finite value."""
     values = [(finite.min(), finite.max()) for finite in map(_finite, strips)]
     return float(min(low for low, _ in values)), float(max(high for _, high in values))
 
 
 def _stretched(strip: Image.Image, low: float, high: float) -> "numpy.ndarray":
-    """Numbers of no known range as uint8 (height, width, 1): from the lowest, black, to the highest, white."""
+    """Scale values of unknown range to uint8 (height, width, 1): the lowest is black, the highest white."""
     import numpy as np
 
     shades: numpy.ndarray = ((_finite(strip) - low) * (255 / max(high - low, 1e-12))).astype(np.uint8)

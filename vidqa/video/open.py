@@ -1,48 +1,50 @@
-"""Any file to its facts and its frames, in this process: images by Pillow, all else by FFmpeg.
+"""Opening of any file in this process, by its content: images with Pillow, everything else with FFmpeg."""
 
-What a file is, its content tells, not its name.
-"""
-
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from vidqa.errors import VideoUnreadable
-from vidqa.types import VideoInfo
-from vidqa.video.container import REMEDY_FETCH
-from vidqa.video.frame_decoder import FrameSource
-from vidqa.video.probe import check_file, probe
-
-if TYPE_CHECKING:
-    from vidqa.video.reader import Source
+from vidqa.types import Frame, VideoInfo
 
 _IMAGES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_STILLS = (b"ftypavif", b"ftypheic", b"ftypheix", b"ftypheim", b"ftypheis", b"ftypmif1")  # sequences are FFmpeg's
+_STILLS = (b"ftypavif", b"ftypheic", b"ftypheix", b"ftypheim", b"ftypheis", b"ftypmif1")  # sequences are for FFmpeg
 
 
-def open_here(path: str, stream: int | None = None) -> "tuple[VideoInfo, Source]":
-    """A file's facts and where its frames come from, of the best or the asked stream; raises VideoError children."""
-    absolute = check_file(path)
-    if _is_image(absolute):
-        from vidqa.video.image_source import ImageSource  # late: most files need no Pillow
+class Source(Protocol):
+    """Frames of one open file, decoded in a process apart or in this one."""
 
-        image = ImageSource(path, absolute)
+    stopped: str  # why decoding ended early; empty if it did not
+
+    def frames(self, indices: Sequence[int]) -> Iterator[Frame]:
+        """Yield a Frame per index (ascending, repeats allowed) until the end or the damage."""
+
+    def abandon(self) -> None:
+        """Make `frames` end soon, from another thread."""
+
+    def close(self) -> None:
+        """Release the file."""
+
+
+def open_in_process(path: str, stream: int | None = None) -> tuple[VideoInfo, Source]:
+    """Return the facts and the frames of a file's best or given stream; raise VideoError children."""
+    if _is_image(path):
+        from vidqa.video.image_source import ImageSource  # most files need no Pillow
+
+        image = ImageSource(path)
         return image.info, image
+    from vidqa.video.frame_decoder import FrameSource
+    from vidqa.video.probe import probe
+
     opened = probe(path, stream)
     return opened.info, FrameSource(opened)
 
 
-def probe_facts(path: str, stream: int | None = None) -> VideoInfo:
-    """What opening a file tells, with the file closed again; raises VideoError children."""
-    info, source = open_here(path, stream)
-    source.close()
-    return info
-
-
-def _is_image(absolute: str) -> bool:
-    """Whether a file begins as PNG, JPEG, BMP, TIFF, WebP or a still AVIF or HEIC does."""
+def _is_image(path: str) -> bool:
+    """Return whether a file begins as PNG, JPEG, BMP, TIFF, WebP or a still AVIF or HEIC does."""
     try:
-        with open(absolute, "rb") as file:
+        with open(path, "rb") as file:
             start = file.read(12)
     except OSError as error:
-        raise VideoUnreadable(f"{Path(absolute).name} cannot be read: {error.strerror}.", REMEDY_FETCH) from error
+        raise VideoUnreadable(f"{Path(path).name} cannot be read: {error.strerror}.", "Copy it again.") from error
     return start.startswith(_IMAGES) or (start[:4] == b"RIFF" and start[8:] == b"WEBP") or start[4:] in _STILLS

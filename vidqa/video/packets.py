@@ -1,7 +1,7 @@
 """The packets of one video stream in ticks: every presentation time, the keyframes, and where the last one ends.
 
-A long file's times are looked up in the container's own table where that is shown to be the same
-(lookup.py); otherwise every packet is demuxed. Decodes nothing; knows no seconds.
+Times of long files come from the container's own index where it is shown to be right (container_index.py); otherwise
+every packet is demuxed. Decodes nothing.
 """
 
 from dataclasses import dataclass
@@ -9,19 +9,15 @@ from typing import Any
 
 import av
 
-from vidqa.video.container import (
-    UNREADABLE,
-    check_header_size,
-    leave_out_others,
-    open_container,
-    reading,
-)
-from vidqa.video.container_index import look_up
-from vidqa.video.discontinuities import JoinedStream, JumpWatch, StreamPart, lay_out
-from vidqa.video.packet_index import ascending
-from vidqa.video.stream_selection import chosen_stream
+from vidqa.video.container import UNREADABLE, as_video_errors, check_header_size, discard_other_streams, open_container
+from vidqa.video.container_index import SUPPORTED_CODECS, UnsupportedIndex, ascending, verified_end
+from vidqa.video.discontinuities import ClockJumpDetector, JoinedStream, StreamPart, join_parts
+from vidqa.video.mkv_index import read_mkv_index
+from vidqa.video.mp4_index import read_mp4_index
+from vidqa.video.stream_selection import select_stream
 
-_MANY_FRAMES = 10_000  # below that, reading every packet takes less than 50 ms
+_MIN_INDEXED_FRAMES = 10_000  # below that, demuxing every packet takes less than 50 ms
+_INDEX_READERS = {"mov": read_mp4_index, "matroska": read_mkv_index}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,43 +25,43 @@ class PacketTable:
     """The packets of a stream in ticks: shown ones ascending, keyframes (pts, dts), and where the last one ends.
 
     `usable`: every shown packet has its own time. `in_order`: they ascend as stored. `joined`: how the times
-    were made to ascend where the stream's clock jumps.
+    were made to ascend if the stream's clock jumps.
     """
 
     pts: list[int]
-    keys: list[tuple[int, int]]
+    keyframes: list[tuple[int, int]]
     end: int
     usable: bool
     in_order: bool
     joined: JoinedStream | None = None
 
 
-def open_with_packets(path: str, asked_stream: int | None = None) -> tuple[Any, Any, PacketTable]:
-    """An open container, its best or the asked stream and that stream's packets; raises VideoError children.
+def open_with_packets(path: str, stream_index: int | None = None) -> tuple[Any, Any, PacketTable]:
+    """Return an open container, its best or the given stream, and that stream's packets; raise VideoError children.
 
-    The packets are looked up in a long file that allows it, else read: the times are the same either way.
+    A long file's packets come from its index if that is usable: the times are the same either way.
     """
-    container, stream = _open(path, asked_stream)
+    container, stream = _open(path, stream_index)
     try:
-        if _expected_frames(container, stream) >= _MANY_FRAMES:
-            if table := looked_up(path, container, stream):
+        if _expected_frames(container, stream) >= _MIN_INDEXED_FRAMES:
+            if table := packets_from_index(path, container, stream):
                 return container, stream, table
-            asked_stream = stream.index
-            container.close()  # a new one, for a seek back need not find the very first packet
-            container, stream = _open(path, asked_stream)
-        with reading(path):
-            return container, stream, read(container, stream)
+            stream_index = stream.index
+            container.close()  # reopened, since seeking back need not find the very first packet
+            container, stream = _open(path, stream_index)
+        with as_video_errors(path):
+            return container, stream, demux_packets(container, stream)
     except BaseException:
         container.close()
         raise
 
 
-def _open(path: str, asked_stream: int | None) -> tuple[Any, Any]:
+def _open(path: str, stream_index: int | None) -> tuple[Any, Any]:
     container = open_container(path)
     try:
-        stream = chosen_stream(container, path, asked_stream)
+        stream = select_stream(container, path, stream_index)
         check_header_size(stream, path)
-        leave_out_others(container, stream)
+        discard_other_streams(container, stream)
     except BaseException:
         container.close()
         raise
@@ -77,22 +73,29 @@ def _expected_frames(container: Any, stream: Any) -> float:
     return max(float(stream.frames), by_duration)
 
 
-def looked_up(path: str, container: Any, stream: Any) -> PacketTable | None:
-    """The table without reading the packets, or None where it might not be the same; the container is left anywhere."""
-    found = look_up(path, container, stream)
-    return None if found is None else _table(found.shown, found.keys, found.end, timeless=0)
+def packets_from_index(path: str, container: Any, stream: Any) -> PacketTable | None:
+    """Return the packets without demuxing them all, or None if that might give others; moves the container."""
+    kind = container.format.name.split(",")[0]
+    if stream.codec_context.codec.canonical_name not in SUPPORTED_CODECS.get(kind, ()):
+        return None
+    try:
+        index = _INDEX_READERS[kind](path, stream)
+        end = verified_end(index, container, stream)
+    except (UnsupportedIndex, OSError, OverflowError, *UNREADABLE):
+        return None
+    return _table(index.shown(), index.keyframe_times(), end, timeless=0)
 
 
-def read(container: Any, stream: Any) -> PacketTable:
+def demux_packets(container: Any, stream: Any) -> PacketTable:
     """Read all packets without decoding any."""
     part = StreamPart(0)
-    parts, timeless, watch = [part], 0, JumpWatch(container, stream)
-    may_jump = watch.possible
+    parts, timeless, detector = [part], 0, ClockJumpDetector(container, stream)
+    may_jump = detector.enabled
     try:
         for packet in container.demux(stream):
             if packet.size == 0 or packet.is_discard:
                 continue
-            if may_jump and watch.jumps(packet):
+            if may_jump and detector.jumps_at(packet):
                 part = StreamPart(packet.pos)
                 parts.append(part)
             pts = packet.pts
@@ -105,19 +108,19 @@ def read(container: Any, stream: Any) -> PacketTable:
                 part.end = until
             if packet.is_keyframe:
                 dts = packet.dts
-                part.keys.append((pts, pts if dts is None else dts, packet.pos))
+                part.keyframes.append((pts, pts if dts is None else dts, packet.pos))
     except UNREADABLE:
         if not any(part.shown for part in parts):
-            raise  # a damaged tail is met again, and told, while decoding
-    whole, joined = (part, None) if len(parts) == 1 else lay_out(parts)
-    keys = [(pts, dts) for pts, dts, _ in whole.keys]
-    return _table(whole.shown, keys, whole.end, timeless, joined)
+            raise  # a damaged tail is reported while decoding
+    whole, joined = (part, None) if len(parts) == 1 else join_parts(parts)
+    keyframes = [(pts, dts) for pts, dts, _ in whole.keyframes]
+    return _table(whole.shown, keyframes, whole.end, timeless, joined)
 
 
 def _table(
-    shown: list[int], keys: list[tuple[int, int]], end: int, timeless: int, joined: JoinedStream | None = None
+    shown: list[int], keyframes: list[tuple[int, int]], end: int, timeless: int, joined: JoinedStream | None = None
 ) -> PacketTable:
     in_order = ascending(shown)
     pts = shown if in_order else sorted(shown)
     usable = bool(shown) and not timeless and (in_order or ascending(pts))
-    return PacketTable(pts, sorted(keys), end, usable, in_order, joined)
+    return PacketTable(pts, sorted(keyframes), end, usable, in_order, joined)

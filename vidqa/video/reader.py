@@ -1,7 +1,7 @@
 """VideoReader: a video's facts and its frames, decoded in a process that can be killed.
 
-The engine's only door to a video file. Every reply of the worker has a deadline, and a whole
-clip may have one. In process (by flag) the same FrameSource runs here, unprotected. Knows no model.
+Every reply of that process has a deadline, and so has every video. Without isolation the same decoder runs in this
+process, without a deadline.
 """
 
 import array
@@ -10,38 +10,38 @@ import json
 import os
 import select
 import signal
+import stat
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Protocol
+from typing import Any
 
 from vidqa import errors
 from vidqa.config import CLIP_DEADLINE_SECONDS, DECODER_DEADLINE_SECONDS
-from vidqa.errors import Interrupted, VideoError, VideoTooDamaged, VideoUnreadable
+from vidqa.errors import Interrupted, VideoError, VideoNotFound, VideoTooDamaged, VideoUnreadable
 from vidqa.types import Frame, VideoInfo
 from vidqa.utils.units import format_timestamp
+from vidqa.video.open import Source, open_in_process
 
-_WORKER = (sys.executable, "-m", "vidqa.video.decoder_worker")
-_PASSED_ON = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TMPDIR", "SYSTEMROOT", "VIRTUAL_ENV")
+_COMMAND = (sys.executable, "-m", "vidqa.video.decoder_worker")
+_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TMPDIR", "SYSTEMROOT", "VIRTUAL_ENV")
 _PIPE_BYTES = 2**20
 _NICENESS = 10
 _EXIT_SECONDS = 1.0
-_LOOK_SECONDS = 0.05  # how often is looked whether to stop, while a file is opened
+_POLL_SECONDS = 0.05  # between two calls of `is_cancelled`
 
 
 @dataclass(frozen=True, slots=True)
 class Decoding:
-    """How files are decoded: in a process of its own or not, and how long it may take.
+    """How files are decoded: in a process apart or not, and how long it may take.
 
-    `deadline_seconds` bounds every reply of that process; `clip_deadline_seconds` all the time that is spent
-    waiting for its replies about one file, from opening it to the last frame that was asked for; each further
-    request for frames has as long again. `gives_way` lets computing threads have
-    the processor first, for frames that are not waited for yet. `stream` is the index of the picture to take, as FFmpeg
-    counts; None for the best.
+    `deadline_seconds` limits every reply of that process, `clip_deadline_seconds` the time spent waiting for its
+    replies about one file, from opening it to the last requested frame; each further request for frames has as long
+    again. `gives_way` lowers the process's priority. `stream` is FFmpeg's index of the stream to decode; None for the
+    best.
     """
 
     isolated: bool = True
@@ -51,84 +51,67 @@ class Decoding:
     stream: int | None = None
 
 
-class Source(Protocol):
-    """Where frames come from: a worker process or this one."""
-
-    stopped: str
-
-    def frames(self, indices: Sequence[int]) -> Iterator[Frame]:
-        """Frames in order, until the end or the damage."""
-
-    def abandon(self) -> None:
-        """Make `frames` end soon, from another thread."""
-
-    def close(self) -> None:
-        """Let go of the file."""
-
-
 class VideoReader:
-    """An opened video. `frames` streams; `notes` says what the user should know."""
+    """An opened video: its facts (`info`), its frames, and `notes` for the user."""
 
     def __init__(self, info: VideoInfo, source: Source) -> None:
         self.info = info
         self._source = source
-        self._delivered = 0
+        self._yielded = 0
         self._notes: list[str] = list(info.notes)
 
     def __enter__(self) -> "VideoReader":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What was unusual so far, a sentence each."""
+        """What was unusual so far, one sentence each."""
         return tuple(self._notes)
 
     def frames(self, indices: Sequence[int]) -> Iterator[Frame]:
         """Stream the frames at ascending indices into `info.pts_seconds`; repeats are allowed.
 
-        Ends early where decoding stops; `check_coverage` judges that.
+        Ends early if decoding stops; see `check_coverage`.
         """
-        self._delivered = 0
+        self._yielded = 0
         for frame in self._source.frames(indices):
-            self._delivered += 1
+            self._yielded += 1
             if frame.note and frame.note not in self._notes:
                 self._notes.append(frame.note)
             yield frame
 
     def check_coverage(self, indices: Sequence[int]) -> None:
-        """Note missing frames; raises VideoTooDamaged if less than half of the asked span was decoded."""
-        if self._delivered == len(indices):
+        """Note missing frames; raise VideoTooDamaged if less than half of the requested span was decoded."""
+        if self._yielded == len(indices):
             return
         times = self.info.pts_seconds
         begin, end, zero = times[indices[0]], times[indices[-1]], times[0] - self.info.lead_seconds
-        reached = times[indices[self._delivered - 1]] if self._delivered else begin
+        reached = times[indices[self._yielded - 1]] if self._yielded else begin
         share = (reached - begin) / (end - begin) if end > begin else 0.0
         reason = f" ({self._source.stopped})" if self._source.stopped else ""
-        told = (
-            f"{self._delivered} of {len(indices)} frames were decoded, until {format_timestamp(reached - zero)} "
+        message = (
+            f"{self._yielded} of {len(indices)} frames were decoded, until {format_timestamp(reached - zero)} "
             f"of {format_timestamp(end - zero)}: the file is damaged{reason}."
         )
-        if self._delivered == 0 or share < 0.5:
-            raise VideoTooDamaged(told, "Fetch it again, or ask about the part that is there with --end.")
-        if told not in self._notes:  # read a second time, it misses the same again
-            self._notes.append(told)
+        if self._yielded == 0 or share < 0.5:
+            raise VideoTooDamaged(message, "Fetch it again, or ask about the part that is there with --end.")
+        if message not in self._notes:  # the same frames are missing when read again
+            self._notes.append(message)
 
     def abandon(self) -> None:
-        """Give up on the frames that another thread is waiting for; only `close` may follow."""
+        """End `frames` in another thread; only `close` may follow."""
         self._source.abandon()
 
     def close(self) -> None:
-        """Stop decoding and let go of the file."""
+        """Stop decoding and release the file."""
         self._source.close()
 
 
 def never() -> bool:
-    """Nobody stops it."""
+    """Return False: the default of `stopped`."""
     return False
 
 
@@ -141,79 +124,104 @@ def open_video(
     stopped: Callable[[], bool] = never,
     stream: int | None = None,
 ) -> VideoReader:
-    """Open a video file; raises VideoError children, and Interrupted soon after `stopped` says so.
+    """Open a video file; raise VideoError children, and Interrupted soon after `stopped` returns True.
 
-    The deadlines are those of Decoding. In this process there are none, and nothing is looked at before the file is
-    open.
+    The deadlines are those of Decoding. Without isolation there are none, and `stopped` is not called.
     """
-    how = Decoding(isolated, deadline_seconds, clip_deadline_seconds, stream=stream)
-    return VideoReader(*open_source(path, how, stopped))
+    decoding = Decoding(isolated, deadline_seconds, clip_deadline_seconds, stream=stream)
+    return VideoReader(*open_source(path, decoding, stopped))
 
 
-def open_source(path: str, how: Decoding, stopped: Callable[[], bool] = never) -> tuple[VideoInfo, Source]:
-    """A file's facts and where its frames come from; raises as `open_video` does."""
-    if not how.isolated:
-        from vidqa.video.open import open_here
-
-        return open_here(path, how.stream)
-    worker = start_worker(how, stopped)
+def open_source(path: str, decoding: Decoding, stopped: Callable[[], bool] = never) -> tuple[VideoInfo, Source]:
+    """Return a file's facts and its frames; raise as `open_video` does."""
+    if not decoding.isolated:
+        check_file(path)
+        return open_in_process(path, decoding.stream)
+    decoder = start_decoder(decoding, stopped)
     try:
-        info = worker.open(path)
+        info = decoder.open(path)
     except BaseException:
-        worker.close()
+        decoder.close()
         raise
-    worker.asked_to_stop = never  # from now on whoever reads frames looks, and abandons them
-    return info, worker
+    decoder.is_cancelled = never  # from now on the caller cancels by `abandon`
+    return info, decoder
 
 
-def start_worker(how: Decoding, stopped: Callable[[], bool] = never) -> "Worker":
-    """A decoding process that has no file open yet."""
-    return Worker(_WORKER, how, stopped)
+def probe_facts(path: str, stream: int | None = None) -> VideoInfo:
+    """Return a file's facts, read in this process; raise VideoError children."""
+    with open_video(path, isolated=False, stream=stream) as reader:
+        return reader.info
 
 
-class Worker:
-    """A decoding process that opens one file after another, its pipes and its deadlines.
+def check_file(path: str) -> None:
+    """Raise VideoNotFound or VideoUnreadable unless a path is that of a readable, regular, non-empty file."""
+    if "://" in path:
+        raise VideoNotFound(f"{path} is an address, not a file.", "Download it first and give the file.")
+    name = Path(path).name or path
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise VideoNotFound(f"There is no video {path}: {reason}.", "Check the path.") from error
+    if stat.S_ISDIR(status.st_mode):
+        raise VideoNotFound(f"{path} is a folder.", "Give one video file.")
+    if not stat.S_ISREG(status.st_mode):
+        raise VideoNotFound(f"{path} is not a regular file.", "Copy the video to a file first.")
+    if status.st_size == 0:
+        raise VideoUnreadable(f"{name} is empty (0 bytes).", "Fetch or copy it again.")
+    if not os.access(path, os.R_OK):
+        raise VideoUnreadable(f"{name} may not be read by this user.", "Change its permissions.")
 
-    It ends with the thread that started it. `asked_to_stop` is looked at while a reply is waited for.
+
+def start_decoder(decoding: Decoding, is_cancelled: Callable[[], bool] = never) -> "DecoderProcess":
+    """Start a decoding process that has no file open yet."""
+    return DecoderProcess(_COMMAND, decoding, is_cancelled)
+
+
+class DecoderProcess:
+    """A process (decoder_worker.py) that opens one file after another, with its pipes and deadlines.
+
+    It ends with the thread that started it. `is_cancelled` is polled while waiting for a reply.
     """
 
-    def __init__(self, command: Sequence[str], how: Decoding, stopped: Callable[[], bool] = never) -> None:
+    def __init__(self, command: Sequence[str], decoding: Decoding, is_cancelled: Callable[[], bool] = never) -> None:
         self.stopped = ""
-        self.asked_to_stop = stopped
-        self.files = 0  # that were opened so far
+        self.is_cancelled = is_cancelled
+        self.file_count = 0  # opened so far
         self.died = False  # the process ended by itself
-        self._how = how
+        self._decoding = decoding
         self._path = ""
-        self._opened: tuple[object, VideoInfo] | None = None  # the file as it was, and its facts
-        self._waited_seconds = 0.0  # for replies about this file
+        self._opened: tuple[object, VideoInfo] | None = None  # the file's identity and facts
+        self._waited_seconds = 0.0  # for replies about the current file
         self._replying = False
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
             bufsize=0, env=_environment(),
         )  # fmt: skip
-        _widen(self._process.stdout)
-        if how.gives_way:
-            with contextlib.suppress(OSError, AttributeError):  # it ended already, or there is no such thing
+        _enlarge_buffer(self._process.stdout)
+        if decoding.gives_way:
+            with contextlib.suppress(OSError, AttributeError):  # it ended already, or the system has no priorities
                 os.setpriority(os.PRIO_PROCESS, self._process.pid, _NICENESS)
 
     @property
     def reusable(self) -> bool:
-        """Whether it would understand a next command: alive, and not in the middle of a reply."""
+        """Whether it can take another command: alive, and not in the middle of a reply."""
         return not self._replying and self._process.poll() is None
 
     def open(self, path: str) -> VideoInfo:
-        """Open a file in place of the one before; the same file again, unchanged, stays as it is.
+        """Open a file in place of the previous one; an unchanged file stays open.
 
-        After an error of the file the process goes on; after one of the process it is ended.
+        An error of the file leaves the process running; an error of the process ends it.
         """
         self._path, self._waited_seconds = path, 0.0
         identity = _identity(path)
         if self._opened is not None and identity is not None and self._opened[0] == identity:
             return self._opened[1]
+        check_file(path)
         self._opened = None
-        self.files += 1
+        self.file_count += 1
         try:
-            self._command({"open": path, "stream": self._how.stream})
+            self._command({"open": path, "stream": self._decoding.stream})
             header, payload = self._receive()
         except BaseException:
             if self._replying:
@@ -225,7 +233,7 @@ class Worker:
         return info
 
     def frames(self, indices: Sequence[int]) -> Iterator[Frame]:
-        """Frames as they come from the process."""
+        """Yield frames as they arrive from the process."""
         import numpy as np
 
         self._command({"frames": list(indices)})
@@ -239,11 +247,11 @@ class Worker:
             yield Frame(header["index"], header["seconds"], rgb, header.get("note", ""))
 
     def abandon(self) -> None:
-        """Kill the process: whoever reads from it finds the pipe at its end."""
+        """Kill the process, which ends reads from its pipe in other threads."""
         self._process.kill()
 
     def close(self) -> None:
-        """Kill the process and collect it."""
+        """Kill the process and wait for its end."""
         process = self._process
         if process.poll() is None:
             process.kill()
@@ -261,16 +269,17 @@ class Worker:
             raise self._died() from error
 
     def _receive(self) -> tuple[dict[str, Any], bytearray]:
-        """One message, within the deadlines; an error message is raised as what it was."""
+        """Return one message, within the deadlines; raise the error of an error message."""
         began = time.monotonic()
-        until = began + min(self._how.deadline_seconds, self._how.clip_deadline_seconds - self._waited_seconds)
+        left = self._decoding.clip_deadline_seconds - self._waited_seconds
+        until = began + min(self._decoding.deadline_seconds, left)
         length = int.from_bytes(self._read(4, until), "big")
         header: dict[str, Any] = json.loads(bytes(self._read(length, until)))
         if kind := header.get("error"):
             self._replying = False
             raise _error_class(kind)(header["what"], header["remedy"])
         payload = self._read(header["payload_bytes"], until)
-        self._waited_seconds += time.monotonic() - began  # what the reader does in between is not the file's fault
+        self._waited_seconds += time.monotonic() - began  # without the time that the caller takes in between
         return header, payload
 
     def _read(self, count: int, until: float) -> bytearray:
@@ -287,31 +296,31 @@ class Worker:
         return data
 
     def _wait(self, descriptor: int, until: float) -> None:
-        """Until there is something to read; looks meanwhile whether to stop."""
+        """Wait until there is something to read; raise Interrupted if `is_cancelled` returns True meanwhile."""
         while (left := until - time.monotonic()) > 0:
-            if select.select([descriptor], [], [], min(left, _LOOK_SECONDS))[0]:
+            if select.select([descriptor], [], [], min(left, _POLL_SECONDS))[0]:
                 return
-            if self.asked_to_stop():
+            if self.is_cancelled():
                 raise Interrupted("Stopped while the video was opened.", "Nothing was answered yet.")
         raise self._too_slow()
 
     def _too_slow(self) -> VideoUnreadable:
         self.close()
-        how, name = self._how, Path(self._path).name
-        if self._waited_seconds + how.deadline_seconds <= how.clip_deadline_seconds:
+        decoding, name = self._decoding, Path(self._path).name
+        if self._waited_seconds + decoding.deadline_seconds <= decoding.clip_deadline_seconds:
             return VideoUnreadable(
-                f"{name} kept the decoder busy for {how.deadline_seconds:g} s without giving a frame.",
+                f"{name} kept the decoder busy for {decoding.deadline_seconds:g} s without giving a frame.",
                 "The file may be damaged or hostile; convert it, or try --decode-in-process if you trust it.",
             )
         return VideoUnreadable(
-            f"{name} kept the decoder busy for {how.clip_deadline_seconds:g} s in all, the deadline for one video, "
-            "and is not read yet.",
-            "Look at less of it (--end), give it longer (--deadline SECONDS), or convert it to smaller pictures.",
+            f"{name} kept the decoder busy for {decoding.clip_deadline_seconds:g} s in all, the deadline for one "
+            "video, and is not read yet.",
+            "Use less of it (--end), allow more time (--deadline SECONDS), or convert it to smaller pictures.",
         )
 
     def _died(self) -> VideoUnreadable:
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(_EXIT_SECONDS)  # its pipe ends a little before it does; the message needs its exit code
+            self._process.wait(_EXIT_SECONDS)  # the pipe closes before the exit code is there
         self.close()
         self.died = True
         code = self._process.returncode
@@ -323,7 +332,7 @@ class Worker:
 
 
 def _identity(path: str) -> object:
-    """What tells a file from another one at the same path; None where there is none."""
+    """Return what differs between two files or two versions of one at a path; None if there is no file."""
     try:
         status = os.stat(path)
     except (OSError, ValueError):
@@ -332,14 +341,14 @@ def _identity(path: str) -> object:
 
 
 def _environment() -> dict[str, str]:
-    """What FFmpeg needs and nothing more: no token, no proxy."""
-    kept = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
-    kept["OPENBLAS_NUM_THREADS"] = "1"  # numpy's library takes memory for every thread, and has nothing to compute
-    return kept | {"PYTHONPATH": str(Path(__file__).parents[2]), "PYTHONSAFEPATH": "1"}
+    """Return the variables that FFmpeg needs: no token, no proxy."""
+    environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
+    environment["OPENBLAS_NUM_THREADS"] = "1"  # it allocates memory for every thread
+    return environment | {"PYTHONPATH": str(Path(__file__).parents[2]), "PYTHONSAFEPATH": "1"}
 
 
-def _widen(pipe: Any) -> None:
-    """Let a frame pass in fewer, larger pieces where the system allows it."""
+def _enlarge_buffer(pipe: Any) -> None:
+    """Enlarge a pipe's buffer if the system can."""
     try:
         import fcntl
 

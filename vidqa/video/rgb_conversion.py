@@ -1,6 +1,6 @@
-"""A decoded picture to the RGB pixels that are shown: cropped, upright, in the shape of the stream's first one.
+"""Conversion of decoded pictures to RGB: cropped, upright, opaque, in the shape of the stream's first picture.
 
-Transparent parts are white, as in images. Untagged colours are BT.601 below 720 lines and BT.709 from there on.
+Transparent parts are white, as in images. Untagged colours are BT.601 below 720 lines and BT.709 from 720 lines on.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -13,21 +13,21 @@ if TYPE_CHECKING:
 _UNSPECIFIED = 2  # AVCOL_SPC_UNSPECIFIED of libavutil/pixfmt.h
 _HD_LINES = 720
 _STRIP_ROWS = 64
-_LEAST_WIDER = 0.01  # DVB's two widths of a 4:3 picture, 12:11 and 16:15, differ by more
+_MIN_ASPECT_CHANGE = 0.01  # DVB's two widths of a 4:3 picture, 12:11 and 16:15, differ by more
 
 
 def orientation_of(picture: Any) -> Orientation:
-    """How a decoded picture is to be turned and mirrored."""
+    """Return how a decoded picture is to be turned and mirrored."""
     try:
         matrix = picture.side_data.get("DISPLAYMATRIX")
-    except ValueError:  # PyAV 18.1 lists no side data where one is of a kind that it lacks, such as EXIF of a JPEG
+    except ValueError:  # PyAV 18.1 lists no side data if it does not know the type of one, such as EXIF of a JPEG
         return quarter_turn(picture.rotation)
     return Orientation() if matrix is None else orientation(bytes(matrix))
 
 
 def as_shown(picture: Any, shape: Shape, pixel_aspect: float | None = None) -> "numpy.ndarray":
-    """(height, width, 3) uint8, C-contiguous; a picture of another size or `pixel_aspect` is letterboxed."""
-    import numpy as np  # late: a plan opens videos and converts no picture
+    """Return (height, width, 3) uint8, C-contiguous; letterbox a picture of another size or `pixel_aspect`."""
+    import numpy as np  # a plan opens videos and converts no picture
 
     if differs(picture, shape, pixel_aspect):
         rgb = _letterboxed(picture, shape, pixel_aspect)
@@ -41,19 +41,19 @@ def as_shown(picture: Any, shape: Shape, pixel_aspect: float | None = None) -> "
 
 
 def differs(picture: Any, shape: Shape, pixel_aspect: float | None = None) -> bool:
-    """Whether a picture has another size or pixel aspect than the stream's first one; None for the same aspect."""
-    wider = abs((pixel_aspect or shape.pixel_aspect) / shape.pixel_aspect - 1)
-    return (picture.width, picture.height) != (shape.width, shape.height) or wider > _LEAST_WIDER
+    """Return whether a picture's size or pixel aspect differ from the stream's first; None is the same aspect."""
+    change = abs((pixel_aspect or shape.pixel_aspect) / shape.pixel_aspect - 1)
+    return (picture.width, picture.height) != (shape.width, shape.height) or change > _MIN_ASPECT_CHANGE
 
 
 def is_untagged_hd(picture: Any) -> bool:
-    """Whether nothing says how colours are coded, and players take BT.709 for the size."""
+    """Return whether a picture of 720 lines or more has no tag for its colours: players use BT.709."""
     untagged: bool = picture.colorspace == _UNSPECIFIED and not (picture.format.is_rgb or picture.format.has_palette)
     return untagged and picture.height >= _HD_LINES and len(picture.format.components) >= 3
 
 
 def _letterboxed(picture: Any, shape: Shape, pixel_aspect: float | None) -> "numpy.ndarray":
-    """The whole picture in the middle of the first one's shape, the rest black."""
+    """Return the whole picture in the middle of the first one's shape, the rest black."""
     import numpy as np
 
     wide, tall = shape.cropped_size
@@ -64,18 +64,18 @@ def _letterboxed(picture: Any, shape: Shape, pixel_aspect: float | None) -> "num
     return rgb
 
 
-def _rgb(picture: Any, shape: Shape, **how: Any) -> "numpy.ndarray":
-    """All of a picture, without or with a `width` and `height` to give it."""
+def _rgb(picture: Any, shape: Shape, **options: Any) -> "numpy.ndarray":
+    """Return all of a picture, scaled to a `width` and `height` if given."""
     if is_untagged_hd(picture):
-        how["src_colorspace"] = "itu709"
+        options["src_colorspace"] = "itu709"
     if not shape.on_white and any(component.is_alpha for component in picture.format.components):
-        return _on_white(picture.to_ndarray(format="rgba", **how))
-    rgb: numpy.ndarray = picture.to_ndarray(format="rgb24", **how)
+        return _on_white(picture.to_ndarray(format="rgba", **options))
+    rgb: numpy.ndarray = picture.to_ndarray(format="rgb24", **options)
     return rgb
 
 
 def _on_white(rgba: "numpy.ndarray") -> "numpy.ndarray":
-    """Colours (height, width, 3) uint8 of straight alpha over white, rounded; a few rows at a time, to save memory."""
+    """Return (height, width, 3) uint8: straight alpha over white, rounded. A few rows at a time, to save memory."""
     import numpy as np
 
     rgb: numpy.ndarray = np.empty((*rgba.shape[:2], 3), np.uint8)

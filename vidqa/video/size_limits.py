@@ -1,10 +1,16 @@
-"""How large a picture may be, and how much memory reading a file may take: one rule for every container and codec.
+"""Limits on the size of pictures and on the memory that decoding a file may take.
 
-A size is checked as the header says it, before anything is decoded, and again for every picture that comes out of a
-decoder, since a stream can change its size. Plain arithmetic.
+Sizes are checked as the header says them, before anything is decoded, and again for every decoded picture, since a
+stream can change its size. The memory limit is set in the decoding process alone.
 """
 
-from vidqa.errors import PictureTooLarge
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from vidqa.errors import PictureTooLarge, VideoUnreadable
+from vidqa.utils.units import format_bytes
 
 MAX_PIXELS = 8192 * 4352
 MAX_SIDE = 32_767  # the longest side that Chromium plays (media/base/limits.h) and that browsers draw
@@ -12,20 +18,19 @@ MAX_ASPECT = 200  # qwen-vl-utils 0.0.14, smart_resize
 
 REMEDY_SMALLER = "Make them smaller or crop them: ffmpeg -i IN -vf scale=1920:-2 OUT, ffmpeg -i IN -vf crop=W:H OUT"
 
-# A decoder may take this much for any file, and more for a larger one: a few kilobytes cannot buy gigabytes. 12 frames
-# of 8K HEVC took 0.75 GiB with one thread and 1.1 GiB with eight; such a video has megabytes for every second.
+# A decoder may take this much for any file, and more for a larger one: a few kilobytes must not take gigabytes. 12
+# frames of 8K HEVC took 0.75 GiB with one thread and 1.1 GiB with eight; such a video has megabytes for every second.
 _BASE_BYTES = 560 * 2**20
 _BYTES_PER_FILE_BYTE = 64
-_MOST_BYTES = 12 * 2**30
+_MAX_BYTES = 12 * 2**30
 _BYTES_PER_THREAD_PIXEL = 9  # 8-bit 4:2:0 at twice the pictures that a thread was seen to hold; 10 bits take double
 
 
 def check_picture_size(name: str, width: int, height: int, pixel_aspect: float = 1.0) -> None:
-    """Refuse a picture that is too large or too long, as stored or as shown; raises PictureTooLarge.
+    """Raise PictureTooLarge if a picture is too large or too long, as stored or as shown.
 
     `width` and `height` are in pixels as stored; 0 is unknown and passes. `pixel_aspect` is the width of a pixel over
-    its height. Rotation changes nothing here. An absurd pixel aspect is not ignored: FFmpeg's players stretch the
-    picture by it and Chromium refuses the file, so no player shows another shape.
+    its height. An absurd one is not ignored: FFmpeg's players stretch the picture by it, and Chromium refuses the file.
     """
     if width < 1 or height < 1:
         return
@@ -44,20 +49,59 @@ def check_picture_size(name: str, width: int, height: int, pixel_aspect: float =
 
 
 def _shape_fault(width: float, height: float) -> str:
-    """The rule that a shape breaks, as the end of a sentence; empty where it breaks none."""
+    """Return the rule that a shape breaks, as the end of a sentence; empty if it breaks none."""
     short, long = sorted((width, height))
     if long > MAX_SIDE:
         return f"; a side of at most {MAX_SIDE:,} pixels is decoded."
     if long > short * MAX_ASPECT:
-        return f", longer than {MAX_ASPECT}:1, which Qwen2-VL does not take."
+        return f", longer than {MAX_ASPECT}:1, which the models do not take."
     return ""
 
 
 def decoding_limit_bytes(file_bytes: int) -> int:
-    """How many bytes of memory a process may take to decode a file of this size."""
-    return min(_BASE_BYTES + _BYTES_PER_FILE_BYTE * file_bytes, _MOST_BYTES)
+    """Return how many bytes of memory a process may take to decode a file of this size."""
+    return min(_BASE_BYTES + _BYTES_PER_FILE_BYTE * file_bytes, _MAX_BYTES)
 
 
 def decoding_threads(file_bytes: int, width: int, height: int, most: int) -> int:
-    """How many threads may decode pictures of a size at once, 1 to `most`: each holds pictures."""
+    """Return how many threads may decode pictures of a size at once, 1 to `most`; each thread holds pictures."""
     return min(max(decoding_limit_bytes(file_bytes) // (_BYTES_PER_THREAD_PIXEL * max(width * height, 1)), 1), most)
+
+
+@contextmanager
+def limited_allocation(path: str) -> Iterator[None]:
+    """Limit this process's memory to what the file's size justifies; allocations above it raise MemoryError.
+
+    Linux counts all allocated data (RLIMIT_DATA); other systems count a part of it, or none.
+    """
+    try:
+        import resource
+    except ImportError:
+        yield
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    with suppress(OSError, ValueError):  # the file is gone, or the limit is lower already
+        resource.setrlimit(resource.RLIMIT_DATA, (decoding_limit_bytes(os.path.getsize(path)), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+
+
+def out_of_memory_error(path: str) -> VideoUnreadable:
+    """Return the error for a file whose decoding ran out of memory."""
+    limit = _data_limit_bytes()
+    most = "there is" if limit is None else f"the {format_bytes(limit)} that a file of its size may take"
+    return VideoUnreadable(
+        f"{Path(path).name} takes more memory to decode than {most}.",
+        "Convert it to smaller pictures: ffmpeg -i IN -vf scale=1920:-2 OUT",
+    )
+
+
+def _data_limit_bytes() -> int | None:
+    try:
+        import resource
+    except ImportError:
+        return None
+    soft = resource.getrlimit(resource.RLIMIT_DATA)[0]
+    return None if soft == resource.RLIM_INFINITY else soft

@@ -1,7 +1,4 @@
-"""Which of a file's streams is the picture: as FFmpeg and players choose, or as asked.
-
-Knows streams; decodes nothing.
-"""
+"""Selection of a file's video stream: as FFmpeg and players choose, or by index. Decodes nothing."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -13,20 +10,20 @@ import av
 from vidqa.errors import VideoUnreadable
 from vidqa.video.container import REMEDY_CONVERT, UNREADABLE, open_container
 
-_MOST_PACKETS = 1000  # read to see which streams have more than one picture, where no header says so
+_MAX_PACKETS = 1000  # to find streams of more than one picture if their headers do not say
 _Disposition = av.stream.Disposition
-_BESIDE = _Disposition.attached_pic | _Disposition.timed_thumbnails
+_COVERS = _Disposition.attached_pic | _Disposition.timed_thumbnails
 
 
-def chosen_stream(container: Any, path: str, asked: int | None = None) -> Any:
-    """The video stream that is shown, or the one of the asked index; raises VideoUnreadable if there is none.
+def select_stream(container: Any, path: str, index: int | None = None) -> Any:
+    """Return the best video stream, or the one of an index; raise VideoUnreadable if there is none.
 
-    The best has more than one frame, is marked as default, and is the largest; covers and thumbnails are none.
+    The best has more than one frame, is marked as default, and is the largest. Covers and thumbnails do not count.
     """
     name = Path(path).name
-    if asked is not None:
-        return _asked_stream(container, name, asked)
-    streams = [stream for stream in container.streams.video if not stream.disposition & _BESIDE]
+    if index is not None:
+        return _stream_at(container, name, index)
+    streams = [stream for stream in container.streams.video if not stream.disposition & _COVERS]
     if not streams:
         kinds = sorted({stream.type for stream in container.streams})
         what = f"only {', '.join(kinds)}" if kinds else "no stream at all"
@@ -36,41 +33,38 @@ def chosen_stream(container: Any, path: str, asked: int | None = None) -> Any:
         raise VideoUnreadable(f"{name} uses a codec that FFmpeg does not know.", REMEDY_CONVERT)
     if all(stream.disposition & _Disposition.dependent for stream in decodable):
         raise VideoUnreadable(
-            f"{name} is one picture in {len(decodable)} tiles, which are put together in AVIF and HEIC stills only.",
+            f"{name} is one picture in {len(decodable)} tiles, which are joined in AVIF and HEIC stills only.",
             "Convert it to PNG or JPEG with another tool.",
         )
     moving = _moving(decodable, path)
-    return max(decodable, key=lambda each: (each.index in moving, _is_default(each), _area(each), -each.index))
+    return max(decodable, key=lambda stream: _rank(stream, moving))
 
 
-def choice_note(container: Any, chosen: Any, path: str, asked: int | None) -> Iterator[str]:
-    """Say what else could be meant where nothing was asked for: every other stream with moving pictures."""
-    others = [other for other in container.streams.video if not other.disposition & _BESIDE and other != chosen]
-    if asked is not None or not others:
+def choice_note(container: Any, selected: Any, path: str, index: int | None) -> Iterator[str]:
+    """Yield a note of the other streams with moving pictures if no index was given."""
+    others = [other for other in container.streams.video if not other.disposition & _COVERS and other != selected]
+    if index is not None or not others:
         return
-    moving = _moving([chosen, *others], path)
-    meant = [other for other in others if other.index in moving or chosen.index not in moving]
-    if meant:
-        told = ", ".join(f"--stream {other.index} ({_size(other)})" for other in meant)
-        yield f"The file has {len(meant) + 1} videos: stream {chosen.index} ({_size(chosen)}) is taken; others: {told}."
+    moving = _moving([selected, *others], path)
+    candidates = [other for other in others if other.index in moving or selected.index not in moving]
+    if candidates:
+        listed = ", ".join(f"--stream {other.index} ({_size(other)})" for other in candidates)
+        count, size = len(candidates) + 1, _size(selected)
+        yield f"The file has {count} videos: stream {selected.index} ({size}) is taken; others: {listed}."
 
 
-def _asked_stream(container: Any, name: str, asked: int) -> Any:
+def _stream_at(container: Any, name: str, index: int) -> Any:
     pictures = {stream.index: stream for stream in container.streams.video if stream.codec_context is not None}
-    if asked in pictures:
-        return pictures[asked]
-    there = ", ".join(f"{index} ({_size(stream)})" for index, stream in pictures.items())
-    remedy = f"Choose of: {there}." if there else "Give a file with a picture."
-    raise VideoUnreadable(f"--stream {asked} of {name} is no video that can be decoded.", remedy)
+    if index in pictures:
+        return pictures[index]
+    available = ", ".join(f"{number} ({_size(stream)})" for number, stream in pictures.items())
+    remedy = f"Choose one of: {available}." if available else "Give a file with a picture."
+    raise VideoUnreadable(f"--stream {index} of {name} is no video that can be decoded.", remedy)
 
 
-def _is_default(stream: Any) -> bool:
-    return bool(stream.disposition & _Disposition.default)
-
-
-def _area(stream: Any) -> int:
-    area: int = stream.codec_context.width * stream.codec_context.height
-    return area
+def _rank(stream: Any, moving: set[int]) -> tuple[bool, bool, int, int]:
+    area = stream.codec_context.width * stream.codec_context.height
+    return stream.index in moving, bool(stream.disposition & _Disposition.default), area, -stream.index
 
 
 def _size(stream: Any) -> str:
@@ -78,7 +72,7 @@ def _size(stream: Any) -> str:
 
 
 def _moving(streams: Sequence[Any], path: str) -> set[int]:
-    """The indices of streams with more than one frame, as their headers say or else their first packets."""
+    """Return the indices of streams with more than one frame, by their headers or else their first packets."""
     if len(streams) == 1 or all(stream.frames for stream in streams):
         return {stream.index for stream in streams if len(streams) == 1 or stream.frames > 1}
     wanted, seen = {stream.index for stream in streams}, Counter[int]()
@@ -86,8 +80,8 @@ def _moving(streams: Sequence[Any], path: str) -> set[int]:
         try:
             for place, packet in enumerate(container.demux(*(container.streams[index] for index in wanted))):
                 seen[packet.stream.index] += packet.size > 0
-                if place >= _MOST_PACKETS or all(seen[index] > 1 for index in wanted):
+                if place >= _MAX_PACKETS or all(seen[index] > 1 for index in wanted):
                     break
         except UNREADABLE:
-            pass  # met again, and reported, when the packets are read
+            pass  # reported when the packets are read
     return {index for index in wanted if seen[index] > 1}
