@@ -204,7 +204,8 @@ PLANNING = """
 import sys, time
 from tests.tui.scripted import CARD
 from vidqa.config import EngineConfig
-from vidqa.planner.tasks import forecast, tasks_for
+from vidqa.planner.model_choice import forecast
+from vidqa.planner.problem import planning_problems
 from vidqa.models.registry import find_checkpoints
 from vidqa.tui.model_list import typical_video
 from vidqa.tui.plan_overrides import KNOBS, Wish, interactive, knob_choices
@@ -214,7 +215,7 @@ video, checkpoints = typical_video(), find_checkpoints(sys.argv[1], local=False)
 def plan(wish):
     begun = time.perf_counter()
     request = wish.request(Request(video.path, "what happens?"), "what happens?")
-    found = forecast(tasks_for(checkpoints, video, request, wish.config(config), CARD))
+    found = forecast(planning_problems(checkpoints, video, request, wish.config(config), CARD))
     return found, time.perf_counter() - begun
 first, _ = plan(Wish())
 for name, choices in knob_choices(first.task).items():

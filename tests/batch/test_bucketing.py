@@ -14,7 +14,8 @@ from vidqa.batch.content_hash import hash_of, identify
 from vidqa.batch.prompt_templates import PromptTemplate
 from vidqa.config import EngineConfig
 from vidqa.models.registry import find_checkpoints
-from vidqa.planner.tasks import Forecast, forecast, tasks_for
+from vidqa.planner.model_choice import Forecast, forecast
+from vidqa.planner.problem import planning_problems
 from vidqa.types import Device, Request, VideoInfo
 from vidqa.utils.units import parse_bytes
 
@@ -49,7 +50,7 @@ def prepared(video: VideoInfo, card: Device, batch: int | None = None, **config:
     checkpoints = find_checkpoints(MODEL, local=False)
 
     def plan(video: VideoInfo, request: Request, config: EngineConfig) -> Forecast:
-        return forecast(tasks_for(checkpoints, video, request, config, card))
+        return forecast(planning_problems(checkpoints, video, request, config, card))
 
     job = PlannedQuestion(Pending(Clip("/clips/clip.mp4", "clip.mp4"), "c"))
     asking = CaptionRequest(PromptTemplate("", "What happens?"), Request("", ""))

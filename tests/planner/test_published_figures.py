@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.planner.plan_builders import GIB, SPEC_2B, made_device, made_task
+from tests.planner.plan_builders import GIB, SPEC_2B, made_device, made_problem
 from vidqa.models.families.qwen2_vl import REFERENCE_BOUNDS
 from vidqa.planner.baseline_memory import math_attention_bytes, score_matrix_bytes, vanilla_peak_bytes
 from vidqa.planner.planner import plan_video
@@ -33,8 +33,10 @@ def test_the_t4_sweep(frames: int, tokens: int, measured_gib: float) -> None:
 
 def test_the_sweep_dies_at_30_frames_where_a_plan_has_room_left() -> None:
     assert vanilla_gib(25) < T4_GIB < vanilla_gib(30)
-    task = made_task(T4_GIB, 59, frames=30, size=(1008, 560), weights="fp16", device=made_device(T4_GIB, bf16=False))
-    plan = plan_video(task)
+    problem = made_problem(
+        T4_GIB, 59, frames=30, size=(1008, 560), weights="fp16", device=made_device(T4_GIB, bf16=False)
+    )
+    plan = plan_video(problem)
     assert (plan.run_config.frames, plan.visual_tokens) == (30, 10_800)
     assert plan.predicted_peak_bytes < 5.6 * GIB
 

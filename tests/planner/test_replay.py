@@ -16,7 +16,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.planner.plan_builders import SPEC_2B, SPEC_7B, made_device, made_draft, plan_of
+from tests.planner.plan_builders import SPEC_2B, SPEC_7B, made_device, made_run_config, plan_of
 from tests.replay import Replay, ReplayedKernels, replayed
 from vidqa.devices.live_bytes import LiveBytes
 from vidqa.devices.memory_tracker import TensorMeter, Tracker
@@ -101,7 +101,9 @@ def replayed_peaks(model: str, drafts: tuple[RunConfig, ...]) -> list[dict[str, 
 def all_drafts(weights: str) -> tuple[RunConfig, ...]:
     """Frames, sizes and chunks across each other."""
     drafts = (
-        made_draft(weights=weights, frames=frames, height=height, width=width, vision_chunk=vision, prefill_chunk=chunk)
+        made_run_config(
+            weights=weights, frames=frames, height=height, width=width, vision_chunk=vision, prefill_chunk=chunk
+        )
         for frames, height, width in SHAPES
         for vision, chunk in CHUNKS
     )
@@ -124,7 +126,7 @@ def test_every_phase_is_planned_as_it_is_replayed(model: str, weights: str) -> N
 
 @pytest.mark.parametrize(("model", "weights"), SETUPS)
 def test_weights_are_counted_to_the_byte(model: str, weights: str) -> None:
-    spec, run_config = MODELS[model], made_draft(weights=weights)
+    spec, run_config = MODELS[model], made_run_config(weights=weights)
     with replayed(spec, weights) as replay:
         resting = replay.live.now
     planned = tensor_bytes(spec, run_config)["load"]
@@ -140,7 +142,7 @@ def slope(model: str, phase: str, low: RunConfig, high: RunConfig) -> float:
 
 @pytest.mark.parametrize("model", ["2B", "7B"])
 def test_slopes(model: str) -> None:
-    base = made_draft(frames=48, height=252, width=448, vision_chunk=8, prefill_chunk=1024)
+    base = made_run_config(frames=48, height=252, width=448, vision_chunk=8, prefill_chunk=1024)
     pairs = {
         "slices in a group": (
             "vision",
@@ -169,7 +171,7 @@ LEVERS = (
 
 @pytest.mark.parametrize(("model", "weights", "kv", "placement"), LEVERS)
 def test_every_lever_saves_what_the_plan_says(model: str, weights: str, kv: str, placement: Placement) -> None:
-    run_config = made_draft(weights=weights, kv=kv, placement=placement, frames=6)
+    run_config = made_run_config(weights=weights, kv=kv, placement=placement, frames=6)
     (peaks,) = replayed_peaks(model, (run_config,))
     planned = tensor_bytes(MODELS[model], run_config)
     for phase, peak in peaks.items():
@@ -179,7 +181,7 @@ def test_every_lever_saves_what_the_plan_says(model: str, weights: str, kv: str,
 @pytest.mark.parametrize("attention", ["efficient", "tiled"])
 def test_every_rung_takes_what_the_plan_says(attention: str) -> None:
     for chunk in (64, 1024):
-        run_config = made_draft(attention=attention, frames=4, prefill_chunk=chunk)
+        run_config = made_run_config(attention=attention, frames=4, prefill_chunk=chunk)
         (peaks,) = replayed_peaks("7B", (run_config,))
         planned = tensor_bytes(SPEC_7B, run_config)
         for phase, peak in peaks.items():
@@ -194,7 +196,7 @@ def test_every_rung_takes_what_the_plan_says(attention: str) -> None:
 def test_a_captured_step_takes_no_more_than_planned(model: str, weights: str, kv: str, batch: int, fused: bool) -> None:
     """An int8 cache is not copied to 16-bit as a whole: a layer's would be 16 MiB here."""
     spec, cuda = MODELS[model], torch.device("cuda")
-    run_config = made_draft(weights=weights, kv=kv, batch=batch, frames=96, height=252, width=448)
+    run_config = made_run_config(weights=weights, kv=kv, batch=batch, frames=96, height=252, width=448)
     with replayed(spec, weights) as replay:
         decoder = replay.model.language_model
         merged = (
@@ -217,7 +219,7 @@ def test_a_captured_step_takes_no_more_than_planned(model: str, weights: str, kv
 
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
 def test_sampling_takes_no_more_than_planned(temperature: float) -> None:
-    run_config = made_draft(batch=16, sampled=temperature > 0)
+    run_config = made_run_config(batch=16, sampled=temperature > 0)
     live = LiveBytes("cuda")
     with FakeTensorMode(), live:
         logits = torch.empty(16, SPEC_2B.vocabulary, device="cuda")
@@ -288,7 +290,7 @@ def test_eight_and_768_frames_differ_by_the_cache_alone(model: str) -> None:
     """Neither pixels nor embeddings nor scores pile up; with few layers the cache is small, and the test strict."""
     spec = replace(MODELS[model], layers=4)
     few, many = (
-        made_draft(frames=frames, height=168, width=168, vision_chunk=4, prefill_chunk=128) for frames in (8, 768)
+        made_run_config(frames=frames, height=168, width=168, vision_chunk=4, prefill_chunk=128) for frames in (8, 768)
     )
     with replayed(spec, "bf16") as replay:
         low, high = (max(run_phases(replay, run_config, spec).values()) for run_config in (few, many))
@@ -299,7 +301,7 @@ def test_eight_and_768_frames_differ_by_the_cache_alone(model: str) -> None:
 def test_float16_is_planned_with_its_float32_residual_streams(model: str, weights: str) -> None:
     shapes = ((2, 560, 1008, 2, 512), (4, 560, 1008, 8, 1024), (6, 252, 448, 1, 256), (32, 112, 140, 8, 1024))
     drafts = tuple(
-        made_draft(
+        made_run_config(
             weights=weights, dtype="fp16", kv="fp16", frames=frames, height=height, width=width, vision_chunk=vision,
             prefill_chunk=chunk,
         )
@@ -315,7 +317,7 @@ def test_float16_is_planned_with_its_float32_residual_streams(model: str, weight
 
 @pytest.mark.parametrize("chunk", [3, 7])
 def test_a_tiny_chunk_is_less_than_its_logits(chunk: int) -> None:
-    run_config = made_draft(frames=2, height=28, width=56, text_tokens=30, prefill_chunk=chunk)
+    run_config = made_run_config(frames=2, height=28, width=56, text_tokens=30, prefill_chunk=chunk)
     (peaks,) = replayed_peaks("2B", (run_config,))
     planned = tensor_bytes(SPEC_2B, run_config)
     for phase, peak in peaks.items():

@@ -20,7 +20,8 @@ from vidqa.config import EngineConfig
 from vidqa.errors import Interrupted
 from vidqa.events import Answered, Event, MemorySampled, Planned, StageProgress, StageStarted, TextDelta
 from vidqa.models.registry import find_checkpoints
-from vidqa.planner.tasks import Forecast, forecast, tasks_for
+from vidqa.planner.model_choice import Forecast, forecast
+from vidqa.planner.problem import planning_problems
 from vidqa.tui.app import VidqaApp, make_app
 from vidqa.tui.launch_options import LaunchOptions
 from vidqa.tui.screens.main_screen import MainScreen
@@ -66,7 +67,7 @@ class ScriptedSession:
     def forecast(self, video: VideoInfo, request: Request, config: EngineConfig | None = None) -> Forecast:
         self._video = video
         chosen = config or self.config
-        return forecast(tasks_for(find_checkpoints(chosen.model, local=False), video, request, chosen, CARD))
+        return forecast(planning_problems(find_checkpoints(chosen.model, local=False), video, request, chosen, CARD))
 
     def load(self, request: Request) -> Iterator[Event]:
         yield from self._play(self._loads or (lambda *_: ()), request)

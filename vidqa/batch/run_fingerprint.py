@@ -14,7 +14,8 @@ from vidqa.config import EngineConfig
 from vidqa.devices.device import find_device
 from vidqa.errors import VideoError, VideoUnreadable
 from vidqa.models.registry import Checkpoint, find_checkpoints
-from vidqa.planner.tasks import plan_best, tasks_for
+from vidqa.planner.model_choice import plan_best
+from vidqa.planner.problem import planning_problems
 from vidqa.video.reader import open_video
 
 Chooser = Callable[[EngineConfig, CaptionRequest, Sequence[Clip]], Checkpoint]
@@ -52,6 +53,6 @@ def choose_checkpoint(config: EngineConfig, asking: CaptionRequest, clips: Seque
         with suppress(VideoError), open_video(clip.path) as reader:
             job = PlannedQuestion(Pending(clip, ""))
             request = request_of(job, reader.info, asking)
-            tasks = tasks_for(checkpoints, reader.info, request, config, find_device(config.device))
+            tasks = planning_problems(checkpoints, reader.info, request, config, find_device(config.device))
             return checkpoints[plan_best(tasks)[0]]
     raise VideoUnreadable("None of the clips can be opened.", "Look at one with `vidqa frames`.")

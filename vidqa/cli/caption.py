@@ -149,7 +149,7 @@ def _setup(
     from vidqa.batch.segmentation import parse_segments
     from vidqa.cli.default_model import choose_model
     from vidqa.devices.host import usable_cores
-    from vidqa.planner.tasks import check_limits, check_text
+    from vidqa.planner.request_checks import check_limits, check_text
 
     settings = settings_for(arguments)
     request = make_request(arguments, settings, "")

@@ -45,7 +45,7 @@ def add_parser(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Profile, write the files, print; returns the exit code."""
     from vidqa.cli.default_model import choose_model
-    from vidqa.planner.tasks import check_config, check_request
+    from vidqa.planner.request_checks import check_config, check_request
     from vidqa.video.probe import check_file
 
     talk, settings = StderrReporter(arguments.quiet), settings_for(arguments)

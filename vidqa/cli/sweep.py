@@ -102,7 +102,7 @@ def _series(arguments: argparse.Namespace, talk: StderrReporter) -> "Series":
     """What the arguments ask for, checked before anything runs."""
     from vidqa.cli.default_model import choose_model
     from vidqa.errors import UsageError
-    from vidqa.planner.tasks import check_config, check_request
+    from vidqa.planner.request_checks import check_config, check_request
     from vidqa.profiling.sweep_points import parse_counts, parse_sizes
     from vidqa.profiling.sweep_runner import prepare
     from vidqa.video.open import probe_facts
