@@ -11,7 +11,8 @@ from vidqa.config import EngineConfig
 from vidqa.errors import Interrupted, VideoError
 from vidqa.events import Answered, Event, Failed, Planned
 from vidqa.models.registry import find_checkpoints
-from vidqa.planner.model_choice import Forecast, forecast
+from vidqa.planner.model_choice import forecast
+from vidqa.planner.planner import Forecast
 from vidqa.planner.problem import planning_problems
 from vidqa.types import Answer, Device, MemoryUse, Plan, Request, Timing, VideoInfo
 

@@ -14,7 +14,8 @@ from vidqa.batch.content_hash import hash_of, identify
 from vidqa.batch.prompt_templates import PromptTemplate
 from vidqa.config import EngineConfig
 from vidqa.models.registry import find_checkpoints
-from vidqa.planner.model_choice import Forecast, forecast
+from vidqa.planner.model_choice import forecast
+from vidqa.planner.planner import Forecast
 from vidqa.planner.problem import planning_problems
 from vidqa.types import Device, Request, VideoInfo
 from vidqa.utils.units import parse_bytes

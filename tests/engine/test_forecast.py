@@ -18,7 +18,8 @@ from vidqa.errors import UsageError
 from vidqa.events import Answered, Planned
 from vidqa.planner.budget import RuntimeOverhead
 from vidqa.planner.memory_model import with_runtime
-from vidqa.planner.model_choice import Forecast, forecast
+from vidqa.planner.model_choice import forecast
+from vidqa.planner.planner import Forecast
 from vidqa.planner.problem import PlanningProblem
 from vidqa.types import Plan
 

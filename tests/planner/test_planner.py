@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.planner.plan_builders import GIB, SPEC_2B, SPEC_7B, made_device, made_problem, made_run_config, made_video
-from vidqa.config import EngineConfig
+from vidqa.config import QUALITY_CHOICES, EngineConfig
 from vidqa.devices.device import find_device
 from vidqa.devices.gpu_catalog import CATALOG, as_device
 from vidqa.devices.host import usable_cores
@@ -38,7 +38,7 @@ PROBLEMS = st.builds(
     SECONDS,
     SPECS,
     st.sampled_from(["what happens?", "what does the sign read?"]),
-    quality=st.sampled_from(quality.QUALITIES),
+    quality=st.sampled_from(QUALITY_CHOICES),
     max_tokens=st.integers(1, 2000),
 )
 
@@ -126,7 +126,7 @@ def test_never_below_the_floor_and_reading_keeps_its_pixels(gib: float) -> None:
 
 
 def test_16k_tokens_are_enough_unless_the_best_is_asked() -> None:
-    tokens = {name: plan_video(made_problem(80, 600, quality=name)).visual_tokens for name in quality.QUALITIES}
+    tokens = {name: plan_video(made_problem(80, 600, quality=name)).visual_tokens for name in QUALITY_CHOICES}
     assert tokens["fast"] <= 4_096 < tokens["balanced"] <= 16_384 < tokens["best"] <= 24_576
 
 

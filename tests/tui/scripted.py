@@ -20,7 +20,8 @@ from vidqa.config import EngineConfig
 from vidqa.errors import Interrupted
 from vidqa.events import Answered, Event, MemorySampled, Planned, StageProgress, StageStarted, TextDelta
 from vidqa.models.registry import find_checkpoints
-from vidqa.planner.model_choice import Forecast, forecast
+from vidqa.planner.model_choice import forecast
+from vidqa.planner.planner import Forecast
 from vidqa.planner.problem import planning_problems
 from vidqa.tui.app import VidqaApp, make_app
 from vidqa.tui.launch_options import LaunchOptions

@@ -13,7 +13,7 @@ from vidqa.batch.clip_record import Pending, Span
 from vidqa.batch.prompt_templates import PromptTemplate, clip_values, fill
 from vidqa.config import EngineConfig
 from vidqa.errors import VidqaError
-from vidqa.planner.model_choice import Forecast
+from vidqa.planner.planner import Forecast
 from vidqa.planner.request_checks import check_request
 from vidqa.types import Placement, Plan, Request, VideoInfo
 

@@ -23,7 +23,8 @@ from vidqa.models.registry import Checkpoint, find_checkpoints
 from vidqa.models.weight_files import tensor_sizes
 from vidqa.planner.budget import with_measured_runtime
 from vidqa.planner.memory_model import with_runtime
-from vidqa.planner.model_choice import Forecast, forecast
+from vidqa.planner.model_choice import forecast
+from vidqa.planner.planner import Forecast
 from vidqa.planner.problem import PlanningProblem, planning_problems
 from vidqa.planner.weight_memory import QUANTIZED
 from vidqa.types import Device, Request, RunConfig, VideoInfo

@@ -27,8 +27,8 @@ from vidqa.models.registry import find_checkpoints
 from vidqa.planner.budget import budget_bytes
 from vidqa.planner.explain import sampling_gap_note
 from vidqa.planner.fallback import MAX_STEPS, gave_up, lower
-from vidqa.planner.model_choice import Forecast, plan_best
-from vidqa.planner.planner import plan_video
+from vidqa.planner.model_choice import plan_best
+from vidqa.planner.planner import Forecast, plan_video
 from vidqa.planner.problem import planning_problems, with_cpu_threads
 from vidqa.planner.request_checks import check_config, check_limits, check_request
 from vidqa.types import Plan, Request, VideoInfo

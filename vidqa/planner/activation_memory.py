@@ -4,13 +4,9 @@ Each formula counts the tensors that are alive together at the peak of the engin
 compares them with the real modules.
 """
 
-from dataclasses import dataclass
-from functools import lru_cache
-
 from vidqa.models.block_sizes import FLEX_BLOCK, INT8_BLOCK_TOKENS, TILE_KEYS, TILE_QUERIES
 from vidqa.models.family import family_of
 from vidqa.models.spec import ModelSpec
-from vidqa.planner.baseline_memory import math_attention_bytes
 from vidqa.planner.weight_memory import QUANTIZED, weight_tensors
 from vidqa.types import ELEMENT_BYTES, RunConfig
 
@@ -72,30 +68,14 @@ def prompt_tokens(spec: ModelSpec, run_config: RunConfig) -> int:
     return spec.visual_tokens(run_config.frames, run_config.height, run_config.width) + run_config.text_tokens + between
 
 
-@lru_cache(maxsize=4096)
-def worst_pass(spec: ModelSpec, run_config: RunConfig) -> tuple[int, int]:
-    """Return the tokens of the prefill pass that takes most memory, and the tokens cached at its end.
-
-    It is the last whole chunk, or the shorter rest behind it, which attends to more cached tokens.
-    """
-    total, chunk = prompt_tokens(spec, run_config), run_config.prefill_chunk
-    whole = total // chunk * chunk
-    passes = [one for one in ((chunk, whole), (total - whole, total)) if all(one)]
-    return max(
-        passes,
-        key=lambda one: tokens_bytes(spec, run_config, one[0]) + attention_workspace(spec, run_config, *one).bytes,
-    )
-
-
-def chunk_bytes(spec: ModelSpec, run_config: RunConfig) -> int:
-    """Return the bytes of the largest prefill chunk in one layer."""
-    return tokens_bytes(spec, run_config, worst_pass(spec, run_config)[0])
+def chunk_tokens(spec: ModelSpec, run_config: RunConfig) -> int:
+    """Return the tokens of the largest prefill chunk."""
+    return min(run_config.prefill_chunk, prompt_tokens(spec, run_config))
 
 
 def chunk_formula(spec: ModelSpec, run_config: RunConfig) -> str:
     """Return the larger of the formulas of `tokens_bytes` with its numbers."""
-    tokens, _ = worst_pass(spec, run_config)
-    hidden, wide = spec.hidden, spec.intermediate
+    tokens, hidden, wide = chunk_tokens(spec, run_config), spec.hidden, spec.intermediate
     rows = 2 + residual_element_bytes(run_config) // ELEMENT_BYTES[run_config.dtype]
     if run_config.weights == "int8":
         return f"{tokens} tokens · ({rows} · {hidden} + {wide} in {run_config.dtype}, int32, fp16 and cast)"
@@ -164,24 +144,9 @@ def logits_bytes(spec: ModelSpec, run_config: RunConfig) -> int:
     return spec.vocabulary * (_FLOAT32_BYTES + choosing) * run_config.batch
 
 
-@dataclass(frozen=True, slots=True)
-class Workspace:
-    """Bytes that an attention kernel allocates beside its output, and their formula."""
-
-    bytes: int
-    formula: str
-
-
-def attention_workspace(spec: ModelSpec, run_config: RunConfig, chunk: int, cached: int) -> Workspace:
-    """Return what a kernel takes beyond `tokens_bytes` in a pass of `chunk` tokens that ends with `cached` ones.
-
-    None of vidqa's kernels grows with the cache. `math` is PyTorch's unfused attention, for comparison only.
-    """
-    if run_config.attention == "math":
-        scores = math_attention_bytes(spec.heads, chunk, cached)
-        return Workspace(scores, f"{chunk} · {cached} · ({spec.heads} heads · 9 B + 4 B)")
-    beyond = _attention_bytes(spec, run_config, chunk) - tokens_bytes(spec, run_config, chunk)
-    return Workspace(max(beyond, 0), f"{chunk} tokens, whatever the cache holds")
+def attention_workspace_bytes(spec: ModelSpec, run_config: RunConfig, tokens: int) -> int:
+    """Return what the attention kernel takes beyond `tokens_bytes` in a pass of n tokens, however many are cached."""
+    return max(_attention_bytes(spec, run_config, tokens) - tokens_bytes(spec, run_config, tokens), 0)
 
 
 def _attention_bytes(spec: ModelSpec, run_config: RunConfig, tokens: int) -> int:

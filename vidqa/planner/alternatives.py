@@ -24,29 +24,24 @@ class Alternative:
 
 def alternatives(problem: PlanningProblem, plan: Plan) -> tuple[Alternative, ...]:
     """Return one step better and one step cheaper, where there is such a step."""
-    space = search_space(problem)
-    steps: tuple[tuple[Kind, RunConfig | None], ...] = (
-        ("better", _step(space, plan.run_config, 1)),
-        ("cheaper", _step(space, plan.run_config, -1)),
-    )
-    found = []
-    for kind, run_config in steps:
-        if run_config is not None:
-            fitting = fit(problem, space, run_config)
-            reason = None if fitting else limiting_reason(problem, space, run_config)
-            found.append(Alternative(kind, finish_plan(problem, space, fitting or run_config), reason))
+    space, found = search_space(problem), []
+    directions: tuple[tuple[Kind, int], ...] = (("better", 1), ("cheaper", -1))
+    for kind, direction in directions:
+        if (step := _step(space, plan.run_config, direction)) is not None:
+            fitting = fit(problem, space, step)
+            reason = None if fitting else limiting_reason(problem, space, step)
+            found.append(Alternative(kind, finish_plan(problem, space, fitting or step), reason))
     return tuple(found)
 
 
 def _step(space: SearchSpace, run_config: RunConfig, direction: int) -> RunConfig | None:
     """Return more frames at the same size, else larger frames; or fewer frames, else smaller ones."""
-    count = _neighbour(space.counts, run_config.frames, direction)
-    if count is not None:
+    if (count := _neighbour(space.counts, run_config.frames, direction)) is not None:
         return replace(run_config, frames=count)
     size = _neighbour(space.sizes, (run_config.height, run_config.width), direction)
     return None if size is None else replace(run_config, height=size[0], width=size[1])
 
 
 def _neighbour(values: tuple[Value, ...], value: Value, direction: int) -> Value | None:
-    place = values.index(value) + direction if value in values else -1
-    return values[place] if 0 <= place < len(values) else None
+    index = values.index(value) + direction if value in values else -1
+    return values[index] if 0 <= index < len(values) else None

@@ -7,7 +7,6 @@ cannot be written is no error: it must not stop an answer.
 import contextlib
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -15,11 +14,8 @@ from vidqa.config import state_folder
 from vidqa.types import Device
 from vidqa.utils.atomic_write import write_whole
 
+_JOURNAL = "memory.jsonl"
 _MOST_RUNS = 500
-
-
-def _journal() -> Path:
-    return state_folder() / "memory.jsonl"
 
 
 def remember(device: Device, model: str, weights: str, predicted: int, measured: int, runtime: int | None) -> None:
@@ -34,7 +30,7 @@ def remember(device: Device, model: str, weights: str, predicted: int, measured:
         "of": "process" if device.kind == "cuda" else "tensors",
     }
     with contextlib.suppress(OSError):
-        path = _journal()
+        path = state_folder() / _JOURNAL
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         write_whole(path, "\n".join([*lines[-(_MOST_RUNS - 1) :], json.dumps(row)]) + "\n")
 
@@ -42,7 +38,7 @@ def remember(device: Device, model: str, weights: str, predicted: int, measured:
 def runs() -> Iterator[dict[str, Any]]:
     """Yield past runs, the oldest first; skip lines that cannot be parsed or compared."""
     try:
-        lines = _journal().read_text(encoding="utf-8").splitlines()
+        lines = (state_folder() / _JOURNAL).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
         return
     for line in lines:

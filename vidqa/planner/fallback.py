@@ -83,11 +83,10 @@ def _lighter_loads(problem: PlanningProblem, plan: Plan) -> Iterator[tuple[str, 
     if problem.spec.stored is not None:
         return
     if problem.config.placement is None and not plan.run_config.placement.embedding_on_host:
-        for place in placements(problem.spec, weights, problem.device):
-            if place.embedding_on_host:
-                config = replace(problem.config, placement=place)
-                yield "embedding table in host memory", replace(problem, config=config, pinned_weights=weights)
-                break
+        places = (one for one in placements(problem.spec, weights, problem.device) if one.embedding_on_host)
+        if (place := next(places, None)) is not None:
+            config = replace(problem.config, placement=place)
+            yield "embedding table in host memory", replace(problem, config=config, pinned_weights=weights)
     if problem.config.weights is None:
         choices = weight_choices(problem.device)
         for smaller in choices[choices.index(weights) + 1 :]:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from vidqa.devices.gpu_catalog import OLDEST_FOR_TRITON
 from vidqa.models.family import family_of
 from vidqa.models.spec import ModelSpec
-from vidqa.planner.activation_memory import group_slices, prompt_tokens
+from vidqa.planner.activation_memory import chunk_tokens, group_slices, prompt_tokens
 from vidqa.planner.memory_model import kv_bytes, kv_capacity
 from vidqa.planner.weight_memory import parameters, part_bytes
 from vidqa.types import Device, RunConfig, TimeEstimate, VideoInfo
@@ -55,8 +55,8 @@ def cancel_check_seconds(spec: ModelSpec, run_config: RunConfig, device: Device)
 
     A GPU gets a chunk's work at once; on a CPU the engine checks before every layer.
     """
-    tokens = min(run_config.prefill_chunk, prompt_tokens(spec, run_config))
-    group = group_slices(spec, run_config) * _slice_seconds(spec, run_config, device) + _vision_start(spec, device)
+    slices, tokens = group_slices(spec, run_config), chunk_tokens(spec, run_config)
+    group = slices * _slice_seconds(spec, run_config, device) + _vision_start(spec, device)
     chunk = tokens * _row_seconds(spec, run_config, device) + _chunk_start(spec, run_config, device)
     vision_checks, checks = _checks(spec, device)
     return group / vision_checks, chunk / checks

@@ -146,29 +146,27 @@ def _cache_parts(spec: ModelSpec, run_config: RunConfig, *, on_host: bool) -> It
     cache, scratch = on_device(spec, run_config), _kv_scratch_bytes(spec, run_config, on_host=on_host)
     heads = f"{spec.layers} layers · {spec.kv_heads} heads · {spec.head_dim}"
     phases = _FROM_PREFILL if place.vision_offloaded else _AFTER_LOAD
-    yield MemoryPart(
-        "KV cache", phases, cache, lambda: f"{capacity} tokens · 2 · {heads} in {run_config.kv}"
-    )  # fmt: skip
-    yield MemoryPart(
-        "KV scratch", phases, scratch, lambda: f"{capacity} tokens of one layer in {run_config.dtype}"
-    )  # fmt: skip
+    yield MemoryPart("KV cache", phases, cache, lambda: f"{capacity} tokens · 2 · {heads} in {run_config.kv}")
+    yield MemoryPart("KV scratch", phases, scratch, lambda: f"{capacity} tokens of one layer in {run_config.dtype}")
 
 
 def _language_parts(spec: ModelSpec, run_config: RunConfig, *, on_host: bool) -> Iterator[MemoryPart]:
-    workspace = activations.attention_workspace(spec, run_config, *activations.worst_pass(spec, run_config))
+    chunk = activations.chunk_tokens(spec, run_config)
+    workspace = activations.attention_workspace_bytes(spec, run_config, chunk)
     logits = activations.logits_bytes(spec, run_config)
     capacity = kv_capacity(spec, run_config)
     scores = 0 if on_host else activations.decode_scores_bytes(spec, run_config, capacity)
-    scores = max(scores, activations.attention_workspace(spec, run_config, 1, capacity).bytes)
+    scores = max(scores, activations.attention_workspace_bytes(spec, run_config, 1))
     copied = activations.quantized_copy_bytes(spec, run_config, "lm_head") if run_config.batch > 1 else 0
     positions = 3 * 8 * activations.prompt_tokens(spec, run_config) if on_host else 0  # M-RoPE's, int64
     yield MemoryPart(  # or the last token's logits, after a very small chunk
-        "prefill chunk", ("prefill",), max(activations.chunk_bytes(spec, run_config), logits - workspace.bytes),
+        "prefill chunk", ("prefill",), max(activations.tokens_bytes(spec, run_config, chunk), logits - workspace),
         lambda: activations.chunk_formula(spec, run_config),
     )  # fmt: skip
     yield MemoryPart(
-        "attention workspace", ("prefill",), workspace.bytes, lambda: f"{run_config.attention}, {workspace.formula}"
-    )
+        "attention workspace", ("prefill",), workspace,
+        lambda: f"{run_config.attention}, {chunk} tokens, whatever the cache holds",
+    )  # fmt: skip
     step = activations.tokens_bytes(spec, run_config, run_config.batch) + scores
     yield MemoryPart("decode step", ("decode",), step, lambda: "1 token")
     yield MemoryPart(

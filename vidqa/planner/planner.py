@@ -1,7 +1,7 @@
 """The planner: the best plan that fits memory, time and context, or why there is none. Arithmetic only."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from vidqa.errors import DoesNotFit
 from vidqa.planner import quality
@@ -27,31 +27,37 @@ from vidqa.video.frame_sampling import sampled_times
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
-    """Why nothing fits, and two plans.
+class Forecast:
+    """The plan of a planning problem (`task`), or why nothing fits (`refusal`) and two plans for comparison.
 
     `wanted` is the smallest plan that keeps the user's settings: it is too large, and its lines say what takes the
     memory. `nearest` fits, with as few of the user's settings dropped as possible; None if nothing fits without them.
     """
 
-    error: DoesNotFit
-    wanted: Plan
-    nearest: Plan | None
+    task: PlanningProblem
+    plan: Plan | None = None
+    refusal: DoesNotFit | None = None
+    wanted: Plan | None = None
+    nearest: Plan | None = None
+
+    def required_plan(self) -> Plan:
+        """Return the plan; raise DoesNotFit if there is none."""
+        if self.plan is None:
+            assert self.refusal is not None
+            raise self.refusal
+        return self.plan
 
 
 def plan_video(problem: PlanningProblem) -> Plan:
     """Return the best plan that fits; raise DoesNotFit with the smallest sufficient budget and the nearest plan."""
-    result = try_plan(problem)
-    if isinstance(result, Refused):
-        raise result.error
-    return result
+    return try_plan(problem).required_plan()
 
 
-def try_plan(problem: PlanningProblem) -> Plan | Refused:
-    """Return the best plan that fits, or why there is none."""
+def try_plan(problem: PlanningProblem) -> Forecast:
+    """Return the best plan that fits, or why there is none. Opens no file and loads nothing."""
     space = search_space(problem)
     best = best_run_config(problem, space)
-    return _refused(problem, space) if best is None else finish_plan(problem, space, best)
+    return _refusal(problem, space) if best is None else Forecast(problem, finish_plan(problem, space, best))
 
 
 def finish_plan(problem: PlanningProblem, space: SearchSpace, run_config: RunConfig) -> Plan:
@@ -87,7 +93,7 @@ def _smallest_run_config(problem: PlanningProblem, space: SearchSpace) -> RunCon
     return min(least, key=lambda run_config: required_bytes(problem.spec, run_config, problem.overhead))
 
 
-def _refused(problem: PlanningProblem, space: SearchSpace) -> Refused:
+def _refusal(problem: PlanningProblem, space: SearchSpace) -> Forecast:
     """Return why nothing fits (context, memory or time), with the number that would be enough."""
     run_config = _smallest_run_config(problem, space)
     answer_tokens = problem.request.max_tokens
@@ -120,7 +126,7 @@ def _refused(problem: PlanningProblem, space: SearchSpace) -> Refused:
         )
         remedy = f"Allow --max-wait {_sufficient_wait(seconds):.0f}, or look at a shorter --start/--end range."
     wanted = replace(finish_plan(problem, space, run_config), limits=())
-    return Refused(DoesNotFit(what, remedy, smallest_budget_bytes=needed), wanted, nearest)
+    return Forecast(problem, None, DoesNotFit(what, remedy, smallest_budget_bytes=needed), wanted, nearest)
 
 
 def _options(plan: Plan) -> str:
@@ -155,7 +161,7 @@ def nearest_plan(problem: PlanningProblem) -> Plan | None:
     All are dropped; then each is restored if something still fits, the most important first. `--max-wait` grows to
     what is needed. Settings of a loaded model stay.
     """
-    dropped = [name for name, (is_set, _) in _SETTINGS.items() if is_set(problem)]
+    dropped = [name for name in _SETTINGS if any(value is not None for value in _values(problem, name))]
     found = _feasible_without(problem, dropped)
     for name in list(dropped):
         fewer = [other for other in dropped if other != name]
@@ -168,10 +174,28 @@ def nearest_plan(problem: PlanningProblem) -> Plan | None:
     return None if run_config is None else finish_plan(found, space, run_config)
 
 
+# Settings of the user, the most important first: where they are in a planning problem, and their fields.
+_SETTINGS = {
+    "weights": ("config", ("weights",)),
+    "frames": ("request", ("frames", "fps")),
+    "size": ("request", ("size",)),
+    "wait": ("config", ("max_wait_seconds",)),
+    "kv": ("config", ("kv",)),
+    "placement": ("config", ("placement",)),
+    "chunks": ("config", ("vision_chunk", "prefill_chunk")),
+}
+
+
+def _values(problem: PlanningProblem, name: str) -> list[object]:
+    owner, fields = _SETTINGS[name]
+    return [getattr(getattr(problem, owner), field) for field in fields]
+
+
 def _feasible_without(problem: PlanningProblem, names: list[str]) -> PlanningProblem | None:
     """Return the problem without some settings; None if nothing fits then."""
-    for name in names:
-        problem = _SETTINGS[name][1](problem)
+    for owner, fields in map(_SETTINGS.__getitem__, names):
+        changed: Any = replace(getattr(problem, owner), **dict.fromkeys(fields))
+        problem = replace(problem, **{owner: changed})
     space = search_space(problem)
     if all(fit(problem, space, smallest(space, candidate)) is None for candidate in candidates(problem)):
         return None
@@ -179,34 +203,3 @@ def _feasible_without(problem: PlanningProblem, names: list[str]) -> PlanningPro
         return problem
     wait = _sufficient_wait(_fastest(problem, space)[1])
     return replace(problem, config=replace(problem.config, max_wait_seconds=wait))
-
-
-def _without_frames(problem: PlanningProblem) -> PlanningProblem:
-    return replace(problem, request=replace(problem.request, frames=None, fps=None))
-
-
-def _without_size(problem: PlanningProblem) -> PlanningProblem:
-    return replace(problem, request=replace(problem.request, size=None))
-
-
-def _without(*names: str) -> Callable[[PlanningProblem], PlanningProblem]:
-    def without(problem: PlanningProblem) -> PlanningProblem:
-        return replace(problem, config=replace(problem.config, **dict.fromkeys(names)))  # type: ignore[arg-type]
-
-    return without
-
-
-def _has(*names: str) -> Callable[[PlanningProblem], bool]:
-    return lambda problem: any(getattr(problem.config, name) is not None for name in names)
-
-
-# Settings of the user, the most important first: whether one is set, and the problem without it.
-_SETTINGS: dict[str, tuple[Callable[[PlanningProblem], bool], Callable[[PlanningProblem], PlanningProblem]]] = {
-    "weights": (_has("weights"), _without("weights")),
-    "frames": (lambda one: one.request.frames is not None or one.request.fps is not None, _without_frames),
-    "size": (lambda one: one.request.size is not None, _without_size),
-    "wait": (_has("max_wait_seconds"), _without("max_wait_seconds")),
-    "kv": (_has("kv"), _without("kv")),
-    "placement": (_has("placement"), _without("placement")),
-    "chunks": (_has("vision_chunk", "prefill_chunk"), _without("vision_chunk", "prefill_chunk")),
-}

@@ -14,7 +14,6 @@ from vidqa.models.spec import ModelSpec
 from vidqa.planner.weight_memory import parameters
 from vidqa.types import PixelBounds, RunConfig
 
-QUALITIES = ("fast", "balanced", "best")
 _BOLT = "BOLT, Qwen2.5-VL-7B, uniform: mean of Video-MME, LongVideoBench, MLVU"
 _QUICK = "QuickVideo (arXiv 2505.16175), Qwen2.5-VL-7B, all tokens: mean of the same three"
 FRAMES = (

@@ -98,7 +98,7 @@ def _best_of_candidate(
     for count in reversed(_fitting_counts(problem, space, candidate)):
         if points + quality.frames_points(count) + _most_slice_points(problem, space, count) <= to_beat:
             continue
-        found = largest_fitting(problem, space, replace(candidate, frames=count))
+        found = _largest_fitting(problem, space, replace(candidate, frames=count))
         if found and (reached := quality.score(problem.spec, found, space.most_slice_tokens)) > to_beat:
             best, to_beat = found, reached
     return best
@@ -126,8 +126,8 @@ def _candidates_by_chunk(problem: PlanningProblem) -> Iterator[tuple[PlanningPro
 def _fitting_counts(problem: PlanningProblem, space: SearchSpace, candidate: RunConfig) -> tuple[int, ...]:
     """Return the frame counts that fit at the smallest size: memory, time and tokens grow with the frames."""
     least = _sized(candidate, space.sizes[0])
-    most = bisect_left(space.counts, True, key=lambda count: fit(problem, space, replace(least, frames=count)) is None)
-    return space.counts[:most]
+    many = bisect_left(space.counts, True, key=lambda count: fit(problem, space, replace(least, frames=count)) is None)
+    return space.counts[:many]
 
 
 def _most_slice_points(problem: PlanningProblem, space: SearchSpace, frames: int) -> float:
@@ -136,10 +136,10 @@ def _most_slice_points(problem: PlanningProblem, space: SearchSpace, frames: int
     return quality.slice_points(tokens, space.most_slice_tokens)
 
 
-def largest_fitting(problem: PlanningProblem, space: SearchSpace, run_config: RunConfig) -> RunConfig | None:
+def _largest_fitting(problem: PlanningProblem, space: SearchSpace, run_config: RunConfig) -> RunConfig | None:
     """Return the run configuration at the largest size that fits, with its chunks; None if no size fits."""
-    number = bisect_left(space.sizes, True, key=lambda size: fit(problem, space, _sized(run_config, size)) is None)
-    return fit(problem, space, _sized(run_config, space.sizes[number - 1])) if number else None
+    many = bisect_left(space.sizes, True, key=lambda size: fit(problem, space, _sized(run_config, size)) is None)
+    return fit(problem, space, _sized(run_config, space.sizes[many - 1])) if many else None
 
 
 def smallest(space: SearchSpace, candidate: RunConfig) -> RunConfig:

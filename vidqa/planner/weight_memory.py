@@ -11,7 +11,6 @@ from vidqa.models.spec import ModelSpec
 from vidqa.types import ELEMENT_BYTES, Placement
 
 QUANTIZED = ("int8", "nf4", "nf4-dq", "fp8", "awq", "gptq")  # the last two only as a checkpoint stores them
-PRECISIONS = (*ELEMENT_BYTES, *QUANTIZED)
 _NF4_BLOCK = 64  # weights that share one absmax (bitsandbytes' default)
 _NESTED_BLOCK = 256  # absmaxes that share one scale when they are quantized in turn
 
@@ -59,7 +58,7 @@ def parameters(spec: ModelSpec, *parts: str) -> int:
     return sum(tensor.values for tensor in weight_tensors(spec) if not parts or tensor.part in parts)
 
 
-def tensor_bytes(tensor: WeightTensor, precision: str) -> int:
+def weight_bytes(tensor: WeightTensor, precision: str) -> int:
     """Return the bytes of a tensor in a precision, rounded as it is allocated; vectors stay in 16-bit.
 
     int8: one byte a weight and a float32 scale a row. nf4: half a byte, a float32 absmax per 64
@@ -102,7 +101,7 @@ def part_bytes(spec: ModelSpec, part: str, weights: str, dtype: str, placement: 
     for tensor in weight_tensors(spec):
         if tensor.part == part:
             whole = not tensor.matrix and tensor.columns > 1
-            total += tensor_bytes(tensor, dtype if whole and precision in QUANTIZED else precision)
+            total += weight_bytes(tensor, dtype if whole and precision in QUANTIZED else precision)
     return total + _BUFFERS.get(part, 0)
 
 

@@ -17,7 +17,7 @@ from textual.message import Message
 from vidqa.config import EngineConfig
 from vidqa.errors import Interrupted, VidqaError
 from vidqa.events import Answered, Event, MemorySampled, StageProgress, TextDelta
-from vidqa.planner.model_choice import Forecast
+from vidqa.planner.planner import Forecast
 from vidqa.tui.worker_messages import EngineEvent, JobEnded, MemoryMeasured, Progressed, TextWaiting
 from vidqa.types import Answer, Request, VideoInfo
 

@@ -6,7 +6,7 @@ from textual.message import Message
 
 from vidqa.errors import VidqaError
 from vidqa.events import Event, MemorySampled, StageProgress
-from vidqa.planner.model_choice import Forecast
+from vidqa.planner.planner import Forecast
 from vidqa.tui.half_blocks import HalfBlockImage
 from vidqa.types import VideoInfo
 

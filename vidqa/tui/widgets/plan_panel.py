@@ -8,7 +8,7 @@ from textual.containers import Vertical
 from textual.content import Content
 from textual.widgets import Static
 
-from vidqa.planner.model_choice import Forecast
+from vidqa.planner.planner import Forecast
 from vidqa.tui.plan_overrides import KNOBS, PlanOverrides, knob_choices
 from vidqa.tui.widgets.budget_bar import BudgetBar
 from vidqa.tui.widgets.plan_option import PlanOption
