@@ -1,4 +1,4 @@
-"""Videos, devices and problems in plain numbers."""
+"""Videos, devices, planning problems and plans in plain numbers."""
 
 from dataclasses import replace
 from typing import Any
@@ -18,7 +18,7 @@ OVERHEAD = RuntimeOverhead(480 * 2**20, "assumed", 8320 * 1024, 22 * 2**20)
 
 
 def made_video(seconds: float, width: int = 1280, height: int = 720, fps: float = 25.0) -> VideoInfo:
-    """A clip of constant rate that no file holds."""
+    """A clip of constant rate, without a file."""
     count = max(int(seconds * fps), 1)
     times = tuple(index / fps for index in range(count))
     return VideoInfo(
@@ -52,23 +52,19 @@ def made_problem(
 
 
 def plan_of(run_config: RunConfig, spec: ModelSpec) -> Plan:
-    """A plan that runs a draft, whatever the budget."""
-    visual, seconds = (
-        spec.visual_tokens(run_config.frames, run_config.height, run_config.width),
-        TimeEstimate(0, 0, 0, 0),
-    )
+    """A plan of a run configuration, without memory, budget or limits."""
+    visual = spec.visual_tokens(run_config.frames, run_config.height, run_config.width)
     indices = tuple(range(run_config.frames))
     return Plan(
         model="a model", device="cuda:0", run_config=run_config, indices=indices,
-        timestamps_seconds=tuple(map(float, indices)),
-        visual_tokens=visual, prompt_tokens=visual + run_config.text_tokens,
-        kv_capacity_tokens=kv_capacity(spec, run_config),
-        lines=(), phase_bytes={}, peak_phase="prefill", margin_bytes=0, budget_bytes=0, limits=(), seconds=seconds,
-        score=0.0,
+        timestamps_seconds=tuple(map(float, indices)), visual_tokens=visual,
+        prompt_tokens=visual + run_config.text_tokens, kv_capacity_tokens=kv_capacity(spec, run_config), lines=(),
+        phase_bytes={}, peak_phase="prefill", margin_bytes=0, budget_bytes=0, limits=(),
+        seconds=TimeEstimate(0, 0, 0, 0), score=0.0,
     )  # fmt: skip
 
 
 def made_run_config(**fields: Any) -> RunConfig:
-    """A draft of 8 frames of 1008x560 in bf16, but for what is said."""
+    """A run of 8 frames of 1008x560 in bf16, with some fields changed."""
     run_config = RunConfig("bf16", "bf16", "bf16", "flash", 8, 560, 1008, 50, 16, 2, 512, Placement())
     return replace(run_config, **fields)
