@@ -93,15 +93,15 @@ def measure_on_cpu() -> list[Measured]:
     from vidqa.devices.device import find_device
     from vidqa.models.loader import load_model
     from vidqa.models.registry import find_checkpoints
-    from vidqa.planner.tasks import runtime_overhead
+    from vidqa.planner.budget import runtime_overhead
     from vidqa.types import Placement
 
     (found,), host, device = find_checkpoints("demo", local=True), Host(), find_device("cpu")
     loaded = load_model(found.local_folder(), host.device, "fp32", "fp32", Placement())
     setup = Setup("demo", found.spec, "fp32", device.total_bytes / GIB)
-    around = replace(runtime_overhead(device, synthetic_video(25)), context_bytes=0)  # tensors alone are compared
+    overhead = replace(runtime_overhead(device, synthetic_video(25)), context_bytes=0)  # tensors alone are compared
     config = EngineConfig(device="cpu", weights="fp32", remember=False)
-    plans = make_plans(found, device, config, around, Sizes().plans)
+    plans = make_plans(found, device, config, overhead, Sizes().plans)
     return [run_one(host, setup, loaded, task, plan, 600.0) for task, plan in plans]
 
 

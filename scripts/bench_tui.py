@@ -204,7 +204,8 @@ PLANNING = """
 import sys, time
 from tests.tui.scripted import CARD
 from vidqa.config import EngineConfig
-from vidqa.planner.tasks import forecast, tasks_for
+from vidqa.planner.model_choice import forecast
+from vidqa.planner.problem import planning_problems
 from vidqa.models.registry import find_checkpoints
 from vidqa.tui.screens.model_chooser import typical_video
 from vidqa.tui.plan_overrides import PLAN_OPTIONS, PlanOverrides, interactive_config, option_choices
@@ -214,7 +215,7 @@ video, checkpoints = typical_video(), find_checkpoints(sys.argv[1], local=False)
 def plan(overrides):
     begun = time.perf_counter()
     request = overrides.request(Request(video.path, "what happens?"), "what happens?")
-    found = forecast(tasks_for(checkpoints, video, request, overrides.config(config), CARD))
+    found = forecast(planning_problems(checkpoints, video, request, overrides.config(config), CARD))
     return found, time.perf_counter() - begun
 first, _ = plan(PlanOverrides())
 for name, choices in option_choices(first.task).items():

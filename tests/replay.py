@@ -1,9 +1,8 @@
 """Full-size models under fake tensors on a fake CUDA device, with every live byte counted.
 
-No weight is allocated and no kernel runs: the real modules and the engine's own steps are
-replayed, and storages are counted from their creation to their end, rounded to the 512
-bytes of CUDA's caching allocator. Two things a replay cannot see are told to it: fused
-attention (a fake tensor would go through the math kernel) and quantized matrices.
+No weight is allocated and no kernel runs: the real modules and the engine's steps are replayed. Storages are counted
+from their creation to their end, rounded to the 512 bytes of CUDA's caching allocator. Fused attention, which fake
+tensors would send through the math kernel, and quantized matrices are replaced by modules that allocate the same.
 """
 
 from collections.abc import Iterator
@@ -43,7 +42,7 @@ def _(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class FusedAttention(TorchFunctionMode):
-    """Sends scaled_dot_product_attention, and the fused operators, to what the fused kernels allocate."""
+    """Replace scaled_dot_product_attention by what the fused kernels allocate."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.nn.functional.scaled_dot_product_attention:
@@ -62,6 +61,9 @@ def _(states: Tensor, packed: Tensor, absmax: Tensor, outputs: int) -> Tensor:
     return states.new_empty(*states.shape[:-1], outputs)
 
 
+_DEFAULT_PLACEMENT = Placement()
+
+
 class ReplayedLinear4bit(nn.Module):
     """bitsandbytes' Linear4bit: packed weights, absmax per 64 values, a code of 16 floats."""
 
@@ -73,10 +75,8 @@ class ReplayedLinear4bit(nn.Module):
         blocks = -(-values // 64)
         self.absmax = torch.empty(blocks, dtype=torch.uint8 if nested else torch.float32, device=device)
         self.code = torch.empty(16, device=device)
-        self.nested: list[Tensor] = []
-        if nested:
-            self.nested = [torch.empty(-(-blocks // 256), device=device), torch.empty(256, device=device)]
-            self.nested.append(torch.empty((), device=device))
+        sizes: list[tuple[int, ...]] = [(-(-blocks // 256),), (256,), ()] if nested else []
+        self.nested = [torch.empty(size, device=device) for size in sizes]
         self.bias = linear.bias
 
     def forward(self, states: Tensor) -> Tensor:
@@ -90,9 +90,6 @@ class ReplayedLinear4bit(nn.Module):
         out = nn.functional.linear(states, whole, self.bias)
         del scales
         return out
-
-
-_PLAIN = Placement()
 
 
 class ReplayedLinear8bit(nn.Module):
@@ -129,7 +126,7 @@ class ReplayedLinear8bit(nn.Module):
 
 
 class ReplayedKernels:
-    """`triton_kernels` as far as memory goes: each function allocates what the real one does."""
+    """Functions of `triton_kernels` that only allocate what the real ones do."""
 
     @dataclass(frozen=True)
     class LayerCache:
@@ -163,14 +160,14 @@ class ReplayedKernels:
 
 @dataclass
 class Replay:
-    """A fake model with its counter; valid inside `replayed`."""
+    """A fake model and its counter; usable inside `replayed`."""
 
     model: VisionLanguageModel
     live: LiveBytes
 
     @contextmanager
-    def vision_is_moved_by_hand(self) -> Iterator[None]:
-        """Modules of fake tensors cannot be moved: the tower's tensors are, when the engine sends it to the host."""
+    def vision_can_be_offloaded(self) -> Iterator[None]:
+        """Move the tower's tensors one by one to the host: modules of fake tensors cannot be moved."""
         tower: Any = self.model.visual
 
         def to(device: Any) -> None:
@@ -187,7 +184,7 @@ class Replay:
 
 @contextmanager
 def replayed(
-    spec: ModelSpec, weights: str, placement: Placement = _PLAIN, dtype_name: str = "bf16"
+    spec: ModelSpec, weights: str, placement: Placement = _DEFAULT_PLACEMENT, dtype_name: str = "bf16"
 ) -> Iterator[Replay]:
     """The model of a spec on a fake CUDA device, in the named precisions and placement."""
     from transformers.initialization import no_init_weights
@@ -218,7 +215,7 @@ def replayed(
 
 
 def tensors_of(model: nn.Module) -> Iterator[Tensor]:
-    """Everything that a model keeps on its device."""
+    """Yield all tensors of a model."""
     yield from model.parameters()
     yield from model.buffers()
     for module in model.modules():

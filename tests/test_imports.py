@@ -20,7 +20,7 @@ HEAVY = ("torch", "transformers", "av", "numpy", "textual", "huggingface_hub", "
         ("import vidqa", HEAVY),
         ("import vidqa.cli.main", HEAVY),
         ("from vidqa import EngineConfig, Request, Session, VidqaError", ("torch", "transformers", "av", "textual")),
-        ("import vidqa.video.frame_sampling, vidqa.models.families.qwen2_vl.spec, vidqa.planner.tasks", HEAVY),
+        ("import vidqa.video.frame_sampling, vidqa.models.families.qwen2_vl.spec, vidqa.planner.model_choice", HEAVY),
         ("import vidqa.history.store, vidqa.history.export, vidqa.history.timestamps", (*HEAVY, "psutil")),
         ("import vidqa.video.probe", ("torch", "numpy")),
         ("from vidqa.video.reader import check_file, open_video", (*HEAVY, "vidqa.video.probe")),

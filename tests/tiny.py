@@ -1,8 +1,4 @@
-"""Tiny random Qwen2-VL models with the real head layouts, and transformers as the oracle.
-
-The oracle runs transformers' own modules and attention; the code under test gets a second
-copy of the same weights.
-"""
+"""Tiny random Qwen2-VL models with the real head layouts, and transformers' own models of the same weights."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -59,20 +55,10 @@ def pair(layout: str) -> Pair:
             if one.dim() > 1:
                 one.mul_(3)
             other.copy_(one)
+    tower = VisionSpec(2, 64, 4, 14, 2, 2, 128)
     spec = ModelSpec(
-        "qwen2_vl",
-        2,
-        heads * 16,
-        96,
-        heads,
-        kv_heads,
-        16,
-        512,
-        32768,
-        VIDEO_TOKEN,
-        False,
-        VisionSpec(2, 64, 4, 14, 2, 2, 128),
-    )
+        "qwen2_vl", 2, heads * 16, 96, heads, kv_heads, 16, 512, 32768, VIDEO_TOKEN, tied=False, vision=tower
+    )  # fmt: skip
     return Pair(oracle, VisionLanguageModel(model, spec, torch.device("cpu"), torch.float32, 0))
 
 

@@ -19,10 +19,10 @@ from vidqa.models.families.qwen2_vl import REFERENCE_BOUNDS
 from vidqa.models.loader import DTYPES, Loaded
 from vidqa.models.registry import Checkpoint
 from vidqa.models.spec import ModelSpec
-from vidqa.planner.memory_model import RuntimeOverhead, frames_ahead_bytes, margin_bytes
+from vidqa.planner.budget import RuntimeOverhead, runtime_overhead
+from vidqa.planner.memory_model import frames_ahead_bytes, margin_bytes
 from vidqa.planner.planner import plan_video
-from vidqa.planner.search import PlanningProblem
-from vidqa.planner.tasks import runtime_overhead, tasks_for
+from vidqa.planner.problem import PlanningProblem, planning_problems
 from vidqa.types import Device, Placement, Plan, Request
 
 GIB = 2**30
@@ -81,14 +81,14 @@ def capped(device: Device, cap_gib: float) -> Device:
 
 
 def make_plans(
-    found: Checkpoint, device: Device, config: EngineConfig, around: RuntimeOverhead | None = None,
+    found: Checkpoint, device: Device, config: EngineConfig, overhead: RuntimeOverhead | None = None,
     requests: Sequence[PlanRequest] = Sizes().plans,
 ) -> Iterator[tuple[PlanningProblem, Plan]]:  # fmt: skip
     """Yield the plans of all requests that fit under the cap; `around` is the measured overhead, else the usual one."""
     for seconds, frames, size, answer in requests:
         request = Request("noise", "what happens?", frames=frames, size=size, max_tokens=answer)
-        (task,) = tasks_for([found], synthetic_video(int(seconds * 25)), request, config, device)
-        task = replace(task, around=around or task.around)
+        (task,) = planning_problems([found], synthetic_video(int(seconds * 25)), request, config, device)
+        task = replace(task, overhead=overhead or task.overhead)
         try:
             yield task, plan_video(task)
         except DoesNotFit:
@@ -148,7 +148,7 @@ def run_one(
         end = run_limited(lambda: run_plan(loaded, task, plan, peak.meter), plan_seconds)
     run_config = plan.run_config
     # On a CPU the prefetcher's frames are not counted.
-    unseen = frames_ahead_bytes(task.spec, run_config, task.around.host_pixels)
+    unseen = frames_ahead_bytes(task.spec, run_config, task.overhead.host_pixels)
     # The load phase is over when these plans run, so the largest other phase is compared.
     phases = {
         name: size - unseen * (name in ("vision", "prefill"))

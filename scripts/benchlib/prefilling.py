@@ -17,7 +17,7 @@ from vidqa.errors import VidqaError
 from vidqa.models.family import family_of
 from vidqa.models.loader import Loaded
 from vidqa.planner.latency import prefill_flops
-from vidqa.planner.search import CHUNKS
+from vidqa.planner.problem import CHUNKS
 from vidqa.types import RunConfig
 
 _SLOW_SECONDS = 2.0  # of a prefill: its figure needs no repeating

@@ -28,8 +28,7 @@ from vidqa.models.families.qwen2_vl import REFERENCE_BOUNDS
 from vidqa.models.loader import Loaded
 from vidqa.models.registry import Checkpoint
 from vidqa.planner.planner import plan_video
-from vidqa.planner.search import PlanningProblem
-from vidqa.planner.tasks import tasks_for
+from vidqa.planner.problem import PlanningProblem, planning_problems
 from vidqa.profiling.hf_baseline import generate, model_inputs, process_video
 from vidqa.types import Frame, Placement, Plan, Request, VideoInfo
 
@@ -138,9 +137,9 @@ def plan_for(
     video = synthetic_video(frames, width, height)
     request = Request("noise", "what happens?", frames=frames, size=(width, height), max_tokens=max_tokens)
     found = Checkpoint("the benchmark's model", spec, REFERENCE_BOUNDS, None)
-    (task,) = tasks_for([found], video, request, config, find_device(config.device))
+    (task,) = planning_problems([found], video, request, config, find_device(config.device))
     if runtime_bytes is not None:
-        task = replace(task, around=replace(task.around, context_bytes=runtime_bytes))
+        task = replace(task, overhead=replace(task.overhead, context_bytes=runtime_bytes))
     return task, plan_video(task)
 
 

@@ -8,7 +8,9 @@ from vidqa.config import EngineConfig
 from vidqa.errors import Interrupted, VideoError
 from vidqa.events import Answered, Event, Failed, Planned
 from vidqa.models.registry import find_checkpoints
-from vidqa.planner.tasks import Forecast, forecast, tasks_for
+from vidqa.planner.model_choice import forecast
+from vidqa.planner.planner import Forecast
+from vidqa.planner.problem import planning_problems
 from vidqa.types import Answer, Device, MemoryUse, Plan, Request, Timing, VideoInfo
 
 MODEL = "Qwen/Qwen2-VL-2B-Instruct"
@@ -33,7 +35,7 @@ class ScriptedEngine:
         self.groups: list[list[Request]] = []
 
     def forecast(self, video: VideoInfo, request: Request, config: EngineConfig | None = None) -> Forecast:
-        return forecast(tasks_for(self._checkpoints, video, request, config or self._config, CARD))
+        return forecast(planning_problems(self._checkpoints, video, request, config or self._config, CARD))
 
     def ask_many(self, requests: Sequence[Request]) -> Iterator[tuple[int, Event]]:
         self.groups.append(list(requests))

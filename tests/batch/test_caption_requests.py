@@ -15,7 +15,9 @@ from vidqa.batch.content_hash import content_id, hash_of
 from vidqa.batch.prompt_templates import PromptTemplate
 from vidqa.config import EngineConfig
 from vidqa.models.registry import find_checkpoints
-from vidqa.planner.tasks import Forecast, forecast, tasks_for
+from vidqa.planner.model_choice import forecast
+from vidqa.planner.planner import Forecast
+from vidqa.planner.problem import planning_problems
 from vidqa.types import Device, Request, VideoInfo
 
 LARGE_CARD = replace(CARD, free_bytes=80 * 2**30, total_bytes=80 * 2**30)
@@ -57,7 +59,7 @@ def planned(video: VideoInfo, card: Device, batch: int | None = None) -> Planned
     checkpoints = find_checkpoints(MODEL, local=False)
 
     def plan(video: VideoInfo, request: Request, config: EngineConfig) -> Forecast:
-        return forecast(tasks_for(checkpoints, video, request, config, card))
+        return forecast(planning_problems(checkpoints, video, request, config, card))
 
     question = question_for("/clips/clip.mp4")
     caption_request = CaptionRequest(PromptTemplate("", "What happens?"), Request("", ""))

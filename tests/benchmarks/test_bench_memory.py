@@ -22,7 +22,7 @@ from vidqa.config import EngineConfig
 from vidqa.devices.device import allocator_environment
 from vidqa.models.families.qwen2_vl import REFERENCE_BOUNDS
 from vidqa.models.registry import Checkpoint
-from vidqa.planner.tasks import runtime_overhead
+from vidqa.planner.budget import runtime_overhead
 
 MADE: dict[str, Any] = {
     "model": "2b", "weights": "bf16", "cap_gib": 8, "frames": 8, "width": 56, "height": 56, "tokens": 20,
@@ -84,10 +84,10 @@ def test_a_plan_that_fails_is_a_row_and_the_next_one_runs(
 @pytest.mark.parametrize("context_mib", [400, 700])
 def test_the_checks_setups_have_plans_enough(model: str, weights: str, cap: float, context_mib: int) -> None:
     card = replace(made_device(139.0), compute_capability=(9, 0))
-    around = replace(runtime_overhead(card, synthetic_video(25)), context_bytes=context_mib * 2**20)
+    overhead = replace(runtime_overhead(card, synthetic_video(25)), context_bytes=context_mib * 2**20)
     found = Checkpoint(model, FULL[model], REFERENCE_BOUNDS, None)
     config = EngineConfig(device="cuda", weights=weights, remember=False)
-    plans = [plan for _, plan in make_plans(found, planned.capped(card, cap), config, around)]
+    plans = [plan for _, plan in make_plans(found, planned.capped(card, cap), config, overhead)]
     assert len(plans) >= 10
     assert len({plan.run_config.frames for plan in plans}) >= 6
     assert all(plan.predicted_peak_bytes < cap * planned.GIB for plan in plans)

@@ -6,12 +6,12 @@ from types import SimpleNamespace
 import pytest
 
 from tests.devices.scripted_nvml import GIB, MIB, OWN, Card, ScriptedNvml, machine
-from tests.planner.plan_builders import made_task
+from tests.planner.plan_builders import made_problem
 from vidqa.config import EngineConfig
 from vidqa.devices.device import find_device, start_cuda
 from vidqa.devices.nvml import ASSUMED_CONTEXT_BYTES
+from vidqa.planner.budget import budget_bytes
 from vidqa.planner.planner import plan_video
-from vidqa.planner.tasks import budget_bytes
 from vidqa.types import Device, Plan
 
 OTHERS = 2560 * MIB
@@ -56,7 +56,7 @@ class HiddenProcess:
 
     def plan(self, less_bytes: int = 0) -> Plan:
         """What a minute of video would run by now."""
-        return plan_video(replace(made_task(8, device=self.device()), budget_bytes=self.budget() - less_bytes))
+        return plan_video(replace(made_problem(8, device=self.device()), budget_bytes=self.budget() - less_bytes))
 
 
 def test_a_context_that_the_driver_hides_is_ours_and_leaves_the_budget_as_it_was() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.engine.test_demo_parity import CLIP, QUESTION
-from tests.planner.plan_builders import SPEC_2B, SPEC_7B, made_task
+from tests.planner.plan_builders import SPEC_2B, SPEC_7B, made_problem
 from vidqa import EngineConfig, Request, Session
 from vidqa.devices.live_bytes import LiveBytes
 from vidqa.devices.memory_tracker import TensorMeter
@@ -135,7 +135,7 @@ def test_other_errors_are_not_taken_for_memory() -> None:
 
 
 def test_on_a_gpu_the_first_step_moves_what_costs_no_quality() -> None:
-    task = made_task(24, 60, SPEC_7B)
+    task = made_problem(24, 60, SPEC_7B)
     plan = plan_video(task)
     first = lower(task, plan, "prefill")
     assert first.step == "smallest chunks, vision tower off the device"
@@ -154,7 +154,7 @@ def test_on_a_gpu_the_first_step_moves_what_costs_no_quality() -> None:
 
 
 def test_less_free_memory_than_planned_is_taken_into_account() -> None:
-    task = made_task(8, 60, SPEC_2B)
+    task = made_problem(8, 60, SPEC_2B)
     plan = plan_video(task)
     squeezed = replace(task, budget_bytes=plan.required_bytes - 200 * 2**20)
     lowered = lower(squeezed, plan, "vision")
@@ -163,7 +163,7 @@ def test_less_free_memory_than_planned_is_taken_into_account() -> None:
 
 def test_every_step_lowers_the_phase_that_failed() -> None:
     for phase in ("vision", "prefill", "decode", "load"):
-        task = made_task(24, 60, SPEC_7B)
+        task = made_problem(24, 60, SPEC_7B)
         plan = plan_video(task)
         for _ in range(3):
             try:
@@ -172,11 +172,11 @@ def test_every_step_lowers_the_phase_that_failed() -> None:
                 break
             assert lowered.plan.phase_bytes[phase] < plan.phase_bytes[phase], (phase, lowered.step)
             task, plan = lowered.task, lowered.plan
-        assert plan.phase_bytes[phase] < plan_video(made_task(24, 60, SPEC_7B)).phase_bytes[phase]
+        assert plan.phase_bytes[phase] < plan_video(made_problem(24, 60, SPEC_7B)).phase_bytes[phase]
 
 
 def test_the_vision_phase_gives_up_pixels_first() -> None:
-    task = made_task(24, 60, SPEC_2B, frames=8)
+    task = made_problem(24, 60, SPEC_2B, frames=8)
     plan = plan_video(task)
     first = lower(task, plan, "vision")
     second = lower(first.task, first.plan, "vision")

@@ -12,13 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.engine.test_demo_parity import CLIP, QUESTION
-from tests.planner.plan_builders import GIB, SPEC_2B, SPEC_7B, made_task, made_video
+from tests.planner.plan_builders import GIB, SPEC_2B, SPEC_7B, made_problem, made_video
 from vidqa import EngineConfig, Request, Session
 from vidqa.errors import UsageError
 from vidqa.events import Answered, Planned
-from vidqa.planner.memory_model import RuntimeOverhead, with_runtime
-from vidqa.planner.search import PlanningProblem
-from vidqa.planner.tasks import Forecast, forecast
+from vidqa.planner.budget import RuntimeOverhead
+from vidqa.planner.memory_model import with_runtime
+from vidqa.planner.model_choice import forecast
+from vidqa.planner.planner import Forecast
+from vidqa.planner.problem import PlanningProblem
 from vidqa.types import Plan
 
 NOWHERE = Request("no such file.mp4", "")
@@ -28,7 +30,7 @@ EVERYTHING: dict[str, Any] = {
 
 
 def refused(gib: float, **how: Any) -> tuple[PlanningProblem, Forecast]:
-    task = made_task(gib, 60, SPEC_7B, **how)
+    task = made_problem(gib, 60, SPEC_7B, **how)
     told = forecast([task])
     assert told.plan is None and told.refusal is not None and told.wanted is not None
     return task, told
@@ -41,8 +43,8 @@ def test_it_is_the_plan_of_the_question_that_follows() -> None:
         (told, *_) = (event for event in session.ask(request) if isinstance(event, Planned))
         expected = session.forecast(told.video, request).plan
         assert expected is not None
-        around = RuntimeOverhead(GIB, "", 0, 0)  # the process holds a little more by now
-        expected, ran = (with_runtime(replace(plan, prompt_tokens=0), around) for plan in (expected, told.plan))
+        overhead = RuntimeOverhead(GIB, "", 0, 0)  # the process holds a little more by now
+        expected, ran = (with_runtime(replace(plan, prompt_tokens=0), overhead) for plan in (expected, told.plan))
         assert expected == ran
 
 
@@ -120,7 +122,7 @@ def test_nothing_is_near_where_nothing_was_set() -> None:
     ),
 )  # fmt: skip
 def test_there_is_a_plan_or_a_reason(gib: float, spec: Any, how: dict[str, Any]) -> None:
-    task = made_task(gib, 60, spec, **how)
+    task = made_problem(gib, 60, spec, **how)
     told = forecast([task])
     assert (told.plan is None) == (told.refusal is not None) == (told.wanted is not None)
     if told.nearest is not None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.planner.plan_builders import made_draft
+from tests.planner.plan_builders import made_run_config
 from tests.planner.test_replay import run_phases
 from tests.replay import replayed
 from vidqa.cli.main import run
@@ -167,7 +167,7 @@ def test_plan_ask_and_caption_by_the_command_line(
 def test_the_plan_holds_what_a_replay_takes(checkpoint: Path) -> None:
     (found,) = registry.find_checkpoints(str(checkpoint), local=False)
     candidates = [
-        made_draft(frames=frames, height=252, width=448, vision_chunk=4, prefill_chunk=256) for frames in (8, 16)
+        made_run_config(frames=frames, height=252, width=448, vision_chunk=4, prefill_chunk=256) for frames in (8, 16)
     ]
     with replayed(found.spec, "bf16") as replay:
         for candidate in candidates:

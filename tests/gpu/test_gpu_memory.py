@@ -19,9 +19,9 @@ from vidqa.events import Answered, Degraded
 from vidqa.models.families.qwen2_vl import REFERENCE_BOUNDS, RELEASED
 from vidqa.models.loader import DTYPES
 from vidqa.models.registry import Checkpoint
+from vidqa.planner.budget import cublas_bytes
 from vidqa.planner.memory_model import tensor_bytes
 from vidqa.planner.planner import plan_video
-from vidqa.planner.tasks import cublas_bytes
 
 MIB = 2**20
 CLIP = str(Path(__file__).parents[2] / "assets" / "demo.mp4")
@@ -47,7 +47,7 @@ def test_phases_take_what_was_planned(weights: str) -> None:
         planned = tensor_bytes(SPEC, plan.run_config)
         for use in tracker.phases:
             # cuBLAS keeps its workspaces in the allocator: none, one or both of them by then.
-            assert use.peak_bytes <= planned[use.name] + task.around.workspace_bytes + 2 * MIB, use
+            assert use.peak_bytes <= planned[use.name] + task.overhead.workspace_bytes + 2 * MIB, use
             assert planned[use.name] <= use.peak_bytes * 1.02 + 2 * MIB, use
 
 

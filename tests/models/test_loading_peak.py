@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
 from demo_world.precisions import write_checkpoint
-from tests.planner.plan_builders import made_draft
+from tests.planner.plan_builders import made_run_config
 from vidqa.devices.device import BLOCK
 from vidqa.devices.live_bytes import LiveBytes
 from vidqa.models.checkpoint import read_spec
@@ -64,7 +64,7 @@ def test_the_peak_is_the_weights_and_one_shard_or_staging(shards: Path, counted:
     live, loaded = counted(lambda: load_model(shards, torch.device("cpu"), weights, dtype, Placement()))
     spec, staging = read_spec(shards), staging_bytes(read_spec(shards), weights, dtype, Placement())
     assert loaded.model.weights_bytes <= live.now <= live.peak <= live.now + max(SHARD_BYTES, staging)
-    planned = tensor_bytes(spec, made_draft(weights=weights, dtype=dtype, kv=dtype))["load"]
+    planned = tensor_bytes(spec, made_run_config(weights=weights, dtype=dtype, kv=dtype))["load"]
     assert live.now <= planned + SMALL_BYTES
     assert planned - staging <= live.peak <= planned + SHARD_BYTES
 

@@ -1,4 +1,4 @@
-"""What past runs taught about this machine, and that it never stops an answer."""
+"""The journal of measured peaks; one that cannot be read or written is no error."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +15,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "state"
 
 
-def test_runs_are_kept_per_device(folder: Path) -> None:
+def test_runs_are_stored_per_device(folder: Path) -> None:
     device = made_device(8)
     assert calibration.summary() is None and calibration.measured_runtime(device) is None
     for measured, runtime in ((900, 300), (1000, 410), (1100, 400)):
@@ -26,7 +26,7 @@ def test_runs_are_kept_per_device(folder: Path) -> None:
     assert [row["measured_bytes"] for row in calibration.runs()] == [900, 1000, 1100]
 
 
-def test_torn_lines_are_passed_over_and_old_ones_go(folder: Path) -> None:
+def test_broken_lines_are_skipped_and_old_ones_dropped(folder: Path) -> None:
     device = made_device(8)
     calibration.remember(device, "2b", "bf16", 1000, 1000, None)
     journal = folder / "memory.jsonl"
@@ -46,7 +46,7 @@ def test_a_folder_that_cannot_be_written_is_no_error(tmp_path: Path, monkeypatch
     assert calibration.summary() is None
 
 
-def test_on_a_processor_tensors_are_compared_and_older_runs_of_whole_processes_are_not(folder: Path) -> None:
+def test_on_a_cpu_only_runs_of_tensors_are_compared(folder: Path) -> None:
     device = replace(made_device(8), kind="cpu", name="a processor")
     folder.mkdir()
     old = '{"device": "cpu:a processor", "predicted_bytes": 1000, "measured_bytes": 1300, "runtime_bytes": 900}'

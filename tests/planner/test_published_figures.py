@@ -1,8 +1,8 @@
-"""The published measurements that the project started from, from its own formulas: nothing here is fitted."""
+"""Published measurements that the formulas must reproduce; nothing is fitted to them."""
 
 import pytest
 
-from tests.planner.plan_builders import GIB, SPEC_2B, made_device, made_task
+from tests.planner.plan_builders import GIB, SPEC_2B, made_device, made_problem
 from vidqa.models.families.qwen2_vl import REFERENCE_BOUNDS
 from vidqa.planner.baseline_memory import math_attention_bytes, score_matrix_bytes, vanilla_peak_bytes
 from vidqa.planner.planner import plan_video
@@ -31,10 +31,12 @@ def test_the_t4_sweep(frames: int, tokens: int, measured_gib: float) -> None:
     assert vanilla_gib(frames) == pytest.approx(measured_gib, rel=0.05)
 
 
-def test_the_sweep_dies_at_30_frames_where_a_plan_has_room_left() -> None:
+def test_30_frames_exceed_the_t4_where_a_plan_fits() -> None:
     assert vanilla_gib(25) < T4_GIB < vanilla_gib(30)
-    task = made_task(T4_GIB, 59, frames=30, size=(1008, 560), weights="fp16", device=made_device(T4_GIB, bf16=False))
-    plan = plan_video(task)
+    problem = made_problem(
+        T4_GIB, 59, frames=30, size=(1008, 560), weights="fp16", device=made_device(T4_GIB, bf16=False)
+    )
+    plan = plan_video(problem)
     assert (plan.run_config.frames, plan.visual_tokens) == (30, 10_800)
     assert plan.predicted_peak_bytes < 5.6 * GIB
 
@@ -60,7 +62,7 @@ def test_the_failed_allocation_of_8_gib() -> None:
     ("tokens", "layers", "kv_heads", "head_dim", "element_bytes", "claimed"),
     [(6000, 48, 40, 128, 1, 2_949_120_000), (7000, 48, 40, 128, 1, 3_440_640_000)],
 )
-def test_a_breakdown_that_forgot_grouped_queries(
+def test_a_breakdown_without_grouped_queries(
     tokens: int, layers: int, kv_heads: int, head_dim: int, element_bytes: int, claimed: int
 ) -> None:
     # That document multiplies by the hidden size, as if all 40 heads had keys of their own:

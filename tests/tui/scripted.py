@@ -23,7 +23,9 @@ from vidqa.config import EngineConfig
 from vidqa.errors import Interrupted
 from vidqa.events import Answered, Event, MemorySampled, Planned, StageProgress, StageStarted, TextDelta
 from vidqa.models.registry import find_checkpoints
-from vidqa.planner.tasks import Forecast, forecast, tasks_for
+from vidqa.planner.model_choice import forecast
+from vidqa.planner.planner import Forecast
+from vidqa.planner.problem import planning_problems
 from vidqa.tui.app import VidqaApp
 from vidqa.tui.controller import Controller
 from vidqa.tui.launch_options import LaunchOptions
@@ -72,7 +74,7 @@ class ScriptedSession:
     def forecast(self, video: VideoInfo, request: Request, config: EngineConfig | None = None) -> Forecast:
         self._video = video
         chosen = config or self.config
-        return forecast(tasks_for(find_checkpoints(chosen.model, local=False), video, request, chosen, CARD))
+        return forecast(planning_problems(find_checkpoints(chosen.model, local=False), video, request, chosen, CARD))
 
     def load(self, request: Request) -> Iterator[Event]:
         yield from self._play(self._loads or (lambda *_: ()), request)

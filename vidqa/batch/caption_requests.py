@@ -13,7 +13,8 @@ from vidqa.batch.scene_detection import find_scenes
 from vidqa.batch.segmentation import cut_evenly
 from vidqa.config import EngineConfig
 from vidqa.errors import VidqaError
-from vidqa.planner.tasks import Forecast, check_request
+from vidqa.planner.planner import Forecast
+from vidqa.planner.request_checks import check_request
 from vidqa.types import Placement, Plan, Request, VideoInfo
 from vidqa.video.decoder_pool import ReusedDecoder
 from vidqa.video.reader import Decoding, VideoReader, never

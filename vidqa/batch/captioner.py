@@ -16,7 +16,7 @@ from vidqa.config import CLIP_DEADLINE_SECONDS, EngineConfig
 from vidqa.devices.host import usable_cores
 from vidqa.errors import DoesNotFit, Interrupted, ModelError, NotFinite, UsageError, VideoError, VidqaError
 from vidqa.events import Answered, Event, Failed, StageProgress, StageStarted
-from vidqa.planner.tasks import Forecast
+from vidqa.planner.planner import Forecast
 from vidqa.types import Placement, Request, VideoInfo
 from vidqa.video.reader import Decoding, VideoReader, open_source
 

@@ -14,7 +14,8 @@ from vidqa.config import EngineConfig
 from vidqa.devices.device import find_device
 from vidqa.errors import VideoError, VideoUnreadable
 from vidqa.models.registry import Checkpoint, find_checkpoints
-from vidqa.planner.tasks import plan_best, tasks_for
+from vidqa.planner.model_choice import plan_best
+from vidqa.planner.problem import planning_problems
 from vidqa.video.reader import open_video
 
 CheckpointChooser = Callable[[EngineConfig, CaptionRequest, Sequence[Clip]], Checkpoint]
@@ -53,6 +54,6 @@ def choose_checkpoint(config: EngineConfig, caption_request: CaptionRequest, cli
     for clip in clips:
         with suppress(VideoError), open_video(clip.path) as reader:
             request = request_for(PlannedQuestion(PendingClip(clip, "")), reader.info, caption_request)
-            tasks = tasks_for(checkpoints, reader.info, request, config, find_device(config.device))
+            tasks = planning_problems(checkpoints, reader.info, request, config, find_device(config.device))
             return checkpoints[plan_best(tasks)[0]]
     raise VideoUnreadable("None of the clips can be opened.", "`vidqa frames CLIP` shows why.")

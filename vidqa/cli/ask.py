@@ -49,7 +49,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Answer the questions; returns the exit code."""
     from vidqa.cli.json_output import answer_object
     from vidqa.engine.session import Session
-    from vidqa.planner.tasks import check_request, most_turn_tokens
+    from vidqa.planner.problem import most_turn_tokens
+    from vidqa.planner.request_checks import check_request
     from vidqa.video.reader import check_file
 
     settings = settings_for(arguments)

@@ -152,7 +152,7 @@ def _configure(
     from vidqa.batch.run_fingerprint import choose_checkpoint, make_fingerprint
     from vidqa.batch.segmentation import parse_segments
     from vidqa.devices.host import usable_cores
-    from vidqa.planner.tasks import check_limits, check_text
+    from vidqa.planner.request_checks import check_limits, check_text
 
     settings = settings_for(arguments)
     request = make_request(arguments, settings, "")

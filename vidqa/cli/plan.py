@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from vidqa.cli.arguments import add_planned_video, make_config, make_request, planned_model, settings_for
 from vidqa.cli.console import ExitCode, format_table, write_json
 from vidqa.cli.json_output import SCHEMA_VERSION, plan_object, video_object
-from vidqa.planner.memory_shares import memory_shares
+from vidqa.planner.memory_model import memory_shares
 from vidqa.types import Plan, VideoInfo
 from vidqa.utils.safe_text import safe_line, safe_text
 from vidqa.utils.units import format_bytes, format_timestamp
@@ -15,7 +15,7 @@ from vidqa.utils.units import format_bytes, format_timestamp
 if TYPE_CHECKING:
     from vidqa.config import EngineConfig
     from vidqa.planner.alternatives import Alternative
-    from vidqa.planner.search import PlanningProblem
+    from vidqa.planner.problem import PlanningProblem
     from vidqa.types import Request
 
 _BAR_CELLS = 60
@@ -40,7 +40,9 @@ def run(arguments: argparse.Namespace) -> int:
     from vidqa.devices.gpu_catalog import as_device, find_gpu
     from vidqa.models.registry import find_checkpoints
     from vidqa.planner.alternatives import alternatives
-    from vidqa.planner.tasks import check_request, plan_best, tasks_for
+    from vidqa.planner.model_choice import plan_best
+    from vidqa.planner.problem import planning_problems
+    from vidqa.planner.request_checks import check_request
     from vidqa.video.reader import probe_facts
 
     settings = settings_for(arguments)
@@ -51,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.gpu == "all":
         return _print_matrix(arguments.json, config, video, request, named=settings.model is not None)
     device = as_device(find_gpu(arguments.gpu)) if arguments.gpu else find_device(config.device)
-    tasks = tasks_for(find_checkpoints(config.model, local=False), video, request, config, device)
+    tasks = planning_problems(find_checkpoints(config.model, local=False), video, request, config, device)
     index, plan = plan_best(tasks)
     others = alternatives(tasks[index], plan)
     if arguments.json:
@@ -81,7 +83,7 @@ def _object(video: VideoInfo, plan: Plan, others: "tuple[Alternative, ...]") -> 
 def _text_lines(task: "PlanningProblem", plan: Plan, others: "tuple[Alternative, ...]") -> list[str]:
     """Return the plan, its memory and its alternatives as text."""
     from vidqa.planner.baseline_memory import vanilla_peak_bytes
-    from vidqa.planner.tasks import closer_look
+    from vidqa.planner.explain import sampling_gap_note
 
     video, run_config = task.video, plan.run_config
     lines = [
@@ -106,7 +108,9 @@ def _text_lines(task: "PlanningProblem", plan: Plan, others: "tuple[Alternative,
     plain = vanilla_peak_bytes(task.spec, plan.visual_tokens, run_config.text_tokens, "bf16")
     lines += [f"compare   {format_bytes(plain)} in one pass with unfused attention and 16-bit weights"]
     lines += [f"limit     {limit}" for limit in plan.limits]
-    lines += [f"note      {note}" for note in (*task.video.notes, *task.device.notes, *closer_look(plan, task.request))]
+    lines += [
+        f"note      {note}" for note in (*task.video.notes, *task.device.notes, *sampling_gap_note(plan, task.request))
+    ]
     lines += [f"{other.kind:<10}{_alternative(other)}" for other in others]
     return [*lines, f"frames at {_times(plan)}"]
 
@@ -157,12 +161,12 @@ def _print_matrix(as_json: bool, config: "EngineConfig", video: VideoInfo, reque
     """Print the frames of a plan for every GPU of the catalog, model and precision; returns the exit code."""
     from vidqa.devices.gpu_catalog import CATALOG, as_device
     from vidqa.models.registry import find_checkpoints, short_names
-    from vidqa.planner.tasks import matrix
+    from vidqa.planner.model_choice import gpu_model_matrix
 
     names = [config.model] if named else list(short_names().values())[:2]
     checkpoints = [found for name in names for found in find_checkpoints(name, local=False)]
     precisions = [config.weights] if config.weights else ["native", "int8", "nf4"]
-    table = matrix(checkpoints, [as_device(gpu) for gpu in CATALOG], precisions, video, request, config)
+    table = gpu_model_matrix(checkpoints, [as_device(gpu) for gpu in CATALOG], precisions, video, request, config)
     if as_json:
         write_json(_matrix_object(table))
         return ExitCode.OK

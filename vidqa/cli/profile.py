@@ -39,7 +39,7 @@ def add_profile_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Profile, write the files, print; returns the exit code."""
-    from vidqa.planner.tasks import check_config, check_request
+    from vidqa.planner.request_checks import check_config, check_request
     from vidqa.video.reader import check_file
 
     reporter, settings = StderrReporter(arguments.quiet), settings_for(arguments)

@@ -101,7 +101,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _series(arguments: argparse.Namespace, reporter: StderrReporter) -> "Sweep":
     """Return the runs of the arguments; raises VidqaError before anything runs."""
-    from vidqa.planner.tasks import check_config, check_request
+    from vidqa.planner.request_checks import check_config, check_request
     from vidqa.profiling.sweep_points import parse_counts, parse_sizes
     from vidqa.profiling.sweep_runner import prepare
     from vidqa.video.reader import probe_facts

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from vidqa.engine.cuda_graph import Capture, CudaGraphStep, Step, capture_on
-from vidqa.engine.kv_cache import ROUND_TOKENS, KVCache, Storage
+from vidqa.engine.kv_cache import KVCache, Storage
 from vidqa.engine.prompt import text_positions
 from vidqa.engine.sampler import Sampler
 from vidqa.engine.static_decode_step import DecodeState, next_logits
 from vidqa.models.attention import Kernel
+from vidqa.models.block_sizes import KV_BLOCK_TOKENS
 from vidqa.models.vlm import SequenceChunk, VisionLanguageModel
 
 _GRAPH_BLOCK_TOKENS = 512  # a captured plain step reads whole blocks of the cache; another block is another capture
@@ -132,7 +133,7 @@ class CudaGraphDecoder:
         if self._model.fused is not None:
             return self._storage.capacity
         longest = max(cache.length for cache in self._caches) + 1
-        block = ROUND_TOKENS if self._slot.graph is None else _GRAPH_BLOCK_TOKENS
+        block = KV_BLOCK_TOKENS if self._slot.graph is None else _GRAPH_BLOCK_TOKENS
         return min(-(-longest // block) * block, self._storage.capacity)
 
     def end(self, sequence: int, *, take_back: bool) -> None:

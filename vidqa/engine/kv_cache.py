@@ -13,15 +13,15 @@ from torch import Tensor
 from vidqa.devices.torch_device import register
 from vidqa.engine.no_grad import no_grad_scope
 from vidqa.errors import DoesNotFit
+from vidqa.models.block_sizes import KV_BLOCK_TOKENS
 from vidqa.models.spec import ModelSpec
 
-ROUND_TOKENS = 128  # whole attention blocks
 _SMALLEST_SCALE = 2.0**-14  # float16's smallest normal number: a row of zeros stays zeros
 
 
 def rounded_capacity(tokens: int) -> int:
     """Tokens that a cache for `tokens` really holds."""
-    return -(-tokens // ROUND_TOKENS) * ROUND_TOKENS
+    return -(-tokens // KV_BLOCK_TOKENS) * KV_BLOCK_TOKENS
 
 
 def to_int8(states: Tensor) -> tuple[Tensor, Tensor]:

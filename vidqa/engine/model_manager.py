@@ -21,9 +21,11 @@ from vidqa.events import Event, StageProgress, StageStarted
 from vidqa.models.family import ModelFamily, family_of
 from vidqa.models.registry import Checkpoint, find_checkpoints
 from vidqa.models.weight_files import tensor_sizes
+from vidqa.planner.budget import with_measured_runtime
 from vidqa.planner.memory_model import with_runtime
-from vidqa.planner.search import PlanningProblem
-from vidqa.planner.tasks import Forecast, forecast, held_by_this_process, tasks_for
+from vidqa.planner.model_choice import forecast
+from vidqa.planner.planner import Forecast
+from vidqa.planner.problem import PlanningProblem, planning_problems
 from vidqa.planner.weight_memory import QUANTIZED
 from vidqa.types import Device, Request, RunConfig, VideoInfo
 
@@ -84,7 +86,7 @@ class ModelManager:
     def forecast(self, video: VideoInfo, request: Request, config: EngineConfig) -> Forecast:
         """What a question would run by these settings, on the device as it is now."""
         checkpoints, served = self.checkpoints(config), self.serves(config)
-        tasks = tasks_for(checkpoints, video, request, config, find_device(config.device))
+        tasks = planning_problems(checkpoints, video, request, config, find_device(config.device))
         return forecast(self.pin(tasks) if served else [self._beside_tensors(task) for task in tasks])
 
     def _beside_tensors(self, task: PlanningProblem) -> PlanningProblem:
@@ -93,7 +95,7 @@ class ModelManager:
             return task
         live = self._live  # where tensors are not counted, what the process held before the weights stands
         held = self.runtime_bytes if live is None else max(task.device.process_bytes - live.now, 0)
-        return replace(task, around=held_by_this_process(task.around, held))
+        return replace(task, overhead=with_measured_runtime(task.overhead, held))
 
     def get(
         self, run: RequestState, config: EngineConfig, hooks: "LoadHooks", meter: "Meter | None"
@@ -112,8 +114,8 @@ class ModelManager:
         """Plan with what this process holds beside its tensors, as it was just measured: on the processor alone."""
         self.runtime_bytes = held_bytes
         if run.task.device.kind == "cpu":
-            around = held_by_this_process(run.task.around, held_bytes)
-            run.task, run.plan = replace(run.task, around=around), with_runtime(run.plan, around)
+            overhead = with_measured_runtime(run.task.overhead, held_bytes)
+            run.task, run.plan = replace(run.task, overhead=overhead), with_runtime(run.plan, overhead)
 
     def _load(
         self, run: RequestState, config: EngineConfig, hooks: "LoadHooks", meter: "Meter | None"

@@ -13,7 +13,7 @@ from vidqa.config import EngineConfig
 from vidqa.engine.timers import Clock
 from vidqa.events import Event, Noted
 from vidqa.models.registry import Checkpoint
-from vidqa.planner.search import PlanningProblem
+from vidqa.planner.problem import PlanningProblem
 from vidqa.types import Plan, Request, VideoInfo
 from vidqa.video.reader import check_file, never
 

@@ -23,19 +23,13 @@ from vidqa.errors import Interrupted, UsageError
 from vidqa.events import Answered, Degraded, Event, Planned
 from vidqa.models.family import family_of
 from vidqa.models.registry import find_checkpoints
+from vidqa.planner.budget import budget_bytes
+from vidqa.planner.explain import sampling_gap_note
 from vidqa.planner.fallback import MAX_STEPS, gave_up, lower
-from vidqa.planner.planner import plan_video
-from vidqa.planner.tasks import (
-    Forecast,
-    as_used,
-    budget_bytes,
-    check_config,
-    check_limits,
-    check_request,
-    closer_look,
-    plan_best,
-    tasks_for,
-)
+from vidqa.planner.model_choice import plan_best
+from vidqa.planner.planner import Forecast, plan_video
+from vidqa.planner.problem import planning_problems, with_cpu_threads
+from vidqa.planner.request_checks import check_config, check_limits, check_request
 from vidqa.types import Plan, Request, VideoInfo
 from vidqa.video.reader import VideoReader, never, open_video
 
@@ -274,7 +268,9 @@ class Session:
         """The best plan of the named model, or of all that there are; `local` ones have their weights here."""
         config, there = config or self.config, self._model.checkpoint
         checkpoints = [there] if there else find_checkpoints(config.model, local=local)
-        tasks = self._model.pin(tasks_for(checkpoints, reader.info, request, config, find_device(config.device)))
+        tasks = self._model.pin(
+            planning_problems(checkpoints, reader.info, request, config, find_device(config.device))
+        )
         place, plan = plan_best(tasks)
         return RequestState(request, video_cache_key(request), reader.info, checkpoints[place], tasks[place], plan)
 
@@ -297,7 +293,7 @@ class Session:
 
         run.read = None
         release_cached_memory()
-        device, budget = as_used(reread(run.task.device), self.config), run.task.budget_bytes
+        device, budget = with_cpu_threads(reread(run.task.device), self.config), run.task.budget_bytes
         with suppress(UsageError):  # nothing free at all: the smaller plan is still worth its try
             budget = min(budget, budget_bytes(device, self.config))
         task = replace(run.task, device=device, budget_bytes=budget)
@@ -325,7 +321,7 @@ class Session:
         compiled = compile_cache.pending(
             loaded.model.spec, loaded.model.device, loaded.model.dtype, plan.run_config.attention
         )
-        told = (*dropped_turns(run), *run.task.device.notes, *closer_look(plan, run.request), *compiled.values())
+        told = (*dropped_turns(run), *run.task.device.notes, *sampling_gap_note(plan, run.request), *compiled.values())
         for note in told:
             yield from run.note(note)
         try:
@@ -377,7 +373,7 @@ class Session:
 
     def _look_again(self, run: RequestState) -> None:
         """Others may have taken memory since the plan was made: plan anew where it would no longer fit."""
-        device = as_used(reread(run.task.device), self.config)
+        device = with_cpu_threads(reread(run.task.device), self.config)
         budget = budget_bytes(device, self.config)
         if budget < run.plan.required_bytes:
             run.task = replace(run.task, device=device, budget_bytes=budget)

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vidqa.engine.kv_cache import ROUND_TOKENS, Storage, to_int8
+from vidqa.engine.kv_cache import Storage, to_int8
+from vidqa.models.block_sizes import INT8_BLOCK_TOKENS, KV_BLOCK_TOKENS
 from vidqa.models.decoder_layers import run_layers
 from vidqa.models.vlm import VisionLanguageModel
-from vidqa.planner.activation_memory import INT8_BLOCK_TOKENS
 
 _FEW_HEADS = 8  # up to here the value product is split: more heads fill a GPU by themselves
 
@@ -173,11 +173,11 @@ def _weighted(weights: Tensor, values: Tensor) -> Tensor:
     """Weights (n, group, visible) times values (n, visible, d), in float32; of few heads split along the cache."""
     if len(values) > _FEW_HEADS:
         return _product(weights, values)
-    splits = values.shape[1] // ROUND_TOKENS
+    splits = values.shape[1] // KV_BLOCK_TOKENS
     heads = []
     for weight, value in zip(weights, values, strict=True):
-        parts = weight.view(-1, splits, ROUND_TOKENS).transpose(0, 1)  # (splits, group, 128)
-        heads.append(_product(parts, value.view(splits, ROUND_TOKENS, -1)).sum(0))
+        parts = weight.view(-1, splits, KV_BLOCK_TOKENS).transpose(0, 1)  # (splits, group, 128)
+        heads.append(_product(parts, value.view(splits, KV_BLOCK_TOKENS, -1)).sum(0))
     return torch.stack(heads)
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vidqa.devices.device import rounded
 from vidqa.errors import ModelError
 from vidqa.models.json_rules import Boolean, Integer, ListOf, Number, OneOf, Rule, Text, Values, shown
 from vidqa.models.weight_files import StoredTensor, stored_tensors
@@ -19,7 +20,6 @@ from vidqa.models.weight_files import StoredTensor, stored_tensors
 PARTS = ("embedding", "layers", "lm_head", "vision")
 # What transformers asks for: quantizers/quantizer_{bnb_4bit,awq,gptq}.py.
 _LIBRARIES = {"bitsandbytes": ("bitsandbytes",), "awq": ("gptqmodel",), "gptq": ("optimum", "gptqmodel")}
-_BLOCK = 512  # bytes that an allocation is rounded up to (planner/weight_memory.py)
 _ELEMENT_BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2}  # others: 1
 _PACKED = ("U8", "I8", "I32", "I16")
 _NOT_KEPT = (".weight_format", ".quant_state.bitsandbytes__nf4")  # read while loading, not kept on the device
@@ -153,4 +153,4 @@ def _loaded_bytes(tensor: StoredTensor, element: int) -> int:
         return 0
     plain = tensor.dtype in ("F32", "F16", "BF16") and tensor.name.endswith((".weight", ".bias"))
     count = tensor.values * (element if plain else _ELEMENT_BYTES.get(tensor.dtype, 1))
-    return -(-count // _BLOCK) * _BLOCK
+    return rounded(count)

@@ -1,62 +1,51 @@
-"""A draft's memory, part by part and phase by phase: the sum of the parts that are alive.
+"""Memory of a run, part by part and phase by phase. Arithmetic only.
 
-Phases follow each other (load, vision, prefill, decode), so the peak is the largest of them
-and not their sum. Every part says its bytes, its formula and when it is there. Arithmetic
-only: this file looks at no device.
+Phases follow each other (load, vision, prefill, decode): the peak is the largest phase, and a phase is the sum of the
+parts that are alive in it.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cache
 
 from vidqa.devices.device import BLOCK
+from vidqa.models.block_sizes import KV_BLOCK_TOKENS
 from vidqa.models.spec import ModelSpec
-from vidqa.planner import activation_memory
-from vidqa.planner.weight_memory import part_bytes, part_precision, staging_bytes
-from vidqa.types import ELEMENT_BYTES, PHASES, MemoryLine, Placement, Plan, RunConfig
+from vidqa.planner import activation_memory as activations
+from vidqa.planner.budget import RuntimeOverhead
+from vidqa.planner.weight_memory import parameters, part_bytes, part_precision, staging_bytes
+from vidqa.types import ELEMENT_BYTES, PHASES, MemoryLine, Plan, RunConfig
 
-KV_ROUND_TOKENS = 128  # the cache holds whole attention blocks
-MARGIN_LIMIT_BYTES = 300 * 2**20
 RUNTIME = "runtime"  # the line of what the process holds before any tensor
-GROUPS_AHEAD = 2  # groups of pictures that may be ready before the vision tower takes them
+GROUPS_AHEAD = 2  # groups of frames that may be decoded before the vision tower takes them
+MARGIN_LIMIT_BYTES = 300 * 2**20
 _MARGIN_SHARE = 0.03  # of the predicted peak: what a prediction may be off by
 _LEAST_MARGIN_BYTES = 64 * 2**20
-
-
-@dataclass(frozen=True, slots=True)
-class RuntimeOverhead:
-    """What a process takes on a device before any tensor: the runtime's own memory and its workspaces.
-
-    `host_pixels`: where the device is the host itself, the pixels of a source frame that is resized
-    there; else 0. Moving something to the host saves nothing then.
-    """
-
-    context_bytes: int
-    context_source: str
-    workspace_bytes: int
-    allocator_bytes: int
-    host_pixels: int = 0
+_SMALL_TENSORS = 64
+_AFTER_LOAD, _FROM_PREFILL = ("vision", "prefill", "decode"), ("prefill", "decode")
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryPart:
-    """One line of the table: when it is alive, its bytes and its formula for a draft."""
+    """Bytes of one kind of tensor, the phases in which it is alive, and how the bytes are computed."""
 
     name: str
-    phases: frozenset[str]
-    bytes: Callable[[ModelSpec, RunConfig, int], int]
-    formula: Callable[[ModelSpec, RunConfig], str]
+    phases: tuple[str, ...]
+    bytes: int
+    formula: Callable[[], str]
 
 
 def kv_capacity(spec: ModelSpec, run_config: RunConfig) -> int:
-    """Tokens that the KV cache holds: prompt, answer and what is kept free for more, in whole blocks."""
-    tokens = activation_memory.prompt_tokens(spec, run_config) + run_config.max_tokens + run_config.spare_tokens
-    return -(-tokens // KV_ROUND_TOKENS) * KV_ROUND_TOKENS
+    """Return the tokens that the KV cache holds: prompt, answer and spare ones, in whole blocks."""
+    tokens = activations.prompt_tokens(spec, run_config) + run_config.max_tokens + run_config.spare_tokens
+    return -(-tokens // KV_BLOCK_TOKENS) * KV_BLOCK_TOKENS
 
 
 def kv_bytes(spec: ModelSpec, run_config: RunConfig) -> int:
-    """The whole KV cache, wherever it lies: 2 · layers · kv_heads · head_dim values a token, int8 with a scale."""
+    """Return the bytes of the KV cache on device or host: 2 · layers · kv_heads · head_dim values a token.
+
+    An int8 cache has a scale more for each key and value.
+    """
     tokens = kv_capacity(spec, run_config) * run_config.batch
     if run_config.kv != "int8":
         return tokens * spec.kv_bytes_per_token(ELEMENT_BYTES[run_config.kv])
@@ -64,253 +53,185 @@ def kv_bytes(spec: ModelSpec, run_config: RunConfig) -> int:
 
 
 def _scale_bytes(spec: ModelSpec, run_config: RunConfig) -> int:
-    """The float16 scales of an int8 cache: one for each key and value of a token and layer."""
-    return (
-        kv_capacity(spec, run_config) * run_config.batch * 2 * spec.layers * spec.kv_heads * 2
-        if run_config.kv == "int8"
-        else 0
-    )
+    """Return the bytes of an int8 cache's float16 scales: one for each key and value of a token and layer."""
+    if run_config.kv != "int8":
+        return 0
+    return kv_capacity(spec, run_config) * run_config.batch * 2 * spec.layers * spec.kv_heads * 2
 
 
-def _kv_on_device(spec: ModelSpec, run_config: RunConfig, host_pixels: int) -> int:
-    if run_config.placement.kv_on_host and not host_pixels:
-        return _scale_bytes(spec, run_config)
-    return kv_bytes(spec, run_config)
-
-
-def _kv_scratch(spec: ModelSpec, run_config: RunConfig, host_pixels: int) -> int:
-    """One layer's keys and values as they are read, where the cache cannot be read as it lies."""
+def _kv_scratch_bytes(spec: ModelSpec, run_config: RunConfig, *, on_host: bool) -> int:
+    """Return the bytes of one layer's keys and values in the compute precision, if the cache is int8 or on the host."""
     if run_config.kv != "int8" and not run_config.placement.kv_on_host:
         return 0
     tokens = kv_capacity(spec, run_config) * run_config.batch
-    arriving = (
-        1 if run_config.kv == "int8" and run_config.placement.kv_on_host and not host_pixels else 0
-    )  # byte per value
-    return tokens * 2 * spec.kv_heads * spec.head_dim * (ELEMENT_BYTES[run_config.dtype] + arriving)
-
-
-def _waiting(phase: str) -> Callable[[ModelSpec, RunConfig, int], int]:
-    def count(spec: ModelSpec, run_config: RunConfig, host_pixels: int) -> int:
-        rows = activation_memory.waiting_rows(spec, run_config, phase)
-        return rows * spec.embedding_width * ELEMENT_BYTES[run_config.dtype]
-
-    return count
-
-
-def _kept_rows(spec: ModelSpec, run_config: RunConfig, host_pixels: int) -> int:
-    """All vision embeddings, which are kept on the host, where that is the device."""
-    tokens = spec.visual_tokens(run_config.frames, run_config.height, run_config.width) * run_config.batch
-    return tokens * spec.embedding_width * ELEMENT_BYTES[run_config.dtype] if host_pixels else 0
-
-
-def _streaming(kv: Callable[[ModelSpec, RunConfig, int], int]) -> Callable[[ModelSpec, RunConfig, int], int]:
-    """The KV cache while vision and prefill take turns; where the tower leaves first, it is made later."""
-
-    def count(spec: ModelSpec, run_config: RunConfig, host_pixels: int) -> int:
-        return 0 if run_config.placement.vision_offloaded else kv(spec, run_config, host_pixels)
-
-    return count
-
-
-@cache
-def _part(spec: ModelSpec, part: str, weights: str, dtype: str, placement: Placement) -> int:
-    return part_bytes(spec, part, weights, dtype, placement)
-
-
-def _weights(part: str) -> Callable[[ModelSpec, RunConfig, int], int]:
-    def count(spec: ModelSpec, run_config: RunConfig, host_pixels: int) -> int:
-        if part == "embedding" and run_config.placement.embedding_on_host and not host_pixels:
-            return 0
-        return _part(spec, part, run_config.weights, run_config.dtype, run_config.placement)
-
-    return count
-
-
-def _resident_vision(spec: ModelSpec, run_config: RunConfig, host_pixels: int) -> int:
-    return (
-        _weights("vision")(spec, run_config, host_pixels)
-        if host_pixels or not run_config.placement.vision_offloaded
-        else 0
-    )
-
-
-def _passing_vision(spec: ModelSpec, run_config: RunConfig, host_pixels: int) -> int:
-    return _weights("vision")(spec, run_config, host_pixels) - _resident_vision(spec, run_config, host_pixels)
-
-
-def _precision(part: str) -> Callable[[ModelSpec, RunConfig], str]:
-    def formula(spec: ModelSpec, run_config: RunConfig) -> str:
-        from vidqa.planner.weight_memory import parameters
-
-        precision = part_precision(part, run_config.weights, run_config.dtype, run_config.placement)
-        return f"{parameters(spec, part):,} parameters in {precision}"
-
-    return formula
-
-
-def _staging(spec: ModelSpec, run_config: RunConfig, host_pixels: int) -> int:
-    return staging_bytes(spec, run_config.weights, run_config.dtype, run_config.placement)
-
-
-def _pixels(spec: ModelSpec, run_config: RunConfig) -> int:
-    """A group of V values on its way from pictures to patches: uint8 once, float32 twice."""
-    return (
-        9
-        * activation_memory.group_slices(spec, run_config)
-        * activation_memory.patches_per_slice(spec, run_config)
-        * (spec.vision.patch_values)
-    )
-
-
-def _vision(spec: ModelSpec, run_config: RunConfig, host_pixels: int) -> int:
-    """The tower, or the pixels that become its input."""
-    return max(activation_memory.vision_bytes(spec, run_config), _pixels(spec, run_config))
+    copied = run_config.kv == "int8" and run_config.placement.kv_on_host and not on_host  # int8 from the host: a byte
+    return tokens * 2 * spec.kv_heads * spec.head_dim * (ELEMENT_BYTES[run_config.dtype] + copied)
 
 
 def frames_ahead_bytes(spec: ModelSpec, run_config: RunConfig, host_pixels: int) -> int:
-    """Pictures that wait for the tower, where the device is the host, and a source frame of P pixels that is resized:
-    itself, in float32, its rows resized (P · w/W, about sqrt(P·h·w)), the result."""
+    """Return the bytes of frames that wait for the tower if the device is the host, and of one that is being resized.
+
+    A source frame of P pixels: itself, in float32, with resized rows (P · w/W, about sqrt(P·h·w)), and the result.
+    """
     if not host_pixels:
         return 0
-    picture = run_config.height * run_config.width
+    pixels = run_config.height * run_config.width
     waiting = min((GROUPS_AHEAD + 1) * run_config.vision_chunk * spec.vision.temporal_patch, run_config.frames)
-    return 3 * (waiting * picture + 5 * host_pixels + 4 * math.isqrt(host_pixels * picture) + 5 * picture)
+    return 3 * (waiting * pixels + 5 * host_pixels + 4 * math.isqrt(host_pixels * pixels) + 5 * pixels)
 
 
-def _one_token(spec: ModelSpec, run_config: RunConfig, host_pixels: int) -> int:
-    capacity = kv_capacity(spec, run_config)
-    scores = 0 if host_pixels else activation_memory.decode_scores_bytes(spec, run_config, capacity)
-    workspace = activation_memory.attention_workspace(spec, run_config, 1, capacity).bytes
-    return activation_memory.tokens_bytes(spec, run_config, run_config.batch) + max(scores, workspace)
+def memory_parts(spec: ModelSpec, run_config: RunConfig, host_pixels: int = 0) -> tuple[MemoryPart, ...]:
+    """Return all tensors of a run; parts of 0 bytes are among them. `host_pixels` as in RuntimeOverhead."""
+    return (
+        *_weight_parts(spec, run_config, on_host=host_pixels > 0),
+        *_vision_parts(spec, run_config, host_pixels),
+        *_cache_parts(spec, run_config, on_host=host_pixels > 0),
+        *_language_parts(spec, run_config, on_host=host_pixels > 0),
+    )
 
 
-def _chunk(spec: ModelSpec, run_config: RunConfig, host_pixels: int) -> int:
-    """A chunk in its layers, or the last token's logits after a very small one."""
-    logits = activation_memory.logits_bytes(spec, run_config) - _workspace(spec, run_config).bytes
-    return max(activation_memory.chunk_bytes(spec, run_config), logits)
+def _weight_parts(spec: ModelSpec, run_config: RunConfig, *, on_host: bool) -> Iterator[MemoryPart]:
+    weights, dtype, place = run_config.weights, run_config.dtype, run_config.placement
+
+    def part(name: str, which: str, phases: tuple[str, ...] = PHASES, *, on_device: bool = True) -> MemoryPart:
+        def formula() -> str:
+            return f"{parameters(spec, which):,} parameters in {part_precision(which, weights, dtype, place)}"
+
+        size = part_bytes(spec, which, weights, dtype, place) if on_device else 0
+        return MemoryPart(f"weights: {name}", phases, size, formula)
+
+    offloaded = place.vision_offloaded and not on_host
+    yield part("language model", "layers")
+    yield part("embedding table", "embedding", on_device=on_host or not place.embedding_on_host)
+    yield part("lm_head", "lm_head")
+    yield part("vision tower", "vision", on_device=not offloaded)
+    yield part("vision tower, until the prefill", "vision", ("load", "vision"), on_device=offloaded)
+    staging = staging_bytes(spec, weights, dtype, place)
+    yield MemoryPart("quantization staging", ("load",), staging, lambda: "the largest matrix, one at a time")
 
 
-def _workspace(spec: ModelSpec, run_config: RunConfig) -> activation_memory.Workspace:
-    return activation_memory.attention_workspace(spec, run_config, *activation_memory.worst_pass(spec, run_config))
+def _vision_parts(spec: ModelSpec, run_config: RunConfig, host_pixels: int) -> Iterator[MemoryPart]:
+    slices = activations.group_slices(spec, run_config)
+    patches = activations.patches_per_slice(spec, run_config)
+    pixels = 9 * slices * patches * spec.vision.patch_values  # of a group on its way to patches: uint8, float32 twice
+    row = spec.embedding_width * ELEMENT_BYTES[run_config.dtype]
+    tokens = spec.visual_tokens(run_config.frames, run_config.height, run_config.width)
+
+    def waiting_formula() -> str:
+        group = activations.group_tokens(spec, run_config)
+        return f"a group of {group} tokens, chunks of {run_config.prefill_chunk} · {spec.embedding_width}"
+
+    yield MemoryPart(
+        "vision activations", ("vision",), max(activations.vision_bytes(spec, run_config), pixels),
+        lambda: f"{slices} slices of {patches} patches · {spec.vision.embed_dim}",
+    )  # fmt: skip
+    yield MemoryPart(
+        "frames on their way", ("vision", "prefill"), frames_ahead_bytes(spec, run_config, host_pixels),
+        lambda: f"{GROUPS_AHEAD} groups of pictures, and one that is resized",
+    )  # fmt: skip
+    for name, phase in (("vision embeddings, waiting", "vision"),
+                        ("vision embeddings, waiting for a chunk", "prefill")):  # fmt: skip
+        size = activations.waiting_rows(spec, run_config, phase) * row
+        yield MemoryPart(name, (phase,), size, waiting_formula)
+    yield MemoryPart(  # the prefix cache stores them on the host
+        "vision embeddings, kept", _AFTER_LOAD, tokens * run_config.batch * row if host_pixels else 0,
+        lambda: f"{tokens} tokens · {spec.embedding_width} · {ELEMENT_BYTES[run_config.dtype]} B",
+    )  # fmt: skip
 
 
-def _logits(spec: ModelSpec, run_config: RunConfig, host_pixels: int) -> int:
-    copied = activation_memory.quantized_copy_bytes(spec, run_config, "lm_head") if run_config.batch > 1 else 0
-    return activation_memory.logits_bytes(spec, run_config) + copied
-
-
-_SMALL_TENSORS = 64
-
-
-def _small(spec: ModelSpec, run_config: RunConfig, host_pixels: int) -> int:
-    """Rounding of small tensors; on the host also the whole prompt's M-RoPE positions (3 int64)."""
-    positions = 3 * 8 * activation_memory.prompt_tokens(spec, run_config) if host_pixels else 0
-    return _SMALL_TENSORS * BLOCK + positions
-
-
-def _waiting_formula(spec: ModelSpec, run_config: RunConfig) -> str:
-    group = activation_memory.group_tokens(spec, run_config)
-    return f"a group of {group} tokens, chunks of {run_config.prefill_chunk} · {spec.embedding_width}"
-
-
-def _kv_formula(spec: ModelSpec, run_config: RunConfig) -> str:
+def _cache_parts(spec: ModelSpec, run_config: RunConfig, *, on_host: bool) -> Iterator[MemoryPart]:
+    """Yield the KV cache and its scratch; where the vision tower is offloaded, they are allocated after the vision."""
+    place, capacity = run_config.placement, kv_capacity(spec, run_config)
+    on_device = kv_bytes if on_host or not place.kv_on_host else _scale_bytes
+    cache, scratch = on_device(spec, run_config), _kv_scratch_bytes(spec, run_config, on_host=on_host)
     heads = f"{spec.layers} layers · {spec.kv_heads} heads · {spec.head_dim}"
-    return f"{kv_capacity(spec, run_config)} tokens · 2 · {heads} in {run_config.kv}"
+    phases = _FROM_PREFILL if place.vision_offloaded else _AFTER_LOAD
+    yield MemoryPart("KV cache", phases, cache, lambda: f"{capacity} tokens · 2 · {heads} in {run_config.kv}")
+    yield MemoryPart("KV scratch", phases, scratch, lambda: f"{capacity} tokens of one layer in {run_config.dtype}")
 
 
-def _scratch_formula(spec: ModelSpec, run_config: RunConfig) -> str:
-    return f"{kv_capacity(spec, run_config)} tokens of one layer in {run_config.dtype}"
-
-
-_ALWAYS = frozenset(PHASES)
-_SEEN = frozenset(("vision", "prefill", "decode"))
-_READING = frozenset(("prefill", "decode"))
-PARTS = (
-    MemoryPart("weights: language model", _ALWAYS, _weights("layers"), _precision("layers")),
-    MemoryPart("weights: embedding table", _ALWAYS, _weights("embedding"), _precision("embedding")),
-    MemoryPart("weights: lm_head", _ALWAYS, _weights("lm_head"), _precision("lm_head")),
-    MemoryPart("weights: vision tower", _ALWAYS, _resident_vision, _precision("vision")),
-    MemoryPart("weights: vision tower, until the prefill", frozenset(("load", "vision")), _passing_vision,
-         _precision("vision")),
-    MemoryPart("quantization staging", frozenset(("load",)), _staging,
-         lambda spec, run: "the largest matrix, one at a time"),
-    MemoryPart("vision activations", frozenset(("vision",)), _vision,
-         lambda spec, run: f"{activation_memory.group_slices(spec, run)} slices of "
-         f"{activation_memory.patches_per_slice(spec, run)} patches · {spec.vision.embed_dim}"),
-    MemoryPart("frames on their way", frozenset(("vision", "prefill")), frames_ahead_bytes,
-         lambda spec, run: f"{GROUPS_AHEAD} groups of pictures, and one that is resized"),
-    MemoryPart("vision embeddings, waiting", frozenset(("vision",)), _waiting("vision"), _waiting_formula),
-    MemoryPart("vision embeddings, waiting for a chunk", frozenset(("prefill",)), _waiting("prefill"),
-         _waiting_formula),
-    MemoryPart("vision embeddings, kept", _SEEN, _kept_rows,
-         lambda spec, run: f"{spec.visual_tokens(run.frames, run.height, run.width)} tokens · {spec.embedding_width} · "
-         f"{ELEMENT_BYTES[run.dtype]} B"),
-    MemoryPart("KV cache", frozenset(("vision",)), _streaming(_kv_on_device), _kv_formula),
-    MemoryPart("KV scratch", frozenset(("vision",)), _streaming(_kv_scratch), _scratch_formula),
-    MemoryPart("KV cache", _READING, _kv_on_device, _kv_formula),
-    MemoryPart("KV scratch", _READING, _kv_scratch, _scratch_formula),
-    MemoryPart("prefill chunk", frozenset(("prefill",)), _chunk,
-         activation_memory.chunk_formula),
-    MemoryPart("attention workspace", frozenset(("prefill",)), lambda spec, run, _: _workspace(spec, run).bytes,
-         lambda spec, run: f"{run.attention}, {_workspace(spec, run).formula}"),
-    MemoryPart("decode step", frozenset(("decode",)), _one_token, lambda spec, run: "1 token"),
-    MemoryPart("small tensors", _SEEN,
-         _small,
-         lambda spec, run: f"{_SMALL_TENSORS} tensors, {BLOCK} B of rounding each"),
-    MemoryPart("logits", frozenset(("decode",)), _logits, lambda spec, run: f"{spec.vocabulary} · last position only"),
-)  # fmt: skip
+def _language_parts(spec: ModelSpec, run_config: RunConfig, *, on_host: bool) -> Iterator[MemoryPart]:
+    chunk = activations.chunk_tokens(spec, run_config)
+    workspace = activations.attention_workspace_bytes(spec, run_config, chunk)
+    logits = activations.logits_bytes(spec, run_config)
+    capacity = kv_capacity(spec, run_config)
+    scores = 0 if on_host else activations.decode_scores_bytes(spec, run_config, capacity)
+    scores = max(scores, activations.attention_workspace_bytes(spec, run_config, 1))
+    copied = activations.quantized_copy_bytes(spec, run_config, "lm_head") if run_config.batch > 1 else 0
+    positions = 3 * 8 * activations.prompt_tokens(spec, run_config) if on_host else 0  # M-RoPE's, int64
+    yield MemoryPart(  # or the last token's logits, after a very small chunk
+        "prefill chunk", ("prefill",), max(activations.tokens_bytes(spec, run_config, chunk), logits - workspace),
+        lambda: activations.chunk_formula(spec, run_config),
+    )  # fmt: skip
+    yield MemoryPart(
+        "attention workspace", ("prefill",), workspace,
+        lambda: f"{run_config.attention}, {chunk} tokens, whatever the cache holds",
+    )  # fmt: skip
+    step = activations.tokens_bytes(spec, run_config, run_config.batch) + scores
+    yield MemoryPart("decode step", ("decode",), step, lambda: "1 token")
+    yield MemoryPart(
+        "small tensors", _AFTER_LOAD, _SMALL_TENSORS * BLOCK + positions,
+        lambda: f"{_SMALL_TENSORS} tensors, {BLOCK} B of rounding each",
+    )  # fmt: skip
+    yield MemoryPart("logits", ("decode",), logits + copied, lambda: f"{spec.vocabulary} · last position only")
 
 
 def tensor_bytes(spec: ModelSpec, run_config: RunConfig, *, host_pixels: int = 0) -> dict[str, int]:
-    """Bytes of living tensors at each phase's worst moment."""
-    sizes = [(part.phases, part.bytes(spec, run_config, host_pixels)) for part in PARTS]
-    return {phase: sum(size for phases, size in sizes if phase in phases) for phase in PHASES}
+    """Return the bytes of live tensors at each phase's peak."""
+    parts = memory_parts(spec, run_config, host_pixels)
+    return {phase: sum(part.bytes for part in parts if phase in part.phases) for phase in PHASES}
 
 
-def phase_bytes(spec: ModelSpec, run_config: RunConfig, around: RuntimeOverhead) -> dict[str, int]:
-    """Bytes of the process at each phase's worst moment, without the margin."""
-    fixed = around.context_bytes + around.workspace_bytes + around.allocator_bytes
-    return {
-        phase: size + fixed for phase, size in tensor_bytes(spec, run_config, host_pixels=around.host_pixels).items()
-    }
+def phase_bytes(spec: ModelSpec, run_config: RunConfig, overhead: RuntimeOverhead) -> dict[str, int]:
+    """Return the bytes of the process at each phase's peak, without the margin."""
+    tensors = tensor_bytes(spec, run_config, host_pixels=overhead.host_pixels)
+    return {phase: size + overhead.total_bytes for phase, size in tensors.items()}
 
 
 def margin_bytes(peak_bytes: int) -> int:
-    """What is kept free for what no formula knows: 3 % of the peak, between 64 and 300 MiB."""
+    """Return the bytes to leave free for prediction errors: 3 % of the peak, between 64 and 300 MiB."""
     return min(max(round(peak_bytes * _MARGIN_SHARE), _LEAST_MARGIN_BYTES), MARGIN_LIMIT_BYTES)
 
 
-def required_bytes(spec: ModelSpec, run_config: RunConfig, around: RuntimeOverhead) -> int:
-    """What a budget must hold for this draft: the largest phase and the margin."""
-    peak = max(phase_bytes(spec, run_config, around).values())
+def required_bytes(spec: ModelSpec, run_config: RunConfig, overhead: RuntimeOverhead) -> int:
+    """Return the budget that a run needs: the largest phase and the margin."""
+    peak = max(phase_bytes(spec, run_config, overhead).values())
     return peak + margin_bytes(peak)
 
 
-def memory_lines(spec: ModelSpec, run_config: RunConfig, around: RuntimeOverhead) -> tuple[str, tuple[MemoryLine, ...]]:
-    """The phase that takes most, and its parts with their formulas; they add up to `required_bytes`."""
-    phases = phase_bytes(spec, run_config, around)
+def memory_lines(
+    spec: ModelSpec, run_config: RunConfig, overhead: RuntimeOverhead
+) -> tuple[str, tuple[MemoryLine, ...]]:
+    """Return the largest phase, and its parts with their formulas; they add up to `required_bytes`."""
+    phases = phase_bytes(spec, run_config, overhead)
     worst = max(phases, key=lambda phase: phases[phase])
     lines = [
-        MemoryLine(part.name, size, part.formula(spec, run_config))
-        for part in PARTS
-        if worst in part.phases and (size := part.bytes(spec, run_config, around.host_pixels))
+        MemoryLine(part.name, part.bytes, part.formula())
+        for part in memory_parts(spec, run_config, overhead.host_pixels)
+        if worst in part.phases and part.bytes
     ]
     lines += [
-        MemoryLine(RUNTIME, around.context_bytes, around.context_source, "process"),
-        MemoryLine("matrix library workspace", around.workspace_bytes, "cuBLAS, one a stream", "process"),
-        MemoryLine("allocator rounding", around.allocator_bytes, "a large and a small segment begun, twice", "process"),
+        _runtime_line(overhead),
+        MemoryLine("matrix library workspace", overhead.workspace_bytes, "cuBLAS, one a stream", "process"),
+        MemoryLine(
+            "allocator rounding", overhead.allocator_bytes, "a large and a small segment begun, twice", "process"
+        ),
         _margin_line(phases[worst]),
     ]
     return worst, tuple(line for line in lines if line.bytes)
+
+
+def _runtime_line(overhead: RuntimeOverhead) -> MemoryLine:
+    return MemoryLine(RUNTIME, overhead.context_bytes, overhead.context_source, "process")
 
 
 def _margin_line(peak_bytes: int) -> MemoryLine:
     return MemoryLine("margin", margin_bytes(peak_bytes), "3 % of the peak, 64 to 300 MiB", "margin")
 
 
-def with_runtime(plan: Plan, around: RuntimeOverhead) -> Plan:
-    """The plan with another runtime line: what the process holds is known better than when it was made."""
-    line = MemoryLine(RUNTIME, around.context_bytes, around.context_source, "process")
+def with_runtime(plan: Plan, overhead: RuntimeOverhead) -> Plan:
+    """Return the plan with the runtime line of another overhead, measured after the plan was made."""
+    line = _runtime_line(overhead)
     more = line.bytes - sum(one.bytes for one in plan.lines if one.name == RUNTIME)
     phases = {phase: size + more for phase, size in plan.phase_bytes.items()}
     margin = _margin_line(phases[plan.peak_phase])
@@ -319,14 +240,25 @@ def with_runtime(plan: Plan, around: RuntimeOverhead) -> Plan:
     return replace(plan, lines=lines, phase_bytes=phases, margin_bytes=margin.bytes)
 
 
-def breakdown(lines: tuple[MemoryLine, ...]) -> Mapping[str, int]:
-    """Bytes by name, for bars and tables."""
-    return {line.name: line.bytes for line in lines}
+SHARES = ("weights", "KV cache", "activations", "context", "margin")
+_ACTIVATIONS = (
+    "vision activations", "vision embeddings", "prefill chunk", "attention workspace", "decode step", "logits",
+)  # fmt: skip
 
 
-def rounding_bytes() -> int:
-    """A large and a small segment of CUDA's caching allocator that are begun but not filled: 20 and 2 MiB.
+def memory_shares(plan: Plan) -> Mapping[str, int]:
+    """Return a plan's bytes for each of SHARES, for bars; they add up to its `required_bytes`."""
+    shares = dict.fromkeys(SHARES, 0)
+    for line in plan.lines:
+        shares[_share(line.name)] += line.bytes
+    return shares
 
-    Of the usual pool, and of the captured decode step's.
-    """
-    return 2 * (20 * 2**20 + 2 * 2**20 + BLOCK)
+
+def _share(name: str) -> str:
+    if name.startswith(("weights", "quantization")):
+        return "weights"
+    if name.startswith("KV"):
+        return "KV cache"
+    if name == "margin":
+        return name
+    return "activations" if name.startswith(_ACTIVATIONS) else "context"

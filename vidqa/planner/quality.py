@@ -1,8 +1,7 @@
-"""How good an answer a plan can give: one table of published scores, and what follows from it.
+"""Expected quality of an answer, from published scores. Arithmetic only.
 
-Every row carries its source. Scores are points of video question answering (mean of
-Video-MME without subtitles, LongVideoBench and MLVU where three are known); only their
-differences are used. Arithmetic only.
+Every row names its source. Scores are points of video question answering (mean of Video-MME without subtitles,
+LongVideoBench and MLVU where three are known); only their differences are used.
 """
 
 import math
@@ -14,9 +13,6 @@ from vidqa.models.family import ScoreRow, family_of
 from vidqa.models.spec import ModelSpec
 from vidqa.planner.weight_memory import parameters
 from vidqa.types import PixelBounds, RunConfig
-
-QUALITIES = ("fast", "balanced", "best")
-
 
 _BOLT = "BOLT, Qwen2.5-VL-7B, uniform: mean of Video-MME, LongVideoBench, MLVU"
 _QUICK = "QuickVideo (arXiv 2505.16175), Qwen2.5-VL-7B, all tokens: mean of the same three"
@@ -30,11 +26,11 @@ FRAMES = (
     ScoreRow(1024, 61.97, _QUICK),
 )
 # Halving the pixels may cost no more than the smallest gain of doubling the frames (128 to 256:
-# 0.59), or the rule "frames before pixels" would not hold; Q-Frame (2506.22139) saw 0.85 with
-# selected frames, and 8.6 over four halvings: below the floor it is not gone.
+# 0.59), or the rule "frames before pixels" would not hold; Q-Frame (2506.22139) lost 0.85 with
+# selected frames, and 8.6 over four halvings: no plan goes below the floor.
 POINTS_PER_HALVED_SLICE = 0.5
 _RESOLUTION = 0.25  # points: smaller differences between precisions are noise of four benchmarks
-# No benchmark is behind these: they order what costs (nearly) no quality.
+# Not measured: these order choices that cost (nearly) no quality.
 _NESTED_POINTS = -0.1  # nf4-dq against nf4
 _INT8_KV_POINTS = -0.05  # KIVI (2402.02750): 4-bit KV loses 0.01 on a GQA model
 _QUANTIZED_ENDS_POINTS = -0.3  # vision tower or lm_head in the weights' precision
@@ -52,7 +48,7 @@ FRAMES_PER_SECOND = 2.0  # what Qwen2-VL was trained with
 
 @dataclass(frozen=True, slots=True)
 class Caps:
-    """What a `--quality` allows: frames, and visual tokens."""
+    """Most frames and visual tokens of a `--quality`."""
 
     frames: int
     visual_tokens: int
@@ -69,19 +65,19 @@ _READING = re.compile(
 
 
 def asks_to_read(question: str) -> bool:
-    """Whether a question is about text in the picture."""
+    """Return whether a question is about text in the video."""
     return _READING.search(question) is not None
 
 
 def slice_floor(bounds: PixelBounds, token_pixels: int, *, reading: bool) -> int:
-    """Fewest tokens per temporal slice: max(checkpoint's minimum, min(128 or 576, its maximum))."""
+    """Return the fewest tokens per temporal slice: max(checkpoint's minimum, min(128 or 576, its maximum))."""
     wanted = READING_SLICE_TOKENS if reading else LEAST_SLICE_TOKENS
     lowest, highest = -(-bounds.min_pixels // token_pixels), bounds.max_pixels // token_pixels
     return max(lowest, min(wanted, highest))
 
 
 def interpolate(rows: tuple[ScoreRow, ...], size: float) -> float:
-    """Points at a size, linear in its logarithm; beyond the ends the last slope goes on."""
+    """Return the points at a size, linear in its logarithm; beyond the ends the last slope continues."""
     for low, high in pairwise(rows):
         if size <= high.size or high is rows[-1]:
             share = math.log(size / low.size) / math.log(high.size / low.size)
@@ -90,17 +86,17 @@ def interpolate(rows: tuple[ScoreRow, ...], size: float) -> float:
 
 
 def frames_points(frames: int) -> float:
-    """Points of this many frames."""
+    """Return the points of so many frames."""
     return interpolate(FRAMES, max(frames, 2))
 
 
 def slice_points(tokens: int, most: int) -> float:
-    """Points of this many tokens per slice, against the checkpoint's maximum."""
+    """Return the points of so many tokens per slice, relative to the largest slices."""
     return POINTS_PER_HALVED_SLICE * min(math.log2(tokens / most), 0.0)
 
 
-def setup_points(spec: ModelSpec, run_config: RunConfig) -> float:
-    """Points of a model with its precisions and placements."""
+def placement_points(spec: ModelSpec, run_config: RunConfig) -> float:
+    """Return the points of a model with its precisions and placement."""
     size, place = parameters(spec), run_config.placement
     family = family_of(spec)
     points = interpolate(family.MODEL_SCORES, size)
@@ -114,6 +110,6 @@ def setup_points(spec: ModelSpec, run_config: RunConfig) -> float:
 
 
 def score(spec: ModelSpec, run_config: RunConfig, most_slice_tokens: int) -> float:
-    """Expected points of a plan; only differences between plans mean anything."""
-    tokens = spec.slice_tokens(run_config.height, run_config.width)
-    return setup_points(spec, run_config) + frames_points(run_config.frames) + slice_points(tokens, most_slice_tokens)
+    """Return the expected points of a plan; only differences between plans mean anything."""
+    slices = slice_points(spec.slice_tokens(run_config.height, run_config.width), most_slice_tokens)
+    return placement_points(spec, run_config) + frames_points(run_config.frames) + slices

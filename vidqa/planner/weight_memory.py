@@ -1,8 +1,4 @@
-"""Bytes of a model's weights, tensor by tensor, for every precision and placement.
-
-A checkpoint is a list of matrices and vectors that follows from its numbers; a precision
-says what one of them takes. Arithmetic only: no file, no torch.
-"""
+"""Bytes of a model's weights, tensor by tensor, for every precision and placement. Arithmetic only."""
 
 import math
 from collections import Counter
@@ -15,7 +11,6 @@ from vidqa.models.spec import ModelSpec
 from vidqa.types import ELEMENT_BYTES, Placement
 
 QUANTIZED = ("int8", "nf4", "nf4-dq", "fp8", "awq", "gptq")  # the last two only as a checkpoint stores them
-PRECISIONS = (*ELEMENT_BYTES, *QUANTIZED)
 _NF4_BLOCK = 64  # weights that share one absmax (bitsandbytes' default)
 _NESTED_BLOCK = 256  # absmaxes that share one scale when they are quantized in turn
 
@@ -35,7 +30,7 @@ class WeightTensor:
 
     @property
     def values(self) -> int:
-        """Numbers in all of them."""
+        """Number of values in all of them."""
         return self.rows * self.columns * self.times
 
 
@@ -59,12 +54,12 @@ def _part_of(name: str) -> str:
 
 @cache
 def parameters(spec: ModelSpec, *parts: str) -> int:
-    """Number of parameters of a checkpoint, or of the named parts."""
+    """Return the number of parameters of a checkpoint, or of the named parts."""
     return sum(tensor.values for tensor in weight_tensors(spec) if not parts or tensor.part in parts)
 
 
-def tensor_bytes(tensor: WeightTensor, precision: str) -> int:
-    """Bytes of a parameter in a precision, rounded as it is allocated; vectors stay in 16-bit.
+def weight_bytes(tensor: WeightTensor, precision: str) -> int:
+    """Return the bytes of a tensor in a precision, rounded as it is allocated; vectors stay in 16-bit.
 
     int8: one byte a weight and a float32 scale a row. nf4: half a byte, a float32 absmax per 64
     weights and a table of 16 floats. nf4-dq: the absmaxes are bytes, with a float32 per 256 of
@@ -86,7 +81,7 @@ def tensor_bytes(tensor: WeightTensor, precision: str) -> int:
 
 
 def part_precision(part: str, weights: str, dtype: str, placement: Placement) -> str:
-    """The precision of a part: quantization takes the layers, and what the placement adds."""
+    """Return the precision of a part: quantization applies to the layers, and to what the placement adds."""
     if weights not in QUANTIZED:
         return weights
     quantized = {"layers": True, "vision": placement.vision_quantized, "lm_head": placement.lm_head_quantized}
@@ -95,9 +90,9 @@ def part_precision(part: str, weights: str, dtype: str, placement: Placement) ->
 
 @cache
 def part_bytes(spec: ModelSpec, part: str, weights: str, dtype: str, placement: Placement) -> int:
-    """Bytes of one part of the model, wherever it lies. The patch matrix is a convolution: never quantized.
+    """Return the bytes of one part of the model, on device or host. The patch matrix is a convolution: never quantized.
 
-    A checkpoint that is stored quantized has its own bytes, whatever the placement.
+    For a checkpoint that is stored quantized, these are the bytes of its files, whatever the placement.
     """
     if spec.stored is not None:
         return spec.stored.part_bytes(part, ELEMENT_BYTES[dtype]) + _BUFFERS.get(part, 0)
@@ -106,7 +101,7 @@ def part_bytes(spec: ModelSpec, part: str, weights: str, dtype: str, placement: 
     for tensor in weight_tensors(spec):
         if tensor.part == part:
             whole = not tensor.matrix and tensor.columns > 1
-            total += tensor_bytes(tensor, dtype if whole and precision in QUANTIZED else precision)
+            total += weight_bytes(tensor, dtype if whole and precision in QUANTIZED else precision)
     return total + _BUFFERS.get(part, 0)
 
 
@@ -116,10 +111,10 @@ _BUFFERS = {"layers": 2 * BLOCK, "vision": 2 * BLOCK}
 
 @cache
 def staging_bytes(spec: ModelSpec, weights: str, dtype: str, placement: Placement) -> int:
-    """The largest quantized matrix in the compute precision, which waits on the device while it is quantized.
+    """Return the bytes of the largest quantized matrix in the compute precision, which is quantized on the device.
 
     transformers 5 loads one tensor at a time then (core_model_loading.py, has_on_the_fly_quantization);
-    bitsandbytes makes a float16 copy more for int8 (nn/modules.py, Int8Params).
+    bitsandbytes makes another float16 copy for int8 (nn/modules.py, Int8Params).
     """
     quantized = [part for part in ("layers", "vision", "lm_head")
                  if part_precision(part, weights, dtype, placement) in QUANTIZED]  # fmt: skip

@@ -12,10 +12,10 @@ from vidqa.devices.device import find_device
 from vidqa.errors import DoesNotFit
 from vidqa.models.registry import Checkpoint, find_checkpoints
 from vidqa.planner.baseline_memory import vanilla_peak_bytes
+from vidqa.planner.model_choice import plan_best
 from vidqa.planner.placement import compute_dtype
 from vidqa.planner.planner import plan_video
-from vidqa.planner.search import PlanningProblem
-from vidqa.planner.tasks import plan_best, tasks_for
+from vidqa.planner.problem import PlanningProblem, planning_problems
 from vidqa.profiling.isolated_run import WORKER_COMMAND, IsolatedRun, run_job
 from vidqa.profiling.sweep_points import Side, SweepPoint, SweepRow, frame_points, make_row, size_points
 from vidqa.types import Device, Plan, Request, VideoInfo
@@ -58,7 +58,7 @@ def prepare(
     candidates = find_checkpoints(config.model, local=True)
     found = candidates[0]
     if len(candidates) > 1:
-        found = candidates[plan_best(tasks_for(candidates, video, request, config, device))[0]]
+        found = candidates[plan_best(planning_problems(candidates, video, request, config, device))[0]]
     found.local_folder()  # raises for a missing model before anything runs
     if sizes:
         points, notes = size_points(video, found.spec, found.bounds, sizes, counts[0], request)
@@ -83,7 +83,7 @@ def run_sweep(sweep: Sweep, sides: Sequence[Side], command: Sequence[str] = WORK
 
 def _run_point(sweep: Sweep, point: SweepPoint, side: Side, command: Sequence[str]) -> SweepRow:
     request = point.request(sweep.request)
-    (task,) = tasks_for([sweep.checkpoint], sweep.video, request, sweep.config, sweep.device)
+    (task,) = planning_problems([sweep.checkpoint], sweep.video, request, sweep.config, sweep.device)
     if side == "transformers":
         run = IsolatedRun(side, request, sweep.config, sweep.limit_bytes)
         return make_row(side, point, _predicted_baseline(task, point), run_job(run, command))
@@ -104,6 +104,5 @@ def with_plan(config: EngineConfig, plan: Plan) -> EngineConfig:
 
 def _predicted_baseline(task: PlanningProblem, point: SweepPoint) -> int:
     """Return the process's peak with unfused attention, as where no fused kernel takes grouped queries (a T4)."""
-    around = task.around
     tensors = vanilla_peak_bytes(task.spec, point.visual_tokens, task.text_tokens, compute_dtype(task.device))
-    return tensors + around.context_bytes + around.workspace_bytes + around.allocator_bytes
+    return tensors + task.overhead.total_bytes

@@ -15,7 +15,7 @@ from vidqa.devices.device import reread
 from vidqa.errors import DoesNotFit, UsageError, VidqaError
 from vidqa.history.store import FILE_NAME, History
 from vidqa.models.hub import demo_folder
-from vidqa.planner.tasks import Forecast
+from vidqa.planner.planner import Forecast
 from vidqa.tui.conversation import Conversation
 from vidqa.tui.launch_options import LaunchOptions
 from vidqa.tui.plan_overrides import PLANNED_QUESTION, PlanOverrides, interactive_config

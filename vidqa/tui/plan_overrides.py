@@ -6,7 +6,8 @@ from typing import Any
 
 from vidqa.config import KV_CHOICES, QUALITY_CHOICES, EngineConfig
 from vidqa.planner.placement import weight_choices
-from vidqa.planner.search import PlanningProblem, search_space
+from vidqa.planner.problem import PlanningProblem
+from vidqa.planner.search import search_space
 from vidqa.types import Request, Turn
 from vidqa.utils.units import format_bytes
 

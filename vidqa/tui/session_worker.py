@@ -16,7 +16,7 @@ from textual.message import Message
 from vidqa.config import EngineConfig
 from vidqa.errors import Interrupted, VidqaError
 from vidqa.events import Answered, Event, MemorySampled, StageProgress, TextDelta
-from vidqa.planner.tasks import Forecast
+from vidqa.planner.planner import Forecast
 from vidqa.tui.worker_messages import EngineEvent, JobEnded, MemoryMeasured, Progressed, SessionJob, TextWaiting
 from vidqa.types import Request, VideoInfo
 

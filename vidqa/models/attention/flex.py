@@ -16,8 +16,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from vidqa.errors import AttentionUnavailable
-
-_BLOCK = 128
+from vidqa.models.block_sizes import FLEX_BLOCK
 
 
 class FlexKernel:
@@ -35,7 +34,7 @@ class FlexKernel:
         if self._for == (past, length, capacity):
             return  # every layer of a pass asks for the same
         self._for = (past, length, capacity)
-        self._rows = max(self._rows, -(-length // _BLOCK) * _BLOCK)  # the last, shorter chunk is padded
+        self._rows = max(self._rows, -(-length // FLEX_BLOCK) * FLEX_BLOCK)  # the last, shorter chunk is padded
         self._past = torch.tensor(past, device=device)
         self._blocks = _causal_blocks(past, self._rows, capacity, device)
 
@@ -52,9 +51,9 @@ class FlexKernel:
 
 def _causal_blocks(past: int, rows: int, capacity: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Which column blocks each row block reads: how many, and their numbers, as BlockMask wants them."""
-    columns, count = -(-capacity // _BLOCK), rows // _BLOCK
-    ends = torch.arange(1, count + 1, device=device) * _BLOCK + past
-    counts = ((ends + _BLOCK - 1) // _BLOCK).clamp(max=columns).to(torch.int32)
+    columns, count = -(-capacity // FLEX_BLOCK), rows // FLEX_BLOCK
+    ends = torch.arange(1, count + 1, device=device) * FLEX_BLOCK + past
+    counts = ((ends + FLEX_BLOCK - 1) // FLEX_BLOCK).clamp(max=columns).to(torch.int32)
     listed = max(columns, 2)  # the compiler takes a dimension of one for a constant: larger caches would not fit it
     indices = torch.arange(listed, device=device, dtype=torch.int32).expand(1, 1, count, listed)
     return counts.view(1, 1, -1), indices.contiguous()
@@ -98,7 +97,7 @@ def _flex(
         return column <= row + past
 
     blocks = BlockMask.from_kv_blocks(
-        counts, indices, BLOCK_SIZE=_BLOCK, mask_mod=causal,
+        counts, indices, BLOCK_SIZE=FLEX_BLOCK, mask_mod=causal,
         seq_lengths=(query.shape[2], key.shape[2]), compute_q_blocks=False,
     )  # fmt: skip
     grouped = query.shape[1] != key.shape[1]

@@ -8,9 +8,7 @@ import torch
 from torch import Tensor
 
 from vidqa.models.attention.base import fold
-
-TILE_ROWS = 128  # query positions per tile
-BLOCK_KEYS = 1024
+from vidqa.models.block_sizes import TILE_KEYS, TILE_QUERIES
 
 
 class TiledKernel:
@@ -29,8 +27,8 @@ class TiledKernel:
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         mixed = torch.empty_like(query)
-        for start in range(0, query.shape[2], TILE_ROWS):
-            rows = slice(start, min(start + TILE_ROWS, query.shape[2]))
+        for start in range(0, query.shape[2], TILE_QUERIES):
+            rows = slice(start, min(start + TILE_QUERIES, query.shape[2]))
             mixed[:, :, rows] = _tile(query[:, :, rows], key, value, self._past + start, scaling)
         return mixed
 
@@ -44,8 +42,8 @@ def _tile(query: Tensor, key: Tensor, value: Tensor, first: int, scaling: float)
     peaks = torch.full_like(sums, -torch.inf)
     mixed = torch.zeros_like(rows)
     end = first + query.shape[2]
-    for start in range(0, end, BLOCK_KEYS):
-        block = slice(start, min(start + BLOCK_KEYS, end))
+    for start in range(0, end, TILE_KEYS):
+        block = slice(start, min(start + TILE_KEYS, end))
         scores = rows @ key[:, :, block].float().transpose(2, 3)
         if block.stop > first:  # keys behind some row
             behind = torch.arange(start, block.stop, device=query.device) > positions[:, None]

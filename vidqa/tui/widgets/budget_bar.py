@@ -4,7 +4,7 @@ from textual.content import Content
 from textual.reactive import reactive
 from textual.widget import Widget
 
-from vidqa.planner.memory_shares import memory_shares
+from vidqa.planner.memory_model import memory_shares
 from vidqa.types import Device, Plan
 from vidqa.utils.units import format_bytes
 

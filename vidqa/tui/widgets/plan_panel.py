@@ -8,7 +8,7 @@ from textual.containers import Vertical
 from textual.content import Content
 from textual.widgets import Static
 
-from vidqa.planner.tasks import Forecast
+from vidqa.planner.planner import Forecast
 from vidqa.tui.plan_overrides import PLAN_OPTIONS, PlanOverrides, option_choices
 from vidqa.tui.widgets.budget_bar import BudgetBar
 from vidqa.tui.widgets.plan_option import PlanOption, option_id

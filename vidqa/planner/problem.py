@@ -1,0 +1,119 @@
+"""Planning problems: one per model, from a request, the settings and a device. Arithmetic only."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from vidqa.config import EngineConfig
+from vidqa.devices.host import usable_cores
+from vidqa.errors import UsageError
+from vidqa.models.registry import Checkpoint
+from vidqa.models.spec import ModelSpec
+from vidqa.planner.budget import RuntimeOverhead, budget_bytes, runtime_overhead
+from vidqa.types import Device, PixelBounds, Placement, Request, VideoInfo
+
+# Vision group (temporal slices) and prefill chunk (tokens), from the fastest to the smallest.
+CHUNKS = ((8, 1024), (4, 1024), (2, 512), (1, 512), (1, 256), (1, 128))
+# On a large GPU a chunk of 1,024 tokens is over before its kernels are launched.
+LARGE_CHUNKS = ((16, 4096), (16, 2048), *CHUNKS)
+_LARGE_GPU_BYTES = 20 * 2**30
+_TURN_TOKENS = 16  # the template around one more question and answer
+_TEMPLATE_TOKENS = 32  # the chat template around a question, with Qwen's default system prompt
+
+
+@dataclass(frozen=True, slots=True)
+class PlanningProblem:
+    """Everything that a plan is computed from. `budget_bytes` is the memory, `config` holds what the user set.
+
+    The fields from `chunks` on narrow the search: to less than a plan that ran out of memory, and to how
+    the model is already loaded (`pinned_weights`, and the lasting parts of `pinned_placement`).
+    """
+
+    model: str
+    spec: ModelSpec
+    bounds: PixelBounds
+    video: VideoInfo
+    request: Request
+    config: EngineConfig
+    device: Device
+    overhead: RuntimeOverhead
+    budget_bytes: int
+    text_tokens: int
+    chunks: tuple[tuple[int, int], ...] = CHUNKS
+    most_visual_tokens: int | None = None
+    most_slice_tokens: int | None = None
+    pinned_weights: str | None = None
+    pinned_placement: Placement | None = None
+
+    @property
+    def context_left(self) -> int:
+        """Tokens of the model's context that are left for a video."""
+        used = self.text_tokens + self.request.max_tokens + self.config.conversation_tokens
+        return self.spec.context_tokens - used
+
+
+def planning_problems(
+    checkpoints: Sequence[Checkpoint], video: VideoInfo, request: Request, config: EngineConfig, device: Device
+) -> list[PlanningProblem]:
+    """Return one problem per model; raise UsageError for an empty budget, or weights that the only model lacks."""
+    if len(checkpoints) == 1:
+        _check_stored(checkpoints[0], config)
+    overhead, budget = runtime_overhead(device, video), budget_bytes(device, config)
+    large = device.kind == "cuda" and device.total_bytes >= _LARGE_GPU_BYTES
+    return [
+        PlanningProblem(
+            model=checkpoint.name,
+            spec=checkpoint.spec,
+            bounds=checkpoint.bounds,
+            video=video,
+            request=request,
+            config=config,
+            device=with_cpu_threads(device, config),
+            overhead=overhead,
+            budget_bytes=budget,
+            text_tokens=most_text_tokens(request),
+            chunks=LARGE_CHUNKS if large else CHUNKS,
+            pinned_weights=checkpoint.spec.stored.weights if checkpoint.spec.stored else None,
+            pinned_placement=_stored_placement(checkpoint.spec),
+        )
+        for checkpoint in checkpoints
+    ]
+
+
+def _check_stored(checkpoint: Checkpoint, config: EngineConfig) -> None:
+    stored = checkpoint.spec.stored
+    if stored is not None and config.weights not in (None, stored.weights):
+        raise UsageError(
+            f"{checkpoint.name} is stored in {stored.weights}: there are no {config.weights} weights in it.",
+            "Leave --weights away, or name the unquantized checkpoint.",
+        )
+
+
+def _stored_placement(spec: ModelSpec) -> Placement | None:
+    if spec.stored is None:
+        return None
+    quantized = spec.stored.quantized
+    return Placement(vision_quantized="vision" in quantized, lm_head_quantized="lm_head" in quantized)
+
+
+def with_cpu_threads(device: Device, config: EngineConfig) -> Device:
+    """Return a CPU with the FLOP/s of the threads that the settings allow; other devices as they are."""
+    if device.kind != "cpu" or config.cpu_threads is None:
+        return device
+    share = min(config.cpu_threads / usable_cores(), 1.0)
+    return replace(device, flops_per_second=device.flops_per_second * share)
+
+
+def most_text_tokens(request: Request) -> int:
+    """Return an upper bound of the tokens around the video: byte-level BPE makes no more tokens than UTF-8 bytes."""
+    turns = [text for turn in request.history for text in (turn.question, turn.answer)]
+    texts = (request.question, request.system or "", *turns)
+    return _TEMPLATE_TOKENS + _TURN_TOKENS * len(request.history) + sum(map(_utf8_bytes, texts))
+
+
+def most_turn_tokens(request: Request) -> int:
+    """Return an upper bound of the tokens that a later question and its answer add to a conversation."""
+    return _TURN_TOKENS + _utf8_bytes(request.question) + request.max_tokens
+
+
+def _utf8_bytes(text: str) -> int:
+    return len(text.encode("utf-8", "surrogatepass"))
