@@ -19,7 +19,7 @@ from vidqa import EngineConfig, Request, Session
 from vidqa.engine.kv_cache import make_cache
 from vidqa.errors import NotFinite
 from vidqa.events import Answered, Event, TextDelta
-from vidqa.models.attention import make_kernel
+from vidqa.models.attention.selector import make_kernel
 from vidqa.models.fp16 import ScaledLinear, largest_weight, power_of_two
 from vidqa.models.loader import Loaded, load_model
 from vidqa.models.vlm import SequenceChunk

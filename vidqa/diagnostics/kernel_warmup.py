@@ -12,7 +12,7 @@ import torch
 from vidqa.engine.compile_cache import FLEX, key_of, remember
 from vidqa.engine.fused_decode import can_compile, why_not_fused
 from vidqa.engine.timers import Stopwatch
-from vidqa.models.attention.selector import HeadLayout, KernelProbe, select_kernel, try_rung
+from vidqa.models.attention.selector import HeadLayout, KernelProbe, probe_kernel, select_kernel
 from vidqa.models.spec import ModelSpec
 
 DECODE_STEP = "decode step"
@@ -36,7 +36,7 @@ def warm_up(spec: ModelSpec, device: torch.device, dtype: torch.dtype, *, flex: 
     yield Warmed("attention", True, _told(rung), watch.seconds())
     if flex:
         watch = Stopwatch()
-        rung = try_rung("flex", layout, str(device), dtype)
+        rung = probe_kernel("flex", layout, str(device), dtype)
         if rung.runs:
             remember(key_of(FLEX, spec, device, dtype), watch.seconds())
         yield Warmed("flex attention", rung.runs, _told(rung) if rung.runs else rung.reason, watch.seconds())

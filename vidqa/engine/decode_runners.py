@@ -17,7 +17,7 @@ from vidqa.engine.kv_cache import ROUND_TOKENS, KVCache, Storage
 from vidqa.engine.prompt import text_positions
 from vidqa.engine.sampler import Sampler
 from vidqa.engine.static_decode_step import DecodeState, next_logits
-from vidqa.models.attention import Kernel
+from vidqa.models.attention.selector import Kernel
 from vidqa.models.vlm import SequenceChunk, VisionLanguageModel
 
 _GRAPH_BLOCK_TOKENS = 512  # a captured plain step reads whole blocks of the cache; another block is another capture

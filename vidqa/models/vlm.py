@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding, pad
 
-from vidqa.models.attention import Kernel
+from vidqa.models.attention.selector import Kernel
 from vidqa.models.decoder_layers import Rotary, run_layers
 from vidqa.models.family import FamilyRuntime, family_of
 from vidqa.models.fused_decoder import FusedDecoder
