@@ -11,8 +11,8 @@ from huggingface_hub.errors import HfHubHTTPError
 from vidqa.cli.console import ExitCode
 from vidqa.cli.main import run
 from vidqa.errors import ModelError, ModelMissing
-from vidqa.models.checkpoint import check_supported, read_bounds, read_spec
-from vidqa.models.families.qwen2_vl import REFERENCE_BOUNDS
+from vidqa.models.checkpoint import check_supported, read_spec
+from vidqa.models.families.qwen2_vl import REFERENCE_BOUNDS, read_bounds
 from vidqa.models.hub import demo_folder, pull_model, resolve_model
 
 DEMO_CLIP = Path(__file__).parents[2] / "assets" / "demo.mp4"

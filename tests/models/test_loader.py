@@ -7,7 +7,7 @@ from accelerate import cpu_offload
 from vidqa.devices.torch_device import is_out_of_memory, torch_device
 from vidqa.errors import UsageError
 from vidqa.models.hub import demo_folder
-from vidqa.models.loader import keep_on_host, load_model
+from vidqa.models.loader import keep_embedding_on_host, load_model
 from vidqa.types import Placement
 
 CPU = torch.device("cpu")
@@ -21,7 +21,7 @@ def test_a_table_that_stays_on_the_host_has_no_hooks_left() -> None:
     table = model.get_input_embeddings()
     cpu_offload(table, execution_device=CPU)
     assert table.weight.is_meta
-    keep_on_host(model, demo_folder())
+    keep_embedding_on_host(model, demo_folder())
     assert not hasattr(table, "_hf_hook")
     assert table.weight.device == CPU
     assert torch.equal(loaded.model.embed(ids), expected)
@@ -32,7 +32,7 @@ def test_a_table_that_was_lost_is_read_again() -> None:
     expected = loaded.model.embed(torch.tensor([1, 5, 700]))
     table = loaded.model.model.get_input_embeddings()
     table.weight = torch.nn.Parameter(table.weight.to("meta"), requires_grad=False)
-    keep_on_host(loaded.model.model, demo_folder())
+    keep_embedding_on_host(loaded.model.model, demo_folder())
     assert torch.equal(loaded.model.embed(torch.tensor([1, 5, 700])), expected)
 
 

@@ -9,11 +9,11 @@ from functools import cache
 from pathlib import Path
 
 from vidqa.errors import ModelError, ModelMissing
-from vidqa.models.checkpoint import check_supported, check_tensors, read_bounds, read_spec
+from vidqa.models.checkpoint import check_supported, check_tensors, read_spec
 from vidqa.models.family import families, family_of, runnable_types
 from vidqa.models.hub import CachedModel, cached_models, missing, resolve_model
 from vidqa.models.spec import ModelSpec
-from vidqa.models.tokenizer_files import read_text_side
+from vidqa.models.tokenizer_files import read_tokenizer_files
 from vidqa.types import PixelBounds
 
 
@@ -78,10 +78,10 @@ def _open(name: str, folder: Path, local: bool) -> Checkpoint:
     What only an answer needs (tokenizer, chat template, tokens that end it) is looked at where it is to run here.
     """
     spec = read_spec(folder)
-    found = Checkpoint(name, spec, read_bounds(folder, spec), folder)
+    found = Checkpoint(name, spec, family_of(spec).read_bounds(folder), folder)
     if local:
         check_supported(found.spec, name)
-        read_text_side(folder, found.spec)
+        read_tokenizer_files(folder, found.spec)
     if found.spec.model_type in runnable_types():
         check_tensors(folder, found.spec)
     return found

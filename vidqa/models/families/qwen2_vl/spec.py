@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vidqa.models.json_rules import (
-    MOST_VOCABULARY,
+    MAX_VOCABULARY,
     Boolean,
     Integer,
     ListOf,
@@ -49,7 +49,7 @@ REFERENCE_BOUNDS = PixelBounds(
 
 # Defaults are those of transformers' Qwen2VLConfig and Qwen2_5_VLConfig.
 _TEXT: dict[str, Rule] = {
-    "vocab_size": Integer(2, MOST_VOCABULARY),
+    "vocab_size": Integer(2, MAX_VOCABULARY),
     "hidden_size": Integer(2, 2**17),
     "intermediate_size": Integer(1, 2**20),
     "num_hidden_layers": Integer(1, 1024),
