@@ -156,7 +156,7 @@ def test_pull_does_not_take_half_a_fetch_for_a_model(tmp_path: Path) -> None:
     done = in_cache(tmp_path, "pull", "Qwen/Qwen2-VL-2B-Instruct")
     assert done.returncode == ExitCode.MODEL_MISSING
     assert done.stdout == ""
-    assert "goes on where it stopped" in " ".join(done.stderr.split())
+    assert "resumes the download" in " ".join(done.stderr.split())
 
 
 def test_pull_refuses_another_type_before_its_weights(tmp_path: Path) -> None:
@@ -175,5 +175,5 @@ def test_a_connection_that_breaks_is_told(tmp_path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *_: str(config))
     monkeypatch.setattr("huggingface_hub.snapshot_download", broken)
-    with pytest.raises(ModelMissing, match="goes on where it stopped"):
+    with pytest.raises(ModelMissing, match="resumes the download"):
         pull_model("Qwen/Qwen2-VL-2B-Instruct")

@@ -77,13 +77,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config if quantization is None else config | {"quantization_config": quantization}
 
 
-def parse_spec(config: Mapping[str, Any], name: str) -> ModelSpec:
-    """Return the spec of config.json's values; raise ModelError for other models and for impossible values."""
-    family = _family(config, name)
-    return family.spec_of(family.check_config(Values(name, "", config)))
-
-
-def _family(config: Mapping[str, Any], path: Path | str) -> ModelFamily:
+def _family(config: Mapping[str, Any], path: Path) -> ModelFamily:
     family = find_family(config.get("model_type"))
     if family is None:
         raise ModelError(
