@@ -29,7 +29,7 @@ KERNELS: tuple[tuple[str, dict[str, Any]], ...] = (
 
 
 def main() -> None:
-    """One line for each kernel and GPU; raises what the compiler raises."""
+    """Print a line for each kernel and GPU; raise errors of the compiler."""
     warnings.simplefilter("ignore", UserWarning)  # Triton announces a change of its defaults
     for capability in CAPABILITIES:
         for dtype, (name, fixed) in product(("bf16", "fp32"), KERNELS):
