@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from vidqa.errors import AttentionUnavailable
 
@@ -44,7 +43,9 @@ class FlexKernel:
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         assert self._blocks is not None and self._past is not None
         length = query.shape[2]
-        padded = pad(query, (0, 0, 0, self._rows - length))
+        # Always contiguous: the strides of an unpadded query would need another graph.
+        padded = query.new_zeros(*query.shape[:2], self._rows, query.shape[3])
+        padded[:, :, :length] = query
         out = _run(padded, key, value, *self._blocks, self._past, scaling)
         return out[:, :, :length]
 
