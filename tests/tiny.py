@@ -9,7 +9,7 @@ from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
 from vidqa.engine.kv_cache import KVCache
 from vidqa.engine.prefill import Prefill
-from vidqa.models.attention import Kernel
+from vidqa.models.attention.selector import Kernel
 from vidqa.models.spec import ModelSpec, VisionSpec
 from vidqa.models.vlm import VisionLanguageModel
 

@@ -25,7 +25,7 @@ from vidqa import EngineConfig, Session
 from vidqa.engine.fused_decode import why_not_fused
 from vidqa.engine.kv_cache import Storage
 from vidqa.events import TextDelta
-from vidqa.models.attention.selector import HeadLayout, try_rung
+from vidqa.models.attention.selector import HeadLayout, probe_kernel
 from vidqa.models.loader import Loaded
 from vidqa.profiling.hf_baseline import model_inputs, process_video
 from vidqa.types import Request
@@ -40,7 +40,7 @@ def rungs(section: str, names: Callable[[Bench], Sequence[str]]) -> Callable[[Be
         for model in ("2b", "7b"):
             layout = HeadLayout.of(bench.spec(model) if bench.tiny else FULL[model])
             for name in names(bench):
-                rung = try_rung(name, layout, str(bench.device), bench.dtype, timed=False)
+                rung = probe_kernel(name, layout, str(bench.device), bench.dtype, timed=False)
                 formula = "largest difference from float32, of a chunk and of a token"
                 value = None if rung.reason and not rung.difference else rung.difference
                 yield Row(section, f"{model} heads, {name}", value, "", formula, note=rung.reason)

@@ -18,10 +18,10 @@ from vidqa.devices.torch_device import default_dtype
 from vidqa.engine.fused_decode import fuse
 from vidqa.engine.prompt import PromptTokens
 from vidqa.models.chat_template import ChatTemplate
-from vidqa.models.checkpoint import parse_spec
-from vidqa.models.families.qwen2_vl import RELEASED
+from vidqa.models.families.qwen2_vl import RELEASED, check_config, spec_of
 from vidqa.models.families.qwen2_vl.runtime import hf_config, mrope_sections
 from vidqa.models.hub import demo_folder
+from vidqa.models.json_rules import Values
 from vidqa.models.loader import DTYPES, Loaded, weights_bytes
 from vidqa.models.spec import ModelSpec, VisionSpec
 from vidqa.models.vlm import VisionLanguageModel
@@ -129,7 +129,7 @@ def load(
     model: Any, device: torch.device, dtype: torch.dtype, weights: str = "", placement: Placement = _WHOLE
 ) -> Loaded:
     """Return a model as the engine's loader does, with the demo model's tokenizer and no stop token."""
-    spec = parse_spec(model.config.to_dict(), "the benchmark's model")
+    spec = spec_of(check_config(Values("the benchmark's model", "", model.config.to_dict())))
     adapter = fuse(VisionLanguageModel(model, spec, device, dtype, weights_bytes(model)), sys.maxsize)
     template = ChatTemplate("", "the benchmark's model", {})  # prompts are token ids here
     return Loaded(adapter, _tokenizer(), frozenset(), weights or short_name(dtype), placement, template)

@@ -11,8 +11,7 @@ from vidqa.engine.decode import decode, decode_together
 from vidqa.engine.decode_runners import CudaGraphDecoder, DecodeRunner, EagerDecoder
 from vidqa.engine.kv_cache import KVCache, Storage
 from vidqa.engine.sampler import Sampler
-from vidqa.models.attention import Kernel, make_kernel
-from vidqa.models.attention.selector import HeadLayout, select_kernel
+from vidqa.models.attention.selector import HeadLayout, Kernel, make_kernel, select_kernel
 from vidqa.models.loader import Loaded
 
 

@@ -23,7 +23,7 @@ from vidqa.engine.prefill import Prefill
 from vidqa.engine.prompt import build_prompt, text_positions
 from vidqa.engine.sampler import Sampler
 from vidqa.engine.vision import GroupEncoder, PreparedFrame
-from vidqa.models.attention import make_kernel
+from vidqa.models.attention.selector import make_kernel
 from vidqa.models.family import VisionGrid
 from vidqa.models.hub import demo_folder
 from vidqa.models.loader import Loaded, load_model

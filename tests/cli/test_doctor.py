@@ -2,7 +2,6 @@
 
 import json
 import sys
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,8 +15,6 @@ from vidqa.cli.main import run
 from vidqa.devices.host import Machine
 from vidqa.diagnostics import health_checks
 from vidqa.diagnostics.health_checks import Check, Subject, passed, run_checks
-from vidqa.models.attention.sdpa_probe import probe_attention
-from vidqa.models.attention.selector import HeadLayout
 
 HERE = machine(no_driver())
 
@@ -135,14 +132,6 @@ def test_predictions_that_are_too_low_are_a_fault(ratio: float, status: str, mon
     check = look("predictions")["predictions"]
     assert check.status == status
     assert f"{(ratio - 1) * 100:+.1f} % of planned ones, 12 run(s)" in check.detail
-
-
-def test_plain_attention_that_falls_through_is_told_in_bytes() -> None:
-    probe = probe_attention(HeadLayout(12, 2, 128), "cpu", torch.float32)
-    assert health_checks._plain_sdpa(probe).status == "ok"
-    check = health_checks._plain_sdpa(replace(probe, plain_masked="math", element_bytes=2))
-    assert check.status == "absent"
-    assert "1.5 GiB of scores per layer at 8192 tokens" in check.detail
 
 
 def test_a_terminal_without_the_marks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from vidqa.engine.prefill import Prefill
 from vidqa.engine.sampler import Sampler
 from vidqa.errors import Interrupted
 from vidqa.events import Answered, Event, Failed, StageStarted
-from vidqa.models.attention import make_kernel
+from vidqa.models.attention.selector import make_kernel
 from vidqa.types import Answer
 
 ASSETS = Path(CLIP).parent

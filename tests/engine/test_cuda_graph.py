@@ -22,7 +22,7 @@ from vidqa.engine.decode_runners import CudaGraphDecoder, DecodeRunner, EagerDec
 from vidqa.engine.kv_cache import KVCache, make_cache
 from vidqa.engine.sampler import Sampler
 from vidqa.events import Answered
-from vidqa.models.attention import make_kernel
+from vidqa.models.attention.selector import make_kernel
 from vidqa.types import Turn
 
 CPU = torch.device("cpu")

@@ -14,7 +14,7 @@ from vidqa.engine.kv_cache import KVCache, make_cache
 from vidqa.engine.prompt import text_positions
 from vidqa.engine.sampler import Sampler
 from vidqa.errors import ModelError
-from vidqa.models.attention import make_kernel
+from vidqa.models.attention.selector import make_kernel
 
 CPU = torch.device("cpu")
 

@@ -13,7 +13,7 @@ from vidqa.engine.decode_runners import make_decode_runner
 from vidqa.engine.kv_cache import KVCache, make_cache
 from vidqa.engine.prompt import text_positions
 from vidqa.engine.sampler import Sampler
-from vidqa.models.attention import make_kernel
+from vidqa.models.attention.selector import make_kernel
 from vidqa.models.families.qwen2_vl.runtime import encode, position_after, vision_positions
 from vidqa.models.family import VisionGrid
 

@@ -249,7 +249,7 @@ def test_no_field_of_a_draft_is_forgotten() -> None:
 
 def test_auto_stays_with_the_model_that_is_loaded(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     import vidqa.engine.session as session_module
-    from vidqa.models.checkpoint import read_bounds
+    from vidqa.models.families.qwen2_vl import read_bounds
     from vidqa.models.registry import Checkpoint
 
     folder = demo_folder()

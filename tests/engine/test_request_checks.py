@@ -19,7 +19,7 @@ from vidqa.engine.no_grad import no_grad_generator
 from vidqa.engine.prefill import Prefill
 from vidqa.engine.sampler import Sampler
 from vidqa.engine.vision import GroupEncoder, PreparedFrame
-from vidqa.models.attention import make_kernel
+from vidqa.models.attention.selector import make_kernel
 
 CPU = torch.device("cpu")
 

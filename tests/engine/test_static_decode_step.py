@@ -12,7 +12,7 @@ from vidqa.engine import static_decode_step
 from vidqa.engine.kv_cache import KVCache, Storage
 from vidqa.engine.prompt import text_positions
 from vidqa.engine.static_decode_step import DecodeState, next_logits
-from vidqa.models.attention import make_kernel
+from vidqa.models.attention.selector import make_kernel
 from vidqa.models.vlm import SequenceChunk
 
 CPU = torch.device("cpu")

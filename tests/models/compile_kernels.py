@@ -18,7 +18,7 @@ TYPES |= {"lengths": "*i64", "eps": "fp32", "scaling": "fp32"}
 KERNELS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("_add_rms_norm", {"HAS_BRANCH": True, "BLOCK": 4096}),
     ("_silu_and_multiply", {"BLOCK": 1024}),
-    ("_sum_splits", {"HEADS": 28, "GROUP": 7, "DIM": 128, "SPLITS_BLOCK": triton_kernels.MOST_SPLITS}),
+    ("_sum_splits", {"HEADS": 28, "GROUP": 7, "DIM": 128, "SPLITS_BLOCK": triton_kernels.MAX_SPLITS}),
     ("_rotate_and_append", {"HEADS": 28, "KV_HEADS": 4, "HALF": 64, "QUANTIZED": False}),
     ("_rotate_and_append", {"HEADS": 28, "KV_HEADS": 4, "HALF": 64, "QUANTIZED": True}),
     ("_attend_split", {"KV_HEADS": 4, "GROUP": 7, "GROUP_BLOCK": 16, "DIM": 128, "TILE": triton_kernels.TILE_TOKENS,
@@ -29,7 +29,7 @@ KERNELS: tuple[tuple[str, dict[str, Any]], ...] = (
 
 
 def main() -> None:
-    """One line for each kernel and GPU; raises what the compiler raises."""
+    """Print a line for each kernel and GPU; raise errors of the compiler."""
     warnings.simplefilter("ignore", UserWarning)  # Triton announces a change of its defaults
     for capability in CAPABILITIES:
         for dtype, (name, fixed) in product(("bf16", "fp32"), KERNELS):

@@ -1,6 +1,6 @@
-"""Copies of the demo checkpoint with one thing changed at random: configs, tokenizer files, headers and templates.
+"""Copies of the demo checkpoint with one random change in a config, tokenizer file, header or template.
 
-A number gives the same change on every machine.
+Changes are numbered; a number gives the same change on every machine.
 """
 
 import json
@@ -50,13 +50,13 @@ _TEMPLATES = (
 
 
 def copy_demo(folder: Path) -> Path:
-    """A fresh copy of the demo checkpoint in place of what stands there."""
+    """Replace a folder with a copy of the demo checkpoint."""
     shutil.rmtree(folder, ignore_errors=True)
     return Path(shutil.copytree(demo_folder(), folder))
 
 
 def change(folder: Path, number: int) -> str:
-    """Make `folder` the demo checkpoint with change `number`; returns what was changed."""
+    """Replace a folder with the demo checkpoint after change `number`; return a description."""
     rng = Random(number)
     copy_demo(folder)
     return rng.choice((_config, _config, _config, _tokenizer, _header, _header, _template, _file))(folder, rng)
@@ -64,13 +64,13 @@ def change(folder: Path, number: int) -> str:
 
 def _edit(path: Path, edit: Callable[[Any], str]) -> str:
     content = json.loads(path.read_text())
-    said = edit(content)
+    description = edit(content)
     path.write_text(json.dumps(content))
-    return f"{path.name}: {said}"
+    return f"{path.name}: {description}"
 
 
 def _places(value: Any) -> list[tuple[Any, Any]]:
-    """Every (container, key) below a value, but of long containers only a few."""
+    """Return every (container, key) in a value, of long containers only a few."""
     if not isinstance(value, dict | list):
         return []
     keys = list(value) if isinstance(value, dict) else list(range(len(value)))
@@ -79,7 +79,7 @@ def _places(value: Any) -> list[tuple[Any, Any]]:
 
 
 def _replace(content: Any, rng: Random) -> str:
-    """Another value at a random place, or nothing there."""
+    """Replace or delete a random value."""
     container, key = rng.choice(_places(content))
     if rng.random() < 0.1:
         del container[key]
@@ -122,7 +122,7 @@ def _tokenizer(folder: Path, rng: Random) -> str:
 
 
 def _header(folder: Path, rng: Random) -> str:
-    """Another header, another length of it, or other bytes behind it."""
+    """Change the header, its length, or the bytes after it."""
     path = folder / "model.safetensors"
     data = path.read_bytes()
     length = int.from_bytes(data[:8], "little")
@@ -149,8 +149,7 @@ def _header(folder: Path, rng: Random) -> str:
             ([1], header[name]["shape"][::-1], [*header[name]["shape"], 1], [2**40, 2**40])
         )
     else:
-        said = _replace(header[name] if rng.random() < 0.7 else header, rng)
-        name = f"{name}: {said}"
+        name = f"{name}: {_replace(header[name] if rng.random() < 0.7 else header, rng)}"
     encoded = json.dumps(header).encode()
     path.write_bytes(len(encoded).to_bytes(8, "little") + encoded + body)
     return f"safetensors header {kind}: {name}"
@@ -172,7 +171,7 @@ def _template(folder: Path, rng: Random) -> str:
 
 
 def _file(folder: Path, rng: Random) -> str:
-    """A file that is gone, empty, cut, garbled, a folder, a pipe, or a link to something endless."""
+    """Remove, empty, truncate or garble a file, or replace it with a folder, a pipe or an endless link."""
     path = folder / rng.choice((*CONFIGS, "tokenizer.json", "chat_template.jinja", "model.safetensors"))
     kind = rng.choice(("gone", "empty", "cut", "garbled", "folder", "pipe", "endless", "deep", "index"))
     data = path.read_bytes()

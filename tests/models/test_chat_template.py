@@ -1,4 +1,4 @@
-"""Chat templates: rendered as transformers renders them, and within limits whatever they do."""
+"""Chat templates: rendered as by transformers, and within limits of time, memory and length."""
 
 import threading
 import time
@@ -23,7 +23,7 @@ MESSAGES: list[dict[str, Any]] = [
     {"role": "user", "content": [{"type": "text", "text": "Which 'colour' has it?"}]},
 ]
 NORMAL = {
-    "the demo's": (demo_folder() / "chat_template.jinja").read_text(),
+    "demo": (demo_folder() / "chat_template.jinja").read_text(),
     "special tokens": "{{ eos_token }}{{ pad_token }}{{ bos_token }}{{ tools }}{{ add_generation_prompt }}",
     "loop controls": "{% for m in messages %}{% if loop.index == 3 %}{% break %}{% endif %}{{ m.role }}{% endfor %}",
     "blocks": "{% for m in messages %}\n    {% if m.role == 'user' %}\n{{ m.role }}\n    {% endif %}\n{% endfor %}\n",
@@ -52,33 +52,33 @@ BROKEN = {
 }
 
 
-def oracle(template: str) -> str:
+def transformers_text(template: str) -> str:
     tokenizer: Any = PreTrainedTokenizerFast(tokenizer_file=str(demo_folder() / "tokenizer.json"), **SPECIAL)
     text = tokenizer.apply_chat_template(MESSAGES, chat_template=template, tokenize=False, add_generation_prompt=True)
     return str(text)
 
 
-def made(template: str) -> ChatTemplate:
+def make_template(template: str) -> ChatTemplate:
     return ChatTemplate(template, "some/chat_template.jinja", SPECIAL)
 
 
 @pytest.mark.parametrize("name", NORMAL)
-def test_it_renders_what_transformers_renders(name: str) -> None:
-    assert made(NORMAL[name]).render(MESSAGES) == oracle(NORMAL[name])
+def test_renders_as_transformers(name: str) -> None:
+    assert make_template(NORMAL[name]).render(MESSAGES) == transformers_text(NORMAL[name])
 
 
 @pytest.mark.parametrize("template", BROKEN)
-def test_what_goes_wrong_in_a_template_is_a_model_error(template: str) -> None:
+def test_failing_template_is_a_model_error(template: str) -> None:
     began = time.monotonic()
     with pytest.raises(ModelError, match=BROKEN[template]) as failed:
-        made(template).render(MESSAGES)
+        make_template(template).render(MESSAGES)
     assert failed.value.what.startswith("some/chat_template.jinja: the chat template cannot be rendered: ")
     assert "instruct" in failed.value.remedy
     assert time.monotonic() - began < 7
 
 
-def test_one_process_renders_all_prompts_and_ends_with_its_template() -> None:
-    template = made(NORMAL["the demo's"])
+def test_one_process_renders_all_prompts() -> None:
+    template = make_template(NORMAL["demo"])
     template.start()
     process = template._process
     assert process is not None
@@ -88,19 +88,19 @@ def test_one_process_renders_all_prompts_and_ends_with_its_template() -> None:
     assert process.poll() is not None
 
 
-def test_a_long_conversation_is_rendered() -> None:
-    words = [{"role": "user", "content": "word " * 400_000}]  # 2 MB: more than a pipe holds, more than the constant
-    assert made("{{ messages[0].content }}").render(words) == words[0]["content"]
+def test_long_conversation() -> None:
+    content = "word " * 400_000  # 2 MB: more than the capacity of a pipe, and than the constant limit
+    assert make_template("{{ messages[0].content }}").render([{"role": "user", "content": content}]) == content
 
 
-def test_after_a_failure_the_next_prompt_is_rendered() -> None:
-    template = made("{% if messages|length > 3 %}{{ 'x' * 10**9 }}{% endif %}{{ messages[0].role }}")
+def test_next_prompt_after_a_failure() -> None:
+    template = make_template("{% if messages|length > 3 %}{{ 'x' * 10**9 }}{% endif %}{{ messages[0].role }}")
     with pytest.raises(ModelError):
         template.render(MESSAGES)
     assert template.render(MESSAGES[:1]) == "system"
 
 
-def test_a_cancelled_question_does_not_wait_for_its_template(tmp_path: Path) -> None:
+def test_rendering_is_cancelled(tmp_path: Path) -> None:
     folder = copy_demo(tmp_path / "m")
     (folder / "chat_template.jinja").write_text(next(iter(BROKEN)))
     session = Session(EngineConfig(model=str(folder), device="cpu", isolate_decoder=False, remember=False))

@@ -1,4 +1,4 @@
-"""One thing wrong in a checkpoint: an error that names the file, the key, the value and the remedy, before torch."""
+"""Checkpoints with one fault: the error names file, key, value and remedy, before torch is imported."""
 
 import json
 import re
@@ -23,7 +23,6 @@ from vidqa.models.registry import find_checkpoints
 from vidqa.types import Placement
 
 CLIP = str(Path(__file__).parents[2] / "assets" / "demo.mp4")
-NAN, INFINITE = float("nan"), float("inf")
 
 
 @pytest.fixture
@@ -31,19 +30,19 @@ def folder(tmp_path: Path) -> Path:
     return copy_demo(tmp_path / "m")
 
 
-def put(folder: Path, file: str, way: str, value: Any) -> None:
-    """Set one value of a JSON file; `way` leads to it by dots."""
+def set_value(folder: Path, file: str, key: str, value: Any) -> None:
+    """Set one value of a JSON file; `key` is a dotted path."""
     content = json.loads((folder / file).read_text())
-    *inner, last = way.split(".")
-    place = content
-    for key in inner:
-        place = place[int(key) if isinstance(place, list) else key]
-    place[last] = value
+    *inner, last = key.split(".")
+    section = content
+    for name in inner:
+        section = section[int(name) if isinstance(section, list) else name]
+    section[last] = value
     (folder / file).write_text(json.dumps(content))
 
 
-def rewrite(folder: Path, edit: Any) -> None:
-    """Change the header of model.safetensors; its tensors' bytes stay."""
+def edit_header(folder: Path, edit: Any) -> None:
+    """Change the header of model.safetensors, not its tensors."""
     path = folder / "model.safetensors"
     data = path.read_bytes()
     length = int.from_bytes(data[:8], "little")
@@ -53,8 +52,8 @@ def rewrite(folder: Path, edit: Any) -> None:
     path.write_bytes(len(encoded).to_bytes(8, "little") + encoded + data[8 + length :])
 
 
-def refused(folder: Path, *, local: bool = True) -> str:
-    """The error of a folder that is to be a checkpoint."""
+def error_of(folder: Path, *, local: bool = True) -> str:
+    """Return the error of a folder."""
     with pytest.raises(ModelError) as failed:
         find_checkpoints(str(folder), local=local)
     assert failed.value.remedy
@@ -65,7 +64,7 @@ TEXT, VISION = "text_config.", "vision_config."
 
 
 @pytest.mark.parametrize(
-    ("way", "value", "must"),
+    ("key", "value", "must"),
     [
         (TEXT + "hidden_size", 0, "is 0; it must be a whole number from 2 to 131072"),
         (TEXT + "hidden_size", -192, "is -192; it must be a whole number"),
@@ -109,37 +108,34 @@ TEXT, VISION = "text_config.", "vision_config."
         ("quantization_config", {"load_in_8bit": True}, "says bitsandbytes, and no tensor is quantized"),
     ],
 )  # fmt: skip
-def test_a_value_of_the_config_is_named(folder: Path, way: str, value: Any, must: str | None) -> None:
-    put(folder, "config.json", way, value)
+def test_invalid_value_in_config_json(folder: Path, key: str, value: Any, must: str | None) -> None:
+    set_value(folder, "config.json", key, value)
     for local in (True, False):
-        message = refused(folder, local=local)
+        message = error_of(folder, local=local)
         assert message.startswith(f"{folder / 'config.json'}: ")
-        assert must is None or (way.rsplit(".", 1)[-1] in message and must in message)
+        assert must is None or (key.rsplit(".", 1)[-1] in message and must in message)
 
 
-@pytest.mark.parametrize("value", [NAN, INFINITE, -INFINITE])
-def test_what_is_no_number_of_json_is_refused(folder: Path, value: float) -> None:
-    put(folder, "config.json", TEXT + "rms_norm_eps", value)
-    assert "is not a JSON number" in refused(folder)
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_nan_and_infinity_are_not_json(folder: Path, value: float) -> None:
+    set_value(folder, "config.json", TEXT + "rms_norm_eps", value)
+    assert "is not a JSON number" in error_of(folder)
 
 
-def test_a_key_without_a_rule_is_dropped(folder: Path) -> None:
-    for key, value in {
-        "auto_map": {"AutoConfig": "a.B"},
-        "torch_dtype": "evil",
-        "transformers_weights": "/etc/x",
-    }.items():
-        put(folder, "config.json", key, value)
-    put(folder, "tokenizer_config.json", "tokenizer_class", "os.system")
-    put(folder, "generation_config.json", "temperature", -1)
-    found = find_checkpoints(str(folder), local=True)[0]
-    assert found.spec == read_spec(demo_folder())
+def test_keys_without_a_rule_are_dropped(folder: Path) -> None:
+    evil = {"auto_map": {"AutoConfig": "a.B"}, "torch_dtype": "evil", "transformers_weights": "/etc/x"}
+    for key, value in evil.items():
+        set_value(folder, "config.json", key, value)
+    set_value(folder, "tokenizer_config.json", "tokenizer_class", "os.system")
+    set_value(folder, "generation_config.json", "temperature", -1)
+    (checkpoint,) = find_checkpoints(str(folder), local=True)
+    assert checkpoint.spec == read_spec(demo_folder())
     loaded = load_model(folder, torch.device("cpu"), "fp32", "fp32", Placement())
     assert loaded.stop_ids == {754, 756}
 
 
 @pytest.mark.parametrize(
-    ("file", "way", "value", "must"),
+    ("file", "key", "value", "must"),
     [
         ("generation_config.json", "eos_token_id", [756, -1], "eos_token_id is [756, -1]; it has a value that must be"),
         ("generation_config.json", "eos_token_id", "end", "eos_token_id is 'end'"),
@@ -165,58 +161,53 @@ def test_a_key_without_a_rule_is_dropped(folder: Path) -> None:
         ),
     ],
 )  # fmt: skip
-def test_a_value_of_another_file_is_named(folder: Path, file: str, way: str, value: Any, must: str) -> None:
-    put(folder, file, way, value)
-    message = refused(folder)
+def test_invalid_value_in_another_file(folder: Path, file: str, key: str, value: Any, must: str) -> None:
+    set_value(folder, file, key, value)
+    message = error_of(folder)
     assert str(folder / file) in message and must in message
 
 
 @pytest.mark.parametrize("file", ["tokenizer.json", "chat_template.jinja", "model.safetensors", "config.json"])
-def test_a_missing_file_is_named(folder: Path, file: str) -> None:
+def test_missing_file(folder: Path, file: str) -> None:
     (folder / file).unlink()
-    message = refused(folder)
+    message = error_of(folder)
     assert str(folder) in message and (file in message or "has no chat template" in message)
 
 
 @pytest.mark.parametrize("content", ["", "[" * 100_000, "[1]", "{", '{"a": 1', "\ud800", '{"a": ' + "9" * 5000 + "}"])
 @pytest.mark.parametrize("file", ["config.json", "generation_config.json", "tokenizer_config.json", "tokenizer.json"])
-def test_what_is_no_json_is_named(folder: Path, file: str, content: str) -> None:
+def test_invalid_json(folder: Path, file: str, content: str) -> None:
     (folder / file).write_bytes(content.encode("utf-8", "surrogatepass"))
-    assert str(folder / file) in refused(folder)
+    assert str(folder / file) in error_of(folder)
 
 
-def test_a_file_without_end_is_not_read(folder: Path) -> None:
-    for file, most in (
-        ("config.json", "4.0 MiB"),
-        ("tokenizer.json", "48.0 MiB"),
-        ("chat_template.jinja", "256.0 KiB"),
-    ):
-        with (copy_demo(folder) / file).open("r+b") as opened:
-            opened.truncate(2**36)
-        assert re.search(rf"{file} has 64\.0 GiB; at most {most} are read", refused(folder))
-        (folder / file).unlink()
-        (folder / file).symlink_to("/dev/zero")
-        assert f"{file} is not a regular file" in refused(folder)
+@pytest.mark.parametrize(
+    ("file", "limit"),
+    [("config.json", "4.0 MiB"), ("tokenizer.json", "48.0 MiB"), ("chat_template.jinja", "256.0 KiB")],
+)
+def test_endless_file_is_not_read(folder: Path, file: str, limit: str) -> None:
+    with (folder / file).open("r+b") as opened:
+        opened.truncate(2**36)
+    assert f"{file} has 64.0 GiB; at most {limit} are read" in error_of(folder)
+    (folder / file).unlink()
+    (folder / file).symlink_to("/dev/zero")
+    assert f"{file} is not a regular file" in error_of(folder)
 
 
-def a_weight(header: dict[str, Any]) -> dict[str, Any]:
-    entry: dict[str, Any] = header["model.layers.0.mlp.up_proj.weight"]
-    return entry
+def change_weight(**values: Any) -> Any:
+    return lambda header: header["model.layers.0.mlp.up_proj.weight"].update(values)
 
 
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda header: a_weight(header).update(dtype="F128"), r"up_proj\.weight\.dtype is 'F128'"),
-        (lambda header: a_weight(header).update(shape=[512, -192]), r"up_proj\.weight\.shape is \[512, -192\]"),
-        (lambda header: a_weight(header).update(shape=[2**40, 2**40]), r"has 196608 bytes instead of 2\.4"),
-        (lambda header: a_weight(header).update(data_offsets=[0, 196608]), r"begins at byte 0 instead of"),
-        (lambda header: a_weight(header).update(data_offsets=[2**45, 2**45 + 196608]), "begins at byte"),
-        (
-            lambda header: a_weight(header).update(shape=[192, 512]),
-            r"BF16 \[192, 512\]; config\.json calls for \[512, 192\]",
-        ),
-        (lambda header: a_weight(header).update(dtype="I16"), r"is I16 \[512, 192\]; config\.json calls for"),
+        (change_weight(dtype="F128"), r"up_proj\.weight\.dtype is 'F128'"),
+        (change_weight(shape=[512, -192]), r"up_proj\.weight\.shape is \[512, -192\]"),
+        (change_weight(shape=[2**40, 2**40]), r"has 196608 bytes instead of 2\.4"),
+        (change_weight(data_offsets=[0, 196608]), r"begins at byte 0 instead of"),
+        (change_weight(data_offsets=[2**45, 2**45 + 196608]), "begins at byte"),
+        (change_weight(shape=[192, 512]), r"BF16 \[192, 512\]; config\.json calls for \[512, 192\]"),
+        (change_weight(dtype="I16"), r"is I16 \[512, 192\]; config\.json calls for"),
         (lambda header: header.pop("visual.merger.mlp.2.bias"), "the file has|begins at byte"),
         (
             lambda header: header.update(x=header.pop("model.norm.weight")),
@@ -225,67 +216,60 @@ def a_weight(header: dict[str, Any]) -> dict[str, Any]:
         (lambda header: header.update(x=7), "its header has 7 for 'x'"),
     ],
 )
-def test_a_tensor_that_is_not_as_the_config_says_is_named(folder: Path, edit: Any, message: str) -> None:
-    rewrite(folder, edit)
+def test_invalid_tensor_in_a_header(folder: Path, edit: Any, message: str) -> None:
+    edit_header(folder, edit)
     for local in (True, False):
-        assert re.search(message, refused(folder, local=local))
+        assert re.search(message, error_of(folder, local=local))
 
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.999999])
-def test_half_of_a_weights_file_is_refused(folder: Path, share: float) -> None:
+def test_truncated_weights(folder: Path, share: float) -> None:
     data = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(data[: int(share * len(data))])
-    assert "model.safetensors is no whole safetensors file: " in refused(folder)
+    assert "model.safetensors is no whole safetensors file: " in error_of(folder)
 
 
 @pytest.mark.parametrize(
     "shard", ["../m.safetensors", "/etc/m.safetensors", "a/b.safetensors", "m.bin", ".safetensors", 7]
 )
-def test_a_shard_lies_in_the_folder(folder: Path, shard: Any) -> None:
+def test_shard_outside_the_folder(folder: Path, shard: Any) -> None:
     (folder / "model.safetensors").rename(folder.parent / "m.safetensors")
     index = {"metadata": {}, "weight_map": {"model.norm.weight": shard}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    assert f"weight_map['model.norm.weight'] is {shard!r}; it must be" in refused(folder)
+    assert f"weight_map['model.norm.weight'] is {shard!r}; it must be" in error_of(folder)
 
 
 @pytest.mark.parametrize("name", ["adapter_config.json", "shard-00000-model-00000-of-00001.safetensors"])
-def test_other_weights_beside_the_checked_ones_are_refused(folder: Path, name: str) -> None:
+def test_other_weights_are_refused(folder: Path, name: str) -> None:
     (folder / name).write_text("{}")
-    assert name in refused(folder) and "whole models" in refused(folder)
+    assert name in error_of(folder) and "whole models" in error_of(folder)
 
 
-def test_a_shard_that_is_missing_is_told_as_a_missing_model(folder: Path) -> None:
+def test_missing_weights_are_a_missing_model(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     with pytest.raises(ModelMissing, match=r"there is no model\.safetensors"):
         find_checkpoints(str(folder), local=True)
 
 
 @pytest.mark.parametrize(
-    ("file", "way", "value"),
-    [
-        ("config.json", "text_config.hidden_size", 0),
-        ("config.json", "vision_config.patch_size", 0),
-        ("tokenizer.json", "added_tokens.14", {"id": 755, "content": " "}),
-    ],
+    ("command", "file"),
+    [(["ask", CLIP, "what?"], "config.json"), (["plan", CLIP], "config.json"), (["ask", CLIP, "?"], "tokenizer.json")],
 )
-def test_every_command_names_it(
-    folder: Path, file: str, way: str, value: Any, capsys: pytest.CaptureFixture[str]
+def test_commands_name_the_file(
+    folder: Path, command: list[str], file: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if file == "tokenizer.json":
-        content = json.loads((folder / file).read_text())
-        content["added_tokens"].append(content["added_tokens"][1] | value)
-        (folder / file).write_text(json.dumps(content))
+        tokens = json.loads((folder / file).read_text())["added_tokens"]
+        set_value(folder, file, "added_tokens", [*tokens, tokens[1] | {"id": 755, "content": " "}])
     else:
-        put(folder, file, way, value)
-    commands = [["ask", CLIP, "what?"], ["plan", CLIP]] if file == "config.json" else [["ask", CLIP, "what?"]]
-    for command in commands:
-        assert run([*command, "--model", str(folder), "--device", "cpu"]) == ExitCode.FAILED
-        message = " ".join(capsys.readouterr().err.split())
-        assert str(folder / file) in message.replace(" ", "") or file in message
-        assert "unexpected" not in message
+        set_value(folder, file, "vision_config.patch_size", 0)
+    assert run([*command, "--model", str(folder), "--device", "cpu"]) == ExitCode.FAILED
+    message = " ".join(capsys.readouterr().err.split())
+    assert file in message
+    assert "unexpected" not in message
 
 
-def test_the_tensors_that_are_needed_are_transformers_own() -> None:
+def test_tensor_shapes_are_those_of_transformers() -> None:
     plain = pair("2B")
     state = {name: tuple(tensor.shape) for name, tensor in plain.oracle.state_dict().items()}
     assert dict(tensor_shapes(plain.ours.spec)) == state
@@ -294,17 +278,17 @@ def test_the_tensors_that_are_needed_are_transformers_own() -> None:
     assert dict(tensor_shapes(read_spec(demo_folder()))) == state
 
 
-def test_the_model_is_built_from_the_same_values_as_by_transformers(tmp_path: Path) -> None:
+def test_configuration_is_that_of_transformers() -> None:
     ours = load_model(demo_folder(), torch.device("cpu"), "fp32", "fp32", Placement()).model.model.config.to_dict()
     theirs: Any = Qwen2VLForConditionalGeneration.from_pretrained(demo_folder()).config.to_dict()
     for part in ("text_config", "vision_config"):
-        elsewhere = ("dtype", "eos_token_id", "max_window_layers", "tie_word_embeddings")
-        kept = {key: value for key, value in theirs[part].items() if key not in elsewhere}
-        assert {key: ours[part][key] for key in kept} == kept
+        other = ("dtype", "eos_token_id", "max_window_layers", "tie_word_embeddings")
+        expected = {key: value for key, value in theirs[part].items() if key not in other}
+        assert {key: ours[part][key] for key in expected} == expected
     assert ours["text_config"]["eos_token_id"] == [theirs["text_config"]["eos_token_id"]]
 
 
-def test_a_checkpoint_is_checked_before_torch_is_imported(folder: Path) -> None:
+def test_checks_do_not_import_torch(folder: Path) -> None:
     code = (
         "import sys\nfrom vidqa.models.registry import find_checkpoints\n"
         f"find_checkpoints({str(folder)!r}, local=True)\n"

@@ -1,7 +1,7 @@
-"""float16 where activations leave its range: plain transformers fails there, vidqa answers as in float32.
+"""float16 with activations beyond its range: transformers returns NaN, vidqa answers as in float32.
 
-The demo model is rewritten so that it computes the same in exact numbers and overflows float16
-on the way: in the residual streams (norms do not see a common factor) or in the MLP's product.
+The demo model is rewritten so that it computes the same in exact numbers and overflows float16 in between: in the
+residual streams (norms remove a common factor) or in the MLP's product.
 """
 
 from functools import cache
@@ -19,7 +19,7 @@ from vidqa import EngineConfig, Request, Session
 from vidqa.engine.kv_cache import make_cache
 from vidqa.errors import NotFinite
 from vidqa.events import Answered, Event, TextDelta
-from vidqa.models.attention import make_kernel
+from vidqa.models.attention.selector import make_kernel
 from vidqa.models.fp16 import ScaledLinear, largest_weight, power_of_two
 from vidqa.models.loader import Loaded, load_model
 from vidqa.models.vlm import SequenceChunk
@@ -36,55 +36,61 @@ def scale(*modules: Any, by: float) -> None:
             parameter.data.mul_(by)
 
 
-def in_the_residual_stream(model: Any) -> None:
-    text = model.model.language_model
-    scale(text.embed_tokens, model.model.visual.merger.mlp[2], by=FACTOR)  # still in range: 15 · 4096
-    for layer in text.layers:
+def overflow_residual_stream(model: Any) -> None:
+    scale(model.model.language_model.embed_tokens, model.model.visual.merger.mlp[2], by=FACTOR)  # in range: 15 · 4096
+    for layer in model.model.language_model.layers:
         scale(layer.self_attn.o_proj, layer.mlp.down_proj, by=FACTOR)
 
 
-def in_one_channel(model: Any) -> None:
-    """As in the released models: a projection's own result, far above all others. The last norm drops it again."""
+def overflow_one_channel(model: Any) -> None:
+    """As in the released models: one output of a projection is far above all others. The last norm removes it."""
     text = model.model.language_model
     text.layers[-1].mlp.down_proj.weight.data[7] *= 64 * FACTOR
     text.norm.weight.data[7] = 0
 
 
-def in_the_product(model: Any) -> None:
+def overflow_mlp_product(model: Any) -> None:
     for layer in model.model.language_model.layers:
         scale(layer.mlp.up_proj, by=FACTOR)
         scale(layer.mlp.down_proj, by=1 / FACTOR)
 
 
-def in_the_vision_tower(model: Any) -> None:
+def overflow_vision_tower(model: Any) -> None:
     visual = model.model.visual
     scale(visual.patch_embed.proj, by=FACTOR)
     for block in visual.blocks:
         scale(block.attn.proj, block.mlp.fc2, by=FACTOR)
 
 
-PLANTS = (in_the_residual_stream, in_one_channel, in_the_product, in_the_vision_tower)
+REWRITES = pytest.mark.parametrize(
+    "rewrite", [overflow_residual_stream, overflow_one_channel, overflow_mlp_product, overflow_vision_tower]
+)
 
 
-def planted(plant: Any, folder: Path) -> Path:
+def rewritten(rewrite: Any, folder: Path) -> Path:
     model = with_separate_lm_head()
-    plant(model)
+    rewrite(model)
     return write_checkpoint(model, folder)
 
 
-def texts(folder: Path, weights: str, device: str = "cpu") -> list[str]:
-    config = EngineConfig(model=str(folder), device=device, weights=weights, isolate_decoder=False, remember=False)
-    with Session(config) as session:
-        said = []
+def session_of(folder: Path, weights: str | None = None, device: str = "cpu") -> Session:
+    return Session(
+        EngineConfig(model=str(folder), device=device, weights=weights, isolate_decoder=False, remember=False)
+    )
+
+
+def answers(folder: Path, weights: str, device: str = "cpu") -> list[str]:
+    texts = []
+    with session_of(folder, weights, device) as session:
         for question in QUESTIONS:
             *_, last = session.ask(Request(CLIP, question, max_tokens=32))
             assert isinstance(last, Answered)
-            said.append(last.answer.text)
-        return said
+            texts.append(last.answer.text)
+    return texts
 
 
 @torch.no_grad()
-def logits_of_transformers(folder: Path, dtype: torch.dtype) -> Tensor:
+def transformers_logits(folder: Path, dtype: torch.dtype) -> Tensor:
     """Last logits of the clip and the question by transformers alone."""
     model = Qwen2VLForConditionalGeneration.from_pretrained(folder, dtype=dtype).eval()
     logits: Tensor = model(**inputs()).logits[0, -1]
@@ -96,38 +102,35 @@ def inputs() -> dict[str, Tensor]:
     return oracle_inputs(ask())
 
 
-@pytest.mark.parametrize("plant", PLANTS)
-def test_planted_overflow_is_answered_as_in_float32(plant: Any, tmp_path: Path) -> None:
-    folder = planted(plant, tmp_path)
-    assert logits_of_transformers(folder, torch.float32).isfinite().all()
-    assert logits_of_transformers(folder, torch.float16).isnan().all()  # what the published "!!!!" is
-    expected = texts(folder, "fp32")
-    assert expected == ["a red circle moves right.", "red."]
-    assert texts(folder, "fp16") == expected
+@REWRITES
+def test_overflowing_model_answers_as_in_float32(rewrite: Any, tmp_path: Path) -> None:
+    folder = rewritten(rewrite, tmp_path)
+    assert transformers_logits(folder, torch.float32).isfinite().all()
+    assert transformers_logits(folder, torch.float16).isnan().all()  # the cause of the published "!!!!"
+    assert answers(folder, "fp32") == answers(folder, "fp16") == ["a red circle moves right.", "red."]
 
 
 @pytest.mark.needs_cuda
-@pytest.mark.parametrize("plant", PLANTS)
-def test_planted_overflow_is_answered_on_a_gpu(plant: Any, tmp_path: Path) -> None:
-    folder = planted(plant, tmp_path)
-    assert texts(folder, "fp16", "cuda") == texts(folder, "fp32")
+@REWRITES
+def test_overflowing_model_answers_on_a_gpu(rewrite: Any, tmp_path: Path) -> None:
+    folder = rewritten(rewrite, tmp_path)
+    assert answers(folder, "fp16", "cuda") == answers(folder, "fp32")
 
 
 @pytest.mark.parametrize("weights", ["nf4", "nf4-dq", "int8"])
-def test_quantized_layers_are_kept_finite_too(weights: str, tmp_path: Path) -> None:
-    folder = planted(in_one_channel, tmp_path)
-    plain = load_model(folder, CPU, weights, "fp32", Placement())
-    half = load_model(folder, CPU, weights, "fp16", Placement())
+def test_quantized_layers_stay_finite(weights: str, tmp_path: Path) -> None:
+    folder = rewritten(overflow_one_channel, tmp_path)
+    full, half = (load_model(folder, CPU, weights, dtype, Placement()) for dtype in ("fp32", "fp16"))
     layer = half.model.language_model.layers[-1].mlp
     assert type(layer.down_proj.linear).__name__ in ("Linear4bit", "Linear8bitLt")
-    expected, logits = (first_logits(loaded) for loaded in (plain, half))
+    expected, logits = first_logits(full), first_logits(half)
     assert int(logits.argmax()) == int(expected.argmax())
     assert torch.allclose(logits, expected, atol=0.05 * float(expected.abs().max()))
 
 
 @torch.no_grad()
 def first_logits(loaded: Loaded) -> Tensor:
-    """Logits of a short text by the engine's own steps."""
+    """Logits of a short text by vidqa's forward pass."""
     model, ids = loaded.model, torch.tensor([754, 40, 41, 300, 301])
     cache = make_cache(model.spec, 128, model.dtype, CPU)
     part = SequenceChunk(model.embed(ids), torch.arange(len(ids)).expand(3, -1), cache)
@@ -143,7 +146,7 @@ def rows_and_linear(reach: float) -> tuple[Tensor, nn.Linear]:
 
 
 @pytest.mark.parametrize("reach", [1e-3, 1.0, 100.0, 10_000.0])
-def test_scaled_products_are_those_of_float32(reach: float) -> None:
+def test_scaled_linear_equals_float32(reach: float) -> None:
     rows, linear = rows_and_linear(reach)
     with torch.no_grad():
         expected = nn.functional.linear(rows.float(), linear.weight.float(), linear.bias.float())
@@ -153,14 +156,14 @@ def test_scaled_products_are_those_of_float32(reach: float) -> None:
     assert ((scaled - expected).abs() <= size * 2**-11).all()
 
 
-def test_rows_within_the_range_are_not_changed() -> None:
+def test_rows_within_range_are_not_scaled() -> None:
     rows, linear = rows_and_linear(0.01)
     with torch.no_grad():
         linear.bias.zero_()
         assert torch.equal(ScaledLinear(linear, largest_weight(linear))(rows), linear(rows).float())
 
 
-def test_powers_of_two_are_exact_and_sufficient() -> None:
+def test_power_of_two() -> None:
     sizes = torch.cat((torch.logspace(-30, 9, 997), 32_752 * 2.0 ** torch.arange(-20, 20), torch.zeros(1)))
     powers = power_of_two(sizes, 32_752.0)
     assert (sizes / powers <= 32_752).all()
@@ -168,13 +171,10 @@ def test_powers_of_two_are_exact_and_sufficient() -> None:
     assert (sizes[powers > 1] / powers[powers > 1] >= 32_752 / 2).all()
 
 
-def test_a_model_whose_logits_are_nan_says_nothing(tmp_path: Path) -> None:
-    model = with_separate_lm_head()
-    model.lm_head.weight.data[5, 3] = torch.nan
-    folder = write_checkpoint(model, tmp_path)
-    config = EngineConfig(model=str(folder), device="cpu", isolate_decoder=False, remember=False)
+def test_nan_logits_raise_not_finite(tmp_path: Path) -> None:
+    folder = rewritten(lambda model: model.lm_head.weight.data[5, 3].fill_(torch.nan), tmp_path)
     events: list[Event] = []
-    with Session(config) as session, pytest.raises(NotFinite) as failed:
+    with session_of(folder) as session, pytest.raises(NotFinite) as failed:
         events.extend(session.ask(Request(CLIP, QUESTION)))
     assert not [event for event in events if isinstance(event, TextDelta)]
     assert "--weights bf16" in failed.value.remedy

@@ -1,4 +1,4 @@
-"""Patches, bit for bit: qwen-vl-utils' resize, then transformers' processor with do_resize=False."""
+"""Patches compared bit by bit with qwen-vl-utils' resize and transformers' processor."""
 
 import numpy as np
 import pytest
@@ -11,8 +11,8 @@ from tests.planner.plan_builders import SPEC_2B
 from vidqa.models.families.qwen2_vl.image_processor import resize_frame, to_patches
 
 
-def pictures(count: int, height: int, width: int) -> np.ndarray:
-    """Pictures (count, height, width, 3) with edges, ramps and noise."""
+def random_frames(count: int, height: int, width: int) -> np.ndarray:
+    """Frames (count, height, width, 3) with edges, ramps and noise."""
     rng = np.random.default_rng(height * width)
     ramp = np.linspace(0, 255, width)[None, None, :, None]
     mixed = ramp * 0.5 + rng.integers(0, 128, (count, height, width, 3))
@@ -23,7 +23,7 @@ def pictures(count: int, height: int, width: int) -> np.ndarray:
 @pytest.mark.parametrize("target", [(84, 140), (56, 56), (112, 196), (280, 504)])
 @pytest.mark.parametrize("source", [(120, 213), (84, 140), (37, 61), (720, 1280)])
 def test_patches_are_bit_identical(source: tuple[int, int], target: tuple[int, int]) -> None:
-    frames = pictures(4, *source)
+    frames = random_frames(4, *source)
     # qwen-vl-utils 0.0.14, fetch_video: torchvision's antialiased bicubic on uint8 in, float out.
     batch = torch.from_numpy(frames).permute(0, 3, 1, 2)
     resized = resize(batch, list(target), interpolation=InterpolationMode.BICUBIC, antialias=True).float()

@@ -1,4 +1,4 @@
-"""Loading goes tensor by tensor: the peak is the final weights and one shard or staging, as planned."""
+"""Peak memory while loading: the final weights and one shard or staging buffer, as planned."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +23,7 @@ from vidqa.planner.memory_model import tensor_bytes
 from vidqa.planner.weight_memory import staging_bytes
 from vidqa.types import Placement
 
-SETUPS = (("fp32", "fp32"), ("bf16", "bf16"), ("int8", "bf16"), ("nf4-dq", "bf16"), ("nf4", "fp16"))
+PRECISIONS = (("fp32", "fp32"), ("bf16", "bf16"), ("int8", "bf16"), ("nf4-dq", "bf16"), ("nf4", "fp16"))
 SHARD_BYTES = 600_000
 SMALL_BYTES = 16 * BLOCK  # bitsandbytes' code tables, which all its layers share
 
@@ -37,10 +37,10 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def counted(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], Any]], tuple[LiveBytes, Any]]:
-    """Run something with every tensor counted, also in the threads that transformers loads with."""
+    """Return a function that runs another one and counts all tensors, also in transformers' loading threads."""
 
     def run(work: Callable[[], Any]) -> tuple[LiveBytes, Any]:
-        live = LiveBytes("cpu")  # it counts in several threads: transformers reads in its own
+        live = LiveBytes("cpu")
         monkeypatch.setattr(loading, "ThreadPoolExecutor", partial(ThreadPoolExecutor, initializer=live.__enter__))
         with live:
             return live, work()
@@ -49,7 +49,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], Any]], tu
 
 
 def load_all_at_once(folder: Path) -> Any:
-    """What loading must not be: every shard in memory before the model is filled."""
+    """Read every shard before the model is filled, as the loader must not."""
     tensors = {
         name: tensor.float() for path in folder.glob("*.safetensors") for name, tensor in load_file(path).items()
     }
@@ -58,8 +58,8 @@ def load_all_at_once(folder: Path) -> Any:
     return model
 
 
-@pytest.mark.parametrize(("weights", "dtype"), SETUPS)
-def test_the_peak_is_the_weights_and_one_shard_or_staging(shards: Path, counted: Any, weights: str, dtype: str) -> None:
+@pytest.mark.parametrize(("weights", "dtype"), PRECISIONS)
+def test_peak_while_loading(shards: Path, counted: Any, weights: str, dtype: str) -> None:
     assert len(list(shards.glob("*.safetensors"))) > 8
     live, loaded = counted(lambda: load_model(shards, torch.device("cpu"), weights, dtype, Placement()))
     spec, staging = read_spec(shards), staging_bytes(read_spec(shards), weights, dtype, Placement())
@@ -69,6 +69,6 @@ def test_the_peak_is_the_weights_and_one_shard_or_staging(shards: Path, counted:
     assert planned - staging <= live.peak <= planned + SHARD_BYTES
 
 
-def test_a_loader_that_reads_everything_first_would_be_seen(shards: Path, counted: Any) -> None:
+def test_reading_all_shards_first_is_detected(shards: Path, counted: Any) -> None:
     live, _ = counted(lambda: load_all_at_once(shards))
     assert live.peak > live.now + 10 * SHARD_BYTES

@@ -1,4 +1,4 @@
-"""Checkpoints that are stored quantized: loaded as they are, planned by their files' own headers."""
+"""Checkpoints with quantized weights: loaded as they are, planned by the headers of their files."""
 
 import importlib.util
 import json
@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from demo_world.precisions import write_checkpoint
 from tests.engine.test_demo_parity import CLIP, QUESTION
+from tests.models.hostile import copy_demo
 from vidqa import EngineConfig, Request, Session
 from vidqa.errors import ModelError, UsageError
 from vidqa.events import Answered
@@ -26,16 +27,14 @@ PARTS = ("embedding", "layers", "vision", "lm_head")
 VISION_TOO = Placement(vision_quantized=True)
 
 
-def stored(folder: Path, weights: str, dtype: str = "fp32", placement: Placement = VISION_TOO) -> Path:
+def quantized_demo(folder: Path, weights: str, dtype: str = "fp32", placement: Placement = VISION_TOO) -> Path:
     """The demo model as transformers stores it once bitsandbytes has quantized it."""
     return write_checkpoint(load_model(demo_folder(), CPU, weights, dtype, placement).model.model, folder)
 
 
-def changed(folder: Path, quantization: dict[str, Any]) -> Path:
+def demo_with_config(folder: Path, quantization: dict[str, Any]) -> Path:
     """The demo checkpoint with another quantization_config."""
-    folder.mkdir(exist_ok=True)
-    for path in demo_folder().iterdir():
-        (folder / path.name).write_bytes(path.read_bytes())
+    copy_demo(folder)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"quantization_config": quantization}))
     return folder
@@ -53,43 +52,41 @@ def answer(folder: Path, weights: str | None = None) -> tuple[Answer, Session]:
     ("weights", "placement"),
     [("nf4", Placement()), ("nf4", VISION_TOO), ("nf4-dq", VISION_TOO), ("int8", Placement())],
 )
-def test_a_bitsandbytes_checkpoint_is_loaded_and_planned_as_it_is(
-    weights: str, placement: Placement, tmp_path: Path
-) -> None:
-    folder = stored(tmp_path, weights, placement=placement)
-    said, session = answer(folder)
-    run_config = said.plan.run_config
+def test_bitsandbytes_checkpoint(weights: str, placement: Placement, tmp_path: Path) -> None:
+    folder = quantized_demo(tmp_path, weights, placement=placement)
+    answered, session = answer(folder)
+    run_config = answered.plan.run_config
     assert (run_config.weights, run_config.placement.vision_quantized) == (weights, placement.vision_quantized)
-    assert said.text == "a red circle moves right."
-    assert not said.plan.limits  # nothing was chosen
+    assert answered.text == "a red circle moves right."
+    assert not answered.plan.limits  # nothing was chosen
     assert session.loaded is not None
     model = session.loaded.model
     assert type(model.language_model.layers[0].mlp.up_proj).__name__.startswith("Linear")
     planned = sum(part_bytes(model.spec, part, weights, run_config.dtype, run_config.placement) for part in PARTS)
     assert model.weights_bytes <= planned <= model.weights_bytes + 512 * 550
-    fresh = read_spec(demo_folder())  # what the planner says of quantizing it now: the same
+    fresh = read_spec(demo_folder())  # the plan of quantizing it while loading is the same
     formula = sum(part_bytes(fresh, part, weights, run_config.dtype, run_config.placement) for part in PARTS)
     assert planned == pytest.approx(formula, rel=0.006)
 
 
-def test_it_computes_in_the_planned_precision(tmp_path: Path) -> None:
-    folder = stored(tmp_path, "nf4", dtype="bf16")  # the checkpoint names bfloat16
+def test_compute_dtype_is_the_planned_one(tmp_path: Path) -> None:
+    folder = quantized_demo(tmp_path, "nf4", dtype="bf16")  # the checkpoint names bfloat16
     layer = load_model(folder, CPU, "nf4", "fp32", Placement()).model.language_model.layers[0]
     assert layer.mlp.up_proj.compute_dtype == torch.float32
     assert layer.self_attn.q_proj.bias.dtype == torch.float32
 
 
-def test_other_weights_cannot_be_had_from_it(tmp_path: Path) -> None:
-    folder = stored(tmp_path, "nf4")
+def test_other_precisions_are_refused(tmp_path: Path) -> None:
+    folder = quantized_demo(tmp_path, "nf4")
     with pytest.raises(UsageError, match=r"stored in nf4.*no bf16 weights"):
         answer(folder, "bf16")
     assert answer(folder, "nf4")[0].plan.run_config.weights == "nf4"
 
 
 @pytest.mark.parametrize(("method", "named"), [("awq", "gptqmodel"), ("gptq", "optimum and gptqmodel")])
-def test_a_missing_library_is_named(method: str, named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_library_is_named(method: str, named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    folder = changed(tmp_path, {"quant_method": method, "bits": 4, "group_size": 128})
+    folder = demo_with_config(tmp_path, {"quant_method": method, "bits": 4, "group_size": 128})
     for refused in (
         lambda: find_checkpoints(str(folder), local=True),
         lambda: load_model(folder, CPU, method, "fp32", Placement()),
@@ -103,20 +100,20 @@ def test_a_missing_library_is_named(method: str, named: str, tmp_path: Path, mon
 
 
 @pytest.mark.parametrize(
-    ("quantization", "told"),
+    ("quantization", "message"),
     [
         ({"quant_method": "fp8"}, "'fp8'; vidqa loads bitsandbytes, awq, gptq"),
         ({"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "fp4"}, "fp4"),
     ],
 )
-def test_other_methods_are_refused(quantization: dict[str, Any], told: str, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=told):
-        read_spec(changed(tmp_path, quantization))
+def test_unknown_methods_are_refused(quantization: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=message):
+        read_spec(demo_with_config(tmp_path, quantization))
 
 
-def test_bytes_of_packed_matrices_are_those_of_the_headers(tmp_path: Path) -> None:
+def test_bytes_of_packed_matrices(tmp_path: Path) -> None:
     """AWQ's tensors: 4-bit codes in int32, scales and zeros per group of 128."""
-    folder = changed(tmp_path, {"quant_method": "awq", "bits": 4, "group_size": 128})
+    folder = demo_with_config(tmp_path, {"quant_method": "awq", "bits": 4, "group_size": 128})
     rows, columns = 512, 1024
     save_file(
         {
@@ -128,18 +125,18 @@ def test_bytes_of_packed_matrices_are_those_of_the_headers(tmp_path: Path) -> No
         },
         folder / "model.safetensors",
     )
-    found = read_spec(folder).stored
-    assert found is not None and found.quantized == ("layers",)
+    weights = read_spec(folder).stored
+    assert weights is not None and weights.quantized == ("layers",)
     packed = rows * columns // 2 + rows // 128 * columns // 2 + rows // 128 * columns * 2
-    assert found.part_bytes("layers", 2) == packed + 1024
-    assert found.part_bytes("layers", 4) == packed + 2048
-    assert found.part_bytes("vision", 2) == 64 * 64 * 2
-    assert found.part_bytes("lm_head", 2) == 0
+    assert weights.part_bytes("layers", 2) == packed + 1024
+    assert weights.part_bytes("layers", 4) == packed + 2048
+    assert weights.part_bytes("vision", 2) == 64 * 64 * 2
+    assert weights.part_bytes("lm_head", 2) == 0
 
 
-def test_a_file_that_is_no_safetensors_is_told(tmp_path: Path) -> None:
-    folder = changed(tmp_path, {"quant_method": "awq"})
-    for content in (b"", b"\xff" * 64, (2).to_bytes(8, "little") + b"[]"):
-        (folder / "model.safetensors").write_bytes(content)
-        with pytest.raises(ModelError, match="no whole safetensors file"):
-            read_spec(folder)
+@pytest.mark.parametrize("content", [b"", b"\xff" * 64, (2).to_bytes(8, "little") + b"[]"])
+def test_invalid_safetensors_file_is_refused(content: bytes, tmp_path: Path) -> None:
+    folder = demo_with_config(tmp_path, {"quant_method": "awq"})
+    (folder / "model.safetensors").write_bytes(content)
+    with pytest.raises(ModelError, match="no whole safetensors file"):
+        read_spec(folder)

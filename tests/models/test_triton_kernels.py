@@ -1,7 +1,6 @@
-"""The decode step's kernels against plain torch, and that each compiles for every GPU it is meant for.
+"""The decode step's kernels compared with torch, and compiled for every supported GPU.
 
-Without a GPU they run in Triton's interpreter: the same source, numpy instead of a GPU. It has no arithmetic for
-bfloat16, so float16 stands for 16-bit.
+Without a GPU they run in Triton's interpreter, which has no bfloat16 arithmetic: float16 is tested instead.
 """
 
 import os
@@ -32,7 +31,7 @@ def random(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(DEVICE)
 
 
-def made_cache(kv_heads: int, dtype: torch.dtype, *, quantized: bool, capacity: int = CAPACITY) -> Any:
+def make_layer_cache(kv_heads: int, dtype: torch.dtype, *, quantized: bool, capacity: int = CAPACITY) -> Any:
     """A layer's cache of random numbers for two sequences."""
     states = random(2, len(LENGTHS), kv_heads, capacity, DIM, seed=3).to(dtype)
     if not quantized:
@@ -47,7 +46,7 @@ def unpacked(cache: Any) -> Tensor:
 
 @DTYPES
 @pytest.mark.parametrize("width", [96, 1536])
-def test_a_branch_is_added_and_the_sum_normalised(dtype: torch.dtype, width: int) -> None:
+def test_add_rms_norm(dtype: torch.dtype, width: int) -> None:
     hidden, branch, weight = (
         random(*shape, seed=n).to(dtype) for n, shape in enumerate(((3, width), (3, width), (width,)))
     )
@@ -63,9 +62,9 @@ def test_a_branch_is_added_and_the_sum_normalised(dtype: torch.dtype, width: int
 @DTYPES
 @HEADS
 @pytest.mark.parametrize("quantized", [False, True])
-def test_queries_are_rotated_and_keys_appended(dtype: torch.dtype, heads: int, kv_heads: int, quantized: bool) -> None:
+def test_rotate_and_append(dtype: torch.dtype, heads: int, kv_heads: int, quantized: bool) -> None:
     qkv, angles = random(2, (heads + 2 * kv_heads) * DIM).to(dtype), random(2, 1, DIM // 2, seed=1)
-    cache, lengths = made_cache(kv_heads, dtype, quantized=quantized), torch.tensor(LENGTHS, device=DEVICE)
+    cache, lengths = make_layer_cache(kv_heads, dtype, quantized=quantized), torch.tensor(LENGTHS, device=DEVICE)
     before = unpacked(cache)
     query = kernels.rotate_and_append(qkv, angles.cos(), angles.sin(), cache, lengths)
     split = qkv.view(2, -1, DIM)
@@ -78,12 +77,12 @@ def test_queries_are_rotated_and_keys_appended(dtype: torch.dtype, heads: int, k
             expected[part, row, :, length] = (
                 (numbers.float() * scales.float()[:, None]) if quantized else states[row].float()
             )
-    step = 0.03 * ROUNDING / 1e-6 if quantized else ROUNDING  # a code on the edge of two, on a GPU
+    step = 0.03 * ROUNDING / 1e-6 if quantized else ROUNDING  # a GPU may round to the next code
     assert torch.allclose(after, expected, atol=step, rtol=ROUNDING)
 
 
-def test_a_full_cache_keeps_its_other_tokens() -> None:
-    cache, lengths = made_cache(2, torch.float32, quantized=False), torch.tensor((CAPACITY, 3), device=DEVICE)
+def test_full_cache_is_overwritten_at_its_last_token() -> None:
+    cache, lengths = make_layer_cache(2, torch.float32, quantized=False), torch.tensor((CAPACITY, 3), device=DEVICE)
     before = cache.store.clone()
     angles = random(2, 1, DIM // 2)
     kernels.rotate_and_append(random(2, 16 * DIM), angles.cos(), angles.sin(), cache, lengths)
@@ -94,12 +93,10 @@ def test_a_full_cache_keeps_its_other_tokens() -> None:
 @DTYPES
 @HEADS
 @pytest.mark.parametrize("quantized", [False, True])
-def test_attention_reads_each_sequence_to_its_end(
-    dtype: torch.dtype, heads: int, kv_heads: int, quantized: bool
-) -> None:
-    cache, query = made_cache(kv_heads, dtype, quantized=quantized), random(2, heads, DIM, seed=5).to(dtype)
+def test_decode_attention(dtype: torch.dtype, heads: int, kv_heads: int, quantized: bool) -> None:
+    cache, query = make_layer_cache(kv_heads, dtype, quantized=quantized), random(2, heads, DIM, seed=5).to(dtype)
     lengths = torch.tensor(LENGTHS, device=DEVICE)
-    for row, length in enumerate(LENGTHS):  # what lies behind is never read
+    for row, length in enumerate(LENGTHS):  # later values are never read
         (cache.store if cache.scales is None else cache.scales)[:, row, :, length + 1 :] = torch.nan
     mixed = kernels.decode_attention(query, cache, lengths).float()
     for row, length in enumerate(LENGTHS):
@@ -109,9 +106,9 @@ def test_attention_reads_each_sequence_to_its_end(
         assert torch.allclose(mixed[row], expected, atol=TOLERANCE[dtype], rtol=0)
 
 
-def test_a_long_cache_is_summed_from_at_most_64_parts() -> None:
+def test_decode_attention_over_many_tiles() -> None:
     capacity = 64 * 128 + 128  # a split becomes 256 tokens, two tiles
-    cache, query = made_cache(1, torch.float32, quantized=False, capacity=capacity), random(2, 3, DIM)
+    cache, query = make_layer_cache(1, torch.float32, quantized=False, capacity=capacity), random(2, 3, DIM)
     lengths = torch.tensor((capacity - 1, 300), device=DEVICE)
     mixed = kernels.decode_attention(query, cache, lengths)
     for row, length in enumerate(lengths.tolist()):
@@ -121,7 +118,7 @@ def test_a_long_cache_is_summed_from_at_most_64_parts() -> None:
 
 
 @DTYPES
-def test_gate_and_up_become_one(dtype: torch.dtype) -> None:
+def test_silu_and_multiply(dtype: torch.dtype) -> None:
     gate_up = random(2, 2 * 1500).to(dtype) * 4
     gate, up = gate_up.split(1500, dim=1)
     ours = kernels.silu_and_multiply(gate_up)
@@ -129,7 +126,7 @@ def test_gate_and_up_become_one(dtype: torch.dtype) -> None:
 
 
 def test_every_kernel_compiles_without_a_gpu(tmp_path: Path) -> None:
-    """In another process, since this one's kernels are the interpreter's."""
+    """In another process: here the kernels are the interpreter's."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     done = subprocess.run(
         [sys.executable, "-m", "tests.models.compile_kernels"],

@@ -28,7 +28,7 @@ from vidqa.engine.stage_context import Hooks, StageContext
 from vidqa.engine.static_decode_step import DecodeState, next_logits
 from vidqa.engine.timers import Sections
 from vidqa.engine.vision import GroupEncoder, PreparedFrame
-from vidqa.models.attention import make_kernel
+from vidqa.models.attention.selector import make_kernel
 from vidqa.models.family import TextSegment, VisionSegment
 from vidqa.models.fused_decoder import FusedDecoder, merging_bytes
 from vidqa.models.spec import ModelSpec

@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
     os.environ.update(compiler_environment(os.environ))
     from vidqa.devices.torch_device import torch_device
     from vidqa.diagnostics.kernel_warmup import warm_up
-    from vidqa.models.attention.sdpa_probe import device_dtype
+    from vidqa.models.attention.selector import device_dtype
 
     code = ExitCode.OK
     dtype = device_dtype(device.kind, device.bf16)

@@ -25,13 +25,11 @@ from vidqa.types import Device
 from vidqa.utils.units import format_bytes
 
 if TYPE_CHECKING:
-    from vidqa.models.attention.sdpa_probe import AttentionProbe
     from vidqa.models.attention.selector import HeadLayout
 
 Status = Literal["ok", "bad", "absent"]
 # FFmpeg 8.1 brought libavcodec 62.28; 8.0.1 and before carry CVE-2026-40962.
 _SAFE_AVCODEC = (62, 28)
-_SHOWN_TOKENS = 8192
 # Compilers that torch calls: C++ for code on a CPU, C for Triton's launchers. The first is an environment variable.
 _COMPILERS = {"cpu": ("CXX", "g++", "clang++", "c++", "cl"), "cuda": ("CC", "gcc", "clang", "cc", "cl")}
 _MAX_EXCESS_PERCENT = 3  # of measured over planned peaks; above it a report is worth it
@@ -222,8 +220,7 @@ def _checkpoint(subject: Subject) -> Checkpoint:
 
 
 def _attention(subject: Subject) -> Iterator[Check]:
-    from vidqa.models.attention.sdpa_probe import device_dtype, probe_attention
-    from vidqa.models.attention.selector import HeadLayout, select_kernel
+    from vidqa.models.attention.selector import HeadLayout, device_dtype, select_kernel
 
     device, spec = subject.find_device(), _checkpoint(subject).spec
     layout = HeadLayout.of(spec)
@@ -235,30 +232,16 @@ def _attention(subject: Subject) -> Iterator[Check]:
     yield Check("attention", "ok", f"vidqa runs {chosen.name}: {heads}; {exact}")
     for kernel in missed:
         yield Check(f"attention: {kernel.name}", "absent", kernel.reason)
-    yield _plain_sdpa(probe_attention(layout, where, dtype))
     yield _flex(subject, layout, where, dtype)
 
 
-def _plain_sdpa(probe: "AttentionProbe") -> Check:
-    """Return the kernel of a plain SDPA call; the math kernel allocates the whole score matrix."""
-    name, kernels = "attention: plain SDPA", (probe.plain, probe.plain_masked)
-    detail = f"would run {kernels[0]}, with a mask {kernels[1]}"
-    if "math" not in kernels:
-        return Check(name, "ok", detail)
-    scores = format_bytes(probe.layout.score_bytes(_SHOWN_TOKENS, probe.element_bytes))
-    return Check(
-        name, "absent", f"{detail}: {scores} of scores per layer at {_SHOWN_TOKENS} tokens",
-        "Nothing to do: vidqa does not use it. Other programs may run out of memory here.",
-    )  # fmt: skip
-
-
 def _flex(subject: Subject, layout: "HeadLayout", where: str, dtype: Any) -> Check:
-    from vidqa.models.attention.selector import try_rung
+    from vidqa.models.attention.selector import probe_kernel
 
     name = "attention: flex"
     if not subject.flex:
         return Check(name, "absent", "not tried", "Add --flex to compile it (half a minute).")
-    kernel = try_rung("flex", layout, where, dtype)
+    kernel = probe_kernel("flex", layout, where, dtype)
     if kernel.runs:
         return Check(name, "ok", f"compiles and runs, {1e3 * kernel.chunk_seconds:.1f} ms: --attn flex can be used")
     return Check(name, "bad", kernel.reason, "Stay with --attn auto, the default.")
@@ -267,7 +250,7 @@ def _flex(subject: Subject, layout: "HeadLayout", where: str, dtype: Any) -> Che
 def _decode_step(subject: Subject) -> Iterator[Check]:
     from vidqa.devices.torch_device import torch_device
     from vidqa.engine.fused_decode import why_not_fused
-    from vidqa.models.attention.sdpa_probe import device_dtype
+    from vidqa.models.attention.selector import device_dtype
 
     device, name = subject.find_device(), "decode step"
     dtype = device_dtype(device.kind, device.bf16)

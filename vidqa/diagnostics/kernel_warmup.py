@@ -11,7 +11,7 @@ import torch
 from vidqa.engine.compile_cache import FLEX, key_of, remember
 from vidqa.engine.fused_decode import can_compile, why_not_fused
 from vidqa.engine.timers import Stopwatch
-from vidqa.models.attention.selector import HeadLayout, KernelProbe, select_kernel, try_rung
+from vidqa.models.attention.selector import HeadLayout, KernelProbe, probe_kernel, select_kernel
 from vidqa.models.spec import ModelSpec
 
 DECODE_STEP = "decode step"
@@ -35,7 +35,7 @@ def warm_up(spec: ModelSpec, device: torch.device, dtype: torch.dtype, *, flex: 
     yield WarmupResult("attention", True, _timing(kernel), watch.seconds())
     if flex:
         watch = Stopwatch()
-        kernel = try_rung("flex", layout, str(device), dtype)
+        kernel = probe_kernel("flex", layout, str(device), dtype)
         if kernel.runs:
             remember(key_of(FLEX, spec, device, dtype), watch.seconds())
         yield WarmupResult(

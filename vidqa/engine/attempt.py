@@ -22,7 +22,7 @@ from vidqa.engine.stage_context import Hooks, StageContext
 from vidqa.engine.timers import Clock, Sections, Stopwatch
 from vidqa.errors import NotFinite
 from vidqa.events import Event, StageProgress, StageStarted, TextDelta
-from vidqa.models.attention import Kernel, make_kernel
+from vidqa.models.attention.selector import Kernel, make_kernel
 from vidqa.models.family import TextSegment
 from vidqa.types import FinishReason, Plan
 from vidqa.video.reader import VideoReader

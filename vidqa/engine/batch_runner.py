@@ -26,7 +26,7 @@ from vidqa.engine.stage_context import StageContext
 from vidqa.engine.timers import Clock, Stopwatch
 from vidqa.errors import VideoError
 from vidqa.events import Event, Failed, StageStarted, TextDelta
-from vidqa.models.attention import make_kernel
+from vidqa.models.attention.selector import make_kernel
 from vidqa.types import FinishReason, Plan
 from vidqa.video.reader import VideoReader
 

@@ -17,7 +17,7 @@ from vidqa.engine.kv_cache import KVCache, Storage
 from vidqa.engine.prompt import text_positions
 from vidqa.engine.sampler import Sampler
 from vidqa.engine.static_decode_step import DecodeState, next_logits
-from vidqa.models.attention import Kernel
+from vidqa.models.attention.selector import Kernel
 from vidqa.models.block_sizes import KV_BLOCK_TOKENS
 from vidqa.models.vlm import SequenceChunk, VisionLanguageModel
 

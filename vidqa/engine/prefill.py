@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from vidqa.engine.no_grad import no_grad_generator, no_grad_scope
-from vidqa.models.attention import Kernel
+from vidqa.models.attention.selector import Kernel
 from vidqa.models.vlm import SequenceChunk, TokenCache, VisionLanguageModel
 
 

@@ -1,7 +1,6 @@
-"""ChatTemplate: a checkpoint's chat template, rendered in a process with limits in time, memory and output.
+"""Renders a checkpoint's chat template in a process with limits in time, memory and output.
 
-The process (models/template_worker.py) is started while the model loads and serves every prompt. Knows pipes and
-deadlines; knows no jinja2.
+The process (models/template_worker.py) is started while the model loads and renders every prompt.
 """
 
 import json
@@ -19,53 +18,51 @@ from vidqa.errors import Interrupted, ModelError
 from vidqa.video.reader import never
 
 _COMMAND = (sys.executable, "-S", "-P", "-m", "vidqa.models.template_worker")
-_REPLY_SECONDS = 30.0  # the process ends itself after 3 s of rendering; the rest is for its start on a busy machine
-_LOOK_SECONDS = 0.05  # how often is looked whether to stop
-_MOST_CHARACTERS = 2**20  # of a prompt, beyond four times the texts that are put in it
-_PASSED_ON = ("LD_LIBRARY_PATH", "LANG", "LC_ALL", "TZ", "SYSTEMROOT", "TMPDIR")
+_REPLY_SECONDS = 30.0  # the process exits after 3 s of rendering; the rest is for its start on a busy machine
+_POLL_SECONDS = 0.05  # between checks for cancellation
+_MAX_CHARACTERS = 2**20  # of a prompt, beyond four times its messages
+_INHERITED = ("LD_LIBRARY_PATH", "LANG", "LC_ALL", "TZ", "SYSTEMROOT", "TMPDIR")
 _REMEDY = "Use the chat template of the model's *instruct* release."
 
 
 class ChatTemplate:
-    """A template and the tokens it may name. `source` says where it was read, for errors.
+    """A template and the special tokens it may name; `source` says where it was read, for errors.
 
-    Its process is started by `start`, or by the first prompt, and ends with this object.
+    `start`, or the first prompt, starts its process, which ends with this object.
     """
 
-    def __init__(self, template: str, source: str, special: Mapping[str, str]) -> None:
-        self._template, self._source, self._special = template, source, dict(special)
+    def __init__(self, template: str, source: str, special_tokens: Mapping[str, str]) -> None:
+        self._template, self._source, self._special_tokens = template, source, special_tokens
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start the process, without waiting for it."""
+        """Start the process without waiting for it."""
         self._process = process = subprocess.Popen(
             _COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0,
             env=_environment(),
         )  # fmt: skip
         self._end = weakref.finalize(self, _end, process)
 
-    def render(self, messages: Sequence[Mapping[str, Any]], stopped: Callable[[], bool] = never) -> str:
-        """The prompt of a conversation, ready for the model's turn, as transformers' apply_chat_template renders it.
+    def render(self, messages: Sequence[Mapping[str, Any]], is_cancelled: Callable[[], bool] = never) -> str:
+        """Return a conversation's prompt as transformers' apply_chat_template renders it, ready for the model's turn.
 
-        Raises ModelError where the template fails or goes beyond its limits, Interrupted soon after `stopped` says so.
+        Raise ModelError if the template fails or exceeds its limits, Interrupted soon after `is_cancelled` is true.
         """
-        values = {
-            "messages": messages, "tools": None, "documents": None, "add_generation_prompt": True, **self._special,
-        }  # fmt: skip
-        texts = json.dumps(values)
-        command = {"template": self._template, "values": values, "most_characters": _MOST_CHARACTERS + 4 * len(texts)}
+        values = {"messages": messages, "tools": None, "documents": None, "add_generation_prompt": True}
+        limit = _MAX_CHARACTERS + 4 * len(json.dumps(values))
+        command = {"template": self._template, "values": values | dict(self._special_tokens), "max_characters": limit}
         try:
-            return self._reply(json.dumps(command).encode() + b"\n", stopped)
+            return self._reply(json.dumps(command).encode() + b"\n", is_cancelled)
         except BaseException:
-            self.close()  # a reply may be on its way
+            self.close()  # its reply may still come
             raise
 
     def close(self) -> None:
-        """End the process; another prompt would start a new one."""
+        """End the process; another prompt starts a new one."""
         if self._process is not None:
             self._end()
 
-    def _reply(self, command: bytes, stopped: Callable[[], bool]) -> str:
+    def _reply(self, command: bytes, is_cancelled: Callable[[], bool]) -> str:
         if self._process is None or self._process.poll() is not None:
             self.close()
             self.start()
@@ -73,9 +70,9 @@ class ChatTemplate:
         assert process is not None and process.stdin is not None and process.stdout is not None
         until = time.monotonic() + _REPLY_SECONDS
         try:
-            _write(process.stdin.fileno(), command, until, stopped)
-            length = int.from_bytes(_read(process.stdout.fileno(), 4, until, stopped), "big")
-            reply = json.loads(_read(process.stdout.fileno(), length, until, stopped))
+            _write(process.stdin.fileno(), command, until, is_cancelled)
+            length = int.from_bytes(_read(process.stdout.fileno(), 4, until, is_cancelled), "big")
+            reply = json.loads(_read(process.stdout.fileno(), length, until, is_cancelled))
         except (TimeoutError, EOFError, BrokenPipeError) as error:
             raise self._failed("it takes too long or too much memory") from error
         if "error" in reply:
@@ -87,7 +84,7 @@ class ChatTemplate:
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
-    """Kill a process and collect it."""
+    """Kill a process and wait for it."""
     process.kill()
     process.wait()
     for pipe in (process.stdin, process.stdout):
@@ -95,17 +92,19 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
             pipe.close()
 
 
-def _write(descriptor: int, data: bytes, until: float, stopped: Callable[[], bool]) -> None:
+def _write(descriptor: int, data: bytes, until: float, is_cancelled: Callable[[], bool]) -> None:
     left = memoryview(data)
     while left:
-        _wait([], [descriptor], until, stopped)
-        left = left[os.write(descriptor, left[: select.PIPE_BUF]) :]  # so much is taken without waiting
+        _wait([], [descriptor], until, is_cancelled)
+        left = left[
+            os.write(descriptor, left[: select.PIPE_BUF]) :
+        ]  # a pipe that is ready takes so much without blocking
 
 
-def _read(descriptor: int, count: int, until: float, stopped: Callable[[], bool]) -> bytes:
+def _read(descriptor: int, count: int, until: float, is_cancelled: Callable[[], bool]) -> bytes:
     data = bytearray()
     while len(data) < count:
-        _wait([descriptor], [], until, stopped)
+        _wait([descriptor], [], until, is_cancelled)
         piece = os.read(descriptor, count - len(data))
         if not piece:
             raise EOFError
@@ -113,17 +112,17 @@ def _read(descriptor: int, count: int, until: float, stopped: Callable[[], bool]
     return bytes(data)
 
 
-def _wait(readable: list[int], writable: list[int], until: float, stopped: Callable[[], bool]) -> None:
-    """Until a pipe is ready; raises TimeoutError at the deadline, and Interrupted where it is to stop."""
-    while (left := until - time.monotonic()) > 0:
-        if any(select.select(readable, writable, [], min(left, _LOOK_SECONDS))):
+def _wait(readable: list[int], writable: list[int], until: float, is_cancelled: Callable[[], bool]) -> None:
+    """Wait until a pipe is ready; raise TimeoutError at the deadline, Interrupted if cancelled."""
+    while (seconds := until - time.monotonic()) > 0:
+        if any(select.select(readable, writable, [], min(seconds, _POLL_SECONDS))):
             return
-        if stopped():
+        if is_cancelled():
             raise Interrupted("Stopped while the prompt was made.", "Nothing was answered yet.")
     raise TimeoutError
 
 
 def _environment() -> dict[str, str]:
-    """What Python needs to find jinja2 where this process finds it, and nothing more: no token, no proxy."""
-    kept = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
-    return kept | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, sys.path)])}
+    """Return what Python needs to find jinja2, and nothing more: no token, no proxy."""
+    inherited = {name: os.environ[name] for name in _INHERITED if name in os.environ}
+    return inherited | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, sys.path)])}

@@ -1,8 +1,8 @@
-"""A checkpoint folder's config.json and tensors: read as numbers, and checked before anything is computed with them.
+"""A checkpoint folder's config.json and stored tensors, checked before other libraries read them. No torch."""
 
-No torch and no transformers.
-"""
-
+import importlib.util
+import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -10,46 +10,98 @@ from typing import Any
 
 from vidqa.errors import ModelError
 from vidqa.models.family import ModelFamily, Shape, families, family_of, find_family, runnable_types
-from vidqa.models.json_rules import Values, read_object, shown
-from vidqa.models.quantized_checkpoint import check_quantization, read_stored
-from vidqa.models.spec import ModelSpec
+from vidqa.models.json_rules import (
+    Boolean,
+    Integer,
+    ListOf,
+    Number,
+    OneOf,
+    Rule,
+    Text,
+    Values,
+    quoted,
+    read_object,
+)
+from vidqa.models.spec import ModelSpec, StoredWeights
 from vidqa.models.weight_files import StoredTensor, stored_tensors
-from vidqa.types import PixelBounds
 
 LANGUAGE_PREFIX, VISION_PREFIX = "model.language_model.", "model.visual."
+_FETCH_AGAIN = "Fetch the model again with `vidqa pull`."
 _FLOATS = ("F64", "F32", "F16", "BF16")
 _NF4 = ".quant_state.bitsandbytes__nf4"
+# The libraries that transformers' quantizers need: quantizers/quantizer_{bnb_4bit,awq,gptq}.py.
+_LIBRARIES = {"bitsandbytes": ("bitsandbytes",), "awq": ("gptqmodel",), "gptq": ("optimum", "gptqmodel")}
+_UNQUANTIZED = "use the unquantized checkpoint with --weights int8 or nf4."
+_PARTS = ("embedding", "layers", "lm_head", "vision")
+_BLOCK = 512  # bytes that an allocation is rounded up to (planner/weight_memory.py)
+_ELEMENT_BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2}  # others: 1
+_PACKED = ("U8", "I8", "I32", "I16")
+_ONLY_READ = (".weight_format", _NF4)  # read while loading, not on the device afterwards
+_DTYPES = ("float32", "float16", "bfloat16")
+_NAMES = ListOf(Text(256), 0, 4096, None)
+_GROUPS: dict[str, Rule] = {"bits": Integer(2, 8, 4), "group_size": Integer(-1, 2**16, 128)}
+# Keys of transformers' BitsAndBytesConfig, AwqConfig and GPTQConfig that say how the files are to be read.
+_QUANTIZATION: dict[str, dict[str, Rule]] = {
+    "bitsandbytes": {
+        "load_in_4bit": Boolean(False), "load_in_8bit": Boolean(False),
+        "llm_int8_threshold": Number(0.0, 1e6, 6.0), "llm_int8_skip_modules": _NAMES,
+        "llm_int8_enable_fp32_cpu_offload": Boolean(False), "llm_int8_has_fp16_weight": Boolean(False, only=False),
+        "bnb_4bit_compute_dtype": OneOf(_DTYPES, None), "bnb_4bit_quant_type": Text(16, "fp4"),
+        "bnb_4bit_use_double_quant": Boolean(False), "bnb_4bit_quant_storage": OneOf((*_DTYPES, "uint8"), None),
+    },
+    "awq": _GROUPS | {
+        "zero_point": Boolean(True), "version": Text(16, None), "format": Text(16, "gemm"),
+        "modules_to_not_convert": _NAMES,
+    },
+    "gptq": _GROUPS | {
+        "desc_act": Boolean(False), "sym": Boolean(True), "true_sequential": Boolean(True),
+        "static_groups": Boolean(False), "damp_percent": Number(0.0, 1.0, 0.1),
+        "checkpoint_format": Text(16, None), "format": Text(16, "gptq"),
+        "modules_in_block_to_quantize": ListOf(_NAMES, 0, 64, None), "block_name_to_quantize": Text(256, None),
+    },
+}  # fmt: skip
 
 
 def read_spec(folder: Path) -> ModelSpec:
-    """Read config.json of a checkpoint folder; raise ModelError for what cannot be planned."""
+    """Read config.json of a checkpoint folder; raise ModelError if the model cannot be planned."""
     config = read_config(folder)
-    return replace(_family(config).spec_of(config), stored=read_stored(folder, config.get("quantization_config")))
+    spec = _family(config, folder / "config.json").spec_of(config)
+    return replace(spec, stored=_read_stored(folder, config.get("quantization_config")))
 
 
 def read_config(folder: Path) -> dict[str, Any]:
     """Return the checked values of config.json as transformers' configuration takes them; raise ModelError."""
     path = folder / "config.json"
     values = Values(path, "", read_object(path))
-    config, quantization = _checked(values), check_quantization(values)
+    config, quantization = _family(values.values, path).check_config(values), _check_quantization(values)
     return config if quantization is None else config | {"quantization_config": quantization}
 
 
-def parse_spec(config: Mapping[str, Any], name: str) -> ModelSpec:
-    """Return a checkpoint's config as numbers; raise ModelError for other models and for values that cannot be."""
-    checked = _checked(Values(name, "", config))
-    return _family(checked).spec_of(checked)
+def _family(config: Mapping[str, Any], path: Path) -> ModelFamily:
+    family = find_family(config.get("model_type"))
+    if family is None:
+        raise ModelError(
+            f"{path}: model_type is {quoted(config.get('model_type'))}; vidqa runs {' and '.join(runnable_types())}.",
+            f"Choose for example --model {suggested_model()}.",
+        )
+    return family
 
 
-def read_bounds(folder: Path, spec: ModelSpec) -> PixelBounds:
-    """Return pixel and frame bounds of a checkpoint's *video* processor, else the family's own; raise ModelError."""
-    return family_of(spec).read_bounds(folder)
+def suggested_model() -> str:
+    """Return the smallest released checkpoint that runs, for messages."""
+    return next(iter(families()[0].SHORT_NAMES.values()))
 
 
 def check_supported(spec: ModelSpec, name: str) -> None:
-    """Raise ModelError for what can be planned and not run, or not without a library that is missing."""
+    """Raise ModelError for a type that can be planned and not run, or if a library that the weights need is missing."""
     if spec.stored is not None:
-        spec.stored.check_installed(name)
+        method = spec.stored.method
+        absent = [library for library in _LIBRARIES[method] if importlib.util.find_spec(library) is None]
+        if absent:
+            raise ModelError(
+                f"{name} is stored quantized by {method}, which needs {' and '.join(absent)}: not installed here.",
+                f"Install what is missing with `pip install {' '.join(absent)}`, or {_UNQUANTIZED}",
+            )
     if spec.model_type not in runnable_types():
         raise ModelError(
             f"{name} is a {spec.model_type!r} checkpoint: it can be planned, but vidqa runs "
@@ -58,83 +110,126 @@ def check_supported(spec: ModelSpec, name: str) -> None:
         )
 
 
-def suggested_model() -> str:
-    """Return the smallest released checkpoint that runs, for messages."""
-    first = families()[0]
-    return next(iter(first.SHORT_NAMES.values()))
+def _check_quantization(config: Values) -> dict[str, Any] | None:
+    """Return the checked `quantization_config` of a config.json, None if there is none.
 
-
-def _checked(values: Values) -> dict[str, Any]:
-    model_type = values.values.get("model_type")
-    family = find_family(model_type)
-    if family is None:
+    Raise ModelError for methods that vidqa does not load and for impossible values.
+    """
+    nested = not config.values.get("quantization_config") and config.values.get("text_config") is not None
+    section = config.inner("text_config") if nested else config
+    if not section.values.get("quantization_config"):
+        return None
+    values = section.inner("quantization_config")
+    method = str(values.values.get("quant_method") or "bitsandbytes").lower()
+    if method not in _LIBRARIES:
         raise ModelError(
-            f"{values.path}: model_type is {shown(model_type)}; vidqa runs {' and '.join(runnable_types())}.",
-            f"Choose for example --model {suggested_model()}.",
+            f"{config.path}: the weights are quantized by {quoted(method)}; "
+            f"vidqa loads {', '.join(_LIBRARIES)} checkpoints.",
+            _UNQUANTIZED.capitalize(),
         )
-    return family.check_config(values)
+    checked = values.checked(_QUANTIZATION[method]) | {"quant_method": method}
+    if method == "bitsandbytes" and checked["load_in_4bit"] == checked["load_in_8bit"]:
+        values.refuse("load_in_4bit", checked["load_in_4bit"], "must be true, or load_in_8bit, and not both")
+    if checked.get("load_in_4bit") and checked["bnb_4bit_quant_type"] != "nf4":
+        raise ModelError(
+            f"{config.path}: the weights are stored in bitsandbytes' {checked['bnb_4bit_quant_type']}; "
+            "vidqa plans nf4 and int8.",
+            _UNQUANTIZED.capitalize(),
+        )
+    return {
+        key: list(value) if isinstance(value, tuple) else value for key, value in checked.items() if value is not None
+    }
 
 
-def _family(config: Mapping[str, Any]) -> ModelFamily:
-    family = find_family(config["model_type"])
-    assert family is not None
-    return family
+def _read_stored(folder: Path, quantization: Mapping[str, Any] | None) -> StoredWeights | None:
+    """Return the method of a checked `quantization_config` and the bytes in the files' headers, None if there is none.
+
+    Headers give the type and shape of every tensor, so bytes are exact for every method and every skipped module.
+    """
+    if quantization is None:
+        return None
+    sizes, packed = Counter[tuple[str, int]](), set[str]()
+    for tensor in stored_tensors(folder):
+        part = _part(tensor.name)
+        for element_bytes in (2, 4):
+            sizes[part, element_bytes] += _loaded_bytes(tensor, element_bytes)
+        if tensor.dtype in _PACKED and math.prod(tensor.shape) > 1:
+            packed.add(part)
+    table = tuple((part, sizes[part, 2], sizes[part, 4]) for part in _PARTS if sizes[part, 2])
+    return StoredWeights(quantization["quant_method"], _precision(quantization), table, tuple(sorted(packed)))
+
+
+def _precision(quantization: Mapping[str, Any]) -> str:
+    """Return the precision as a plan names it."""
+    if (method := str(quantization["quant_method"])) != "bitsandbytes":
+        return method
+    if quantization["load_in_8bit"]:
+        return "int8"
+    return "nf4-dq" if quantization["bnb_4bit_use_double_quant"] else "nf4"
+
+
+def _part(name: str) -> str:
+    if "visual." in name:
+        return "vision"
+    if "embed_tokens." in name:
+        return "embedding"
+    return "lm_head" if name.startswith("lm_head.") else "layers"
+
+
+def _loaded_bytes(tensor: StoredTensor, element_bytes: int) -> int:
+    """Return bytes on the device: of unquantized tensors in the compute precision, of all others as stored."""
+    if tensor.name.endswith(_ONLY_READ):
+        return 0
+    plain = tensor.dtype in ("F32", "F16", "BF16") and tensor.name.endswith((".weight", ".bias"))
+    size = math.prod(tensor.shape) * (element_bytes if plain else _ELEMENT_BYTES.get(tensor.dtype, 1))
+    return -(-size // _BLOCK) * _BLOCK
 
 
 def check_tensors(folder: Path, spec: ModelSpec) -> None:
-    """Raise ModelError that names the first tensor which is missing, or has another shape than config.json says."""
+    """Raise ModelError for the first tensor that is missing or has another shape than config.json says."""
     if spec.stored is not None and spec.stored.method == "bitsandbytes" and not spec.stored.quantized:
         raise ModelError(
             f"{folder / 'config.json'}: quantization_config says bitsandbytes, and no tensor is quantized.",
-            "Take quantization_config away, or fetch the model again with `vidqa pull`.",
+            "Remove quantization_config, or fetch the model again with `vidqa pull`.",
         )
     canonical = family_of(spec).canonical_name
     stored = {canonical(tensor.name): tensor for tensor in stored_tensors(folder)}
     for name, shape in tensor_shapes(spec):
-        if spec.stored is None:
+        if spec.stored is None or not _is_quantized(name, shape, stored):
             _check_plain(folder, name, shape, stored.get(name))
-        else:
-            _check_quantized(folder, name, shape, stored)
 
 
 def _check_plain(folder: Path, name: str, shape: Shape, found: StoredTensor | None) -> None:
     if found is None:
-        raise ModelError(
-            f"The model in {folder} has no tensor {name}, {list(shape)}, which config.json calls for.",
-            "Fetch the model again with `vidqa pull`.",
-        )
+        what = f"The model in {folder} has no tensor {name}, {list(shape)}, which config.json calls for."
+        raise ModelError(what, _FETCH_AGAIN)
     if found.shape != shape or found.dtype not in _FLOATS:
         raise ModelError(
             f"{found.path}: {found.name} is {found.dtype} {list(found.shape)}; config.json calls for "
             f"{list(shape)} in {', '.join(_FLOATS[1:])} or {_FLOATS[0]}.",
-            "Fetch the model again with `vidqa pull`.",
+            _FETCH_AGAIN,
         )
 
 
-def _check_quantized(folder: Path, name: str, shape: Shape, stored: Mapping[str, StoredTensor]) -> None:
-    """A matrix may be there as bitsandbytes' 4-bit or 8-bit codes, or as AWQ's and GPTQ's `qweight`."""
-    found, scaled = stored.get(name), name.removesuffix(".weight")
-    if found is None and f"{scaled}.qweight" in stored:
-        return
-    plain = StoredTensor(name, "F32", shape, 0, folder)
-    packed = found is not None and (
-        (found.dtype == "I8" and f"{scaled}.SCB" in stored and found.shape == shape)
-        or (name + _NF4 in stored and 2 * found.stored_bytes in (plain.values, plain.values + 1))
-    )
-    if not packed:
-        _check_plain(folder, name, shape, found)
+def _is_quantized(name: str, shape: Shape, stored: Mapping[str, StoredTensor]) -> bool:
+    """Return whether a matrix is stored as bitsandbytes' 4-bit or 8-bit codes, or as `qweight` of AWQ and GPTQ."""
+    found, module = stored.get(name), name.removesuffix(".weight")
+    if found is None:
+        return f"{module}.qweight" in stored
+    values = math.prod(shape)
+    int8 = found.dtype == "I8" and f"{module}.SCB" in stored and found.shape == shape
+    return int8 or (name + _NF4 in stored and 2 * found.stored_bytes in (values, values + 1))
 
 
 def tensor_shapes(spec: ModelSpec) -> Iterator[tuple[str, Shape]]:
     """Yield name and shape of every tensor of a checkpoint."""
-    hidden = spec.hidden
-    yield f"{LANGUAGE_PREFIX}embed_tokens.weight", (spec.vocabulary, hidden)
+    yield f"{LANGUAGE_PREFIX}embed_tokens.weight", (spec.vocabulary, spec.hidden)
     for layer in range(spec.layers):
         for name, shape in _layer_shapes(spec).items():
             yield f"{LANGUAGE_PREFIX}layers.{layer}.{name}", shape
-    yield f"{LANGUAGE_PREFIX}norm.weight", (hidden,)
+    yield f"{LANGUAGE_PREFIX}norm.weight", (spec.hidden,)
     if not spec.tied:
-        yield "lm_head.weight", (spec.vocabulary, hidden)
+        yield "lm_head.weight", (spec.vocabulary, spec.hidden)
     for name, shape in family_of(spec).vision_shapes(spec):
         yield VISION_PREFIX + name, shape
 

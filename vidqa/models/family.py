@@ -1,7 +1,7 @@
-"""The seam between vidqa and model families: what a folder of `models/families/` must provide, and how it is found.
+"""The interface of model families, and the search for the family of a model type.
 
-`ModelFamily` holds what planning needs, without torch; `FamilyRuntime` runs the model. Both are modules of the family's
-folder. Nothing outside that folder names a family.
+A folder of `models/families/` implements `ModelFamily`, for planning and without torch, and `FamilyRuntime`, which runs
+the model; both are modules. Nothing outside the folder names a family.
 """
 
 import pkgutil
@@ -27,14 +27,14 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class TextSegment:
-    """Token ids of a prompt that stand together."""
+    """Consecutive token ids of a prompt."""
 
     ids: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class VisionSegment:
-    """So many consecutive temporal slices of the video, with no text between them."""
+    """Consecutive temporal slices of the video, with no text between them."""
 
     slices: int
 
@@ -44,7 +44,7 @@ Segment = TextSegment | VisionSegment
 
 @dataclass(frozen=True, slots=True)
 class VisionGrid:
-    """A vision segment in tokens: temporal slices, rows and columns, and the seconds from one slice to the next."""
+    """A vision segment in tokens: slices, rows and columns, and the seconds from one slice to the next."""
 
     slices: int
     rows: int
@@ -54,7 +54,7 @@ class VisionGrid:
 
 @dataclass(frozen=True, slots=True)
 class ScoreRow:
-    """A published score at some size (frames, tokens or parameters), and its source."""
+    """A published score at a size (frames, tokens or parameters), and its source."""
 
     size: float
     points: float
@@ -62,7 +62,7 @@ class ScoreRow:
 
 
 class ModelFamily(Protocol):
-    """What planning and checking a checkpoint need of a family. Without torch."""
+    """A family for planning and for checks of checkpoints. Without torch."""
 
     @property
     def TITLE(self) -> str:
@@ -78,7 +78,7 @@ class ModelFamily(Protocol):
 
     @property
     def RELEASED(self) -> Mapping[str, ModelSpec]:
-        """Known checkpoints by repository, so that they can be planned before they are fetched."""
+        """Known checkpoints by repository, which can be planned before they are downloaded."""
 
     @property
     def SHORT_NAMES(self) -> Mapping[str, str]:
@@ -86,7 +86,7 @@ class ModelFamily(Protocol):
 
     @property
     def REFERENCE_BOUNDS(self) -> PixelBounds:
-        """Frame and pixel bounds of a checkpoint that names none."""
+        """Frame and pixel bounds of checkpoints without their own."""
 
     @property
     def MODEL_SCORES(self) -> tuple[ScoreRow, ...]:
@@ -94,11 +94,11 @@ class ModelFamily(Protocol):
 
     @property
     def PRECISION_SCORES(self) -> Mapping[str, tuple[ScoreRow, ...]]:
-        """Points that quantized weights differ from 16-bit ones, by precision and number of parameters."""
+        """Difference of quantized weights from 16-bit ones in points, by precision and number of parameters."""
 
     @property
     def TOKENIZER_PATTERNS(self) -> tuple[str, ...]:
-        """Regular expressions that its tokenizer.json may have: all run in time proportional to the text."""
+        """Regular expressions allowed in tokenizer.json; each must run in time proportional to the text."""
 
     @property
     def ALLOCATION_CODE(self) -> Mapping[str, tuple[str, ...]]:
@@ -117,20 +117,20 @@ class ModelFamily(Protocol):
         """Yield name and shape of every tensor of the vision tower, without the tower's prefix."""
 
     def canonical_name(self, name: str) -> str:
-        """Return a stored tensor's name as transformers' class of today has it."""
+        """Return a stored tensor's name as transformers' current class has it."""
 
     def vision_bytes(self, spec: ModelSpec, run_config: RunConfig) -> int:
-        """Return the bytes that encoding a group of slices takes beside the weights, at its worst moment."""
+        """Return the peak bytes, without weights, of encoding a group of slices."""
 
     def vision_flops(self, spec: ModelSpec, run_config: RunConfig) -> float:
         """Return the floating-point operations of encoding all slices."""
 
     def load_runtime(self) -> "FamilyRuntime":
-        """Import and return what runs the model."""
+        """Import and return the family's runtime."""
 
 
 class FamilyRuntime(Protocol):
-    """What running a checkpoint needs of a family. Tensors and modules."""
+    """A family for running a model: tensors and modules."""
 
     @property
     def LANGUAGE_MODEL(self) -> str:
@@ -156,7 +156,7 @@ class FamilyRuntime(Protocol):
         """Return the rotary embedding of a loaded language model."""
 
     def random_rotary(self, spec: ModelSpec, device: Any) -> "Rotary":
-        """Return the rotary embedding that `decoder_layer` would be used with."""
+        """Return the rotary embedding for a layer of `decoder_layer`."""
 
     def patch_vision_for_fp16(self, tower: Any, scaled: Callable[[Any], Any]) -> None:
         """Keep the vision tower finite in float16; `scaled` wraps a linear layer (`models/fp16.py`)."""
@@ -166,18 +166,18 @@ class FamilyRuntime(Protocol):
     ) -> tuple[Segment, ...]:
         """Return a prompt's segments, the first and the last of them text.
 
-        `head` and `tail` are the ids before and behind the video token of the rendered chat template; `slice_times` the
+        `head` and `tail` are the ids before and after the video token of the rendered chat template; `slice_times` the
         mean time of each temporal slice in seconds.
         """
 
     def vision_positions(self, spec: ModelSpec, start: int, grid: VisionGrid, first_slice: int) -> "Tensor":
-        """Return M-RoPE positions (3, slices·rows·columns) of part of a vision segment that begins at `start`.
+        """Return M-RoPE positions (3, slices·rows·columns) of a part of a vision segment that begins at `start`.
 
-        `grid` is the part's; `first_slice` is its place within the segment.
+        `grid` is the part's grid; `first_slice` is the index of its first slice in the segment.
         """
 
     def position_after(self, spec: ModelSpec, start: int, grid: VisionGrid) -> int:
-        """Return the position of the text behind a whole vision segment."""
+        """Return the position of the text after a whole vision segment."""
 
     def resize_frame(self, rgb: "numpy.ndarray", height: int, width: int) -> "Tensor":
         """Resize one picture (h, w, 3) uint8 to (3, height, width) uint8, on the host."""
@@ -196,11 +196,11 @@ class FamilyRuntime(Protocol):
 
 @cache
 def families() -> tuple[ModelFamily, ...]:
-    """Return every family: each folder of `models/families/`, by name."""
+    """Return all families: the folders of `models/families/`, by name."""
     package = import_module("vidqa.models.families")
     names = sorted(module.name for module in pkgutil.iter_modules(package.__path__))
-    found: list[Any] = [import_module(f"{package.__name__}.{name}") for name in names]
-    return tuple(found)
+    modules: list[Any] = [import_module(f"{package.__name__}.{name}") for name in names]
+    return tuple(modules)
 
 
 def planned_types() -> tuple[str, ...]:

@@ -1,9 +1,8 @@
 """Models in float16 without overflow, for GPUs that have no bfloat16.
 
-Trained in bfloat16, these models have residual streams and MLP products beyond float16's 65,504:
-plain float16 turns them into infinity, then NaN, and every answer into "!!!!" (token 0). Here the
-residual streams are float32, and what could overflow is divided by a power of two, which is exact,
-before its matrix product and multiplied afterwards. Knows modules; is not used for other precisions.
+Models that were trained in bfloat16 have residual streams and MLP products beyond float16's 65,504: in plain float16
+they become infinity, then NaN, and every answer "!!!!" (token 0). Here the residual streams are float32, and rows that
+could overflow are divided by a power of two, which is exact, before a matrix product and multiplied afterwards.
 """
 
 import math
@@ -16,15 +15,14 @@ from torch.linalg import vector_norm
 
 from vidqa.models.family import FamilyRuntime
 
-_MOST = 32_752.0  # half of float16's largest number: room for rounding and the shift to a power of two
-_MOST_SCALE = 2.0**24  # its inverse is float16's smallest number; what it cannot save becomes infinity, and is told
+_LIMIT = 32_752.0  # half of float16's maximum: room for rounding and for the power of two
+_MAX_SCALE = 2.0**24  # its inverse is float16's minimum; beyond, values become inf and the engine raises NotFinite
 
 
 def patch_for_fp16(decoder: Any, tower: Any, family: FamilyRuntime, largest: Callable[[Any], float]) -> None:
     """Replace the norms and the projections into the residual streams of a loaded model in float16.
 
-    Any forward pass over the modules is safe then: float32 branches make float32 sums. `largest`
-    gives a linear layer's largest absolute weight.
+    `largest` returns a linear layer's largest absolute weight.
     """
 
     def scaled(linear: Any) -> ScaledLinear:
@@ -40,7 +38,7 @@ def patch_for_fp16(decoder: Any, tower: Any, family: FamilyRuntime, largest: Cal
 
 
 class Fp32ResidualNorm(nn.Module):
-    """A norm from a float32 residual stream to float16: at most sqrt(width) · its weight."""
+    """A norm from a float32 residual stream to float16. Its output is at most sqrt(width) · its weight."""
 
     def __init__(self, norm: nn.Module) -> None:
         super().__init__()
@@ -49,7 +47,7 @@ class Fp32ResidualNorm(nn.Module):
     def forward(self, states: Tensor) -> Tensor:
         norm: Any = self.norm
         states = states.float()
-        if isinstance(norm, nn.LayerNorm):  # wants one precision for all it gets
+        if isinstance(norm, nn.LayerNorm):  # needs one dtype for input and parameters
             weight, bias = norm.weight.float(), norm.bias.float()
             return nn.functional.layer_norm(states, norm.normalized_shape, weight, bias, norm.eps).half()
         normed: Tensor = norm(states)
@@ -59,34 +57,33 @@ class Fp32ResidualNorm(nn.Module):
 class ScaledLinear(nn.Module):
     """A projection from (rows, inputs) in float16 or float32 to float32 that multiplies in float16.
 
-    No sum, whole or partial, is larger than |row|·|column of weights| (Cauchy-Schwarz), so rows
-    are divided by the power of two that brings this bound below float16's largest number: by 1
-    for nearly all of them.
+    No sum, whole or partial, exceeds |row|·|column of weights| (Cauchy-Schwarz), so each row is divided by the power of
+    two that brings this bound below float16's maximum: by 1 for nearly all rows.
     """
 
     def __init__(self, linear: Any, largest: float) -> None:
         super().__init__()
         self.linear, self.bias = linear, linear.bias
-        linear.bias = None  # it must not be scaled
-        self._limit = _MOST / (largest * math.sqrt(linear.in_features))
+        linear.bias = None  # added after the scaling is undone
+        self._limit = _LIMIT / (largest * math.sqrt(linear.in_features))
 
     def forward(self, states: Tensor) -> Tensor:
         scale = self.scale(states)
         return self.undo(self.linear((states * scale.reciprocal().to(states.dtype)).half()), scale)
 
     def scale(self, states: Tensor) -> Tensor:
-        """What each row must be divided by: (rows, 1) powers of two in float32."""
+        """Return the divisor of each row: (rows, 1) powers of two in float32."""
         sizes = vector_norm(states, dim=-1, keepdim=True, dtype=torch.float32)
-        return power_of_two(sizes, self._limit).clamp(max=_MOST_SCALE)
+        return power_of_two(sizes, self._limit).clamp(max=_MAX_SCALE)
 
     def undo(self, product: Tensor, scale: Tensor) -> Tensor:
-        """In float32 what came of rows that were divided by `scale`, with the bias."""
+        """Return the float32 result of rows that were divided by `scale`, with the bias."""
         out = product.float().mul_(scale)
         return out if self.bias is None else out.add_(self.bias)
 
 
 class ScaledMLP(nn.Module):
-    """A gated MLP whose product of two halves stays in float16 and whose result is float32."""
+    """A gated MLP that multiplies in float16 without overflow and returns float32."""
 
     def __init__(self, mlp: Any, down_proj: ScaledLinear) -> None:
         super().__init__()
@@ -96,7 +93,7 @@ class ScaledMLP(nn.Module):
     def forward(self, states: Tensor) -> Tensor:
         wide = self.act_fn(self.gate_proj(states))
         other = self.up_proj(states)
-        first = power_of_two(_largest(wide) * _largest(other), _MOST)
+        first = power_of_two(_largest(wide) * _largest(other), _LIMIT)
         wide = wide * first.reciprocal().half()
         wide = wide * other
         del other
@@ -106,14 +103,14 @@ class ScaledMLP(nn.Module):
 
 
 class ToHalf(nn.Module):
-    """To float16. What does not fit becomes infinity, then NaN logits, which are an error."""
+    """Converts to float16. Values beyond its range become inf, then NaN logits; the engine raises NotFinite."""
 
     def forward(self, states: Tensor) -> Tensor:
         return states.half()
 
 
 def power_of_two(sizes: Tensor, limit: float) -> Tensor:
-    """The smallest powers of two, at least 1, that bring float32 sizes to the limit or below."""
+    """Return the smallest powers of two, at least 1, that bring float32 sizes to the limit or below."""
     ratio = (sizes / limit).clamp(min=0.5)
     mantissa, _ = torch.frexp(ratio)
     return ratio / mantissa  # m · 2^e / m, with m from 0.5 to 1: exactly 2^e
@@ -121,7 +118,7 @@ def power_of_two(sizes: Tensor, limit: float) -> Tensor:
 
 @torch.no_grad()
 def largest_weight(linear: Any) -> float:
-    """The largest absolute weight of a linear layer, or a bound of it where it is packed."""
+    """Return the largest absolute weight of a linear layer, or an upper bound if it is packed."""
     if hasattr(linear, "qweight"):  # AWQ and GPTQ: scales · (code - zero)
         return float(linear.scales.abs().max()) * float(2**linear.bits)
     weight = linear.weight
@@ -138,6 +135,6 @@ def largest_weight(linear: Any) -> float:
 
 
 def _largest(states: Tensor) -> Tensor:
-    """The largest absolute value of each row, in float32."""
+    """Return the largest absolute value of each row, in float32."""
     largest: Tensor = vector_norm(states, ord=math.inf, dim=-1, keepdim=True)
     return largest.float()

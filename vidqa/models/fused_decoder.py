@@ -1,8 +1,8 @@
-"""The language model's layers for a decode step in few kernels: merged projections and Triton between them.
+"""The language model's layers for a decode step in few kernels: merged projections, and Triton kernels between them.
 
-A layer is ten device operations: four matrix products (queries, keys and values in one; gate and up in one) and six
-Triton kernels. Plain matrices are merged in place: the checkpoint's modules become views of the merged ones, so other
-code runs them as before. Quantized ones keep their own form, and their outputs are joined.
+A layer takes ten device operations: four matrix products (queries, keys and values in one; gate and up in one) and six
+Triton kernels. Unquantized matrices are merged in place: the checkpoint's modules become views of the merged ones and
+run as before. Quantized matrices are not merged; their outputs are concatenated.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,7 +30,7 @@ class FusedLayer:
 
 @dataclass(frozen=True)
 class FusedDecoder:
-    """All layers and the last norm. `kernels` is the module `triton_kernels`."""
+    """All layers and the final norm. `kernels` is the module `triton_kernels`."""
 
     layers: tuple[FusedLayer, ...]
     norm: Tensor
@@ -38,22 +38,22 @@ class FusedDecoder:
     kernels: Any
 
     @classmethod
-    def of(cls, text: Any, kernels: Any, merged: Callable[[], None] | None) -> "FusedDecoder":
-        """Take over transformers' language model and merge its projections, calling `merged` after each layer.
+    def of(cls, text: Any, kernels: Any, on_layer_merged: Callable[[], None] | None) -> "FusedDecoder":
+        """Merge the projections of transformers' language model, calling `on_layer_merged` after each layer.
 
-        Where `merged` is None nothing is merged: outputs are joined instead, two more operations a layer.
+        If it is None, nothing is merged: outputs are concatenated, with two more operations a layer.
         """
         layers = []
         for layer in text.layers:
-            layers.append(_fused_layer(layer, join_linear if merged is None else merge_linear))
-            if merged is not None:
-                merged()
+            layers.append(_fused_layer(layer, concatenate_linear if on_layer_merged is None else merge_linear))
+            if on_layer_merged is not None:
+                on_layer_merged()
         return cls(tuple(layers), text.norm.weight, text.norm.variance_epsilon, kernels)
 
     def run(
         self, hidden: Tensor, rotary: tuple[Tensor, Tensor], store: Tensor, scales: Tensor | None, lengths: Tensor
     ) -> Tensor:
-        """Append embedded tokens (B, H) to their sequences; the normalised hidden states (B, H) after the last layer.
+        """Append embedded tokens (B, H) to their sequences; return the normalised hidden states (B, H).
 
         store: (layers, 2, B, kv_heads, capacity, d); scales: the same without d, for int8; lengths: (B,) cached tokens.
         """
@@ -71,12 +71,12 @@ class FusedDecoder:
         return normed
 
     def _norms_after(self) -> list[tuple[Tensor, float]]:
-        """The norm that follows each layer: the next layer's first one, or the last of all."""
+        """Return weight and epsilon of the norm after each layer: the next layer's first one, or the final norm."""
         return [*((layer.norms[0], layer.epsilons[0]) for layer in self.layers[1:]), (self.norm, self.epsilon)]
 
 
 def merging_bytes(text: Any) -> int:
-    """Bytes of a layer's merged projections, which exist beside their parts for a moment."""
+    """Return the bytes of a layer's merged projections, which exist beside their parts while they are merged."""
     layer = text.layers[0]
     groups = ((layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj), _gate_and_up(layer))
     sizes: list[int] = [sum(module.weight.nbytes for module in group) for group in groups]
@@ -87,38 +87,38 @@ def _gate_and_up(layer: Any) -> tuple[Any, Any]:
     return layer.mlp.gate_proj, layer.mlp.up_proj
 
 
-def _fused_layer(layer: Any, together: Callable[[Sequence[Any]], Projection]) -> FusedLayer:
+def _fused_layer(layer: Any, merge: Callable[[Sequence[Any]], Projection]) -> FusedLayer:
     attention, mlp = layer.self_attn, layer.mlp
     norms = (layer.input_layernorm, layer.post_attention_layernorm)
     return FusedLayer(
-        qkv=together((attention.q_proj, attention.k_proj, attention.v_proj)),
+        qkv=merge((attention.q_proj, attention.k_proj, attention.v_proj)),
         output=attention.o_proj,
-        gate_up=together(_gate_and_up(layer)),
+        gate_up=merge(_gate_and_up(layer)),
         down=mlp.down_proj,
         norms=(norms[0].weight, norms[1].weight),
         epsilons=(norms[0].variance_epsilon, norms[1].variance_epsilon),
     )
 
 
-def join_linear(modules: Sequence[Any]) -> Projection:
-    """Projections of the same input one after the other, their outputs side by side."""
+def concatenate_linear(modules: Sequence[Any]) -> Projection:
+    """Return a projection that runs the modules and concatenates their outputs."""
     return lambda states: torch.cat([module(states) for module in modules], dim=-1)
 
 
 @torch.no_grad()
 def merge_linear(modules: Sequence[Any]) -> Projection:
-    """Projections of the same input as one, their outputs side by side.
+    """Merge projections of the same input into one with their concatenated output.
 
-    Plain ones become views of one matrix; of others (quantized) the outputs are joined.
+    Modules become views of the merged matrix; outputs of quantized ones are concatenated instead.
     """
     if not all(type(module) is nn.Linear for module in modules):
-        return join_linear(modules)
+        return concatenate_linear(modules)
     weight, bias = _merged(modules, "weight"), _merged(modules, "bias")
     return lambda states: linear(states, weight, bias)
 
 
 def _merged(modules: Sequence[Any], name: str) -> Any:
-    """One tensor of the modules' parameters, which become views of it; None where they have none."""
+    """Merge a parameter of the modules, which become views of it; return None if they have none."""
     parts = [getattr(module, name) for module in modules]
     if parts[0] is None:
         return None

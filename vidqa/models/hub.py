@@ -1,7 +1,7 @@
-"""Model names to local folders: the demo, a path, or a repository in the Hugging Face cache.
+"""Local folders of models: the demo, a path, or a repository in the Hugging Face cache; and downloads to the cache.
 
-Respects HF_HOME, HF_HUB_CACHE, HF_HUB_OFFLINE and HF_TOKEN, which huggingface_hub reads.
-Nothing is fetched except by `pull_model`; safetensors only. Knows no torch.
+huggingface_hub reads HF_HOME, HF_HUB_CACHE, HF_HUB_OFFLINE and HF_TOKEN. Only `pull_model` downloads, and only
+safetensors. No torch.
 """
 
 import contextlib
@@ -18,12 +18,12 @@ from vidqa.models.weight_files import weight_files
 
 DEMO = "demo"
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
-_FETCHED = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.txt", "*.model")
+_DOWNLOADED = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.txt", "*.model"]
 
 
 @dataclass(frozen=True, slots=True)
 class CachedModel:
-    """A repository in the cache. `runnable`: its type is supported and its weights are there."""
+    """A repository in the cache. `runnable`: its type can run and its weights are complete."""
 
     repository: str
     model_type: str
@@ -33,7 +33,7 @@ class CachedModel:
 
 
 def demo_folder() -> Path:
-    """Where the demo model lies: in the installed package, or in the checkout's assets."""
+    """Return the demo model's folder, in the installed package or in the checkout's assets."""
     package = Path(__file__).parents[1]
     for folder in (package / "_assets" / "demo-model", package.parent / "assets" / "demo-model"):
         if (folder / "config.json").exists():
@@ -42,56 +42,52 @@ def demo_folder() -> Path:
 
 
 def resolve_model(name: str) -> Path:
-    """The local folder of `demo`, a folder's path, or a cached repository.
+    """Return the folder of `demo`, of a path, or of a cached repository.
 
-    Raises ModelMissing where it is not here, ModelError where it is not a usable model.
+    Raise ModelMissing if there is none, ModelError if it is not a usable model.
     """
     if name == DEMO:
         return demo_folder()
     folder = Path(name).expanduser()
-    if folder.is_dir():
-        return _checked_folder(folder)
-    if not _REPOSITORY.fullmatch(name):
-        raise ModelMissing(f"There is no model {name!r}: neither a folder nor OWNER/NAME.", "Use for example demo.")
-    return _checked_folder(_cached_folder(name))
-
-
-def _cached_folder(repository: str) -> Path:
-    if not (cache_folder() / f"models--{repository.replace('/', '--')}").is_dir():
-        raise missing(repository)  # told without the hub's library, whose import takes longest here
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(repository, local_files_only=True, allow_patterns=list(_FETCHED)))
-    except (LocalEntryNotFoundError, HFValidationError, OSError) as error:
-        raise missing(repository) from error
-
-
-def missing(repository: str) -> ModelMissing:
-    """The error for a repository that is not in the cache."""
-    return ModelMissing(
-        f"The model {repository} is not here: it was looked for in {cache_folder()}.",
-        f"Fetch it with `vidqa pull {repository}`, or try --model demo (coloured shapes only).",
-    )
-
-
-def _checked_folder(folder: Path) -> Path:
+    if not folder.is_dir():
+        if not _REPOSITORY.fullmatch(name):
+            raise ModelMissing(f"There is no model {name!r}: neither a folder nor OWNER/NAME.", "Use for example demo.")
+        folder = _cached_folder(name)
     if not (folder / "config.json").exists():
         raise ModelMissing(f"{folder} holds no model: config.json is missing.", "Give a checkpoint's folder.")
     weight_files(folder)
     return folder
 
 
+def _cached_folder(repository: str) -> Path:
+    if not (cache_folder() / f"models--{repository.replace('/', '--')}").is_dir():
+        raise model_missing(repository)  # before huggingface_hub is imported, which is slow
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(repository, local_files_only=True, allow_patterns=_DOWNLOADED))
+    except (LocalEntryNotFoundError, HFValidationError, OSError) as error:
+        raise model_missing(repository) from error
+
+
+def model_missing(repository: str) -> ModelMissing:
+    """Return the error for a repository that is not in the cache."""
+    return ModelMissing(
+        f"The model {repository} is not in the cache, {cache_folder()}.",
+        f"Fetch it with `vidqa pull {repository}`, or try --model demo (coloured shapes only).",
+    )
+
+
 def cache_folder() -> Path:
-    """Where Hugging Face keeps models on this machine."""
+    """Return the folder of Hugging Face's cache."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
     return Path(HF_HUB_CACHE)
 
 
 def cached_models() -> list[CachedModel]:
-    """Models in the cache that can be planned, runnable ones first, then by name."""
+    """Return the cached models that can be planned, runnable ones first, then by name."""
     if not any(cache_folder().glob("models--*")):
         return []
     from huggingface_hub import scan_cache_dir
@@ -101,24 +97,24 @@ def cached_models() -> list[CachedModel]:
         repositories = scan_cache_dir().repos
     except CacheNotFound:
         return []
-    found = [model for repository in repositories if (model := _cached(repository)) is not None]
-    return sorted(found, key=lambda model: (not model.runnable, model.repository))
+    models = [model for repository in repositories if (model := _cached_model(repository)) is not None]
+    return sorted(models, key=lambda model: (not model.runnable, model.repository))
 
 
 def cached_names() -> list[str]:
-    """Names of the cached models whose type can run, without the hub's library or a look at their weights.
+    """Return the names of cached models whose type can run; their weights may be incomplete.
 
-    For shell completion, which has a tenth of a second: a name may stand for half a model.
+    For shell completion, which has 0.1 s: huggingface_hub is not imported and no weights are read.
     """
-    found = set()
+    names = set()
     for path in cache_folder().glob("models--*--*/snapshots/*/config.json"):
         with contextlib.suppress(ModelError):
             if read_object(path).get("model_type") in runnable_types():
-                found.add(path.parts[-4].removeprefix("models--").replace("--", "/", 1))
-    return sorted(found)
+                names.add(path.parts[-4].removeprefix("models--").replace("--", "/", 1))
+    return sorted(names)
 
 
-def _cached(repository: Any) -> CachedModel | None:
+def _cached_model(repository: Any) -> CachedModel | None:
     if repository.repo_type != "model" or not repository.revisions:
         return None
     newest = max(repository.revisions, key=lambda revision: revision.last_modified)
@@ -129,49 +125,46 @@ def _cached(repository: Any) -> CachedModel | None:
         return None
     if model_type not in planned_types():
         return None
-    runnable = model_type in runnable_types() and _is_whole(folder)
+    runnable = model_type in runnable_types() and _has_weights(folder)
     return CachedModel(repository.repo_id, model_type, repository.size_on_disk, folder, runnable)
 
 
-def _is_whole(folder: Path) -> bool:
-    """Whether the weights are there; what is in them is looked at when the model is chosen."""
+def _has_weights(folder: Path) -> bool:
+    """Return whether all weight files exist; their contents are checked when the model is chosen."""
     try:
-        weight_files(folder)
+        return bool(weight_files(folder))
     except ModelError:
         return False
-    return True
 
 
 def pull_model(repository: str) -> Path:
-    """Fetch a repository into the cache, going on where an earlier fetch stopped.
+    """Download a repository to the cache, or resume an earlier download.
 
-    The type is looked at before gigabytes are fetched. Raises ModelMissing where the repository
-    cannot be reached, ModelError where it cannot be fetched or would not run.
+    The type is checked before gigabytes are downloaded. Raise ModelMissing if the repository cannot be reached,
+    ModelError if it cannot be downloaded or would not run.
     """
     from huggingface_hub import hf_hub_download, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    # The transport's own error, which a fetch that breaks half-way raises as it is; which
-    # library that is (httpx, httpx2) depends on huggingface_hub's version.
+    # A broken download raises the HTTP library's own error; which library depends on huggingface_hub's version.
     transport_error: type[Exception] = HfHubHTTPError.__bases__[0]
     try:
         check_supported(read_spec(Path(hf_hub_download(repository, "config.json")).parent), repository)
-        folder = Path(snapshot_download(repository, allow_patterns=list(_FETCHED)))
+        folder = Path(snapshot_download(repository, allow_patterns=_DOWNLOADED))
     except (HFValidationError, HfHubHTTPError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ModelError(f"{repository} cannot be fetched: {reason}", "Check the name and your HF_TOKEN.") from error
     except (LocalEntryNotFoundError, OSError, transport_error) as error:
-        raise _unreachable(repository) from error
-    # Offline, huggingface_hub returns what an earlier fetch left.
-    if not _is_whole(folder):
-        raise _unreachable(repository)
+        raise _incomplete(repository) from error
+    if not _has_weights(folder):  # offline, huggingface_hub returns an interrupted download
+        raise _incomplete(repository)
     return folder
 
 
-def _unreachable(repository: str) -> ModelMissing:
+def _incomplete(repository: str) -> ModelMissing:
     return ModelMissing(
-        f"{repository} is not whole in {cache_folder()}: the Hugging Face hub cannot be reached, or has no "
+        f"{repository} is incomplete in {cache_folder()}: the Hugging Face hub cannot be reached, or has no "
         "safetensors weights for it.",
-        f"Check the connection (and HF_HUB_OFFLINE) and run `vidqa pull {repository}` again: it goes on where it "
-        "stopped. Or use --model demo.",
+        f"Check the connection (and HF_HUB_OFFLINE) and run `vidqa pull {repository}` again, which resumes the "
+        "download. Or use --model demo.",
     )

@@ -1,7 +1,7 @@
-"""JSON files of a checkpoint, and rules for their values. Every value is checked before it is used.
+"""JSON files of a checkpoint, and rules for their values.
 
-A rule returns the checked value or raises ValueError with what the value must be; `Values.checked` keeps only the
-keys that have a rule. Knows files and JSON; knows no model.
+A rule returns the checked value, or raises ValueError with what the value must be. `Values.checked` returns only keys
+that have a rule.
 """
 
 import json
@@ -17,23 +17,22 @@ from vidqa.errors import ModelError
 from vidqa.utils.units import format_bytes
 
 CONFIG_BYTES = 4 * 2**20  # the index of a model of 72 billion weights takes 0.1 MiB
-AGAIN = "Fetch the model again with `vidqa pull`, or correct the file."
+FETCH_AGAIN = "Fetch the model again with `vidqa pull`, or correct the file."
+MAX_VOCABULARY = 2**22
 _REQUIRED = object()
-_SHOWN = reprlib.Repr()
-_SHOWN.maxstring, _SHOWN.maxlevel = 60, 2
-
-MOST_VOCABULARY = 2**22
+_REPR = reprlib.Repr()
+_REPR.maxstring, _REPR.maxlevel = 60, 2
 
 
 class Rule(Protocol):
-    """What a value must be. `default` stands where the key is absent or null."""
+    """What a value must be. `default` is used where the key is absent or null."""
 
     @property
     def default(self) -> Any:
         """The value of an absent key."""
 
     def check(self, value: Any) -> Any:
-        """The value as it is used; raises ValueError with what it must be."""
+        """Return the value as it is used; raise ValueError with what it must be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +44,7 @@ class Integer:
     default: Any = _REQUIRED
 
     def check(self, value: Any) -> int:
-        if type(value) is not int or not self.low <= value <= self.high:  # True is an int to isinstance
+        if type(value) is not int or not self.low <= value <= self.high:  # isinstance would accept True
             raise ValueError(f"must be a whole number from {self.low} to {self.high}")
         return value
 
@@ -79,7 +78,7 @@ class Boolean:
 
 @dataclass(frozen=True, slots=True)
 class OneOf:
-    """One of several texts."""
+    """One of several strings."""
 
     options: tuple[str, ...]
     default: Any = _REQUIRED
@@ -92,41 +91,42 @@ class OneOf:
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A text of at most `longest` characters."""
+    """A string of 1 to `max_length` characters."""
 
-    longest: int
+    max_length: int
     default: Any = _REQUIRED
 
     def check(self, value: Any) -> str:
-        if type(value) is not str or not 0 < len(value) <= self.longest:
-            raise ValueError(f"must be a text of 1 to {self.longest} characters")
+        if type(value) is not str or not 0 < len(value) <= self.max_length:
+            raise ValueError(f"must be a text of 1 to {self.max_length} characters")
         return value
 
 
 @dataclass(frozen=True, slots=True)
 class ListOf:
-    """A list of `fewest` to `most` values that follow one rule; `single`: one of them may stand without a list."""
+    """A list of `min_items` to `max_items` values of one rule; `single` accepts one value without a list."""
 
-    each: Rule
-    fewest: int
-    most: int
+    item: Rule
+    min_items: int
+    max_items: int
     default: Any = _REQUIRED
     single: bool = False
 
     def check(self, value: Any) -> tuple[Any, ...]:
         values = [value] if self.single and not isinstance(value, list) else value
-        if not isinstance(values, list) or not self.fewest <= len(values) <= self.most:
-            count = self.most if self.fewest == self.most else f"{self.fewest} to {self.most}"
+        if not isinstance(values, list) or not self.min_items <= len(values) <= self.max_items:
+            fixed = self.min_items == self.max_items
+            count = self.max_items if fixed else f"{self.min_items} to {self.max_items}"
             raise ValueError(f"must be a list of {count} values")
         try:
-            return tuple(map(self.each.check, values))
+            return tuple(map(self.item.check, values))
         except ValueError as error:
             raise ValueError(f"has a value that {error}") from error
 
 
 @dataclass(frozen=True, slots=True)
 class JsonSection:
-    """An object whose keys follow rules of their own; absent, it is an empty one."""
+    """An object, whose keys have other rules."""
 
     default: Any = _REQUIRED
 
@@ -138,100 +138,100 @@ class JsonSection:
 
 @dataclass(frozen=True, slots=True)
 class Values:
-    """The values of one object of a file: `section` is the way to it."""
+    """The values of one object of a file. `section` is the dotted path to the object."""
 
     path: Path | str
     section: str
     values: Mapping[str, Any]
 
     def refuse(self, key: str, value: Any, must: str) -> NoReturn:
-        """Raise ModelError that names the file, the key and the value; `must` goes on behind "it"."""
-        name = f"{self.section}.{key}" if self.section else key
-        raise ModelError(f"{self.path}: {name} is {shown(value)}; it {must}.", AGAIN)
+        """Raise ModelError with the file, the key, the value, and "it" followed by `must`."""
+        raise ModelError(f"{self.path}: {self._path_of(key)} is {quoted(value)}; it {must}.", FETCH_AGAIN)
 
     def take(self, key: str, rule: Rule) -> Any:
-        """The checked value of a key; raises ModelError."""
+        """Return the checked value of a key; raise ModelError."""
         value = self.values.get(key)
         if value is None and rule.default is not _REQUIRED:
             return rule.default
         if key not in self.values:
-            name = f"{self.section}.{key}" if self.section else key
-            raise ModelError(f"{self.path}: {name} is missing.", AGAIN)
+            raise ModelError(f"{self.path}: {self._path_of(key)} is missing.", FETCH_AGAIN)
         try:
             return rule.check(value)
         except ValueError as error:
             self.refuse(key, value, str(error))
 
     def checked(self, rules: Mapping[str, Rule]) -> dict[str, Any]:
-        """The checked values of all keys that have a rule; raises ModelError."""
+        """Return the checked values of all keys that have a rule; raise ModelError."""
         return {key: self.take(key, rule) for key, rule in rules.items()}
 
     def inner(self, key: str, *, optional: bool = False) -> "Values":
-        """The object below a key; raises ModelError where there is none and it is not `optional`."""
+        """Return the object at a key, an empty one if it is absent and `optional`; raise ModelError."""
         inner = self.take(key, JsonSection({}) if optional else JsonSection())
-        return Values(self.path, f"{self.section}.{key}" if self.section else key, inner)
+        return Values(self.path, self._path_of(key), inner)
+
+    def _path_of(self, key: str) -> str:
+        return f"{self.section}.{key}" if self.section else key
 
 
-def shown(value: Any) -> str:
-    """A value of a file as a message shows it: JSON's words, cut where it is long."""
+def quoted(value: Any) -> str:
+    """Return a value of a file for a message: as JSON writes it, shortened if it is long."""
     if value is None or type(value) is bool:
         return json.dumps(value)
-    return _SHOWN.repr(value)
+    return _REPR.repr(value)
 
 
-def read_object(path: Path, most_bytes: int = CONFIG_BYTES) -> dict[str, Any]:
-    """Read a JSON object from a file of at most `most_bytes`; raises ModelError for anything else."""
+def read_object(path: Path, max_bytes: int = CONFIG_BYTES) -> dict[str, Any]:
+    """Read a JSON object from a file of at most `max_bytes`; raise ModelError."""
     try:
-        content = parse_json(read_whole(path, most_bytes))
+        content = parse_json(_read_bytes(path, max_bytes))
     except ValueError as error:
-        raise ModelError(f"{path} cannot be read: {error}.", AGAIN) from error
+        raise ModelError(f"{path} cannot be read: {error}.", FETCH_AGAIN) from error
     if not isinstance(content, dict):
-        raise ModelError(f"{path} is not a JSON object.", AGAIN)
+        raise ModelError(f"{path} is not a JSON object.", FETCH_AGAIN)
     return content
 
 
-def parse_json(content: bytes) -> Any:
-    """Parse UTF-8 JSON; raises ValueError, also for NaN and Infinity, which are not JSON, and for endless nesting."""
+def read_text(path: Path, max_bytes: int) -> str:
+    """Read UTF-8 text from a file of at most `max_bytes`; raise ModelError."""
     try:
-        return json.loads(content.decode("utf-8"), parse_constant=_no_number)
+        return _read_bytes(path, max_bytes).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ModelError(f"{path} cannot be read: {error}.", FETCH_AGAIN) from error
+
+
+def parse_json(content: bytes) -> Any:
+    """Parse UTF-8 JSON; raise ValueError, also for NaN and Infinity (not JSON) and for too deep nesting."""
+    try:
+        return json.loads(content.decode("utf-8"), parse_constant=_refuse_constant)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
 
 
-def _no_number(name: str) -> NoReturn:
+def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a JSON number")
 
 
-def read_whole(path: Path, most_bytes: int) -> bytes:
-    """Bytes of a regular file (a link to one too, as the Hugging Face cache has); raises ModelError."""
+def _read_bytes(path: Path, max_bytes: int) -> bytes:
+    """Read a regular file, or a link to one as in the Hugging Face cache; raise ModelError."""
     try:
-        with open(path, "rb", opener=_open_at_once) as file:
+        with open(path, "rb", opener=_open_without_blocking) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
-                raise ModelError(f"{path} is not a regular file.", AGAIN)
-            if status.st_size > most_bytes:
-                raise ModelError(
-                    f"{path} has {format_bytes(status.st_size)}; at most {format_bytes(most_bytes)} are read.", AGAIN
-                )
-            return file.read(most_bytes)
+                raise ModelError(f"{path} is not a regular file.", FETCH_AGAIN)
+            if status.st_size > max_bytes:
+                limit = format_bytes(max_bytes)
+                raise ModelError(f"{path} has {format_bytes(status.st_size)}; at most {limit} are read.", FETCH_AGAIN)
+            return file.read(max_bytes)
     except OSError as error:
-        raise ModelError(f"{path} cannot be read: {error.strerror or error}.", AGAIN) from error
+        raise ModelError(f"{path} cannot be read: {error.strerror or error}.", FETCH_AGAIN) from error
 
 
-def _open_at_once(path: str, flags: int) -> int:
-    """A named pipe in a file's place would be waited for."""
+def _open_without_blocking(path: str, flags: int) -> int:
+    """Open a file; a named pipe would block without this flag."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
-def read_text(path: Path, most_bytes: int) -> str:
-    """UTF-8 text of a regular file; raises ModelError."""
-    try:
-        return read_whole(path, most_bytes).decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ModelError(f"{path} cannot be read: {error}.", AGAIN) from error
-
-
 def token_ids(values: Values, key: str, vocabulary: int) -> tuple[int, ...]:
-    """The token or tokens that a key names, none where it is absent; raises ModelError."""
+    """Return the token id or ids at a key, none if it is absent; raise ModelError."""
     ids: tuple[int, ...] = values.take(key, ListOf(Integer(0, vocabulary - 1), 0, 256, (), single=True))
     return ids

@@ -1,20 +1,22 @@
-"""Names of models to what a plan needs of them: numbers, bounds, and where the weights are.
+"""Checkpoints by name: spec, frame and pixel bounds, and the folder of the weights. No torch.
 
-Released checkpoints can be planned before they are fetched. No torch.
+Released checkpoints can be planned before they are downloaded.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from vidqa.errors import ModelError, ModelMissing
-from vidqa.models.checkpoint import check_supported, check_tensors, read_bounds, read_spec
+from vidqa.models.checkpoint import check_supported, check_tensors, read_spec
 from vidqa.models.family import families, family_of, runnable_types
-from vidqa.models.hub import CachedModel, cached_models, missing, resolve_model
+from vidqa.models.hub import cached_models, model_missing, resolve_model
 from vidqa.models.spec import ModelSpec
-from vidqa.models.tokenizer_files import read_text_side
+from vidqa.models.tokenizer_files import read_tokenizer_files
 from vidqa.types import PixelBounds
+
+AUTO = "auto"
 
 
 @cache
@@ -29,12 +31,9 @@ def short_names() -> Mapping[str, str]:
     return {short: name for family in families() for short, name in family.SHORT_NAMES.items()}
 
 
-AUTO = "auto"
-
-
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A model that can be planned. `folder` is None where its weights are not here."""
+    """A model that can be planned. `folder` is None if its weights are not on this machine."""
 
     name: str
     spec: ModelSpec
@@ -42,18 +41,17 @@ class Checkpoint:
     folder: Path | None
 
     def local_folder(self) -> Path:
-        """Where the weights lie; raises ModelMissing where they do not, ModelError for a type that cannot run."""
+        """Return the weights' folder; raise ModelMissing if there is none, ModelError if the type cannot run."""
         check_supported(self.spec, self.name)
         if self.folder is None:
-            raise missing(self.name)
+            raise model_missing(self.name)
         return self.folder
 
 
 def find_checkpoints(name: str, *, local: bool) -> list[Checkpoint]:
-    """The named model, or all candidates of `auto`: cached ones (`local`), or the released ones with a short name.
+    """Return the named model, or all candidates of `auto`: cached ones, else (not `local`) those with a short name.
 
-    Raises ModelMissing where nothing is found, ModelError for what cannot be planned or, where
-    `local`, run.
+    Raise ModelMissing if nothing is found, ModelError if the model cannot be planned or, if `local`, cannot run.
     """
     if name == AUTO:
         return _candidates(local)
@@ -64,7 +62,7 @@ def find_checkpoints(name: str, *, local: bool) -> list[Checkpoint]:
         if local or name not in released():
             raise
         return [_released(name)]
-    return [_open(name, folder, local)]
+    return [_read_checkpoint(name, folder, local)]
 
 
 def _released(name: str) -> Checkpoint:
@@ -72,36 +70,29 @@ def _released(name: str) -> Checkpoint:
     return Checkpoint(name, spec, family_of(spec).REFERENCE_BOUNDS, None)
 
 
-def _open(name: str, folder: Path, local: bool) -> Checkpoint:
-    """A folder as a checkpoint: the one place where its files are checked, before anything is computed with them.
-
-    What only an answer needs (tokenizer, chat template, tokens that end it) is looked at where it is to run here.
-    """
+def _read_checkpoint(name: str, folder: Path, local: bool) -> Checkpoint:
+    """Read and check all files of a folder, those of the tokenizer only if the model is to run (`local`)."""
     spec = read_spec(folder)
-    found = Checkpoint(name, spec, read_bounds(folder, spec), folder)
+    checkpoint = Checkpoint(name, spec, family_of(spec).read_bounds(folder), folder)
     if local:
-        check_supported(found.spec, name)
-        read_text_side(folder, found.spec)
-    if found.spec.model_type in runnable_types():
-        check_tensors(folder, found.spec)
-    return found
+        check_supported(spec, name)
+        read_tokenizer_files(folder, spec)
+    if spec.model_type in runnable_types():
+        check_tensors(folder, spec)
+    return checkpoint
 
 
 def _candidates(local: bool) -> list[Checkpoint]:
-    cached = [found for model in cached_models() if model.runnable for found in _readable(model, local)]
-    if cached:
-        return cached
-    if local:
-        raise ModelMissing(
-            "--model auto chooses among cached models, and none that runs is cached.",
-            "Fetch one with `vidqa pull OWNER/NAME`, or add --model demo (coloured shapes only).",
-        )
-    return [_released(name) for name in short_names().values()]
-
-
-def _readable(model: CachedModel, local: bool) -> Iterator[Checkpoint]:
-    """A cached model as a checkpoint; nothing where its files are broken or cannot be planned or (`local`) run."""
-    try:
-        yield _open(model.repository, model.folder, local)
-    except ModelError:
-        return
+    candidates = []
+    for model in cached_models():
+        if model.runnable:
+            try:
+                candidates.append(_read_checkpoint(model.repository, model.folder, local))
+            except ModelError:
+                continue  # broken files
+    if candidates or not local:
+        return candidates or [_released(name) for name in short_names().values()]
+    raise ModelMissing(
+        "--model auto chooses among cached models, and none that runs is cached.",
+        "Fetch one with `vidqa pull OWNER/NAME`, or add --model demo (coloured shapes only).",
+    )

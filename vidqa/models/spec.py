@@ -1,8 +1,24 @@
-"""A checkpoint in numbers: the language model, the vision tower, and its parameters. No torch."""
+"""Sizes of a checkpoint: language model, vision tower, stored weights. No torch."""
 
 from dataclasses import dataclass
 
-from vidqa.models.quantized_checkpoint import StoredWeights
+
+@dataclass(frozen=True, slots=True)
+class StoredWeights:
+    """Quantized weights of a checkpoint; `weights` is their precision in a plan, `quantized` the quantized parts.
+
+    `sizes` has (part, bytes if unquantized tensors become 16-bit, bytes if they become 32-bit), each tensor rounded as
+    it is allocated.
+    """
+
+    method: str
+    weights: str
+    sizes: tuple[tuple[str, int, int], ...]
+    quantized: tuple[str, ...]
+
+    def part_bytes(self, part: str, element_bytes: int) -> int:
+        """Return the bytes of a part (embedding, layers, lm_head, vision) once loaded."""
+        return next(((half, full)[element_bytes == 4] for name, half, full in self.sizes if name == part), 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,19 +42,19 @@ class VisionSpec:
 
     @property
     def patch_values(self) -> int:
-        """Numbers in one patch: 3 colours of `temporal_patch` frames."""
+        """Values of one patch: 3 colours of `temporal_patch` frames."""
         return 3 * self.temporal_patch * self.patch * self.patch
 
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """A vision-language checkpoint in numbers.
+    """Sizes of a vision-language checkpoint.
 
-    `model_type` is config.json's, by which the family is found (`models/family.py`). `tied`: lm_head is the embedding
-    table. `stored`: how the weights are quantized in the files, None if they are not. `stop_tokens` end an answer where
-    generation_config.json names none. `attention_bias`: queries, keys and values have biases; `qk_norm`:
-    queries and keys are normalised per head. `deepstack`: after so many of the first decoder layers more vision
-    features are added. `slice_text_tokens`: most text tokens that a prompt has between two temporal slices.
+    `model_type` of config.json selects the family (`models/family.py`). `tied`: lm_head is the embedding table.
+    `stored`: quantized weights in the files, None if they are not quantized. `stop_tokens` end an answer if
+    generation_config.json names none. `attention_bias`: queries, keys and values have biases. `qk_norm`: queries and
+    keys are normalised per head. `deepstack`: number of first decoder layers after which vision features are added.
+    `slice_text_tokens`: most text tokens between two temporal slices of a prompt.
     """
 
     model_type: str
@@ -62,7 +78,7 @@ class ModelSpec:
 
     @property
     def pixel_factor(self) -> int:
-        """Both sides of a frame are multiples of this many pixels."""
+        """Pixels of which both sides of a frame are multiples."""
         return self.vision.patch * self.vision.merge
 
     @property
@@ -76,17 +92,17 @@ class ModelSpec:
         return self.hidden * (1 + self.deepstack)
 
     def slices(self, frames: int) -> int:
-        """Temporal slices of so many frames."""
+        """Return the temporal slices of a number of frames."""
         return -(-frames // self.vision.temporal_patch)
 
     def slice_tokens(self, height: int, width: int) -> int:
-        """Tokens of one temporal slice: one per `pixel_factor`² pixels."""
+        """Return the tokens of one temporal slice: one per `pixel_factor`² pixels."""
         return (height // self.pixel_factor) * (width // self.pixel_factor)
 
     def visual_tokens(self, frames: int, height: int, width: int) -> int:
-        """Tokens of a video's pictures."""
+        """Return the tokens of a video's frames."""
         return self.slices(frames) * self.slice_tokens(height, width)
 
     def kv_bytes_per_token(self, element_bytes: int) -> int:
-        """Bytes of keys and values per token: 2 · layers · kv_heads · head_dim · element_bytes."""
+        """Return the bytes of keys and values per token: 2 · layers · kv_heads · head_dim · element_bytes."""
         return 2 * self.layers * self.kv_heads * self.head_dim * element_bytes

@@ -1,8 +1,8 @@
-"""The process that renders chat templates: `python -m vidqa.models.template_worker`, spoken to over its pipes.
+"""The process that renders chat templates: `python -m vidqa.models.template_worker`.
 
-A template is a program from a checkpoint. jinja2's sandbox keeps it from files and from Python's inside, but not from
-loops without end or strings without measure; this process ends where it takes too long or too much memory. Reads one
-JSON command a line from stdin; answers with a length of four bytes and JSON. Knows no torch and no transformers.
+A template is a program from a checkpoint. jinja2's sandbox denies files and Python's internals, but not endless loops
+or huge strings; this process exits if a template takes too much time or memory. It reads one JSON command per line from
+stdin, and writes a length of four bytes and JSON to stdout. No torch, no transformers.
 """
 
 import faulthandler
@@ -22,11 +22,11 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 RENDER_SECONDS = 3.0  # a Qwen2-VL template takes a millisecond
 _ADDRESS_SPACE_BYTES = 2**29
-_LONGEST_REASON = 300
+_MAX_ERROR_CHARACTERS = 300
 
 
 class _Generation(Extension):
-    """The tag {% generation %}: what stands in it is rendered as it is, since no mask of it is asked for."""
+    """The tag {% generation %}: renders its contents. transformers can return a mask of them; vidqa needs none."""
 
     tags = {"generation"}  # noqa: RUF012 - jinja2's own attribute
 
@@ -40,7 +40,7 @@ class _Generation(Extension):
 
 
 class _Namespace(jinja2.utils.Namespace):
-    """jinja2's namespace without names that begin with an underscore."""
+    """jinja2's namespace, which refuses names with a leading underscore."""
 
     def __init__(*args: Any, **values: Any) -> None:
         self, *rest = args
@@ -59,7 +59,7 @@ def _check_name(name: object) -> None:
 
 
 class _Dict:
-    """`dict(...)` and `dict.fromkeys(...)`, and no way to the class."""
+    """`dict(...)` and `dict.fromkeys(...)` without access to the class."""
 
     def __call__(self, *args: Any, **values: Any) -> dict[Any, Any]:
         return dict(*args, **values)
@@ -84,7 +84,7 @@ def _strftime_now(format: str) -> str:
 
 @lru_cache(maxsize=1)
 def _compiled(template: str) -> jinja2.Template:
-    """A template with what transformers gives one (utils/chat_template_utils.py, _cached_compile_jinja_template)."""
+    """Compile a template with transformers' names (utils/chat_template_utils.py, _cached_compile_jinja_template)."""
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
     )
@@ -95,40 +95,40 @@ def _compiled(template: str) -> jinja2.Template:
     return environment.from_string(template)
 
 
-def render(template: str, values: dict[str, Any], most_characters: int) -> str:
-    """Render, piece by piece; raises ValueError where the text becomes too long, and any error of the template."""
+def render(template: str, values: dict[str, Any], max_characters: int) -> str:
+    """Render a template; raise ValueError if the text becomes too long, and any error of the template."""
     pieces, length = [], 0
     for piece in _compiled(template).generate(**values):
         length += len(piece)
-        if length > most_characters:
-            raise ValueError(f"it writes more than {most_characters} characters")
+        if length > max_characters:
+            raise ValueError(f"it writes more than {max_characters} characters")
         pieces.append(piece)
     return "".join(pieces)
 
 
 def _answer(command: dict[str, Any]) -> dict[str, str]:
     try:
-        return {"text": render(command["template"], command["values"], command["most_characters"])}
+        return {"text": render(command["template"], command["values"], command["max_characters"])}
     except MemoryError:
         return {"error": f"it takes more than {_ADDRESS_SPACE_BYTES // 2**20} MiB"}
     except RecursionError:
         return {"error": "it calls itself without end"}
     except Exception as error:  # a template may raise anything
-        return {"error": f"{type(error).__name__}: {error}"[:_LONGEST_REASON]}
+        return {"error": f"{type(error).__name__}: {error}"[:_MAX_ERROR_CHARACTERS]}
 
 
-def serve(commands: BinaryIO, out: BinaryIO, silent: Any) -> None:
-    """Answer one command a line until stdin ends. The process exits in the middle where one takes too long."""
+def serve(commands: BinaryIO, out: BinaryIO, traceback: Any) -> None:
+    """Run one command per line until the input ends. The process exits if a command takes too long."""
     for line in commands:
-        faulthandler.dump_traceback_later(RENDER_SECONDS, exit=True, file=silent)  # a thread in C: no GIL stops it
+        faulthandler.dump_traceback_later(RENDER_SECONDS, exit=True, file=traceback)
         encoded = json.dumps(_answer(json.loads(line))).encode()
         faulthandler.cancel_dump_traceback_later()
         out.write(len(encoded).to_bytes(4, "big") + encoded)
         out.flush()
 
 
-def _confine() -> None:
-    """Let the parent decide about Ctrl-C, and never take much memory."""
+def _limit_process() -> None:
+    """Leave Ctrl-C to the parent, and limit the memory."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with suppress(ImportError, OSError, ValueError):
         import resource
@@ -138,10 +138,10 @@ def _confine() -> None:
 
 
 def main() -> None:
-    """Serve the parent until it closes its end."""
-    _confine()
-    with open(os.devnull, "wb") as silent, suppress(BrokenPipeError):
-        serve(sys.stdin.buffer, sys.stdout.buffer, silent)
+    """Serve the parent until it closes the pipe."""
+    _limit_process()
+    with open(os.devnull, "wb") as traceback, suppress(BrokenPipeError):
+        serve(sys.stdin.buffer, sys.stdout.buffer, traceback)
 
 
 if __name__ == "__main__":

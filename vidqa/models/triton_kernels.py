@@ -1,9 +1,8 @@
-"""Triton kernels of the decode step: what surrounds the matrix products of one layer, for a few rows at a time.
+"""Triton kernels of the decode step: the operations between one layer's matrix products, for a few rows at a time.
 
-Each function launches one kernel. `decode_attention` launches two: a part of the cache per program, then their sum
-(Flash-Decoding, Dao et al. 2023). Cached keys and values are read up to each sequence's end, whatever the cache could
-hold, and int8 ones are read as they are stored. Results are rounded where the plain modules round, so both agree
-within the precision of the tensors.
+Each function launches one kernel, `decode_attention` two: one program per part of the cache, then their sum
+(Flash-Decoding, Dao et al. 2023). Cached keys and values are read up to each sequence's end only, int8 ones as they are
+stored. Results are rounded where transformers' modules round, so both agree within the precision of the tensors.
 """
 
 import functools
@@ -17,8 +16,8 @@ import triton.language as tl
 from torch import Tensor
 
 TILE_TOKENS = 128  # keys that a program holds at a time
-MOST_SPLITS = 64  # parts of a cache whose results are summed: all of them are one tile of the second kernel
-_LEAST_ROWS = 16  # of tl.dot
+MAX_SPLITS = 64  # parts of a cache, whose results are one tile of the second kernel
+_MIN_ROWS = 16  # of tl.dot
 # Adding and subtracting this rounds a float32 below 2^22 to the nearest even whole number, as torch.round does.
 _ROUNDING = tl.constexpr(12582912.0)
 _SMALLEST_SCALE = tl.constexpr(2.0**-14)  # engine/kv_cache.py, to_int8
@@ -35,8 +34,8 @@ class LayerCache:
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-def _on_its_device(function: Function) -> Function:
-    """Make the first tensor's device the current one: Triton launches there, wherever its tensors are."""
+def _on_tensor_device(function: Function) -> Function:
+    """Make the first tensor's device the current one, where Triton launches."""
 
     @functools.wraps(function)
     def guarded(first: Tensor, *rest: Any) -> Any:
@@ -46,9 +45,9 @@ def _on_its_device(function: Function) -> Function:
     return cast(Function, guarded)
 
 
-@_on_its_device
+@_on_tensor_device
 def add_rms_norm(hidden: Tensor, branch: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """Add a branch (B, H) to hidden states (B, H) and normalise the sum: returns (sum, normalised)."""
+    """Add a branch (B, H) to hidden states (B, H) and normalise the sum; return (sum, normalised)."""
     rows, width = hidden.shape
     total = hidden if branch is None else torch.empty_like(hidden)
     normed = torch.empty_like(hidden)
@@ -60,12 +59,12 @@ def add_rms_norm(hidden: Tensor, branch: Tensor | None, weight: Tensor, eps: flo
     return total, normed
 
 
-@_on_its_device
+@_on_tensor_device
 def rotate_and_append(qkv: Tensor, cosine: Tensor, sine: Tensor, cache: LayerCache, lengths: Tensor) -> Tensor:
     """Rotate queries and keys of merged projections, and append keys and values to the cache.
 
     qkv: (B, (heads + 2·kv_heads)·d); cosine and sine: (B, 1, d/2) in float32; lengths: (B,) cached tokens.
-    Returns the queries (B, heads, d). A sequence whose cache is full writes its last place again.
+    Return the queries (B, heads, d). A full cache is overwritten at its last token.
     """
     rows, width = qkv.shape
     _, _, kv_heads, capacity, dim = cache.store.shape
@@ -79,37 +78,37 @@ def rotate_and_append(qkv: Tensor, cosine: Tensor, sine: Tensor, cache: LayerCac
     return query
 
 
-@_on_its_device
+@_on_tensor_device
 def decode_attention(query: Tensor, cache: LayerCache, lengths: Tensor) -> Tensor:
-    """Attention of one new token per sequence, itself cached already: (B, heads, d) to (B, heads·d).
+    """Attend with one new token per sequence, which is cached already: (B, heads, d) to (B, heads·d).
 
-    lengths: (B,) tokens that were cached before it. A key head's group is folded into rows: each key is read once.
+    lengths: (B,) tokens cached before it. The query heads of a key head are rows of one product: each key is read once.
     """
     rows, heads, dim = query.shape
     _, _, kv_heads, capacity, _ = cache.store.shape
     group = heads // kv_heads
-    split = max(TILE_TOKENS, triton.next_power_of_2(-(-capacity // MOST_SPLITS)))
+    split = max(TILE_TOKENS, triton.next_power_of_2(-(-capacity // MAX_SPLITS)))
     splits = -(-capacity // split)
     sums = torch.empty(rows, kv_heads, splits, group, dim + 2, dtype=torch.float32, device=query.device)
     scales = cache.store if cache.scales is None else cache.scales
     exact = query.dtype == torch.float32
     _attend_split[(rows * kv_heads, splits)](
         query, cache.store, scales, sums, lengths, rows, capacity, split, dim**-0.5,
-        KV_HEADS=kv_heads, GROUP=group, GROUP_BLOCK=max(triton.next_power_of_2(group), _LEAST_ROWS), DIM=dim,
+        KV_HEADS=kv_heads, GROUP=group, GROUP_BLOCK=max(triton.next_power_of_2(group), _MIN_ROWS), DIM=dim,
         TILE=TILE_TOKENS, PRECISION="ieee" if exact else "tf32",
         QUANTIZED=cache.scales is not None, num_warps=4,
-        num_stages=1 if exact else 3,  # three tiles of float32 outgrow a block's shared memory
+        num_stages=1 if exact else 3,  # three tiles of float32 exceed a block's shared memory
     )  # fmt: skip
     mixed = torch.empty(rows, heads * dim, dtype=query.dtype, device=query.device)
     _sum_splits[(rows, heads)](
-        sums, mixed, lengths, splits, split, HEADS=heads, GROUP=group, DIM=dim, SPLITS_BLOCK=MOST_SPLITS, num_warps=4,
+        sums, mixed, lengths, splits, split, HEADS=heads, GROUP=group, DIM=dim, SPLITS_BLOCK=MAX_SPLITS, num_warps=4,
     )  # fmt: skip
     return mixed
 
 
-@_on_its_device
+@_on_tensor_device
 def silu_and_multiply(gate_up: Tensor) -> Tensor:
-    """silu(gate) · up of merged projections (B, 2·I): (B, I)."""
+    """Return silu(gate) · up of merged projections (B, 2·I): (B, I)."""
     rows, width = gate_up.shape
     out = torch.empty(rows, width // 2, dtype=gate_up.dtype, device=gate_up.device)
     block = 1024
@@ -176,15 +175,15 @@ def _rotate_and_append(
             scale = tl.maximum(most / 127.0, _SMALLEST_SCALE).to(tl.float16)
             tl.store(scales + place, scale)
             step = scale.to(tl.float32)
-            tl.store(store + place * dim + halves, _whole(wide_first / step))
-            tl.store(store + place * dim + HALF + halves, _whole(wide_second / step))
+            tl.store(store + place * dim + halves, _round_to_int8(wide_first / step))
+            tl.store(store + place * dim + HALF + halves, _round_to_int8(wide_second / step))
         else:
             tl.store(store + place * dim + halves, first)
             tl.store(store + place * dim + HALF + halves, second)
 
 
 @triton.jit
-def _whole(numbers):
+def _round_to_int8(numbers):
     rounded = (numbers + _ROUNDING) - _ROUNDING
     return tl.minimum(tl.maximum(rounded, -127.0), 127.0).to(tl.int8)
 
@@ -196,7 +195,7 @@ def _attend_split(
     TILE: tl.constexpr, PRECISION: tl.constexpr, QUANTIZED: tl.constexpr,
 ):  # fmt: skip
     # One key head of one sequence, tokens from `split * split_tokens` on. Writes the weighted values, the largest score
-    # and the sum of weights; nothing where the sequence ends before.
+    # and the sum of weights; nothing if the sequence ends before.
     key_head = tl.program_id(0)  # row * KV_HEADS + kv_head
     split = tl.program_id(1)
     row = key_head // KV_HEADS
@@ -206,7 +205,7 @@ def _attend_split(
         members = tl.arange(0, GROUP_BLOCK)
         columns = tl.arange(0, DIM)
         inside = members[:, None] < GROUP
-        asked = tl.load(query + (key_head * GROUP + members[:, None]) * DIM + columns[None, :], mask=inside, other=0.0)
+        q = tl.load(query + (key_head * GROUP + members[:, None]) * DIM + columns[None, :], mask=inside, other=0.0)
         keys = key_head.to(tl.int64) * capacity
         values = (rows * KV_HEADS + key_head).to(tl.int64) * capacity
         top = tl.full((GROUP_BLOCK,), -float("inf"), tl.float32)
@@ -214,21 +213,21 @@ def _attend_split(
         mixed = tl.zeros((GROUP_BLOCK, DIM), tl.float32)
         for first in range(start, tl.minimum(start + split_tokens, end), TILE):
             tokens = first + tl.arange(0, TILE)
-            there = tokens < end
-            where = tokens[:, None] * DIM + columns[None, :]
-            key = tl.load(store + keys * DIM + where, mask=there[:, None], other=0.0).to(asked.dtype)
-            scores = tl.dot(asked, tl.trans(key), input_precision=PRECISION) * scaling
+            valid = tokens < end
+            offsets = tokens[:, None] * DIM + columns[None, :]
+            key = tl.load(store + keys * DIM + offsets, mask=valid[:, None], other=0.0).to(q.dtype)
+            scores = tl.dot(q, tl.trans(key), input_precision=PRECISION) * scaling
             if QUANTIZED:
-                scores = scores * tl.load(scales + keys + tokens, mask=there, other=0.0).to(tl.float32)[None, :]
-            scores = tl.where(there[None, :], scores, -float("inf"))
+                scores = scores * tl.load(scales + keys + tokens, mask=valid, other=0.0).to(tl.float32)[None, :]
+            scores = tl.where(valid[None, :], scores, -float("inf"))
             higher = tl.maximum(top, tl.max(scores, axis=1))
             shrink = tl.exp(top - higher)
             weights = tl.exp(scores - higher[:, None])
             weight_sum = weight_sum * shrink + tl.sum(weights, axis=1)
             if QUANTIZED:
-                weights = weights * tl.load(scales + values + tokens, mask=there, other=0.0).to(tl.float32)[None, :]
-            value = tl.load(store + values * DIM + where, mask=there[:, None], other=0.0).to(asked.dtype)
-            mixed = mixed * shrink[:, None] + tl.dot(weights.to(asked.dtype), value, input_precision=PRECISION)
+                weights = weights * tl.load(scales + values + tokens, mask=valid, other=0.0).to(tl.float32)[None, :]
+            value = tl.load(store + values * DIM + offsets, mask=valid[:, None], other=0.0).to(q.dtype)
+            mixed = mixed * shrink[:, None] + tl.dot(weights.to(q.dtype), value, input_precision=PRECISION)
             top = higher
         out = sums + ((key_head * tl.num_programs(1) + split) * GROUP + members) * (DIM + 2)
         tl.store(out[:, None] + columns[None, :], mixed, mask=inside)

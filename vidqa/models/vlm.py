@@ -1,7 +1,7 @@
-"""A loaded vision-language model: encode slices, embed text, run tokens through the decoder, score the last ones.
+"""A loaded vision-language model: embeds text, runs tokens through the decoder, computes logits.
 
-Runs transformers' modules without patching them, in vidqa's own loop over the layers (`decoder_layers`). What differs
-between families comes from `FamilyRuntime`.
+Runs transformers' unpatched modules in vidqa's own loop over the layers (`decoder_layers`). `FamilyRuntime` has what
+differs between families.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding, pad
 
 from vidqa.devices.torch_device import to_device
-from vidqa.models.attention import Kernel
+from vidqa.models.attention.selector import Kernel
 from vidqa.models.decoder_layers import Rotary, run_layers
 from vidqa.models.family import FamilyRuntime, family_of
 from vidqa.models.fused_decoder import FusedDecoder
@@ -24,41 +24,37 @@ from vidqa.models.spec import ModelSpec
 
 
 class TokenCache(Protocol):
-    """What the forward pass needs of a KV cache."""
+    """The KV cache as the forward pass uses it."""
 
     length: int
     capacity: int
 
     def write(self, layer: int, keys: Tensor, values: Tensor, /) -> Tensor:
-        """Put (rows, kv_heads, d) after the cached tokens; returns the layer's (2, kv_heads, capacity, d)."""
+        """Append (rows, kv_heads, d) to a layer; return the layer's (2, kv_heads, capacity, d)."""
 
     def advance(self, tokens: int, /) -> None:
-        """Count tokens as cached once every layer has written them."""
-
-
-def _never_cancelled() -> None:
-    """Go on."""
+        """Count tokens as cached after all layers have written them."""
 
 
 @dataclass(frozen=True, slots=True)
 class SequenceChunk:
-    """New tokens of a sequence: rows (n, embedding_width), M-RoPE positions (3, n), and the cache that they follow."""
+    """New tokens of a sequence: rows (n, embedding_width), M-RoPE positions (3, n), and the cache to append to."""
 
     rows: Tensor
     positions: Tensor
     cache: TokenCache
 
 
-def _joined(tensors: list[Tensor], dimension: int = 0) -> Tensor:
+def _concatenate(tensors: list[Tensor], dimension: int = 0) -> Tensor:
     return tensors[0] if len(tensors) == 1 else torch.cat(tensors, dimension)
 
 
 @dataclass(frozen=True)
 class VisionLanguageModel:
-    """A loaded model with what the engine needs to run it.
+    """A loaded model.
 
-    `check_cancel` is called before every layer; what it raises ends the run, and no cache has grown by it. `fused` are
-    the same layers for a decode step in few kernels, where the device has them.
+    `check_cancel` is called before every layer; what it raises ends the forward pass before any cache has grown.
+    `fused` has the same layers for a decode step in few kernels, if the device runs them.
     """
 
     model: Any
@@ -66,12 +62,12 @@ class VisionLanguageModel:
     device: torch.device
     dtype: torch.dtype
     weights_bytes: int
-    check_cancel: Callable[[], None] = _never_cancelled
+    check_cancel: Callable[[], None] = lambda: None
     fused: FusedDecoder | None = None
 
     @cached_property
     def family(self) -> FamilyRuntime:
-        """What the model's family does in its own way."""
+        """The implementation of the model's family."""
         return family_of(self.spec).load_runtime()
 
     @cached_property
@@ -85,16 +81,16 @@ class VisionLanguageModel:
         return attrgetter(self.family.LANGUAGE_MODEL)(self.model)
 
     def with_cancel_check(self, check_cancel: Callable[[], None]) -> "VisionLanguageModel":
-        """The same model with another `check_cancel`."""
-        return self._changed(check_cancel=check_cancel)
+        """Return the same model with another `check_cancel`."""
+        return self._replace(check_cancel=check_cancel)
 
     def with_fused(self, fused: FusedDecoder) -> "VisionLanguageModel":
-        """The same model with fused layers for its decode steps."""
-        return self._changed(fused=fused)
+        """Return the same model with fused layers for its decode steps."""
+        return self._replace(fused=fused)
 
-    def _changed(self, **fields: Any) -> "VisionLanguageModel":
+    def _replace(self, **fields: Any) -> "VisionLanguageModel":
         other = replace(self, **fields)
-        vars(other).update(rotary=self.rotary, language_model=self.language_model)  # the tables are made once
+        vars(other).update(rotary=self.rotary, language_model=self.language_model)  # cached once
         return other
 
     @property
@@ -104,55 +100,52 @@ class VisionLanguageModel:
         return tower
 
     def embed(self, ids: Tensor) -> Tensor:
-        """Embed token ids (n,): (n, hidden). Rows are looked up where the table lies."""
+        """Embed token ids (n,): (n, hidden). The lookup runs on the table's device."""
         table = self.model.get_input_embeddings().weight
         return embedding(to_device(ids, table.device), table).to(self.device)
 
     def embed_prompt(self, ids: Tensor) -> Tensor:
-        """Embed token ids (n,) as rows of a prompt (n, embedding_width), which add nothing in `deepstack` layers."""
+        """Embed token ids (n,) as rows of a prompt (n, embedding_width), with zeros for the `deepstack` layers."""
         rows = self.embed(ids)
         return pad(rows, (0, self.spec.embedding_width - self.spec.hidden)) if self.spec.deepstack else rows
 
     def run(self, parts: Sequence[SequenceChunk], kernel: Kernel) -> Tensor:
-        """Run the tokens of one or several sequences after what their caches hold, and append them.
+        """Run new tokens of one or several sequences through the decoder, and append them to their caches.
 
-        All rows go through each layer together; every part attends to its own cache alone. Returns
-        the last token of each part: (parts, hidden).
+        All rows go through a layer together; every part attends to its own cache alone. Return the normalised hidden
+        states of each part's last token: (parts, hidden).
         """
         decoder = self.language_model
         ends = list(accumulate(len(part.rows) for part in parts))
         spans = [slice(end - len(part.rows), end) for part, end in zip(parts, ends, strict=True)]
-        embedded, *added = torch.split(_joined([part.rows for part in parts]), self.spec.hidden, dim=1)
-        positions = _joined([part.positions for part in parts], 1)
+        embedded, *added = torch.split(_concatenate([part.rows for part in parts]), self.spec.hidden, dim=1)
+        positions = _concatenate([part.positions for part in parts], 1)
 
         def attend(layer: int, *states: Tensor) -> Tensor:
             self.check_cancel()
-            mixed = [
-                self._attend(layer, kernel, part.cache, *(one[span] for one in states))
-                for part, span in zip(parts, spans, strict=True)
-            ]
-            return _joined(mixed)
+            pairs = zip(parts, spans, strict=True)
+            return _concatenate(
+                [self._attend(layer, kernel, part.cache, *(one[span] for one in states)) for part, span in pairs]
+            )
 
         rotary = self.rotary.of_positions(to_device(positions, self.device))
         hidden = run_layers(decoder.layers, embedded, rotary, attend, added)
         kernel.end()
         for part in parts:
             part.cache.advance(len(part.rows))
-        last: Tensor = decoder.norm(
-            torch.stack([hidden[end - 1] for end in ends])
-        )  # the other rows have done their work
+        last: Tensor = decoder.norm(torch.stack([hidden[end - 1] for end in ends]))
         return last
 
     def _attend(
         self, layer: int, kernel: Kernel, cache: TokenCache, query: Tensor, key: Tensor, value: Tensor
     ) -> Tensor:
-        """One sequence's new tokens over its cache: (n, heads, d) and (n, kv_heads, d) to (n, heads·d)."""
+        """Append new tokens to their cache and attend: (n, heads, d) and (n, kv_heads, d) to (n, heads·d)."""
         kernel.begin(cache.length, len(query), cache.capacity, self.device)
         keys, values = cache.write(layer, key, value).unsqueeze(1).unbind(0)
         mixed = kernel.attend(query.transpose(0, 1)[None], keys, values, self.spec.head_dim**-0.5)
         return mixed[0].transpose(0, 1).flatten(1)
 
     def score(self, hidden: Tensor) -> Tensor:
-        """Logits (n, vocabulary) in float32 of chosen tokens (n, hidden): never of the whole prompt."""
+        """Return float32 logits (n, vocabulary) of hidden states (n, hidden)."""
         logits: Tensor = self.model.lm_head(hidden)
         return logits.float()

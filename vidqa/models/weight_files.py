@@ -1,8 +1,7 @@
-"""The safetensors files of a checkpoint: which they are, and what their headers say of every tensor.
+"""The safetensors files of a checkpoint, and the tensors that their headers list.
 
-A file begins with the length of its header (8 bytes) and the header (JSON); the tensors' bytes follow, without a gap,
-to the end (safetensors, "Format"). All of it is checked here, before other libraries read the bytes. Knows no torch and
-reads no weights.
+A file begins with the length of its header (8 bytes) and the header (JSON); the tensors' bytes follow without a gap to
+the end (safetensors, "Format"). All of it is checked before other libraries read the bytes. No torch, no weights read.
 """
 
 import math
@@ -15,7 +14,7 @@ from typing import Any, NoReturn
 
 from vidqa.errors import ModelError, ModelMissing
 from vidqa.models.json_rules import (
-    AGAIN,
+    FETCH_AGAIN,
     Integer,
     JsonSection,
     ListOf,
@@ -23,15 +22,15 @@ from vidqa.models.json_rules import (
     Rule,
     Values,
     parse_json,
+    quoted,
     read_object,
-    shown,
 )
 
-_WHOLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
-_INDEX_BYTES = 32 * 2**20
-_LONGEST_HEADER = 16 * 2**20  # 72 billion GPTQ weights in one file would take 0.5 MiB
+_SINGLE_FILE, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_MAX_INDEX_BYTES = 32 * 2**20
+_MAX_HEADER_BYTES = 16 * 2**20  # 72 billion GPTQ weights in one file would take 0.5 MiB
 _SHARD = re.compile(r"[\w-][\w.-]*\.safetensors")
-# What transformers would load in place of the files that are checked here, or beside them.
+# transformers would load these in place of the checked files, or in addition.
 _OTHER_WEIGHTS = re.compile(r"adapter_config\.json|shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors")
 _BITS = {
     "F64": 64, "I64": 64, "U64": 64, "C64": 64, "F32": 32, "I32": 32, "U32": 32,
@@ -46,7 +45,7 @@ _ENTRY: dict[str, Rule] = {
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """A tensor in a file: `dtype` in safetensors' words, e.g. BF16."""
+    """A tensor in a file, its `dtype` as safetensors names it, e.g. BF16."""
 
     name: str
     dtype: str
@@ -54,52 +53,39 @@ class StoredTensor:
     stored_bytes: int
     path: Path
 
-    @property
-    def values(self) -> int:
-        """Numbers in it."""
-        return math.prod(self.shape)
-
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files that transformers would load, all of them there.
+    """Return the safetensors files that transformers would load.
 
-    Raises ModelMissing where one is missing, ModelError where the index names what is no file of the folder.
+    Raise ModelMissing if one is missing, ModelError if the index names a path that is not a file of the folder.
     """
-    _refuse_other_weights(folder)
-    if (folder / _WHOLE).is_file():
-        return [folder / _WHOLE]
-    index = folder / _INDEX
-    if not index.exists():
-        raise _incomplete(folder, f"there is no {_WHOLE} and no {_INDEX}")
-    shards = _shards(index)
+    for path in folder.iterdir():
+        if _OTHER_WEIGHTS.fullmatch(path.name):
+            raise ModelError(
+                f"{path} would be loaded in place of {_SINGLE_FILE} or on top of it; vidqa runs whole models.",
+                "Merge the adapter or the shards into one checkpoint first, or remove the file.",
+            )
+    if (folder / _SINGLE_FILE).is_file():
+        return [folder / _SINGLE_FILE]
+    if not (folder / _INDEX).exists():
+        raise _incomplete(folder, f"there is no {_SINGLE_FILE} and no {_INDEX}")
+    shards = _shards(folder / _INDEX)
     for shard in shards:
         if not (folder / shard).is_file():
             raise _incomplete(folder, f"{shard} is missing")
     return [folder / shard for shard in shards]
 
 
-def _refuse_other_weights(folder: Path) -> None:
-    for path in folder.iterdir():
-        if _OTHER_WEIGHTS.fullmatch(path.name):
-            raise ModelError(
-                f"{path} would be loaded in place of {_WHOLE} or on top of it; vidqa runs whole models.",
-                "Merge the adapter or the shards into one checkpoint first, or take the file away.",
-            )
-
-
 def _shards(index: Path) -> list[str]:
-    content = Values(index, "", read_object(index, _INDEX_BYTES))
-    content.inner("metadata")  # transformers cannot do without it
+    content = Values(index, "", read_object(index, _MAX_INDEX_BYTES))
+    content.inner("metadata")  # required by transformers
     files = content.take("weight_map", JsonSection())
     if not files:
-        raise ModelError(f"{index}: weight_map names no tensor.", AGAIN)
+        raise ModelError(f"{index}: weight_map names no tensor.", FETCH_AGAIN)
     for tensor, shard in files.items():
         if type(shard) is not str or not _SHARD.fullmatch(shard):
-            raise ModelError(
-                f"{index}: weight_map[{shown(tensor)}] is {shown(shard)}; "
-                "it must be a *.safetensors file in the same folder.",
-                AGAIN,
-            )
+            must = "it must be a *.safetensors file in the same folder"
+            raise ModelError(f"{index}: weight_map[{quoted(tensor)}] is {quoted(shard)}; {must}.", FETCH_AGAIN)
     return sorted(set(files.values()))
 
 
@@ -111,22 +97,22 @@ def _incomplete(folder: Path, what: str) -> ModelMissing:
 
 
 def stored_tensors(folder: Path) -> list[StoredTensor]:
-    """Every tensor of a checkpoint; raises ModelError for files that are not whole."""
-    return [tensor for path in weight_files(folder) for tensor in read_header(path)]
+    """Return every tensor of a checkpoint; raise ModelError for incomplete files."""
+    return [tensor for path in weight_files(folder) for tensor in _read_header(path)]
 
 
 def tensor_sizes(folder: Path) -> dict[str, int]:
-    """Stored bytes of every tensor of a checkpoint; raises ModelError for files that are not whole."""
+    """Return the stored bytes of every tensor of a checkpoint; raise ModelError for incomplete files."""
     return {tensor.name: tensor.stored_bytes for tensor in stored_tensors(folder)}
 
 
-def read_header(path: Path) -> list[StoredTensor]:
-    """The tensors of one file, in the order of their bytes; raises ModelError where it is no whole safetensors file."""
+def _read_header(path: Path) -> list[StoredTensor]:
+    """Return the tensors of one file in the order of their bytes; raise ModelError."""
     try:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             length = int.from_bytes(file.read(8), "little")
-            if size < 8 or length > min(size - 8, _LONGEST_HEADER):
+            if size < 8 or length > min(size - 8, _MAX_HEADER_BYTES):
                 _refuse(path, f"its header claims {length} bytes, the file has {size}")
             header = parse_json(file.read(length))
     except (OSError, ValueError) as error:
@@ -134,32 +120,27 @@ def read_header(path: Path) -> list[StoredTensor]:
     if not isinstance(header, dict):
         _refuse(path, "its header is not a JSON object")
     header.pop("__metadata__", None)
-    placed = sorted(_placed(path, header), key=lambda one: (one[0], one[0] + one[1].stored_bytes))
-    _check_places(path, placed, size - 8 - length)
-    return [tensor for _, tensor in placed]
+    tensors = sorted(_tensors(path, header), key=lambda item: (item[0], item[0] + item[1].stored_bytes))
+    end = 0
+    for begin, tensor in tensors:
+        if begin != end:
+            _refuse(path, f"{quoted(tensor.name)} begins at byte {begin} instead of {end}")
+        end = begin + tensor.stored_bytes
+    if end != size - 8 - length:
+        _refuse(path, f"its tensors take {end} bytes, the file has {size - 8 - length} for them")
+    return [tensor for _, tensor in tensors]
 
 
-def _placed(path: Path, header: dict[str, Any]) -> Iterator[tuple[int, StoredTensor]]:
-    """Where each tensor begins behind the header, and what it is."""
+def _tensors(path: Path, header: dict[str, Any]) -> Iterator[tuple[int, StoredTensor]]:
+    """Yield the first byte after the header, and the tensor."""
     for name, entry in header.items():
         if not isinstance(entry, dict):
-            _refuse(path, f"its header has {shown(entry)} for {shown(name)}")
+            _refuse(path, f"its header has {quoted(entry)} for {quoted(name)}")
         dtype, shape, (begin, end) = Values(path, name[:200], entry).checked(_ENTRY).values()
         bits = math.prod(shape) * _BITS[dtype]
         if bits != 8 * (end - begin):
-            _refuse(path, f"{shown(name)}, {dtype} {list(shape)}, has {end - begin} bytes instead of {bits / 8:g}")
+            _refuse(path, f"{quoted(name)}, {dtype} {list(shape)}, has {end - begin} bytes instead of {bits / 8:g}")
         yield begin, StoredTensor(name, dtype, shape, end - begin, path)
-
-
-def _check_places(path: Path, placed: list[tuple[int, StoredTensor]], data_bytes: int) -> None:
-    """Tensors must follow each other without a gap or an overlap, to the end of the file."""
-    end = 0
-    for begin, tensor in placed:
-        if begin != end:
-            _refuse(path, f"{shown(tensor.name)} begins at byte {begin} instead of {end}")
-        end = begin + tensor.stored_bytes
-    if end != data_bytes:
-        _refuse(path, f"its tensors take {end} bytes, the file has {data_bytes} for them")
 
 
 def _refuse(path: Path, why: str) -> NoReturn:

@@ -1,4 +1,4 @@
-"""Qwen2-VL (and Qwen2.5-VL, planned only): the family's part of `vidqa.models.family.ModelFamily`."""
+"""Qwen2-VL (and Qwen2.5-VL, planned only): implements `vidqa.models.family.ModelFamily`."""
 
 from vidqa.models.families.qwen2_vl.costs import (
     ALLOCATION_CODE,
@@ -31,7 +31,7 @@ __all__ = [
 
 
 def load_runtime() -> FamilyRuntime:
-    """Import and return what runs the model."""
+    """Import and return the family's runtime."""
     from vidqa.models.families.qwen2_vl import runtime as module
 
     return module

@@ -1,6 +1,6 @@
-"""What Qwen2-VL's vision tower takes: its tensors, its activations, its operations; and the family's published scores.
+"""Tensors, activation memory and operations of Qwen2-VL's vision tower, and published scores. No torch.
 
-Arithmetic only. Names and shapes follow transformers' Qwen2VLForConditionalGeneration.
+Names and shapes follow transformers' Qwen2VLForConditionalGeneration.
 """
 
 import math
@@ -12,7 +12,7 @@ from vidqa.models.family import ScoreRow, Shape
 from vidqa.models.spec import ModelSpec
 from vidqa.types import ELEMENT_BYTES, RunConfig
 
-VISION_MLP_ROWS = 2048  # rows of the vision MLP that are wide at once (runtime.py)
+VISION_MLP_ROWS = 2048  # rows per tile of the vision MLP (runtime.py)
 _FLOAT32_BYTES = 4
 # transformers/conversion_mapping.py, Qwen2VLModel and Qwen2VLForConditionalGeneration.
 _RENAMED = (
@@ -40,7 +40,7 @@ MODEL_SCORES = (
     ScoreRow(73.4e9, 71.2, "the same, 72B"),
 )
 # Differences to 16-bit, mean of MMMU, DocVQA, MMBench and MathVista of Qwen's own GPTQ models (Qwen2-VL README, January
-# 2025). There is no official NF4 row, so NF4 takes the 4-bit one.
+# 2025). There is no official NF4 row, so NF4 uses the GPTQ-Int4 one.
 PRECISION_SCORES = {
     "int8": (
         ScoreRow(2.2e9, -0.07, "GPTQ-Int8 2B"),
@@ -56,7 +56,7 @@ PRECISION_SCORES = {
 
 
 def canonical_name(name: str) -> str:
-    """Return a stored tensor's name as today's transformers class has it."""
+    """Return a stored tensor's name as transformers' current class has it."""
     for pattern, replacement in _RENAMED:
         name = pattern.sub(replacement, name)
     return name
@@ -102,13 +102,18 @@ def _norm(name: str, spec: ModelSpec) -> Iterator[tuple[str, Shape]]:
 
 
 def vision_bytes(spec: ModelSpec, run_config: RunConfig) -> int:
-    """Return the bytes of a group of slices in the vision tower: R rows of E, tiles of T rows with M inside the MLP.
+    """Return the peak bytes of a group of slices in the vision tower.
 
-    Attention, while the keys are rotated: hidden, qkv (3), the rotated queries and keys, and two
-    float32 halves: b·6·R·E + 4·R·E. MLP, in the last tile: hidden, the tiles before, the tile's
-    norm and three wide tensors (fc1, 1.702·fc1 and its sigmoid): b·(2·R·E + 3·T·M). Merger: hidden, norm and two of the
-    merged width: b·4·R·E. To these the rotary table: 2·4 bytes per patch of a slice and half of head_dim.
-    In float16 the hidden states, and the tiles before, are float32.
+    R rows of width E, b bytes per value, tiles of T rows, M values inside the MLP:
+
+    - Attention, while the keys are rotated: hidden, qkv (3), the rotated queries and keys, and two float32 halves:
+      b·6·R·E + 4·R·E.
+    - MLP, in the last tile: hidden, the tiles before, the tile's norm and three wide tensors (fc1, 1.702·fc1 and its
+      sigmoid): b·(2·R·E + 3·T·M).
+    - Merger: hidden, norm and two of the merged width: b·4·R·E.
+
+    The rotary table adds 2·4 bytes per patch of a slice and half of head_dim. In float16, hidden and the tiles before
+    are float32.
     """
     vision, element = spec.vision, ELEMENT_BYTES[run_config.dtype]
     residual = _FLOAT32_BYTES if run_config.dtype == "fp16" else element

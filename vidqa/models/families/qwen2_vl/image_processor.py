@@ -1,8 +1,8 @@
-"""Frames to patches: resize, normalise, cut. Bit for bit what the reference does.
+"""Frames to patches: resize, normalise, cut; bit-identical with the reference.
 
-Reference: qwen-vl-utils' resize (float bicubic with antialias, clamp, round), then
-transformers' Qwen2-VL video processor with do_resize=False. Resizing runs on the host, where the bicubic kernel is the
-reference's own; the rest, exact elementwise arithmetic, wherever the pixels are. Knows nothing of models or files.
+The reference is qwen-vl-utils' resize (float bicubic with antialias, clamp, round), then transformers' Qwen2-VL video
+processor with do_resize=False. Resizing runs on the host, with the reference's own bicubic kernel; the rest is exact
+elementwise arithmetic and runs on the device of the pixels.
 """
 
 from typing import TYPE_CHECKING
@@ -24,10 +24,10 @@ _STD = (0.26862954, 0.26130258, 0.27577711)
 
 def resize_frame(rgb: "numpy.ndarray", height: int, width: int) -> Tensor:
     """Resize one picture (h, w, 3) uint8 to (3, height, width) uint8."""
-    picture = torch.from_numpy(rgb).permute(2, 0, 1)  # (3, h, w)
-    if picture.shape[1:] == (height, width):
-        return picture.contiguous()
-    resized = interpolate(picture[None].float(), (height, width), mode="bicubic", antialias=True)[0]
+    image = torch.from_numpy(rgb).permute(2, 0, 1)  # (3, h, w)
+    if image.shape[1:] == (height, width):
+        return image.contiguous()
+    resized = interpolate(image[None].float(), (height, width), mode="bicubic", antialias=True)[0]
     return resized.clamp_(0, 255).round_().to(torch.uint8)
 
 
@@ -38,7 +38,7 @@ def normalise(frames: Tensor) -> Tensor:
 
 
 def _statistics(device: torch.device) -> tuple[Tensor, Tensor]:
-    """Means and deviations (3, 1, 1) on a device."""
+    """Return means and deviations (3, 1, 1) on a device."""
     scale = 1.0 / (1 / 255)  # rounds as transformers' fused rescale factor does
     both = torch.tensor((_MEAN, _STD)).mul_(scale)[:, :, None, None]
     mean, deviation = to_device(both, device)
@@ -48,8 +48,8 @@ def _statistics(device: torch.device) -> tuple[Tensor, Tensor]:
 def to_patches(frames: Tensor, spec: ModelSpec) -> Tensor:
     """Cut (n, 3, height, width) uint8 frames into the vision tower's rows.
 
-    n is a multiple of `temporal_patch`. Returns (slices, patches, 3·temporal_patch·patch²)
-    float32, the `merge`² patches of each token side by side.
+    n is a multiple of `temporal_patch`. Return (slices, patches, 3·temporal_patch·patch²) float32, with the `merge`²
+    patches of a token next to each other.
     """
     patch, temporal_patch, merge = spec.vision.patch, spec.vision.temporal_patch, spec.vision.merge
     count, channels, height, width = frames.shape

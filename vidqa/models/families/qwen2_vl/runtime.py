@@ -1,4 +1,4 @@
-"""Runs Qwen2-VL: the prompt's layout and positions, the vision tower, transformers' classes."""
+"""Qwen2-VL's prompt layout, positions, vision tower and transformers classes: implements `FamilyRuntime`."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -27,14 +27,14 @@ LANGUAGE_MODEL, VISION_TOWER = "model.language_model", "model.visual"
 def layout(
     head: Sequence[int], tail: Sequence[int], slice_times: Sequence[float], tokenizer: Any
 ) -> tuple[Segment, ...]:
-    """Return a prompt's segments: the video's slices stand together, and their times are not told in text."""
+    """Return a prompt's segments: all slices in one, without text about their times."""
     return TextSegment(tuple(head)), VisionSegment(len(slice_times)), TextSegment(tuple(tail))
 
 
 def vision_positions(spec: ModelSpec, start: int, grid: VisionGrid, first_slice: int = 0) -> Tensor:
     """Return M-RoPE positions (3, slices·rows·columns): slice, row and column from `start`.
 
-    `first_slice` places a group within its video.
+    `first_slice` is the index of the group's first slice.
     """
     time = torch.arange(first_slice, first_slice + grid.slices) + start
     down, across = torch.arange(grid.rows) + start, torch.arange(grid.columns) + start
@@ -42,19 +42,19 @@ def vision_positions(spec: ModelSpec, start: int, grid: VisionGrid, first_slice:
 
 
 def position_after(spec: ModelSpec, start: int, grid: VisionGrid) -> int:
-    """Return where text goes on: one past the largest component (Qwen2-VL, section 2.1: max over T, H, W).
+    """Return the position of the next text: one past the largest component (Qwen2-VL, section 2.1: max over T, H, W).
 
-    The released checkpoints were trained with this rule. transformers 5.17-5.23 advances by
-    max(H, W) alone, so the two differ where a video has more slices than rows and columns.
+    The released checkpoints were trained with this rule. transformers 5.17-5.23 advances by max(H, W) alone, so the two
+    differ if a video has more slices than rows and columns.
     """
     return start + max(grid.slices, grid.rows, grid.columns)
 
 
 def vision_rotary(rows: int, columns: int, head_dim: int, merge: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Cosine and sine (patches, head_dim / 2) of the 2-D rotary embedding of one slice.
+    """Return cosine and sine (patches, head_dim / 2) of the 2-D rotary embedding of one slice.
 
-    Half of the frequencies turn with the row, half with the column (Qwen2-VL, section 2.1);
-    patches come in merge order: the merge² patches of one token side by side.
+    Half of the frequencies rotate with the row, half with the column (Qwen2-VL, section 2.1). Patches are in merge
+    order: the merge² patches of a token next to each other.
     """
     grid = torch.arange(rows * columns, device=device).view(rows // merge, merge, columns // merge, merge)
     order = grid.permute(0, 2, 1, 3).reshape(-1)
@@ -64,18 +64,14 @@ def vision_rotary(rows: int, columns: int, head_dim: int, merge: int, device: to
     return angles.cos(), angles.sin()
 
 
-def _never_cancelled() -> None:
-    """Go on."""
-
-
 def encode(
-    tower: Any, patches: Tensor, rows: int, columns: int, check_cancel: Callable[[], None] = _never_cancelled
+    tower: Any, patches: Tensor, rows: int, columns: int, check_cancel: Callable[[], None] = lambda: None
 ) -> Tensor:
     """Encode patches (slices, rows·columns, values): (slices, rows·columns / merge², hidden).
 
-    rows and columns count patches. `check_cancel` is called before each block; what it raises ends the run.
-    transformers attends slice by slice in a loop; here all slices of a group are one batched call. Equal to
-    `tower(...)`, since attention never crosses a slice.
+    rows and columns count patches. `check_cancel` is called before each block; what it raises ends the encoding. All
+    slices of a group are one batched call, where transformers loops over them; the result equals `tower(...)`, since
+    attention does not cross slices.
     """
     projection = tower.patch_embed.proj  # a convolution whose stride is its kernel: a matrix product
     hidden = linear(patches, projection.weight.flatten(1), projection.bias)
@@ -86,19 +82,19 @@ def encode(
     for block in tower.blocks:
         check_cancel()
         hidden = hidden + _attend_within_slices(block, hidden, *rotary)
-        hidden = _widen_by_tiles(block, hidden.flatten(0, 1)).view(slices, count, -1)
+        hidden = _mlp_by_tiles(block, hidden.flatten(0, 1)).view(slices, count, -1)
     merged: Tensor = tower.merger(hidden.flatten(0, 1))
     return merged.view(slices, -1, merged.shape[-1])
 
 
-def _widen_by_tiles(block: Any, rows: Tensor) -> Tensor:
-    """A block's MLP with its residual over (rows, embed_dim): wide for a tile of rows at a time."""
+def _mlp_by_tiles(block: Any, rows: Tensor) -> Tensor:
+    """Run a block's MLP with its residual over (rows, embed_dim), a tile of rows at a time to save memory."""
     tiles = [tile + block.mlp(block.norm2(tile)) for tile in torch.split(rows, VISION_MLP_ROWS)]
     return tiles[0] if len(tiles) == 1 else torch.cat(tiles)
 
 
 def _attend_within_slices(block: Any, hidden: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    """Attention of one block over (slices, patches, embed_dim), each slice by itself."""
+    """Run the attention of one block over (slices, patches, embed_dim), within each slice."""
     slices, count, width = hidden.shape
     attention = block.attn
     qkv = attention.qkv(block.norm1(hidden)).view(slices, count, 3, attention.num_heads, -1)
@@ -141,7 +137,7 @@ def rotary(language_model: Any) -> Rotary:
 
 
 def random_rotary(spec: ModelSpec, device: Any) -> Rotary:
-    """Return the rotary embedding that `decoder_layer` would be used with."""
+    """Return the rotary embedding for a layer of `decoder_layer`."""
     frequencies = 1e6 ** -(torch.arange(0, spec.head_dim, 2, device=device).float() / spec.head_dim)
     return Rotary(frequencies, _components(mrope_sections(spec.head_dim)))
 
@@ -163,7 +159,7 @@ def patch_vision_for_fp16(tower: Any, scaled: Callable[[Any], Any]) -> None:
 
 
 def mrope_sections(head_dim: int) -> list[int]:
-    """How many frequencies turn with time, row and column: 16, 24, 24 of 64 in the released models."""
+    """Return the numbers of frequencies for time, row and column: 16, 24, 24 in the released models."""
     time, row = head_dim // 8, 3 * head_dim // 16
     return [time, row, head_dim // 2 - time - row]
 

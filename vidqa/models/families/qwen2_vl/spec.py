@@ -1,7 +1,7 @@
-"""Qwen2-VL's config.json and video processor: rules for their values, and what they say in numbers. No torch.
+"""Qwen2-VL's config.json and video processor: rules for their values, specs and pixel bounds. No torch.
 
-Qwen2.5-VL is planned by the same numbers and not run yet. Keys without a rule (`auto_map`, `torch_dtype`) are dropped:
-transformers' configuration is made of checked values alone.
+Qwen2.5-VL has the same rules; it can be planned, but not run yet. Keys without a rule (`auto_map`, `torch_dtype`) are
+dropped: transformers' configuration gets checked values only.
 """
 
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vidqa.models.json_rules import (
-    MOST_VOCABULARY,
+    MAX_VOCABULARY,
     Boolean,
     Integer,
     ListOf,
@@ -29,7 +29,7 @@ PLANNED_TYPES = ("qwen2_vl", "qwen2_5_vl")
 _ACTIVATIONS = ("silu", "quick_gelu", "gelu", "gelu_new", "gelu_pytorch_tanh", "relu")
 VISION_THETA = 10_000.0  # of the tower's rotary embedding, fixed in every release
 
-# Qwen2's, and GPT-2's, which ByteLevel has inside. Both take time in proportion to the text.
+# Qwen2's, and GPT-2's, which is part of ByteLevel. Both take time proportional to the text.
 TOKENIZER_PATTERNS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
     r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
@@ -49,7 +49,7 @@ REFERENCE_BOUNDS = PixelBounds(
 
 # Defaults are those of transformers' Qwen2VLConfig and Qwen2_5_VLConfig.
 _TEXT: dict[str, Rule] = {
-    "vocab_size": Integer(2, MOST_VOCABULARY),
+    "vocab_size": Integer(2, MAX_VOCABULARY),
     "hidden_size": Integer(2, 2**17),
     "intermediate_size": Integer(1, 2**20),
     "num_hidden_layers": Integer(1, 1024),
@@ -59,13 +59,13 @@ _TEXT: dict[str, Rule] = {
     "hidden_act": OneOf(_ACTIVATIONS, "silu"),
     "rms_norm_eps": Number(1e-12, 1.0, 1e-5),
 }
-# vidqa's own loop over the layers attends to everything.
+# vidqa's loop over the layers has full attention only.
 _FULL_ATTENTION: dict[str, Rule] = {
     "use_sliding_window": Boolean(False, only=False),
     "layer_types": ListOf(OneOf(("full_attention",)), 1, 1024, None),
 }
 _ROPE: dict[str, Rule] = {
-    "rope_type": OneOf(("default", "mrope"), "default"),  # others scale attention, which vidqa's loop does not
+    "rope_type": OneOf(("default", "mrope"), "default"),  # other types scale attention, which vidqa's loop does not
     "type": OneOf(("default", "mrope"), "default"),
     "rope_theta": Number(1.0, 1e15, None),
     "mrope_section": ListOf(Integer(0, 2**16), 3, 3),
@@ -101,8 +101,8 @@ _TOKENS = {
 def check_config(config: Values) -> dict[str, Any]:
     """Return the checked values of a config.json as Qwen2VLConfig takes them; raise ModelError for others.
 
-    Hub checkpoints keep the language model's values beside the others, saved ones in `text_config`: here they are in
-    `text_config` always.
+    Hub checkpoints have the language model's values at the top level, saved ones in `text_config`; the result has them
+    in `text_config`.
     """
     model_type = config.values["model_type"]
     nested = config.values.get("text_config") is not None
@@ -135,7 +135,7 @@ def _text(text: Values) -> dict[str, Any]:
 
 
 def _rope(text: Values, head_dim: int) -> dict[str, Any]:
-    """M-RoPE's base and how many frequencies turn with time, row and column: half a head's values together."""
+    """Return M-RoPE's base and its numbers of frequencies for time, row and column, together half of head_dim."""
     key = "rope_scaling" if text.values.get("rope_scaling") else "rope_parameters"
     rope = text.inner(key)
     checked = rope.checked(_ROPE)
@@ -151,7 +151,7 @@ def _vision(vision: Values, model_type: str, hidden: int) -> dict[str, Any]:
     patch = "patch_size" if vision.values.get("patch_size") is not None else "spatial_patch_size"
     checked["patch_size"] = 14 if vision.values.get(patch) is None else vision.take(patch, _PATCH)
     width, heads = checked.get("embed_dim", checked["hidden_size"]), checked["num_heads"]
-    if width % (4 * heads):  # half of a head turns with the row, half with the column, by pairs
+    if width % (4 * heads):  # half of a head rotates with the row, half with the column, in pairs
         vision.refuse("num_heads", heads, f"must divide the tower's width, {width}, by a multiple of 4")
     if model_type == "qwen2_vl":
         checked["hidden_size"] = checked["hidden_size"] or hidden
@@ -206,10 +206,9 @@ _SIZE: dict[str, Rule] = dict.fromkeys(("shortest_edge", "longest_edge", "min_pi
 
 
 def read_bounds(folder: Path) -> PixelBounds:
-    """Pixel and frame bounds of a checkpoint's *video* processor, else qwen-vl-utils' video constants.
+    """Return the bounds of a checkpoint's *video* processor, else qwen-vl-utils' video constants; raise ModelError.
 
-    The image processor's bounds are never used: they allow 1,196 tokens per slice at 720p
-    where the reference gives 720.
+    The image processor's bounds are never used: they allow 1,196 tokens per slice at 720p, the reference 720.
     """
     processor = _video_processor(folder)
     if processor is None:
@@ -235,7 +234,7 @@ def read_bounds(folder: Path) -> PixelBounds:
 
 
 def _video_processor(folder: Path) -> Values | None:
-    """The video processor's own file, else its part of the processor's; None where there is neither."""
+    """Return the video processor's own file, else its section of the processor's file, None if there is neither."""
     own, shared = folder / "video_preprocessor_config.json", folder / "processor_config.json"
     if own.exists():
         return Values(own, "", read_object(own))
@@ -259,18 +258,7 @@ def _qwen2(layers: int, hidden: int, wide: int, heads: int, kv_heads: int, vocab
 
 def _qwen25(layers: int, hidden: int, wide: int, heads: int, kv_heads: int, vocabulary: int, tied: bool) -> ModelSpec:
     return ModelSpec(
-        "qwen2_5_vl",
-        layers,
-        hidden,
-        wide,
-        heads,
-        kv_heads,
-        128,
-        vocabulary,
-        128_000,
-        151656,
-        tied,
-        _GATED_TOWER,
+        "qwen2_5_vl", layers, hidden, wide, heads, kv_heads, 128, vocabulary, 128_000, 151656, tied, _GATED_TOWER
     )
 
 
