@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from vidqa.devices.device import rounded
 from vidqa.errors import ModelError
 from vidqa.models.family import ModelFamily, Shape, families, family_of, find_family, runnable_types
 from vidqa.models.json_rules import (
@@ -33,7 +34,6 @@ _NF4 = ".quant_state.bitsandbytes__nf4"
 _LIBRARIES = {"bitsandbytes": ("bitsandbytes",), "awq": ("gptqmodel",), "gptq": ("optimum", "gptqmodel")}
 _UNQUANTIZED = "use the unquantized checkpoint with --weights int8 or nf4."
 _PARTS = ("embedding", "layers", "lm_head", "vision")
-_BLOCK = 512  # bytes that an allocation is rounded up to (planner/weight_memory.py)
 _ELEMENT_BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2}  # others: 1
 _PACKED = ("U8", "I8", "I32", "I16")
 _ONLY_READ = (".weight_format", _NF4)  # read while loading, not on the device afterwards
@@ -182,7 +182,7 @@ def _loaded_bytes(tensor: StoredTensor, element_bytes: int) -> int:
         return 0
     plain = tensor.dtype in ("F32", "F16", "BF16") and tensor.name.endswith((".weight", ".bias"))
     size = math.prod(tensor.shape) * (element_bytes if plain else _ELEMENT_BYTES.get(tensor.dtype, 1))
-    return -(-size // _BLOCK) * _BLOCK
+    return rounded(size)
 
 
 def check_tensors(folder: Path, spec: ModelSpec) -> None:
