@@ -1,6 +1,6 @@
 """Decode steps as the engine takes them, for sections that time or compare them.
 
-The only place in the benchmarks that knows how a writer is made. Measures nothing.
+The only place in the benchmarks that knows how a runner is made. Measures nothing.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from vidqa.engine.cuda_graph import capture_on
-from vidqa.engine.decode import decode, decode_together
+from vidqa.engine.decode import decode, decode_batch
 from vidqa.engine.decode_runners import CudaGraphDecoder, DecodeRunner, EagerDecoder
 from vidqa.engine.kv_cache import KVCache, Storage
 from vidqa.engine.sampler import Sampler
@@ -80,24 +80,24 @@ def first_logits(loaded: Loaded) -> Tensor:
     return model.score(torch.ones(1, model.spec.hidden, device=model.device, dtype=model.dtype))
 
 
-def greedy_tokens(writer: DecodeRunner, loaded: Loaded, count: int) -> Iterator[int]:
+def greedy_tokens(runner: DecodeRunner, loaded: Loaded, count: int) -> Iterator[int]:
     """Tokens of one sequence, as the engine writes them."""
-    yield from decode(writer, first_logits(loaded), frozenset(), count)
+    yield from decode(runner, first_logits(loaded), frozenset(), count)
 
 
-def greedy_steps(writer: DecodeRunner, loaded: Loaded, sequences: int, count: int) -> Iterator[None]:
+def greedy_steps(runner: DecodeRunner, loaded: Loaded, sequences: int, count: int) -> Iterator[None]:
     """An item for each step of several sequences."""
     logits = first_logits(loaded).expand(sequences, -1)
-    for sequence, token in decode_together(writer, logits, frozenset(), [count] * sequences):
+    for sequence, token in decode_batch(runner, logits, frozenset(), [count] * sequences):
         if sequence == 0 and not isinstance(token, str):
             yield
 
 
 @torch.no_grad()
-def logits_after(writer: DecodeRunner, recorder: Recorder, tokens: Tensor) -> Tensor:
-    """Logits (steps, B, vocabulary) behind given tokens (steps, B), not those that the writer chooses."""
+def logits_after(runner: DecodeRunner, recorder: Recorder, tokens: Tensor) -> Tensor:
+    """Logits (steps, B, vocabulary) behind given tokens (steps, B), not those that the runner chooses."""
     made = []
     for step in tokens:
-        writer.next(step)
+        runner.next(step)
         made.append(recorder.logits.clone())
     return torch.stack(made)

@@ -11,7 +11,7 @@ from tests.engine.test_parity import prompt_tensors
 from tests.engine.test_static_decode_step import CPU, GRIDS, prefilled, room
 from tests.tiny import pair, random_patches
 from vidqa import EngineConfig, Request, Session
-from vidqa.engine.decode import decode_together
+from vidqa.engine.decode import decode_batch
 from vidqa.engine.decode_runners import CudaGraphDecoder
 from vidqa.engine.kv_cache import KVCache
 from vidqa.engine.prefill import Prefill
@@ -91,8 +91,8 @@ def test_an_answer_that_fills_its_cache_goes_on_no_further() -> None:
     storage = room(models, 2)
     caches, positions, logits = prefilled(models, storage)
     caches[0].length = storage.capacity - 2
-    writer = CudaGraphDecoder(models.ours, caches, positions, [Sampler(0, 1, 0)] * 2, None)
-    told = list(decode_together(writer, torch.stack(logits), frozenset(), [3, 20]))
+    runner = CudaGraphDecoder(models.ours, caches, positions, [Sampler(0, 1, 0)] * 2, None)
+    told = list(decode_batch(runner, torch.stack(logits), frozenset(), [3, 20]))
     assert [token for row, token in told if row == 0][-1] == "length" and len(told) == 25
 
 

@@ -69,16 +69,16 @@ def prompt(sampler: Sampler) -> tuple[KVCache, Tensor, int]:
 def eager(count: int, sampling: tuple[float, float, int]) -> list[int]:
     sampler = Sampler(*sampling)
     cache, logits, position = prompt(sampler)
-    writer = EagerDecoder(pair("2B").ours, cache, make_kernel("flash", CPU), position, sampler)
-    return finish(decode(writer, logits, frozenset(), count))[0]
+    runner = EagerDecoder(pair("2B").ours, cache, make_kernel("flash", CPU), position, sampler)
+    return finish(decode(runner, logits, frozenset(), count))[0]
 
 
 @pytest.mark.parametrize("sampling", [(0, 1, 0), (0.8, 0.9, 3)])
 def test_replays_write_what_the_eager_step_writes(capture: ScriptedCapture, sampling: tuple[float, float, int]) -> None:
     sampler = Sampler(*sampling)
     cache, logits, position = prompt(sampler)
-    writer = CudaGraphDecoder(pair("2B").ours, [cache], [position], [sampler], capture)
-    assert finish(decode(writer, logits, frozenset(), 40))[0] == eager(40, sampling)
+    runner = CudaGraphDecoder(pair("2B").ours, [cache], [position], [sampler], capture)
+    assert finish(decode(runner, logits, frozenset(), 40))[0] == eager(40, sampling)
     assert capture.captures == 1
 
 
@@ -88,9 +88,9 @@ def test_a_longer_sequence_is_captured_again_with_another_block(
     monkeypatch.setattr(decode_runners, "_GRAPH_BLOCK_TOKENS", 128)
     sampler = Sampler(0, 1, 0)
     cache, logits, position = prompt(sampler)
-    writer = CudaGraphDecoder(pair("2B").ours, [cache], [position], [sampler], capture)
+    runner = CudaGraphDecoder(pair("2B").ours, [cache], [position], [sampler], capture)
     start = cache.length
-    assert finish(decode(writer, logits, frozenset(), 150))[0] == eager(150, (0, 1, 0))
+    assert finish(decode(runner, logits, frozenset(), 150))[0] == eager(150, (0, 1, 0))
     assert capture.captures == 1 + (start + 149 - 1) // 128 - start // 128
     assert len(capture.live) == 1
 
@@ -101,8 +101,8 @@ def test_two_interleaved_writers_share_one_live_graph(capture: ScriptedCapture) 
     for _ in range(2):
         sampler = Sampler(0, 1, 0)
         cache, logits, position = prompt(sampler)
-        writer: DecodeRunner = CudaGraphDecoder(pair("2B").ours, [cache], [position], [sampler], capture)
-        running.append(decode(writer, logits, frozenset(), 12))
+        runner: DecodeRunner = CudaGraphDecoder(pair("2B").ours, [cache], [position], [sampler], capture)
+        running.append(decode(runner, logits, frozenset(), 12))
     written: list[list[int]] = [[], []]
     for _ in range(12):
         for tokens, one in zip(written, running, strict=True):
@@ -116,13 +116,13 @@ def test_two_interleaved_writers_share_one_live_graph(capture: ScriptedCapture) 
 def test_a_graph_ends_with_its_storage(capture: ScriptedCapture) -> None:
     sampler = Sampler(0, 1, 0)
     cache, logits, position = prompt(sampler)
-    writer = CudaGraphDecoder(pair("2B").ours, [cache], [position], [sampler], capture)
-    finish(decode(writer, logits, frozenset(), 3))
+    runner = CudaGraphDecoder(pair("2B").ours, [cache], [position], [sampler], capture)
+    finish(decode(runner, logits, frozenset(), 3))
     storage = weakref.ref(cache.storage)
     assert len(cuda_graph._live) == 1
     # The scripted replay keeps its step, and so the storage; a CUDA graph keeps addresses alone.
     cuda_graph._live[CPU].release()
-    del writer, cache
+    del runner, cache
     gc.collect()
     assert storage() is None and len(cuda_graph._live) == 0
 

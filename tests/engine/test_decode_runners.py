@@ -20,24 +20,24 @@ CPU = torch.device("cpu")
 
 
 def both(sampling: tuple[float, float, int] = (0, 1, 0)) -> dict[str, tuple[DecodeRunner, Tensor, KVCache]]:
-    """An eager and a captured writer behind the same prompt, each with a cache of its own."""
+    """An eager and a captured runner behind the same prompt, each with a cache of its own."""
     models, made = pair("2B"), {}
     for name in ("eager", "captured"):
         embeddings, places = prompt_tensors(models, random_patches(3, 6, 8), 6, 8)
         cache, kernel = make_cache(models.ours.spec, 128, torch.float32, CPU), make_kernel("flash", CPU)
         logits = prefill_all(models.ours, embeddings, places, cache, kernel, 64)
         position, sampler = int(places.max()) + 1, Sampler(*sampling)
-        writer: DecodeRunner = EagerDecoder(models.ours, cache, kernel, position, sampler)
+        runner: DecodeRunner = EagerDecoder(models.ours, cache, kernel, position, sampler)
         if name == "captured":
-            writer = CudaGraphDecoder(models.ours, [cache], [position], [sampler], None)
-        made[name] = (writer, logits, cache)
+            runner = CudaGraphDecoder(models.ours, [cache], [position], [sampler], None)
+        made[name] = (runner, logits, cache)
     return made
 
 
 @pytest.mark.parametrize("sampling", [(0, 1, 0), (0.8, 0.9, 3), (1.5, 1.0, 4)])
 def test_both_write_the_same(sampling: tuple[float, float, int]) -> None:
     told = {
-        name: finish(decode(writer, logits, frozenset(), 40)) for name, (writer, logits, _) in both(sampling).items()
+        name: finish(decode(runner, logits, frozenset(), 40)) for name, (runner, logits, _) in both(sampling).items()
     }
     assert told["eager"] == told["captured"]
     assert told["eager"][1] == "length" and len(told["eager"][0]) == 40
@@ -49,9 +49,9 @@ def test_a_stop_takes_the_step_back_that_was_queued_ahead() -> None:
     stop = tokens[7]
     before = tokens.index(stop)
     lengths = {}
-    for name, (writer, logits, cache) in both().items():
+    for name, (runner, logits, cache) in both().items():
         start = cache.length
-        assert finish(decode(writer, logits, frozenset((stop,)), 20)) == (tokens[:before], "stop")
+        assert finish(decode(runner, logits, frozenset((stop,)), 20)) == (tokens[:before], "stop")
         lengths[name] = cache.length - start
     assert lengths == {"eager": before, "captured": before}
 
@@ -60,8 +60,8 @@ def test_a_conversation_goes_on_behind_the_stop() -> None:
     """What the queued step wrote into the cache is overwritten: the next tokens are as if it had never run."""
     tokens = finish(decode(*both()["eager"][:2], frozenset(), 20))[0]
     models, after = pair("2B"), {}
-    for name, (writer, logits, cache) in both().items():
-        finish(decode(writer, logits, frozenset((tokens[7],)), 20))
+    for name, (runner, logits, cache) in both().items():
+        finish(decode(runner, logits, frozenset((tokens[7],)), 20))
         rows, places = models.ours.embed(torch.tensor([5, 6, 7])), text_positions(cache.length, 3)
         told = prefill_all(models.ours, rows, places, cache, make_kernel("flash", CPU), 64)
         again = EagerDecoder(models.ours, cache, make_kernel("flash", CPU), cache.length, Sampler(0, 1, 0))
@@ -70,8 +70,8 @@ def test_a_conversation_goes_on_behind_the_stop() -> None:
 
 
 def test_an_answer_that_is_left_half_way_has_cached_what_was_said() -> None:
-    for name, (writer, logits, cache) in both().items():
-        start, running = cache.length, decode(writer, logits, frozenset(), 20)
+    for name, (runner, logits, cache) in both().items():
+        start, running = cache.length, decode(runner, logits, frozenset(), 20)
         for _ in range(5):
             next(running)
         running.close()
@@ -80,7 +80,7 @@ def test_an_answer_that_is_left_half_way_has_cached_what_was_said() -> None:
 
 @pytest.mark.parametrize("name", ["eager", "captured"])
 def test_scores_that_overflow_end_the_answer_with_an_error(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    writer, logits, _ = both()[name]
+    runner, logits, _ = both()[name]
     head: Any = pair("2B").ours.model.lm_head
     real, calls = head.forward, []
 
@@ -91,6 +91,6 @@ def test_scores_that_overflow_end_the_answer_with_an_error(name: str, monkeypatc
     monkeypatch.setattr(head, "forward", overflowing)
     written = []
     with pytest.raises(ModelError, match="not finite in float32"):
-        for token in decode(writer, logits, frozenset(), 20):
+        for token in decode(runner, logits, frozenset(), 20):
             written.append(token)
     assert len(written) == 4

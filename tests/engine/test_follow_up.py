@@ -198,12 +198,12 @@ def test_shared_ids() -> None:
     cache = Cache()
     prefix, other = (TextSegment((1, 2)), VisionSegment(5)), (TextSegment((1, 3)), VisionSegment(5))
     read = CachedPrompt(cache, prefix, 12)  # type: ignore[arg-type]
-    read.note((5, 6, 7, 8, 9, 10, 11, 12, 13))
+    read.set_tail((5, 6, 7, 8, 9, 10, 11, 12, 13))
     assert read.tail == (5, 6, 7, 8, 9, 10, 11, 12)  # 20 - 2 - 10
-    assert read.shared(prefix, (5, 6, 7, 1)) == 3
-    assert read.shared(prefix, (5, 6, 7)) == 2  # the last one's logits are needed
-    assert read.shared(prefix, (9,)) == 0
-    assert read.shared(other, (5, 6)) is None
-    assert CachedPrompt(cache, prefix).shared(prefix, (5, 6)) is None  # type: ignore[arg-type]
-    read.cut(2)
+    assert read.common_tokens(prefix, (5, 6, 7, 1)) == 3
+    assert read.common_tokens(prefix, (5, 6, 7)) == 2  # the last one's logits are needed
+    assert read.common_tokens(prefix, (9,)) == 0
+    assert read.common_tokens(other, (5, 6)) is None
+    assert CachedPrompt(cache, prefix).common_tokens(prefix, (5, 6)) is None  # type: ignore[arg-type]
+    read.truncate(2)
     assert (cache.length, read.tail) == (14, (5, 6))

@@ -12,7 +12,7 @@ from demo_world.precisions import write_checkpoint
 from tests.engine.test_demo_parity import CLIP, QUESTION
 from tests.engine.test_fallback import failing
 from vidqa import EngineConfig, Request, Session
-from vidqa.engine.background_task import BackgroundTask
+from vidqa.engine.model_manager import BackgroundTask
 from vidqa.errors import DoesNotFit, Interrupted, UsageError
 from vidqa.events import Answered, Degraded, Event, MemorySampled, Planned, StageProgress, StageStarted
 from vidqa.models.hub import demo_folder

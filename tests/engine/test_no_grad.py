@@ -24,7 +24,9 @@ from vidqa import EngineConfig, Request, Session
 from vidqa.devices.live_bytes import LiveBytes
 from vidqa.devices.memory_tracker import TensorMeter, Tracker
 from vidqa.engine import frame_prefetcher, no_grad
+from vidqa.engine.timers import ignore_phase
 from vidqa.events import Answered, Event, MemorySampled, StageProgress, StageStarted
+from vidqa.models.families.qwen2_vl import runtime
 from vidqa.types import Turn
 
 CONFIG = EngineConfig(isolate_decoder=False, remember=False, vision_chunk=1, prefill_chunk=8, conversation_tokens=256)
@@ -38,7 +40,7 @@ class Watched:
     """A session with a loaded model, its living tensors counted."""
 
     def __init__(self, session: Session, live: LiveBytes) -> None:
-        self.session, self.live = session, live
+        self.session, self.live, self.fault = session, live, ignore_phase
 
     def require_grad(self, required: bool = True) -> None:
         for parameter in self.model.parameters():
@@ -52,10 +54,12 @@ class Watched:
 
     def kept(self) -> list[Tensor]:
         """Every tensor that outlives its question."""
-        kept = self.session._kept
-        assert kept is not None and kept.run.visual is not None and kept.run.read is not None
-        storage = kept.run.read.cache.storage
-        every = (kept.run.visual.rows, storage.store, storage.scales, storage.scratch)
+        previous = self.session._previous
+        assert previous is not None
+        embeddings, prompt = previous.state.vision_embeddings, previous.state.cached_prompt
+        assert embeddings is not None and prompt is not None
+        storage = prompt.cache.storage
+        every = (embeddings.rows, storage.store, storage.scales, storage.scratch)
         return [tensor for tensor in every if tensor is not None]
 
     def follow(self, request: Request | list[Request]) -> tuple[Living, list[str]]:
@@ -79,14 +83,16 @@ def modes() -> tuple[bool, bool]:
     return torch.is_grad_enabled(), torch.is_inference_mode_enabled()
 
 
-@pytest.fixture(no_grad="module")
+@pytest.fixture(scope="module")
 def loaded() -> Iterator[Watched]:
     live, threads = LiveBytes("cpu"), torch.get_num_threads()
     torch.set_num_threads(1)  # matrices this small are slower when they are shared out
-    with Session(CONFIG, meter=TensorMeter(live)) as session:
+    faults: list[Watched] = []
+    with Session(CONFIG, meter=TensorMeter(live), fault=lambda phase: [one.fault(phase) for one in faults]) as session:
         *_, last = session.ask(Request(CLIP, QUESTION, frames=2, max_tokens=1))
         assert isinstance(last, Answered)
         watched = Watched(session, live)
+        faults.append(watched)
         live.count_model(watched.model)
         yield watched
     torch.set_num_threads(threads)
@@ -124,7 +130,7 @@ def ask_twice(watched: Watched) -> tuple[Living, list[str]]:
 @pytest.fixture
 def unscoped(monkeypatch: pytest.MonkeyPatch) -> None:
     """The engine as it would be if its generators did not scope their consumption."""
-    monkeypatch.setattr(no_grad, "unrecorded", nullcontext)
+    monkeypatch.setattr(no_grad, "no_grad_scope", nullcontext)
 
 
 @pytest.mark.parametrize("kv", [None, "int8"])
@@ -214,7 +220,7 @@ def test_an_error_leaves_the_mode_and_no_memory(watched: Watched, phase: str, mo
         if entered == phase:
             raise ValueError(f"planted in {phase}")
 
-    monkeypatch.setattr(watched.session, "_fault", fault)
+    monkeypatch.setattr(watched, "fault", fault)
     with pytest.raises(ValueError, match="planted"):
         list(watched.session.ask(FIRST))
     assert torch.is_grad_enabled()
@@ -341,7 +347,7 @@ def test_the_thread_of_frames_sets_its_own_mode(
     watched: Watched, scoped: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without its own scope it would record, whatever the consumer's mode is."""
-    real, seen = frame_prefetcher.resize_frame, set()
+    real, seen = runtime.resize_frame, set()
     weight = nn.Parameter(torch.ones(()))  # stands for a transform with parameters
 
     def resize(*frame: Any) -> Tensor:
@@ -349,9 +355,9 @@ def test_the_thread_of_frames_sets_its_own_mode(
         seen.add((threading.current_thread().name, (picture.float() * weight).requires_grad))
         return picture
 
-    monkeypatch.setattr(frame_prefetcher, "resize_frame", resize)
+    monkeypatch.setattr(runtime, "resize_frame", resize)
     if not scoped:
-        monkeypatch.setattr(frame_prefetcher, "unrecorded", nullcontext)
+        monkeypatch.setattr(frame_prefetcher, "no_grad_scope", nullcontext)
     with torch.no_grad():  # reaches this thread alone
         *_, last = watched.session.ask(FIRST)
     assert text_of(last) == ANSWER
@@ -360,7 +366,7 @@ def test_the_thread_of_frames_sets_its_own_mode(
 
 def test_an_error_in_the_thread_of_frames_leaves_no_picture(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither the error, nor the queue, nor the frames that raised keep each other alive."""
-    real, alive = frame_prefetcher.resize_frame, []
+    real, alive = runtime.resize_frame, []
 
     def resize(*frame: Any) -> Tensor:
         if len(alive) == 3:
@@ -369,7 +375,7 @@ def test_an_error_in_the_thread_of_frames_leaves_no_picture(watched: Watched, mo
         alive.append(weakref.ref(picture))
         return picture
 
-    monkeypatch.setattr(frame_prefetcher, "resize_frame", resize)
+    monkeypatch.setattr(runtime, "resize_frame", resize)
     try:
         list(watched.session.ask(FIRST))
     except ValueError as error:

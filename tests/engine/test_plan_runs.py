@@ -12,12 +12,11 @@ from tests.engine.test_demo_parity import CLIP, QUESTION
 from vidqa import EngineConfig, Request, Session
 from vidqa.devices.device import find_device
 from vidqa.devices.memory_tracker import Tracker
-from vidqa.engine.answer_state import AnswerState
-from vidqa.engine.attempt import Attempt, Outcome
+from vidqa.engine.detokenizer import AnswerState
+from vidqa.engine.attempt import Attempt, AttemptResult
 from vidqa.engine.kv_cache import make_cache
 from vidqa.engine.prompt import build_prompt
-from vidqa.engine.stage_context import Hooks
-from vidqa.engine.timers import Clock, Stopwatch
+from vidqa.engine.timers import Callbacks, Clock, Stopwatch
 from vidqa.events import Event, StageProgress, StageStarted
 from vidqa.models.hub import demo_folder
 from vidqa.models.loader import Loaded, load_model
@@ -34,7 +33,7 @@ class Ran:
     """What one plan did."""
 
     events: list[Event]
-    outcome: Outcome
+    outcome: AttemptResult
     loaded: Loaded
     text: str
     rows_seen: int
@@ -84,7 +83,7 @@ def run(plan: Plan) -> Ran:
             try:
                 events.append(next(stage))
             except StopIteration as finished:
-                outcome: Outcome = finished.value
+                outcome: AttemptResult = finished.value
                 break
     seen = outcome.plan.prompt_tokens - len(prompt.head) - len(prompt.tail)
     return Ran(events, outcome, loaded, speech.text, seen, pipeline.kernel_name)
@@ -248,7 +247,7 @@ def test_no_field_of_a_draft_is_forgotten() -> None:
 
 
 def test_auto_stays_with_the_model_that_is_loaded(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    import vidqa.engine.session as session_module
+    import vidqa.engine.model_manager as model_manager
     from vidqa.models.checkpoint import read_bounds
     from vidqa.models.registry import Checkpoint
 
@@ -256,7 +255,7 @@ def test_auto_stays_with_the_model_that_is_loaded(tmp_path: Any, monkeypatch: py
     small = Checkpoint("small", base_spec(), read_bounds(folder), folder)
     large = replace(small, name="large", spec=replace(small.spec, layers=400))
     offered = [[small], [small, large]]
-    monkeypatch.setattr(session_module, "find_checkpoints", lambda name, *, local: offered.pop(0))
+    monkeypatch.setattr(model_manager, "find_checkpoints", lambda name, *, local: offered.pop(0))
     with Session(EngineConfig(model="auto", isolate_decoder=False)) as session:
         answers = []
         for _ in range(2):

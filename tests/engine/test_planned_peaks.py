@@ -102,7 +102,7 @@ def test_loaded_weights_are_not_planned_twice() -> None:
     with Session(EngineConfig(remember=False, isolate_decoder=False)) as session:
         answer = answered(session, "demo.mp4", "what happens?")
         weights = torch.ones(200 * MIB // 4)
-        assert session._model._live is not None
-        session._model._live.count(weights)  # as if the weights were 200 MiB larger
+        assert session._models._live is not None
+        session._models._live.count(weights)  # as if the weights were 200 MiB larger
         plan = session.forecast(answer.video, Request("", "")).plan
     assert plan is not None and plan.runtime_bytes - answer.plan.runtime_bytes < 100 * MIB

@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from tests.engine.test_parity import prompt_tensors
 from tests.tiny import pair, random_patches
-from vidqa.engine.decode import decode, decode_together
+from vidqa.engine.decode import decode, decode_batch
 from vidqa.engine.decode_runners import CudaGraphDecoder, EagerDecoder, make_decode_runner
 from vidqa.engine.kv_cache import KVCache, make_cache
 from vidqa.engine.no_grad import no_grad_generator
@@ -63,8 +63,8 @@ def test_no_tensor_of_any_stage_has_a_grad_fn_and_the_consumer_keeps_its_mode() 
     assert cache.length == 45  # two chunks of 16 and the rest
     logits = prefill.logits(cache)
     assert logits.grad_fn is None
-    writer = make_decode_runner(models.ours, cache, kernel, int(positions.max()) + 1, Sampler(0, 1, 0))
-    for _ in decode(writer, logits, frozenset(), 4):
+    runner = make_decode_runner(models.ours, cache, kernel, int(positions.max()) + 1, Sampler(0, 1, 0))
+    for _ in decode(runner, logits, frozenset(), 4):
         assert torch.is_grad_enabled()
 
 
@@ -158,11 +158,11 @@ def run_decode(bare: bool, captured: bool) -> None:
     prefill = Prefill(model, kernel, 64)
     for _ in (*prefill.push(cache, embeddings, positions), *prefill.flush(cache)):
         pass
-    writer: Any = EagerDecoder(model, cache, kernel, position, sampler)
+    runner: Any = EagerDecoder(model, cache, kernel, position, sampler)
     if captured:
-        writer = CudaGraphDecoder(model, [cache], [position], [sampler], None)
-    stage: Any = decode_together
-    running = (stage.__wrapped__ if bare else stage)(writer, prefill.logits(cache), frozenset(), [6])
+        runner = CudaGraphDecoder(model, [cache], [position], [sampler], None)
+    stage: Any = decode_batch
+    running = (stage.__wrapped__ if bare else stage)(runner, prefill.logits(cache), frozenset(), [6])
     for _ in running:
         assert torch.is_grad_enabled()
     assert cache.storage.store.requires_grad is bare

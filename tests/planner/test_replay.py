@@ -24,9 +24,8 @@ from vidqa.engine.kv_cache import Storage, make_cache
 from vidqa.engine.prefill import Prefill
 from vidqa.engine.prompt_runner import PromptRunner
 from vidqa.engine.sampler import Sampler
-from vidqa.engine.stage_context import Hooks, StageContext
 from vidqa.engine.static_decode_step import DecodeState, next_logits
-from vidqa.engine.timers import Sections
+from vidqa.engine.timers import Callbacks, PhaseTimer, StageContext
 from vidqa.engine.vision import GroupEncoder, PreparedFrame
 from vidqa.models.attention import make_kernel
 from vidqa.models.family import TextSegment, VisionSegment
@@ -66,24 +65,23 @@ class Frames:
 def run_phases(replay: Replay, run_config: RunConfig, spec: ModelSpec) -> dict[str, int]:
     """Replayed peaks per phase, by the engine's own tracker."""
     model, tracker = replay.model, Tracker(made_device(80), TensorMeter(replay.live))
-    hooks = Hooks(lambda: False, lambda phase: None, lambda phase: None)
     stages, kernel = (
-        StageContext(tracker, hooks, Sections("replayed")),
+        StageContext(tracker, Callbacks(lambda: False), PhaseTimer("replayed")),
         make_kernel(run_config.attention, torch.device("cuda")),
     )
     tail = TextSegment(tuple(range(run_config.text_tokens - HEAD)))
     layout = (TextSegment(tuple(range(HEAD))), VisionSegment(spec.slices(run_config.frames)), tail)
     prefill = Prefill(model, kernel, run_config.prefill_chunk)
-    filling = PromptRunner(model, plan_of(run_config, spec), layout, prefill, stages)
+    prompt = PromptRunner(model, plan_of(run_config, spec), layout, prefill, stages)
     with replay.vision_is_moved_by_hand():
-        for _ in (run := filling.run(Frames(run_config))):  # type: ignore[arg-type]
+        for _ in (run := prompt.run(Frames(run_config))):  # type: ignore[arg-type]
             pass
     del run
-    assert filling.read is not None
+    assert prompt.cached_prompt is not None
     with tracker.phase("decode"):
         for _ in range(2):
             part = SequenceChunk(
-                model.embed(torch.tensor([1])), torch.zeros(3, 1, dtype=torch.long), filling.read.cache
+                model.embed(torch.tensor([1])), torch.zeros(3, 1, dtype=torch.long), prompt.cached_prompt.cache
             )
             logits = model.score(model.run([part], kernel))
         del logits
@@ -203,11 +201,11 @@ def test_a_captured_step_takes_no_more_than_planned(model: str, weights: str, kv
         storage = Storage.allocate(
             spec, kv_capacity(spec, run_config), merged.dtype, cuda, sequences=batch, quantized=kv == "int8"
         )
-        places = DecodeState.of([1000] * batch, [1000] * batch, cuda)
+        decode_state = DecodeState.of([1000] * batch, [1000] * batch, cuda)
         tokens = torch.zeros(batch, dtype=torch.long, device=cuda)
         for _ in range(2):
             replay.live.reset()
-            logits = next_logits(merged, merged.embed(tokens), storage, places, storage.capacity)
+            logits = next_logits(merged, merged.embed(tokens), storage, decode_state, storage.capacity)
             tokens = Sampler(0, 1, 0).choose(logits, tokens)
             del logits
         planned = tensor_bytes(spec, run_config)["decode"]

@@ -1,7 +1,8 @@
-"""The decode step as a CUDA graph: captured once for a storage and replayed for every token and question.
+"""A decode step as a CUDA graph, captured once for a KV cache's storage and replayed for every token and question.
 
-At most one graph is live per process and device: a new capture releases the one before, which its owner captures
-again when it goes on. So the plan counts one graph's memory, and no graph outlives a workspace that it shares.
+At most one graph is live per process and device: a new capture releases the one before, which is captured again when
+its storage is used again. So the plan counts one graph's memory, and no graph outlives a workspace that it shares.
+The step itself is in `decode_runners`.
 """
 
 import functools
@@ -12,12 +13,11 @@ from typing import Any
 
 import torch
 
-_WARM_UPS = 2  # steps before the capture: libraries and Triton set themselves up in the first ones
+_WARM_UPS = 2  # steps before the capture: libraries and Triton initialize in the first ones
 
 Step = Callable[[], None]
-Snapshot = Callable[[], Step]  # remembers what a step changes; returns what restores it
+Snapshot = Callable[[], Step]  # stores what a step changes; returns a function that restores it
 Capture = Callable[[Step, Snapshot], Step]  # runs a step a few times, undoing each, and records it; returns its replay
-
 
 _lock = threading.RLock()  # sessions may run in several threads
 
@@ -31,10 +31,7 @@ class CudaGraphStep:
         self._key: tuple[object, ...] = ()
 
     def run(self, key: tuple[object, ...], step: Step, snapshot: Snapshot) -> None:
-        """Replay the step; capture it first where it is not captured, or for another `key`.
-
-        The warm-ups of a capture are undone by the `snapshot`.
-        """
+        """Replay the step; capture it first if it is not captured for `key`. `snapshot` undoes the warm-ups."""
         with _lock:
             if self._replay is None or self._key != key:
                 if (live := _live.get(self._device)) is not None:
@@ -44,7 +41,7 @@ class CudaGraphStep:
             self._replay()
 
     def release(self) -> None:
-        """Free the graph and its memory, once the device has finished with it."""
+        """Free the graph and its memory once the device has finished with it."""
         with _lock:
             if self._replay is not None and self._device.type == "cuda":
                 torch.cuda.synchronize(self._device)
@@ -55,7 +52,7 @@ _live: "weakref.WeakValueDictionary[torch.device, CudaGraphStep]" = weakref.Weak
 
 
 def capture_on(device: torch.device) -> Capture | None:
-    """How a step is captured on a device; None where steps are run instead of replayed."""
+    """Return how a step is captured on a device; None if steps are run instead of replayed."""
     return functools.partial(_capture, device) if device.type == "cuda" else None
 
 
@@ -81,7 +78,7 @@ def _capture(device: torch.device, step: Step, snapshot: Snapshot) -> Step:
 
 
 def _release_cached(device: torch.device) -> None:
-    """Give back what cuBLAS and the allocator hold without need."""
+    """Free workspaces of cuBLAS and unused memory of the allocator."""
     torch.cuda.synchronize(device)
     torch._C._cuda_clearCublasWorkspaces()
     torch.cuda.empty_cache()
@@ -89,5 +86,5 @@ def _release_cached(device: torch.device) -> None:
 
 @functools.cache
 def _side_stream(device: torch.device) -> Any:
-    """One for all captures: cuBLAS keeps a handle and a workspace for every stream."""
+    """Return one stream for all captures: cuBLAS keeps a handle and a workspace for every stream."""
     return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
