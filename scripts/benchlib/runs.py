@@ -166,7 +166,8 @@ def ask(
     began = time.perf_counter()
     pipeline = Attempt(
         endless, plan, prompt, answer, tracker, Callbacks(lambda: False), clock,
-        before.pipeline.vision_embeddings if before else None, before.pipeline.cached_prompt if before else None,
+        before.pipeline.prompt_runner.vision_embeddings if before else None,
+        before.pipeline.prompt_runner.cached_prompt if before else None,
     )  # fmt: skip
     frames: Any = reader
     for event in pipeline.run(frames):

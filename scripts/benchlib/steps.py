@@ -9,9 +9,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from vidqa.engine.cuda_graph import capture_on
 from vidqa.engine.decode import decode, decode_batch
-from vidqa.engine.decode_runners import CudaGraphDecoder, DecodeRunner, EagerDecoder
+from vidqa.engine.decode_runners import CudaGraphDecoder, DecodeRunner, EagerDecoder, capture_on
 from vidqa.engine.kv_cache import KVCache, Storage
 from vidqa.engine.sampler import Sampler
 from vidqa.models.attention import Kernel, make_kernel

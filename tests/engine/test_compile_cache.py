@@ -33,19 +33,18 @@ def model() -> VisionLanguageModel:
 
 def test_a_compilation_is_announced_until_it_is_remembered(model: VisionLanguageModel) -> None:
     facts = (model.spec, model.device, model.dtype)
-    (key,) = pending(*facts, "flex")
+    (key,) = pending(*facts)
     assert key.startswith(f"{FLEX} · cpu · torch {torch.__version__}")
-    assert "compiling attention (once per GPU and version), about" in pending(*facts, "flex")[key]
-    assert pending(*facts, "flash") == {}
+    assert "compiling attention (once per GPU and version), about" in pending(*facts)[key]
     compile_cache.remember(key, 31.4)
-    assert pending(*facts, "flex") == {}
+    assert pending(*facts) == {}
     assert compile_cache.seconds_taken(key) == 31.4
-    assert pending(model.spec, model.device, torch.bfloat16, "flex")  # other numbers, another graph
+    assert pending(model.spec, model.device, torch.bfloat16)  # another precision is compiled again
 
 
 def test_a_damaged_record_is_no_record(model: VisionLanguageModel, tmp_path: Path) -> None:
     (tmp_path / "compiled.json").write_text("[1, 2")
-    assert pending(model.spec, model.device, model.dtype, "flex")
+    assert pending(model.spec, model.device, model.dtype)
     compile_cache.remember("a key", 1.0)
     assert json.loads((tmp_path / "compiled.json").read_text()) == {"a key": 1.0}
 

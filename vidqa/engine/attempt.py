@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from vidqa.devices.memory_tracker import Tracker
+from vidqa.engine import compile_cache
 from vidqa.engine.decode import decode
 from vidqa.engine.decode_runners import make_decode_runner
 from vidqa.engine.detokenizer import AnswerState
+from vidqa.engine.kv_cache import KVCache
 from vidqa.engine.no_grad import no_grad_generator
 from vidqa.engine.prefill import Prefill
 from vidqa.engine.prefix_cache import CachedPrompt, VisionEmbeddings
@@ -39,8 +41,8 @@ class AttemptResult:
 class Attempt:
     """Runs one request by one plan on a loaded model.
 
-    `vision_embeddings` and `cached_prompt` come from a former question about the same frames; afterwards they are this
-    one's.
+    `vision_embeddings` and `cached_prompt` come from a former question about the same frames; afterwards those of
+    `prompt_runner` are this one's.
     """
 
     def __init__(
@@ -58,37 +60,20 @@ class Attempt:
         self._loaded, self._plan, self._answer, self._clock = loaded, plan, answer, clock
         self._callbacks, self._compiled = callbacks, dict[str, str]()
         self._stages = StageContext(tracker, callbacks, PhaseTimer(str(loaded.model.device)))
-        self._kernel: Kernel = make_kernel(plan.run_config.attention, loaded.model.device)
+        self.kernel: Kernel = make_kernel(plan.run_config.attention, loaded.model.device)
         *prefix, last = layout_of(prompt, plan, loaded)
         assert isinstance(last, TextSegment)
         self._tail = last.ids
         layout = (*prefix, TextSegment((*last.ids, *answer.tokens)))
         model = self._stages.with_cancel_check(loaded.model)
-        prefill = Prefill(model, self._kernel, plan.run_config.prefill_chunk)
-        self._prompt = PromptRunner(model, plan, layout, prefill, self._stages, vision_embeddings, cached_prompt)
-
-    @property
-    def kernel_name(self) -> str:
-        """The name of the attention kernel."""
-        return self._kernel.name
-
-    @property
-    def vision_embeddings(self) -> VisionEmbeddings | None:
-        """The video's embeddings on the host."""
-        return self._prompt.vision_embeddings
-
-    @property
-    def cached_prompt(self) -> CachedPrompt | None:
-        """The KV cache and the prompt in it."""
-        return self._prompt.cached_prompt
+        prefill = Prefill(model, self.kernel, plan.run_config.prefill_chunk)
+        self.prompt_runner = PromptRunner(model, plan, layout, prefill, self._stages, vision_embeddings, cached_prompt)
 
     def compile_notes(self) -> Iterable[str]:
         """Return a note for each kernel that has to be compiled first."""
         if self._plan.run_config.attention == "flex":
-            from vidqa.engine.compile_cache import pending
-
             model = self._loaded.model
-            self._compiled = pending(model.spec, model.device, model.dtype)
+            self._compiled = compile_cache.pending(model.spec, model.device, model.dtype)
         return self._compiled.values()
 
     @no_grad_generator
@@ -97,40 +82,31 @@ class Attempt:
         try:
             result = yield from self._stages.with_memory_samples(self._run(reader))
         except NotFinite:
-            self._prompt.cached_prompt = None  # the cache may hold overflowed values
+            self.prompt_runner.cached_prompt = None  # the cache may hold overflowed values
             raise
         finally:
-            if self.cached_prompt is not None:
-                self.cached_prompt.set_tail((*self._tail, *self._answer.tokens))
-        if self._compiled:
-            from vidqa.engine.compile_cache import remember
-
-            for key in self._compiled:
-                remember(key, self._clock.watch.seconds())
+            if (cached := self.prompt_runner.cached_prompt) is not None:
+                cached.set_tail((*self._tail, *self._answer.tokens))
+        for key in self._compiled:
+            compile_cache.remember(key, self._clock.watch.seconds())
         return result
 
-    def cancelled(self) -> AttemptResult:
-        """Return the result of an attempt that was cancelled after an earlier one had begun to answer."""
-        return AttemptResult(self._plan, "cancelled", 0)
-
     def _run(self, reader: VideoReader | None) -> Generator[Event, None, AttemptResult]:
-        logits = yield from self._prompt.run(reader)
-        timer = self._stages.timer
-        self._clock.video += self._prompt.video_seconds
+        prompt, timer = self.prompt_runner, self._stages.timer
+        logits = yield from prompt.run(reader)
+        self._clock.video += prompt.video_seconds
         self._clock.vision, self._clock.prefill = timer.seconds("vision"), timer.seconds("prefill")
+        assert prompt.cached_prompt is not None
+        cache = prompt.cached_prompt.cache
         self._callbacks.on_phase("decode")
         with self._stages.tracker.phase("decode"):  # for all tokens: one is too short to measure around
-            reason = yield from self._decode(logits)
-        assert self.cached_prompt is not None
-        return AttemptResult(plan_that_ran(self._plan, self.vision_embeddings), reason, self.cached_prompt.cache.bytes)
+            reason = yield from self._decode(logits, cache)
+        return AttemptResult(plan_that_ran(self._plan, prompt.vision_embeddings), reason, cache.bytes)
 
-    def _decode(self, logits: Tensor) -> Generator[Event, None, FinishReason]:
+    def _decode(self, logits: Tensor, cache: KVCache) -> Generator[Event, None, FinishReason]:
         """Decode the rest of the answer; return why it ended."""
-        assert self.cached_prompt is not None
-        answer, limit = self._answer, self._plan.run_config.max_tokens
-        runner = make_decode_runner(
-            self._loaded.model, self.cached_prompt.cache, self._kernel, self._prompt.next_position, answer.sampler
-        )
+        answer, limit, position = self._answer, self._plan.run_config.max_tokens, self.prompt_runner.next_position
+        runner = make_decode_runner(self._loaded.model, cache, self.kernel, position, answer.sampler)
         tokens = decode(runner, logits, self._loaded.stop_ids, limit - len(answer.tokens))
         yield StageStarted("decode", limit)
         watch, before = Stopwatch(), self._clock.decode

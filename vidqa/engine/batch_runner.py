@@ -6,7 +6,7 @@ about the same frames share their prefix. Groups that do not fit into memory are
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
@@ -14,22 +14,21 @@ from torch import Tensor
 
 from vidqa.config import EngineConfig
 from vidqa.engine.attempt import plan_that_ran
-from vidqa.engine.cuda_graph import capture_on
 from vidqa.engine.decode import decode_batch
-from vidqa.engine.decode_runners import CudaGraphDecoder, DecodeRunner, why_not_captured
+from vidqa.engine.decode_runners import CudaGraphDecoder, DecodeRunner, capture_on, why_not_captured
 from vidqa.engine.detokenizer import AnswerState
 from vidqa.engine.kv_cache import KVCache, Storage
 from vidqa.engine.model_manager import ModelManager
 from vidqa.engine.no_grad import no_grad_generator
 from vidqa.engine.prefill import Prefill
-from vidqa.engine.prompt import PromptTokens, layout_of, text_tokens
+from vidqa.engine.prompt import PromptTokens, layout_of
 from vidqa.engine.prompt_runner import PromptRunner
 from vidqa.engine.request_state import RequestState, prompt_of, video_cache_key
-from vidqa.engine.timers import Clock, PhaseTimer, StageContext, Stopwatch
+from vidqa.engine.timers import PhaseTimer, StageContext, Stopwatch
 from vidqa.errors import DoesNotFit, Interrupted, VideoError, VidqaError
 from vidqa.events import Answered, Event, Failed, Planned, StageStarted, TextDelta
 from vidqa.models.attention import make_kernel
-from vidqa.types import Answer, FinishReason, MemoryUse, Placement, Plan, Request, Timing, VideoInfo
+from vidqa.types import Answer, FinishReason, MemoryUse, Placement, Plan, Request, VideoInfo
 from vidqa.video.reader import VideoReader
 
 if TYPE_CHECKING:
@@ -127,19 +126,19 @@ class BatchScheduler:
                 config = _shared_config(config, states[number])
         if loaded is None or tracker is None:
             return
-        items = [_item_of(state, readers[number], loaded) for number, state in states.items()]
+        items = [BatchItem.of(state, readers[number], loaded) for number, state in states.items()]
         callbacks = replace(self._models.callbacks, on_phase=next(iter(states.values())).set_phase)
         stages = StageContext(tracker, callbacks, PhaseTimer(str(loaded.model.device)))
         for number, item in zip(states, items, strict=True):
-            yield number, Planned(states[number].video, item.plan)
+            yield number, Planned(item.state.video, item.plan)
         batch = BatchRunner(loaded, items, stages)
         numbers = list(states)
         for row, event in stages.with_tensor_count(batch.run()):
             yield numbers[row], event
-        for (number, state), item in zip(states.items(), items, strict=True):
+        for number, item in zip(states, items, strict=True):
             if item.error is None:
-                memory = state.memory_use(loaded, tracker, batch.kv_bytes, self._models.runtime_bytes)
-                yield number, Answered(_answer_of(state, item, memory))
+                memory = item.state.memory_use(loaded, tracker, batch.kv_bytes, self._models.runtime_bytes)
+                yield number, Answered(item.finished_answer(memory))
 
     def _plan(
         self, reader: VideoReader, request: Request, config: EngineConfig, planned: Sequence[RequestState]
@@ -189,33 +188,11 @@ def _tagged(number: int, stage: Generator[Event, None, Result]) -> Generator[tup
         yield number, event
 
 
-def _item_of(state: RequestState, reader: VideoReader, loaded: "Loaded") -> "BatchItem":
-    prompt = prompt_of(state.request, loaded)
-    tokens = text_tokens(layout_of(prompt, state.plan, loaded))
-    plan = replace(state.plan, prompt_tokens=state.plan.visual_tokens + tokens)
-    return BatchItem((state.video_key, plan.indices), reader, plan, prompt, AnswerState(state.request))
-
-
-def _answer_of(state: RequestState, item: "BatchItem", memory: MemoryUse) -> Answer:
-    clock, answer = item.clock, item.answer
-    assert item.reason is not None and item.prompt_runner is not None
-    return Answer(
-        text=answer.text,
-        finish_reason=item.reason,
-        question=state.request.question,
-        video=state.video,
-        plan=plan_that_ran(item.plan, item.prompt_runner.vision_embeddings),
-        timing=Timing(0.0, clock.video, 0.0, clock.prefill, clock.first_token, clock.decode, len(answer.tokens)),
-        memory=memory,
-        notes=tuple(item.reader.notes),
-    )
-
-
 @dataclass(slots=True)
 class BatchItem:
     """One request of a batch, and its result: a finish reason or an error."""
 
-    frames_key: tuple[object, ...]  # equal for the same frames of the same video
+    state: RequestState
     reader: VideoReader
     plan: Plan
     prompt: PromptTokens
@@ -223,7 +200,25 @@ class BatchItem:
     prompt_runner: PromptRunner | None = None
     reason: FinishReason | None = None
     error: VideoError | None = None
-    clock: Clock = field(default_factory=Clock)
+
+    @classmethod
+    def of(cls, state: RequestState, reader: VideoReader, loaded: "Loaded") -> "BatchItem":
+        """Build the prompt of a planned request."""
+        prompt = prompt_of(state.request, loaded)
+        state.answer = AnswerState(state.request)
+        return cls(state, reader, state.plan_for(prompt, loaded), prompt, state.answer)
+
+    def finished_answer(self, memory: MemoryUse) -> Answer:
+        """Return the answer, with the plan that ran; loading counts for no request of a batch."""
+        assert self.reason is not None and self.prompt_runner is not None
+        self.state.load_seconds, self.state.notes = 0.0, list(self.reader.notes)
+        plan = plan_that_ran(self.plan, self.prompt_runner.vision_embeddings)
+        return self.state.finished_answer(plan, self.reason, memory)
+
+    def prefix_key(self) -> tuple[object, ...]:
+        """Return what must be equal for two prompts to begin with the same keys and values."""
+        run_config = self.plan.run_config
+        return self.state.video_key, self.plan.indices, run_config.height, run_config.width, self.prompt.head
 
 
 class BatchRunner:
@@ -272,12 +267,12 @@ class BatchRunner:
             runner.copy_prefix_from(source)
         item.prompt_runner = runner
         yield from runner.push_prompt(item.reader)
-        item.clock.video, item.clock.prefill = runner.video_seconds, watch.seconds() - runner.video_seconds
+        item.state.clock.video, item.state.clock.prefill = runner.video_seconds, watch.seconds() - runner.video_seconds
 
     def _row_with_prefix(self, row: int, item: BatchItem) -> int | None:
         """Return an earlier row with the same text before the same frames."""
         for earlier, other in enumerate(self._items[:row]):
-            if other.error is None and _prefix_key(other) == _prefix_key(item):
+            if other.error is None and other.prefix_key() == item.prefix_key():
                 return earlier
         return None
 
@@ -310,7 +305,7 @@ class BatchRunner:
             for row, token in decode_batch(runner, logits, self._loaded.stop_ids, limits):
                 self._stages.stop_if_cancelled("while several answers were written")
                 item = self._items[row]
-                item.clock.decode = watch.seconds()
+                item.state.clock.decode = watch.seconds()
                 if text := self._append(item, token):
                     yield row, TextDelta(text)
 
@@ -319,9 +314,3 @@ class BatchRunner:
             return item.answer.append(token, self._loaded.tokenizer)
         item.reason = token
         return item.answer.flush()
-
-
-def _prefix_key(item: BatchItem) -> tuple[object, ...]:
-    """Return what must be equal for two prompts to begin with the same keys and values."""
-    run_config = item.plan.run_config
-    return item.frames_key, run_config.height, run_config.width, item.prompt.head

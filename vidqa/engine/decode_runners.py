@@ -1,18 +1,20 @@
-"""Decode steps: eager on any device, or the static step that `cuda_graph` captures and replays.
+"""Decode steps: eager on any device, or a step of constant shapes that is captured as a CUDA graph and replayed.
 
-Both leave the chosen token on the device.
+Both leave the chosen token on the device. At most one graph is live per process and device: a new capture releases the
+one before, which is captured again when its KV cache is used again. So the plan counts one graph's memory, and no graph
+outlives a workspace that it shares.
 """
 
 import functools
+import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from vidqa.engine.cuda_graph import Capture, CudaGraphStep, Step, capture_on
 from vidqa.engine.kv_cache import ROUND_TOKENS, KVCache, Storage
 from vidqa.engine.prompt import text_positions
 from vidqa.engine.sampler import Sampler
@@ -24,16 +26,88 @@ _GRAPH_BLOCK_TOKENS = (
     512  # a captured plain step reads whole blocks of the cache; one block more, and it is captured anew
 )
 _CAPTURED_LINEAR = ("Linear", "Linear4bit", "ScaledLinear")  # known to run without synchronizing with the host
+_WARM_UPS = 2  # steps before the capture: libraries and Triton initialize in the first ones
+
+Step = Callable[[], None]
+Snapshot = Callable[[], Step]  # stores what a step changes; returns a function that restores it
+Capture = Callable[[Step, Snapshot], Step]  # runs a step a few times, undoing each, and records it; returns its replay
+
+_lock = threading.RLock()  # sessions may run in several threads
+
+
+class CudaGraphStep:
+    """One storage's captured step, while it is the live one of its device."""
+
+    def __init__(self, device: torch.device, capture: Capture) -> None:
+        self._device, self._capture = device, capture
+        self._replay: Step | None = None
+        self._key: tuple[object, ...] = ()
+
+    def run(self, key: tuple[object, ...], step: Step, snapshot: Snapshot) -> None:
+        """Replay the step; capture it first if it is not captured for `key`. `snapshot` undoes the warm-ups."""
+        with _lock:
+            if self._replay is None or self._key != key:
+                if (live := _live.get(self._device)) is not None:
+                    live.release()
+                self._replay, self._key = self._capture(step, snapshot), key
+                _live[self._device] = self
+            self._replay()
+
+    def release(self) -> None:
+        """Free the graph and its memory once the device has finished with it."""
+        with _lock:
+            if self._replay is not None and self._device.type == "cuda":
+                torch.cuda.synchronize(self._device)
+            self._replay = None
+
+
+_live: "weakref.WeakValueDictionary[torch.device, CudaGraphStep]" = weakref.WeakValueDictionary()
+
+
+def capture_on(device: torch.device) -> Capture | None:
+    """Return how a step is captured on a device; None if steps are run instead of replayed."""
+    return functools.partial(_capture, device) if device.type == "cuda" else None
+
+
+@torch.no_grad()
+def _capture(device: torch.device, step: Step, snapshot: Snapshot) -> Step:
+    with torch.cuda.device(device):  # torch.cuda.graph waits for the current device
+        stream, undo = _side_stream(device), snapshot()
+        _release_cached(device)  # the warm-ups' memory takes the place of the prefill's, not one beside it
+        stream.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(stream):
+            for _ in range(_WARM_UPS):
+                step()
+                undo()
+        torch.cuda.current_stream(device).wait_stream(stream)
+        # cuBLAS keeps a workspace for every stream it has seen. Cleared before, the warm-up's does not stay beside the
+        # graph's; cleared after, the graph's belongs to the graph's memory pool alone, and ends with it.
+        _release_cached(device)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+            step()
+        torch._C._cuda_clearCublasWorkspaces()
+    return graph.replay
+
+
+def _release_cached(device: torch.device) -> None:
+    """Free workspaces of cuBLAS and unused memory of the allocator."""
+    torch.cuda.synchronize(device)
+    torch._C._cuda_clearCublasWorkspaces()
+    torch.cuda.empty_cache()
+
+
+@functools.cache
+def _side_stream(device: torch.device) -> Any:
+    """Return one stream for all captures: cuBLAS keeps a handle and a workspace for every stream."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 class DecodeRunner(Protocol):
     """Chooses tokens (B,), one for each sequence. `pipelined`: a step can be queued before its input was read."""
 
     pipelined: bool
-
-    @property
-    def dtype(self) -> str:
-        """The name of the compute precision."""
+    dtype: str  # the name of the compute precision
 
     def first(self, logits: Tensor) -> Tensor:
         """Return tokens (B,) chosen from the prefill's logits (B, vocabulary)."""
@@ -54,12 +128,7 @@ class EagerDecoder:
         self, model: VisionLanguageModel, cache: KVCache, kernel: Kernel, position: int, sampler: Sampler
     ) -> None:
         self._model, self._cache, self._kernel, self._sampler = model, cache, kernel, sampler
-        self._position = position
-
-    @property
-    def dtype(self) -> str:
-        """The name of the compute precision."""
-        return _name(self._model.dtype)
+        self._position, self.dtype = position, str(model.dtype).removeprefix("torch.")
 
     def first(self, logits: Tensor) -> Tensor:
         """Return the token (1,) chosen from the prefill's logits."""
@@ -97,12 +166,7 @@ class CudaGraphDecoder:
         self._storage = caches[0].storage
         self._slot = _slot_of(self._storage, model.device, capture)
         self._slot.decode_state.set([cache.length for cache in caches], positions)
-        self._finished: set[int] = set()
-
-    @property
-    def dtype(self) -> str:
-        """The name of the compute precision."""
-        return _name(self._model.dtype)
+        self._finished, self.dtype = set[int](), str(model.dtype).removeprefix("torch.")
 
     def first(self, logits: Tensor) -> Tensor:
         """Return the tokens (B,) chosen from the prefill's logits."""
@@ -221,7 +285,3 @@ def _choose(samplers: Sequence[Sampler], logits: Tensor) -> Tensor:
 def _draws(samplers: Sequence[Sampler]) -> Tensor:
     """Return a uniform number for each sequence, from its own generator."""
     return torch.cat([sampler.draw(1) for sampler in samplers])
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

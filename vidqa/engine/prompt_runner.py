@@ -72,6 +72,8 @@ class PromptRunner:
         common = self.cached_prompt.common_tokens(self._prefix, self._tail) if self.cached_prompt else None
         if common is None:
             yield from self._push_prefix(reader)
+            assert self.cached_prompt is not None
+            self.cached_prompt.prefix_tokens, self.cached_prompt.position = self._pushed, self._cursor.finish()
         else:
             assert self.cached_prompt is not None
             self.cached_prompt.truncate(common)
@@ -106,12 +108,9 @@ class PromptRunner:
             self._model.visual.to("cpu")
         if complete or offloaded:
             yield from self._make_cache()
-            yield from self._push_embeddings()
-        self._set_prefix()
-
-    def _set_prefix(self) -> None:
-        assert self.cached_prompt is not None
-        self.cached_prompt.prefix_tokens, self.cached_prompt.position = self._pushed, self._cursor.finish()
+            yield from self._push_text_before_video()
+            assert self.vision_embeddings is not None
+            yield from self._push_slices(self.vision_embeddings, self._plan.run_config.prefill_chunk)
 
     def _make_cache(self) -> Events:
         run_config = self._plan.run_config
@@ -170,22 +169,16 @@ class PromptRunner:
         yield StageProgress("vision", seen, len(self._plan.indices))
         self._stop_in_video()
         if streaming:
-            each = len(group.embeddings) // group.slices
-            done = 0
-            for part in self._cursor.take(group.slices):
-                yield from self._push_text(*part.text)
-                yield from self._push(group.embeddings[done * each : (done + part.slices) * each], part.positions)
-                done += part.slices
+            rows = len(group.embeddings)
+            yield from self._push_slices(VisionEmbeddings(group.embeddings, group.slices, filled=rows), rows)
 
-    def _push_embeddings(self) -> Events:
-        """Push the embeddings from the host, with the text before and between them."""
-        assert self.vision_embeddings is not None
-        yield from self._push_text_before_video()
+    def _push_slices(self, embeddings: VisionEmbeddings, rows_at_once: int) -> Events:
+        """Push the next slices, with the text between them."""
         done = 0
-        for part in self._cursor.take(self.vision_embeddings.slices):
+        for part in self._cursor.take(embeddings.slices):
             yield from self._push_text(*part.text)
             positions = part.positions
-            for rows in self.vision_embeddings.chunks(done, part.slices, self._plan.run_config.prefill_chunk):
+            for rows in embeddings.chunks(done, part.slices, rows_at_once):
                 yield from self._push(rows.to(self._model.device, non_blocking=True), positions[:, : len(rows)])
                 positions = positions[:, len(rows) :]
             done += part.slices

@@ -208,7 +208,7 @@ class Session:
     def _attempt(self, state: RequestState, reader: VideoReader | None) -> Generator[Event, None, None]:
         """Load the model if necessary, run the state's plan, and yield the answer last."""
         loaded, tracker = yield from self._models.ensure_loaded(state, self.config)
-        from vidqa.engine.attempt import Attempt  # imports torch: only after the files were checked
+        from vidqa.engine.attempt import Attempt, AttemptResult  # imports torch: only after the files were checked
         from vidqa.engine.detokenizer import AnswerState
 
         yield from state.replan_attention(loaded, self.config)
@@ -226,9 +226,10 @@ class Session:
         except Interrupted:
             if not answer.tokens:
                 raise
-            result = attempt.cancelled()  # the text from before memory ran out is the answer
+            result = AttemptResult(plan, "cancelled", 0)  # the text from before memory ran out is the answer
         finally:
-            state.vision_embeddings, state.cached_prompt = attempt.vision_embeddings, attempt.cached_prompt
+            runner = attempt.prompt_runner
+            state.vision_embeddings, state.cached_prompt = runner.vision_embeddings, runner.cached_prompt
         yield from state.note(*(reader.notes if reader else ()))
         memory = state.memory_use(loaded, tracker, result.kv_bytes, self._models.runtime_bytes)
         if self.config.remember:
