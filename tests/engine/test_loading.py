@@ -1,4 +1,4 @@
-"""Loading ahead of a question: told in bytes, stopped at once, and the same model that a question finds."""
+"""Loading ahead of a question: counts in bytes, stopped at once, and the same model that a question finds."""
 
 import threading
 import time
@@ -9,7 +9,7 @@ import torch
 from transformers import Qwen2VLForConditionalGeneration
 
 from demo_world.precisions import write_checkpoint
-from tests.engine.test_demo_parity import CLIP, QUESTION
+from tests.engine.asking import ANSWER, CLIP, CONFIG, QUESTION, answer_in, ask
 from tests.engine.test_fallback import failing
 from vidqa import EngineConfig, Request, Session
 from vidqa.engine.model_manager import BackgroundTask
@@ -20,7 +20,6 @@ from vidqa.models.loader import load_model
 from vidqa.models.weight_files import tensor_sizes
 from vidqa.types import Placement
 
-CONFIG = EngineConfig(isolate_decoder=False, remember=False)
 REQUEST = Request(CLIP, QUESTION, max_tokens=16)
 AHEAD = Request(CLIP, "")
 
@@ -31,12 +30,12 @@ def progress_of(events: list[Event]) -> list[int]:
 
 @pytest.mark.parametrize("weights", ["fp32", "nf4"])
 def test_every_tensor_is_counted_when_it_is_in_the_model(weights: str) -> None:
-    told: list[int] = []
+    counts: list[int] = []
     dtype = "fp32" if weights == "fp32" else "bf16"
-    load_model(demo_folder(), torch.device("cpu"), weights, dtype, Placement(), told.append)
+    load_model(demo_folder(), torch.device("cpu"), weights, dtype, Placement(), counts.append)
     sizes = tensor_sizes(demo_folder())
-    steps = [after - before for before, after in zip([0, *told], told, strict=False)]
-    assert sorted(steps) == sorted(sizes.values()) and told[-1] == sum(sizes.values())
+    steps = [after - before for before, after in zip([0, *counts], counts, strict=False)]
+    assert sorted(steps) == sorted(sizes.values()) and counts[-1] == sum(sizes.values())
 
 
 def test_what_is_stored_quantized_is_counted_too(tmp_path: Path) -> None:
@@ -44,10 +43,10 @@ def test_what_is_stored_quantized_is_counted_too(tmp_path: Path) -> None:
 
     four = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
     model = Qwen2VLForConditionalGeneration.from_pretrained(demo_folder(), quantization_config=four, device_map="cpu")
-    told: list[int] = []
+    counts: list[int] = []
     folder = write_checkpoint(model, tmp_path / "stored")
-    load_model(folder, torch.device("cpu"), "nf4", "bf16", Placement(), told.append)
-    assert told == sorted(told) and told[0] > 0 and told[-1] == sum(tensor_sizes(folder).values())
+    load_model(folder, torch.device("cpu"), "nf4", "bf16", Placement(), counts.append)
+    assert counts == sorted(counts) and counts[0] > 0 and counts[-1] == sum(tensor_sizes(folder).values())
 
 
 def test_loading_stops_between_two_tensors_and_the_hook_is_gone() -> None:
@@ -56,9 +55,9 @@ def test_loading_stops_between_two_tensors_and_the_hook_is_gone() -> None:
 
     with pytest.raises(Interrupted, match="Enough"):
         load_model(demo_folder(), torch.device("cpu"), "fp32", "fp32", Placement(), stop)
-    told: list[int] = []
-    load_model(demo_folder(), torch.device("cpu"), "fp32", "fp32", Placement(), told.append)
-    assert len(told) > 10
+    counts: list[int] = []
+    load_model(demo_folder(), torch.device("cpu"), "fp32", "fp32", Placement(), counts.append)
+    assert len(counts) > 10
 
 
 def test_a_question_finds_what_was_loaded_ahead() -> None:
@@ -70,7 +69,7 @@ def test_a_question_finds_what_was_loaded_ahead() -> None:
         assert progress_of(events) == sorted(progress_of(events))
         assert [type(event) for event in session.load(AHEAD)] == [Planned]
         asked = list(session.ask(REQUEST))
-        assert isinstance(asked[-1], Answered) and asked[-1].answer.text == "a red circle moves right."
+        assert isinstance(asked[-1], Answered) and asked[-1].answer.text == ANSWER
         assert not progress_of(asked) and session.loaded is loaded
         assert asked[-1].answer.timing.load_seconds == 0
         assert torch.is_grad_enabled()
@@ -81,8 +80,7 @@ def test_a_question_that_loads_tells_of_it_too() -> None:
         events = list(session.ask(REQUEST))
     assert progress_of(events)[-1] == sum(tensor_sizes(demo_folder()).values())
     assert any(isinstance(event, MemorySampled) for event in events)
-    assert isinstance(events[-1], Answered)
-    assert events[-1].answer.memory.phases[0].name == "load"
+    assert answer_in(events).memory.phases[0].name == "load"
 
 
 def test_memory_that_runs_out_while_loading_gives_lighter_weights() -> None:
@@ -94,7 +92,7 @@ def test_memory_that_runs_out_while_loading_gives_lighter_weights() -> None:
         list(session.load(AHEAD))
 
 
-def test_a_stop_while_loading_is_told_at_once_and_the_next_question_loads_anew() -> None:
+def test_a_stop_while_loading_is_counts_at_once_and_the_next_question_loads_anew() -> None:
     with Session(CONFIG) as session:
         events = session.load(AHEAD)
         for event in events:
@@ -105,8 +103,7 @@ def test_a_stop_while_loading_is_told_at_once_and_the_next_question_loads_anew()
         with pytest.raises(Interrupted, match="while the model was loaded"):
             list(events)
         assert time.monotonic() - began < 5 and session.loaded is None
-        *_, last = session.ask(REQUEST)
-        assert isinstance(last, Answered) and last.answer.text == "a red circle moves right."
+        assert ask(session, REQUEST).text == ANSWER
 
 
 def test_only_one_thing_at_a_time() -> None:
@@ -120,7 +117,7 @@ def test_only_one_thing_at_a_time() -> None:
 
 
 class Scripted:
-    """Work that goes on until it is released, whatever it is told."""
+    """Work that goes on until it is released, whatever it is counts."""
 
     def __init__(self) -> None:
         self.release, self.running, self.ended = threading.Event(), 0, 0

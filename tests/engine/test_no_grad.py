@@ -8,7 +8,7 @@ that these tests see a leak.
 import gc
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from itertools import pairwise
@@ -18,8 +18,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.engine.test_demo_parity import CLIP, QUESTION
-from tests.engine.test_request_checks import Recorded
+from tests.engine.asking import ANSWER, CLIP, QUESTION
+from tests.engine.test_no_grad_stages import Recorded
 from vidqa import EngineConfig, Request, Session
 from vidqa.devices.live_bytes import LiveBytes
 from vidqa.devices.memory_tracker import TensorMeter, Tracker
@@ -31,7 +31,6 @@ from vidqa.types import Turn
 
 CONFIG = EngineConfig(isolate_decoder=False, remember=False, vision_chunk=1, prefill_chunk=8, conversation_tokens=256)
 FIRST = Request(CLIP, QUESTION, frames=4, size=(84, 84))
-ANSWER = "a red circle moves right."
 FOLLOW_UP = replace(FIRST, question="what color is it?", history=(Turn(QUESTION, ANSWER),))
 Living = list[tuple[str, str, int]]  # (event, its stage, living bytes then)
 
@@ -87,7 +86,7 @@ def modes() -> tuple[bool, bool]:
 def loaded() -> Iterator[Watched]:
     live, threads = LiveBytes("cpu"), torch.get_num_threads()
     torch.set_num_threads(1)  # matrices this small are slower when they are shared out
-    faults: list[Watched] = []
+    faults: list[Watched] = []  # once there is one to follow
     with Session(CONFIG, meter=TensorMeter(live), fault=lambda phase: [one.fault(phase) for one in faults]) as session:
         *_, last = session.ask(Request(CLIP, QUESTION, frames=2, max_tokens=1))
         assert isinstance(last, Answered)
@@ -284,12 +283,6 @@ def test_the_consumer_trains_between_events(watched: Watched) -> None:
     assert weight.grad is not None and weight.grad.tolist() == [15.0 * rounds] * 4
     assert table.grad[7].eq(rounds).all() and table.grad.count_nonzero() == table.shape[1]
     table.grad = None
-
-
-@pytest.mark.parametrize("mode", [torch.no_grad, torch.enable_grad, torch.inference_mode])
-def test_the_mode_between_events_is_the_consumers(watched: Watched, mode: Callable[[], Any]) -> None:
-    with mode():
-        assert watched.follow(FIRST)[1] == [ANSWER]
 
 
 def test_a_mode_that_changes_while_a_question_runs(watched: Watched) -> None:
