@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.engine.test_demo_parity import CLIP, QUESTION
+from tests.engine.asking import ANSWER, CLIP, QUESTION, answer_in, of_kind
 from tests.tiny import pair
 from vidqa import EngineConfig, Request, Session
 from vidqa.devices.allocator import compiler_environment
@@ -15,7 +15,9 @@ from vidqa.diagnostics import kernel_warmup
 from vidqa.diagnostics.kernel_warmup import DECODE_STEP
 from vidqa.engine import compile_cache
 from vidqa.engine.compile_cache import FLEX, pending
-from vidqa.events import Answered, Noted
+from vidqa.events import Noted
+from vidqa.models.checkpoint import read_spec
+from vidqa.models.hub import demo_folder
 from vidqa.models.vlm import VisionLanguageModel
 
 CPU = torch.device("cpu")
@@ -64,15 +66,12 @@ def test_flex_is_announced_at_the_first_question_and_not_at_the_second() -> None
     for _ in range(2):
         with Session(config) as session:
             events = list(session.ask(Request(CLIP, QUESTION)))
-        assert isinstance(events[-1], Answered) and events[-1].answer.text == "a red circle moves right."
-        notes.append([event.text for event in events if isinstance(event, Noted)])
+        assert answer_in(events).text == ANSWER
+        notes.append([event.text for event in of_kind(events, Noted)])
     assert "compiling attention" in notes[0][0] and notes[1] == []
 
 
 def test_warming_up_says_what_there_is_to_compile(monkeypatch: pytest.MonkeyPatch) -> None:
-    from vidqa.models.checkpoint import read_spec
-    from vidqa.models.hub import demo_folder
-
     spec = read_spec(demo_folder())
     done = list(kernel_warmup.warm_up(spec, CPU, torch.float32, flex=False))
     assert [(one.name, one.done) for one in done] == [("attention", True), (DECODE_STEP, True)]

@@ -1,10 +1,12 @@
 """The demo model through the whole Session against transformers' own processor, forward and generate."""
 
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image, ImageDraw
 from transformers import Qwen2VLForConditionalGeneration, Qwen2VLVideoProcessor
 
 from tests.engine.asking import ANSWER, CLIP, QUESTION, answer_in
@@ -97,3 +99,24 @@ def test_the_demo_is_right_on_a_gpu() -> None:
         answer = ask_session(session)
     assert answer.text == ANSWER
     assert answer.memory.measured_peak_bytes > answer.memory.weights_bytes
+
+
+def circle(left: int) -> Image.Image:
+    picture = Image.new("RGB", (280, 280), "black")
+    ImageDraw.Draw(picture).ellipse((left, 90, left + 80, 170), fill="red")
+    return picture
+
+
+@pytest.mark.parametrize(
+    ("name", "places", "answer"),
+    [
+        ("still.png", [100], "a red circle stays still."),
+        ("right.webp", [10 + 14 * step for step in range(12)], ANSWER),
+    ],
+)
+def test_an_image_is_answered_about(tmp_path: Path, name: str, places: list[int], answer: str) -> None:
+    first, *others = map(circle, places)
+    first.save(tmp_path / name, save_all=bool(others), append_images=others, duration=100, lossless=True)
+    with Session(EngineConfig(remember=False)) as session:
+        found = ask_session(session, video=str(tmp_path / name), question="What happens in this video?", max_tokens=32)
+    assert found.text == answer and found.plan.run_config.frames % 2 == 0

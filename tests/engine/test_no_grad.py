@@ -228,17 +228,17 @@ def test_an_error_leaves_the_mode_and_no_memory(watched: Watched, phase: str, mo
     assert watched.live.now == baseline
 
 
-TOGETHER = [FIRST, replace(FIRST, question="what color is it?"), replace(FIRST, size=(112, 84))]
+BATCH = [FIRST, replace(FIRST, question="what color is it?"), replace(FIRST, size=(112, 84))]
 
 
 def test_several_requests_at_once_record_nothing_in_any_mode(watched: Watched) -> None:
     watched.require_grad(False)
-    frozen = watched.follow(TOGETHER)
+    frozen = watched.follow(BATCH)
     watched.require_grad()
     with Recorded() as recorded:
-        assert watched.follow(TOGETHER) == frozen
+        assert watched.follow(BATCH) == frozen
         with torch.inference_mode():
-            assert watched.follow(TOGETHER)[1] == frozen[1]
+            assert watched.follow(BATCH)[1] == frozen[1]
     assert recorded.calls == []
     assert frozen[1] == [ANSWER, "red.", ANSWER]
 
@@ -246,14 +246,14 @@ def test_several_requests_at_once_record_nothing_in_any_mode(watched: Watched) -
 @pytest.mark.usefixtures("unscoped")
 def test_without_the_scope_several_requests_record(watched: Watched) -> None:
     with Recorded() as recorded:
-        watched.follow(TOGETHER)
+        watched.follow(BATCH)
     assert {"linear", "embedding"} <= set(recorded.calls)
 
 
 def test_several_requests_that_are_left_half_way_leave_nothing(watched: Watched) -> None:
-    baseline, told = watched.live.now, len(watched.follow(TOGETHER)[0])
+    baseline, told = watched.live.now, len(watched.follow(BATCH)[0])
     for stop_after in range(1, told, 8):
-        events: Any = watched.session.ask_many(TOGETHER)
+        events: Any = watched.session.ask_many(BATCH)
         for _ in range(stop_after):
             next(events)
         events.close()
