@@ -67,7 +67,7 @@ def test_sampling_uses_each_requests_seed_and_temperature() -> None:
     assert not failed and len({answer.text for answer in answers.values()}) > 2
 
 
-def test_an_answer_that_fills_its_cache_goes_on_no_further() -> None:
+def test_an_answer_that_fills_its_cache_ends() -> None:
     """The row that ends first has no place left behind its last token; the others still write."""
     models = pair("2B")
     storage = room(models, 2)

@@ -1,4 +1,4 @@
-"""What is compiled is remembered, announced once, and gives the same numbers."""
+"""Compilations are recorded, announced once, and give the same results."""
 
 import json
 from pathlib import Path
@@ -51,7 +51,7 @@ def test_a_damaged_record_is_no_record(model: VisionLanguageModel, tmp_path: Pat
     assert json.loads((tmp_path / "compiled.json").read_text()) == {"a key": 1.0}
 
 
-def test_kernels_are_kept_where_the_user_says(tmp_path: Path) -> None:
+def test_the_folder_of_compiled_kernels_is_configurable(tmp_path: Path) -> None:
     folder = Path("here") / "compiled"
     both = {"TORCHINDUCTOR_CACHE_DIR": str(folder), "TRITON_CACHE_DIR": str(folder / "triton")}
     assert compiler_environment({"VIDQA_STATE": "here"}) == both
@@ -71,7 +71,7 @@ def test_flex_is_announced_at_the_first_question_and_not_at_the_second() -> None
     assert "compiling attention" in notes[0][0] and notes[1] == []
 
 
-def test_warming_up_says_what_there_is_to_compile(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_warmup_reports_what_there_is_to_compile(monkeypatch: pytest.MonkeyPatch) -> None:
     spec = read_spec(demo_folder())
     done = list(kernel_warmup.warm_up(spec, CPU, torch.float32, flex=False))
     assert [(one.name, one.done) for one in done] == [("attention", True), (DECODE_STEP, True)]
@@ -82,7 +82,7 @@ def test_warming_up_says_what_there_is_to_compile(monkeypatch: pytest.MonkeyPatc
     assert (done[1].done, done[1].detail) == (False, "Triton's kernels differ")
 
 
-def test_the_command_says_what_it_made_ready(capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+def test_the_warmup_command_prints_what_it_compiled(capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
     from vidqa.cli.main import run
 
     assert run(["warmup", "--model", "demo", "--device", "cpu"]) == 0

@@ -1,4 +1,4 @@
-"""When memory runs out after all: a smaller plan answers, nothing said is taken back, nothing leaks."""
+"""When memory runs out, a smaller plan continues the answer, and nothing leaks."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -179,7 +179,7 @@ def test_the_vision_phase_gives_up_pixels_first() -> None:
     assert second.plan.run_config.frames == 8 and second.plan.run_config.height < plan.run_config.height
 
 
-def test_stopping_a_retry_keeps_what_was_said() -> None:
+def test_stopping_a_retry_returns_the_text_so_far() -> None:
     with Session(EngineConfig(isolate_decoder=False), fault=failing("decode", times=1, after=3)) as session:
         events = []
         for event in session.ask(Request(CLIP, QUESTION)):

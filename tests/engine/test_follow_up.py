@@ -1,4 +1,4 @@
-"""A second question about the same pictures: as if the whole conversation were read anew, and much sooner."""
+"""A follow-up question gives the answer that the whole conversation would give, without reading the video again."""
 
 import os
 import shutil
@@ -34,40 +34,40 @@ def prefilled(events: list[Event]) -> int:
 
 def converse(session: Session, questions: tuple[str, ...], system: str | None = None) -> list[list[Event]]:
     """Ask one question after the other, each with the turns before it."""
-    asked: list[list[Event]] = []
+    turns: list[list[Event]] = []
     history: tuple[Turn, ...] = ()
     for question in questions:
-        asked.append(events_of(session, Request(CLIP, question, history=history, system=system, max_tokens=32)))
-        history += (Turn(question, answer_in(asked[-1]).text),)
-    return asked
+        turns.append(events_of(session, Request(CLIP, question, history=history, system=system, max_tokens=32)))
+        history += (Turn(question, answer_in(turns[-1]).text),)
+    return turns
 
 
 @pytest.mark.parametrize("system", [None, "Answer in English."])
 def test_a_follow_up_answers_as_a_fresh_run_with_the_same_history(system: str | None) -> None:
     with Session(CONFIG) as session:
-        asked = converse(session, QUESTIONS, system)
+        turns = converse(session, QUESTIONS, system)
     history: tuple[Turn, ...] = ()
     with Session(CONFIG) as fresh:
-        for question, events in zip(QUESTIONS, asked, strict=True):
+        for question, events in zip(QUESTIONS, turns, strict=True):
             fresh.forget()
             request = Request(CLIP, question, history=history, system=system, max_tokens=32)
             again = answer_in(events_of(fresh, request))
             assert answer_in(events).text == again.text
             assert answer_in(events).timing.tokens == again.timing.tokens
             history += (Turn(question, again.text),)
-    assert answer_in(asked[0]).text == ANSWER
-    assert answer_in(asked[1]).text.startswith("red")
+    assert answer_in(turns[0]).text == ANSWER
+    assert answer_in(turns[1]).text.startswith("red")
 
 
 def test_only_the_new_turn_is_read() -> None:
     with Session(CONFIG) as session:
-        asked = converse(session, QUESTIONS)
-    assert {"video", "vision"} <= set(stages_of(asked[0]))
-    for events in asked[1:]:
+        turns = converse(session, QUESTIONS)
+    assert {"video", "vision"} <= set(stages_of(turns[0]))
+    for events in turns[1:]:
         assert stages_of(events) == ["prefill", "decode"]
         assert answer_in(events).timing.video_seconds == answer_in(events).timing.load_seconds == 0
         assert len([event for event in events if isinstance(event, StageProgress) and event.stage == "prefill"]) == 1
-    assert answer_in(asked[3]).plan.indices == answer_in(asked[0]).plan.indices
+    assert answer_in(turns[3]).plan.indices == answer_in(turns[0]).plan.indices
 
 
 @pytest.mark.parametrize("other", [{"frames": 4}, {"size": (112, 84)}, {"start_seconds": 1.0}, {"end_seconds": 2.0}])
@@ -96,14 +96,14 @@ def test_another_file_of_the_same_size_and_time_is_read_anew(tmp_path: Path) -> 
     clip, other = tmp_path / "clip.mp4", Path(EMPTY)
     size = max(Path(CLIP).stat().st_size, other.stat().st_size) + 16
     with Session(CONFIG) as session:
-        asked = []
+        turns = []
         for source in (Path(CLIP), other):
             content = source.read_bytes()
             rest = size - len(content)
             clip.write_bytes(content + rest.to_bytes(4, "big") + b"free" + bytes(rest - 8))  # a box of nothing
             os.utime(clip, ns=(10**18, 10**18))
-            asked.append(answer_in(events_of(session, Request(str(clip), QUESTION))).text)
-    assert asked == [ANSWER, "nothing visible."]
+            turns.append(answer_in(events_of(session, Request(str(clip), QUESTION))).text)
+    assert turns == [ANSWER, "nothing visible."]
 
 
 def test_another_system_prompt_keeps_the_embeddings() -> None:
@@ -117,22 +117,22 @@ def test_another_system_prompt_keeps_the_embeddings() -> None:
     assert answer_in(events).text == again.text
 
 
-def test_a_long_conversation_drops_its_oldest_turns_whole_and_says_so() -> None:
+def test_a_long_conversation_drops_its_oldest_turns_with_a_note() -> None:
     small = replace(CONFIG, conversation_tokens=64)
     with Session(small) as session:
-        asked = converse(session, QUESTIONS * 4)
-    notes = [[event.text for event in events if isinstance(event, Noted)] for events in asked]
+        turns = converse(session, QUESTIONS * 4)
+    notes = [[event.text for event in events if isinstance(event, Noted)] for events in turns]
     assert not notes[0]
     assert "no longer remembered" in notes[-1][-1]
-    for events in asked:  # the video stays: nothing is decoded or encoded again
-        assert events is asked[0] or stages_of(events) == ["prefill", "decode"]
-    last = next(event for event in asked[-1] if isinstance(event, Noted))
+    for events in turns:  # the video stays: nothing is decoded or encoded again
+        assert events is turns[0] or stages_of(events) == ["prefill", "decode"]
+    last = next(event for event in turns[-1] if isinstance(event, Noted))
     dropped = int(last.text.split("oldest ")[1].split()[0])
-    assert 0 < dropped < len(asked) - 1  # the most recent turns stay
+    assert 0 < dropped < len(turns) - 1  # the most recent turns stay
     with Session(small) as fresh:
-        history = tuple(Turn(one, answer_in(events).text) for one, events in zip(QUESTIONS * 4, asked, strict=True))
+        history = tuple(Turn(one, answer_in(events).text) for one, events in zip(QUESTIONS * 4, turns, strict=True))
         request = Request(CLIP, QUESTIONS[-1], history=history[dropped:-1], max_tokens=32)
-        assert answer_in(events_of(fresh, request)).text == answer_in(asked[-1]).text
+        assert answer_in(events_of(fresh, request)).text == answer_in(turns[-1]).text
 
 
 def test_a_conversation_that_was_not_planned_for_is_planned_anew() -> None:
@@ -171,7 +171,7 @@ def test_memory_that_runs_out_in_a_follow_up_is_survived(phase: str) -> None:
 
 def test_shared_ids() -> None:
     class Cache:
-        """Only its length is asked for."""
+        """Only its length is turns for."""
 
         length = 20
 

@@ -156,7 +156,7 @@ def test_projections_are_merged_where_there_is_room(monkeypatch: pytest.MonkeyPa
         assert (gate.data_ptr() == up.data_ptr()) == merges
 
 
-def test_what_does_not_run_here_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_reason_why_fused_layers_do_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
     spec = pair("2B").ours.spec
     assert "on cpu" in why_not_fused(spec, CPU, torch.float32)
     monkeypatch.setattr(fused_decode, "can_compile", lambda device: "")

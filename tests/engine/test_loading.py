@@ -1,4 +1,4 @@
-"""Loading ahead of a question: counts in bytes, stopped at once, and the same model that a question finds."""
+"""Loading before a question: progress in bytes, cancellation, and reuse by the question."""
 
 import threading
 import time
@@ -60,7 +60,7 @@ def test_loading_stops_between_two_tensors_and_the_hook_is_gone() -> None:
     assert len(counts) > 10
 
 
-def test_a_question_finds_what_was_loaded_ahead() -> None:
+def test_a_question_uses_the_model_that_was_loaded_before() -> None:
     with Session(CONFIG) as session:
         events = list(session.load(AHEAD))
         loaded, total = session.loaded, sum(tensor_sizes(demo_folder()).values())
@@ -117,7 +117,7 @@ def test_only_one_thing_at_a_time() -> None:
 
 
 class Scripted:
-    """Work that goes on until it is released, whatever it is counts."""
+    """Work that goes on until it is released, whether or not it is stopped."""
 
     def __init__(self) -> None:
         self.release, self.running, self.ended = threading.Event(), 0, 0
@@ -153,7 +153,7 @@ def test_work_that_does_not_stop_is_left_and_waited_for_before_the_next() -> Non
     beside.close()
 
 
-def test_an_error_of_the_work_is_raised_where_it_was_asked_for() -> None:
+def test_an_error_of_the_job_is_raised_to_the_consumer() -> None:
     def fail(stop: threading.Event) -> None:
         raise MemoryError("none left")
 
@@ -161,7 +161,7 @@ def test_an_error_of_the_work_is_raised_where_it_was_asked_for() -> None:
         list(BackgroundTask().run(fail, lambda: False, "while it worked"))
 
 
-def test_the_threads_that_a_face_leaves() -> None:
+def test_cpu_threads_are_those_of_the_settings() -> None:
     before = torch.get_num_threads()
     try:
         with Session(EngineConfig(isolate_decoder=False, remember=False, cpu_threads=1)) as session:

@@ -115,7 +115,7 @@ def test_200_questions_leave_nothing_behind(counted: tuple[LiveBytes, Session]) 
             assert live.now == baseline, number
 
 
-def test_phases_and_samples_are_told() -> None:
+def test_phases_and_samples_are_reported() -> None:
     with Session(EngineConfig(vision_chunk=1, prefill_chunk=16)) as session:
         events = list(session.ask(Request(CLIP, QUESTION)))
     answer = answer_in(events)

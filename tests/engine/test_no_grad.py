@@ -1,4 +1,4 @@
-"""No gradient is ever recorded, wherever a question is stopped and whatever its consumer does in between.
+"""Autograd records nothing, wherever a question is stopped and whatever its consumer does between events.
 
 Every parameter requires grad here and autograd is on, as in a training script. The same question
 on frozen parameters says what memory it may take; the same question without the scope shows
@@ -63,15 +63,15 @@ class Watched:
 
     def follow(self, request: Request | list[Request]) -> tuple[Living, list[str]]:
         """Living bytes at every event that does not hang on a clock, and the answers. The mode stays what it was."""
-        told, answers, before = [], {}, modes()
+        seen, answers, before = [], {}, modes()
         ask = self.session.ask_many if isinstance(request, list) else self._ask
         for number, event in ask(request):  # type: ignore[operator]
             assert modes() == before
             if not isinstance(event, MemorySampled):
-                told.append((type(event).__name__, getattr(event, "stage", ""), self.live.now))
+                seen.append((type(event).__name__, getattr(event, "stage", ""), self.live.now))
             if isinstance(event, Answered):
                 answers[number] = event.answer.text
-        return told, [answers[number] for number in sorted(answers)]
+        return seen, [answers[number] for number in sorted(answers)]
 
     def _ask(self, request: Request) -> Iterator[tuple[int, Event]]:
         for event in self.session.ask(request):
@@ -121,9 +121,9 @@ def text_of(event: Event) -> str:
 def ask_twice(watched: Watched) -> tuple[Living, list[str]]:
     """A question and a follow-up to it: what lived at every event, and the answers."""
     watched.session.forget()
-    first, told = watched.follow(FIRST)
+    first, seen = watched.follow(FIRST)
     second, then = watched.follow(FOLLOW_UP)
-    return first + second, told + then
+    return first + second, seen + then
 
 
 @pytest.fixture
@@ -148,7 +148,7 @@ def test_memory_is_that_of_frozen_parameters_at_every_event(watched: Watched, kv
 
 
 @pytest.mark.usefixtures("unscoped")
-def test_without_the_scope_memory_grows_and_what_is_kept_drags_a_graph(watched: Watched) -> None:
+def test_without_the_scope_memory_grows_and_caches_hold_a_graph(watched: Watched) -> None:
     """So the test above can fail: the chunks' hidden states pile up behind the cache that they were written to."""
     watched.require_grad(False)
     resting = watched.live.now
@@ -164,15 +164,15 @@ def test_without_the_scope_memory_grows_and_what_is_kept_drags_a_graph(watched: 
         if (more[0], more[1]) == ("StageProgress", "prefill")
     ]
     assert all(one < another for one, another in pairwise(extra))  # with every chunk
-    held = [told[-1][2] - resting for told in (grown, frozen)]
+    held = [seen[-1][2] - resting for seen in (grown, frozen)]
     assert held[0] > 2.5 * held[1]  # and it is still there when the question is answered
     assert any(tensor.grad_fn is not None for tensor in watched.kept())
     watched.session.forget()
 
 
 def test_nothing_is_left_wherever_the_consumer_stops(watched: Watched) -> None:
-    baseline, told = watched.live.now, len(watched.follow(FIRST)[0])
-    stops = range(1, told, 3)
+    baseline, seen = watched.live.now, len(watched.follow(FIRST)[0])
+    stops = range(1, seen, 3)
     for stop_after in stops:
         watched.session.forget()
         events: Any = watched.session.ask(FIRST)
@@ -251,15 +251,15 @@ def test_without_the_scope_several_requests_record(watched: Watched) -> None:
 
 
 def test_several_requests_that_are_left_half_way_leave_nothing(watched: Watched) -> None:
-    baseline, told = watched.live.now, len(watched.follow(BATCH)[0])
-    for stop_after in range(1, told, 8):
+    baseline, seen = watched.live.now, len(watched.follow(BATCH)[0])
+    for stop_after in range(1, seen, 8):
         events: Any = watched.session.ask_many(BATCH)
         for _ in range(stop_after):
             next(events)
         events.close()
         assert torch.is_grad_enabled()
         assert watched.live.now == baseline, stop_after
-    assert told > 40
+    assert seen > 40
 
 
 def test_the_consumer_trains_between_events(watched: Watched) -> None:
@@ -299,7 +299,7 @@ def test_a_mode_that_changes_while_a_question_runs(watched: Watched) -> None:
     assert text_of(last) == ANSWER and recorded.calls == []
 
 
-def test_what_is_kept_in_inference_mode_serves_outside_of_it() -> None:
+def test_caches_made_in_inference_mode_are_reusable_outside_of_it() -> None:
     """Model, cache and embeddings that were made there are ordinary tensors: a follow-up writes to them."""
     with Session(CONFIG) as session:
         watched = Watched(session, LiveBytes("cpu"))
@@ -314,7 +314,7 @@ def test_what_is_kept_in_inference_mode_serves_outside_of_it() -> None:
         assert table.grad.eq(2).all()
 
 
-def test_a_question_goes_on_in_another_thread(watched: Watched) -> None:
+def test_a_question_continues_in_another_thread(watched: Watched) -> None:
     """Begun here, read there, closed here: a thread's mode is its own, and stays so."""
     events: Any = watched.session.ask(FIRST)
     next(events)

@@ -1,4 +1,4 @@
-"""Gradients are off around consumption, and only there."""
+"""Each stage alone runs with autograd off, and its consumer with it on."""
 
 import gc
 import weakref

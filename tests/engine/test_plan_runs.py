@@ -1,4 +1,4 @@
-"""Every field of a plan is what runs: change one, and the engine changes with it."""
+"""Each field of a plan changes what the engine runs."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,7 +43,7 @@ class Ran:
     text: str
 
     def steps(self, stage: str) -> int:
-        """How often a stage told of progress."""
+        """The number of a stage's progress events."""
         return sum(isinstance(event, StageProgress) and event.stage == stage for event in self.events)
 
     def total(self, stage: str) -> int:
@@ -85,7 +85,7 @@ def run(plan: Plan) -> Ran:
 
 
 def with_config(plan: Plan, **how: Any) -> Plan:
-    """The plan with other values in its draft, and the frames that belong to them."""
+    """The plan with another run config, and the frames that belong to them."""
     run_config = replace(plan.run_config, **how)
     indices = plan.indices[:: len(plan.indices) // run_config.frames][: run_config.frames]
     spec_tokens = run_config.frames // 2 * (run_config.height // 28) * (run_config.width // 28)
@@ -195,7 +195,7 @@ def test_quantized_vision_tower_and_lm_head(plain: Plan) -> None:
     assert type(both.visual.blocks[0].mlp.fc1).__name__ == "Linear4bit"  # type: ignore[index, union-attr]
 
 
-def test_the_vision_tower_leaves_when_the_plan_says(usual: Ran, plain: Plan) -> None:
+def test_the_vision_tower_is_offloaded_by_the_plan(usual: Ran, plain: Plan) -> None:
     for offloaded, moves in ((False, 1), (True, 2)):
         one, _ = attempt(usual.loaded, with_config(plain, placement=Placement(vision_offloaded=offloaded)))
         with open_video(CLIP, isolated=False) as reader, moved(usual.loaded.model.visual) as sent:
@@ -215,7 +215,7 @@ def test_int8_keys_are_close_to_whole_ones() -> None:
     assert not caches[1].write(1, keys[:0], values[:0]).isnan().any()
 
 
-def test_no_field_of_a_draft_is_forgotten() -> None:
+def test_every_field_of_a_run_config_is_tested() -> None:
     tried = {
         "frames", "height", "width", "vision_chunk", "prefill_chunk", "max_tokens", "kv", "weights", "dtype",
         "attention", "placement", "spare_tokens",

@@ -1,4 +1,4 @@
-"""On a processor tensors and the process are planned and measured apart, and neither exceeds its plan."""
+"""On a CPU, tensors and the process are planned and measured apart, and neither exceeds its plan."""
 
 from dataclasses import replace
 from typing import Any

@@ -1,4 +1,4 @@
-"""Prompts: what a text spells out stays text, and grows little, whatever tokens a checkpoint adds."""
+"""Prompts: special tokens in texts stay text, and texts grow little, whatever tokens a checkpoint adds."""
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ def test_special_tokens_in_texts_stay_text(loaded: Loaded) -> None:
         assert ids.count(756) == plain.count("<|im_end|>")
 
 
-def test_texts_are_rendered_as_the_template_says(loaded: Loaded) -> None:
+def test_texts_are_rendered_by_the_template(loaded: Loaded) -> None:
     prompt = build_prompt(loaded, "what?", "Be brief.", [Turn("who?", "a circle.")])
     assert (
         loaded.tokenizer.decode(prompt.head)

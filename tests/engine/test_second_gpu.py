@@ -1,4 +1,4 @@
-"""Events are recorded on the stream of the device that works, which need not be the current one."""
+"""CUDA events are recorded on the stream of the working device, which need not be the current one."""
 
 from typing import Any
 

@@ -61,7 +61,9 @@ def static_tokens(
     decode_state = DecodeState.of([cache.length for cache in caches], positions, CPU)
     current, tokens = torch.stack(logits), [torch.stack(logits).argmax(-1)]
     for _ in range(count):
-        current = next_logits(models.ours, models.ours.embed(tokens[-1]), storage, decode_state, visible or storage.capacity)
+        current = next_logits(
+            models.ours, models.ours.embed(tokens[-1]), storage, decode_state, visible or storage.capacity
+        )
         tokens.append(current.argmax(-1))
     assert decode_state.lengths.tolist() == [cache.length + count for cache in caches]
     return torch.stack(tokens).T.tolist(), current

@@ -1,4 +1,4 @@
-"""A stop, wherever it comes: heeded at the next layer, chunk or token, and what is kept goes on as if it were new."""
+"""A question is cancelled at its next layer, chunk or token, and leaves caches that the next one can use."""
 
 import gc
 import os
@@ -146,14 +146,14 @@ def test_a_chunk_is_left_at_the_next_layer(part: str) -> None:
 
 def test_a_stop_between_two_tokens_keeps_the_text() -> None:
     with Session(CONFIG) as session:
-        told: list[Event] = []
+        events: list[Event] = []
         for event in session.ask(FIRST):
-            told.append(event)
-            if isinstance(event, TextDelta) and sum(isinstance(one, TextDelta) for one in told) == 2:
+            events.append(event)
+            if isinstance(event, TextDelta) and sum(isinstance(one, TextDelta) for one in events) == 2:
                 session.cancel()
-        last = told[-1]
+        last = events[-1]
         assert isinstance(last, Answered) and last.answer.finish_reason == "cancelled"
-        assert last.answer.text == "".join(one.text for one in told if isinstance(one, TextDelta))
+        assert last.answer.text == "".join(one.text for one in events if isinstance(one, TextDelta))
         assert ANSWER.startswith(last.answer.text)
 
 

@@ -1,7 +1,7 @@
 """One attempt to answer a request by one plan: prompt into the KV cache, then decode, as events."""
 
 from collections.abc import Generator, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -96,12 +96,12 @@ class Attempt:
         logits = yield from prompt.run(reader)
         self._clock.video += prompt.video_seconds
         self._clock.vision, self._clock.prefill = timer.seconds("vision"), timer.seconds("prefill")
-        assert prompt.cached_prompt is not None
+        assert prompt.cached_prompt is not None and prompt.vision_embeddings is not None
         cache = prompt.cached_prompt.cache
         self._callbacks.on_phase("decode")
         with self._stages.tracker.phase("decode"):  # for all tokens: one is too short to measure around
             reason = yield from self._decode(logits, cache)
-        return AttemptResult(plan_that_ran(self._plan, prompt.vision_embeddings), reason, cache.bytes)
+        return AttemptResult(prompt.vision_embeddings.plan_that_ran(self._plan), reason, cache.bytes)
 
     def _decode(self, logits: Tensor, cache: KVCache) -> Generator[Event, None, FinishReason]:
         """Decode the rest of the answer; return why it ended."""
@@ -129,15 +129,3 @@ class Attempt:
         if text := answer.flush():
             yield TextDelta(text)
         return reason
-
-
-def plan_that_ran(plan: Plan, vision_embeddings: VisionEmbeddings | None) -> Plan:
-    """Return the plan with the frames that were really read: a damaged video gives fewer."""
-    assert vision_embeddings is not None
-    return replace(
-        plan,
-        run_config=replace(plan.run_config, frames=len(vision_embeddings.times)),
-        timestamps_seconds=tuple(vision_embeddings.times),
-        visual_tokens=vision_embeddings.filled,
-        prompt_tokens=plan.prompt_tokens - plan.visual_tokens + vision_embeddings.filled,
-    )

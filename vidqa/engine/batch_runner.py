@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from vidqa.config import EngineConfig
-from vidqa.engine.attempt import plan_that_ran
 from vidqa.engine.decode import decode_batch
 from vidqa.engine.decode_runners import CudaGraphDecoder, DecodeRunner, capture_on, why_not_captured
 from vidqa.engine.detokenizer import AnswerState
@@ -210,9 +209,9 @@ class BatchItem:
 
     def finished_answer(self, memory: MemoryUse) -> Answer:
         """Return the answer, with the plan that ran; loading counts for no request of a batch."""
-        assert self.reason is not None and self.prompt_runner is not None
+        assert self.reason and self.prompt_runner and self.prompt_runner.vision_embeddings
         self.state.load_seconds, self.state.notes = 0.0, list(self.reader.notes)
-        plan = plan_that_ran(self.plan, self.prompt_runner.vision_embeddings)
+        plan = self.prompt_runner.vision_embeddings.plan_that_ran(self.plan)
         return self.state.finished_answer(plan, self.reason, memory)
 
     def prefix_key(self) -> tuple[object, ...]:

@@ -2,7 +2,7 @@
 
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +11,9 @@ from torch import Tensor
 
 from vidqa.engine.no_grad import no_grad_scope
 from vidqa.engine.vision import PreparedFrame
+from vidqa.models.vlm import VisionLanguageModel
+from vidqa.planner.memory_model import GROUPS_AHEAD
+from vidqa.types import Plan
 from vidqa.video.reader import VideoReader
 
 Resize = Callable[[Any, int, int], Tensor]  # frame (h, w, 3) uint8, height, width -> (3, height, width) uint8
@@ -24,12 +27,8 @@ class _End:
     error: BaseException | None
 
 
-def _not_counted(pixels: Tensor) -> None:
-    """Do nothing: memory is not counted tensor by tensor."""
-
-
 class FramePrefetcher:
-    """Frames of `indices` at `size` (height, width), at most `capacity` of them before they are taken.
+    """A plan's frames at their final size; a few groups of them are ready before they are taken.
 
     The thread starts at once; its error is raised to the consumer. `check` is called while the queue is empty and may
     raise; `on_frame` is called in the thread with every frame's pixels. Iterate once, and close in any case.
@@ -38,17 +37,16 @@ class FramePrefetcher:
     def __init__(
         self,
         reader: VideoReader,
-        indices: Sequence[int],
-        size: tuple[int, int],
-        capacity: int,
-        resize: Resize,
+        plan: Plan,
+        model: VisionLanguageModel,
         check: Callable[[], None],
-        on_frame: Callable[[Tensor], None] = _not_counted,
+        on_frame: Callable[[Tensor], None],
     ) -> None:
         self._reader, self._check = reader, check
-        self._queue: queue.Queue[PreparedFrame | _End] = queue.Queue(capacity)
+        capacity = GROUPS_AHEAD * plan.run_config.vision_chunk * model.spec.vision.temporal_patch
+        self._queue: queue.Queue[PreparedFrame | _End] = queue.Queue(min(capacity, len(plan.indices)))
         self._stop = threading.Event()
-        arguments = (reader, indices, size, resize, self._queue, self._stop, on_frame)
+        arguments = (reader, plan, model.family.resize_frame, self._queue, self._stop, on_frame)
         self._thread = threading.Thread(target=_work, args=arguments, name="vidqa-frames", daemon=True)
         self._thread.start()
 
@@ -78,8 +76,7 @@ class FramePrefetcher:
 
 def _work(
     reader: VideoReader,
-    indices: Sequence[int],
-    size: tuple[int, int],
+    plan: Plan,
     resize: Resize,
     ready: "queue.Queue[PreparedFrame | _End]",
     stop: threading.Event,
@@ -87,8 +84,10 @@ def _work(
 ) -> None:
     try:
         with no_grad_scope():  # grad mode belongs to a thread
-            for frame in reader.frames(indices):
-                prepared = PreparedFrame(resize(frame.rgb, *size), frame.timestamp_seconds)
+            for frame in reader.frames(plan.indices):
+                pixels = resize(frame.rgb, plan.run_config.height, plan.run_config.width)
+                prepared = PreparedFrame(pixels, frame.timestamp_seconds)
+                del pixels
                 on_frame(prepared.pixels)
                 if not _put(ready, prepared, stop):
                     return

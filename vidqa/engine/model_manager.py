@@ -56,12 +56,17 @@ class ModelManager:
         self.unload()
 
     def unload(self) -> None:
-        """Free the weights."""
+        """Free the weights, and search for checkpoints again the next time: more may have been fetched."""
         self.loaded = self._checkpoint = self._config = self._live = None
-        self.forget_checkpoints()
+        self._known.clear()
 
-    def forget_checkpoints(self) -> None:
-        """Search for checkpoints again the next time: more may have been fetched."""
+    def unload_unless(self, config: EngineConfig) -> None:
+        """Free the weights unless they serve these settings too."""
+        if self.loaded is not None and not self.matches(config):
+            from vidqa.devices.torch_device import release_cached_memory
+
+            self.unload()
+            release_cached_memory()
         self._known.clear()
 
     def matches(self, config: EngineConfig) -> bool:

@@ -4,7 +4,7 @@ The next prompt is prefilled from the end of the longest common prefix.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -12,6 +12,8 @@ from torch import Tensor
 from vidqa.engine.kv_cache import KVCache
 from vidqa.engine.pinned_memory import page_locked
 from vidqa.models.family import Segment
+from vidqa.models.vlm import VisionLanguageModel
+from vidqa.types import Plan
 
 
 @dataclass(slots=True)
@@ -25,9 +27,9 @@ class VisionEmbeddings:
     complete: bool = False
 
     @classmethod
-    def reserve(cls, tokens: int, width: int, dtype: torch.dtype, device: torch.device) -> "VisionEmbeddings":
+    def reserve(cls, tokens: int, model: VisionLanguageModel) -> "VisionEmbeddings":
         """Allocate rows for `tokens`; page-locked for a CUDA device, so that copies do not wait."""
-        return cls(page_locked((tokens, width), dtype, device))
+        return cls(page_locked((tokens, model.spec.embedding_width), model.dtype, model.device))
 
     def add(self, embeddings: Tensor, slices: int, times: Sequence[float]) -> None:
         """Copy a group's embeddings (tokens, width) to the host."""
@@ -40,6 +42,16 @@ class VisionEmbeddings:
         """Yield the embeddings of some slices on the host, at most `tokens` at a time."""
         each = self.filled // self.slices
         yield from torch.split(self.rows[first_slice * each : (first_slice + slices) * each], tokens)
+
+    def plan_that_ran(self, plan: Plan) -> Plan:
+        """Return the plan with the frames that were really read: a damaged video gives fewer."""
+        return replace(
+            plan,
+            run_config=replace(plan.run_config, frames=len(self.times)),
+            timestamps_seconds=tuple(self.times),
+            visual_tokens=self.filled,
+            prompt_tokens=plan.prompt_tokens - plan.visual_tokens + self.filled,
+        )
 
 
 @dataclass(slots=True)

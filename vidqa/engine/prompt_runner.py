@@ -19,7 +19,6 @@ from vidqa.engine.vision import GroupEncoder
 from vidqa.events import Event, Noted, StageProgress, StageStarted
 from vidqa.models.family import Segment, TextSegment
 from vidqa.models.vlm import VisionLanguageModel
-from vidqa.planner.memory_model import GROUPS_AHEAD
 from vidqa.types import Plan
 from vidqa.video.reader import VideoReader
 
@@ -72,14 +71,14 @@ class PromptRunner:
         common = self.cached_prompt.common_tokens(self._prefix, self._tail) if self.cached_prompt else None
         if common is None:
             yield from self._push_prefix(reader)
-            assert self.cached_prompt is not None
-            self.cached_prompt.prefix_tokens, self.cached_prompt.position = self._pushed, self._cursor.finish()
+        cached = self.cached_prompt
+        assert cached is not None
+        if common is None:
+            cached.prefix_tokens, cached.position = self._pushed, self._cursor.finish()
         else:
-            assert self.cached_prompt is not None
-            self.cached_prompt.truncate(common)
+            cached.truncate(common)
             yield StageStarted("prefill", self._total)
-        assert self.cached_prompt is not None
-        yield from self._push_text(self._tail[common or 0 :], self.cached_prompt.position + (common or 0))
+        yield from self._push_text(self._tail[common or 0 :], cached.position + (common or 0))
 
     def copy_prefix_from(self, other: "PromptRunner") -> None:
         """Copy the cached segments through the video from another prompt, which is a row of the same storage."""
@@ -125,17 +124,11 @@ class PromptRunner:
 
     def _encode_video(self, reader: VideoReader, *, streaming: bool) -> Events:
         """Decode, resize and encode all frames; push each group if `streaming`."""
-        run_config, total, spec = self._plan.run_config, len(self._plan.indices), self._model.spec
-        self._model.visual.to(self._model.device)
-        self.vision_embeddings = VisionEmbeddings.reserve(
-            self._plan.visual_tokens, spec.embedding_width, self._model.dtype, self._model.device
-        )
-        encoder = GroupEncoder(self._model, run_config.vision_chunk)
-        capacity = GROUPS_AHEAD * run_config.vision_chunk * spec.vision.temporal_patch
-        prefetcher = FramePrefetcher(
-            reader, self._plan.indices, (run_config.height, run_config.width), min(capacity, total),
-            self._model.family.resize_frame, self._stop_in_video, self._stages.tracker.count,
-        )  # fmt: skip
+        model, total = self._model, len(self._plan.indices)
+        model.visual.to(model.device)
+        self.vision_embeddings = VisionEmbeddings.reserve(self._plan.visual_tokens, model)
+        encoder = GroupEncoder(model, self._plan.run_config.vision_chunk)
+        prefetcher = FramePrefetcher(reader, self._plan, model, self._stop_in_video, self._stages.tracker.count)
         frames = TimedIterator(prefetcher)
         try:
             yield StageStarted("video", total)

@@ -213,14 +213,18 @@ class PreviousRequest:
     state: RequestState
 
 
-def resume_from(previous: PreviousRequest, request: Request, loaded: "Loaded") -> RequestState | None:
-    """Return a state that reuses the previous caches; None if frames differ or the cache is too small.
+def resume_from(
+    previous: PreviousRequest | None, request: Request, config: EngineConfig, loaded: "Loaded | None"
+) -> RequestState | None:
+    """Return a state that reuses the previous caches; None if frames or settings differ or the cache is too small.
 
     The oldest turns of the conversation are dropped where it outgrew the cache. Raises VideoError children if the file
     is gone.
     """
     from vidqa.video.probe import check_file
 
+    if previous is None or loaded is None or previous.config != config:
+        return None
     check_file(request.video)
     last = previous.state
     if video_cache_key(request) != last.video_key or last.cached_prompt is None or last.vision_embeddings is None:

@@ -20,7 +20,7 @@ from vidqa.errors import Interrupted, UsageError
 from vidqa.events import Answered, Event, Planned
 from vidqa.planner.tasks import Forecast, check_config, check_limits, check_request
 from vidqa.types import Plan, Request, VideoInfo
-from vidqa.video.reader import VideoReader, open_video
+from vidqa.video.reader import VideoReader, never, open_video
 
 if TYPE_CHECKING:
     import numpy
@@ -102,13 +102,13 @@ class Session:
     def plan(self, request: Request) -> Plan:
         """Return the plan that `ask` would run now; reads the video's header and the model's config, no weights."""
         check_request(request)
-        with self._open(request, lambda: False) as reader:
+        with self._open(request, never) as reader:
             return self._models.plan(reader, request, self.config, local=False).plan
 
     def see(self, request: Request) -> tuple[Plan, "list[numpy.ndarray]"]:
         """Return the plan and the frames (height, width, 3) uint8 that the model would get; loads no weights."""
         check_request(request)
-        with self._open(request, lambda: False) as reader:
+        with self._open(request, never) as reader:
             state = self._models.plan(reader, request, self.config, local=False)
             from vidqa.engine.vision import planned_frames
 
@@ -137,12 +137,7 @@ class Session:
             if config == self._config:
                 return
             self.forget()
-            if self._models.loaded is not None and not self._models.matches(config):
-                from vidqa.devices.torch_device import release_cached_memory
-
-                self._models.unload()
-                release_cached_memory()
-            self._models.forget_checkpoints()
+            self._models.unload_unless(config)
             self._config = config
 
     def forget(self) -> None:
@@ -182,7 +177,9 @@ class Session:
 
     def _answer(self, request: Request) -> Generator[Event, None, None]:
         """Run attempts, each with a smaller plan, until one does not run out of memory."""
-        state, reader = self._resume(request), None
+        previous, self._previous = self._previous, None  # freed before this question begins, unless it resumes it
+        state, reader = resume_from(previous, request, self.config, self.loaded), None
+        del previous
         try:
             if state is None:
                 reader = self._open(request)
@@ -197,13 +194,6 @@ class Session:
                 reader.close()
             if state is not None and state.vision_embeddings and state.vision_embeddings.complete:
                 self._previous = PreviousRequest(self.config, state) if self.loaded else None
-
-    def _resume(self, request: Request) -> RequestState | None:
-        """Return a state with the caches of the previous request if they serve this one; free them otherwise."""
-        previous, self._previous = self._previous, None
-        if previous is None or self.loaded is None or previous.config != self.config:
-            return None
-        return resume_from(previous, request, self.loaded)
 
     def _attempt(self, state: RequestState, reader: VideoReader | None) -> Generator[Event, None, None]:
         """Load the model if necessary, run the state's plan, and yield the answer last."""
