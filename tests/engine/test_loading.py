@@ -75,7 +75,7 @@ def test_a_question_uses_the_model_that_was_loaded_before() -> None:
         assert torch.is_grad_enabled()
 
 
-def test_a_question_that_loads_tells_of_it_too() -> None:
+def test_a_question_that_loads_yields_progress() -> None:
     with Session(CONFIG) as session:
         events = list(session.ask(REQUEST))
     assert progress_of(events)[-1] == sum(tensor_sizes(demo_folder()).values())
@@ -92,7 +92,7 @@ def test_memory_that_runs_out_while_loading_gives_lighter_weights() -> None:
         list(session.load(AHEAD))
 
 
-def test_a_stop_while_loading_is_counts_at_once_and_the_next_question_loads_anew() -> None:
+def test_a_stop_while_loading_raises_at_once_and_the_next_question_loads_again() -> None:
     with Session(CONFIG) as session:
         events = session.load(AHEAD)
         for event in events:

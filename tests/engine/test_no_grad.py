@@ -18,7 +18,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.engine.asking import ANSWER, CLIP, QUESTION
+from tests.engine.asking import ANSWER, CLIP, QUESTION, ask
 from tests.engine.test_no_grad_stages import Recorded
 from vidqa import EngineConfig, Request, Session
 from vidqa.devices.live_bytes import LiveBytes
@@ -38,8 +38,9 @@ Living = list[tuple[str, str, int]]  # (event, its stage, living bytes then)
 class Watched:
     """A session with a loaded model, its living tensors counted."""
 
-    def __init__(self, session: Session, live: LiveBytes) -> None:
-        self.session, self.live, self.fault = session, live, ignore_phase
+    def __init__(self) -> None:
+        self.live, self.fault = LiveBytes("cpu"), ignore_phase
+        self.session = Session(CONFIG, meter=TensorMeter(self.live), fault=lambda phase: self.fault(phase))
 
     def require_grad(self, required: bool = True) -> None:
         for parameter in self.model.parameters():
@@ -64,8 +65,8 @@ class Watched:
     def follow(self, request: Request | list[Request]) -> tuple[Living, list[str]]:
         """Living bytes at every event that does not hang on a clock, and the answers. The mode stays what it was."""
         seen, answers, before = [], {}, modes()
-        ask = self.session.ask_many if isinstance(request, list) else self._ask
-        for number, event in ask(request):  # type: ignore[operator]
+        events = self.session.ask_many(request) if isinstance(request, list) else enumerate_one(self.session, request)
+        for number, event in events:
             assert modes() == before
             if not isinstance(event, MemorySampled):
                 seen.append((type(event).__name__, getattr(event, "stage", ""), self.live.now))
@@ -73,9 +74,10 @@ class Watched:
                 answers[number] = event.answer.text
         return seen, [answers[number] for number in sorted(answers)]
 
-    def _ask(self, request: Request) -> Iterator[tuple[int, Event]]:
-        for event in self.session.ask(request):
-            yield 0, event
+
+def enumerate_one(session: Session, request: Request) -> Iterator[tuple[int, Event]]:
+    for event in session.ask(request):
+        yield 0, event
 
 
 def modes() -> tuple[bool, bool]:
@@ -84,15 +86,11 @@ def modes() -> tuple[bool, bool]:
 
 @pytest.fixture(scope="module")
 def loaded() -> Iterator[Watched]:
-    live, threads = LiveBytes("cpu"), torch.get_num_threads()
+    watched, threads = Watched(), torch.get_num_threads()
     torch.set_num_threads(1)  # matrices this small are slower when they are shared out
-    faults: list[Watched] = []  # once there is one to follow
-    with Session(CONFIG, meter=TensorMeter(live), fault=lambda phase: [one.fault(phase) for one in faults]) as session:
-        *_, last = session.ask(Request(CLIP, QUESTION, frames=2, max_tokens=1))
-        assert isinstance(last, Answered)
-        watched = Watched(session, live)
-        faults.append(watched)
-        live.count_model(watched.model)
+    with watched.session as session:
+        ask(session, frames=2, max_tokens=1)
+        watched.live.count_model(watched.model)
         yield watched
     torch.set_num_threads(threads)
 
@@ -301,11 +299,10 @@ def test_a_mode_that_changes_while_a_question_runs(watched: Watched) -> None:
 
 def test_caches_made_in_inference_mode_are_reusable_outside_of_it() -> None:
     """Model, cache and embeddings that were made there are ordinary tensors: a follow-up writes to them."""
-    with Session(CONFIG) as session:
-        watched = Watched(session, LiveBytes("cpu"))
+    watched = Watched()
+    with watched.session as session:
         with torch.inference_mode():
-            *_, last = session.ask(FIRST)
-            assert text_of(last) == ANSWER
+            assert ask(session, FIRST).text == ANSWER
         assert not any(tensor.is_inference() for tensor in (*watched.kept(), *watched.model.parameters()))
         assert watched.follow(FOLLOW_UP)[1] == ["red."]
         watched.require_grad()

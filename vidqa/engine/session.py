@@ -81,8 +81,7 @@ class Session:
     def ask_many(self, requests: Sequence[Request]) -> Iterator[tuple[int, Event]]:
         """Answer several requests at once, each as `ask` would; yield (index of the request, event).
 
-        The last event of each is `Answered` or `Failed`: a bad video does not fail the others. Requests that do not fit
-        into memory together are answered in smaller groups.
+        The last event of each is `Answered` or `Failed`. Requests that do not fit together are split into groups.
         """
         for request in requests:
             check_request(request)
@@ -90,10 +89,9 @@ class Session:
         return self._start(self._answer_batch(requests))
 
     def load(self, request: Request) -> Iterator[Event]:
-        """Plan and load the model as `ask` would, without an answer; a later question reuses it.
+        """Plan and load the model as `ask` would; a later question reuses it. Caches of the last video stay.
 
-        Yields `Planned` first; the stage `load` counts bytes of the stored weights. A model that is loaded already
-        yields nothing else. What is cached of the last video stays.
+        Yields `Planned`, then the stage `load` in bytes of the stored weights unless the model is loaded already.
         """
         check_limits(request)
         check_config(self.config)
@@ -117,8 +115,8 @@ class Session:
     def forecast(self, video: VideoInfo, request: Request, config: EngineConfig | None = None) -> Forecast:
         """Return the plan that `ask` would run for a probed video, or why none fits; callable during a question.
 
-        Opens no file and loads nothing; free memory is read each time. The loaded model counts as loaded if `config`
-        has the same model, device, weights and placement. Raises UsageError and ModelError children.
+        Opens no file and loads nothing; free memory is read each time. The loaded model counts as loaded if it serves
+        `config`: same model, device, weights and placement. Raises UsageError and ModelError children.
         """
         check_limits(request)
         return self._models.forecast(video, request, config or self.config)
@@ -130,8 +128,7 @@ class Session:
     def reconfigure(self, config: EngineConfig) -> None:
         """Use other settings from the next question on; raises UsageError while a question runs.
 
-        The model stays loaded if `config` has the same model, device, weights and placement. Any change frees what is
-        cached of the last video.
+        The model stays loaded if it serves `config` too. Any change frees what is cached of the last video.
         """
         with self._exclusive():
             if config == self._config:
