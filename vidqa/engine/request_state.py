@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from vidqa.engine.detokenizer import AnswerState
     from vidqa.engine.prefix_cache import CachedPrompt, VisionEmbeddings
     from vidqa.engine.prompt import PromptTokens
+    from vidqa.engine.prompt_runner import PromptRunner
     from vidqa.models.loader import Loaded
 
 VideoKey = tuple[str | int | float | tuple[int, int] | None, ...]
@@ -61,6 +62,10 @@ class RequestState:
     def set_phase(self, phase: str) -> None:
         """Record the current phase, for the message if it fails."""
         self.phase = phase
+
+    def take_caches(self, prompt_runner: "PromptRunner") -> None:
+        """Take over the embeddings and the cached prompt that an attempt left."""
+        self.vision_embeddings, self.cached_prompt = prompt_runner.vision_embeddings, prompt_runner.cached_prompt
 
     def note(self, *texts: str) -> Iterator[Event]:
         """Record notes and yield an event for each; the same text once only."""

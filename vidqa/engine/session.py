@@ -215,8 +215,7 @@ class Session:
                 raise
             result = AttemptResult(plan, "cancelled", 0)  # the text from before memory ran out is the answer
         finally:
-            runner = attempt.prompt_runner
-            state.vision_embeddings, state.cached_prompt = runner.vision_embeddings, runner.cached_prompt
+            state.take_caches(attempt.prompt_runner)
         yield from state.note(*(reader.notes if reader else ()))
         memory = state.memory_use(loaded, tracker, result.kv_bytes, self._models.runtime_bytes)
         if self.config.remember:
