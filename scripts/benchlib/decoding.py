@@ -66,8 +66,8 @@ def decoding(section: str, model: str, weights: str = "") -> Callable[[Bench], I
 def _decode_run(kind: str, bench: Bench, loaded: Loaded, count: int) -> list[float]:
     """Return seconds per token after a cache of the section's context, without the first tokens."""
     context, times = bench.sizes.decode_context, list[float]()
-    writer = make_step(kind, loaded, random_caches(loaded, [context], count), [context])
-    for _ in greedy_tokens(writer, loaded, count):
+    runner = make_step(kind, loaded, random_caches(loaded, [context], count), [context])
+    for _ in greedy_tokens(runner, loaded, count):
         times.append(time.perf_counter())
     return TimedRun(times[0], times, []).token_seconds[_FIRST_TOKENS:]
 
@@ -113,7 +113,7 @@ def batching(bench: Bench) -> Iterator[Row]:
 def _together_seconds(loaded: Loaded, batch: int, context: int, count: int) -> list[float]:
     """Return seconds per step of `batch` sequences after caches of random keys and values."""
     caches, times = random_caches(loaded, [context] * batch, count), list[float]()
-    writer = make_step("captured", loaded, caches, [context] * batch)
-    for _ in greedy_steps(writer, loaded, batch, count):
+    runner = make_step("captured", loaded, caches, [context] * batch)
+    for _ in greedy_steps(runner, loaded, batch, count):
         times.append(time.perf_counter())
     return TimedRun(times[0], times, []).token_seconds[_FIRST_TOKENS:]

@@ -138,11 +138,11 @@ def _step_error(bench: Bench, reference: Loaded, ours: Loaded, kind: str, kv: st
     wanted = []
     for sequence, cache in enumerate(filled(stores[0], lengths)):
         recorder = Recorder(reference, 1)
-        writer = make_step("tiled", reference, [cache], [lengths[sequence]], recorder)
-        wanted.append(logits_after(writer, recorder, tokens[:, sequence, None])[:, 0])
+        runner = make_step("tiled", reference, [cache], [lengths[sequence]], recorder)
+        wanted.append(logits_after(runner, recorder, tokens[:, sequence, None])[:, 0])
     recorder = Recorder(ours, batch)
-    writer = make_step(kind, ours, filled(stores[1], lengths), lengths, recorder)
-    made, exact = logits_after(writer, recorder, tokens), torch.stack(wanted, dim=1)
+    runner = make_step(kind, ours, filled(stores[1], lengths), lengths, recorder)
+    made, exact = logits_after(runner, recorder, tokens), torch.stack(wanted, dim=1)
     return float((made - exact).norm() / exact.norm())
 
 

@@ -17,11 +17,10 @@ from benchlib.models import some_prompt
 from vidqa.config import EngineConfig
 from vidqa.devices.device import find_device
 from vidqa.devices.memory_tracker import Tracker
-from vidqa.engine.answer_state import AnswerState
 from vidqa.engine.attempt import Attempt
+from vidqa.engine.detokenizer import AnswerState
 from vidqa.engine.prompt import PromptTokens
-from vidqa.engine.stage_context import Hooks
-from vidqa.engine.timers import Clock, Stopwatch
+from vidqa.engine.timers import Callbacks, Clock, Stopwatch
 from vidqa.events import StageProgress
 from vidqa.models.attention.selector import HeadLayout, select_kernel
 from vidqa.models.families.qwen2_vl import REFERENCE_BOUNDS
@@ -161,19 +160,19 @@ def ask(
     meter: Any = None, before: AnsweredQuestion | None = None,
 ) -> AnsweredQuestion:  # fmt: skip
     """Run one plan to its last token, since no token ends the answer. Caches of `before` are reused."""
-    endless, speech, clock = replace(loaded, stop_ids=frozenset()), AnswerState(task.request), Clock(Stopwatch())
+    endless, answer, clock = replace(loaded, stop_ids=frozenset()), AnswerState(task.request), Clock(Stopwatch())
     tracker, times = Tracker(task.device, meter), list[float]()
     began = time.perf_counter()
-    hooks = Hooks(lambda: False, lambda phase: None, lambda phase: None)
     pipeline = Attempt(
-        endless, plan, prompt, speech, tracker, hooks, clock,
-        visual=before.pipeline.visual if before else None, read=before.pipeline.read if before else None,
+        endless, plan, prompt, answer, tracker, Callbacks(lambda: False), clock,
+        before.pipeline.prompt_runner.vision_embeddings if before else None,
+        before.pipeline.prompt_runner.cached_prompt if before else None,
     )  # fmt: skip
     frames: Any = reader
     for event in pipeline.run(frames):
         if isinstance(event, StageProgress) and event.stage == "decode":
             times.append(time.perf_counter())
-    return AnsweredQuestion(TimedRun(began, times, speech.tokens), clock, tracker, pipeline, task.request, plan, prompt)
+    return AnsweredQuestion(TimedRun(began, times, answer.tokens), clock, tracker, pipeline, task.request, plan, prompt)
 
 
 def follow_up(

@@ -6,9 +6,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from vidqa.engine.cuda_graph import capture_on
-from vidqa.engine.decode import decode, decode_together
-from vidqa.engine.decode_runners import CudaGraphDecoder, DecodeRunner, EagerDecoder
+from vidqa.engine.decode import decode, decode_batch
+from vidqa.engine.decode_runners import CudaGraphDecoder, DecodeRunner, EagerDecoder, capture_on
 from vidqa.engine.kv_cache import KVCache, Storage
 from vidqa.engine.sampler import Sampler
 from vidqa.models.attention.selector import HeadLayout, Kernel, make_kernel, select_kernel
@@ -84,7 +83,7 @@ def greedy_tokens(runner: DecodeRunner, loaded: Loaded, count: int) -> Iterator[
 def greedy_steps(runner: DecodeRunner, loaded: Loaded, sequences: int, count: int) -> Iterator[None]:
     """Yield once per step of several sequences."""
     logits = first_logits(loaded).expand(sequences, -1)
-    for sequence, token in decode_together(runner, logits, frozenset(), [count] * sequences):
+    for sequence, token in decode_batch(runner, logits, frozenset(), [count] * sequences):
         if sequence == 0 and not isinstance(token, str):
             yield
 

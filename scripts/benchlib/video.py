@@ -98,5 +98,5 @@ def _peak(bench: Bench, loaded: Loaded, frames: int) -> tuple[int, int]:
     reader, prompt = SyntheticReader(synthetic_video(frames, width, height), 8), some_prompt()
     with bench.accelerator.peak(loaded.model.model) as peak:
         asked = ask(loaded, task, plan, prompt, reader, peak.meter)
-    read: Any = asked.pipeline.read
+    read: Any = asked.pipeline.prompt_runner.cached_prompt
     return peak.tensors, read.cache.bytes

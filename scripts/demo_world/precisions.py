@@ -167,8 +167,8 @@ def answers(
             _drain(prefill.push(cache, embeddings, positions))
         _drain(prefill.flush(cache))
         logits = prefill.logits(cache)
-        writer = make_decode_runner(model, cache, kernel, after + tail, Sampler(0.0, 1.0, None))
-        tokens = list(decode(writer, logits, loaded.stop_ids, _MOST_TOKENS))
+        runner = make_decode_runner(model, cache, kernel, after + tail, Sampler(0.0, 1.0, None))
+        tokens = list(decode(runner, logits, loaded.stop_ids, _MOST_TOKENS))
         yield turn, logits[0], loaded.tokenizer.decode(tokens, skip_special_tokens=True)
 
 

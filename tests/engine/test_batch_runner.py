@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.engine.test_demo_parity import CLIP, QUESTION
+from tests.engine.asking import ANSWER, CLIP, COLOR, CONFIG, EMPTY, QUESTION, TWO_EVENTS, ask
 from tests.engine.test_fallback import failing
 from tests.engine.test_parity import prompt_tensors
 from tests.engine.test_static_decode_step import CPU, GRIDS, prefilled, room
 from tests.tiny import pair, random_patches
-from vidqa import EngineConfig, Request, Session
-from vidqa.engine.decode import decode_together
+from vidqa import Request, Session
+from vidqa.engine.decode import decode_batch
 from vidqa.engine.decode_runners import CudaGraphDecoder
 from vidqa.engine.kv_cache import KVCache
 from vidqa.engine.prefill import Prefill
@@ -21,9 +21,7 @@ from vidqa.events import Answered, Event, Failed, StageStarted
 from vidqa.models.attention.selector import make_kernel
 from vidqa.types import Answer
 
-ASSETS = Path(CLIP).parent
-CLIPS = [str(ASSETS / name) for name in ("demo.mp4", "demo-two.mp4", "demo-color.mp4", "demo-empty.mp4")]
-CONFIG = EngineConfig(isolate_decoder=False, remember=False)
+CLIPS = [CLIP, TWO_EVENTS, COLOR, EMPTY]
 REQUESTS = [
     Request(CLIPS[0], QUESTION), Request(CLIPS[1], QUESTION, max_tokens=6), Request(CLIPS[0], "what color is it?"),
     Request(CLIPS[2], "what happens?", frames=4), Request(CLIPS[3], QUESTION),
@@ -41,9 +39,7 @@ def many(
 
 def alone(session: Session, request: Request) -> Answer:
     session.forget()
-    *_, last = session.ask(request)
-    assert isinstance(last, Answered)
-    return last.answer
+    return ask(session, request)
 
 
 def test_each_answer_is_what_it_would_be_alone() -> None:
@@ -57,53 +53,40 @@ def test_each_answer_is_what_it_would_be_alone() -> None:
             single.text, single.finish_reason, single.timing.tokens,
         )  # fmt: skip
         assert ours.plan.indices == single.plan.indices
-    assert answers[0].text == "a red circle moves right." and answers[1].finish_reason == "length"
+    assert answers[0].text == ANSWER and answers[1].finish_reason == "length"
     seen = [number for number, event in events if isinstance(event, StageStarted) and event.stage == "vision"]
     assert seen == [0, 1, 3, 4]  # three questions about one video look at it once
 
 
-def test_sampling_draws_from_each_requests_own_seed() -> None:
+def test_sampling_uses_each_requests_seed_and_temperature() -> None:
     requests = [Request(CLIPS[0], QUESTION, temperature=9.0, seed=seed, max_tokens=12) for seed in (1, 2, 3)]
-    with Session(CONFIG) as session:
-        answers, _, _ = many(session, requests)
-        assert [answers[number].text for number in range(3)] == [alone(session, one).text for one in requests]
-    assert len({answer.text for answer in answers.values()}) > 1
-
-
-def test_requests_that_sample_otherwise_are_answered_apart() -> None:
-    requests = [REQUESTS[0], Request(CLIPS[0], QUESTION, temperature=9.0, seed=1, max_tokens=12), REQUESTS[2]]
+    requests += [REQUESTS[0]]
     with Session(CONFIG) as session:
         answers, failed, _ = many(session, requests)
-        assert [answers[number].text for number in range(3)] == [alone(session, one).text for one in requests]
-    assert not failed
+        assert [answers[number].text for number in range(4)] == [alone(session, one).text for one in requests]
+    assert not failed and len({answer.text for answer in answers.values()}) > 2
 
 
-def test_a_request_that_cannot_be_planned_fails_alone() -> None:
-    requests = [Request(CLIPS[0], QUESTION, start_seconds=1000.0), REQUESTS[0], REQUESTS[2]]
-    with Session(CONFIG) as session:
-        answers, failed, _ = many(session, requests)
-    assert sorted(answers) == [1, 2] and sorted(failed) == [0]
-
-
-def test_an_answer_that_fills_its_cache_goes_on_no_further() -> None:
+def test_an_answer_that_fills_its_cache_ends() -> None:
     """The row that ends first has no place left behind its last token; the others still write."""
     models = pair("2B")
     storage = room(models, 2)
     caches, positions, logits = prefilled(models, storage)
     caches[0].length = storage.capacity - 2
-    writer = CudaGraphDecoder(models.ours, caches, positions, [Sampler(0, 1, 0)] * 2, None)
-    told = list(decode_together(writer, torch.stack(logits), frozenset(), [3, 20]))
-    assert [token for row, token in told if row == 0][-1] == "length" and len(told) == 25
+    runner = CudaGraphDecoder(models.ours, caches, positions, [Sampler(0, 1, 0)] * 2, None)
+    events = list(decode_batch(runner, torch.stack(logits), frozenset(), [3, 20]))
+    assert [token for row, token in events if row == 0][-1] == "length" and len(events) == 25
 
 
-def test_a_video_that_fails_leaves_the_others(tmp_path: Path) -> None:
+def test_a_request_that_fails_leaves_the_others(tmp_path: Path) -> None:
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(b"no video")
-    requests = [REQUESTS[0], Request(str(broken), QUESTION), Request(str(tmp_path / "none.mp4"), QUESTION), REQUESTS[2]]
+    requests = [REQUESTS[0], Request(str(broken), QUESTION), Request(str(tmp_path / "none.mp4"), QUESTION),
+                Request(CLIPS[0], QUESTION, start_seconds=1000.0), REQUESTS[2]]  # fmt: skip
     with Session(CONFIG) as session:
         answers, failed, _ = many(session, requests)
-    assert sorted(answers) == [0, 3] and sorted(failed) == [1, 2]
-    assert answers[0].text == "a red circle moves right." and answers[3].text == "red."
+    assert sorted(answers) == [0, 4] and sorted(failed) == [1, 2, 3]
+    assert answers[0].text == ANSWER and answers[4].text == "red."
     assert "broken.mp4" in str(failed[1].error)
 
 
@@ -120,14 +103,14 @@ def test_a_video_that_breaks_off_leaves_the_others(tmp_path: Path) -> None:
     with Session(CONFIG) as session:
         answers, failed, _ = many(session, [REQUESTS[0], Request(str(cut), QUESTION), REQUESTS[2]])
     assert {0, 2} <= set(answers) and set(answers) | set(failed) == {0, 1, 2}
-    assert answers[0].text == "a red circle moves right." and answers[2].text == "red."
+    assert answers[0].text == ANSWER and answers[2].text == "red."
 
 
 @pytest.mark.parametrize("phase", ["vision", "prefill"])
 def test_what_does_not_fit_together_is_answered_in_smaller_groups(phase: str) -> None:
     with Session(CONFIG, fault=failing(phase, times=2, after=3)) as session:
         answers, failed, _ = many(session, REQUESTS)
-    assert not failed and answers[0].text == "a red circle moves right." and answers[2].text == "red."
+    assert not failed and answers[0].text == ANSWER and answers[2].text == "red."
 
 
 def test_stopping_stops_all() -> None:

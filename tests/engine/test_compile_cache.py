@@ -1,4 +1,4 @@
-"""What is compiled is remembered, announced once, and gives the same numbers."""
+"""Compilations are recorded, announced once, and give the same results."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.engine.test_demo_parity import CLIP, QUESTION
+from tests.engine.asking import ANSWER, CLIP, QUESTION, answer_in, of_kind
 from tests.tiny import pair
 from vidqa import EngineConfig, Request, Session
 from vidqa.devices.device import compiler_environment
@@ -15,7 +15,9 @@ from vidqa.diagnostics import kernel_warmup
 from vidqa.diagnostics.kernel_warmup import DECODE_STEP
 from vidqa.engine import compile_cache
 from vidqa.engine.compile_cache import FLEX, pending
-from vidqa.events import Answered, Noted
+from vidqa.events import Noted
+from vidqa.models.checkpoint import read_spec
+from vidqa.models.hub import demo_folder
 from vidqa.models.vlm import VisionLanguageModel
 
 CPU = torch.device("cpu")
@@ -33,24 +35,23 @@ def model() -> VisionLanguageModel:
 
 def test_a_compilation_is_announced_until_it_is_remembered(model: VisionLanguageModel) -> None:
     facts = (model.spec, model.device, model.dtype)
-    (key,) = pending(*facts, "flex")
+    (key,) = pending(*facts)
     assert key.startswith(f"{FLEX} · cpu · torch {torch.__version__}")
-    assert "compiling attention (once per GPU and version), about" in pending(*facts, "flex")[key]
-    assert pending(*facts, "flash") == {}
+    assert "compiling attention (once per GPU and version), about" in pending(*facts)[key]
     compile_cache.remember(key, 31.4)
-    assert pending(*facts, "flex") == {}
+    assert pending(*facts) == {}
     assert compile_cache.seconds_taken(key) == 31.4
-    assert pending(model.spec, model.device, torch.bfloat16, "flex")  # other numbers, another graph
+    assert pending(model.spec, model.device, torch.bfloat16)  # another precision is compiled again
 
 
 def test_a_damaged_record_is_no_record(model: VisionLanguageModel, tmp_path: Path) -> None:
     (tmp_path / "compiled.json").write_text("[1, 2")
-    assert pending(model.spec, model.device, model.dtype, "flex")
+    assert pending(model.spec, model.device, model.dtype)
     compile_cache.remember("a key", 1.0)
     assert json.loads((tmp_path / "compiled.json").read_text()) == {"a key": 1.0}
 
 
-def test_kernels_are_kept_where_the_user_says(tmp_path: Path) -> None:
+def test_the_folder_of_compiled_kernels_is_configurable(tmp_path: Path) -> None:
     folder = Path("here") / "compiled"
     both = {"TORCHINDUCTOR_CACHE_DIR": str(folder), "TRITON_CACHE_DIR": str(folder / "triton")}
     assert compiler_environment({"VIDQA_STATE": "here"}) == both
@@ -65,15 +66,12 @@ def test_flex_is_announced_at_the_first_question_and_not_at_the_second() -> None
     for _ in range(2):
         with Session(config) as session:
             events = list(session.ask(Request(CLIP, QUESTION)))
-        assert isinstance(events[-1], Answered) and events[-1].answer.text == "a red circle moves right."
-        notes.append([event.text for event in events if isinstance(event, Noted)])
+        assert answer_in(events).text == ANSWER
+        notes.append([event.text for event in of_kind(events, Noted)])
     assert "compiling attention" in notes[0][0] and notes[1] == []
 
 
-def test_warming_up_says_what_there_is_to_compile(monkeypatch: pytest.MonkeyPatch) -> None:
-    from vidqa.models.checkpoint import read_spec
-    from vidqa.models.hub import demo_folder
-
+def test_warmup_reports_what_there_is_to_compile(monkeypatch: pytest.MonkeyPatch) -> None:
     spec = read_spec(demo_folder())
     done = list(kernel_warmup.warm_up(spec, CPU, torch.float32, flex=False))
     assert [(one.name, one.done) for one in done] == [("attention", True), (DECODE_STEP, True)]
@@ -84,7 +82,7 @@ def test_warming_up_says_what_there_is_to_compile(monkeypatch: pytest.MonkeyPatc
     assert (done[1].done, done[1].detail) == (False, "Triton's kernels differ")
 
 
-def test_the_command_says_what_it_made_ready(capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+def test_the_warmup_command_prints_what_it_compiled(capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
     from vidqa.cli.main import run
 
     assert run(["warmup", "--model", "demo", "--device", "cpu"]) == 0

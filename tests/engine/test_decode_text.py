@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from vidqa.engine.decode import Detokenizer
+from vidqa.engine.detokenizer import Detokenizer
 from vidqa.engine.sampler import NOT_A_NUMBER, Sampler
 
 

@@ -6,19 +6,18 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image, ImageDraw
 from transformers import Qwen2VLForConditionalGeneration, Qwen2VLVideoProcessor
 
+from tests.engine.asking import ANSWER, CLIP, QUESTION, answer_in
+from tests.engine.asking import ask as ask_session
 from vidqa import EngineConfig, Request, Session
-from vidqa.events import Answered, Event, Noted, Planned, StageProgress, StageStarted, TextDelta
+from vidqa.events import Event, Noted, Planned, StageProgress, StageStarted, TextDelta
 from vidqa.models.families.qwen2_vl.image_processor import resize_frame
 from vidqa.models.hub import demo_folder
 from vidqa.models.loader import Loaded, load_model
 from vidqa.types import Answer, Placement
 from vidqa.video.reader import open_video
-
-ASSETS = Path(__file__).parents[2] / "assets"
-CLIP = str(ASSETS / "demo.mp4")
-QUESTION = "what happens?"
 
 
 @cache
@@ -37,9 +36,7 @@ def ask(**how: Any) -> Answer:
     config = EngineConfig(prefill_chunk=how.pop("prefill_chunk", None),
                           vision_chunk=how.pop("vision_chunk", None), isolate_decoder=False)  # fmt: skip
     with Session(config) as session:
-        *_, last = session.ask(Request(video=CLIP, question=QUESTION, **how))
-    assert isinstance(last, Answered)
-    return last.answer
+        return ask_session(session, **how)
 
 
 def oracle_inputs(answer: Answer) -> dict[str, torch.Tensor]:
@@ -76,7 +73,7 @@ def test_answers_equal_generate(frames: int | None, size: tuple[int, int] | None
 @pytest.mark.parametrize("prefill_chunk", [1, 7, 64, 5000])
 def test_chunks_change_nothing(prefill_chunk: int, vision_chunk: int) -> None:
     answer = ask(prefill_chunk=prefill_chunk, vision_chunk=vision_chunk)
-    assert answer.text == "a red circle moves right."
+    assert answer.text == ANSWER
     assert (answer.plan.run_config.prefill_chunk, answer.plan.run_config.vision_chunk) == (prefill_chunk, vision_chunk)
 
 
@@ -87,9 +84,7 @@ def test_events_tell_the_whole_story_in_order() -> None:
     assert stages == ["load", "prefill", "video", "vision", "decode"]  # the text before the video is read first
     progress = [event.stage for event in events if isinstance(event, StageProgress)]
     assert progress.index("prefill") < progress.index("vision") < len(progress) - progress[::-1].index("prefill")
-    assert isinstance(events[-1], Answered)
-    plan = next(event for event in events if isinstance(event, Planned)).plan
-    answer = events[-1].answer
+    plan, answer = next(event for event in events if isinstance(event, Planned)).plan, answer_in(events)
     assert plan == answer.plan
     assert "".join(event.text for event in events if isinstance(event, TextDelta)).strip() == answer.text
     assert not [event for event in events if isinstance(event, Noted)]
@@ -98,48 +93,30 @@ def test_events_tell_the_whole_story_in_order() -> None:
         assert done == sorted(done) and done[-1] == total and len(done) > 2
 
 
-def test_a_second_question_uses_the_loaded_model() -> None:
-    with Session(EngineConfig()) as session:
-        first, second = (list(session.ask(Request(video=CLIP, question=QUESTION)))[-1] for _ in range(2))
-    assert isinstance(first, Answered) and isinstance(second, Answered)
-    assert first.answer.text == second.answer.text
-    assert first.answer.timing.load_seconds > 0
-    assert second.answer.timing.load_seconds == 0
-
-
-def test_cancel_keeps_what_was_written_and_the_session_goes_on() -> None:
-    with Session(EngineConfig(isolate_decoder=False)) as session:
-        written = []
-        for event in session.ask(Request(video=CLIP, question=QUESTION)):
-            if isinstance(event, TextDelta):
-                written.append(event.text)
-                if len(written) == 2:
-                    session.cancel()
-        assert isinstance(event, Answered)
-        assert event.answer.finish_reason == "cancelled"
-        assert event.answer.text == "".join(written).strip()
-        assert 2 <= len(written) <= 3
-        *_, last = session.ask(Request(video=CLIP, question=QUESTION))
-        assert isinstance(last, Answered) and last.answer.text == "a red circle moves right."
-
-
-def test_a_session_answers_one_question_at_a_time() -> None:
-    from vidqa.errors import UsageError
-
-    with Session(EngineConfig(isolate_decoder=False)) as session:
-        running = iter(session.ask(Request(video=CLIP, question=QUESTION)))
-        next(running)
-        with pytest.raises(UsageError, match="another question"):
-            next(iter(session.ask(Request(video=CLIP, question=QUESTION))))
-        running.close()  # type: ignore[attr-defined]
-        *_, last = session.ask(Request(video=CLIP, question=QUESTION))
-        assert isinstance(last, Answered)
-
-
 @pytest.mark.needs_cuda
 def test_the_demo_is_right_on_a_gpu() -> None:
     with Session(EngineConfig(device="cuda")) as session:
-        *_, last = session.ask(Request(video=CLIP, question=QUESTION))
-    assert isinstance(last, Answered)
-    assert last.answer.text == "a red circle moves right."
-    assert last.answer.memory.measured_peak_bytes > last.answer.memory.weights_bytes
+        answer = ask_session(session)
+    assert answer.text == ANSWER
+    assert answer.memory.measured_peak_bytes > answer.memory.weights_bytes
+
+
+def circle(left: int) -> Image.Image:
+    picture = Image.new("RGB", (280, 280), "black")
+    ImageDraw.Draw(picture).ellipse((left, 90, left + 80, 170), fill="red")
+    return picture
+
+
+@pytest.mark.parametrize(
+    ("name", "places", "answer"),
+    [
+        ("still.png", [100], "a red circle stays still."),
+        ("right.webp", [10 + 14 * step for step in range(12)], ANSWER),
+    ],
+)
+def test_an_image_is_answered_about(tmp_path: Path, name: str, places: list[int], answer: str) -> None:
+    first, *others = map(circle, places)
+    first.save(tmp_path / name, save_all=bool(others), append_images=others, duration=100, lossless=True)
+    with Session(EngineConfig(remember=False)) as session:
+        found = ask_session(session, video=str(tmp_path / name), question="What happens in this video?", max_tokens=32)
+    assert found.text == answer and found.plan.run_config.frames % 2 == 0

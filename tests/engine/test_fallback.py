@@ -1,24 +1,22 @@
-"""When memory runs out after all: a smaller plan answers, nothing said is taken back, nothing leaks."""
+"""When memory runs out, a smaller plan continues the answer, and nothing leaks."""
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.engine.test_demo_parity import CLIP, QUESTION
+from tests.engine.asking import ANSWER, CLIP, QUESTION, TWO_EVENTS, answer_in, of_kind
 from tests.planner.plan_builders import SPEC_2B, SPEC_7B, made_problem
 from vidqa import EngineConfig, Request, Session
 from vidqa.devices.live_bytes import LiveBytes
 from vidqa.devices.memory_tracker import TensorMeter
 from vidqa.errors import DoesNotFit
-from vidqa.events import Answered, Degraded, Event, Noted, TextDelta
+from vidqa.events import Degraded, Event, Noted, TextDelta
 from vidqa.planner.fallback import lower
 from vidqa.planner.planner import plan_video
 
 PHASES = ("load", "vision", "prefill", "decode")
-TWO_EVENTS = str(Path(CLIP).with_name("demo-two.mp4"))
-ANSWER = "a red circle moves right."
 
 
 def failing(phase: str, *, times: int, after: int = 0) -> Callable[[str], None]:
@@ -37,18 +35,16 @@ def failing(phase: str, *, times: int, after: int = 0) -> Callable[[str], None]:
     return fault
 
 
-def ask(fault: Callable[[str], None], config: EngineConfig | None = None) -> list[Event]:
-    with Session(config or EngineConfig(isolate_decoder=False), fault=fault) as session:
-        return list(session.ask(Request(CLIP, QUESTION)))
+def ask(fault: Callable[[str], None], **how: Any) -> list[Event]:
+    with Session(EngineConfig(isolate_decoder=False), fault=fault) as session:
+        return list(session.ask(Request(**{"video": CLIP, "question": QUESTION} | how)))
 
 
 @pytest.mark.parametrize("phase", PHASES)
 def test_a_phase_that_fails_once_is_answered(phase: str) -> None:
     events = ask(failing(phase, times=1))
-    steps = [event for event in events if isinstance(event, Degraded)]
+    steps, answer = of_kind(events, Degraded), answer_in(events)
     assert [step.phase for step in steps] == [phase]
-    assert isinstance(events[-1], Answered)
-    answer = events[-1].answer
     assert answer.text == ANSWER
     assert answer.degraded == (f"{phase} ran out of memory: {steps[0].step}",)
     assert steps[0].plan.predicted_peak_bytes <= answer.plan.budget_bytes
@@ -60,8 +56,8 @@ def test_a_phase_that_fails_once_is_answered(phase: str) -> None:
 def test_a_phase_that_always_fails_ends_with_the_numbers(phase: str) -> None:
     degraded = []
     session = Session(EngineConfig(isolate_decoder=False), fault=failing(phase, times=1000))
-    told = f"The {phase} phase ran out of memory: .* were planned for"
-    with session, pytest.raises(DoesNotFit, match=told) as refused:
+    message = f"The {phase} phase ran out of memory: .* were planned for"
+    with session, pytest.raises(DoesNotFit, match=message) as refused:
         for event in session.ask(Request(CLIP, QUESTION)):
             if isinstance(event, Degraded):
                 degraded.append(event.step)
@@ -77,26 +73,25 @@ def test_a_phase_that_always_fails_ends_with_the_numbers(phase: str) -> None:
     assert "smaller model" in refused.value.remedy
 
 
-def test_what_was_said_stays_said() -> None:
+def test_a_retry_continues_the_text_and_the_clock() -> None:
     events = ask(failing("decode", times=1, after=3))
-    texts = [event.text for event in events if isinstance(event, TextDelta)]
     place = next(number for number, event in enumerate(events) if isinstance(event, Degraded))
-    assert any(isinstance(event, TextDelta) for event in events[:place])
-    assert isinstance(events[-1], Answered)
-    assert "".join(texts).strip() == events[-1].answer.text == ANSWER
-    assert events[-1].answer.timing.tokens == 6
+    answer, timing = answer_in(events), answer_in(events).timing
+    assert of_kind(events[:place], TextDelta)
+    assert "".join(event.text for event in of_kind(events, TextDelta)).strip() == answer.text == ANSWER
+    assert timing.tokens == 6 and 0 < timing.first_token_seconds < 60 and timing.decode_seconds > 0
+    assert timing.tokens_per_second < 50_000
 
 
 def test_three_steps_one_after_the_other() -> None:
-    with Session(EngineConfig(isolate_decoder=False), fault=failing("prefill", times=3)) as session:
-        events = list(session.ask(Request(TWO_EVENTS, QUESTION)))  # 12 frames: more than one small chunk
-    assert [event.step for event in events if isinstance(event, Degraded)] == [
+    events = ask(failing("prefill", times=3), video=TWO_EVENTS)  # 12 frames: more than one small chunk
+    assert [event.step for event in of_kind(events, Degraded)] == [
         "smallest chunks", "int8 KV cache", "half of the visual tokens",
     ]  # fmt: skip
-    assert isinstance(events[-1], Answered)
-    run_config = events[-1].answer.plan.run_config
+    answer = answer_in(events)
+    run_config = answer.plan.run_config
     assert (run_config.vision_chunk, run_config.prefill_chunk, run_config.kv, run_config.frames) == (1, 128, "int8", 6)
-    assert events[-1].answer.text.startswith("first a red circle moves right")
+    assert answer.text.startswith("first a red circle moves right")
 
 
 def test_a_failed_attempt_leaks_nothing() -> None:
@@ -184,34 +179,20 @@ def test_the_vision_phase_gives_up_pixels_first() -> None:
     assert second.plan.run_config.frames == 8 and second.plan.run_config.height < plan.run_config.height
 
 
-def test_a_retry_keeps_its_clock_and_says_what_changed() -> None:
-    events = ask(failing("decode", times=1, after=3))
-    assert isinstance(events[-1], Answered)
-    timing = events[-1].answer.timing
-    assert 0 < timing.first_token_seconds < 60 and timing.decode_seconds > 0
-    assert timing.tokens_per_second < 50_000
-
-
-def test_stopping_a_retry_keeps_what_was_said() -> None:
+def test_stopping_a_retry_returns_the_text_so_far() -> None:
     with Session(EngineConfig(isolate_decoder=False), fault=failing("decode", times=1, after=3)) as session:
         events = []
         for event in session.ask(Request(CLIP, QUESTION)):
             events.append(event)
             if isinstance(event, Degraded):
                 session.cancel()
-    assert isinstance(events[-1], Answered)
-    assert events[-1].answer.finish_reason == "cancelled"
-    assert ANSWER.startswith(events[-1].answer.text) and events[-1].answer.text
+    answer = answer_in(events)
+    assert answer.finish_reason == "cancelled"
+    assert ANSWER.startswith(answer.text) and answer.text
 
 
-def test_sparser_frames_are_told_again() -> None:
-    events = ask_long(failing("prefill", times=1))
-    notes = [event.text for event in events if isinstance(event, Noted)]
+def test_a_note_is_yielded_once() -> None:
+    events = ask(failing("prefill", times=1), frames=4)  # of four seconds: more than a second apart
+    notes = [event.text for event in of_kind(events, Noted)]
     assert len(notes) >= 1 and len(set(notes)) == len(notes)
-    assert isinstance(events[-1], Answered) and tuple(notes) == events[-1].answer.notes
-
-
-def ask_long(fault: Callable[[str], None]) -> list[Event]:
-    """Four frames of four seconds: more than a second apart."""
-    with Session(EngineConfig(isolate_decoder=False), fault=fault) as session:
-        return list(session.ask(Request(CLIP, QUESTION, frames=4)))
+    assert tuple(notes) == answer_in(events).notes

@@ -1,4 +1,4 @@
-"""A second question about the same pictures: as if the whole conversation were read anew, and much sooner."""
+"""A follow-up question gives the answer that the whole conversation would give, without reading the video again."""
 
 import os
 import shutil
@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from tests.engine.test_demo_parity import CLIP, QUESTION
+from tests.engine.asking import ANSWER, CLIP, EMPTY, QUESTION, answer_in, stages_of
 from tests.engine.test_fallback import failing
 from vidqa import EngineConfig, Request, Session
 from vidqa.engine.prefix_cache import CachedPrompt
 from vidqa.errors import VideoNotFound
-from vidqa.events import Answered, Degraded, Event, Noted, StageProgress, StageStarted
+from vidqa.events import Degraded, Event, Noted, StageProgress, StageStarted
 from vidqa.models.family import TextSegment, VisionSegment
-from vidqa.types import Answer, Turn
+from vidqa.types import Turn
 
 CONFIG = EngineConfig(isolate_decoder=False, remember=False, conversation_tokens=512)
 QUESTIONS = (QUESTION, "what color is it?", "which way does it move?", "how many objects are there?")
@@ -24,15 +24,6 @@ QUESTIONS = (QUESTION, "what color is it?", "which way does it move?", "how many
 
 def events_of(session: Session, request: Request) -> list[Event]:
     return list(session.ask(request))
-
-
-def answer_of(events: list[Event]) -> Answer:
-    assert isinstance(events[-1], Answered)
-    return events[-1].answer
-
-
-def stages_of(events: list[Event]) -> list[str]:
-    return [event.stage for event in events if isinstance(event, StageStarted)]
 
 
 def prefilled(events: list[Event]) -> int:
@@ -43,40 +34,40 @@ def prefilled(events: list[Event]) -> int:
 
 def converse(session: Session, questions: tuple[str, ...], system: str | None = None) -> list[list[Event]]:
     """Ask one question after the other, each with the turns before it."""
-    told: list[list[Event]] = []
+    turns: list[list[Event]] = []
     history: tuple[Turn, ...] = ()
     for question in questions:
-        told.append(events_of(session, Request(CLIP, question, history=history, system=system, max_tokens=32)))
-        history += (Turn(question, answer_of(told[-1]).text),)
-    return told
+        turns.append(events_of(session, Request(CLIP, question, history=history, system=system, max_tokens=32)))
+        history += (Turn(question, answer_in(turns[-1]).text),)
+    return turns
 
 
 @pytest.mark.parametrize("system", [None, "Answer in English."])
 def test_a_follow_up_answers_as_a_fresh_run_with_the_same_history(system: str | None) -> None:
     with Session(CONFIG) as session:
-        told = converse(session, QUESTIONS, system)
+        turns = converse(session, QUESTIONS, system)
     history: tuple[Turn, ...] = ()
     with Session(CONFIG) as fresh:
-        for question, events in zip(QUESTIONS, told, strict=True):
+        for question, events in zip(QUESTIONS, turns, strict=True):
             fresh.forget()
             request = Request(CLIP, question, history=history, system=system, max_tokens=32)
-            again = answer_of(events_of(fresh, request))
-            assert answer_of(events).text == again.text
-            assert answer_of(events).timing.tokens == again.timing.tokens
+            again = answer_in(events_of(fresh, request))
+            assert answer_in(events).text == again.text
+            assert answer_in(events).timing.tokens == again.timing.tokens
             history += (Turn(question, again.text),)
-    assert answer_of(told[0]).text == "a red circle moves right."
-    assert answer_of(told[1]).text.startswith("red")
+    assert answer_in(turns[0]).text == ANSWER
+    assert answer_in(turns[1]).text.startswith("red")
 
 
 def test_only_the_new_turn_is_read() -> None:
     with Session(CONFIG) as session:
-        told = converse(session, QUESTIONS)
-    assert {"video", "vision"} <= set(stages_of(told[0]))
-    for events in told[1:]:
+        turns = converse(session, QUESTIONS)
+    assert {"video", "vision"} <= set(stages_of(turns[0]))
+    for events in turns[1:]:
         assert stages_of(events) == ["prefill", "decode"]
-        assert answer_of(events).timing.video_seconds == answer_of(events).timing.load_seconds == 0
+        assert answer_in(events).timing.video_seconds == answer_in(events).timing.load_seconds == 0
         assert len([event for event in events if isinstance(event, StageProgress) and event.stage == "prefill"]) == 1
-    assert answer_of(told[3]).plan.indices == answer_of(told[0]).plan.indices
+    assert answer_in(turns[3]).plan.indices == answer_in(turns[0]).plan.indices
 
 
 @pytest.mark.parametrize("other", [{"frames": 4}, {"size": (112, 84)}, {"start_seconds": 1.0}, {"end_seconds": 2.0}])
@@ -90,11 +81,11 @@ def test_a_file_that_changed_is_read_anew_and_one_that_went_is_an_error(tmp_path
     clip = tmp_path / "clip.mp4"
     shutil.copy(CLIP, clip)
     with Session(CONFIG) as session:
-        first = answer_of(events_of(session, Request(str(clip), QUESTION)))
-        shutil.copy(str(Path(CLIP).with_name("demo-empty.mp4")), clip)
+        first = answer_in(events_of(session, Request(str(clip), QUESTION)))
+        shutil.copy(EMPTY, clip)
         second = events_of(session, Request(str(clip), QUESTION))
         assert "vision" in stages_of(second)
-        assert first.text == "a red circle moves right." and answer_of(second).text.startswith("nothing")
+        assert first.text == ANSWER and answer_in(second).text.startswith("nothing")
         clip.unlink()
         with pytest.raises(VideoNotFound):
             events_of(session, Request(str(clip), QUESTION))
@@ -102,17 +93,17 @@ def test_a_file_that_changed_is_read_anew_and_one_that_went_is_an_error(tmp_path
 
 def test_another_file_of_the_same_size_and_time_is_read_anew(tmp_path: Path) -> None:
     """As after `cp --preserve` of another clip over the first."""
-    clip, other = tmp_path / "clip.mp4", Path(CLIP).with_name("demo-empty.mp4")
+    clip, other = tmp_path / "clip.mp4", Path(EMPTY)
     size = max(Path(CLIP).stat().st_size, other.stat().st_size) + 16
     with Session(CONFIG) as session:
-        told = []
+        turns = []
         for source in (Path(CLIP), other):
             content = source.read_bytes()
             rest = size - len(content)
             clip.write_bytes(content + rest.to_bytes(4, "big") + b"free" + bytes(rest - 8))  # a box of nothing
             os.utime(clip, ns=(10**18, 10**18))
-            told.append(answer_of(events_of(session, Request(str(clip), QUESTION))).text)
-    assert told == ["a red circle moves right.", "nothing visible."]
+            turns.append(answer_in(events_of(session, Request(str(clip), QUESTION))).text)
+    assert turns == [ANSWER, "nothing visible."]
 
 
 def test_another_system_prompt_keeps_the_embeddings() -> None:
@@ -122,34 +113,26 @@ def test_another_system_prompt_keeps_the_embeddings() -> None:
     assert stages_of(events) == ["prefill", "decode"]  # neither decoded nor encoded again
     fresh = Session(CONFIG)
     with fresh:
-        again = answer_of(events_of(fresh, Request(CLIP, QUESTION, system="Be brief.")))
-    assert answer_of(events).text == again.text
+        again = answer_in(events_of(fresh, Request(CLIP, QUESTION, system="Be brief.")))
+    assert answer_in(events).text == again.text
 
 
-def test_the_same_question_again_reads_one_token() -> None:
-    with Session(CONFIG) as session:
-        first = events_of(session, Request(CLIP, QUESTION))
-        again = events_of(session, Request(CLIP, QUESTION))
-    assert answer_of(again).text == answer_of(first).text
-    assert prefilled(again) == answer_of(first).plan.prompt_tokens
-
-
-def test_a_long_conversation_drops_its_oldest_turns_whole_and_says_so() -> None:
+def test_a_long_conversation_drops_its_oldest_turns_with_a_note() -> None:
     small = replace(CONFIG, conversation_tokens=64)
     with Session(small) as session:
-        told = converse(session, QUESTIONS * 4)
-    notes = [[event.text for event in events if isinstance(event, Noted)] for events in told]
+        turns = converse(session, QUESTIONS * 4)
+    notes = [[event.text for event in events if isinstance(event, Noted)] for events in turns]
     assert not notes[0]
     assert "no longer remembered" in notes[-1][-1]
-    for events in told:  # the video stays: nothing is decoded or encoded again
-        assert events is told[0] or stages_of(events) == ["prefill", "decode"]
-    last = next(event for event in told[-1] if isinstance(event, Noted))
+    for events in turns:  # the video stays: nothing is decoded or encoded again
+        assert events is turns[0] or stages_of(events) == ["prefill", "decode"]
+    last = next(event for event in turns[-1] if isinstance(event, Noted))
     dropped = int(last.text.split("oldest ")[1].split()[0])
-    assert 0 < dropped < len(told) - 1  # the most recent turns stay
+    assert 0 < dropped < len(turns) - 1  # the most recent turns stay
     with Session(small) as fresh:
-        history = tuple(Turn(one, answer_of(events).text) for one, events in zip(QUESTIONS * 4, told, strict=True))
+        history = tuple(Turn(one, answer_in(events).text) for one, events in zip(QUESTIONS * 4, turns, strict=True))
         request = Request(CLIP, QUESTIONS[-1], history=history[dropped:-1], max_tokens=32)
-        assert answer_of(events_of(fresh, request)).text == answer_of(told[-1]).text
+        assert answer_in(events_of(fresh, request)).text == answer_in(turns[-1]).text
 
 
 def test_a_conversation_that_was_not_planned_for_is_planned_anew() -> None:
@@ -157,20 +140,20 @@ def test_a_conversation_that_was_not_planned_for_is_planned_anew() -> None:
         first = events_of(session, Request(CLIP, QUESTION, max_tokens=16))
         second = events_of(session, Request(CLIP, QUESTION, max_tokens=300))
     assert "vision" in stages_of(second)
-    assert answer_of(first).text == answer_of(second).text
+    assert answer_in(first).text == answer_in(second).text
 
 
 @pytest.mark.parametrize("when", ["prefill", "decode"])
 def test_a_stopped_question_leaves_the_video_to_the_next_one(when: str) -> None:
     with Session(CONFIG) as session:
         events_of(session, Request(CLIP, QUESTION))
-        history = (Turn(QUESTION, "a red circle moves right."),)
+        history = (Turn(QUESTION, ANSWER),)
         for event in session.ask(Request(CLIP, QUESTIONS[1], history=history)):
             if isinstance(event, StageStarted) and event.stage == when:
                 break
         events = events_of(session, Request(CLIP, QUESTIONS[2], history=history))
     assert stages_of(events) == ["prefill", "decode"]
-    assert answer_of(events).text == "right."
+    assert answer_in(events).text == "right."
 
 
 @pytest.mark.parametrize("phase", ["prefill", "decode"])
@@ -179,16 +162,16 @@ def test_memory_that_runs_out_in_a_follow_up_is_survived(phase: str) -> None:
     with Session(CONFIG, fault=lambda entered: schedule["fault"](entered)) as session:
         events_of(session, Request(CLIP, QUESTION))
         schedule["fault"] = failing(phase, times=1)
-        history = (Turn(QUESTION, "a red circle moves right."),)
+        history = (Turn(QUESTION, ANSWER),)
         events = events_of(session, Request(CLIP, QUESTIONS[1], history=history))
     assert [event.phase for event in events if isinstance(event, Degraded)] == [phase]
     assert "vision" not in stages_of(events)  # the embeddings were still there
-    assert answer_of(events).text.startswith("red")
+    assert answer_in(events).text.startswith("red")
 
 
 def test_shared_ids() -> None:
     class Cache:
-        """Only its length is asked for."""
+        """Only its length is turns for."""
 
         length = 20
 
@@ -198,12 +181,12 @@ def test_shared_ids() -> None:
     cache = Cache()
     prefix, other = (TextSegment((1, 2)), VisionSegment(5)), (TextSegment((1, 3)), VisionSegment(5))
     read = CachedPrompt(cache, prefix, 12)  # type: ignore[arg-type]
-    read.note((5, 6, 7, 8, 9, 10, 11, 12, 13))
+    read.set_tail((5, 6, 7, 8, 9, 10, 11, 12, 13))
     assert read.tail == (5, 6, 7, 8, 9, 10, 11, 12)  # 20 - 2 - 10
-    assert read.shared(prefix, (5, 6, 7, 1)) == 3
-    assert read.shared(prefix, (5, 6, 7)) == 2  # the last one's logits are needed
-    assert read.shared(prefix, (9,)) == 0
-    assert read.shared(other, (5, 6)) is None
-    assert CachedPrompt(cache, prefix).shared(prefix, (5, 6)) is None  # type: ignore[arg-type]
-    read.cut(2)
+    assert read.common_tokens(prefix, (5, 6, 7, 1)) == 3
+    assert read.common_tokens(prefix, (5, 6, 7)) == 2  # the last one's logits are needed
+    assert read.common_tokens(prefix, (9,)) == 0
+    assert read.common_tokens(other, (5, 6)) is None
+    assert CachedPrompt(cache, prefix).common_tokens(prefix, (5, 6)) is None  # type: ignore[arg-type]
+    read.truncate(2)
     assert (cache.length, read.tail) == (14, (5, 6))

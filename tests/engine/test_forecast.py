@@ -1,4 +1,4 @@
-"""What would run, told without a file: as the planner says, and with what lies around a refusal."""
+"""Forecasts: the plan of a probed video without its file, or why none fits and which one is nearest."""
 
 import re
 import subprocess
@@ -31,26 +31,26 @@ EVERYTHING: dict[str, Any] = {
 
 def refused(gib: float, **how: Any) -> tuple[PlanningProblem, Forecast]:
     task = made_problem(gib, 60, SPEC_7B, **how)
-    told = forecast([task])
-    assert told.plan is None and told.refusal is not None and told.wanted is not None
-    return task, told
+    found = forecast([task])
+    assert found.plan is None and found.refusal is not None and found.wanted is not None
+    return task, found
 
 
 def test_it_is_the_plan_of_the_question_that_follows() -> None:
     config = EngineConfig(isolate_decoder=False, remember=False, vram_bytes=3 * GIB)
     request = Request(CLIP, QUESTION, max_tokens=4)
     with Session(config) as session:
-        (told, *_) = (event for event in session.ask(request) if isinstance(event, Planned))
-        expected = session.forecast(told.video, request).plan
+        (found, *_) = (event for event in session.ask(request) if isinstance(event, Planned))
+        expected = session.forecast(found.video, request).plan
         assert expected is not None
-        overhead = RuntimeOverhead(GIB, "", 0, 0)  # the process holds a little more by now
-        expected, ran = (with_runtime(replace(plan, prompt_tokens=0), overhead) for plan in (expected, told.plan))
+        around = RuntimeOverhead(GIB, "", 0, 0)  # the process holds a little more by now
+        expected, ran = (with_runtime(replace(plan, prompt_tokens=0), around) for plan in (expected, found.plan))
         assert expected == ran
 
 
 def test_no_file_is_opened_and_no_question_needed() -> None:
-    told = Session(EngineConfig(model="2b", device="cpu", vram_bytes=40 * GIB)).forecast(made_video(60), NOWHERE)
-    assert told.plan is not None and told.refusal is None and told.task.request == NOWHERE
+    found = Session(EngineConfig(model="2b", device="cpu", vram_bytes=40 * GIB)).forecast(made_video(60), NOWHERE)
+    assert found.plan is not None and found.refusal is None and found.task.request == NOWHERE
     with pytest.raises(UsageError, match="max-tokens"):
         Session(EngineConfig()).forecast(made_video(60), replace(NOWHERE, max_tokens=0))
 
@@ -58,28 +58,28 @@ def test_no_file_is_opened_and_no_question_needed() -> None:
 def test_other_settings_are_tried_without_becoming_the_sessions() -> None:
     session = Session(EngineConfig(model="2b", device="cpu"))
     other = replace(session.config, model="7b", weights="nf4")
-    told = session.forecast(made_video(60), NOWHERE, other)
-    assert told.task.spec == SPEC_7B and session.config.model == "2b"
+    found = session.forecast(made_video(60), NOWHERE, other)
+    assert found.task.spec == SPEC_7B and session.config.model == "2b"
     least = session.forecast(made_video(60), NOWHERE, replace(other, vram_bytes=GIB))
     assert least.refusal is not None and least.wanted is not None and least.wanted.run_config.weights == "nf4"
 
 
 def test_a_refusal_shows_where_the_memory_would_go_and_what_fits() -> None:
-    task, told = refused(7.6, weights="bf16", frames=64)
-    assert told.refusal is not None and told.wanted is not None and told.nearest is not None
-    assert told.wanted.required_bytes == told.refusal.smallest_budget_bytes > task.budget_bytes
-    assert told.wanted.budget_bytes == task.budget_bytes
-    assert sum(line.bytes for line in told.wanted.lines) == told.wanted.required_bytes
-    assert (told.wanted.run_config.weights, told.wanted.run_config.frames) == ("bf16", 64)
-    run_config = told.nearest.run_config
+    task, found = refused(7.6, weights="bf16", frames=64)
+    assert found.refusal is not None and found.wanted is not None and found.nearest is not None
+    assert found.wanted.required_bytes == found.refusal.smallest_budget_bytes > task.budget_bytes
+    assert found.wanted.budget_bytes == task.budget_bytes
+    assert sum(line.bytes for line in found.wanted.lines) == found.wanted.required_bytes
+    assert (found.wanted.run_config.weights, found.wanted.run_config.frames) == ("bf16", 64)
+    run_config = found.nearest.run_config
     assert (
         f"--weights {run_config.weights} --frames {run_config.frames} --size {run_config.width}x{run_config.height}"
-        in str(told.refusal)
+        in str(found.refusal)
     )
 
 
 @pytest.mark.parametrize(
-    ("gib", "how", "kept"),
+    ("gib", "how", "expected"),
     [
         (7.6, EVERYTHING, {"frames": 64}),  # the precision is what does not fit; large frames still do
         (15.4, EVERYTHING, {"weights": "bf16", "frames": 64, "width": 1008, "kv": "bf16"}),
@@ -88,23 +88,25 @@ def test_a_refusal_shows_where_the_memory_would_go_and_what_fits() -> None:
         (80, {"frames": 768, "size": (1008, 560)}, {"width": 1008, "height": 560}),
     ],
 )
-def test_as_little_as_possible_is_set_aside(gib: float, how: dict[str, Any], kept: dict[str, Any]) -> None:
-    task, told = refused(gib, **how)
-    assert told.nearest is not None
-    assert told.nearest.required_bytes <= task.budget_bytes
-    assert {name: getattr(told.nearest.run_config, name) for name in kept} == kept
+def test_the_nearest_plan_changes_as_little_as_possible(
+    gib: float, how: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    task, found = refused(gib, **how)
+    assert found.nearest is not None
+    assert found.nearest.required_bytes <= task.budget_bytes
+    assert {name: getattr(found.nearest.run_config, name) for name in expected} == expected
 
 
 def test_a_wait_grows_to_what_is_needed() -> None:
-    _, told = refused(24, max_wait_seconds=0.1)
-    assert told.nearest is not None
-    assert told.refusal is not None and (told_wait := re.search(r"--max-wait (\d+),", told.refusal.remedy))
-    assert told.nearest.seconds.total_seconds <= int(told_wait[1]) < 20
+    _, found = refused(24, max_wait_seconds=0.1)
+    assert found.nearest is not None
+    assert found.refusal is not None and (needed := re.search(r"--max-wait (\d+),", found.refusal.remedy))
+    assert found.nearest.seconds.total_seconds <= int(needed[1]) < 20
 
 
 def test_nothing_is_near_where_nothing_was_set() -> None:
-    _, told = refused(2.0)
-    assert told.nearest is None
+    _, found = refused(2.0)
+    assert found.nearest is None
 
 
 @settings(max_examples=60, deadline=None)
@@ -123,16 +125,16 @@ def test_nothing_is_near_where_nothing_was_set() -> None:
 )  # fmt: skip
 def test_there_is_a_plan_or_a_reason(gib: float, spec: Any, how: dict[str, Any]) -> None:
     task = made_problem(gib, 60, spec, **how)
-    told = forecast([task])
-    assert (told.plan is None) == (told.refusal is not None) == (told.wanted is not None)
-    if told.nearest is not None:
-        assert told.plan is None and told.nearest.required_bytes <= task.budget_bytes
+    found = forecast([task])
+    assert (found.plan is None) == (found.refusal is not None) == (found.wanted is not None)
+    if found.nearest is not None:
+        assert found.plan is None and found.nearest.required_bytes <= task.budget_bytes
         within = spec.context_tokens - task.text_tokens - task.request.max_tokens
-        assert told.nearest.visual_tokens <= within
-        assert told.nearest.run_config.frames <= how.get("frames", 800)
+        assert found.nearest.visual_tokens <= within
+        assert found.nearest.run_config.frames <= how.get("frames", 800)
 
 
-def test_what_is_loaded_stays_unless_other_weights_are_asked_for() -> None:
+def test_loaded_weights_stay_unless_others_are_set() -> None:
     config = EngineConfig(isolate_decoder=False, remember=False, weights="bf16")
     with Session(config) as session:
         *_, last = session.ask(Request(CLIP, QUESTION, max_tokens=2))
@@ -140,9 +142,9 @@ def test_what_is_loaded_stays_unless_other_weights_are_asked_for() -> None:
         video = last.answer.video
 
         def weights(config: EngineConfig) -> tuple[str | None, str]:
-            told = session.forecast(video, NOWHERE, config)
-            assert told.plan is not None
-            return told.task.pinned_weights, told.plan.run_config.weights
+            found = session.forecast(video, NOWHERE, config)
+            assert found.plan is not None
+            return found.task.pinned_weights, found.plan.run_config.weights
 
         assert weights(replace(config, quality="fast")) == ("bf16", "bf16")
         assert weights(replace(config, weights="nf4")) == (None, "nf4")
@@ -156,7 +158,7 @@ def test_a_planned_forecast_is_quick() -> None:
     for frames in (16, 64, 256):
         plans.append(session.forecast(made_video(7200), replace(NOWHERE, frames=frames, size=(1008, 560))))
     assert time.process_time() - began < 1.5
-    assert all(isinstance(told.plan or told.wanted, Plan) for told in plans)
+    assert all(isinstance(found.plan or found.wanted, Plan) for found in plans)
 
 
 def test_a_forecast_needs_no_torch() -> None:
@@ -164,8 +166,8 @@ def test_a_forecast_needs_no_torch() -> None:
 import sys
 from tests.planner.plan_builders import made_video
 from vidqa import EngineConfig, Request, Session
-told = Session(EngineConfig(model="2b", device="cpu")).forecast(made_video(60), Request("none.mp4", "?"))
-assert told.plan or told.refusal
+found = Session(EngineConfig(model="2b", device="cpu")).forecast(made_video(60), Request("none.mp4", "?"))
+assert found.plan or found.refusal
 print(sorted({"torch", "transformers", "av", "numpy"} & set(sys.modules)))
 """
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)

@@ -1,4 +1,4 @@
-"""Loading ahead of a question: told in bytes, stopped at once, and the same model that a question finds."""
+"""Loading before a question: progress in bytes, cancellation, and reuse by the question."""
 
 import threading
 import time
@@ -9,10 +9,10 @@ import torch
 from transformers import Qwen2VLForConditionalGeneration
 
 from demo_world.precisions import write_checkpoint
-from tests.engine.test_demo_parity import CLIP, QUESTION
+from tests.engine.asking import ANSWER, CLIP, CONFIG, QUESTION, answer_in, ask
 from tests.engine.test_fallback import failing
 from vidqa import EngineConfig, Request, Session
-from vidqa.engine.background_task import BackgroundTask
+from vidqa.engine.model_manager import BackgroundTask
 from vidqa.errors import DoesNotFit, Interrupted, UsageError
 from vidqa.events import Answered, Degraded, Event, MemorySampled, Planned, StageProgress, StageStarted
 from vidqa.models.hub import demo_folder
@@ -20,7 +20,6 @@ from vidqa.models.loader import load_model
 from vidqa.models.weight_files import tensor_sizes
 from vidqa.types import Placement
 
-CONFIG = EngineConfig(isolate_decoder=False, remember=False)
 REQUEST = Request(CLIP, QUESTION, max_tokens=16)
 AHEAD = Request(CLIP, "")
 
@@ -31,12 +30,12 @@ def progress_of(events: list[Event]) -> list[int]:
 
 @pytest.mark.parametrize("weights", ["fp32", "nf4"])
 def test_every_tensor_is_counted_when_it_is_in_the_model(weights: str) -> None:
-    told: list[int] = []
+    counts: list[int] = []
     dtype = "fp32" if weights == "fp32" else "bf16"
-    load_model(demo_folder(), torch.device("cpu"), weights, dtype, Placement(), told.append)
+    load_model(demo_folder(), torch.device("cpu"), weights, dtype, Placement(), counts.append)
     sizes = tensor_sizes(demo_folder())
-    steps = [after - before for before, after in zip([0, *told], told, strict=False)]
-    assert sorted(steps) == sorted(sizes.values()) and told[-1] == sum(sizes.values())
+    steps = [after - before for before, after in zip([0, *counts], counts, strict=False)]
+    assert sorted(steps) == sorted(sizes.values()) and counts[-1] == sum(sizes.values())
 
 
 def test_what_is_stored_quantized_is_counted_too(tmp_path: Path) -> None:
@@ -44,10 +43,10 @@ def test_what_is_stored_quantized_is_counted_too(tmp_path: Path) -> None:
 
     four = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
     model = Qwen2VLForConditionalGeneration.from_pretrained(demo_folder(), quantization_config=four, device_map="cpu")
-    told: list[int] = []
+    counts: list[int] = []
     folder = write_checkpoint(model, tmp_path / "stored")
-    load_model(folder, torch.device("cpu"), "nf4", "bf16", Placement(), told.append)
-    assert told == sorted(told) and told[0] > 0 and told[-1] == sum(tensor_sizes(folder).values())
+    load_model(folder, torch.device("cpu"), "nf4", "bf16", Placement(), counts.append)
+    assert counts == sorted(counts) and counts[0] > 0 and counts[-1] == sum(tensor_sizes(folder).values())
 
 
 def test_loading_stops_between_two_tensors_and_the_hook_is_gone() -> None:
@@ -56,12 +55,12 @@ def test_loading_stops_between_two_tensors_and_the_hook_is_gone() -> None:
 
     with pytest.raises(Interrupted, match="Enough"):
         load_model(demo_folder(), torch.device("cpu"), "fp32", "fp32", Placement(), stop)
-    told: list[int] = []
-    load_model(demo_folder(), torch.device("cpu"), "fp32", "fp32", Placement(), told.append)
-    assert len(told) > 10
+    counts: list[int] = []
+    load_model(demo_folder(), torch.device("cpu"), "fp32", "fp32", Placement(), counts.append)
+    assert len(counts) > 10
 
 
-def test_a_question_finds_what_was_loaded_ahead() -> None:
+def test_a_question_uses_the_model_that_was_loaded_before() -> None:
     with Session(CONFIG) as session:
         events = list(session.load(AHEAD))
         loaded, total = session.loaded, sum(tensor_sizes(demo_folder()).values())
@@ -70,19 +69,18 @@ def test_a_question_finds_what_was_loaded_ahead() -> None:
         assert progress_of(events) == sorted(progress_of(events))
         assert [type(event) for event in session.load(AHEAD)] == [Planned]
         asked = list(session.ask(REQUEST))
-        assert isinstance(asked[-1], Answered) and asked[-1].answer.text == "a red circle moves right."
+        assert isinstance(asked[-1], Answered) and asked[-1].answer.text == ANSWER
         assert not progress_of(asked) and session.loaded is loaded
         assert asked[-1].answer.timing.load_seconds == 0
         assert torch.is_grad_enabled()
 
 
-def test_a_question_that_loads_tells_of_it_too() -> None:
+def test_a_question_that_loads_yields_progress() -> None:
     with Session(CONFIG) as session:
         events = list(session.ask(REQUEST))
     assert progress_of(events)[-1] == sum(tensor_sizes(demo_folder()).values())
     assert any(isinstance(event, MemorySampled) for event in events)
-    assert isinstance(events[-1], Answered)
-    assert events[-1].answer.memory.phases[0].name == "load"
+    assert answer_in(events).memory.phases[0].name == "load"
 
 
 def test_memory_that_runs_out_while_loading_gives_lighter_weights() -> None:
@@ -94,7 +92,7 @@ def test_memory_that_runs_out_while_loading_gives_lighter_weights() -> None:
         list(session.load(AHEAD))
 
 
-def test_a_stop_while_loading_is_told_at_once_and_the_next_question_loads_anew() -> None:
+def test_a_stop_while_loading_raises_at_once_and_the_next_question_loads_again() -> None:
     with Session(CONFIG) as session:
         events = session.load(AHEAD)
         for event in events:
@@ -105,8 +103,7 @@ def test_a_stop_while_loading_is_told_at_once_and_the_next_question_loads_anew()
         with pytest.raises(Interrupted, match="while the model was loaded"):
             list(events)
         assert time.monotonic() - began < 5 and session.loaded is None
-        *_, last = session.ask(REQUEST)
-        assert isinstance(last, Answered) and last.answer.text == "a red circle moves right."
+        assert ask(session, REQUEST).text == ANSWER
 
 
 def test_only_one_thing_at_a_time() -> None:
@@ -120,7 +117,7 @@ def test_only_one_thing_at_a_time() -> None:
 
 
 class Scripted:
-    """Work that goes on until it is released, whatever it is told."""
+    """Work that goes on until it is released, whether or not it is stopped."""
 
     def __init__(self) -> None:
         self.release, self.running, self.ended = threading.Event(), 0, 0
@@ -156,7 +153,7 @@ def test_work_that_does_not_stop_is_left_and_waited_for_before_the_next() -> Non
     beside.close()
 
 
-def test_an_error_of_the_work_is_raised_where_it_was_asked_for() -> None:
+def test_an_error_of_the_job_is_raised_to_the_consumer() -> None:
     def fail(stop: threading.Event) -> None:
         raise MemoryError("none left")
 
@@ -164,7 +161,7 @@ def test_an_error_of_the_work_is_raised_where_it_was_asked_for() -> None:
         list(BackgroundTask().run(fail, lambda: False, "while it worked"))
 
 
-def test_the_threads_that_a_face_leaves() -> None:
+def test_cpu_threads_are_those_of_the_settings() -> None:
     before = torch.get_num_threads()
     try:
         with Session(EngineConfig(isolate_decoder=False, remember=False, cpu_threads=1)) as session:

@@ -2,17 +2,18 @@
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from statistics import median
 from typing import Any
 
 import pytest
 
-from tests.engine.test_demo_parity import CLIP, QUESTION
+from tests.engine.asking import CLIP, CONFIG, QUESTION, answer_in, ask
 from vidqa import EngineConfig, Request, Session
 from vidqa.devices.device import find_device
 from vidqa.devices.live_bytes import LiveBytes
 from vidqa.devices.memory_tracker import TensorMeter, Tracker
-from vidqa.events import Answered, MemorySampled
+from vidqa.events import MemorySampled
 from vidqa.models.checkpoint import read_spec
 from vidqa.models.hub import demo_folder
 from vidqa.planner import calibration, memory_model
@@ -24,19 +25,12 @@ PIXELS = 320 * 240
 SPEC = read_spec(demo_folder())
 
 
-def answered(session: Session, **how: Any) -> Answer:
-    *_, last = session.ask(Request(CLIP, QUESTION, **how))
-    assert isinstance(last, Answered)
-    return last.answer
-
-
 @pytest.fixture
 def counted() -> Iterator[tuple[LiveBytes, Session]]:
     """A session whose living tensors are counted, the weights among them."""
     live = LiveBytes("cpu")
-    config = EngineConfig(isolate_decoder=False, remember=False)
-    with Session(config, meter=TensorMeter(live)) as session:
-        answered(session, frames=2, max_tokens=1)
+    with Session(CONFIG, meter=TensorMeter(live)) as session:
+        ask(session, frames=2, max_tokens=1)
         assert session.loaded is not None
         live.count_model(session.loaded.model.model)
         with live:
@@ -50,20 +44,14 @@ def peaks_of(answer: Answer) -> dict[str, int]:
 def with_chunks(session: Session, run_config: dict[str, Any]) -> dict[str, Any]:
     """Set the chunks on the session's config; returns what is left for the request."""
     rest = dict(run_config)
-    session.reconfigure(
-        EngineConfig(
-            isolate_decoder=False, remember=False, vision_chunk=rest.pop("vision"), prefill_chunk=rest.pop("prefill")
-        )
-    )
+    session.reconfigure(replace(CONFIG, vision_chunk=rest.pop("vision"), prefill_chunk=rest.pop("prefill")))
     return rest
 
 
 def counted_bytes(run_config: RunConfig) -> dict[str, int]:
     """What the plan says of the tensors that are counted: those of the thread that reads frames are not."""
-    planned, ahead = (
-        tensor_bytes(SPEC, run_config, host_pixels=PIXELS),
-        memory_model.frames_ahead_bytes(SPEC, run_config, PIXELS),
-    )
+    planned = tensor_bytes(SPEC, run_config, host_pixels=PIXELS)
+    ahead = memory_model.frames_ahead_bytes(SPEC, run_config, PIXELS)
     return planned | {phase: planned[phase] - ahead for phase in ("vision", "prefill")}
 
 
@@ -78,7 +66,7 @@ DRAFTS = [
 def test_tensor_bytes_are_those_of_the_plan(counted: tuple[LiveBytes, Session]) -> None:
     _, session = counted
     for how in DRAFTS:
-        answer = answered(session, **with_chunks(session, how))
+        answer = ask(session, **with_chunks(session, how))
         planned = counted_bytes(answer.plan.run_config)
         for phase, peak in peaks_of(answer).items():
             assert peak <= planned[phase] <= peak * 1.02 + 2 * MIB, (phase, how)
@@ -89,9 +77,8 @@ def test_a_long_question_takes_no_more_than_its_chunks(counted: tuple[LiveBytes,
     _, session = counted
     how = {"frames": 8, "size": (140, 112), "vision": 1, "prefill": 16, "max_tokens": 2}
     rest = with_chunks(session, how)
-    *_, last = session.ask(Request(CLIP, "x" * 3000, **rest))
-    assert isinstance(last, Answered)
-    assert peaks_of(last.answer)["prefill"] <= counted_bytes(last.answer.plan.run_config)["prefill"]
+    answer = ask(session, question="x" * 3000, **rest)
+    assert peaks_of(answer)["prefill"] <= counted_bytes(answer.plan.run_config)["prefill"]
 
 
 def test_slopes_of_the_plan_are_those_of_the_tensors(counted: tuple[LiveBytes, Session]) -> None:
@@ -99,7 +86,7 @@ def test_slopes_of_the_plan_are_those_of_the_tensors(counted: tuple[LiveBytes, S
     base = {"frames": 16, "size": (420, 420), "vision": 4, "prefill": 512, "max_tokens": 2}
 
     def measure(**how: Any) -> tuple[dict[str, int], RunConfig]:
-        answer = answered(session, **with_chunks(session, base | how))
+        answer = ask(session, **with_chunks(session, base | how))
         return peaks_of(answer), answer.plan.run_config
 
     for phase, low, high in (
@@ -116,38 +103,22 @@ def test_slopes_of_the_plan_are_those_of_the_tensors(counted: tuple[LiveBytes, S
 def test_200_questions_leave_nothing_behind(counted: tuple[LiveBytes, Session]) -> None:
     live, session = counted
     session.forget()
-    answered(session, frames=2, max_tokens=2)
+    ask(session, frames=2, max_tokens=2)
     kept = live.now
     session.forget()
     baseline = live.now
     for number in range(200):
-        answered(session, frames=2 + 2 * (number % 3), max_tokens=1 + number % 3)
+        ask(session, frames=2 + 2 * (number % 3), max_tokens=1 + number % 3)
         if number % 3 == 0:  # the same pictures as at first: what is kept of them is as much
             assert baseline < live.now <= kept, number
             session.forget()
             assert live.now == baseline, number
 
 
-def test_a_stopped_question_leaves_nothing_behind(counted: tuple[LiveBytes, Session]) -> None:
-    live, session = counted
-    answered(session, frames=2, max_tokens=2)
-    session.forget()
-    baseline = live.now
-    for stop_after in (3, 8, 20):
-        events = session.ask(Request(CLIP, QUESTION))
-        for _ in range(stop_after):
-            next(events)
-        events.close()  # type: ignore[attr-defined]
-        del events
-        session.forget()
-        assert live.now == baseline, stop_after
-
-
-def test_phases_and_samples_are_told() -> None:
+def test_phases_and_samples_are_reported() -> None:
     with Session(EngineConfig(vision_chunk=1, prefill_chunk=16)) as session:
         events = list(session.ask(Request(CLIP, QUESTION)))
-    answer = events[-1].answer if isinstance(events[-1], Answered) else None
-    assert answer is not None
+    answer = answer_in(events)
     assert [use.name for use in answer.memory.phases] == ["load", "vision", "prefill", "decode"]
     for use in answer.memory.phases:
         assert 0 <= use.start_bytes <= use.peak_bytes <= answer.plan.tensor_bytes and use.seconds > 0

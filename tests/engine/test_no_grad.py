@@ -1,4 +1,4 @@
-"""No gradient is ever recorded, wherever a question is stopped and whatever its consumer does in between.
+"""Autograd records nothing, wherever a question is stopped and whatever its consumer does between events.
 
 Every parameter requires grad here and autograd is on, as in a training script. The same question
 on frozen parameters says what memory it may take; the same question without the scope shows
@@ -8,7 +8,7 @@ that these tests see a leak.
 import gc
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from itertools import pairwise
@@ -18,18 +18,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.engine.test_demo_parity import CLIP, QUESTION
-from tests.engine.test_request_checks import Recorded
+from tests.engine.asking import ANSWER, CLIP, QUESTION, ask
+from tests.engine.test_no_grad_stages import Recorded
 from vidqa import EngineConfig, Request, Session
 from vidqa.devices.live_bytes import LiveBytes
 from vidqa.devices.memory_tracker import TensorMeter, Tracker
 from vidqa.engine import frame_prefetcher, no_grad
+from vidqa.engine.timers import ignore_phase
 from vidqa.events import Answered, Event, MemorySampled, StageProgress, StageStarted
+from vidqa.models.families.qwen2_vl import runtime
 from vidqa.types import Turn
 
 CONFIG = EngineConfig(isolate_decoder=False, remember=False, vision_chunk=1, prefill_chunk=8, conversation_tokens=256)
 FIRST = Request(CLIP, QUESTION, frames=4, size=(84, 84))
-ANSWER = "a red circle moves right."
 FOLLOW_UP = replace(FIRST, question="what color is it?", history=(Turn(QUESTION, ANSWER),))
 Living = list[tuple[str, str, int]]  # (event, its stage, living bytes then)
 
@@ -37,8 +38,9 @@ Living = list[tuple[str, str, int]]  # (event, its stage, living bytes then)
 class Watched:
     """A session with a loaded model, its living tensors counted."""
 
-    def __init__(self, session: Session, live: LiveBytes) -> None:
-        self.session, self.live = session, live
+    def __init__(self) -> None:
+        self.live, self.fault = LiveBytes("cpu"), ignore_phase
+        self.session = Session(CONFIG, meter=TensorMeter(self.live), fault=lambda phase: self.fault(phase))
 
     def require_grad(self, required: bool = True) -> None:
         for parameter in self.model.parameters():
@@ -52,27 +54,30 @@ class Watched:
 
     def kept(self) -> list[Tensor]:
         """Every tensor that outlives its question."""
-        kept = self.session._kept
-        assert kept is not None and kept.run.visual is not None and kept.run.read is not None
-        storage = kept.run.read.cache.storage
-        every = (kept.run.visual.rows, storage.store, storage.scales, storage.scratch)
+        previous = self.session._previous
+        assert previous is not None
+        embeddings, prompt = previous.state.vision_embeddings, previous.state.cached_prompt
+        assert embeddings is not None and prompt is not None
+        storage = prompt.cache.storage
+        every = (embeddings.rows, storage.store, storage.scales, storage.scratch)
         return [tensor for tensor in every if tensor is not None]
 
     def follow(self, request: Request | list[Request]) -> tuple[Living, list[str]]:
         """Living bytes at every event that does not hang on a clock, and the answers. The mode stays what it was."""
-        told, answers, before = [], {}, modes()
-        ask = self.session.ask_many if isinstance(request, list) else self._ask
-        for number, event in ask(request):  # type: ignore[operator]
+        seen, answers, before = [], {}, modes()
+        events = self.session.ask_many(request) if isinstance(request, list) else enumerate_one(self.session, request)
+        for number, event in events:
             assert modes() == before
             if not isinstance(event, MemorySampled):
-                told.append((type(event).__name__, getattr(event, "stage", ""), self.live.now))
+                seen.append((type(event).__name__, getattr(event, "stage", ""), self.live.now))
             if isinstance(event, Answered):
                 answers[number] = event.answer.text
-        return told, [answers[number] for number in sorted(answers)]
+        return seen, [answers[number] for number in sorted(answers)]
 
-    def _ask(self, request: Request) -> Iterator[tuple[int, Event]]:
-        for event in self.session.ask(request):
-            yield 0, event
+
+def enumerate_one(session: Session, request: Request) -> Iterator[tuple[int, Event]]:
+    for event in session.ask(request):
+        yield 0, event
 
 
 def modes() -> tuple[bool, bool]:
@@ -81,13 +86,11 @@ def modes() -> tuple[bool, bool]:
 
 @pytest.fixture(scope="module")
 def loaded() -> Iterator[Watched]:
-    live, threads = LiveBytes("cpu"), torch.get_num_threads()
+    watched, threads = Watched(), torch.get_num_threads()
     torch.set_num_threads(1)  # matrices this small are slower when they are shared out
-    with Session(CONFIG, meter=TensorMeter(live)) as session:
-        *_, last = session.ask(Request(CLIP, QUESTION, frames=2, max_tokens=1))
-        assert isinstance(last, Answered)
-        watched = Watched(session, live)
-        live.count_model(watched.model)
+    with watched.session as session:
+        ask(session, frames=2, max_tokens=1)
+        watched.live.count_model(watched.model)
         yield watched
     torch.set_num_threads(threads)
 
@@ -116,9 +119,9 @@ def text_of(event: Event) -> str:
 def ask_twice(watched: Watched) -> tuple[Living, list[str]]:
     """A question and a follow-up to it: what lived at every event, and the answers."""
     watched.session.forget()
-    first, told = watched.follow(FIRST)
+    first, seen = watched.follow(FIRST)
     second, then = watched.follow(FOLLOW_UP)
-    return first + second, told + then
+    return first + second, seen + then
 
 
 @pytest.fixture
@@ -143,7 +146,7 @@ def test_memory_is_that_of_frozen_parameters_at_every_event(watched: Watched, kv
 
 
 @pytest.mark.usefixtures("unscoped")
-def test_without_the_scope_memory_grows_and_what_is_kept_drags_a_graph(watched: Watched) -> None:
+def test_without_the_scope_memory_grows_and_caches_hold_a_graph(watched: Watched) -> None:
     """So the test above can fail: the chunks' hidden states pile up behind the cache that they were written to."""
     watched.require_grad(False)
     resting = watched.live.now
@@ -159,15 +162,15 @@ def test_without_the_scope_memory_grows_and_what_is_kept_drags_a_graph(watched: 
         if (more[0], more[1]) == ("StageProgress", "prefill")
     ]
     assert all(one < another for one, another in pairwise(extra))  # with every chunk
-    held = [told[-1][2] - resting for told in (grown, frozen)]
+    held = [seen[-1][2] - resting for seen in (grown, frozen)]
     assert held[0] > 2.5 * held[1]  # and it is still there when the question is answered
     assert any(tensor.grad_fn is not None for tensor in watched.kept())
     watched.session.forget()
 
 
 def test_nothing_is_left_wherever_the_consumer_stops(watched: Watched) -> None:
-    baseline, told = watched.live.now, len(watched.follow(FIRST)[0])
-    stops = range(1, told, 3)
+    baseline, seen = watched.live.now, len(watched.follow(FIRST)[0])
+    stops = range(1, seen, 3)
     for stop_after in stops:
         watched.session.forget()
         events: Any = watched.session.ask(FIRST)
@@ -214,7 +217,7 @@ def test_an_error_leaves_the_mode_and_no_memory(watched: Watched, phase: str, mo
         if entered == phase:
             raise ValueError(f"planted in {phase}")
 
-    monkeypatch.setattr(watched.session, "_fault", fault)
+    monkeypatch.setattr(watched, "fault", fault)
     with pytest.raises(ValueError, match="planted"):
         list(watched.session.ask(FIRST))
     assert torch.is_grad_enabled()
@@ -223,17 +226,17 @@ def test_an_error_leaves_the_mode_and_no_memory(watched: Watched, phase: str, mo
     assert watched.live.now == baseline
 
 
-TOGETHER = [FIRST, replace(FIRST, question="what color is it?"), replace(FIRST, size=(112, 84))]
+BATCH = [FIRST, replace(FIRST, question="what color is it?"), replace(FIRST, size=(112, 84))]
 
 
 def test_several_requests_at_once_record_nothing_in_any_mode(watched: Watched) -> None:
     watched.require_grad(False)
-    frozen = watched.follow(TOGETHER)
+    frozen = watched.follow(BATCH)
     watched.require_grad()
     with Recorded() as recorded:
-        assert watched.follow(TOGETHER) == frozen
+        assert watched.follow(BATCH) == frozen
         with torch.inference_mode():
-            assert watched.follow(TOGETHER)[1] == frozen[1]
+            assert watched.follow(BATCH)[1] == frozen[1]
     assert recorded.calls == []
     assert frozen[1] == [ANSWER, "red.", ANSWER]
 
@@ -241,20 +244,20 @@ def test_several_requests_at_once_record_nothing_in_any_mode(watched: Watched) -
 @pytest.mark.usefixtures("unscoped")
 def test_without_the_scope_several_requests_record(watched: Watched) -> None:
     with Recorded() as recorded:
-        watched.follow(TOGETHER)
+        watched.follow(BATCH)
     assert {"linear", "embedding"} <= set(recorded.calls)
 
 
 def test_several_requests_that_are_left_half_way_leave_nothing(watched: Watched) -> None:
-    baseline, told = watched.live.now, len(watched.follow(TOGETHER)[0])
-    for stop_after in range(1, told, 8):
-        events: Any = watched.session.ask_many(TOGETHER)
+    baseline, seen = watched.live.now, len(watched.follow(BATCH)[0])
+    for stop_after in range(1, seen, 8):
+        events: Any = watched.session.ask_many(BATCH)
         for _ in range(stop_after):
             next(events)
         events.close()
         assert torch.is_grad_enabled()
         assert watched.live.now == baseline, stop_after
-    assert told > 40
+    assert seen > 40
 
 
 def test_the_consumer_trains_between_events(watched: Watched) -> None:
@@ -280,12 +283,6 @@ def test_the_consumer_trains_between_events(watched: Watched) -> None:
     table.grad = None
 
 
-@pytest.mark.parametrize("mode", [torch.no_grad, torch.enable_grad, torch.inference_mode])
-def test_the_mode_between_events_is_the_consumers(watched: Watched, mode: Callable[[], Any]) -> None:
-    with mode():
-        assert watched.follow(FIRST)[1] == [ANSWER]
-
-
 def test_a_mode_that_changes_while_a_question_runs(watched: Watched) -> None:
     """Every step in another mode, and the end in yet another: what is made in one is written to in the next."""
     every = (torch.inference_mode, torch.enable_grad, torch.no_grad)
@@ -300,13 +297,12 @@ def test_a_mode_that_changes_while_a_question_runs(watched: Watched) -> None:
     assert text_of(last) == ANSWER and recorded.calls == []
 
 
-def test_what_is_kept_in_inference_mode_serves_outside_of_it() -> None:
+def test_caches_made_in_inference_mode_are_reusable_outside_of_it() -> None:
     """Model, cache and embeddings that were made there are ordinary tensors: a follow-up writes to them."""
-    with Session(CONFIG) as session:
-        watched = Watched(session, LiveBytes("cpu"))
+    watched = Watched()
+    with watched.session as session:
         with torch.inference_mode():
-            *_, last = session.ask(FIRST)
-            assert text_of(last) == ANSWER
+            assert ask(session, FIRST).text == ANSWER
         assert not any(tensor.is_inference() for tensor in (*watched.kept(), *watched.model.parameters()))
         assert watched.follow(FOLLOW_UP)[1] == ["red."]
         watched.require_grad()
@@ -315,7 +311,7 @@ def test_what_is_kept_in_inference_mode_serves_outside_of_it() -> None:
         assert table.grad.eq(2).all()
 
 
-def test_a_question_goes_on_in_another_thread(watched: Watched) -> None:
+def test_a_question_continues_in_another_thread(watched: Watched) -> None:
     """Begun here, read there, closed here: a thread's mode is its own, and stays so."""
     events: Any = watched.session.ask(FIRST)
     next(events)
@@ -341,7 +337,7 @@ def test_the_thread_of_frames_sets_its_own_mode(
     watched: Watched, scoped: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without its own scope it would record, whatever the consumer's mode is."""
-    real, seen = frame_prefetcher.resize_frame, set()
+    real, seen = runtime.resize_frame, set()
     weight = nn.Parameter(torch.ones(()))  # stands for a transform with parameters
 
     def resize(*frame: Any) -> Tensor:
@@ -349,7 +345,7 @@ def test_the_thread_of_frames_sets_its_own_mode(
         seen.add((threading.current_thread().name, (picture.float() * weight).requires_grad))
         return picture
 
-    monkeypatch.setattr(frame_prefetcher, "resize_frame", resize)
+    monkeypatch.setattr(runtime, "resize_frame", resize)
     if not scoped:
         monkeypatch.setattr(frame_prefetcher, "no_grad_scope", nullcontext)
     with torch.no_grad():  # reaches this thread alone
@@ -360,7 +356,7 @@ def test_the_thread_of_frames_sets_its_own_mode(
 
 def test_an_error_in_the_thread_of_frames_leaves_no_picture(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither the error, nor the queue, nor the frames that raised keep each other alive."""
-    real, alive = frame_prefetcher.resize_frame, []
+    real, alive = runtime.resize_frame, []
 
     def resize(*frame: Any) -> Tensor:
         if len(alive) == 3:
@@ -369,7 +365,7 @@ def test_an_error_in_the_thread_of_frames_leaves_no_picture(watched: Watched, mo
         alive.append(weakref.ref(picture))
         return picture
 
-    monkeypatch.setattr(frame_prefetcher, "resize_frame", resize)
+    monkeypatch.setattr(runtime, "resize_frame", resize)
     try:
         list(watched.session.ask(FIRST))
     except ValueError as error:

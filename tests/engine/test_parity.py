@@ -103,8 +103,8 @@ def assert_same_until_a_tie(ours: list[int], expected: list[int], gaps: list[flo
 
 def decode_tokens(models: Pair, start: tuple[Tensor, KVCache, int, Any], count: int) -> list[int]:
     logits, cache, position, kernel = start
-    writer = make_decode_runner(models.ours, cache, kernel, position, Sampler(0, 1, 0))
-    stage = decode(writer, logits, frozenset(), count)
+    runner = make_decode_runner(models.ours, cache, kernel, position, Sampler(0, 1, 0))
+    stage = decode(runner, logits, frozenset(), count)
     tokens, reason = finish(stage)
     assert reason == "length"
     return tokens

@@ -1,4 +1,4 @@
-"""Every field of a plan is what runs: change one, and the engine changes with it."""
+"""Each field of a plan changes what the engine runs."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,25 +8,30 @@ from typing import Any
 import pytest
 import torch
 
-from tests.engine.test_demo_parity import CLIP, QUESTION
+from tests.engine.asking import CLIP, QUESTION
+from tests.engine.test_parity import finish
 from vidqa import EngineConfig, Request, Session
 from vidqa.devices.device import find_device
 from vidqa.devices.memory_tracker import Tracker
-from vidqa.engine.answer_state import AnswerState
-from vidqa.engine.attempt import Attempt, Outcome
+from vidqa.engine import model_manager
+from vidqa.engine.attempt import Attempt, AttemptResult
+from vidqa.engine.detokenizer import AnswerState
 from vidqa.engine.kv_cache import make_cache
 from vidqa.engine.prompt import build_prompt
-from vidqa.engine.stage_context import Hooks
-from vidqa.engine.timers import Clock, Stopwatch
+from vidqa.engine.timers import Callbacks, Clock, Stopwatch
 from vidqa.events import Event, StageProgress, StageStarted
+from vidqa.models.checkpoint import read_spec
+from vidqa.models.families.qwen2_vl import read_bounds
 from vidqa.models.hub import demo_folder
 from vidqa.models.loader import Loaded, load_model
+from vidqa.models.registry import Checkpoint
 from vidqa.planner.memory_model import kv_bytes
 from vidqa.planner.weight_memory import parameters, part_bytes
 from vidqa.types import Placement, Plan, RunConfig
 from vidqa.video.reader import open_video
 
 CPU = torch.device("cpu")
+SPEC = read_spec(demo_folder())
 
 
 @dataclass(frozen=True)
@@ -34,24 +39,17 @@ class Ran:
     """What one plan did."""
 
     events: list[Event]
-    outcome: Outcome
+    result: AttemptResult
     loaded: Loaded
     text: str
-    rows_seen: int
-    kernel: str
 
     def steps(self, stage: str) -> int:
-        """How often a stage told of progress."""
+        """The number of a stage's progress events."""
         return sum(isinstance(event, StageProgress) and event.stage == stage for event in self.events)
 
     def total(self, stage: str) -> int:
         """How many units a stage announced."""
         return next(event.total for event in self.events if isinstance(event, StageStarted) and event.stage == stage)
-
-
-def base_plan() -> Plan:
-    with Session(EngineConfig(isolate_decoder=False)) as session:
-        return session.plan(Request(CLIP, QUESTION))
 
 
 @contextmanager
@@ -71,27 +69,24 @@ def moved(visual: Any) -> Iterator[list[torch.device]]:
         del visual.to
 
 
+def attempt(loaded: Loaded, plan: Plan) -> tuple[Attempt, AnswerState]:
+    answer, callbacks = AnswerState(Request(CLIP, QUESTION)), Callbacks(lambda: False)
+    prompt, tracker = build_prompt(loaded, QUESTION, None), Tracker(find_device("cpu"))
+    return Attempt(loaded, plan, prompt, answer, tracker, callbacks, Clock(Stopwatch())), answer
+
+
 def run(plan: Plan) -> Ran:
-    """Load and run a plan, without the session between."""
+    """Load the model and run a plan, without a session."""
     run_config = plan.run_config
     loaded = load_model(demo_folder(), CPU, run_config.weights, run_config.dtype, run_config.placement)
-    prompt = build_prompt(loaded, QUESTION, None)
-    speech, hooks = AnswerState(Request(CLIP, QUESTION)), Hooks(lambda: False, lambda phase: None, lambda phase: None)
+    one, answer = attempt(loaded, plan)
     with open_video(CLIP, isolated=False) as reader:
-        pipeline = Attempt(loaded, plan, prompt, speech, Tracker(find_device("cpu")), hooks, Clock(Stopwatch()))
-        stage, events = pipeline.run(reader), []
-        while True:
-            try:
-                events.append(next(stage))
-            except StopIteration as finished:
-                outcome: Outcome = finished.value
-                break
-    seen = outcome.plan.prompt_tokens - len(prompt.head) - len(prompt.tail)
-    return Ran(events, outcome, loaded, speech.text, seen, pipeline.kernel_name)
+        events, result = finish(one.run(reader))
+    return Ran(events, result, loaded, answer.text)
 
 
-def with_draft(plan: Plan, **how: Any) -> Plan:
-    """The plan with other values in its draft, and the frames that belong to them."""
+def with_config(plan: Plan, **how: Any) -> Plan:
+    """The plan with another run config, and the frames that belong to them."""
     run_config = replace(plan.run_config, **how)
     indices = plan.indices[:: len(plan.indices) // run_config.frames][: run_config.frames]
     spec_tokens = run_config.frames // 2 * (run_config.height // 28) * (run_config.width // 28)
@@ -103,7 +98,8 @@ def with_draft(plan: Plan, **how: Any) -> Plan:
 
 @pytest.fixture(scope="module")
 def plain() -> Plan:
-    return base_plan()
+    with Session(EngineConfig(isolate_decoder=False)) as session:
+        return session.plan(Request(CLIP, QUESTION))
 
 
 @pytest.fixture(scope="module")
@@ -113,41 +109,41 @@ def usual(plain: Plan) -> Ran:
 
 def test_the_usual_plan_answers(usual: Ran, plain: Plan) -> None:
     assert usual.text == "a red circle moves right."
-    assert usual.outcome.plan.indices == plain.indices
+    assert usual.result.plan.indices == plain.indices
     assert usual.loaded.model.weights_bytes == 4 * parameters(usual.loaded.model.spec)
 
 
 @pytest.mark.parametrize(("frames", "size"), [(4, (112, 140)), (8, (84, 84)), (2, (140, 168))])
 def test_frames_height_and_width(plain: Plan, frames: int, size: tuple[int, int]) -> None:
-    ran = run(with_draft(plain, frames=frames, height=size[0], width=size[1]))
+    ran = run(with_config(plain, frames=frames, height=size[0], width=size[1]))
     assert ran.total("video") == frames
-    assert ran.outcome.plan.visual_tokens == frames // 2 * size[0] * size[1] // 784
+    assert ran.result.plan.visual_tokens == frames // 2 * size[0] * size[1] // 784
 
 
 def test_indices_are_the_frames_that_are_read(plain: Plan) -> None:
     ran = run(replace(plain, indices=tuple(range(8))))
-    assert ran.outcome.plan.timestamps_seconds == pytest.approx([index / 24 for index in range(8)])
+    assert ran.result.plan.timestamps_seconds == pytest.approx([index / 24 for index in range(8)])
 
 
 @pytest.mark.parametrize(("chunk", "groups"), [(1, 4), (2, 2), (8, 1)])
 def test_vision_chunk(plain: Plan, chunk: int, groups: int) -> None:
-    assert run(with_draft(plain, vision_chunk=chunk)).steps("vision") == groups
+    assert run(with_config(plain, vision_chunk=chunk)).steps("vision") == groups
 
 
 @pytest.mark.parametrize(("chunk", "passes"), [(16, 7), (64, 3), (1024, 2)])
 def test_prefill_chunk(plain: Plan, chunk: int, passes: int) -> None:
     """The ids before the video are a pass of their own: they are read while its first frames are decoded."""
-    assert run(with_draft(plain, prefill_chunk=chunk)).steps("prefill") == passes
+    assert run(with_config(plain, prefill_chunk=chunk)).steps("prefill") == passes
 
 
 def test_max_tokens(plain: Plan) -> None:
-    ran = run(with_draft(plain, max_tokens=2))
-    assert (ran.steps("decode"), ran.outcome.reason) == (2, "length")
+    ran = run(with_config(plain, max_tokens=2))
+    assert (ran.steps("decode"), ran.result.reason) == (2, "length")
 
 
 def test_kv_capacity(plain: Plan, usual: Ran) -> None:
     ran = run(replace(plain, kv_capacity_tokens=plain.kv_capacity_tokens * 2))
-    assert ran.outcome.kv_bytes == 2 * usual.outcome.kv_bytes == 2 * kv_bytes(usual.loaded.model.spec, plain.run_config)
+    assert ran.result.kv_bytes == 2 * usual.result.kv_bytes == 2 * kv_bytes(usual.loaded.model.spec, plain.run_config)
 
 
 def test_spare_tokens(plain: Plan) -> None:
@@ -158,12 +154,12 @@ def test_spare_tokens(plain: Plan) -> None:
 
 
 def test_kv_precision_and_place(plain: Plan, usual: Ran) -> None:
-    small = run(with_draft(plain, kv="int8"))
+    small = run(with_config(plain, kv="int8"))
     spec = usual.loaded.model.spec
-    one_layer = usual.outcome.kv_bytes // spec.layers
-    assert small.outcome.kv_bytes == kv_bytes(spec, replace(plain.run_config, kv="int8")) + one_layer
-    away = run(with_draft(plain, placement=Placement(kv_on_host=True)))
-    assert away.outcome.kv_bytes == usual.outcome.kv_bytes + one_layer
+    one_layer = usual.result.kv_bytes // spec.layers
+    assert small.result.kv_bytes == kv_bytes(spec, replace(plain.run_config, kv="int8")) + one_layer
+    away = run(with_config(plain, placement=Placement(kv_on_host=True)))
+    assert away.result.kv_bytes == usual.result.kv_bytes + one_layer
     assert small.text == away.text == usual.text
 
 
@@ -187,13 +183,9 @@ def test_dtype(plain: Plan) -> None:
     assert ran.text == "a red circle moves right."
 
 
-def test_attention(plain: Plan, usual: Ran) -> None:
-    loaded, run_config = usual.loaded, replace(plain.run_config, attention="flex")
-    speech, hooks = AnswerState(Request(CLIP, QUESTION)), Hooks(lambda: False, lambda phase: None, lambda phase: None)
-    prompt = build_prompt(loaded, QUESTION, None)
-    tracker, clock = Tracker(find_device("cpu")), Clock(Stopwatch())
-    pipeline = Attempt(loaded, replace(plain, run_config=run_config), prompt, speech, tracker, hooks, clock)
-    assert (usual.kernel, pipeline.kernel_name) == ("flash", "flex")
+@pytest.mark.parametrize("attention", ["flash", "flex"])
+def test_attention(plain: Plan, usual: Ran, attention: str) -> None:
+    assert attempt(usual.loaded, with_config(plain, attention=attention))[0].kernel.name == attention
 
 
 def test_quantized_vision_tower_and_lm_head(plain: Plan) -> None:
@@ -204,23 +196,16 @@ def test_quantized_vision_tower_and_lm_head(plain: Plan) -> None:
     assert type(both.visual.blocks[0].mlp.fc1).__name__ == "Linear4bit"  # type: ignore[index, union-attr]
 
 
-def test_the_vision_tower_leaves_when_the_plan_says(usual: Ran, plain: Plan) -> None:
-    for offloaded, journey in ((False, 1), (True, 2)):
-        loaded = usual.loaded
-        plan = with_draft(plain, placement=Placement(vision_offloaded=offloaded))
-        speech, hooks = (
-            AnswerState(Request(CLIP, QUESTION)),
-            Hooks(lambda: False, lambda phase: None, lambda phase: None),
-        )
-        prompt = build_prompt(loaded, QUESTION, None)
-        with open_video(CLIP, isolated=False) as reader, moved(loaded.model.visual) as sent:
-            tracker, clock = Tracker(find_device("cpu")), Clock(Stopwatch())
-            list(Attempt(loaded, plan, prompt, speech, tracker, hooks, clock).run(reader))
-        assert len(sent) == journey
+def test_the_vision_tower_is_offloaded_by_the_plan(usual: Ran, plain: Plan) -> None:
+    for offloaded, moves in ((False, 1), (True, 2)):
+        one, _ = attempt(usual.loaded, with_config(plain, placement=Placement(vision_offloaded=offloaded)))
+        with open_video(CLIP, isolated=False) as reader, moved(usual.loaded.model.visual) as sent:
+            list(one.run(reader))
+        assert len(sent) == moves
 
 
 def test_int8_keys_are_close_to_whole_ones() -> None:
-    spec = base_spec()
+    spec = SPEC
     torch.manual_seed(0)
     caches = [make_cache(spec, 64, torch.float32, CPU, quantized=quantized) for quantized in (False, True)]
     keys, values = torch.randn(40, spec.kv_heads, spec.head_dim), torch.randn(40, spec.kv_heads, spec.head_dim)
@@ -231,13 +216,7 @@ def test_int8_keys_are_close_to_whole_ones() -> None:
     assert not caches[1].write(1, keys[:0], values[:0]).isnan().any()
 
 
-def base_spec() -> Any:
-    from vidqa.models.checkpoint import read_spec
-
-    return read_spec(demo_folder())
-
-
-def test_no_field_of_a_draft_is_forgotten() -> None:
+def test_every_field_of_a_run_config_is_tested() -> None:
     tried = {
         "frames", "height", "width", "vision_chunk", "prefill_chunk", "max_tokens", "kv", "weights", "dtype",
         "attention", "placement", "spare_tokens",
@@ -248,15 +227,11 @@ def test_no_field_of_a_draft_is_forgotten() -> None:
 
 
 def test_auto_stays_with_the_model_that_is_loaded(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    import vidqa.engine.session as session_module
-    from vidqa.models.families.qwen2_vl import read_bounds
-    from vidqa.models.registry import Checkpoint
-
     folder = demo_folder()
-    small = Checkpoint("small", base_spec(), read_bounds(folder), folder)
+    small = Checkpoint("small", SPEC, read_bounds(folder), folder)
     large = replace(small, name="large", spec=replace(small.spec, layers=400))
     offered = [[small], [small, large]]
-    monkeypatch.setattr(session_module, "find_checkpoints", lambda name, *, local: offered.pop(0))
+    monkeypatch.setattr(model_manager, "find_checkpoints", lambda name, *, local: offered.pop(0))
     with Session(EngineConfig(model="auto", isolate_decoder=False)) as session:
         answers = []
         for _ in range(2):

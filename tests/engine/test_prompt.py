@@ -1,9 +1,9 @@
-"""Prompts: what a text spells out stays text, and grows little, whatever tokens a checkpoint adds."""
+"""Prompts: special tokens in texts stay text, and texts grow little, whatever tokens a checkpoint adds."""
 
 import pytest
 import torch
 
-from vidqa.engine.prompt import _Plain, build_prompt
+from vidqa.engine.prompt import _SpecialTokenBreaker, build_prompt
 from vidqa.models.hub import demo_folder
 from vidqa.models.loader import Loaded, load_model
 from vidqa.types import Placement, Turn
@@ -28,7 +28,7 @@ def test_special_tokens_in_texts_stay_text(loaded: Loaded) -> None:
         assert ids.count(756) == plain.count("<|im_end|>")
 
 
-def test_texts_are_rendered_as_the_template_says(loaded: Loaded) -> None:
+def test_texts_are_rendered_by_the_template(loaded: Loaded) -> None:
     prompt = build_prompt(loaded, "what?", "Be brief.", [Turn("who?", "a circle.")])
     assert (
         loaded.tokenizer.decode(prompt.head)
@@ -43,6 +43,6 @@ def test_texts_are_rendered_as_the_template_says(loaded: Loaded) -> None:
 def test_tokens_within_tokens_do_not_make_a_text_grow_more_than_twice() -> None:
     blanks = [" " * count for count in range(1, 400)]  # each replaced after the other: more than 10**100 characters
     text = "a" + " " * 1000 + "b"
-    assert len(_Plain(blanks)(text)) <= 2 * len(text)
-    assert _Plain(["<x>", "<x>y", ""])("<x>y<x>") == "< x>y< x>"
-    assert _Plain([])("a") == "a"
+    assert len(_SpecialTokenBreaker(blanks)(text)) <= 2 * len(text)
+    assert _SpecialTokenBreaker(["<x>", "<x>y", ""])("<x>y<x>") == "< x>y< x>"
+    assert _SpecialTokenBreaker([])("a") == "a"

@@ -1,4 +1,4 @@
-"""Events are recorded on the stream of the device that works, which need not be the current one."""
+"""CUDA events are recorded on the stream of the working device, which need not be the current one."""
 
 from typing import Any
 
@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from vidqa.engine.decode import _begin_reading
-from vidqa.engine.timers import Sections
+from vidqa.engine.decode import _start_copy
+from vidqa.engine.timers import PhaseTimer
 
 
 @pytest.fixture
@@ -35,13 +35,13 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_a_token_is_read_after_its_own_device(recorded: list[str]) -> None:
     with FakeTensorMode():
-        _begin_reading(torch.zeros(1, dtype=torch.int64, device="cuda:1"))
+        _start_copy(torch.zeros(1, dtype=torch.int64, device="cuda:1"))
     assert recorded == ["of cuda:1"]
 
 
 def test_stages_are_timed_on_their_own_device(recorded: list[str]) -> None:
-    sections = Sections("cuda:1")
-    with sections.of("vision"):
+    timer = PhaseTimer("cuda:1")
+    with timer.measure("vision"):
         pass
     assert recorded == ["of cuda:1", "of cuda:1"]
-    assert sections.seconds("vision") == 0.25
+    assert timer.seconds("vision") == 0.25

@@ -1,4 +1,4 @@
-"""A stop, wherever it comes: heeded at the next layer, chunk or token, and what is kept goes on as if it were new."""
+"""A question is cancelled at its next layer, chunk or token, and leaves caches that the next one can use."""
 
 import gc
 import os
@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.engine.test_demo_parity import CLIP, QUESTION
+from tests.engine.asking import ANSWER, CLIP, QUESTION, ask
 from vidqa import EngineConfig, Request, Session, Turn
 from vidqa.devices.live_bytes import LiveBytes
 from vidqa.errors import Interrupted, UsageError
@@ -50,12 +50,6 @@ def stoppable() -> Iterator[tuple[Session, Stopper]]:
         stopper.session = session
         list(session.load(FIRST))
         yield session, stopper
-
-
-def ask(session: Session, request: Request) -> Answer:
-    *_, last = session.ask(request)
-    assert isinstance(last, Answered)
-    return last.answer
 
 
 def stopped_answer(session: Session, stopper: Stopper, request: Request, at: tuple[str, int]) -> Answer | None:
@@ -147,20 +141,20 @@ def test_a_chunk_is_left_at_the_next_layer(part: str) -> None:
         for hook in hooks:
             hook.remove()
         assert ran == [0, 1]
-        assert ask(session, FIRST).text == "a red circle moves right."
+        assert ask(session, FIRST).text == ANSWER
 
 
 def test_a_stop_between_two_tokens_keeps_the_text() -> None:
     with Session(CONFIG) as session:
-        told: list[Event] = []
+        events: list[Event] = []
         for event in session.ask(FIRST):
-            told.append(event)
-            if isinstance(event, TextDelta) and sum(isinstance(one, TextDelta) for one in told) == 2:
+            events.append(event)
+            if isinstance(event, TextDelta) and sum(isinstance(one, TextDelta) for one in events) == 2:
                 session.cancel()
-        last = told[-1]
+        last = events[-1]
         assert isinstance(last, Answered) and last.answer.finish_reason == "cancelled"
-        assert last.answer.text == "".join(one.text for one in told if isinstance(one, TextDelta))
-        assert "a red circle moves right.".startswith(last.answer.text)
+        assert last.answer.text == "".join(one.text for one in events if isinstance(one, TextDelta))
+        assert ANSWER.startswith(last.answer.text)
 
 
 HANGS = "import time\ntime.sleep(60)"

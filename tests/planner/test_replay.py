@@ -24,9 +24,8 @@ from vidqa.engine.kv_cache import Storage, make_cache
 from vidqa.engine.prefill import Prefill
 from vidqa.engine.prompt_runner import PromptRunner
 from vidqa.engine.sampler import Sampler
-from vidqa.engine.stage_context import Hooks, StageContext
 from vidqa.engine.static_decode_step import DecodeState, next_logits
-from vidqa.engine.timers import Sections
+from vidqa.engine.timers import Callbacks, PhaseTimer, StageContext
 from vidqa.engine.vision import GroupEncoder, PreparedFrame
 from vidqa.models.attention.selector import make_kernel
 from vidqa.models.family import TextSegment, VisionSegment
@@ -68,8 +67,10 @@ class BlankFrames:
 def run_phases(replay: Replay, run_config: RunConfig, spec: ModelSpec) -> dict[str, int]:
     """Return the replayed peaks by phase, as the engine's tracker counts them."""
     model, tracker = replay.model, Tracker(made_device(80), TensorMeter(replay.live))
-    hooks = Hooks(lambda: False, lambda phase: None, lambda phase: None)
-    stages, kernel = StageContext(tracker, hooks, Sections("replayed")), make_kernel(run_config.attention, CUDA)
+    stages, kernel = (
+        StageContext(tracker, Callbacks(lambda: False), PhaseTimer("replayed")),
+        make_kernel(run_config.attention, CUDA),
+    )
     tail = TextSegment(tuple(range(run_config.text_tokens - HEAD)))
     layout = (TextSegment(tuple(range(HEAD))), VisionSegment(spec.slices(run_config.frames)), tail)
     prefill = Prefill(model, kernel, run_config.prefill_chunk)
@@ -78,11 +79,11 @@ def run_phases(replay: Replay, run_config: RunConfig, spec: ModelSpec) -> dict[s
         for _ in (steps := runner.run(BlankFrames(run_config))):  # type: ignore[arg-type]
             pass
     del steps
-    assert runner.read is not None
+    assert runner.cached_prompt is not None
     with tracker.phase("decode"):
         for _ in range(2):
             positions = torch.zeros(3, 1, dtype=torch.long)
-            token = SequenceChunk(model.embed(torch.tensor([1])), positions, runner.read.cache)
+            token = SequenceChunk(model.embed(torch.tensor([1])), positions, runner.cached_prompt.cache)
             logits = model.score(model.run([token], kernel))
         del logits
     return {use.name: use.peak_bytes for use in tracker.phases}

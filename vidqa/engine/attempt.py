@@ -1,25 +1,23 @@
-"""One attempt at one question through all stages: frames → vision → prefill → decode, as events.
+"""One attempt to answer a request by one plan: prompt into the KV cache, then decode, as events."""
 
-Knows their order; knows no files and no terminal.
-"""
-
-from collections.abc import Generator
-from dataclasses import dataclass, replace
+from collections.abc import Generator, Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from vidqa.devices.memory_tracker import Tracker
-from vidqa.engine.answer_state import AnswerState
+from vidqa.engine import compile_cache
 from vidqa.engine.decode import decode
 from vidqa.engine.decode_runners import make_decode_runner
+from vidqa.engine.detokenizer import AnswerState
+from vidqa.engine.kv_cache import KVCache
 from vidqa.engine.no_grad import no_grad_generator
 from vidqa.engine.prefill import Prefill
 from vidqa.engine.prefix_cache import CachedPrompt, VisionEmbeddings
 from vidqa.engine.prompt import PromptTokens, layout_of
 from vidqa.engine.prompt_runner import PromptRunner
-from vidqa.engine.stage_context import Hooks, StageContext
-from vidqa.engine.timers import Clock, Sections, Stopwatch
+from vidqa.engine.timers import Callbacks, Clock, PhaseTimer, StageContext, Stopwatch
 from vidqa.errors import NotFinite
 from vidqa.events import Event, StageProgress, StageStarted, TextDelta
 from vidqa.models.attention.selector import Kernel, make_kernel
@@ -32,8 +30,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """What a finished attempt leaves: the plan that ran, why the answer ended, and the cache's bytes."""
+class AttemptResult:
+    """The plan that ran, why the answer ended, and the KV cache's bytes."""
 
     plan: Plan
     reason: FinishReason
@@ -43,8 +41,8 @@ class Outcome:
 class Attempt:
     """Runs one request by one plan on a loaded model.
 
-    `visual` and `read` are what a former question about the same pictures left; afterwards they
-    are what this one leaves.
+    `vision_embeddings` and `cached_prompt` come from a former question about the same frames; afterwards those of
+    `prompt_runner` are this one's.
     """
 
     def __init__(
@@ -52,105 +50,82 @@ class Attempt:
         loaded: "Loaded",
         plan: Plan,
         prompt: PromptTokens,
-        speech: AnswerState,
+        answer: AnswerState,
         tracker: Tracker,
-        hooks: Hooks,
+        callbacks: Callbacks,
         clock: Clock,
-        visual: VisionEmbeddings | None = None,
-        read: CachedPrompt | None = None,
+        vision_embeddings: VisionEmbeddings | None = None,
+        cached_prompt: CachedPrompt | None = None,
     ) -> None:
-        self._loaded, self._plan, self._speech, self._clock = loaded, plan, speech, clock
-        self._hooks = hooks
-        self._stages = StageContext(tracker, hooks, Sections(str(loaded.model.device)))
-        self._kernel: Kernel = make_kernel(plan.run_config.attention, loaded.model.device)
+        self._loaded, self._plan, self._answer, self._clock = loaded, plan, answer, clock
+        self._callbacks, self._compiled = callbacks, dict[str, str]()
+        self._stages = StageContext(tracker, callbacks, PhaseTimer(str(loaded.model.device)))
+        self.kernel: Kernel = make_kernel(plan.run_config.attention, loaded.model.device)
         *prefix, last = layout_of(prompt, plan, loaded)
         assert isinstance(last, TextSegment)
         self._tail = last.ids
-        layout = (*prefix, TextSegment((*last.ids, *speech.tokens)))
-        model = self._stages.heeded_by(loaded.model)
-        prefill = Prefill(model, self._kernel, plan.run_config.prefill_chunk)
-        self._filling = PromptRunner(model, plan, layout, prefill, self._stages, visual, read)
+        layout = (*prefix, TextSegment((*last.ids, *answer.tokens)))
+        model = self._stages.with_cancel_check(loaded.model)
+        prefill = Prefill(model, self.kernel, plan.run_config.prefill_chunk)
+        self.prompt_runner = PromptRunner(model, plan, layout, prefill, self._stages, vision_embeddings, cached_prompt)
 
-    @property
-    def kernel_name(self) -> str:
-        """The attention kernel that runs."""
-        return self._kernel.name
-
-    @property
-    def visual(self) -> VisionEmbeddings | None:
-        """The video's embeddings on the host."""
-        return self._filling.visual
-
-    @property
-    def read(self) -> CachedPrompt | None:
-        """The KV cache and what it holds."""
-        return self._filling.read
+    def compile_notes(self) -> Iterable[str]:
+        """Return a note for each kernel that has to be compiled first."""
+        if self._plan.run_config.attention == "flex":
+            model = self._loaded.model
+            self._compiled = compile_cache.pending(model.spec, model.device, model.dtype)
+        return self._compiled.values()
 
     @no_grad_generator
-    def run(self, reader: VideoReader | None) -> Generator[Event, None, Outcome]:
-        """Yield the events of one attempt; returns how it went. `reader` is asked where embeddings are missing."""
+    def run(self, reader: VideoReader | None) -> Generator[Event, None, AttemptResult]:
+        """Yield the attempt's events, return its result. `reader` is read if embeddings are missing."""
         try:
-            return (yield from self._stages.sampled(self._run(reader)))
+            result = yield from self._stages.with_memory_samples(self._run(reader))
         except NotFinite:
-            self._filling.read = None  # what is cached may hold what overflowed
+            self.prompt_runner.cached_prompt = None  # the cache may hold overflowed values
             raise
         finally:
-            if self.read is not None:
-                self.read.note((*self._tail, *self._speech.tokens))
+            if (cached := self.prompt_runner.cached_prompt) is not None:
+                cached.set_tail((*self._tail, *self._answer.tokens))
+        for key in self._compiled:
+            compile_cache.remember(key, self._clock.watch.seconds())
+        return result
 
-    def stopped(self) -> Outcome:
-        """What is left of an attempt that was stopped after an earlier one had begun to answer."""
-        return Outcome(self._plan, "cancelled", 0)
+    def _run(self, reader: VideoReader | None) -> Generator[Event, None, AttemptResult]:
+        prompt, timer = self.prompt_runner, self._stages.timer
+        logits = yield from prompt.run(reader)
+        self._clock.video += prompt.video_seconds
+        self._clock.vision, self._clock.prefill = timer.seconds("vision"), timer.seconds("prefill")
+        assert prompt.cached_prompt is not None and prompt.vision_embeddings is not None
+        cache = prompt.cached_prompt.cache
+        self._callbacks.on_phase("decode")
+        with self._stages.tracker.phase("decode"):  # for all tokens: one is too short to measure around
+            reason = yield from self._decode(logits, cache)
+        return AttemptResult(prompt.vision_embeddings.plan_that_ran(self._plan), reason, cache.bytes)
 
-    def _run(self, reader: VideoReader | None) -> Generator[Event, None, Outcome]:
-        logits = yield from self._filling.run(reader)
-        sections = self._stages.sections
-        self._clock.video += self._filling.video_seconds
-        self._clock.vision, self._clock.prefill = sections.seconds("vision"), sections.seconds("prefill")
-        self._hooks.enter("decode")
-        with self._stages.tracker.phase("decode"):  # one visit: a token is too short to measure around
-            reason = yield from self._write(logits)
-        assert self.read is not None
-        return Outcome(plan_that_ran(self._plan, self.visual), reason, self.read.cache.bytes)
-
-    def _write(self, logits: Tensor) -> Generator[Event, None, FinishReason]:
-        """Decode the rest of the answer; returns why it ended."""
-        assert self.read is not None
-        speech, limit = self._speech, self._plan.run_config.max_tokens
-        writer = make_decode_runner(
-            self._loaded.model, self.read.cache, self._kernel, self._filling.next_position, speech.sampler
-        )
-        tokens = decode(writer, logits, self._loaded.stop_ids, limit - len(speech.tokens))
+    def _decode(self, logits: Tensor, cache: KVCache) -> Generator[Event, None, FinishReason]:
+        """Decode the rest of the answer; return why it ended."""
+        answer, limit, position = self._answer, self._plan.run_config.max_tokens, self.prompt_runner.next_position
+        runner = make_decode_runner(self._loaded.model, cache, self.kernel, position, answer.sampler)
+        tokens = decode(runner, logits, self._loaded.stop_ids, limit - len(answer.tokens))
         yield StageStarted("decode", limit)
         watch, before = Stopwatch(), self._clock.decode
         reason: FinishReason = "cancelled"
-        while not self._hooks.cancelled():
-            self._hooks.fault("decode")
+        while not self._callbacks.is_cancelled():
+            self._callbacks.inject_fault("decode")
             try:
                 token = next(tokens)
             except StopIteration as finished:
                 reason = finished.value
                 break
-            text = speech.say(token, self._loaded.tokenizer)
-            if len(speech.tokens) == 1:
+            text = answer.append(token, self._loaded.tokenizer)
+            if len(answer.tokens) == 1:
                 self._clock.first_token = self._clock.watch.seconds()
-                watch = Stopwatch()  # decode speed starts after the first token
+                watch = Stopwatch()  # decode speed counts from the first token
             self._clock.decode = before + watch.seconds()
             if text:
                 yield TextDelta(text)
-            yield StageProgress("decode", len(speech.tokens), limit)
-        if text := speech.finish():
+            yield StageProgress("decode", len(answer.tokens), limit)
+        if text := answer.flush():
             yield TextDelta(text)
         return reason
-
-
-def plan_that_ran(plan: Plan, visual: VisionEmbeddings | None) -> Plan:
-    """The plan with what was really seen: a damaged video gives fewer frames."""
-    assert visual is not None
-    return replace(
-        plan,
-        run_config=replace(plan.run_config, frames=len(visual.times)),
-        timestamps_seconds=tuple(visual.times),
-        visual_tokens=visual.filled,
-        prompt_tokens=plan.prompt_tokens - plan.visual_tokens + visual.filled,
-    )

@@ -1,159 +1,315 @@
-"""Several requests by one model at once: their prompts share prefill chunks, their answers decode steps.
+"""Several requests answered by one model at once: their prompts share prefill chunks, their answers decode steps.
 
-Each sequence has its row in one cache and attends to that alone, so an answer is what it would be
-by itself. Questions about the same pictures read them once. A video that fails leaves the others.
-Knows requests and rows; knows no files.
+Each sequence has its row in one KV cache and attends to that alone, so an answer is what it would be alone. Prompts
+about the same frames share their prefix. Groups that do not fit into memory are split.
 """
 
-from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor
 
-from vidqa.engine.answer_state import AnswerState
-from vidqa.engine.cuda_graph import capture_on
-from vidqa.engine.decode import decode_together
-from vidqa.engine.decode_runners import CudaGraphDecoder, DecodeRunner
+from vidqa.config import EngineConfig
+from vidqa.engine.decode import decode_batch
+from vidqa.engine.decode_runners import CudaGraphDecoder, DecodeRunner, capture_on, why_not_captured
+from vidqa.engine.detokenizer import AnswerState
 from vidqa.engine.kv_cache import KVCache, Storage
+from vidqa.engine.model_manager import ModelManager
 from vidqa.engine.no_grad import no_grad_generator
 from vidqa.engine.prefill import Prefill
 from vidqa.engine.prompt import PromptTokens, layout_of
 from vidqa.engine.prompt_runner import PromptRunner
-from vidqa.engine.request_state import Scene
-from vidqa.engine.stage_context import StageContext
-from vidqa.engine.timers import Clock, Stopwatch
-from vidqa.errors import VideoError
-from vidqa.events import Event, Failed, StageStarted, TextDelta
+from vidqa.engine.request_state import RequestState, prompt_of, video_cache_key
+from vidqa.engine.timers import PhaseTimer, StageContext, Stopwatch
+from vidqa.errors import DoesNotFit, Interrupted, VideoError, VidqaError
+from vidqa.events import Answered, Event, Failed, Planned, StageStarted, TextDelta
 from vidqa.models.attention.selector import make_kernel
-from vidqa.types import FinishReason, Plan
+from vidqa.types import Answer, FinishReason, MemoryUse, Placement, Plan, Request, VideoInfo
 from vidqa.video.reader import VideoReader
 
 if TYPE_CHECKING:
+    from vidqa.devices.memory_tracker import Tracker
     from vidqa.models.loader import Loaded
 
-Tagged = Generator[tuple[int, Event], None, None]
+Result = TypeVar("Result")
+TaggedEvents = Generator[tuple[int, Event], None, None]
+
+
+class BatchScheduler:
+    """Answers requests in groups that fit into memory; a request that fails does not fail the others.
+
+    `open_video` opens the video of a request, `answer_one` answers one request alone.
+    """
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        models: ModelManager,
+        open_video: Callable[[Request], VideoReader],
+        answer_one: Callable[[Request], Generator[Event, None, None]],
+    ) -> None:
+        self._config, self._models = config, models
+        self._open_video, self._answer_one = open_video, answer_one
+
+    def answer(self, requests: Mapping[int, Request]) -> TaggedEvents:
+        """Yield (index, event) until every request has its last event."""
+        if len(requests) == 1:
+            yield from self._answer_alone(*next(iter(requests.items())))
+            return
+        sampling = {(request.temperature, request.top_p) for request in requests.values()}
+        if len(sampling) > 1:  # one step samples all sequences in the same way
+            for one in sorted(sampling):
+                yield from self.answer({n: r for n, r in requests.items() if (r.temperature, r.top_p) == one})
+            return
+        left = dict(requests)
+        try:
+            for number, event in self._answer_group(requests):
+                if isinstance(event, Answered | Failed):
+                    left.pop(number, None)
+                yield number, event
+        except DoesNotFit:
+            pass
+        except Exception as error:
+            from vidqa.devices.torch_device import is_out_of_memory
+
+            if not is_out_of_memory(error):
+                raise
+        if left:
+            from vidqa.devices.torch_device import release_cached_memory
+
+            release_cached_memory()
+            numbers = sorted(left)
+            middle = (len(numbers) + 1) // 2
+            for half in filter(None, (numbers[:middle], numbers[middle:])):
+                yield from self.answer({number: left[number] for number in half})
+
+    def _answer_alone(self, number: int, request: Request) -> TaggedEvents:
+        try:
+            for event in self._answer_one(request):
+                yield number, event
+        except Interrupted:
+            raise
+        except VidqaError as error:
+            yield number, Failed(error)
+
+    def _answer_group(self, requests: Mapping[int, Request]) -> TaggedEvents:
+        """Answer all at once; raises DoesNotFit if they do not fit together."""
+        with ExitStack() as files:
+            readers: dict[int, VideoReader] = {}
+            for number, request in requests.items():
+                try:
+                    readers[number] = files.enter_context(self._open_video(request))
+                except VideoError as error:
+                    yield number, Failed(error)
+            if readers:
+                yield from self._run_group({number: requests[number] for number in readers}, readers)
+
+    def _run_group(self, requests: Mapping[int, Request], readers: Mapping[int, VideoReader]) -> TaggedEvents:
+        """Plan all for the memory that they share, load the model as the first plan says, and run."""
+        # No placement that every step or row would wait for; a request alone may choose one.
+        config = replace(self._config, batch=len(requests), placement=self._config.placement or Placement())
+        loaded, tracker, states = None, None, dict[int, RequestState]()
+        for number, request in requests.items():
+            try:
+                states[number] = self._plan(readers[number], request, config, list(states.values()))
+            except DoesNotFit:
+                raise
+            except VidqaError as error:
+                yield number, Failed(error)
+                continue
+            if loaded is None:  # the first plan decides how all are run
+                loaded, tracker = yield from _tagged(number, self._ensure_loaded(states[number]))
+                config = _shared_config(config, states[number])
+        if loaded is None or tracker is None:
+            return
+        items = [BatchItem.of(state, readers[number], loaded) for number, state in states.items()]
+        callbacks = replace(self._models.callbacks, on_phase=next(iter(states.values())).set_phase)
+        stages = StageContext(tracker, callbacks, PhaseTimer(str(loaded.model.device)))
+        for number, item in zip(states, items, strict=True):
+            yield number, Planned(item.state.video, item.plan)
+        batch = BatchRunner(loaded, items, stages)
+        numbers = list(states)
+        for row, event in stages.with_tensor_count(batch.run()):
+            yield numbers[row], event
+        for number, item in zip(states, items, strict=True):
+            if item.error is None:
+                memory = item.state.memory_use(loaded, tracker, batch.kv_bytes, self._models.runtime_bytes)
+                yield number, Answered(item.finished_answer(memory))
+
+    def _plan(
+        self, reader: VideoReader, request: Request, config: EngineConfig, planned: Sequence[RequestState]
+    ) -> RequestState:
+        """Plan a request, or reuse the plan of one with the same question, times and size."""
+        for state in planned:
+            if _is_alike(state, reader.info, request):
+                task = replace(state.task, video=reader.info, request=request)
+                key = video_cache_key(request)
+                return RequestState(request, key, reader.info, state.checkpoint, task, state.plan)
+        return self._models.plan(reader, request, config, local=True)
+
+    def _ensure_loaded(self, state: RequestState) -> "Generator[Event, None, tuple[Loaded, Tracker]]":
+        """Load the planned model; raises DoesNotFit if it cannot decode several sequences at once."""
+        loaded, tracker = yield from self._models.ensure_loaded(state, self._config)
+        if loaded.model.device.type == "cuda" and (why := why_not_captured(loaded.model)):
+            raise DoesNotFit(f"Several answers at once need a captured step, and {why}.", "Ask one by one.")
+        return loaded, tracker
+
+
+def _is_alike(state: RequestState, video: VideoInfo, request: Request) -> bool:
+    """Return whether a plan for one serves the other: the same frame times and sizes, and the same question."""
+    return _geometry(state.video) == _geometry(video) and replace(state.request, video=request.video) == request
+
+
+def _geometry(video: VideoInfo) -> tuple[object, ...]:
+    return (
+        video.width, video.height, video.coded_width, video.coded_height, video.lead_seconds, video.pts_seconds,
+    )  # fmt: skip
+
+
+def _shared_config(config: EngineConfig, state: RequestState) -> EngineConfig:
+    """Return the config with those choices of a plan that all rows of a batch must share."""
+    run_config = state.plan.run_config
+    kv = "int8" if run_config.kv == "int8" else "native"
+    return replace(config, kv=kv, placement=run_config.placement, attention=run_config.attention)
+
+
+def _tagged(number: int, stage: Generator[Event, None, Result]) -> Generator[tuple[int, Event], None, Result]:
+    """Yield a stage's events with the number of their request."""
+    while True:
+        try:
+            event = next(stage)
+        except StopIteration as finished:
+            result: Result = finished.value
+            return result
+        yield number, event
 
 
 @dataclass(slots=True)
 class BatchItem:
-    """One request of a batch: how it is run, and what became of it."""
+    """One request of a batch, and its result: a finish reason or an error."""
 
-    scene: Scene
+    state: RequestState
     reader: VideoReader
     plan: Plan
     prompt: PromptTokens
-    speech: AnswerState
-    filling: PromptRunner | None = None
+    answer: AnswerState
+    prompt_runner: PromptRunner | None = None
     reason: FinishReason | None = None
     error: VideoError | None = None
-    clock: Clock = field(default_factory=Clock)
+
+    @classmethod
+    def of(cls, state: RequestState, reader: VideoReader, loaded: "Loaded") -> "BatchItem":
+        """Build the prompt of a planned request."""
+        prompt = prompt_of(state.request, loaded)
+        state.answer = AnswerState(state.request)
+        return cls(state, reader, state.plan_for(prompt, loaded), prompt, state.answer)
+
+    def finished_answer(self, memory: MemoryUse) -> Answer:
+        """Return the answer, with the plan that ran; loading counts for no request of a batch."""
+        assert self.reason and self.prompt_runner and self.prompt_runner.vision_embeddings
+        self.state.load_seconds, self.state.notes = 0.0, list(self.reader.notes)
+        plan = self.prompt_runner.vision_embeddings.plan_that_ran(self.plan)
+        return self.state.finished_answer(plan, self.reason, memory)
+
+    def prefix_key(self) -> tuple[object, ...]:
+        """Return what must be equal for two prompts to begin with the same keys and values."""
+        run_config = self.plan.run_config
+        return self.state.video_key, self.plan.indices, run_config.height, run_config.width, self.prompt.head
 
 
 class BatchRunner:
-    """Runs members by their plans, which differ in frames and size alone."""
+    """Runs items by their plans, which differ in frames and size alone."""
 
-    def __init__(self, loaded: "Loaded", members: Sequence[BatchItem], stages: StageContext) -> None:
-        self._loaded, self._members, self._stages = loaded, members, stages
-        run_config = members[0].plan.run_config
+    def __init__(self, loaded: "Loaded", items: Sequence[BatchItem], stages: StageContext) -> None:
+        self._loaded, self._items, self._stages = loaded, items, stages
+        run_config = items[0].plan.run_config
         self._storage = Storage.allocate(
-            loaded.model.spec, max(member.plan.kv_capacity_tokens for member in members), loaded.model.dtype,
-            loaded.model.device, sequences=len(members), quantized=run_config.kv == "int8",
+            loaded.model.spec, max(item.plan.kv_capacity_tokens for item in items), loaded.model.dtype,
+            loaded.model.device, sequences=len(items), quantized=run_config.kv == "int8",
         )  # fmt: skip
-        self._rows = [KVCache(self._storage, row) for row in range(len(members))]
-        chunk = min(member.plan.run_config.prefill_chunk for member in members)
-        self._model = stages.heeded_by(loaded.model)
+        self._rows = [KVCache(self._storage, row) for row in range(len(items))]
+        chunk = min(item.plan.run_config.prefill_chunk for item in items)
+        self._model = stages.with_cancel_check(loaded.model)
         self._prefill = Prefill(self._model, make_kernel(run_config.attention, loaded.model.device), chunk)
 
     @property
     def kv_bytes(self) -> int:
-        """Bytes of the cache of all."""
+        """Bytes of the KV cache of all rows."""
         return self._storage.bytes
 
     @no_grad_generator
-    def run(self) -> Tagged:
-        """Yield (member, event) until every member has its reason or its error."""
-        for place, member in enumerate(self._members):
+    def run(self) -> TaggedEvents:
+        """Yield (row, event) until every item has its reason or its error."""
+        for row, item in enumerate(self._items):
             try:
-                for event in self._fill(place, member):
-                    yield place, event
+                for event in self._push_prompt(row, item):
+                    yield row, event
             except VideoError as error:
-                member.error = error
-                self._prefill.forget(self._rows[place])
-                yield place, Failed(error)
-        alive = [place for place, member in enumerate(self._members) if member.error is None]
-        if alive:
-            yield from self._decode(alive, self._logits(alive))
+                item.error = error
+                self._prefill.drop(self._rows[row])
+                yield row, Failed(error)
+        active = [row for row, item in enumerate(self._items) if item.error is None]
+        if active:
+            yield from self._decode(active, self._logits(active))
 
-    def _fill(self, place: int, member: BatchItem) -> Iterator[Event]:
-        watch, model, prompt = Stopwatch(), self._model, member.prompt
-        filling = PromptRunner(
-            model,
-            member.plan,
-            layout_of(prompt, member.plan, self._loaded),
-            self._prefill,
-            self._stages,
-            row=self._rows[place],
-        )
-        before = self._same_pictures(place, member)
-        if before is not None:
-            source = self._members[before].filling
+    def _push_prompt(self, row: int, item: BatchItem) -> Iterator[Event]:
+        watch, plan = Stopwatch(), item.plan
+        layout = layout_of(item.prompt, plan, self._loaded)
+        runner = PromptRunner(self._model, plan, layout, self._prefill, self._stages, row=self._rows[row])
+        if (earlier := self._row_with_prefix(row, item)) is not None:
+            source = self._items[earlier].prompt_runner
             assert source is not None
-            for _ in self._prefill.flush(self._rows[before]):
-                pass  # what is copied has to be there
-            filling.copy_prefix_from(source)
-        member.filling = filling
-        yield from filling.fill(member.reader)
-        member.clock.video, member.clock.prefill = filling.video_seconds, watch.seconds() - filling.video_seconds
+            self._flush(earlier)  # what is copied has to be in the cache
+            runner.copy_prefix_from(source)
+        item.prompt_runner = runner
+        yield from runner.push_prompt(item.reader)
+        item.state.clock.video, item.state.clock.prefill = runner.video_seconds, watch.seconds() - runner.video_seconds
 
-    def _same_pictures(self, place: int, member: BatchItem) -> int | None:
-        """An earlier member that has read the same pictures behind the same text."""
-        for earlier, other in enumerate(self._members[:place]):
-            if other.error is None and _pictures(other) == _pictures(member):
+    def _row_with_prefix(self, row: int, item: BatchItem) -> int | None:
+        """Return an earlier row with the same text before the same frames."""
+        for earlier, other in enumerate(self._items[:row]):
+            if other.error is None and other.prefix_key() == item.prefix_key():
                 return earlier
         return None
 
-    def _logits(self, alive: Sequence[int]) -> Tensor:
-        """Scores (B, vocabulary) behind every prompt; zeros for members that failed."""
-        for _ in self._prefill.flush(self._rows[alive[0]]):
+    def _flush(self, row: int) -> None:
+        for _ in self._prefill.flush(self._rows[row]):
             pass
-        found = self._prefill.logits(*(self._rows[place] for place in alive))
-        logits = torch.zeros(len(self._members), found.shape[1], device=found.device)
-        for place, row in zip(alive, found, strict=True):
-            logits[place] = row
+
+    def _logits(self, active: Sequence[int]) -> Tensor:
+        """Return logits (B, vocabulary) after every prompt; zeros for items that failed."""
+        self._flush(active[0])
+        found = self._prefill.logits(*(self._rows[row] for row in active))
+        logits = torch.zeros(len(self._items), found.shape[1], device=found.device)
+        logits[list(active)] = found
         return logits
 
-    def _decode(self, alive: Sequence[int], logits: Tensor) -> Tagged:
-        positions, limits = [0] * len(self._members), [0] * len(self._members)
-        for place in alive:
-            member = self._members[place]
-            assert member.filling is not None
-            positions[place] = member.filling.next_position
-            limits[place] = member.plan.run_config.max_tokens
-            yield place, StageStarted("decode", limits[place])
-        samplers = [member.speech.sampler for member in self._members]
+    def _decode(self, active: Sequence[int], logits: Tensor) -> TaggedEvents:
+        positions, limits = [0] * len(self._items), [0] * len(self._items)
+        for row in active:
+            item = self._items[row]
+            assert item.prompt_runner is not None
+            positions[row], limits[row] = item.prompt_runner.next_position, item.plan.run_config.max_tokens
+            yield row, StageStarted("decode", limits[row])
+        samplers = [item.answer.sampler for item in self._items]
         model = self._loaded.model
-        writer: DecodeRunner = CudaGraphDecoder(model, self._rows, positions, samplers, capture_on(model.device))
-        for place in set(range(len(self._members))) - set(alive):
-            writer.end(place, take_back=False)
+        runner: DecodeRunner = CudaGraphDecoder(model, self._rows, positions, samplers, capture_on(model.device))
+        for row in set(range(len(self._items))) - set(active):
+            runner.finish(row, rollback=False)
         watch = Stopwatch()
         with self._stages.tracker.phase("decode"):
-            for place, token in decode_together(writer, logits, self._loaded.stop_ids, limits):
+            for row, token in decode_batch(runner, logits, self._loaded.stop_ids, limits):
                 self._stages.stop_if_cancelled("while several answers were written")
-                member = self._members[place]
-                member.clock.decode = watch.seconds()
-                if said := self._said(member, token):
-                    yield place, TextDelta(said)
+                item = self._items[row]
+                item.state.clock.decode = watch.seconds()
+                if text := self._append(item, token):
+                    yield row, TextDelta(text)
 
-    def _said(self, member: BatchItem, token: int | FinishReason) -> str:
+    def _append(self, item: BatchItem, token: int | FinishReason) -> str:
         if isinstance(token, int):
-            return member.speech.say(token, self._loaded.tokenizer)
-        member.reason = token
-        return member.speech.finish()
-
-
-def _pictures(member: BatchItem) -> tuple[object, ...]:
-    """What must be equal for two prompts to begin with the same keys and values."""
-    run_config = member.plan.run_config
-    return member.scene, member.plan.indices, run_config.height, run_config.width, member.prompt.head
+            return item.answer.append(token, self._loaded.tokenizer)
+        item.reason = token
+        return item.answer.flush()

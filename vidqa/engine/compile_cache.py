@@ -1,6 +1,6 @@
-"""Whether FlexAttention was compiled here before: once per GPU, version of torch and shapes of a model.
+"""A record of what FlexAttention was compiled for: GPU, torch version and shapes.
 
-torch keeps what it compiled on disk; this file remembers for what, so that a question that has to wait says so.
+torch stores the compiled kernels on disk itself; the record lets a question announce that it will wait.
 """
 
 import contextlib
@@ -18,40 +18,40 @@ _ABOUT_SECONDS = 30
 
 
 def key_of(what: str, spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> str:
-    """What must be equal for a compiled result to serve again: the device, torch's version and all shapes."""
+    """Return what identifies a compiled result: device, torch's version and all shapes."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     shapes = f"{spec.hidden}/{spec.intermediate}/{spec.heads}/{spec.kv_heads}/{spec.head_dim}"
     return f"{what} · {name} · torch {torch.__version__} · {shapes} · {str(dtype).removeprefix('torch.')}"
 
 
 def seconds_taken(key: str) -> float | None:
-    """How long it took here to compile this; None if that was not done yet."""
-    return _known().get(key)
+    """Return how long the compilation took; None if it was not done yet."""
+    return _records().get(key)
 
 
 def remember(key: str, seconds: float) -> None:
-    """Note that it was compiled; nothing here may stop an answer."""
+    """Record a compilation; a file that cannot be written is ignored."""
     with contextlib.suppress(OSError):
-        write_whole(_record(), json.dumps(_known() | {key: round(seconds, 1)}, indent=1) + "\n")
+        write_whole(_file(), json.dumps(_records() | {key: round(seconds, 1)}, indent=1) + "\n")
 
 
-def pending(spec: ModelSpec, device: torch.device, dtype: torch.dtype, attention: str) -> dict[str, str]:
-    """What a question will compile first, by key, each with a sentence for the user."""
+def pending(spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> dict[str, str]:
+    """Return a note for each compilation of FlexAttention that a question will wait for, by key."""
     key = key_of(FLEX, spec, device, dtype)
-    if attention != FLEX or seconds_taken(key) is not None:
+    if seconds_taken(key) is not None:
         return {}
     return {
         key: f"compiling attention (once per GPU and version), about {_ABOUT_SECONDS} s; `vidqa warmup` does it ahead"
     }
 
 
-def _record() -> Path:
+def _file() -> Path:
     return state_folder() / "compiled.json"
 
 
-def _known() -> dict[str, float]:
+def _records() -> dict[str, float]:
     try:
-        known = json.loads(_record().read_text(encoding="utf-8"))
+        records = json.loads(_file().read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return known if isinstance(known, dict) else {}
+    return records if isinstance(records, dict) else {}

@@ -1,7 +1,4 @@
-"""Logits to text: one token at a time until a stop token or the limit.
-
-Knows tokens and characters; knows nothing of videos.
-"""
+"""The decode loop: one token after the other until a stop token or the limit."""
 
 from collections.abc import Callable, Generator, Sequence
 from typing import Any
@@ -19,14 +16,13 @@ from vidqa.types import FinishReason
 
 @no_grad_generator
 def decode(
-    writer: DecodeRunner, logits: Tensor, stop_ids: frozenset[int], max_tokens: int
+    runner: DecodeRunner, logits: Tensor, stop_ids: frozenset[int], max_tokens: int
 ) -> Generator[int, None, FinishReason]:
-    """Yield token ids, the first one from the prefill's `logits` (1, vocabulary); returns why it ended.
+    """Yield token ids, the first one from the prefill's `logits` (1, vocabulary); return why the answer ended.
 
-    Raises NotFinite where the logits are not finite: a token chosen from them would mean nothing.
+    Raises NotFinite if logits are not finite: a token chosen from them would mean nothing.
     """
-    running = decode_together(writer, logits, stop_ids, [max_tokens])
-    for _, token in running:
+    for _, token in decode_batch(runner, logits, stop_ids, [max_tokens]):
         if isinstance(token, str):
             return token
         yield token
@@ -34,52 +30,50 @@ def decode(
 
 
 @no_grad_generator
-def decode_together(
-    writer: DecodeRunner, logits: Tensor, stop_ids: frozenset[int], max_tokens: Sequence[int]
+def decode_batch(
+    runner: DecodeRunner, logits: Tensor, stop_ids: frozenset[int], max_tokens: Sequence[int]
 ) -> Generator[tuple[int, int | FinishReason], None, None]:
-    """Yield (sequence, token id), and at its end (sequence, why); the first tokens come from `logits` (B, vocabulary).
+    """Yield (sequence, token id), and at its end (sequence, finish reason), after the prefill's `logits` (B, vocab).
 
-    A writer that works ahead has its next step queued before a token is read, so the device never
-    waits for the host; but the first token comes before anything is captured. A sequence with a
-    limit of 0 is passed over.
+    A pipelined runner has its next step queued before a token is read, so the device never waits for the host; but the
+    first token comes before anything is captured. Sequences with a limit of 0 are skipped. Raises NotFinite.
     """
     left = {sequence: limit for sequence, limit in enumerate(max_tokens) if limit}
-    tokens, ahead = writer.first(logits), False
+    tokens, queued = runner.first(logits), False
     while left:
-        reading = _begin_reading(tokens)
-        if ahead:
-            tokens = writer.next(tokens)
-        numbers = reading()
+        read = _start_copy(tokens)
+        if queued:
+            tokens = runner.next(tokens)
+        ids = read()
         for sequence in list(left):
-            reason = _ending(writer, numbers[sequence], stop_ids)
+            reason = _finish_reason(runner, ids[sequence], stop_ids)
             if reason is None:
                 left[sequence] -= 1
-                yield sequence, numbers[sequence]
+                yield sequence, ids[sequence]
                 reason = "length" if not left[sequence] else None
             if reason is not None:
-                writer.end(sequence, take_back=ahead and reason == "stop")
+                runner.finish(sequence, rollback=queued and reason == "stop")
                 del left[sequence]
                 yield sequence, reason
-        if left and not ahead:
-            tokens = writer.next(tokens)
-        ahead = writer.ahead and max(left.values(), default=0) > 1
+        if left and not queued:
+            tokens = runner.next(tokens)
+        queued = runner.pipelined and max(left.values(), default=0) > 1
 
 
-def _ending(writer: DecodeRunner, number: int, stop_ids: frozenset[int]) -> FinishReason | None:
-    """`stop` for a token that ends the answer; raises NotFinite for none at all."""
-    if number == NOT_A_NUMBER:
+def _finish_reason(runner: DecodeRunner, token: int, stop_ids: frozenset[int]) -> FinishReason | None:
+    if token == NOT_A_NUMBER:
         raise NotFinite(
-            f"The model's scores are not finite in {writer.dtype}: its numbers overflowed, or its weights are damaged.",
+            f"The model's scores are not finite in {runner.dtype}: its numbers overflowed, or its weights are damaged.",
             "Use --weights bf16 or fp32 where the device has them, or fetch the model again with `vidqa pull`.",
         )
-    return "stop" if number in stop_ids else None
+    return "stop" if token in stop_ids else None
 
 
-def _begin_reading(tokens: Tensor) -> Callable[[], list[int]]:
-    """Start a copy to the host; the result waits for it, and not for what is queued behind it."""
+def _start_copy(tokens: Tensor) -> Callable[[], list[int]]:
+    """Start a copy to the host; the returned function waits for it, not for work that is queued later."""
     if not tokens.is_cuda:
-        numbers: list[int] = tokens.tolist()
-        return lambda: numbers
+        ids: list[int] = tokens.tolist()
+        return lambda: ids
     copied = page_locked(tuple(tokens.shape), tokens.dtype, tokens.device)
     copied.copy_(tokens, non_blocking=True)
     event: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
@@ -91,37 +85,3 @@ def _begin_reading(tokens: Tensor) -> Callable[[], list[int]]:
         return read
 
     return wait
-
-
-class Detokenizer:
-    """Turns token ids into whole characters: never half of a UTF-8 sequence."""
-
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
-        self._pending: list[int] = []
-        self._before = ""  # text of the ids that stay only as context for the next ones
-        self._context = 0
-
-    def push(self, token: int) -> str:
-        """Take one id; returns the text that is now certain (often empty or a word)."""
-        self._pending.append(token)
-        text = self._decode()
-        if text.endswith("\N{REPLACEMENT CHARACTER}"):
-            return ""  # perhaps half of a character: wait for the rest
-        return self._emit(text)
-
-    def flush(self) -> str:
-        """What is left at the end; a character that was never finished shows as U+FFFD."""
-        return self._emit(self._decode())
-
-    def _decode(self) -> str:
-        text: str = self._tokenizer.decode(self._pending, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return text
-
-    def _emit(self, text: str) -> str:
-        fresh = text[len(self._before) :]
-        # Keep the last emitted ids as context: some decoders join words by what came before.
-        self._pending = self._pending[self._context :]
-        self._context = len(self._pending)
-        self._before = self._decode()
-        return fresh

@@ -1,12 +1,8 @@
-"""Frames decoded and resized ahead of the device, in a thread of their own.
-
-The queue is bounded, an exception travels through it, and leaving the loop at any point
-stops and joins the thread. Knows frames; knows no model.
-"""
+"""Decodes and resizes frames in a thread, ahead of the device."""
 
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -15,55 +11,60 @@ from torch import Tensor
 
 from vidqa.engine.no_grad import no_grad_scope
 from vidqa.engine.vision import PreparedFrame
+from vidqa.models.vlm import VisionLanguageModel
+from vidqa.planner.memory_model import GROUPS_AHEAD
+from vidqa.types import Plan
 from vidqa.video.reader import VideoReader
 
-Resize = Callable[[Any, int, int], Tensor]  # picture (h, w, 3) uint8, height, width -> (3, height, width) uint8
-_LOOK_SECONDS = 0.05  # how often a waiting thread looks whether it should stop
+Resize = Callable[[Any, int, int], Tensor]  # frame (h, w, 3) uint8, height, width -> (3, height, width) uint8
+_POLL_SECONDS = 0.05  # how often a waiting thread checks whether it should stop
 
 
 @dataclass(frozen=True, slots=True)
-class _Ended:
-    """The last item: why the thread ended."""
+class _End:
+    """The last item of the queue: the error that ended the thread, if any."""
 
     error: BaseException | None
 
 
-def _not_counted(pixels: Tensor) -> None:
-    """Memory is not counted tensor by tensor."""
-
-
 class FramePrefetcher:
-    """The pictures of `indices` at `size` (height, width), at most `room` of them ready before they are taken.
+    """A plan's frames at their final size; a few groups of them are ready before they are taken.
 
-    The thread starts at once. `check` is called while there is nothing to take; what it raises ends
-    the reading. `made` is called in the thread with every picture's pixels. Iterate once, and close in any case.
+    The thread starts at once; its error is raised to the consumer. `check` is called while the queue is empty and may
+    raise; `on_frame` is called in the thread with every frame's pixels. Iterate once, and close in any case.
     """
 
     def __init__(
         self,
         reader: VideoReader,
-        indices: Sequence[int],
-        size: tuple[int, int],
-        room: int,
-        resize: Resize,
+        plan: Plan,
+        model: VisionLanguageModel,
         check: Callable[[], None],
-        made: Callable[[Tensor], None] = _not_counted,
+        on_frame: Callable[[Tensor], None],
     ) -> None:
         self._reader, self._check = reader, check
-        self._ready: queue.Queue[PreparedFrame | _Ended] = queue.Queue(room)
+        capacity = GROUPS_AHEAD * plan.run_config.vision_chunk * model.spec.vision.temporal_patch
+        self._queue: queue.Queue[PreparedFrame | _End] = queue.Queue(min(capacity, len(plan.indices)))
         self._stop = threading.Event()
-        arguments = (reader, indices, size, resize, self._ready, self._stop, made)
+        arguments = (reader, plan, model.family.resize_frame, self._queue, self._stop, on_frame)
         self._thread = threading.Thread(target=_work, args=arguments, name="vidqa-frames", daemon=True)
         self._thread.start()
 
     def __iter__(self) -> Iterator[PreparedFrame]:
-        while not isinstance(item := _next(self._ready, self._check), _Ended):
+        while not isinstance(item := self._get(), _End):
             yield item
         if (error := item.error) is not None:
             try:
                 raise error
             finally:
-                del error, item  # they lead back to this frame, which would live on with them
+                del error, item  # they refer back to this frame, which would stay alive with them
+
+    def _get(self) -> PreparedFrame | _End:
+        while True:
+            try:
+                return self._queue.get(timeout=_POLL_SECONDS)
+            except queue.Empty:
+                self._check()
 
     def close(self) -> None:
         """Stop the thread, if it has not ended, and wait for it."""
@@ -73,41 +74,34 @@ class FramePrefetcher:
         self._thread.join()
 
 
-def _next(ready: "queue.Queue[PreparedFrame | _Ended]", check: Callable[[], None]) -> PreparedFrame | _Ended:
-    while True:
-        try:
-            return ready.get(timeout=_LOOK_SECONDS)
-        except queue.Empty:
-            check()
-
-
 def _work(
     reader: VideoReader,
-    indices: Sequence[int],
-    size: tuple[int, int],
+    plan: Plan,
     resize: Resize,
-    ready: "queue.Queue[PreparedFrame | _Ended]",
+    ready: "queue.Queue[PreparedFrame | _End]",
     stop: threading.Event,
-    made: Callable[[Tensor], None],
+    on_frame: Callable[[Tensor], None],
 ) -> None:
     try:
-        with no_grad_scope():  # the mode belongs to a thread: this one sets its own
-            for frame in reader.frames(indices):
-                picture = PreparedFrame(resize(frame.rgb, *size), frame.timestamp_seconds)
-                made(picture.pixels)
-                if not _put(ready, picture, stop):
+        with no_grad_scope():  # grad mode belongs to a thread
+            for frame in reader.frames(plan.indices):
+                pixels = resize(frame.rgb, plan.run_config.height, plan.run_config.width)
+                prepared = PreparedFrame(pixels, frame.timestamp_seconds)
+                del pixels
+                on_frame(prepared.pixels)
+                if not _put(ready, prepared, stop):
                     return
-                del picture  # it would live on while the next one is decoded
+                del prepared  # it would stay alive while the next one is decoded
     except BaseException as error:
-        _put(ready, _Ended(error), stop)
+        _put(ready, _End(error), stop)
     else:
-        _put(ready, _Ended(None), stop)
+        _put(ready, _End(None), stop)
 
 
-def _put(ready: "queue.Queue[PreparedFrame | _Ended]", item: PreparedFrame | _Ended, stop: threading.Event) -> bool:
-    """Wait for room; whether the item found it before the stop."""
+def _put(ready: "queue.Queue[PreparedFrame | _End]", item: PreparedFrame | _End, stop: threading.Event) -> bool:
+    """Wait for room; return whether the item was put before the stop."""
     while not stop.is_set():
         with suppress(queue.Full):
-            ready.put(item, timeout=_LOOK_SECONDS)
+            ready.put(item, timeout=_POLL_SECONDS)
             return True
     return False

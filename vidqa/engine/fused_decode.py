@@ -1,7 +1,7 @@
-"""Whether the fused layers of a decode step run on a device, and a model with them.
+"""Checks that the fused layers of a decode step run correctly on a device, and adds them to a model.
 
-Documentation is not believed: before a model is loaded, one small layer of its head layout is run both ways on the
-device, and the results are compared. What does not run, or differs, leaves the plain layers.
+Before a model is loaded, one small layer of its head layout is run on the device by plain and by fused kernels. If they
+do not run or results differ, the model keeps its plain layers.
 """
 
 import functools
@@ -31,14 +31,14 @@ _TOLERANCE = {torch.float32: 1e-2, torch.bfloat16: 3e-2}
 
 
 def load_kernels() -> ModuleType:
-    """The Triton kernels; raises ImportError where Triton is not installed."""
+    """Import the Triton kernels; raises ImportError if Triton is not installed."""
     from vidqa.models import triton_kernels
 
     return triton_kernels
 
 
 def can_compile(device: torch.device) -> str:
-    """Why Triton cannot compile for a device; nothing where it can."""
+    """Return why Triton cannot compile for a device; "" if it can."""
     if device.type != "cuda":
         return f"on {device.type} it runs as it is"
     if torch.cuda.get_device_capability(device) < OLDEST_FOR_TRITON:
@@ -47,7 +47,7 @@ def can_compile(device: torch.device) -> str:
 
 
 def why_not_fused(spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> str:
-    """Why the fused layers cannot run a model's decode step on a device; nothing where they can.
+    """Return why the fused layers cannot run a model's decode step on a device; "" if they can.
 
     Compiles the kernels the first time on a machine (about five seconds), and compares their results.
     """
@@ -64,9 +64,9 @@ def why_not_fused(spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> 
 
 
 def fuse(model: VisionLanguageModel, room_bytes: int) -> VisionLanguageModel:
-    """A loaded model with fused layers where they run, else as it is.
+    """Return a loaded model with fused layers if they run, else as it is.
 
-    Its projections are merged where `room_bytes` of the device hold the largest of them beside what it replaces.
+    Projections are merged if `room_bytes` of the device hold the largest of them beside the ones that it replaces.
     """
     if why_not_fused(model.spec, model.device, model.dtype):
         return model
@@ -78,12 +78,12 @@ def fuse(model: VisionLanguageModel, room_bytes: int) -> VisionLanguageModel:
 
 
 def _no_cache() -> None:
-    """Keep what the allocator holds."""
+    """Do nothing."""
 
 
 @functools.cache
 def _compared(spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> str:
-    """Run one layer of random weights both ways; what differs or fails, in a sentence."""
+    """Run one layer of random weights both ways; return what differs or fails."""
     try:
         differences = difference(spec, device, dtype, load_kernels())
     except Exception as error:  # a compiler can raise anything; out of memory too leaves the plain layers
@@ -97,9 +97,9 @@ def _compared(spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> str:
 
 @torch.no_grad()
 def difference(spec: ModelSpec, device: torch.device, dtype: torch.dtype, kernels: ModuleType) -> tuple[float, float]:
-    """The largest difference between fused and plain results of one random layer, over the largest result.
+    """Return the largest relative difference between fused and plain results of one random layer.
 
-    Of a cache in the compute precision, and of an int8 one.
+    The first is with a cache in the compute precision, the second with an int8 one.
     """
     plain, hidden = _one_layer(spec, device, dtype)
     fused = plain.with_fused(FusedDecoder.of(plain.language_model, kernels, _no_cache))
@@ -111,13 +111,13 @@ def difference(spec: ModelSpec, device: torch.device, dtype: torch.dtype, kernel
 
 
 def _distance(expected: Sequence[Tensor], made: Sequence[Tensor]) -> float:
-    """The largest difference over the largest number, of all pairs; NaN where there is one."""
+    """Return the largest difference over the largest number, of all pairs; NaN if there is one."""
     pairs = [(one.float(), other.float()) for one, other in zip(expected, made, strict=True)]
     return float(torch.stack([(one - other).abs().max() / one.abs().max() for one, other in pairs]).max())
 
 
 def _one_layer(spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> tuple[VisionLanguageModel, Tensor]:
-    """A language model of a spec's first layer with random weights, and hidden states for each of `_LENGTHS`."""
+    """Return a model of one layer with random weights, and hidden states for each of `_LENGTHS`."""
     family = family_of(spec).load_runtime()
     generator = torch.Generator(device).manual_seed(0)
     with device, default_dtype(dtype):
@@ -133,7 +133,7 @@ def _one_layer(spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> tup
 
 
 def _one_step(model: VisionLanguageModel, hidden: Tensor, *, quantized: bool) -> tuple[Tensor, Tensor]:
-    """Hidden states after one step behind a random cache, and that cache."""
+    """Return hidden states after one step with a random cache, and that cache."""
     generator = torch.Generator(model.device).manual_seed(1)
     storage = Storage.allocate(
         model.spec, max(_LENGTHS) + 1, model.dtype, model.device, sequences=len(_LENGTHS), quantized=quantized
@@ -143,5 +143,5 @@ def _one_step(model: VisionLanguageModel, hidden: Tensor, *, quantized: bool) ->
     else:
         storage.store.random_(-127, 128, generator=generator)
         storage.scales.uniform_(0, 0.05, generator=generator)
-    places = DecodeState.of(_LENGTHS, _LENGTHS, model.device)
-    return next_hidden(model, hidden, storage, places, storage.capacity), storage.store
+    decode_state = DecodeState.of(_LENGTHS, _LENGTHS, model.device)
+    return next_hidden(model, hidden, storage, decode_state, storage.capacity), storage.store

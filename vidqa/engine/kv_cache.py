@@ -1,8 +1,7 @@
-"""Keys and values of everything the model has read, in one allocation made once.
+"""The KV cache: keys and values of several sequences in one allocation, made once.
 
-They lie in the compute precision, or as int8 with a scale per token and head; on the
-device, or on the host. Whatever is not ready to be read goes through one layer's scratch.
-Knows bytes and positions; knows nothing of attention. Nothing is ever concatenated.
+They are stored in the compute precision, or as int8 with a scale per token and head; on the device, or on the host.
+Attention reads quantized or host layers through the scratch of one layer.
 """
 
 from dataclasses import dataclass
@@ -20,23 +19,23 @@ _SMALLEST_SCALE = 2.0**-14  # float16's smallest normal number: a row of zeros s
 
 
 def rounded_capacity(tokens: int) -> int:
-    """Tokens that a cache for `tokens` really holds."""
+    """Return the tokens that a cache for `tokens` holds, in whole blocks."""
     return -(-tokens // KV_BLOCK_TOKENS) * KV_BLOCK_TOKENS
 
 
 def to_int8(states: Tensor) -> tuple[Tensor, Tensor]:
-    """Whole numbers from -127 to 127 for (..., d), and the float16 scale (...) that they are multiples of."""
+    """Quantize (..., d) to int8 from -127 to 127; return it and its float16 scales (...)."""
     scale = (states.abs().amax(dim=-1).float() / 127).clamp_(min=_SMALLEST_SCALE).to(torch.float16)
     return (states / scale[..., None]).round_().clamp_(-127, 127), scale
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Storage:
-    """The allocations behind the caches of B sequences of equal capacity. Two are never equal.
+    """The allocations of the caches of B sequences of equal capacity; compared by identity.
 
     store: (layers, 2, B, kv_heads, capacity, d); scales: the same without d, for int8, always on the device; scratch:
-    (2, kv_heads, capacity, d) for one layer of one sequence, where the store cannot be read as it lies; arrival: the
-    same in int8, for int8 that comes from the host.
+    (2, kv_heads, capacity, d) for one layer of one sequence, if the store is quantized or on the host; arrival: the
+    same in int8, for an int8 store on the host.
     """
 
     store: Tensor
@@ -57,7 +56,7 @@ class Storage:
         quantized: bool = False,
         on_host: bool = False,
     ) -> "Storage":
-        """Make room for `tokens` of each sequence, rounded up to whole blocks."""
+        """Allocate `tokens` for each sequence, rounded up to whole blocks."""
         place = torch.device("cpu") if on_host else device
         shape = (spec.layers, 2, sequences, spec.kv_heads, rounded_capacity(tokens), spec.head_dim)
         layer = (2, *shape[3:])
@@ -74,12 +73,12 @@ class Storage:
 
     @property
     def sequences(self) -> int:
-        """How many there are."""
+        """The number of sequences."""
         return self.store.shape[2]
 
     @property
     def capacity(self) -> int:
-        """Tokens that each of them holds."""
+        """Tokens that each sequence can hold."""
         return self.store.shape[4]
 
     @property
@@ -101,11 +100,14 @@ class KVCache:
 
     @property
     def bytes(self) -> int:
-        """Bytes of the allocations that it lies in."""
+        """Bytes of the whole storage."""
         return self.storage.bytes
 
     def write(self, layer: int, keys: Tensor, values: Tensor) -> Tensor:
-        """Put (n, kv_heads, d) after the cached tokens; returns the layer's (2, kv_heads, capacity, d)."""
+        """Write (n, kv_heads, d) after the cached tokens; return the layer's (2, kv_heads, capacity, d).
+
+        Raises DoesNotFit beyond the capacity.
+        """
         end = self.length + keys.shape[0]
         if end > self.capacity:
             raise DoesNotFit(
@@ -114,7 +116,7 @@ class KVCache:
         fresh = slice(self.length, end)
         for part, states in enumerate((keys, values)):
             self._put(layer, part, fresh, states.transpose(0, 1))
-        return self._store[layer] if self.storage.scratch is None else self._recall(layer, end)
+        return self._store[layer] if self.storage.scratch is None else self._load_scratch(layer, end)
 
     def _put(self, layer: int, part: int, fresh: slice, states: Tensor) -> None:
         """Store (kv_heads, n, d) of keys (part 0) or values (part 1)."""
@@ -122,8 +124,8 @@ class KVCache:
             states, self._scales[layer, part, :, fresh] = to_int8(states)
         _copy_heads(self._store[layer, part, :, fresh], states)
 
-    def _recall(self, layer: int, end: int) -> Tensor:
-        """Bring a layer's first `end` tokens, as numbers to compute with, into the scratch."""
+    def _load_scratch(self, layer: int, end: int) -> Tensor:
+        """Copy a layer's first `end` tokens in the compute precision into the scratch."""
         scratch, arrival = self.storage.scratch, self.storage.arrival
         assert scratch is not None
         filled, stored = scratch[:, :, :end], self._store[layer, :, :, :end]
@@ -136,18 +138,18 @@ class KVCache:
         return scratch
 
     def advance(self, tokens: int) -> None:
-        """Count `tokens` more as cached, once all layers have written them."""
+        """Count `tokens` more as cached; call it after all layers have written them."""
         self.length += tokens
 
     def copy_from(self, other: "KVCache", tokens: int) -> None:
-        """Begin with another sequence's first `tokens`, in the same storage."""
+        """Copy the first `tokens` of another sequence in the same storage."""
         self._store[:, :, :, :tokens] = other._store[:, :, :, :tokens]
         if self._scales is not None and other._scales is not None:
             self._scales[:, :, :, :tokens] = other._scales[:, :, :, :tokens]
         self.length = tokens
 
     def truncate(self, length: int) -> None:
-        """Forget everything from position `length` on."""
+        """Drop the tokens from position `length` on."""
         self.length = min(self.length, length)
 
 
@@ -160,12 +162,12 @@ def make_cache(
     quantized: bool = False,
     on_host: bool = False,
 ) -> KVCache:
-    """A cache for one sequence of `tokens`."""
+    """Return an empty cache for one sequence of `tokens`."""
     return KVCache(Storage.allocate(spec, tokens, dtype, device, quantized=quantized, on_host=on_host))
 
 
 def _copy_heads(target: Tensor, source: Tensor) -> None:
-    """Copy (..., tokens, d); between host and device head by head: each is one run of bytes that needs no buffer."""
+    """Copy (..., tokens, d); between host and device head by head, as each is contiguous and needs no buffer."""
     if target.device == source.device:
         target.copy_(source)
         return

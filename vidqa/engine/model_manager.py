@@ -1,11 +1,9 @@
-"""The model of a session: which checkpoint it is, how it is loaded, and what a plan may no longer choose then.
-
-Loads in a thread beside the events. Knows which settings are settled by loading; answers nothing.
-"""
+"""The model of a session: which checkpoint it is, plans for it, and loading it in a thread while events are yielded."""
 
 import logging
 import threading
 from collections.abc import Callable, Generator
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -13,9 +11,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from vidqa.config import EngineConfig
 from vidqa.devices.device import find_device
-from vidqa.engine.background_task import BackgroundTask
-from vidqa.engine.request_state import RequestState
-from vidqa.engine.timers import Stopwatch
+from vidqa.engine.request_state import RequestState, video_cache_key
+from vidqa.engine.timers import Callbacks, Stopwatch
 from vidqa.errors import Interrupted
 from vidqa.events import Event, StageProgress, StageStarted
 from vidqa.models.family import ModelFamily, family_of
@@ -23,172 +20,247 @@ from vidqa.models.registry import Checkpoint, find_checkpoints
 from vidqa.models.weight_files import tensor_sizes
 from vidqa.planner.budget import with_measured_runtime
 from vidqa.planner.memory_model import with_runtime
-from vidqa.planner.model_choice import forecast
+from vidqa.planner.model_choice import forecast, plan_best
 from vidqa.planner.planner import Forecast
 from vidqa.planner.problem import PlanningProblem, planning_problems
 from vidqa.planner.weight_memory import QUANTIZED
 from vidqa.types import Device, Request, RunConfig, VideoInfo
+from vidqa.video.reader import VideoReader
 
 if TYPE_CHECKING:
     from vidqa.devices.live_bytes import LiveBytes
     from vidqa.devices.memory_tracker import Meter, Tracker
     from vidqa.models.loader import Loaded
 
+Result = TypeVar("Result")
+
+_POLL_SECONDS = 0.1  # how often progress is yielded, and cancellation checked
+_CLOSE_SECONDS = 5.0  # then a thread that reads from a dead disk is left behind
+_WHEN = "while the model was loaded"
+
 
 class ModelManager:
     """A session's model: nothing at first, then a checkpoint with its weights on a device."""
 
-    def __init__(self) -> None:
+    def __init__(self, callbacks: Callbacks, meter: "Meter | None" = None) -> None:
+        self.callbacks, self._meter = callbacks, meter
         self.loaded: Loaded | None = None
-        self.checkpoint: Checkpoint | None = None
-        self.config: EngineConfig | None = None
-        self.runtime_bytes = 0
+        self.runtime_bytes = 0  # of this process, beside its tensors
+        self._checkpoint: Checkpoint | None = None
+        self._config: EngineConfig | None = None
         self._live: LiveBytes | None = None
         self._known: dict[str, list[Checkpoint]] = {}
-        self._beside = BackgroundTask()
+        self._task = BackgroundTask()
 
     def close(self) -> None:
-        """Let go of the weights, and of what is being loaded."""
-        self._beside.close()
-        self.drop()
+        """Free the weights and stop loading."""
+        self._task.close()
+        self.unload()
 
-    def drop(self) -> None:
-        """Let go of the weights."""
-        self.loaded = self.checkpoint = self.config = self._live = None
-        self.forget_names()
-
-    def forget_names(self) -> None:
-        """Look anew for checkpoints: more may have been fetched."""
+    def unload(self) -> None:
+        """Free the weights, and search for checkpoints again the next time: more may have been fetched."""
+        self.loaded = self._checkpoint = self._config = self._live = None
         self._known.clear()
 
-    def serves(self, config: EngineConfig) -> bool:
-        """Whether what is loaded is what these settings ask for: model, device, weights and placement."""
-        if self.loaded is None or self.config is None:
+    def unload_unless(self, config: EngineConfig) -> None:
+        """Free the weights unless they serve these settings too."""
+        if self.loaded is not None and not self.matches(config):
+            from vidqa.devices.torch_device import release_cached_memory
+
+            self.unload()
+            release_cached_memory()
+        self._known.clear()
+
+    def matches(self, config: EngineConfig) -> bool:
+        """Return whether the loaded model has the model, device, weights and placement of these settings."""
+        if self.loaded is None or self._config is None:
             return False
-        weights = config.weights in (self.config.weights, self.loaded.weights)
-        return weights and _place(config) == _place(self.config)
+        weights = config.weights in (self._config.weights, self.loaded.weights)
+        return weights and _location(config) == _location(self._config)
 
-    def checkpoints(self, config: EngineConfig) -> list[Checkpoint]:
-        """What may be planned by these settings, read once: for a face that asks with every key."""
-        if self.checkpoint is not None and self.serves(config):
-            return [self.checkpoint]
-        if config.model not in self._known:
-            self._known[config.model] = find_checkpoints(config.model, local=False)
-        return self._known[config.model]
+    def plan(self, reader: VideoReader, request: Request, config: EngineConfig, *, local: bool) -> RequestState:
+        """Return the state of a request with its best plan; `local` searches only checkpoints whose weights are here.
 
-    def pin(self, tasks: list[PlanningProblem]) -> list[PlanningProblem]:
-        """Tasks of the loaded checkpoint alone: what is loaded stays as it is."""
-        if (loaded := self.loaded) is None:
-            return tasks
-        tasks = [self._beside_tensors(task) for task in tasks]
-        return [replace(task, pinned_weights=loaded.weights, pinned_placement=loaded.placement) for task in tasks]
+        Raises DoesNotFit, UsageError and ModelError.
+        """
+        there = self._checkpoint
+        checkpoints = [there] if there else find_checkpoints(config.model, local=local)
+        tasks = planning_problems(checkpoints, reader.info, request, config, find_device(config.device))
+        tasks = self._constrain_to_loaded(tasks)
+        place, plan = plan_best(tasks)
+        return RequestState(request, video_cache_key(request), reader.info, checkpoints[place], tasks[place], plan)
 
     def forecast(self, video: VideoInfo, request: Request, config: EngineConfig) -> Forecast:
-        """What a question would run by these settings, on the device as it is now."""
-        checkpoints, served = self.checkpoints(config), self.serves(config)
+        """Return what `plan` would find for a probed video on the device as it is now."""
+        matches = self.matches(config)
+        if matches and self._checkpoint is not None:
+            checkpoints = [self._checkpoint]
+        else:  # found once: the interactive session calls this with every key
+            if config.model not in self._known:
+                self._known[config.model] = find_checkpoints(config.model, local=False)
+            checkpoints = self._known[config.model]
         tasks = planning_problems(checkpoints, video, request, config, find_device(config.device))
-        return forecast(self.pin(tasks) if served else [self._beside_tensors(task) for task in tasks])
+        return forecast(self._constrain_to_loaded(tasks) if matches else [self._with_runtime(task) for task in tasks])
 
-    def _beside_tensors(self, task: PlanningProblem) -> PlanningProblem:
-        """A task for the processor, with what this process holds by now: without its tensors, which are planned."""
+    def _constrain_to_loaded(self, tasks: list[PlanningProblem]) -> list[PlanningProblem]:
+        """Fix weights and placement of tasks to those of the loaded model, if there is one."""
+        if (loaded := self.loaded) is None:
+            return tasks
+        tasks = [self._with_runtime(task) for task in tasks]
+        return [replace(task, pinned_weights=loaded.weights, pinned_placement=loaded.placement) for task in tasks]
+
+    def _with_runtime(self, task: PlanningProblem) -> PlanningProblem:
+        """Return a CPU's task with the memory that this process now holds beside its tensors, which are planned."""
         if self.loaded is None or task.device.kind != "cpu":
             return task
-        live = self._live  # where tensors are not counted, what the process held before the weights stands
+        live = self._live  # if tensors are not counted: what the process held before the weights
         held = self.runtime_bytes if live is None else max(task.device.process_bytes - live.now, 0)
         return replace(task, overhead=with_measured_runtime(task.overhead, held))
 
-    def get(
-        self, run: RequestState, config: EngineConfig, hooks: "LoadHooks", meter: "Meter | None"
+    def ensure_loaded(
+        self, state: RequestState, config: EngineConfig
     ) -> "Generator[Event, None, tuple[Loaded, Tracker]]":
-        """The model as planned, loaded if it is not there; its phase is the first that the tracker measures."""
+        """Load the planned model if none is loaded; return it with a memory tracker, whose first phase is `load`."""
         if self.loaded is None:
-            return (yield from self._load(run, config, hooks, meter))
+            return (yield from self._load(state, config))
         from vidqa.devices.memory_tracker import Tracker, runtime_bytes
 
-        use_threads(config)
+        set_threads(config)
         if self._live is not None:
-            self._settle_runtime(run, runtime_bytes(run.task.device, self._live.now))
-        return self.loaded, Tracker(run.task.device, meter, self.runtime_bytes, self._live)
+            self._set_runtime(state, runtime_bytes(state.task.device, self._live.now))
+        return self.loaded, Tracker(state.task.device, self._meter, self.runtime_bytes, self._live)
 
-    def _settle_runtime(self, run: RequestState, held_bytes: int) -> None:
-        """Plan with what this process holds beside its tensors, as it was just measured: on the processor alone."""
+    def _set_runtime(self, state: RequestState, held_bytes: int) -> None:
+        """Record what this process holds beside its tensors; on a CPU it counts in the plan."""
         self.runtime_bytes = held_bytes
-        if run.task.device.kind == "cpu":
-            overhead = with_measured_runtime(run.task.overhead, held_bytes)
-            run.task, run.plan = replace(run.task, overhead=overhead), with_runtime(run.plan, overhead)
+        if state.task.device.kind == "cpu":
+            overhead = with_measured_runtime(state.task.overhead, held_bytes)
+            state.task, state.plan = replace(state.task, overhead=overhead), with_runtime(state.plan, overhead)
 
-    def _load(
-        self, run: RequestState, config: EngineConfig, hooks: "LoadHooks", meter: "Meter | None"
-    ) -> "Generator[Event, None, tuple[Loaded, Tracker]]":
-        watch, folder = Stopwatch(), run.checkpoint.local_folder()
-        read = _OpenedVideo(sum(tensor_sizes(folder).values()))
-        yield StageStarted("load", read.total_bytes)
-        device, name, weights = run.task.device, run.plan.device, run.plan.run_config.weights
-        family = family_of(run.checkpoint.spec)
-        ready = self._beside.run(lambda stop: _prepare(family, device, name, weights, config), hooks.cancelled, _WHEN)
-        self._settle_runtime(run, (yield from _telling(ready, read, None)))
+    def _load(self, state: RequestState, config: EngineConfig) -> "Generator[Event, None, tuple[Loaded, Tracker]]":
+        watch, folder = Stopwatch(), state.checkpoint.local_folder()
+        progress = _LoadedBytes(sum(tensor_sizes(folder).values()))
+        yield StageStarted("load", progress.total)
+        device, name, weights = state.task.device, state.plan.device, state.plan.run_config.weights
+        family, is_cancelled = family_of(state.checkpoint.spec), self.callbacks.is_cancelled
+        prepared = self._task.run(lambda stop: _prepare(family, device, name, weights, config), is_cancelled, _WHEN)
+        self._set_runtime(state, (yield from _load_events(prepared, progress, None)))
         from vidqa.devices.memory_tracker import Tracker
 
-        use_threads(config)
-        hooks.fault("load")
-        hooks.look_again()
-        self._live = _counter(device, config) if meter is None else None
-        tracker, run_config = Tracker(run.task.device, meter, self.runtime_bytes, self._live), run.plan.run_config
-        room = run.plan.predicted_peak_bytes - run.plan.phase_bytes["load"]
+        set_threads(config)
+        self.callbacks.inject_fault("load")
+        state.replan_if_memory_shrank(config)
+        self._live = _counter(device, config) if self._meter is None else None
+        tracker, plan = Tracker(state.task.device, self._meter, self.runtime_bytes, self._live), state.plan
+        spare_bytes = plan.predicted_peak_bytes - plan.phase_bytes["load"]
         with tracker.phase("load"):
-            loading = self._beside.run(
-                lambda stop: _work(run.checkpoint, name, run_config, room, read, stop), hooks.cancelled, _WHEN
-            )
-            self.loaded = yield from _telling(loading, read, tracker)
+            loading = self._task.run(
+                lambda stop: _load_weights(state.checkpoint, name, plan.run_config, spare_bytes, progress, stop),
+                is_cancelled, _WHEN,
+            )  # fmt: skip
+            self.loaded = yield from _load_events(loading, progress, tracker)
             if self._live is not None:
                 _count_weights(self._live, self.loaded)
-        self.checkpoint, self.config = run.checkpoint, config
-        yield StageProgress("load", read.total_bytes, read.total_bytes)
-        if hooks.cancelled():
-            raise Interrupted(f"Stopped {_WHEN}.", "Nothing was answered yet.")
-        run.load_seconds += watch.seconds()
-        run.clock.watch.exclude(watch.seconds())
+        self._checkpoint, self._config = state.checkpoint, config
+        yield StageProgress("load", progress.total, progress.total)
+        if is_cancelled():
+            raise _interrupted(_WHEN)
+        state.load_seconds += watch.seconds()
+        state.clock.watch.exclude(watch.seconds())
         return self.loaded, tracker
 
 
-_WHEN = "while the model was loaded"
-Result = TypeVar("Result")
+class BackgroundTask:
+    """Runs one job at a time in a thread, while a generator yields.
+
+    A job that was stopped is waited for before the next one begins.
+    """
+
+    def __init__(self) -> None:
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def run(
+        self, job: Callable[[threading.Event], Result], is_cancelled: Callable[[], bool], when: str
+    ) -> Generator[None, None, Result]:
+        """Yield ten times a second until `job` is done; return its result, or raise its error.
+
+        Raises Interrupted within a tenth of a second of a cancellation, with `when` in its message; the job's event is
+        set then, and its result dropped.
+        """
+        yield from self._wait(is_cancelled, when)
+        if is_cancelled():
+            raise _interrupted(when)
+        future: Future[Result] = Future()
+        self._stop = stop = threading.Event()
+        self._thread = threading.Thread(target=_work, args=(job, stop, future), name="vidqa-load", daemon=True)
+        self._thread.start()
+        try:
+            yield from self._wait(is_cancelled, when)
+            return future.result(0)
+        finally:
+            stop.set()
+            del future  # its error refers back to this frame, which would stay alive with it
+
+    def _wait(self, is_cancelled: Callable[[], bool], when: str) -> Generator[None, None, None]:
+        while self._thread is not None:
+            self._thread.join(_POLL_SECONDS)
+            if not self._thread.is_alive():
+                self._thread = None
+                return
+            if is_cancelled():
+                raise _interrupted(when)
+            yield
+
+    def close(self) -> None:
+        """Stop the job and wait a few seconds for it."""
+        if self._thread is not None:
+            self._stop.set()
+            self._thread.join(_CLOSE_SECONDS)
 
 
-@dataclass(frozen=True, slots=True)
-class LoadHooks:
-    """What loading asks around it: whether to stop, (in tests) whether it fails now, and for a plan of this moment."""
+def _work(job: Callable[[threading.Event], Result], stop: threading.Event, future: "Future[Result]") -> None:
+    try:
+        result = job(stop)
+    except BaseException as error:
+        if not stop.is_set():  # else nothing reads it, and its traceback would keep the job's objects alive
+            future.set_exception(error)
+    else:
+        if not stop.is_set():
+            future.set_result(result)
+    finally:
+        del future  # an error refers back to this frame
 
-    cancelled: Callable[[], bool]
-    fault: Callable[[str], None]
-    look_again: Callable[[], None]
+
+def _interrupted(when: str) -> Interrupted:
+    return Interrupted(f"Stopped {when}.", "Nothing was answered yet.")
 
 
 @dataclass(slots=True)
-class _OpenedVideo:
-    """Bytes of the stored weights, and how many of them are in the model."""
+class _LoadedBytes:
+    """Bytes of the stored weights, and of those that are in the model."""
 
-    total_bytes: int
-    done_bytes: int = 0
+    total: int
+    done: int = 0
 
 
-def _telling(
-    work: Generator[None, None, Result], read: _OpenedVideo, tracker: "Tracker | None"
+def _load_events(
+    work: Generator[None, None, Result], progress: _LoadedBytes, tracker: "Tracker | None"
 ) -> Generator[Event, None, Result]:
-    """Tell how far the loading is, and how memory stands, while the work goes on."""
+    """Yield progress and samples of memory while the work goes on."""
     while True:
         try:
             next(work)
         except StopIteration as finished:
             result: Result = finished.value
             return result
-        yield StageProgress("load", read.done_bytes, read.total_bytes)
+        yield StageProgress("load", progress.done, progress.total)
         if tracker and (sample := tracker.sample()):
             yield sample
 
 
 def _prepare(family: ModelFamily, device: Device, name: str, weights: str, config: EngineConfig) -> int:
-    """Import what takes seconds, and try the device; what the process takes there before any tensor."""
+    """Import what takes seconds and open the device; return the bytes of this process there before any tensor."""
     if weights in QUANTIZED:
         logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of optional kernels
         with suppress(ImportError, OSError, RuntimeError):  # loading reports a broken one
@@ -196,7 +268,7 @@ def _prepare(family: ModelFamily, device: Device, name: str, weights: str, confi
     from vidqa.devices.memory_tracker import runtime_bytes
     from vidqa.devices.torch_device import torch_device
 
-    use_threads(config)
+    set_threads(config)
     family.load_runtime().hf_classes()  # with what loading a model imports
     held = runtime_bytes(device)  # the first to touch the device: it measures what its context takes
     torch_device(name)
@@ -204,7 +276,7 @@ def _prepare(family: ModelFamily, device: Device, name: str, weights: str, confi
 
 
 def _counter(device: Device, config: EngineConfig) -> "LiveBytes | None":
-    """What counts living tensors, where the device does not."""
+    """Return a counter of living tensors, for a device whose allocator does not count them."""
     if device.kind == "cuda" or not config.count_tensors:
         return None
     from vidqa.devices.live_bytes import LiveBytes
@@ -220,38 +292,39 @@ def _count_weights(live: "LiveBytes", loaded: "Loaded") -> None:
     live.count_bytes(max(model.weights_bytes - plain, 0))
 
 
-def _work(
-    checkpoint: Checkpoint, name: str, run_config: RunConfig, room: int, read: _OpenedVideo, stop: threading.Event
-) -> "Loaded":
-    """Load, in its thread; what was read is given back where it is to stop.
+def _load_weights(
+    checkpoint: Checkpoint, name: str, run_config: RunConfig, spare_bytes: int, progress: _LoadedBytes,
+    stop: threading.Event,
+) -> "Loaded":  # fmt: skip
+    """Load in the calling thread; `spare_bytes` lie between the load phase and the plan's peak.
 
-    `room`: bytes between the load phase and the plan's peak.
+    Raises Interrupted after freeing the weights if `stop` is set.
     """
     from vidqa.devices.torch_device import release_cached_memory, torch_device
-    from vidqa.engine.decode_runners import why_not_captured
-    from vidqa.engine.fused_decode import fuse, why_not_fused
     from vidqa.engine.no_grad import no_grad_scope
     from vidqa.models.loader import DTYPES, load_model
 
-    def told(done_bytes: int) -> None:
+    def on_progress(done_bytes: int) -> None:
         if stop.is_set():
-            raise Interrupted(f"Stopped {_WHEN}.")
-        read.done_bytes = done_bytes
+            raise _interrupted(_WHEN)
+        progress.done = done_bytes
 
     with suppress(Interrupted), no_grad_scope():  # grad mode belongs to a thread
-        device = torch_device(name)
-        if device.type == "cuda":  # compared while the device is empty; remembered for `fuse`
-            why_not_fused(checkpoint.spec, device, DTYPES[run_config.dtype])
-        loaded = load_model(
-            checkpoint.local_folder(), device, run_config.weights, run_config.dtype, run_config.placement, told
-        )
-        return loaded if why_not_captured(loaded.model) else replace(loaded, model=fuse(loaded.model, room))
+        device, folder = torch_device(name), checkpoint.local_folder()
+        if device.type != "cuda":
+            return load_model(folder, device, run_config.weights, run_config.dtype, run_config.placement, on_progress)
+        from vidqa.engine.decode_runners import why_not_captured
+        from vidqa.engine.fused_decode import fuse, why_not_fused
+
+        why_not_fused(checkpoint.spec, device, DTYPES[run_config.dtype])  # compared while the device is empty, cached
+        loaded = load_model(folder, device, run_config.weights, run_config.dtype, run_config.placement, on_progress)
+        return loaded if why_not_captured(loaded.model) else replace(loaded, model=fuse(loaded.model, spare_bytes))
     release_cached_memory()
-    raise Interrupted(f"Stopped {_WHEN}.")
+    raise _interrupted(_WHEN)
 
 
-def use_threads(config: EngineConfig) -> None:
-    """Let this thread compute on as many cores as the settings say."""
+def set_threads(config: EngineConfig) -> None:
+    """Limit this thread's torch operations to the cores of the settings."""
     if config.cpu_threads is not None:
         import torch
 
@@ -259,5 +332,5 @@ def use_threads(config: EngineConfig) -> None:
             torch.set_num_threads(config.cpu_threads)
 
 
-def _place(config: EngineConfig) -> tuple[object, ...]:
+def _location(config: EngineConfig) -> tuple[object, ...]:
     return config.model, config.device, config.placement

@@ -1,9 +1,8 @@
-"""Gradients off around *consumption*: one small rule in one place.
+"""Autograd off for functions and generators.
 
-A generator that yields inside `with torch.no_grad()` leaks that mode to its consumer
-between yields, and one made inside the scope but consumed outside runs with autograd on.
-Here each `next()` enters and leaves the scope by itself. Grad mode belongs to a thread, so a
-thread enters a scope of its own.
+A generator that yields inside `with torch.no_grad()` leaks that mode to its consumer between yields, and one made
+inside the scope but consumed outside runs with autograd on. Here each `next()` enters and leaves the scope. Grad mode
+belongs to a thread: each thread enters the scope itself.
 """
 
 from collections.abc import Callable, Generator, Iterator
@@ -20,10 +19,7 @@ Result = TypeVar("Result")
 
 @contextmanager
 def no_grad_scope() -> Iterator[None]:
-    """Record nothing for gradients, also where the caller is in inference mode.
-
-    What is made there could not be written to outside of it, and a KV cache outlives its question.
-    """
+    """Turn autograd off, and inference mode too: a KV cache made in it could not be written to outside of it."""
     with torch.inference_mode(mode=False), torch.no_grad():
         yield
 
@@ -31,7 +27,7 @@ def no_grad_scope() -> Iterator[None]:
 def no_grad_generator(
     stage: Callable[Arguments, Generator[Item, Any, Result]],
 ) -> Callable[Arguments, Generator[Item, Any, Result]]:
-    """Make a generator function run with autograd off, and only while it runs."""
+    """Decorate a generator function so that it runs with autograd off, and its consumer does not."""
 
     @wraps(stage)
     def scoped(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Generator[Item, Any, Result]:

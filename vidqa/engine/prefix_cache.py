@@ -1,11 +1,10 @@
-"""What is kept of a video after its question, so that the next one starts at once.
+"""The caches of a video that the next question reuses: vision embeddings on the host, and the KV cache with its prompt.
 
-Vision embeddings are kept on the host. The KV cache stays where it is, with the prompt that it holds: the next prompt
-goes on behind the longest common prefix.
+The next prompt is prefilled from the end of the longest common prefix.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -13,11 +12,13 @@ from torch import Tensor
 from vidqa.devices.torch_device import page_locked
 from vidqa.engine.kv_cache import KVCache
 from vidqa.models.family import Segment
+from vidqa.models.vlm import VisionLanguageModel
+from vidqa.types import Plan
 
 
 @dataclass(slots=True)
 class VisionEmbeddings:
-    """Embeddings (tokens, width) of a video's slices on the host, filled as they come, and their frames' times."""
+    """Embeddings (tokens, width) of a video's slices on the host, and the times of their frames in seconds."""
 
     rows: Tensor
     slices: int = 0
@@ -26,9 +27,9 @@ class VisionEmbeddings:
     complete: bool = False
 
     @classmethod
-    def reserve(cls, tokens: int, width: int, dtype: torch.dtype, device: torch.device) -> "VisionEmbeddings":
-        """Make room for so many tokens; page-locked where a device copies into it without waiting."""
-        return cls(page_locked((tokens, width), dtype, device))
+    def reserve(cls, tokens: int, model: VisionLanguageModel) -> "VisionEmbeddings":
+        """Allocate rows for `tokens`; page-locked for a CUDA device, so that copies do not wait."""
+        return cls(page_locked((tokens, model.spec.embedding_width), model.dtype, model.device))
 
     def add(self, embeddings: Tensor, slices: int, times: Sequence[float]) -> None:
         """Copy a group's embeddings (tokens, width) to the host."""
@@ -38,14 +39,24 @@ class VisionEmbeddings:
         self.times += times
 
     def chunks(self, first_slice: int, slices: int, tokens: int) -> Iterator[Tensor]:
-        """Yield the embeddings of so many slices, `tokens` at a time, on the host."""
+        """Yield the embeddings of some slices on the host, at most `tokens` at a time."""
         each = self.filled // self.slices
         yield from torch.split(self.rows[first_slice * each : (first_slice + slices) * each], tokens)
+
+    def plan_that_ran(self, plan: Plan) -> Plan:
+        """Return the plan with the frames that were really read: a damaged video gives fewer."""
+        return replace(
+            plan,
+            run_config=replace(plan.run_config, frames=len(self.times)),
+            timestamps_seconds=tuple(self.times),
+            visual_tokens=self.filled,
+            prompt_tokens=plan.prompt_tokens - plan.visual_tokens + self.filled,
+        )
 
 
 @dataclass(slots=True)
 class CachedPrompt:
-    """A KV cache and the prompt that it holds: segments through the video, and `tail`, the ids behind it.
+    """A KV cache and the prompt in it: segments through the video, and `tail`, the ids after it.
 
     `prefix_tokens` and `position`, of the first id of `tail`, are set once all of the video is in the cache.
     """
@@ -56,25 +67,22 @@ class CachedPrompt:
     position: int = 0
     tail: tuple[int, ...] = ()
 
-    def shared(self, prefix: tuple[Segment, ...], tail: Sequence[int]) -> int | None:
-        """Return how many ids of `tail` are cached; None where the video is not, or not behind the same prefix.
-
-        At least one is left over: the answer needs the last one's logits.
-        """
+    def common_tokens(self, prefix: tuple[Segment, ...], tail: Sequence[int]) -> int | None:
+        """Return how many ids of `tail` are cached, except the last; None if the prefix or the video is not cached."""
         if self.prefix_tokens is None or self.prefix != prefix:
             return None
-        pairs = zip(tail[:-1], self.tail, strict=False)
+        pairs = zip(tail[:-1], self.tail, strict=False)  # the last id has to run: its logits are needed
         return next(
             (place for place, (one, other) in enumerate(pairs) if one != other), min(len(tail) - 1, len(self.tail))
         )
 
-    def cut(self, same: int) -> None:
-        """Drop all but the prefix and `same` ids behind it."""
+    def truncate(self, tokens: int) -> None:
+        """Drop all but the prefix and `tokens` ids after it."""
         assert self.prefix_tokens is not None
-        self.cache.truncate(self.prefix_tokens + same)
-        self.tail = self.tail[:same]
+        self.cache.truncate(self.prefix_tokens + tokens)
+        self.tail = self.tail[:tokens]
 
-    def note(self, tail: Sequence[int]) -> None:
-        """Remember which ids behind the video are cached: as many as the cache is long."""
+    def set_tail(self, tail: Sequence[int]) -> None:
+        """Record the ids after the video: those that the cache's length includes."""
         if self.prefix_tokens is not None:
             self.tail = tuple(tail[: max(self.cache.length - self.prefix_tokens, 0)])

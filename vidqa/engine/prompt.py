@@ -1,21 +1,23 @@
-"""A question as token ids around the video, and the segments that a prompt is made of."""
+"""The prompt: token ids around the video, its segments, and their M-RoPE positions."""
 
 import re
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from vidqa.errors import ModelError
-from vidqa.models.family import Segment, TextSegment
+from vidqa.models.family import Segment, TextSegment, VisionGrid
 from vidqa.models.spec import ModelSpec
 from vidqa.types import Plan, Turn
 from vidqa.video.reader import never
 
 if TYPE_CHECKING:
     from vidqa.models.loader import Loaded
+    from vidqa.models.vlm import VisionLanguageModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,20 +35,20 @@ def build_prompt(
     history: Sequence[Turn] = (),
     stopped: Callable[[], bool] = never,
 ) -> PromptTokens:
-    """Render the checkpoint's chat template for one video, the turns so far and one question.
+    """Render the checkpoint's chat template for one video, the earlier turns and one question.
 
-    Special tokens that a text spells out are broken up, so that text stays text. Raises ModelError where the template
-    fails or shows no video, Interrupted soon after `stopped` says so.
+    Special tokens that a text spells out are broken up, so that text stays text. Raises ModelError if the template
+    fails or places no video, Interrupted soon after `stopped` returns true.
     """
-    plain = _Plain(loaded.tokenizer.get_added_vocab())
+    plain = _SpecialTokenBreaker(loaded.tokenizer.get_added_vocab())
     messages: list[dict[str, Any]] = []
     if system is not None:
         messages.append({"role": "system", "content": plain(system)})
     for turn in history:
-        messages.append({"role": "user", "content": _text(plain(turn.question))})
-        messages.append({"role": "assistant", "content": _text(plain(turn.answer))})
-    messages.append({"role": "user", "content": _text(plain(question))})
-    messages[system is not None]["content"].insert(0, {"type": "video"})  # the first thing that the user shows
+        messages.append({"role": "user", "content": _text_content(plain(turn.question))})
+        messages.append({"role": "assistant", "content": _text_content(plain(turn.answer))})
+    messages.append({"role": "user", "content": _text_content(plain(question))})
+    messages[system is not None]["content"].insert(0, {"type": "video"})  # first in the user's first message
     rendered = loaded.template.render(messages, stopped)
     ids: list[int] = loaded.tokenizer(rendered, add_special_tokens=False)["input_ids"]
     video_token = loaded.model.spec.video_token
@@ -55,16 +57,16 @@ def build_prompt(
             f"The model's chat template places {ids.count(video_token)} videos in the prompt instead of 1.",
             "Use an instruct checkpoint.",
         )
-    where = ids.index(video_token)
-    return PromptTokens(head=tuple(ids[:where]), tail=tuple(ids[where + 1 :]))
+    place = ids.index(video_token)
+    return PromptTokens(head=tuple(ids[:place]), tail=tuple(ids[place + 1 :]))
 
 
-def _text(text: str) -> list[dict[str, str]]:
+def _text_content(text: str) -> list[dict[str, str]]:
     return [{"type": "text", "text": text}]
 
 
-class _Plain:
-    """Breaks up special tokens in a text by a blank behind their first character, in one pass: it at most doubles."""
+class _SpecialTokenBreaker:
+    """Inserts a space after the first character of special tokens in a text, in one pass: it at most doubles."""
 
     def __init__(self, tokens: Iterable[str]) -> None:
         longest_first = sorted((token for token in tokens if len(token) > 1), key=len, reverse=True)
@@ -75,7 +77,7 @@ class _Plain:
 
 
 def text_positions(start: int, count: int) -> Tensor:
-    """M-RoPE positions (3, count) of text: all three components count on together."""
+    """Return M-RoPE positions (3, count) of text, whose three components are equal."""
     return torch.arange(start, start + count).expand(3, count)
 
 
@@ -86,12 +88,73 @@ def layout_of(prompt: PromptTokens, plan: Plan, loaded: "Loaded") -> tuple[Segme
 
 
 def slice_times(plan: Plan, spec: ModelSpec) -> list[float]:
-    """Return the mean time in seconds of each temporal slice; an odd last frame is doubled."""
+    """Return the mean time in seconds of each temporal slice; an odd last frame counts twice."""
     depth, times = spec.vision.temporal_patch, list(plan.timestamps_seconds)
     times += times[-1:] * (-len(times) % depth)
     return [sum(times[place : place + depth]) / depth for place in range(0, len(times), depth)]
 
 
 def text_tokens(layout: Sequence[Segment]) -> int:
-    """Return how many text tokens a prompt has."""
+    """Return the number of text tokens of a prompt."""
     return sum(len(one.ids) for one in layout if isinstance(one, TextSegment))
+
+
+@dataclass(frozen=True, slots=True)
+class VisionPart:
+    """Slices of one vision segment: ids and position of the text before them, their number, positions (3, tokens)."""
+
+    text: tuple[tuple[int, ...], int]
+    slices: int
+    positions: Tensor
+
+
+class PromptCursor:
+    """Walks through a prompt's segments up to the text after the video, and counts M-RoPE positions."""
+
+    def __init__(self, model: "VisionLanguageModel", prefix: Sequence[Segment], plan: Plan) -> None:
+        self._model, spec, run_config = model, model.spec, plan.run_config
+        rows, columns = run_config.height // spec.pixel_factor, run_config.width // spec.pixel_factor
+        self._grid = VisionGrid(1, rows, columns, plan.interval_seconds * spec.vision.temporal_patch)  # of one slice
+        self._segments = deque(prefix)
+        self._position = self._start = 0
+        self._left = self._done = 0  # slices of the current segment
+
+    def text(self) -> tuple[tuple[int, ...], int]:
+        """Return the ids of the text that comes next, if any, and their position."""
+        ids: tuple[int, ...] = ()
+        while self._segments and isinstance(segment := self._segments[0], TextSegment):
+            ids += segment.ids
+            self._segments.popleft()
+        position, self._position = self._position, self._position + len(ids)
+        return ids, position
+
+    def take(self, slices: int) -> Iterator[VisionPart]:
+        """Yield the next slices, split where text stands between them."""
+        while slices:
+            text: tuple[tuple[int, ...], int] = ((), 0)
+            if not self._left:
+                text = self._next_segment()
+            count = min(slices, self._left)
+            grid = replace(self._grid, slices=count)
+            positions = self._model.family.vision_positions(self._model.spec, self._start, grid, self._done)
+            yield VisionPart(text, count, positions)
+            self._done, self._left, slices = self._done + count, self._left - count, slices - count
+
+    def _next_segment(self) -> tuple[tuple[int, ...], int]:
+        self._end_segment()
+        text = self.text()
+        segment = self._segments.popleft()
+        assert not isinstance(segment, TextSegment)
+        self._start, self._left = self._position, segment.slices
+        return text
+
+    def finish(self) -> int:
+        """Return the position after the slices that were read; a damaged video gives fewer than planned."""
+        self._end_segment()
+        return self._position
+
+    def _end_segment(self) -> None:
+        if self._done:
+            grid = replace(self._grid, slices=self._done)
+            self._position = self._model.family.position_after(self._model.spec, self._start, grid)
+        self._done = 0

@@ -1,36 +1,39 @@
-"""One `ask` on its way, and what the next one can go on from.
-
-Decides whether a new request sees the same pictures and whether its conversation still fits
-the cache; the oldest turns go first, whole. Runs nothing.
-"""
+"""The state of one request from its plan to its answer, and what the next request can reuse of it."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from vidqa.config import EngineConfig
+from vidqa.devices.device import reread
 from vidqa.engine.timers import Clock
-from vidqa.events import Event, Noted
+from vidqa.errors import UsageError
+from vidqa.events import Degraded, Event, Noted
 from vidqa.models.registry import Checkpoint
-from vidqa.planner.problem import PlanningProblem
-from vidqa.types import Plan, Request, VideoInfo
+from vidqa.planner import calibration
+from vidqa.planner.budget import budget_bytes
+from vidqa.planner.explain import sampling_gap_note
+from vidqa.planner.fallback import MAX_STEPS, gave_up, lower
+from vidqa.planner.planner import plan_video
+from vidqa.planner.problem import PlanningProblem, with_cpu_threads
+from vidqa.types import Answer, FinishReason, MemoryUse, Plan, Request, Timing, VideoInfo
 from vidqa.video.reader import check_file, never
 
 if TYPE_CHECKING:
-    from vidqa.engine.answer_state import AnswerState
-    from vidqa.engine.attempt import Attempt
+    from vidqa.devices.memory_tracker import Tracker
+    from vidqa.engine.detokenizer import AnswerState
     from vidqa.engine.prefix_cache import CachedPrompt, VisionEmbeddings
     from vidqa.engine.prompt import PromptTokens
+    from vidqa.engine.prompt_runner import PromptRunner
     from vidqa.models.loader import Loaded
 
-
-# The file's path and its identity, and what of it is looked at.
-Scene = tuple[str | int | float | tuple[int, int] | None, ...]
+VideoKey = tuple[str | int | float | tuple[int, int] | None, ...]
 
 
-def video_cache_key(request: Request) -> Scene:
-    """What must be equal for two requests to see the same pictures."""
+def video_cache_key(request: Request) -> VideoKey:
+    """Return the file's path and identity and the sampling options: equal for requests that see the same frames."""
     status = os.stat(request.video)
     sampling = (request.frames, request.fps, request.start_seconds, request.end_seconds, request.size, request.stream)
     identity = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)  # copies can keep a time
@@ -39,74 +42,199 @@ def video_cache_key(request: Request) -> Scene:
 
 @dataclass(slots=True)
 class RequestState:
-    """What was asked, what runs now, what is there of the video, and what was given up."""
+    """One request: its plan, what is cached of its video, its answer so far, and what was degraded."""
 
     request: Request
-    scene: Scene
+    video_key: VideoKey
     video: VideoInfo
     checkpoint: Checkpoint
     task: PlanningProblem
     plan: Plan
-    visual: "VisionEmbeddings | None" = None
-    read: "CachedPrompt | None" = None
+    vision_embeddings: "VisionEmbeddings | None" = None
+    cached_prompt: "CachedPrompt | None" = None
     dropped_turns: int = 0
     phase: str = "load"
-    speech: "AnswerState | None" = None
+    answer: "AnswerState | None" = None
     load_seconds: float = 0.0
     clock: Clock = field(default_factory=Clock)
     degraded: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
-    def enter(self, phase: str) -> None:
-        """Remember what is being done, in case it fails."""
+    def set_phase(self, phase: str) -> None:
+        """Record the current phase, for the message if it fails."""
         self.phase = phase
 
-    def note(self, text: str) -> Iterator[Event]:
-        """Tell and keep a sentence, once."""
-        if text not in self.notes:
-            self.notes.append(text)
-            yield Noted(text)
+    def take_caches(self, prompt_runner: "PromptRunner") -> None:
+        """Take over the embeddings and the cached prompt that an attempt left."""
+        self.vision_embeddings, self.cached_prompt = prompt_runner.vision_embeddings, prompt_runner.cached_prompt
 
-    def keep(self, pipeline: "Attempt") -> None:
-        """Take over what an attempt left of the video."""
-        self.visual, self.read = pipeline.visual, pipeline.read
+    def note(self, *texts: str) -> Iterator[Event]:
+        """Record notes and yield an event for each; the same text once only."""
+        for text in texts:
+            if text not in self.notes:
+                self.notes.append(text)
+                yield Noted(text)
 
-    def lower(self, task: PlanningProblem, plan: Plan) -> None:
-        """Go on with a smaller plan; the embeddings stay if it looks at the same pictures."""
-        before, after = self.plan, plan
-        same = (before.indices, before.run_config.height, before.run_config.width, before.run_config.dtype) == (
-            after.indices, after.run_config.height, after.run_config.width, after.run_config.dtype,
-        )  # fmt: skip
-        if not same or not (self.visual and self.visual.complete):
-            self.visual = None
-        self.read, self.task, self.plan = None, task, plan
+    def first_notes(self) -> Iterator[str]:
+        """Yield what the user should know before the answer: dropped turns, the device's notes, sparse frames."""
+        if self.dropped_turns:
+            yield (
+                f"the conversation outgrew its {self.plan.kv_capacity_tokens:,} planned tokens: the oldest "
+                f"{self.dropped_turns} of its questions and answers are no longer remembered"
+            )
+        yield from self.task.device.notes
+        yield from sampling_gap_note(self.plan, self.request)
+
+    def replan_if_memory_shrank(self, config: EngineConfig) -> None:
+        """Make a new plan if the old one no longer fits: other processes may have taken memory. Raises DoesNotFit."""
+        device = with_cpu_threads(reread(self.task.device), config)
+        budget = budget_bytes(device, config)
+        if budget < self.plan.required_bytes:
+            self._replan(replace(self.task, device=device, budget_bytes=budget))
+
+    def replan_attention(self, loaded: "Loaded", config: EngineConfig) -> Iterator[Event]:
+        """Plan with the fastest attention kernel that runs on the device, if it is not the expected one."""
+        if config.attention != "auto" or self.cached_prompt is not None:
+            return
+        from vidqa.models.attention.selector import HeadLayout, select_kernel
+
+        model = loaded.model
+        *failed, kernel = select_kernel(HeadLayout.of(model.spec), str(model.device), model.dtype)
+        if kernel.name != self.plan.run_config.attention:
+            why = "; ".join(f"{one.name}: {one.reason}" for one in failed)
+            yield from self.note(f"attention runs by the {kernel.name} kernel ({why})")
+            self._replan(replace(self.task, config=replace(self.task.config, attention=kernel.name)))
+
+    def plan_for(self, prompt: "PromptTokens", loaded: "Loaded") -> Plan:
+        """Return the plan with the prompt's exact length; plan anew if its template is longer than expected."""
+        from vidqa.engine.prompt import layout_of, text_tokens
+
+        prompt_tokens = len(prompt.head) + len(prompt.tail)
+        if self.cached_prompt is None and prompt_tokens > self.plan.run_config.text_tokens:
+            self._replan(replace(self.task, text_tokens=prompt_tokens))
+        text = text_tokens(layout_of(prompt, self.plan, loaded))
+        return replace(self.plan, prompt_tokens=self.plan.visual_tokens + text)
+
+    def _replan(self, task: PlanningProblem) -> None:
+        self.task, self.plan = task, plan_video(task)
+
+    def lower_plan(self, config: EngineConfig) -> Degraded:
+        """Take the next smaller plan after the current phase ran out of memory; raises DoesNotFit if there is none.
+
+        Vision embeddings are retained if the new plan has the same frames, size and precision.
+        """
+        from vidqa.devices.torch_device import release_cached_memory
+
+        self.cached_prompt = None
+        release_cached_memory()
+        device, budget = with_cpu_threads(reread(self.task.device), config), self.task.budget_bytes
+        with suppress(UsageError):  # nothing is free: the smaller plan is still worth a try
+            budget = min(budget, budget_bytes(device, config))
+        task = replace(self.task, device=device, budget_bytes=budget)
+        if len(self.degraded) == MAX_STEPS:
+            raise gave_up(task, self.plan, self.phase)
+        lowered = lower(task, self.plan, self.phase)
+        complete = self.vision_embeddings is not None and self.vision_embeddings.complete
+        if not complete or _frames_of(self.plan) != _frames_of(lowered.plan):
+            self.vision_embeddings = None
+        self.task, self.plan = lowered.task, lowered.plan
+        self.degraded.append(f"{self.phase} ran out of memory: {lowered.step}")
+        return Degraded(self.phase, lowered.step, lowered.plan)
+
+    def memory_use(self, loaded: "Loaded", tracker: "Tracker", kv_bytes: int, runtime_bytes: int) -> MemoryUse:
+        """Return the memory that the request took; `runtime_bytes` is the process's where the tracker has none."""
+        return MemoryUse(
+            weights_bytes=loaded.model.weights_bytes,
+            kv_bytes=kv_bytes,
+            runtime_bytes=tracker.runtime_bytes or runtime_bytes,
+            measured_peak_bytes=tracker.process_peak_bytes(),
+            host_peak_bytes=tracker.host_peak_bytes(),
+            other_bytes=reread(self.task.device).other_bytes,
+            phases=tracker.phases,
+            tensor_peak_bytes=tracker.tensor_peak_bytes,
+        )
+
+    def remember_peaks(self, memory: MemoryUse) -> None:
+        """Store planned and measured memory for the next plan on this machine.
+
+        On CUDA it is the process's memory on the device; elsewhere its tensors, which alone are predicted there.
+        """
+        plan, device = self.plan, self.task.device
+        planned, measured, runtime = plan.predicted_peak_bytes, memory.measured_peak_bytes, memory.runtime_bytes or None
+        if device.kind != "cuda":
+            if memory.tensor_peak_bytes is None:
+                return
+            planned, measured = plan.tensor_bytes, memory.tensor_peak_bytes
+            runtime = runtime if self.load_seconds else None  # later it includes what earlier questions left
+        calibration.remember(device, plan.model, plan.run_config.weights, planned, measured, runtime)
+
+    def finished_answer(self, plan: Plan, reason: FinishReason, memory: MemoryUse) -> Answer:
+        """Return the answer, with the plan that ran."""
+        assert self.answer is not None
+        clock = self.clock
+        return Answer(
+            text=self.answer.text,
+            finish_reason=reason,
+            question=self.request.question,
+            video=self.video,
+            plan=plan,
+            timing=Timing(
+                load_seconds=self.load_seconds,
+                video_seconds=clock.video,
+                vision_seconds=clock.vision,
+                prefill_seconds=clock.prefill,
+                first_token_seconds=clock.first_token,
+                decode_seconds=clock.decode,
+                tokens=len(self.answer.tokens),
+            ),
+            memory=memory,
+            notes=tuple(self.notes),
+            degraded=tuple(self.degraded),
+        )
+
+
+def _frames_of(plan: Plan) -> tuple[object, ...]:
+    return plan.indices, plan.run_config.height, plan.run_config.width, plan.run_config.dtype
+
+
+def ran_out_of_memory(state: RequestState, attempt: Generator[Event, None, object]) -> Generator[Event, None, bool]:
+    """Run an attempt; return whether it ran out of memory. What it held is free then."""
+    state.set_phase("load")
+    try:
+        yield from attempt
+    except Exception as error:
+        from vidqa.devices.torch_device import is_out_of_memory
+
+        if not is_out_of_memory(error):
+            raise
+        return True
+    return False
 
 
 @dataclass(frozen=True, slots=True)
 class PreviousRequest:
-    """The last run, and what must be equal for the next one to go on from it."""
+    """The last request, and the settings that the next one must share to reuse its caches."""
 
-    scene: Scene
     config: EngineConfig
-    run: RequestState
+    state: RequestState
 
 
-def keep(run: RequestState, config: EngineConfig) -> PreviousRequest | None:
-    """What the next question can go on from; None where the video was not seen to its end."""
-    return PreviousRequest(run.scene, config, run) if run.visual is not None and run.visual.complete else None
+def resume_from(
+    previous: PreviousRequest | None, request: Request, config: EngineConfig, loaded: "Loaded | None"
+) -> RequestState | None:
+    """Return a state that reuses the previous caches; None if frames or settings differ or the cache is too small.
 
-
-def resume_from(kept: PreviousRequest, request: Request, config: EngineConfig, loaded: "Loaded") -> RequestState | None:
-    """A run that goes on from the last one; None where pictures or settings are others, or the room is too small.
-
-    Raises VideoError children where the file is gone.
+    The oldest turns of the conversation are dropped where it outgrew the cache. Raises VideoError children if the file
+    is gone.
     """
 
-    check_file(request.video)
-    last = kept.run
-    if kept.config != config or video_cache_key(request) != kept.scene or last.read is None or last.visual is None:
+    if previous is None or loaded is None or previous.config != config:
         return None
-    room = last.read.cache.capacity - last.visual.filled - request.max_tokens
+    check_file(request.video)
+    last = previous.state
+    if video_cache_key(request) != last.video_key or last.cached_prompt is None or last.vision_embeddings is None:
+        return None
+    room = last.cached_prompt.cache.capacity - last.vision_embeddings.filled - request.max_tokens
     shorter = request
     while (tokens := _text_tokens(shorter, last.plan, loaded)) > room and shorter.history:
         shorter = replace(shorter, history=shorter.history[1:])
@@ -114,20 +242,20 @@ def resume_from(kept: PreviousRequest, request: Request, config: EngineConfig, l
         return None
     run_config = replace(last.plan.run_config, max_tokens=request.max_tokens)
     plan = replace(last.plan, run_config=run_config, prompt_tokens=last.plan.visual_tokens + tokens)
-    dropped = len(request.history) - len(shorter.history)
-    task = replace(last.task, request=shorter)
-    return RequestState(shorter, kept.scene, last.video, last.checkpoint, task, plan, last.visual, last.read, dropped)
+    return RequestState(
+        shorter, last.video_key, last.video, last.checkpoint, replace(last.task, request=shorter), plan,
+        last.vision_embeddings, last.cached_prompt, len(request.history) - len(shorter.history),
+    )  # fmt: skip
 
 
 def prompt_of(request: Request, loaded: "Loaded", stopped: Callable[[], bool] = never) -> "PromptTokens":
-    """The request as token ids around the video; raises Interrupted soon after `stopped` says so."""
+    """Return a request's token ids around the video; raises Interrupted soon after `stopped` returns true."""
     from vidqa.engine.prompt import build_prompt
 
     return build_prompt(loaded, request.question, request.system, request.history, stopped)
 
 
 def _text_tokens(request: Request, plan: Plan, loaded: "Loaded") -> int:
-    """Return the tokens of a request's prompt without the video's."""
     from vidqa.engine.prompt import layout_of, text_tokens
 
     return text_tokens(layout_of(prompt_of(request, loaded), plan, loaded))

@@ -1,10 +1,9 @@
-"""One new token for each of several sequences: shapes that never change, positions that do.
+"""A decode step of constant shapes: one new token for each of several sequences, which a CUDA graph can replay.
 
-How many tokens are cached, and so where the new one goes, are tensors on the device, so a step is the same work every
-time and can be captured once and replayed. Where Triton runs, the layers are `models/fused_decoder.py`'s. The plain
-layers here run anywhere; they read the cache up to a number of tokens that is the same for all sequences, masked.
-Their attention is two matrix products per key head, its group folded into rows; the second is split along the cache,
-or its few rows would leave a GPU idle (as in Flash-Decoding, Dao et al. 2023). Knows tensors; chooses no token.
+The numbers of cached tokens are tensors on the device. Where Triton runs, the layers are `models/fused_decoder.py`'s.
+The plain layers here run anywhere; they read the same number of tokens of every sequence's cache, masked. Their
+attention is two matrix products per key head, its group folded into rows; the second is split along the cache,
+or its few rows would leave a GPU idle (as in Flash-Decoding, Dao et al. 2023).
 """
 
 from collections.abc import Sequence
@@ -23,59 +22,59 @@ _FEW_HEADS = 8  # up to here the value product is split: more heads fill a GPU b
 
 @dataclass(frozen=True, slots=True)
 class DecodeState:
-    """Where B sequences stand: cached tokens, the next M-RoPE position, and 1 where it still goes on.
+    """For B sequences the cached tokens, the next M-RoPE position, and 1 while active: (B,) int64 on the device.
 
-    All are (B,) int64 on the device. A sequence that has ended writes its last place again and again.
+    A finished sequence overwrites its last place with every step.
     """
 
     lengths: Tensor
     positions: Tensor
-    going_on: Tensor
+    active: Tensor
 
     @classmethod
     def of(cls, lengths: Sequence[int], positions: Sequence[int], device: torch.device) -> "DecodeState":
-        """From numbers on the host; all go on."""
+        """Make the tensors from numbers on the host; all are active."""
         cached = torch.tensor(lengths, device=device)
         return cls(cached, torch.tensor(positions, device=device), torch.ones_like(cached))
 
     def set(self, lengths: Sequence[int], positions: Sequence[int]) -> None:
-        """Start anew in the same tensors; all go on."""
+        """Set new numbers in the same tensors; all are active."""
         self.lengths.copy_(torch.tensor(lengths))
         self.positions.copy_(torch.tensor(positions))
-        self.going_on.fill_(1)
+        self.active.fill_(1)
 
     def advance(self, tokens: int = 1) -> None:
-        """So many more tokens for each that goes on; or fewer."""
-        self.lengths.add_(self.going_on, alpha=tokens)
-        self.positions.add_(self.going_on, alpha=tokens)
+        """Add `tokens` to length and position of each active sequence."""
+        self.lengths.add_(self.active, alpha=tokens)
+        self.positions.add_(self.active, alpha=tokens)
 
 
 def next_logits(
-    model: VisionLanguageModel, hidden: Tensor, storage: Storage, places: DecodeState, visible: int
+    model: VisionLanguageModel, hidden: Tensor, storage: Storage, decode_state: DecodeState, visible: int
 ) -> Tensor:
-    """Append embedded tokens (B, hidden) to their sequences; logits (B, vocabulary) in float32 of what follows.
+    """Append embedded tokens (B, hidden) to their sequences; return float32 logits (B, vocabulary) of what follows.
 
     The first `visible` tokens of the storage are read, a multiple of 128 above every sequence's length; the fused
     layers read up to each length instead. The storage lies on the device.
     """
-    normed = next_hidden(model, hidden, storage, places, visible)
-    places.advance()
+    normed = next_hidden(model, hidden, storage, decode_state, visible)
+    decode_state.advance()
     return model.score(normed)
 
 
 def next_hidden(
-    model: VisionLanguageModel, hidden: Tensor, storage: Storage, places: DecodeState, visible: int
+    model: VisionLanguageModel, hidden: Tensor, storage: Storage, decode_state: DecodeState, visible: int
 ) -> Tensor:
-    """The same up to the last norm, (B, hidden); the places stay as they are."""
-    rotary = model.rotary.of_text(places.positions)
+    """Return the hidden states (B, hidden) after the last norm; lengths and positions stay as they are."""
+    rotary = model.rotary.of_text(decode_state.positions)
     if model.fused is not None:
-        return model.fused.run(hidden, rotary, storage.store, storage.scales, places.lengths)
-    return _plain_layers(model, hidden, rotary, storage, places.lengths, visible)
+        return model.fused.run(hidden, rotary, storage.store, storage.scales, decode_state.lengths)
+    return _plain_layers(model, hidden, rotary, storage, decode_state.lengths, visible)
 
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """What all layers of a plain step share: where the new token goes, and which cached ones are not there yet.
+    """What all layers of a plain step share: the new token's place, and a mask of the places that are empty.
 
     place: indices (sequence, head, token) for (B, kv_heads); unwritten: (B, 1, 1, visible).
     """
@@ -88,7 +87,7 @@ class _Step:
         device = lengths.device
         sequence = torch.arange(len(lengths), device=device)[:, None]
         head = torch.arange(storage.store.shape[3], device=device)[None]
-        # A sequence that ended with a full cache writes its last place again, not the one behind it.
+        # A sequence that finished with a full cache overwrites its last place, not the one after it.
         last = lengths.clamp(max=storage.capacity - 1)[:, None]
         columns = torch.arange(visible, device=device)
         return cls((sequence, head, last), (columns > lengths[:, None])[:, None, None])
@@ -102,7 +101,7 @@ def _plain_layers(
     lengths: Tensor,
     visible: int,
 ) -> Tensor:
-    """All layers and the last norm by the checkpoint's own modules: (B, hidden)."""
+    """Run all layers and the last norm by transformers' modules: (B, hidden)."""
     text, step = model.language_model, _Step.of(storage, lengths, visible)
 
     def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -119,7 +118,7 @@ def _plain_layers(
 
 
 def _write(store: Tensor, scales: Tensor | None, place: tuple[Tensor, Tensor, Tensor], states: Tensor) -> None:
-    """Put (B, kv_heads, d) at each sequence's end in (B, kv_heads, capacity, d)."""
+    """Write (B, kv_heads, d) after each sequence's last token in (B, kv_heads, capacity, d)."""
     if scales is not None:
         states, scale = to_int8(states)
         scales.index_put_(place, scale)
@@ -127,7 +126,7 @@ def _write(store: Tensor, scales: Tensor | None, place: tuple[Tensor, Tensor, Te
 
 
 def _attend(query: Tensor, seen: Tensor, unwritten: Tensor) -> Tensor:
-    """(B, heads, d) over the visible part (2, B, kv_heads, visible, d) of the cache: (B, heads·d)."""
+    """Attend (B, heads, d) over the visible part (2, B, kv_heads, visible, d) of the cache: (B, heads·d)."""
     batch, heads, dim = query.shape
     keys, values = (part.flatten(0, 1) for part in seen.unbind(0))  # (B·kv_heads, visible, d)
     scores = _product(_folded(query, len(keys)), keys.transpose(1, 2))
@@ -136,7 +135,7 @@ def _attend(query: Tensor, seen: Tensor, unwritten: Tensor) -> Tensor:
 
 
 def _attend_int8(query: Tensor, seen: Tensor, scales: Tensor, unwritten: Tensor) -> Tensor:
-    """`_attend` over int8 and its scales (2, B, kv_heads, visible), a block of it in 16-bit at a time.
+    """Attend over int8 with scales (2, B, kv_heads, visible), a block in 16-bit at a time.
 
     Scales multiply scores and weights, not vectors.
     """
@@ -157,20 +156,20 @@ def _attend_int8(query: Tensor, seen: Tensor, scales: Tensor, unwritten: Tensor)
 
 
 def _folded(query: Tensor, key_heads: int) -> Tensor:
-    """(B, heads, d), scaled, with each key head's group as rows: (B·kv_heads, group, d)."""
+    """Scale (B, heads, d) and fold each key head's group into rows: (B·kv_heads, group, d)."""
     dim = query.shape[-1]
     scaled: Tensor = query * dim**-0.5
     return scaled.view(key_heads, -1, dim)
 
 
 def _softmax(scores: Tensor, unwritten: Tensor) -> Tensor:
-    """Weights in float32 of scores (B·kv_heads, group, visible), 0 where nothing is written yet."""
+    """Return float32 weights of scores (B·kv_heads, group, visible), 0 at unwritten places."""
     apart = scores.view(len(unwritten), -1, *scores.shape[1:])
     return torch.softmax(apart.masked_fill_(unwritten, -torch.inf), dim=-1).view(scores.shape)
 
 
 def _weighted(weights: Tensor, values: Tensor) -> Tensor:
-    """Weights (n, group, visible) times values (n, visible, d), in float32; of few heads split along the cache."""
+    """Multiply weights (n, group, visible) and values (n, visible, d) in float32; split the cache if heads are few."""
     if len(values) > _FEW_HEADS:
         return _product(weights, values)
     splits = values.shape[1] // KV_BLOCK_TOKENS
@@ -182,7 +181,7 @@ def _weighted(weights: Tensor, values: Tensor) -> Tensor:
 
 
 def _product(left: Tensor, right: Tensor) -> Tensor:
-    """A batch of matrix products with float32 results: 16-bit scores would be off by their size's 256th part."""
+    """Multiply batches of matrices with float32 results: 16-bit scores would be off by their size's 256th part."""
     if left.dtype == torch.float32:
         return torch.bmm(left, right)
     if left.is_cuda:

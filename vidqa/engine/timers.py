@@ -1,13 +1,21 @@
-"""Clocks of one question. Knows seconds and nothing else."""
+"""Timers of one question, and the context of its stages: phases of memory and time, cancellation, injected faults."""
 
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from vidqa.errors import Interrupted
+from vidqa.events import Event
+
+if TYPE_CHECKING:
+    from vidqa.devices.memory_tracker import Tracker
+    from vidqa.models.vlm import VisionLanguageModel
 
 Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 class Stopwatch:
@@ -17,17 +25,17 @@ class Stopwatch:
         self._start = time.perf_counter()
 
     def exclude(self, seconds: float) -> None:
-        """Do not count this much."""
+        """Subtract `seconds` from the count."""
         self._start += seconds
 
     def seconds(self) -> float:
-        """Seconds since the start."""
+        """Return the seconds since the start."""
         return time.perf_counter() - self._start
 
 
 @dataclass(slots=True)
 class Clock:
-    """Seconds per stage of one question, filled in as the stages end; `watch` runs from its acceptance."""
+    """Seconds of each stage of one question; `watch` runs from its acceptance."""
 
     watch: Stopwatch = field(default_factory=Stopwatch)
     video: float = 0.0
@@ -37,8 +45,8 @@ class Clock:
     decode: float = 0.0
 
 
-class Timed(Generic[Item]):
-    """An iterator that adds up the seconds spent waiting for its items."""
+class TimedIterator(Generic[Item]):
+    """An iterator that adds up the `seconds` spent waiting for its items."""
 
     def __init__(self, items: Iterable[Item]) -> None:
         self._items = iter(items)
@@ -55,11 +63,11 @@ class Timed(Generic[Item]):
             self.seconds += watch.seconds()
 
 
-class Sections:
-    """Seconds that a device works for each of several stages that take turns.
+class PhaseTimer:
+    """Seconds that a device works for each of several phases that take turns.
 
-    On CUDA work is only queued when a call returns, so events are recorded around it and read
-    at the end; waiting in between would keep the stages from overlapping.
+    On CUDA a call only queues work, so events are recorded around it and read at the end: waiting in between would
+    keep the phases from overlapping.
     """
 
     def __init__(self, device: str) -> None:
@@ -68,16 +76,16 @@ class Sections:
         self._events: list[tuple[str, Any, Any]] = []
 
     @contextmanager
-    def of(self, name: str) -> Iterator[None]:
-        """Count what is done inside as `name`'s."""
-        watch, start = Stopwatch(), self._mark()
+    def measure(self, phase: str) -> Iterator[None]:
+        """Count the work queued inside towards `phase`."""
+        watch, start = Stopwatch(), self._record_event()
         yield
         if self._on_cuda:
-            self._events.append((name, start, self._mark()))
+            self._events.append((phase, start, self._record_event()))
         else:
-            self._seconds[name] += watch.seconds()
+            self._seconds[phase] += watch.seconds()
 
-    def _mark(self) -> Any:
+    def _record_event(self) -> Any:
         if not self._on_cuda:
             return None
         import torch
@@ -86,10 +94,79 @@ class Sections:
         event.record(torch.cuda.current_stream(self._device))
         return event
 
-    def seconds(self, name: str) -> float:
-        """All of a stage's time so far; waits for the device."""
-        for stage, start, end in self._events:
+    def seconds(self, phase: str) -> float:
+        """Return a phase's seconds so far; waits for the device."""
+        for name, start, end in self._events:
             end.synchronize()
-            self._seconds[stage] += start.elapsed_time(end) / 1000
+            self._seconds[name] += start.elapsed_time(end) / 1000
         self._events.clear()
-        return self._seconds[name]
+        return self._seconds[phase]
+
+
+def ignore_phase(phase: str) -> None:
+    """Do nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Callbacks:
+    """Called while a request runs: `inject_fault` (tests only) and `on_phase` with the phase's name at every unit."""
+
+    is_cancelled: Callable[[], bool]
+    inject_fault: Callable[[str], None] = ignore_phase
+    on_phase: Callable[[str], None] = ignore_phase
+
+
+@dataclass(frozen=True, slots=True)
+class StageContext:
+    """What the stages of one attempt share: memory tracker, callbacks and timer."""
+
+    tracker: "Tracker"
+    callbacks: Callbacks
+    timer: PhaseTimer
+
+    @contextmanager
+    def phase(self, phase: str) -> Iterator[None]:
+        """Count memory and seconds of the work inside towards a phase. Never yield to a consumer inside."""
+        self.callbacks.on_phase(phase)
+        with self.tracker.phase(phase), self.timer.measure(phase):
+            self.callbacks.inject_fault(phase)
+            yield
+
+    def stop_if_cancelled(self, when: str) -> None:
+        """Raise Interrupted if the question was cancelled."""
+        if self.callbacks.is_cancelled():
+            raise Interrupted(f"Stopped {when}.", "Nothing was answered yet.")
+
+    def with_cancel_check(self, model: "VisionLanguageModel") -> "VisionLanguageModel":
+        """Return the model with a check for cancellation before every layer: a chunk takes long on a CPU."""
+        return model.with_cancel_check(lambda: self.stop_if_cancelled("before the first word"))
+
+    def with_memory_samples(self, stage: Generator[Event, None, Result]) -> Generator[Event, None, Result]:
+        """Yield a stage's events, its tensors counted, with samples of memory between them."""
+        counted = self.with_tensor_count(stage)
+        try:
+            while True:
+                try:
+                    event = next(counted)
+                except StopIteration as finished:
+                    result: Result = finished.value
+                    return result
+                yield event
+                if sample := self.tracker.sample():
+                    yield sample
+        finally:
+            counted.close()  # at once: an error's traceback would keep it, and its thread, alive
+
+    def with_tensor_count(self, stage: Generator[Item, None, Result]) -> Generator[Item, None, Result]:
+        """Yield a stage's items; count the tensors that it makes, but not those of the consumer between items."""
+        try:
+            while True:
+                try:
+                    with self.tracker.counting():
+                        item = next(stage)
+                except StopIteration as finished:
+                    result: Result = finished.value
+                    return result
+                yield item
+        finally:
+            stage.close()

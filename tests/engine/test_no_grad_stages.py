@@ -1,4 +1,4 @@
-"""Gradients are off around consumption, and only there."""
+"""Each stage alone runs with autograd off, and its consumer with it on."""
 
 import gc
 import weakref
@@ -12,8 +12,8 @@ from torch.overrides import TorchFunctionMode
 
 from tests.engine.test_parity import prompt_tensors
 from tests.tiny import pair, random_patches
-from vidqa.engine.decode import decode, decode_together
-from vidqa.engine.decode_runners import CudaGraphDecoder, EagerDecoder, make_decode_runner
+from vidqa.engine.decode import decode_batch
+from vidqa.engine.decode_runners import CudaGraphDecoder, EagerDecoder
 from vidqa.engine.kv_cache import KVCache, make_cache
 from vidqa.engine.no_grad import no_grad_generator
 from vidqa.engine.prefill import Prefill
@@ -37,35 +37,6 @@ class Recorded(TorchFunctionMode):
             if isinstance(part, Tensor) and part.grad_fn is not None:
                 self.calls.append(getattr(func, "__name__", str(func)))
         return result
-
-
-def test_no_tensor_of_any_stage_has_a_grad_fn_and_the_consumer_keeps_its_mode() -> None:
-    models = pair("2B")
-    encoder, groups = GroupEncoder(models.ours, 1), []
-    for index in range(5):
-        picture = PreparedFrame(torch.randint(0, 255, (3, 56, 84), dtype=torch.uint8), float(index))
-        groups += [group for group in (encoder.encode() if encoder.push(picture) else None,) if group]
-        assert torch.is_grad_enabled()
-    groups += [group for group in (encoder.encode(),) if group]
-    assert [group.timestamps_seconds for group in groups] == [(0, 1), (2, 3), (4, 4)]
-    assert all(group.embeddings.grad_fn is None for group in groups)
-
-    embeddings, positions = prompt_tensors(models, random_patches(3, 6, 8), 6, 8)
-    cache, kernel = (
-        make_cache(models.ours.spec, 256, torch.float32, torch.device("cpu")),
-        make_kernel("flash", torch.device("cpu")),
-    )
-    prefill, nothing = Prefill(models.ours, kernel, 16), torch.zeros(0, 2, 16)
-    for stage in (prefill.push(cache, embeddings, positions), prefill.flush(cache)):
-        for _ in stage:
-            assert torch.is_grad_enabled()
-            assert not cache.write(0, nothing, nothing).requires_grad
-    assert cache.length == 45  # two chunks of 16 and the rest
-    logits = prefill.logits(cache)
-    assert logits.grad_fn is None
-    writer = make_decode_runner(models.ours, cache, kernel, int(positions.max()) + 1, Sampler(0, 1, 0))
-    for _ in decode(writer, logits, frozenset(), 4):
-        assert torch.is_grad_enabled()
 
 
 class Tracked:
@@ -93,9 +64,9 @@ def test_closing_a_half_read_stage_frees_what_it_held() -> None:
 def test_a_half_read_prefill_frees_its_cache() -> None:
     models = pair("2B")
     embeddings, positions = prompt_tensors(models, random_patches(3, 6, 8), 6, 8)
-    cache = make_cache(models.ours.spec, 256, torch.float32, torch.device("cpu"))
+    cache = make_cache(models.ours.spec, 256, torch.float32, CPU)
     watched = weakref.ref(cache)
-    prefill = Prefill(models.ours, make_kernel("flash", torch.device("cpu")), 8)
+    prefill = Prefill(models.ours, make_kernel("flash", CPU), 8)
     stage = prefill.push(cache, embeddings, positions)
     next(stage)
     stage.close()
@@ -132,11 +103,12 @@ def tiny_prompt() -> tuple[Any, Tensor, Tensor, KVCache]:
 
 def run_encoder(bare: bool) -> None:
     model, *_ = tiny_prompt()
-    encoder = GroupEncoder(model, 1)
-    for _ in range(2):
-        encoder.push(PreparedFrame(torch.zeros(3, 56, 84, dtype=torch.uint8), 0.0))
+    encoder, groups = GroupEncoder(model, 1), []
     call: Any = GroupEncoder.encode
-    (call.__wrapped__ if bare else call)(encoder)
+    for index in range(3):
+        if encoder.push(PreparedFrame(torch.zeros(3, 56, 84, dtype=torch.uint8), float(index))) or index == 2:
+            groups.append((call.__wrapped__ if bare else call)(encoder))
+    assert [group.timestamps_seconds for group in groups] == [(0, 1), (2, 2)]
 
 
 def run_prefill(bare: bool) -> None:
@@ -158,11 +130,11 @@ def run_decode(bare: bool, captured: bool) -> None:
     prefill = Prefill(model, kernel, 64)
     for _ in (*prefill.push(cache, embeddings, positions), *prefill.flush(cache)):
         pass
-    writer: Any = EagerDecoder(model, cache, kernel, position, sampler)
+    runner: Any = EagerDecoder(model, cache, kernel, position, sampler)
     if captured:
-        writer = CudaGraphDecoder(model, [cache], [position], [sampler], None)
-    stage: Any = decode_together
-    running = (stage.__wrapped__ if bare else stage)(writer, prefill.logits(cache), frozenset(), [6])
+        runner = CudaGraphDecoder(model, [cache], [position], [sampler], None)
+    stage: Any = decode_batch
+    running = (stage.__wrapped__ if bare else stage)(runner, prefill.logits(cache), frozenset(), [6])
     for _ in running:
         assert torch.is_grad_enabled()
     assert cache.storage.store.requires_grad is bare
