@@ -19,7 +19,7 @@ _RUNTIME_BYTES = {"cuda": ASSUMED_CONTEXT_BYTES, "mps": 256 * _MIB, "cpu": 752 *
 # demo model, up to 21 MiB in later ones of other sizes.
 _HOST_GROWTH_BYTES = 48 * _MIB
 # aten/src/ATen/cuda/CublasHandlePool.cpp, parseChosenWorkspaceSize: 2 · 4096 + 8 · 16 KiB, and 32 MiB on Hopper and
-# Blackwell, for each stream that cuBLAS uses: the current one, and the captured decode step's (engine/decode_runners.py).
+# Blackwell, for each stream that cuBLAS uses: the current one, and the captured decode step's (decode_runners.py).
 _CUBLAS_BYTES = 8320 * 1024
 _CUBLAS_LARGE_BYTES = 32 * _MIB
 _CUBLAS_LARGE = (9, 10, 12)  # major compute capabilities

@@ -19,7 +19,7 @@ _FLOPS_SHARE = 0.45
 # 2B is no faster: 28 layers take about 25 ms whatever they read, about 0.9 ms a layer.
 _BANDWIDTH_SHARE = 0.7
 _LAYER_SECONDS = {"cuda": 0.9e-3, "mps": 0.9e-3, "cpu": 0.1e-3}
-# A captured step (engine/decode_runners.py) launches nothing, but each of its operations takes a few microseconds. Counted
+# A captured step (decode_runners.py) launches nothing, but each of its operations takes a few microseconds. Counted
 # by tests/engine/test_fused_decode.py: 10 a layer where Triton runs, else 50. The 3 µs are assumed until measured.
 _OPERATION_SECONDS = 3e-6
 _FUSED_OPERATIONS, _PLAIN_OPERATIONS = 10, 50
