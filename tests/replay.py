@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 
-from vidqa.devices.live_bytes import LiveBytes
+from vidqa.devices.tensor_counter import TensorCounter
 from vidqa.devices.torch_device import default_dtype
 from vidqa.models.family import family_of
 from vidqa.models.fp16 import patch_for_fp16
@@ -163,7 +163,7 @@ class Replay:
     """A fake model and its counter; usable inside `replayed`."""
 
     model: VisionLanguageModel
-    live: LiveBytes
+    live: TensorCounter
 
     @contextmanager
     def vision_can_be_offloaded(self) -> Iterator[None]:
@@ -190,7 +190,7 @@ def replayed(
     from transformers.initialization import no_init_weights
 
     family = family_of(spec).load_runtime()
-    live, dtype = LiveBytes("cuda"), DTYPES[dtype_name]
+    live, dtype = TensorCounter("cuda"), DTYPES[dtype_name]
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
         with torch.device("cuda"), no_init_weights(), default_dtype(dtype):
             model: Any = family.hf_classes()[1](family.hf_config(spec)).eval()  # type: ignore[call-arg]

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from vidqa.devices.device import find_device, reread
-from vidqa.devices.live_bytes import LiveBytes
 from vidqa.devices.memory_tracker import CudaMeter, Meter, TensorMeter, runtime_bytes
+from vidqa.devices.tensor_counter import TensorCounter
 from vidqa.devices.torch_device import release_cached_memory
 
 
@@ -102,7 +102,7 @@ class Cuda:
         return reread(find_device(str(self.device))).process_bytes
 
 
-class _CappedBytes(LiveBytes):
+class _CappedBytes(TensorCounter):
     """Live tensors with a cap, beyond which OutOfMemoryError is raised."""
 
     def __init__(self, cap: int | None) -> None:

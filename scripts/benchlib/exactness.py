@@ -22,7 +22,7 @@ from benchlib.runs import SyntheticReader, plan_for, run_transformers, run_vidqa
 from benchlib.sections import Skipped
 from benchlib.steps import Recorder, filled, logits_after, make_step
 from vidqa import EngineConfig, Session
-from vidqa.engine.fused_decode import why_not_fused
+from vidqa.engine.fused_decoder_selection import why_not_fused
 from vidqa.engine.kv_cache import Storage
 from vidqa.events import TextDelta
 from vidqa.models.attention.selector import HeadLayout, probe_kernel

@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer, Qwen2VLForConditionalGeneration
 
 from vidqa.devices.torch_device import default_dtype
-from vidqa.engine.fused_decode import fuse
+from vidqa.engine.fused_decoder_selection import fuse
 from vidqa.engine.prompt import PromptTokens
 from vidqa.models.chat_template import ChatTemplate
+from vidqa.models.config_validation import Values
 from vidqa.models.families.qwen2_vl import RELEASED, check_config, spec_of
 from vidqa.models.families.qwen2_vl.runtime import hf_config, mrope_sections
 from vidqa.models.hub import demo_folder
-from vidqa.models.json_rules import Values
 from vidqa.models.loader import DTYPES, Loaded, weights_bytes
 from vidqa.models.spec import ModelSpec, VisionSpec
 from vidqa.models.vlm import VisionLanguageModel

@@ -9,8 +9,8 @@ import pytest
 from tests.engine.asking import ANSWER, CLIP, QUESTION, TWO_EVENTS, answer_in, of_kind
 from tests.planner.plan_builders import SPEC_2B, SPEC_7B, made_problem
 from vidqa import EngineConfig, Request, Session
-from vidqa.devices.live_bytes import LiveBytes
 from vidqa.devices.memory_tracker import TensorMeter
+from vidqa.devices.tensor_counter import TensorCounter
 from vidqa.errors import DoesNotFit
 from vidqa.events import Degraded, Event, Noted, TextDelta
 from vidqa.planner.fallback import lower
@@ -95,7 +95,7 @@ def test_three_steps_one_after_the_other() -> None:
 
 
 def test_a_failed_attempt_leaks_nothing() -> None:
-    live = LiveBytes("cpu")
+    live = TensorCounter("cpu")
     config = EngineConfig(isolate_decoder=False, remember=False)
     schedule = {"fault": failing("vision", times=0)}
     with Session(config, fault=lambda phase: schedule["fault"](phase), meter=TensorMeter(live)) as session:

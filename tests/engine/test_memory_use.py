@@ -11,8 +11,8 @@ import pytest
 from tests.engine.asking import CLIP, CONFIG, QUESTION, answer_in, ask
 from vidqa import EngineConfig, Request, Session
 from vidqa.devices.device import find_device
-from vidqa.devices.live_bytes import LiveBytes
 from vidqa.devices.memory_tracker import TensorMeter, Tracker
+from vidqa.devices.tensor_counter import TensorCounter
 from vidqa.events import MemorySampled
 from vidqa.models.checkpoint import read_spec
 from vidqa.models.hub import demo_folder
@@ -26,9 +26,9 @@ SPEC = read_spec(demo_folder())
 
 
 @pytest.fixture
-def counted() -> Iterator[tuple[LiveBytes, Session]]:
+def counted() -> Iterator[tuple[TensorCounter, Session]]:
     """A session whose living tensors are counted, the weights among them."""
-    live = LiveBytes("cpu")
+    live = TensorCounter("cpu")
     with Session(CONFIG, meter=TensorMeter(live)) as session:
         ask(session, frames=2, max_tokens=1)
         assert session.loaded is not None
@@ -63,7 +63,7 @@ DRAFTS = [
 ]
 
 
-def test_tensor_bytes_are_those_of_the_plan(counted: tuple[LiveBytes, Session]) -> None:
+def test_tensor_bytes_are_those_of_the_plan(counted: tuple[TensorCounter, Session]) -> None:
     _, session = counted
     for how in DRAFTS:
         answer = ask(session, **with_chunks(session, how))
@@ -72,7 +72,7 @@ def test_tensor_bytes_are_those_of_the_plan(counted: tuple[LiveBytes, Session]) 
             assert peak <= planned[phase] <= peak * 1.02 + 2 * MIB, (phase, how)
 
 
-def test_a_long_question_takes_no_more_than_its_chunks(counted: tuple[LiveBytes, Session]) -> None:
+def test_a_long_question_takes_no_more_than_its_chunks(counted: tuple[TensorCounter, Session]) -> None:
     """Its embeddings are made as they are read: all of them at once would be a tenth of this model's memory."""
     _, session = counted
     how = {"frames": 8, "size": (140, 112), "vision": 1, "prefill": 16, "max_tokens": 2}
@@ -81,7 +81,7 @@ def test_a_long_question_takes_no_more_than_its_chunks(counted: tuple[LiveBytes,
     assert peaks_of(answer)["prefill"] <= counted_bytes(answer.plan.run_config)["prefill"]
 
 
-def test_slopes_of_the_plan_are_those_of_the_tensors(counted: tuple[LiveBytes, Session]) -> None:
+def test_slopes_of_the_plan_are_those_of_the_tensors(counted: tuple[TensorCounter, Session]) -> None:
     _, session = counted
     base = {"frames": 16, "size": (420, 420), "vision": 4, "prefill": 512, "max_tokens": 2}
 
@@ -100,7 +100,7 @@ def test_slopes_of_the_plan_are_those_of_the_tensors(counted: tuple[LiveBytes, S
         assert planned / (large[phase] - small[phase]) == pytest.approx(1, abs=0.02), (phase, low)
 
 
-def test_200_questions_leave_nothing_behind(counted: tuple[LiveBytes, Session]) -> None:
+def test_200_questions_leave_nothing_behind(counted: tuple[TensorCounter, Session]) -> None:
     live, session = counted
     session.forget()
     ask(session, frames=2, max_tokens=2)

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from tests.engine.asking import ANSWER, CLIP, QUESTION, ask
 from tests.engine.test_no_grad_stages import Recorded
 from vidqa import EngineConfig, Request, Session
-from vidqa.devices.live_bytes import LiveBytes
 from vidqa.devices.memory_tracker import TensorMeter, Tracker
+from vidqa.devices.tensor_counter import TensorCounter
 from vidqa.engine import frame_prefetcher, no_grad
 from vidqa.engine.timers import ignore_phase
 from vidqa.events import Answered, Event, MemorySampled, StageProgress, StageStarted
@@ -39,7 +39,7 @@ class Watched:
     """A session with a loaded model, its living tensors counted."""
 
     def __init__(self) -> None:
-        self.live, self.fault = LiveBytes("cpu"), ignore_phase
+        self.live, self.fault = TensorCounter("cpu"), ignore_phase
         self.session = Session(CONFIG, meter=TensorMeter(self.live), fault=lambda phase: self.fault(phase))
 
     def require_grad(self, required: bool = True) -> None:

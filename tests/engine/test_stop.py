@@ -14,7 +14,7 @@ import pytest
 
 from tests.engine.asking import ANSWER, CLIP, QUESTION, ask
 from vidqa import EngineConfig, Request, Session, Turn
-from vidqa.devices.live_bytes import LiveBytes
+from vidqa.devices.tensor_counter import TensorCounter
 from vidqa.errors import Interrupted, UsageError
 from vidqa.events import Answered, Event, TextDelta
 from vidqa.types import Answer
@@ -100,7 +100,7 @@ def test_a_stopped_follow_up_leaves_the_conversation(stoppable: tuple[Session, S
 
 def test_a_stop_gives_the_memory_back(stoppable: tuple[Session, Stopper]) -> None:
     session, stopper = stoppable
-    live = LiveBytes("cpu")
+    live = TensorCounter("cpu")
     held: list[Interrupted] = []
     gc.disable()
     try:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from vidqa.devices.live_bytes import LiveBytes
+from vidqa.devices.tensor_counter import TensorCounter
 from vidqa.errors import AttentionUnavailable, UsageError
 from vidqa.models.attention import flex, selector
 from vidqa.models.attention.selector import (
@@ -63,7 +63,7 @@ def test_workspace_does_not_grow_with_cached_tokens(name: str) -> None:
     peaks = []
     for past in (2048, 32768):
         inputs = states((12, 2), past, 256)
-        kernel, live = make_kernel(name, CPU), LiveBytes("cpu")
+        kernel, live = make_kernel(name, CPU), TensorCounter("cpu")
         kernel.begin(past, 256, past + 256, CPU)
         for tensor in inputs:
             live.count(tensor)

@@ -15,7 +15,7 @@ from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 from demo_world.precisions import write_checkpoint
 from tests.planner.plan_builders import made_run_config
 from vidqa.devices.device import BLOCK
-from vidqa.devices.live_bytes import LiveBytes
+from vidqa.devices.tensor_counter import TensorCounter
 from vidqa.models.checkpoint import read_spec
 from vidqa.models.hub import demo_folder
 from vidqa.models.loader import load_model
@@ -36,11 +36,11 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def counted(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], Any]], tuple[LiveBytes, Any]]:
+def counted(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], Any]], tuple[TensorCounter, Any]]:
     """Return a function that runs another one and counts all tensors, also in transformers' loading threads."""
 
-    def run(work: Callable[[], Any]) -> tuple[LiveBytes, Any]:
-        live = LiveBytes("cpu")
+    def run(work: Callable[[], Any]) -> tuple[TensorCounter, Any]:
+        live = TensorCounter("cpu")
         monkeypatch.setattr(loading, "ThreadPoolExecutor", partial(ThreadPoolExecutor, initializer=live.__enter__))
         with live:
             return live, work()

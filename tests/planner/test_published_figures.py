@@ -4,8 +4,8 @@ import pytest
 
 from tests.planner.plan_builders import GIB, SPEC_2B, made_device, made_problem
 from vidqa.models.families.qwen2_vl import REFERENCE_BOUNDS
-from vidqa.planner.baseline_memory import math_attention_bytes, score_matrix_bytes, vanilla_peak_bytes
 from vidqa.planner.planner import plan_video
+from vidqa.planner.transformers_memory import math_attention_bytes, score_matrix_bytes, vanilla_peak_bytes
 from vidqa.video.frame_sampling import frame_size
 
 T4_GIB = 14.56

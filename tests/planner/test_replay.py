@@ -18,8 +18,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.planner.plan_builders import SPEC_2B, SPEC_7B, made_device, made_run_config, plan_of
 from tests.replay import Replay, ReplayedKernels, replayed
-from vidqa.devices.live_bytes import LiveBytes
 from vidqa.devices.memory_tracker import TensorMeter, Tracker
+from vidqa.devices.tensor_counter import TensorCounter
 from vidqa.engine.kv_cache import Storage, make_cache
 from vidqa.engine.prefill import Prefill
 from vidqa.engine.prompt_runner import PromptRunner
@@ -237,7 +237,7 @@ def test_a_captured_step_takes_no_more_than_planned(model: str, weights: str, kv
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
 def test_sampling_takes_no_more_than_planned(temperature: float) -> None:
     run_config = made_run_config(batch=16, sampled=temperature > 0)
-    live = LiveBytes("cuda")
+    live = TensorCounter("cuda")
     with FakeTensorMode(), live:
         logits = torch.empty(16, SPEC_2B.vocabulary, device=CUDA)
         Sampler(temperature, 0.9, 0).choose(logits, torch.empty(16, device=CUDA))

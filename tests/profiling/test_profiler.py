@@ -8,8 +8,8 @@ import pytest
 
 from tests.planner.plan_builders import SPEC_2B
 from vidqa import EngineConfig, Request, Session
-from vidqa.devices.live_bytes import LiveBytes
 from vidqa.devices.memory_tracker import TensorMeter
+from vidqa.devices.tensor_counter import TensorCounter
 from vidqa.events import Answered
 from vidqa.profiling.allocation_classifier import model_shapes
 from vidqa.profiling.memory_trace import Trace
@@ -25,7 +25,7 @@ ASKED = ProfiledQuestion("vidqa", "cpu", 4, 112, 84, 24, 40, 1000, "red.", 2, 0.
 def test_peaks_of_phases_equal_a_count_of_tensors(tmp_path: Path) -> None:
     config = EngineConfig(isolate_decoder=False, remember=False, vision_chunk=4)
     profile = profile_vidqa(config, REQUEST, tmp_path / "trace.json")
-    live = LiveBytes("cpu")
+    live = TensorCounter("cpu")
     with Session(config, meter=TensorMeter(live)) as session:
         list(session.ask(Request(REQUEST.video, "what?", frames=2, size=(56, 56), max_tokens=1)))
         assert session.loaded is not None

@@ -21,7 +21,7 @@ from vidqa.types import PHASE_MARK, PHASES, Device, PhaseMemory
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from vidqa.devices.live_bytes import LiveBytes
+    from vidqa.devices.tensor_counter import TensorCounter
 
 _SAMPLE_SECONDS = 0.1
 _OTHERS_SECONDS = 1.0  # reading other processes' memory takes longer than a sample may
@@ -97,9 +97,9 @@ class ResidentMeter:
 
 
 class TensorMeter:
-    """Live tensors as `LiveBytes` counts them."""
+    """Live tensors as `TensorCounter` counts them."""
 
-    def __init__(self, live: "LiveBytes") -> None:
+    def __init__(self, live: "TensorCounter") -> None:
         self._live = live
 
     def now(self) -> int:
@@ -183,7 +183,7 @@ def _merge(first: PhaseMemory, second: PhaseMemory) -> PhaseMemory:
     )
 
 
-def _meter_of(device: Device, live: "LiveBytes | None") -> Meter:
+def _meter_of(device: Device, live: "TensorCounter | None") -> Meter:
     if device.kind == "cuda":
         return CudaMeter(device.index)
     return ResidentMeter() if live is None else TensorMeter(live)
@@ -203,7 +203,7 @@ class Tracker:
     """
 
     def __init__(
-        self, device: Device, meter: Meter | None = None, runtime_bytes: int = 0, live: "LiveBytes | None" = None
+        self, device: Device, meter: Meter | None = None, runtime_bytes: int = 0, live: "TensorCounter | None" = None
     ) -> None:
         self._device, self._live = device, live
         self._runtime_bytes: int = runtime_bytes if device.kind == "cuda" else 0  # a resident size includes it

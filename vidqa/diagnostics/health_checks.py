@@ -249,7 +249,7 @@ def _flex(subject: Subject, layout: "HeadLayout", where: str, dtype: Any) -> Che
 
 def _decode_step(subject: Subject) -> Iterator[Check]:
     from vidqa.devices.torch_device import torch_device
-    from vidqa.engine.fused_decode import why_not_fused
+    from vidqa.engine.fused_decoder_selection import why_not_fused
     from vidqa.models.attention.selector import device_dtype
 
     device, name = subject.find_device(), "decode step"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from vidqa.engine.compile_cache import FLEX, key_of, remember
-from vidqa.engine.fused_decode import can_compile, why_not_fused
+from vidqa.engine.fused_decoder_selection import can_compile, why_not_fused
 from vidqa.engine.timers import Stopwatch
 from vidqa.models.attention.selector import HeadLayout, KernelProbe, probe_kernel, select_kernel
 from vidqa.models.spec import ModelSpec

@@ -28,8 +28,8 @@ from vidqa.types import Device, Request, RunConfig, VideoInfo
 from vidqa.video.reader import VideoReader
 
 if TYPE_CHECKING:
-    from vidqa.devices.live_bytes import LiveBytes
     from vidqa.devices.memory_tracker import Meter, Tracker
+    from vidqa.devices.tensor_counter import TensorCounter
     from vidqa.models.loader import Loaded
 
 Result = TypeVar("Result")
@@ -48,7 +48,7 @@ class ModelManager:
         self.runtime_bytes = 0  # of this process, beside its tensors
         self._checkpoint: Checkpoint | None = None
         self._config: EngineConfig | None = None
-        self._live: LiveBytes | None = None
+        self._live: TensorCounter | None = None
         self._known: dict[str, list[Checkpoint]] = {}
         self._task = BackgroundTask()
 
@@ -275,16 +275,16 @@ def _prepare(family: ModelFamily, device: Device, name: str, weights: str, confi
     return held
 
 
-def _counter(device: Device, config: EngineConfig) -> "LiveBytes | None":
+def _counter(device: Device, config: EngineConfig) -> "TensorCounter | None":
     """Return a counter of living tensors, for a device whose allocator does not count them."""
     if device.kind == "cuda" or not config.count_tensors:
         return None
-    from vidqa.devices.live_bytes import LiveBytes
+    from vidqa.devices.tensor_counter import TensorCounter
 
-    return LiveBytes(device.kind)
+    return TensorCounter(device.kind)
 
 
-def _count_weights(live: "LiveBytes", loaded: "Loaded") -> None:
+def _count_weights(live: "TensorCounter", loaded: "Loaded") -> None:
     """Count a loaded model, with what quantized weights keep beside their numbers."""
     model = loaded.model
     live.count_model(model.model)
@@ -314,7 +314,7 @@ def _load_weights(
         if device.type != "cuda":
             return load_model(folder, device, run_config.weights, run_config.dtype, run_config.placement, on_progress)
         from vidqa.engine.decode_runners import why_not_captured
-        from vidqa.engine.fused_decode import fuse, why_not_fused
+        from vidqa.engine.fused_decoder_selection import fuse, why_not_fused
 
         why_not_fused(checkpoint.spec, device, DTYPES[run_config.dtype])  # compared while the device is empty, cached
         loaded = load_model(folder, device, run_config.weights, run_config.dtype, run_config.placement, on_progress)

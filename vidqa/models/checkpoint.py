@@ -10,8 +10,7 @@ from typing import Any
 
 from vidqa.devices.device import rounded
 from vidqa.errors import ModelError
-from vidqa.models.family import ModelFamily, Shape, families, family_of, find_family, runnable_types
-from vidqa.models.json_rules import (
+from vidqa.models.config_validation import (
     Boolean,
     Integer,
     ListOf,
@@ -23,6 +22,7 @@ from vidqa.models.json_rules import (
     quoted,
     read_object,
 )
+from vidqa.models.family import ModelFamily, Shape, families, family_of, find_family, runnable_types
 from vidqa.models.spec import ModelSpec, StoredWeights
 from vidqa.models.weight_files import StoredTensor, stored_tensors
 

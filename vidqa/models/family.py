@@ -12,7 +12,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from vidqa.models.json_rules import Values
+from vidqa.models.config_validation import Values
 from vidqa.models.spec import ModelSpec
 from vidqa.types import PixelBounds, RunConfig
 

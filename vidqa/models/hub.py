@@ -12,8 +12,8 @@ from typing import Any
 
 from vidqa.errors import ModelError, ModelMissing
 from vidqa.models.checkpoint import check_supported, read_spec
+from vidqa.models.config_validation import read_object
 from vidqa.models.family import planned_types, runnable_types
-from vidqa.models.json_rules import read_object
 from vidqa.models.weight_files import weight_files
 
 DEMO = "demo"

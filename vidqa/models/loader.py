@@ -15,9 +15,9 @@ from vidqa.devices.torch_device import first_line, is_out_of_memory
 from vidqa.errors import ModelError, VidqaError
 from vidqa.models.chat_template import ChatTemplate
 from vidqa.models.checkpoint import check_supported, read_config, read_spec
+from vidqa.models.config_validation import FETCH_AGAIN, quoted
 from vidqa.models.family import FamilyRuntime, family_of
 from vidqa.models.fp16 import largest_weight, patch_for_fp16
-from vidqa.models.json_rules import FETCH_AGAIN, quoted
 from vidqa.models.tokenizer_files import TokenizerFiles, read_tokenizer_files
 from vidqa.models.vlm import VisionLanguageModel
 from vidqa.models.weight_files import stored_tensors, tensor_sizes

@@ -10,8 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from vidqa.errors import ModelError
-from vidqa.models.family import family_of
-from vidqa.models.json_rules import (
+from vidqa.models.config_validation import (
     Integer,
     JsonSection,
     ListOf,
@@ -25,6 +24,7 @@ from vidqa.models.json_rules import (
     read_text,
     token_ids,
 )
+from vidqa.models.family import family_of
 from vidqa.models.spec import ModelSpec
 
 _FILES = (

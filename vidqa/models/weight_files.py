@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from vidqa.errors import ModelError, ModelMissing
-from vidqa.models.json_rules import (
+from vidqa.models.config_validation import (
     FETCH_AGAIN,
     Integer,
     JsonSection,

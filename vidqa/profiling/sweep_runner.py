@@ -11,11 +11,11 @@ from vidqa.config import EngineConfig
 from vidqa.devices.device import find_device
 from vidqa.errors import DoesNotFit
 from vidqa.models.registry import Checkpoint, find_checkpoints
-from vidqa.planner.baseline_memory import vanilla_peak_bytes
 from vidqa.planner.model_choice import plan_best
 from vidqa.planner.placement import compute_dtype
 from vidqa.planner.planner import plan_video
 from vidqa.planner.problem import PlanningProblem, planning_problems
+from vidqa.planner.transformers_memory import vanilla_peak_bytes
 from vidqa.profiling.isolated_run import WORKER_COMMAND, IsolatedRun, run_job
 from vidqa.profiling.sweep_points import Side, SweepPoint, SweepRow, frame_points, make_row, size_points
 from vidqa.types import Device, Plan, Request, VideoInfo

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from vidqa.models.config_validation import Integer, Values
 from vidqa.models.families.qwen2_vl import MODEL_SCORES, PRECISION_SCORES, REFERENCE_BOUNDS, TOKENIZER_PATTERNS
 from vidqa.models.family import FamilyRuntime, Shape
-from vidqa.models.json_rules import Integer, Values
 from vidqa.models.spec import ModelSpec, VisionSpec
 from vidqa.types import ELEMENT_BYTES, PixelBounds, RunConfig
 

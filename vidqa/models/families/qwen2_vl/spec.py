@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vidqa.models.json_rules import (
+from vidqa.models.config_validation import (
     MAX_VOCABULARY,
     Boolean,
     Integer,

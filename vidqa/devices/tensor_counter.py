@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 from vidqa.devices.device import rounded
 
 
-class LiveBytes(TorchDispatchMode):
+class TensorCounter(TorchDispatchMode):
     """Count live storages on one type of device, rounded to 512 bytes: `now`, and `peak` since a reset.
 
     Storages from before the mode is entered are added by `count` and `count_model`, from any thread.

@@ -13,8 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 
 from tests.engine.test_static_decode_step import room, static_tokens
 from tests.tiny import Pair, pair
-from vidqa.engine import fused_decode
-from vidqa.engine.fused_decode import difference, why_not_fused
+from vidqa.engine import fused_decoder_selection
+from vidqa.engine.fused_decoder_selection import difference, why_not_fused
 from vidqa.engine.static_decode_step import DecodeState, next_hidden
 from vidqa.models.fused_decoder import FusedDecoder, merge_linear
 from vidqa.models.vlm import VisionLanguageModel
@@ -146,12 +146,12 @@ def test_quantized_projections_keep_their_own_form() -> None:
 
 
 def test_projections_are_merged_where_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fused_decode, "why_not_fused", lambda spec, device, dtype: "")
+    monkeypatch.setattr(fused_decoder_selection, "why_not_fused", lambda spec, device, dtype: "")
     own = replace(pair("2B").ours, model=copy.deepcopy(pair("2B").ours.model))
     layer = own.model.model.language_model.layers[0]
     needed = ((12 + 2 + 2) * 16 + 2 * 96) * 192 * 4  # queries, keys and values; gate and up
     for room_bytes, merges in ((needed - 1, False), (needed, True)):
-        assert fused_decode.fuse(own, room_bytes).fused is not None
+        assert fused_decoder_selection.fuse(own, room_bytes).fused is not None
         gate, up = (module.weight.untyped_storage() for module in (layer.mlp.gate_proj, layer.mlp.up_proj))
         assert (gate.data_ptr() == up.data_ptr()) == merges
 
@@ -159,7 +159,7 @@ def test_projections_are_merged_where_there_is_room(monkeypatch: pytest.MonkeyPa
 def test_the_reason_why_fused_layers_do_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
     spec = pair("2B").ours.spec
     assert "on cpu" in why_not_fused(spec, CPU, torch.float32)
-    monkeypatch.setattr(fused_decode, "can_compile", lambda device: "")
+    monkeypatch.setattr(fused_decoder_selection, "can_compile", lambda device: "")
     assert "no power of two" in why_not_fused(replace(spec, head_dim=80), CPU, torch.float32)
     assert "float16" in why_not_fused(spec, CPU, torch.float16)
 
@@ -190,11 +190,11 @@ def test_kernels_are_compared_before_they_are_used(
     """In the interpreter they agree; a kernel that is off, or does not compile, leaves the plain layers."""
     kernels = CountedKernels(Operations())
     setattr(kernels, name, kernel)
-    monkeypatch.setattr(fused_decode, "can_compile", lambda device: "")
-    monkeypatch.setattr(fused_decode, "load_kernels", lambda: kernels)
-    fused_decode._compared.cache_clear()
+    monkeypatch.setattr(fused_decoder_selection, "can_compile", lambda device: "")
+    monkeypatch.setattr(fused_decoder_selection, "load_kernels", lambda: kernels)
+    fused_decoder_selection._compared.cache_clear()
     found = why_not_fused(pair("2B").ours.spec, CPU, torch.float32)
-    fused_decode._compared.cache_clear()
+    fused_decoder_selection._compared.cache_clear()
     assert reason in found and bool(reason) == bool(found)
 
 
