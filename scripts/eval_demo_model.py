@@ -2,7 +2,7 @@
 
 Half of the clips come from a renderer that training never saw. Prints a table and what misses its
 bar; --json prints an object. Ends with 1 if a bar is missed. With --precisions the same clips and
-questions go to every precision, and the table tells what each loses against fp32.
+questions go to every precision, and the table says what each loses against fp32.
 """
 
 import argparse

@@ -53,8 +53,8 @@ PARTS = {
     "sweep": Part("g", 40, "sweep"), "tests": Part("h", 110, "sweep"), "flex": Part("a", 40, "sweep"),
 }  # fmt: skip
 BARS = {
-    **{f"kernels: {model} heads, {rung}": Bar(0.02, "<=")
-       for model in ("2b", "7b") for rung in ("flash", "cudnn", "efficient", "tiled")},
+    **{f"kernels: {model} heads, {kernel_name}": Bar(0.02, "<=")
+       for model in ("2b", "7b") for kernel_name in ("flash", "cudnn", "efficient", "tiled")},
     "answers: vidqa in fp32 against transformers in fp32": Bar(1.0),
     "answers: vidqa in bf16 against transformers in fp32": Bar(1.0),
     **{f"captured-step: {dtype}, fused layers": Bar(1.0) for dtype in ("fp32", "bf16")},
@@ -96,7 +96,7 @@ def sections() -> dict[str, Section]:
     from benchlib import capped_sweep, captioning, decoding, device_tests, exactness, planned, prefilling, video
 
     return {
-        "limits": decoding.limits, "kernels": exactness.rungs("kernels", lambda bench: bench.sizes.rungs),
+        "limits": decoding.limits, "kernels": exactness.kernel_names("kernels", lambda bench: bench.sizes.kernel_names),
         "answers": exactness.answers, "captured-step": exactness.captured_step, "sessions": exactness.sessions,
         "memory-2b": planned.planned("memory-2b", "2b", "bf16", 0),
         "memory-7b": planned.planned("memory-7b", "7b", "bf16", 1),

@@ -86,8 +86,8 @@ def gpu_section(name: str, result: Result) -> Iterator[str]:
     judged = [row for row in result["rows"] if row["bar"] is not None]
     met = sum(row["ok"] is True for row in judged)
     yield f"{met} of {len(judged)} measured bars are met." + ("" if result["finished"] else " The run did not finish.")
-    for told in result["missed"]:
-        yield f"- missed: {told}"
+    for text in result["missed"]:
+        yield f"- missed: {text}"
     for end in result["sections"]:
         if end["outcome"] != "ok":
             yield f"- {end['section']} {end['outcome']}: {end['detail']}"
@@ -109,8 +109,8 @@ def _gpu_row(row: Mapping[str, Any]) -> str:
 def rows_section(name: str, result: Result) -> Iterator[str]:
     """Every row in one table, with its bar."""
     yield _measured_with(name, result) + f" {result['cores']} cores."
-    for told in result["missed"]:
-        yield f"- missed: {told}"
+    for text in result["missed"]:
+        yield f"- missed: {text}"
     yield ""
     rows = [row | {"name": f"{row['section']}: {row['name']}"} for row in result["rows"]]
     yield from _table(" what|value| bar|p50|p95|n| how, and remarks", [_gpu_row(row) for row in rows])
@@ -178,8 +178,8 @@ def precisions_section(name: str, result: Result) -> Iterator[str]:
         for weights, row in result["rows"].items()
     ]  # fmt: skip
     yield from _table(" weights|bytes|right|of|points against fp32|mean KL|p99 KL", rows)
-    for told in result["missed"]:
-        yield f"- missed: {told}"
+    for text in result["missed"]:
+        yield f"- missed: {text}"
 
 
 def sweep_section(name: str, result: Result) -> Iterator[str]:
@@ -234,8 +234,8 @@ def draw(name: str, result: Result, folder: Path) -> str | None:
 
 
 def _swept(row: Mapping[str, Any]) -> SweepRow:
-    told = dict(row)
-    return SweepRow(**(told | {"first_token_seconds": told.pop("first_token_s"), "notes": tuple(told["notes"])}))
+    values = dict(row)
+    return SweepRow(**(values | {"first_token_seconds": values.pop("first_token_s"), "notes": tuple(values["notes"])}))
 
 
 def _draw_memory(result: Result, path: Path) -> None:

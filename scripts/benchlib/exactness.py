@@ -33,24 +33,24 @@ from vidqa.types import Request
 _TIES = {torch.float32: 1e-4, torch.bfloat16: 0.01}  # of the logits' spread: closer than this, either may win
 
 
-def rungs(section: str, names: Callable[[Bench], Sequence[str]]) -> Callable[[Bench], Iterator[Row]]:
+def kernel_names(section: str, names: Callable[[Bench], Sequence[str]]) -> Callable[[Bench], Iterator[Row]]:
     """Return the section about attention kernels, in the head layouts of both models."""
 
     def measure(bench: Bench) -> Iterator[Row]:
         for model in ("2b", "7b"):
             layout = HeadLayout.of(bench.spec(model) if bench.tiny else FULL[model])
             for name in names(bench):
-                rung = probe_kernel(name, layout, str(bench.device), bench.dtype, timed=False)
+                kernel_name = probe_kernel(name, layout, str(bench.device), bench.dtype, timed=False)
                 formula = "largest difference from float32, of a chunk and of a token"
-                value = None if rung.reason and not rung.difference else rung.difference
-                yield Row(section, f"{model} heads, {name}", value, "", formula, note=rung.reason)
+                value = None if kernel_name.reason and not kernel_name.difference else kernel_name.difference
+                yield Row(section, f"{model} heads, {name}", value, "", formula, note=kernel_name.reason)
 
     return measure
 
 
 def flex(bench: Bench) -> Iterator[Row]:
     """Measure compiled kernels: their results, then the speed of a prefill."""
-    yield from rungs("flex", lambda bench: bench.sizes.compiled_rungs)(bench)
+    yield from kernel_names("flex", lambda bench: bench.sizes.compiled_kernel_names)(bench)
     yield from compiled_prefilling(bench)
 
 

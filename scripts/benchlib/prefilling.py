@@ -28,15 +28,17 @@ def prefilling(bench: Bench) -> Iterator[Row]:
     loaded, sizes = bench.model("7b"), bench.sizes
     chosen, default = kernel_of(loaded).name, _default_chunk(bench)
     shapes = [(chosen, chunk) for chunk in dict.fromkeys((default, *sizes.prefill_chunks))]
-    shapes += [(rung, default) for rung in sizes.rungs if rung != chosen]
-    for rung, chunk in shapes:
-        yield from _prefill_rows("prefill", bench, rung, chunk, engines=(rung, chunk) == (chosen, default))
+    shapes += [(kernel_name, default) for kernel_name in sizes.kernel_names if kernel_name != chosen]
+    for kernel_name, chunk in shapes:
+        yield from _prefill_rows(
+            "prefill", bench, kernel_name, chunk, engines=(kernel_name, chunk) == (chosen, default)
+        )
 
 
 def compiled_prefilling(bench: Bench) -> Iterator[Row]:
     """Measure the same with compiled kernels."""
-    for rung in bench.sizes.compiled_rungs:
-        yield from _prefill_rows("flex", bench, rung, _default_chunk(bench), engines=False)
+    for kernel_name in bench.sizes.compiled_kernel_names:
+        yield from _prefill_rows("flex", bench, kernel_name, _default_chunk(bench), engines=False)
 
 
 def _default_chunk(bench: Bench) -> int:
@@ -44,12 +46,12 @@ def _default_chunk(bench: Bench) -> int:
     return min(CHUNKS[0][1], max(bench.sizes.prefill_chunks))
 
 
-def _prefill_rows(section: str, bench: Bench, rung: str, chunk: int, *, engines: bool) -> Iterator[Row]:
+def _prefill_rows(section: str, bench: Bench, kernel_name: str, chunk: int, *, engines: bool) -> Iterator[Row]:
     loaded, tokens = bench.model("7b"), bench.sizes.prefill_tokens
-    name = f"{rung}, chunks of {chunk}"
+    name = f"{kernel_name}, chunks of {chunk}"
     flops = prefill_flops(loaded.model.spec, _run_config(bench, tokens=tokens))
     try:
-        seconds = _prefill_seconds(loaded, rung, chunk, bench)
+        seconds = _prefill_seconds(loaded, kernel_name, chunk, bench)
     except (VidqaError, RuntimeError, NotImplementedError) as error:
         if "CUDA error" in str(error):  # the device is lost to this process
             raise
@@ -71,11 +73,11 @@ def _run_config(bench: Bench, *, frames: int = 0, size: tuple[int, int] = (28, 2
 
 
 @torch.no_grad()
-def _prefill_seconds(loaded: Loaded, rung: str, chunk: int, bench: Bench) -> list[float]:
+def _prefill_seconds(loaded: Loaded, kernel_name: str, chunk: int, bench: Bench) -> list[float]:
     """Return seconds of the whole prompt, after a run that compiles its kernels."""
     model, tokens = loaded.model, bench.sizes.prefill_tokens
     embeddings = torch.randn(tokens, model.spec.hidden, device=model.device, dtype=model.dtype)
-    cache, kernel = make_cache(model.spec, tokens, model.dtype, model.device), kernel_of(loaded, rung)
+    cache, kernel = make_cache(model.spec, tokens, model.dtype, model.device), kernel_of(loaded, kernel_name)
     positions = text_positions(0, tokens)
 
     def run() -> None:
