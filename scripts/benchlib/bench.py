@@ -66,7 +66,8 @@ class Sizes:
 
 
 TINY = Sizes(
-    copied_bytes=2**16, matrix=64, kernel_names=("flash", "efficient", "tiled", "cudnn"), compiled_kernel_names=("tiled",),
+    copied_bytes=2**16, matrix=64, kernel_names=("flash", "efficient", "tiled", "cudnn"),
+    compiled_kernel_names=("tiled",),
     exact_frames=4, exact_tokens=8, exact_context=100, exact_steps=3, caps_gib=(2, 2, 2),
     plans=((1, None, (84, 56), 4), (1, 4, (84, 56), 4), (1, 8, (112, 84), 4)), plan_seconds=20.0,
     decode_context=100, decode_tokens=8, plain_tokens=6, prefill_tokens=200, prefill_chunks=(64, 128),

@@ -20,7 +20,7 @@ _FLOPS_SHARE = 0.45
 _BANDWIDTH_SHARE = 0.7
 _LAYER_SECONDS = {"cuda": 0.9e-3, "mps": 0.9e-3, "cpu": 0.1e-3}
 # A captured step (decode_runners.py) launches nothing, but each of its operations takes a few microseconds. Counted
-# by tests/engine/test_fused_decoder_selection.py: 10 a layer where Triton runs, else 50. 3 µs are assumed, not measured.
+# by tests/engine/test_fused_decoder_selection.py: 10 a layer where Triton runs, else 50. 3 µs are assumed.
 _OPERATION_SECONDS = 3e-6
 _FUSED_OPERATIONS, _PLAIN_OPERATIONS = 10, 50
 # bitsandbytes 0.45 at batch 1, Llama-3.1-8B on H100: bf16 41.0, NF4 30.1, NF4 nested 24.3, int8 19.2.
