@@ -15,6 +15,7 @@ from vidqa.events import Event, Noted
 from vidqa.models.registry import Checkpoint
 from vidqa.planner.search import PlanningProblem
 from vidqa.types import Plan, Request, VideoInfo
+from vidqa.video.picture_folder import file_identity
 from vidqa.video.reader import never
 
 if TYPE_CHECKING:
@@ -31,10 +32,11 @@ Scene = tuple[str | int | float | tuple[int, int] | None, ...]
 
 def video_cache_key(request: Request) -> Scene:
     """What must be equal for two requests to see the same pictures."""
-    status = os.stat(request.video)
     sampling = (request.frames, request.fps, request.start_seconds, request.end_seconds, request.size, request.stream)
-    identity = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)  # copies can keep a time
-    return (os.path.realpath(request.video), *identity, *sampling)
+    identity = file_identity(request.video)
+    if request.timestamps and os.path.isfile(request.timestamps):  # if it is gone, opening the video says so
+        identity += file_identity(request.timestamps)
+    return (os.path.realpath(request.video), *identity, *sampling, request.picture_fps)
 
 
 @dataclass(slots=True)

@@ -263,6 +263,7 @@ class Session:
             clip_deadline_seconds=config.clip_deadline_seconds,
             stopped=stopped,
             stream=request.stream,
+            pictures=request.picture_times,
         )
 
     def _open_unless_stopped(self, request: Request) -> VideoReader:

@@ -53,7 +53,7 @@ class Controller:
         """Start the workers. `post` sends a message to the screen; `run_thread` runs a function as an app's worker."""
         self._send, self._run_thread = post, run_thread
         self.session_worker = SessionWorker(self._factory, self.config(), self._post)
-        self.thumbnail_loader = ThumbnailLoader(self._post)
+        self.thumbnail_loader = ThumbnailLoader(self._post, pictures=self.options.request.picture_times)
         self.conversation = Conversation(self.history, warn)
         # Plain threads: asyncio would wait for an app's worker without a time limit when the app ends.
         bodies = {"engine": self.session_worker.run, "video": self.thumbnail_loader.run}

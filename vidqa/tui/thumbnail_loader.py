@@ -12,6 +12,7 @@ from textual.message import Message
 from vidqa.errors import VideoError, VidqaError
 from vidqa.tui.half_blocks import shrink
 from vidqa.tui.worker_messages import FrameDecoded, VideoFailed, VideoOpened
+from vidqa.types import NO_TIMES, PictureTimes
 from vidqa.video.reader import VideoReader, open_video
 
 _MAX_PIXELS = (480, 320)  # width and height of a picture, enough for the frame viewer
@@ -19,10 +20,15 @@ _BATCH = 8  # frames decoded before checking for a newer request
 
 
 class ThumbnailLoader:
-    """`run` is the thread's body; all other methods may be called from any thread."""
+    """`run` is the thread's body; all other methods may be called from any thread.
 
-    def __init__(self, post: Callable[[Message], object], *, isolated: bool = True) -> None:
-        self._post, self._isolated = post, isolated
+    `pictures` are the times of a folder's pictures, where the video is one.
+    """
+
+    def __init__(
+        self, post: Callable[[Message], object], *, isolated: bool = True, pictures: PictureTimes = NO_TIMES
+    ) -> None:
+        self._post, self._isolated, self._pictures = post, isolated, pictures
         self._changed = threading.Condition()
         self._path: str | None = None
         self._requested: Sequence[int] = ()
@@ -71,7 +77,7 @@ class ThumbnailLoader:
     def _open(self, path: str) -> None:
         self._close_reader()
         try:
-            reader = open_video(path, isolated=self._isolated)
+            reader = open_video(path, isolated=self._isolated, pictures=self._pictures)
         except VidqaError as error:
             self._fail(error)
             return

@@ -21,7 +21,7 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from vidqa.errors import VideoError
-from vidqa.types import Frame
+from vidqa.types import NO_TIMES, Frame, PictureTimes
 from vidqa.video.memory_limit import limited_allocation
 from vidqa.video.open import open_here
 
@@ -55,16 +55,17 @@ def serve(commands: BinaryIO, out: BinaryIO) -> None:
                     source.close()
                     source = None  # what fails to open leaves nothing open
                 gc.collect()  # of a cycle: PyAV's threads and buffers, which would count against this file
-                source = _open(path, out, command.get("stream"))
+                pictures = PictureTimes(*command.get("pictures", ()))
+                source = _open(path, out, command.get("stream"), pictures)
             elif source is not None:
                 _send_frames(source, path, command["frames"], out)
         except VideoError as error:
             send(out, {"error": type(error).__name__, "what": error.what, "remedy": error.remedy})
 
 
-def _open(path: str, out: BinaryIO, stream: int | None = None) -> "Source":
+def _open(path: str, out: BinaryIO, stream: int | None = None, pictures: PictureTimes = NO_TIMES) -> "Source":
     with limited_allocation(path):
-        info, source = open_here(path, stream)
+        info, source = open_here(path, stream, pictures)
     # Not asdict: it copies every single time.
     header = {field.name: getattr(info, field.name) for field in fields(info) if field.name != "pts_seconds"}
     send(out, {"info": header}, array.array("d", info.pts_seconds).tobytes())

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from vidqa.errors import VideoUnreadable
+from vidqa.errors import VideoError, VideoUnreadable
 from vidqa.utils.units import format_bytes
+from vidqa.video.picture_folder import largest_picture_bytes
 from vidqa.video.size_limits import decoding_limit_bytes
 
 
@@ -25,8 +26,8 @@ def limited_allocation(path: str) -> Iterator[None]:
         yield
         return
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    with suppress(OSError, ValueError):  # the file is gone, or the limit is lower already
-        resource.setrlimit(resource.RLIMIT_DATA, (decoding_limit_bytes(os.path.getsize(path)), hard))
+    with suppress(OSError, ValueError, VideoError):  # the file is gone, or the limit is lower already
+        resource.setrlimit(resource.RLIMIT_DATA, (decoding_limit_bytes(_file_bytes(path)), hard))
     try:
         yield
     finally:
@@ -41,6 +42,11 @@ def too_much_memory(path: str) -> VideoUnreadable:
         f"{Path(path).name} takes more memory to decode than {most}.",
         "Convert it to smaller pictures: ffmpeg -i IN -vf scale=1920:-2 OUT",
     )
+
+
+def _file_bytes(path: str) -> int:
+    """The size of a file, or of the largest picture in a folder of them."""
+    return largest_picture_bytes(path) if os.path.isdir(path) else os.path.getsize(path)
 
 
 def _limit_bytes() -> int | None:

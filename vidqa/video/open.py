@@ -3,11 +3,12 @@
 What a file is, its content tells, not its name.
 """
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vidqa.errors import VideoUnreadable
-from vidqa.types import VideoInfo
+from vidqa.types import NO_TIMES, PictureTimes, VideoInfo
 from vidqa.video.container import REMEDY_FETCH
 from vidqa.video.frame_decoder import FrameSource
 from vidqa.video.probe import check_file, probe
@@ -19,9 +20,17 @@ _IMAGES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM", b"II*\0", b"MM\0*", b"I
 _STILLS = (b"ftypavif", b"ftypheic", b"ftypheix", b"ftypheim", b"ftypheis", b"ftypmif1")  # sequences are FFmpeg's
 
 
-def open_here(path: str, stream: int | None = None) -> "tuple[VideoInfo, Source]":
-    """A file's facts and where its frames come from, of the best or the asked stream; raises VideoError children."""
+def open_here(path: str, stream: int | None = None, pictures: PictureTimes = NO_TIMES) -> "tuple[VideoInfo, Source]":
+    """A file's facts and where its frames come from, of the best or the asked stream; raises VideoError children.
+
+    A folder is opened as a video of numbered pictures, whose times follow from `pictures`.
+    """
     absolute = check_file(path)
+    if os.path.isdir(absolute):
+        from vidqa.video.image_sequence import ImageSequence  # late: most videos are files
+
+        sequence = ImageSequence(path, absolute, pictures)
+        return sequence.info, sequence
     if _is_image(absolute):
         from vidqa.video.image_source import ImageSource  # late: most files need no Pillow
 
@@ -31,9 +40,9 @@ def open_here(path: str, stream: int | None = None) -> "tuple[VideoInfo, Source]
     return opened.info, FrameSource(opened)
 
 
-def probe_facts(path: str, stream: int | None = None) -> VideoInfo:
+def probe_facts(path: str, stream: int | None = None, pictures: PictureTimes = NO_TIMES) -> VideoInfo:
     """What opening a file tells, with the file closed again; raises VideoError children."""
-    info, source = open_here(path, stream)
+    info, source = open_here(path, stream, pictures)
     source.close()
     return info
 

@@ -33,6 +33,7 @@ from vidqa.video.geometry import Crop, Orientation, Shape, usable_crop
 from vidqa.video.mkv_crop import matroska_crop
 from vidqa.video.mp4_crop import mp4_crop
 from vidqa.video.packets import PacketTable, open_with_packets
+from vidqa.video.picture_folder import numbered_pictures
 from vidqa.video.rgb_conversion import is_untagged_hd, orientation_of
 from vidqa.video.size_limits import MAX_PIXELS, check_picture_size, decoding_threads
 from vidqa.video.stream_selection import choice_note
@@ -63,7 +64,10 @@ class Opened:
 
 
 def check_file(path: str) -> str:
-    """The absolute path of a readable, regular, non-empty file; raises VideoNotFound or VideoUnreadable."""
+    """The absolute path of a readable, regular, non-empty file, or of a folder of numbered pictures.
+
+    Raises VideoNotFound or VideoUnreadable.
+    """
     if "://" in path:
         raise VideoNotFound(f"{path} is an address, not a file.", "Download it first and give the file.")
     absolute = os.path.abspath(path)
@@ -74,7 +78,8 @@ def check_file(path: str) -> str:
         reason = getattr(error, "strerror", None) or str(error)
         raise VideoNotFound(f"There is no video {path}: {reason}.", "Check the path.") from error
     if stat.S_ISDIR(status.st_mode):
-        raise VideoNotFound(f"{path} is a folder.", "Give one video file.")
+        numbered_pictures(absolute)
+        return absolute
     if not stat.S_ISREG(status.st_mode):
         raise VideoNotFound(f"{path} is not a regular file.", "Copy the video to a file first.")
     if status.st_size == 0:

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -22,8 +22,9 @@ from typing import Any, Protocol
 from vidqa import errors
 from vidqa.config import CLIP_DEADLINE_SECONDS, DECODER_DEADLINE_SECONDS
 from vidqa.errors import Interrupted, VideoError, VideoTooDamaged, VideoUnreadable
-from vidqa.types import Frame, VideoInfo
+from vidqa.types import NO_TIMES, Frame, PictureTimes, VideoInfo
 from vidqa.utils.units import format_timestamp
+from vidqa.video.picture_folder import file_identity
 
 _WORKER = (sys.executable, "-m", "vidqa.video.decoder_worker")
 _PASSED_ON = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TMPDIR", "SYSTEMROOT", "VIRTUAL_ENV")
@@ -41,7 +42,7 @@ class Decoding:
     waiting for its replies about one file, from opening it to the last frame that was asked for; each further
     request for frames has as long again. `gives_way` lets computing threads have
     the processor first, for frames that are not waited for yet. `stream` is the index of the picture to take, as FFmpeg
-    counts; None for the best.
+    counts; None for the best. `pictures` are the times of a folder's pictures.
     """
 
     isolated: bool = True
@@ -49,6 +50,7 @@ class Decoding:
     clip_deadline_seconds: float = CLIP_DEADLINE_SECONDS
     gives_way: bool = False
     stream: int | None = None
+    pictures: PictureTimes = NO_TIMES
 
 
 class Source(Protocol):
@@ -140,13 +142,14 @@ def open_video(
     clip_deadline_seconds: float = CLIP_DEADLINE_SECONDS,
     stopped: Callable[[], bool] = never,
     stream: int | None = None,
+    pictures: PictureTimes = NO_TIMES,
 ) -> VideoReader:
     """Open a video file; raises VideoError children, and Interrupted soon after `stopped` says so.
 
     The deadlines are those of Decoding. In this process there are none, and nothing is looked at before the file is
     open.
     """
-    how = Decoding(isolated, deadline_seconds, clip_deadline_seconds, stream=stream)
+    how = Decoding(isolated, deadline_seconds, clip_deadline_seconds, stream=stream, pictures=pictures)
     return VideoReader(*open_source(path, how, stopped))
 
 
@@ -155,7 +158,7 @@ def open_source(path: str, how: Decoding, stopped: Callable[[], bool] = never) -
     if not how.isolated:
         from vidqa.video.open import open_here
 
-        return open_here(path, how.stream)
+        return open_here(path, how.stream, how.pictures)
     worker = start_worker(how, stopped)
     try:
         info = worker.open(path)
@@ -213,7 +216,7 @@ class Worker:
         self._opened = None
         self.files += 1
         try:
-            self._command({"open": path, "stream": self._how.stream})
+            self._command({"open": path, "stream": self._how.stream, "pictures": astuple(self._how.pictures)})
             header, payload = self._receive()
         except BaseException:
             if self._replying:
@@ -325,10 +328,9 @@ class Worker:
 def _identity(path: str) -> object:
     """What tells a file from another one at the same path; None where there is none."""
     try:
-        status = os.stat(path)
-    except (OSError, ValueError):
+        return path, file_identity(path)
+    except (OSError, ValueError, VideoError):
         return None
-    return path, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _environment() -> dict[str, str]:
