@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 SUGGESTED_MODEL = "Qwen/Qwen2-VL-2B-Instruct"
 _VIDEO_HELP = "a video file, a folder of numbered pictures, a file:// address, or - for standard input"
 _FPS_HELP = "sample F frames per second"
-FOLDER_FPS_HELP = f"{_FPS_HELP}; of a folder of pictures: they are F pictures per second (default: 25)"
+FOLDER_FPS_HELP = f"{_FPS_HELP}; for a folder of pictures: their rate, F pictures per second (default: 25)"
 _MODEL_QUESTION = f"""No model was named and none is cached.
   1  fetch {SUGGESTED_MODEL} (4.4 GB)
   2  use the demo model (coloured shapes only)
@@ -123,7 +123,7 @@ def add_tui_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "video", metavar="VIDEO", nargs="?", help="a video file, a folder of numbered pictures, or a file:// address"
     )
-    parser.add_argument("--fps", type=float, metavar="F", help="a folder's pictures are F per second (default: 25)")
+    parser.add_argument("--fps", type=float, metavar="F", help="rate of a folder's pictures, F per second (default: 25)")
     add_timestamps_option(parser)
     add_plan_options(parser)
     add_setting_options(parser.add_argument_group("appearance"), TUI_SETTINGS)
