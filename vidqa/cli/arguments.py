@@ -123,7 +123,9 @@ def add_tui_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "video", metavar="VIDEO", nargs="?", help="a video file, a folder of numbered pictures, or a file:// address"
     )
-    parser.add_argument("--fps", type=float, metavar="F", help="rate of a folder's pictures, F per second (default: 25)")
+    parser.add_argument(
+        "--fps", type=float, metavar="F", help="rate of a folder's pictures, F per second (default: 25)"
+    )
     add_timestamps_option(parser)
     add_plan_options(parser)
     add_setting_options(parser.add_argument_group("appearance"), TUI_SETTINGS)
