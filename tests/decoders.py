@@ -19,7 +19,7 @@ def fail(name, when):
     if "hang_" + when in name:
         time.sleep(600)
 
-def scripted_open(path, out, stream=None):
+def scripted_open(path, out, *how):
     global opened, name
     opened, name = opened + 1, os.path.basename(path)
     with open({log!r}, "a") as log:
@@ -27,7 +27,7 @@ def scripted_open(path, out, stream=None):
     if opened == {dies_at}:
         os.kill(os.getpid(), signal.SIGKILL)
     fail(name, "open")
-    return true_open(path, out, stream)
+    return true_open(path, out, *how)
 
 def scripted_frames(source, path, indices, out):
     fail(name, "frames")

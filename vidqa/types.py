@@ -111,10 +111,26 @@ class Turn:
 
 
 @dataclass(frozen=True, slots=True)
+class PictureTimes:
+    """When the numbered pictures of a folder are shown: at `fps` per second, or at the times in a `file`.
+
+    The file wins; with neither, the folder's timestamps.txt has the times, or 25 pictures per second are assumed.
+    """
+
+    fps: float | None = None
+    file: str | None = None
+
+
+NO_TIMES = PictureTimes()
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """A question about a video. `size` is (width, height) in pixels; `history` are the turns before it.
 
-    `stream` is the index of the video stream, as FFmpeg counts streams; None for the best.
+    `stream` is the index of the video stream, as FFmpeg counts streams; None for the best. Where the video is a folder
+    of numbered pictures, `picture_fps` is their rate, and `timestamps` a file with a time in seconds for each of them;
+    for a file neither counts.
     """
 
     video: str
@@ -131,6 +147,13 @@ class Request:
     top_p: float = 1.0
     seed: int | None = None
     stream: int | None = None
+    picture_fps: float | None = None
+    timestamps: str | None = None
+
+    @property
+    def picture_times(self) -> PictureTimes:
+        """Return when the pictures are shown, if the video is a folder of them."""
+        return PictureTimes(self.picture_fps, self.timestamps)
 
 
 @dataclass(frozen=True, slots=True)

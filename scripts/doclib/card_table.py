@@ -84,7 +84,7 @@ def write_flat_clip(path: Path) -> Path:
     with av.open(str(path), "w") as container:
         stream: Any = container.add_stream("libx264", rate=FPS, options={"qp": "51", "bf": "0"})
         stream.width, stream.height, stream.pix_fmt = *SIZE, "yuv420p"
-        encoded: Any = list(stream.encode(frame) + stream.encode())[0]
+        encoded: Any = next(iter(stream.encode(frame) + stream.encode()))
         for number in range(SECONDS * FPS):
             packet = av.Packet(bytes(encoded))
             packet.stream, packet.time_base = stream, Fraction(1, FPS)

@@ -13,6 +13,7 @@ from vidqa.batch.caption_requests import CaptionRequest, PlannedQuestion, Reques
 from vidqa.batch.clip_record import Clip, PendingClip
 from vidqa.batch.content_hash import content_id, hash_of
 from vidqa.batch.prompt_templates import PromptTemplate
+from vidqa.batch.run_fingerprint import make_fingerprint
 from vidqa.config import EngineConfig
 from vidqa.models.registry import find_checkpoints
 from vidqa.planner.model_choice import forecast
@@ -113,3 +114,13 @@ def test_a_named_pipe_is_an_error_instead_of_a_wait(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "clip.mp4")
     with pytest.raises(FileNotFoundError, match="Not a regular file"):
         content_id(str(tmp_path / "clip.mp4"))
+
+
+def test_a_runs_fingerprint_has_the_settings_of_earlier_journals_alone() -> None:
+    """A further setting would caption again all clips that were captioned before it existed."""
+    caption_request = CaptionRequest(PromptTemplate("", "What happens?"), Request("", ""))
+    fingerprint = make_fingerprint(caption_request, EngineConfig(model="demo"), find_checkpoints("demo", local=True)[0])
+    assert sorted(fingerprint.settings) == [
+        "end_seconds", "fps", "frames", "kv", "max_tokens", "quality", "seed", "segments", "size", "start_seconds",
+        "stream", "system", "temperature", "top_p", "weights",
+    ]  # fmt: skip

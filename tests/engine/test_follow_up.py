@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import av
 import pytest
 
 from tests.engine.asking import ANSWER, CLIP, EMPTY, QUESTION, answer_in, stages_of
@@ -104,6 +105,35 @@ def test_another_file_of_the_same_size_and_time_is_read_anew(tmp_path: Path) -> 
             os.utime(clip, ns=(10**18, 10**18))
             turns.append(answer_in(events_of(session, Request(str(clip), QUESTION))).text)
     assert turns == [ANSWER, "nothing visible."]
+
+
+def test_a_folder_of_pictures_is_read_anew_where_a_picture_or_its_times_changed(tmp_path: Path) -> None:
+    folder, times = tmp_path / "f", tmp_path / "times.txt"
+    folder.mkdir()
+    with av.open(CLIP) as container:
+        pictures = [frame.to_image() for frame in container.decode(video=0)][::8]
+    for number, picture in enumerate(pictures):
+        picture.save(folder / f"{number}.png")
+    times.write_text("".join(f"{number / 3}\n" for number in range(len(pictures))))
+    timed, rated = (
+        Request(str(folder), QUESTION, timestamps=str(times)),
+        Request(str(folder), QUESTION, picture_fps=3.0),
+    )
+    with Session(CONFIG) as session:
+        first = events_of(session, timed)
+        assert answer_in(first).text == "a red circle moves right."
+        assert "vision" not in stages_of(events_of(session, timed))
+        times.write_text("".join(f"{number / 2}\n" for number in range(len(pictures))))
+        assert "vision" in stages_of(events_of(session, timed))
+        assert "vision" in stages_of(events_of(session, rated))
+        assert "vision" in stages_of(events_of(session, replace(rated, picture_fps=2.0)))
+        assert "vision" not in stages_of(events_of(session, replace(rated, picture_fps=2.0)))
+        pictures[0].save(folder / "5.png")
+        assert "vision" in stages_of(events_of(session, replace(rated, picture_fps=2.0)))
+        events_of(session, timed)
+        times.unlink()
+        with pytest.raises(VideoNotFound, match=r"There is no file .*times\.txt"):
+            events_of(session, timed)
 
 
 def test_another_system_prompt_keeps_the_embeddings() -> None:

@@ -16,17 +16,20 @@ if TYPE_CHECKING:
     from vidqa.types import Request
 
 SUGGESTED_MODEL = "Qwen/Qwen2-VL-2B-Instruct"
+_VIDEO_HELP = "a video file, a folder of numbered pictures, a file:// address, or - for standard input"
+_FPS_HELP = "sample F frames per second"
+FOLDER_FPS_HELP = f"{_FPS_HELP}; for a folder of pictures: their rate, F pictures per second (default: 25)"
 _MODEL_QUESTION = f"""No model was named and none is cached.
   1  fetch {SUGGESTED_MODEL} (4.4 GB)
   2  use the demo model (coloured shapes only)
 Which one? [1/2] """
 
 
-def add_video_options(parser: argparse.ArgumentParser) -> None:
-    """Declare what is sampled of a video."""
+def add_video_options(parser: argparse.ArgumentParser, *, fps_help: str = _FPS_HELP) -> None:
+    """Declare what is sampled of a video; `fps_help` explains `--fps`."""
     group = parser.add_argument_group("frames (what is not set is planned)")
     group.add_argument("--frames", type=int, metavar="N", help="sample N frames (even)")
-    group.add_argument("--fps", type=float, metavar="F", help="sample F frames per second")
+    group.add_argument("--fps", type=float, metavar="F", help=fps_help)
     add_range_options(group)
     group.add_argument("--size", metavar="WxH", help="size of the frames in pixels")
 
@@ -42,15 +45,29 @@ def add_stream_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--stream", type=int, metavar="N", help="index of the video stream, as FFmpeg counts streams")
 
 
+def add_video_argument(parser: argparse.ArgumentParser, **keywords: Any) -> None:
+    """Declare the video of a command; `keywords` are those of `add_argument`."""
+    parser.add_argument("video", metavar="VIDEO", help=_VIDEO_HELP, **keywords)
+
+
+def add_timestamps_option(parser: argparse.ArgumentParser) -> None:
+    """Declare the file with the times of a folder's pictures."""
+    parser.add_argument(
+        "--timestamps", metavar="FILE",
+        help="times of a folder's pictures, in seconds, one a line (default: the folder's timestamps.txt, if any)",
+    )  # fmt: skip
+
+
 def add_planned_video(parser: argparse.ArgumentParser, **defaults: object) -> None:
     """Declare a video, an optional question and the options of a plan; `defaults` as for add_setting_options."""
-    parser.add_argument("video", metavar="VIDEO", help="a video file")
+    add_video_argument(parser)
     parser.add_argument(
         "--question", metavar="TEXT", default="what happens?",
         help="the question to plan for: one about text in the picture gets more pixels",
     )  # fmt: skip
-    add_video_options(parser)
+    add_video_options(parser, fps_help=FOLDER_FPS_HELP)
     add_stream_option(parser)
+    add_timestamps_option(parser)
     add_plan_options(parser, **defaults)
 
 
@@ -103,10 +120,16 @@ def add_plan_options(parser: argparse.ArgumentParser, **defaults: object) -> Non
 def add_tui_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the interactive session, which `vidqa.__main__` opens."""
     parser.description = "Opens an interactive session: choose a video, see the plan, ask questions."
-    parser.add_argument("video", metavar="VIDEO", nargs="?", help="a video file")
+    parser.add_argument(
+        "video", metavar="VIDEO", nargs="?", help="a video file, a folder of numbered pictures, or a file:// address"
+    )
+    parser.add_argument(
+        "--fps", type=float, metavar="F", help="rate of a folder's pictures, F per second (default: 25)"
+    )
+    add_timestamps_option(parser)
     add_plan_options(parser)
     add_setting_options(parser.add_argument_group("appearance"), TUI_SETTINGS)
-    parser.set_defaults(frames=None, fps=None, start=None, end=None, size=None)
+    parser.set_defaults(frames=None, start=None, end=None, size=None)
 
 
 def given_flags(arguments: argparse.Namespace) -> dict[str, str | bool]:
@@ -138,6 +161,8 @@ def make_request(arguments: argparse.Namespace, settings: Settings, question: st
         top_p=getattr(arguments, "top_p", 1.0),
         seed=getattr(arguments, "seed", None),
         stream=getattr(arguments, "stream", None),
+        picture_fps=getattr(arguments, "picture_fps", None),
+        timestamps=getattr(arguments, "timestamps", None),
     )
 
 
@@ -178,7 +203,7 @@ def choose_model(named: str | None, reporter: "StderrReporter") -> str:
     """
     if model := named or _cached_model():
         return model
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+    if sys.stdin is None or not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise ModelMissing(
             "No model was named and no Qwen2-VL is cached.",
             f"Fetch one with `vidqa pull {SUGGESTED_MODEL}` (4.4 GB), or add --model demo (coloured shapes only).",

@@ -7,9 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 from vidqa.cli.arguments import (
+    FOLDER_FPS_HELP,
     add_plan_options,
     add_sampling_options,
     add_stream_option,
+    add_timestamps_option,
+    add_video_argument,
     add_video_options,
     choose_model,
     make_config,
@@ -17,6 +20,7 @@ from vidqa.cli.arguments import (
     settings_for,
 )
 from vidqa.cli.console import ExitCode, StderrReporter, handle_signals, interrupt, write_json
+from vidqa.cli.video_argument import as_named
 from vidqa.errors import Interrupted
 from vidqa.messages import degraded_text, model_label, usage_text
 from vidqa.types import Answer, Plan, Turn, VideoInfo
@@ -27,10 +31,11 @@ from vidqa.utils.units import format_bytes, format_timestamp
 def add_ask_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `vidqa ask`."""
     parser.description = "Answers a question about a video, and further ones with --then."
-    parser.add_argument("video", metavar="VIDEO", help="a video file")
+    add_video_argument(parser)
     parser.add_argument("question", metavar="QUESTION", help='for example "what happens?"')
-    add_video_options(parser)
+    add_video_options(parser, fps_help=FOLDER_FPS_HELP)
     add_stream_option(parser)
+    add_timestamps_option(parser)
     add_plan_options(parser)
     group = parser.add_argument_group("answer")
     add_sampling_options(group)
@@ -71,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
                 reporter.say(str(stopped))
                 return received.exit_code()
             if arguments.json:
-                write_json(answer_object(answer))
+                write_json(answer_object(replace(answer, video=as_named(answer.video, arguments))))
             reporter.say(usage_text(answer))
             if answer.finish_reason == "cancelled":
                 return received.exit_code()

@@ -12,7 +12,7 @@ from typing import Any
 from vidqa.cli.console import ExitCode
 
 _SHELLS = ("bash", "zsh", "fish")
-_FILE_DESTS = ("output", "out", "plot", "file")
+_FILE_DESTS = ("output", "out", "plot", "file", "timestamps")
 
 
 def add_completion_arguments(parser: argparse.ArgumentParser) -> None:

@@ -4,6 +4,7 @@ Untrusted text passes `safe_text` on its way out.
 """
 
 import os
+import re
 import signal
 import sys
 import textwrap
@@ -19,6 +20,9 @@ from vidqa.utils.units import format_bytes
 
 if TYPE_CHECKING:
     from vidqa.events import MemorySampled, StageProgress, StageStarted
+
+_COMMAND = re.compile("`[^`]*`")
+_UNBROKEN = "\0"  # in place of a space: textwrap breaks no line there, and safe_text leaves none in a text
 
 
 class ExitCode(IntEnum):
@@ -50,10 +54,11 @@ def exit_code_for(error: VidqaError) -> ExitCode:
 
 
 def report_error(error: VidqaError) -> None:
-    """Print an error as one paragraph on stderr."""
+    """Print an error as one paragraph on stderr; a command between backticks stays on one line, to be copied."""
     text = safe_text(f"vidqa: {error}").replace("\n", " ")
-    width = min(_columns(), 100)
-    sys.stderr.write(textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False) + "\n")
+    text = _COMMAND.sub(lambda command: command[0].replace(" ", _UNBROKEN), text)
+    lines = textwrap.fill(text, min(_columns(), 100), break_long_words=False, break_on_hyphens=False)
+    sys.stderr.write(lines.replace(_UNBROKEN, " ") + "\n")
 
 
 def write_json(value: dict[str, Any]) -> None:

@@ -13,6 +13,7 @@ from typing import NoReturn
 
 import vidqa
 from vidqa.cli.console import ExitCode, exit_code_for, quiet_closed_pipe, report_error
+from vidqa.cli.video_argument import local_video
 from vidqa.errors import VidqaError
 
 _EPILOG = """exit codes: 0 ok, 1 failed, 2 usage, 3 batch finished with failures, 4 does not fit,
@@ -73,7 +74,7 @@ def run(arguments: Sequence[str], open_session: Callable[[argparse.Namespace], i
         from vidqa.cli.completion import complete
 
         complete(build_parser())
-    is_terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    is_terminal = sys.stdin is not None and sys.stdin.isatty() and sys.stdout.isatty()
     if open_session and is_terminal and not arguments:
         arguments = ["tui"]
     named = next((word for word in arguments if not word.startswith("-")), None)  # no option before it has a value
@@ -83,7 +84,8 @@ def run(arguments: Sequence[str], open_session: Callable[[argparse.Namespace], i
         parser.print_help()
         return ExitCode.OK
     try:
-        code: int = open_session(parsed) if open_session and parsed.command == "tui" else parsed.run(parsed)
+        with local_video(parsed):
+            code: int = open_session(parsed) if open_session and parsed.command == "tui" else parsed.run(parsed)
         sys.stdout.flush()
         return code
     except BrokenPipeError:

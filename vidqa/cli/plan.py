@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from vidqa.cli.arguments import add_planned_video, make_config, make_request, planned_model, settings_for
 from vidqa.cli.console import ExitCode, format_table, write_json
 from vidqa.cli.json_output import SCHEMA_VERSION, plan_object, video_object
+from vidqa.cli.video_argument import as_named
 from vidqa.planner.memory_model import memory_shares
 from vidqa.types import Plan, VideoInfo
 from vidqa.utils.safe_text import safe_line, safe_text
@@ -48,7 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
     settings = settings_for(arguments)
     request = make_request(arguments, settings, arguments.question)
     check_request(request)
-    video = probe_facts(request.video, request.stream)
+    video = as_named(probe_facts(request.video, request.stream, request.picture_times), arguments)
     config = make_config(arguments, settings, settings.model or planned_model())
     if arguments.gpu == "all":
         return _print_matrix(arguments.json, config, video, request, named=settings.model is not None)

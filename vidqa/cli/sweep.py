@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 from vidqa.cli.arguments import (
     add_plan_options,
     add_range_options,
+    add_video_argument,
     choose_model,
     make_config,
     make_request,
     settings_for,
 )
 from vidqa.cli.console import ExitCode, StderrReporter, format_table, handle_signals, interrupt, write_json
+from vidqa.cli.video_argument import as_named
 from vidqa.errors import UsageError
 from vidqa.utils.safe_text import safe_line, safe_text
 from vidqa.utils.units import format_bytes, parse_bytes
@@ -38,7 +40,7 @@ def add_sweep_arguments(parser: argparse.ArgumentParser) -> None:
         "Answers one question at several frame counts (or sizes), each in a separate process, and compares "
         "measured with planned peaks. Running out of memory is a result, not an error."
     )
-    parser.add_argument("video", metavar="VIDEO", help="a video file")
+    add_video_argument(parser)
     parser.add_argument("--question", metavar="TEXT", default="what happens?", help="default: what happens?")
     group = parser.add_argument_group("sweep")
     group.add_argument(
@@ -115,7 +117,7 @@ def _series(arguments: argparse.Namespace, reporter: StderrReporter) -> "Sweep":
         raise UsageError("--sizes sweeps sizes, and --frames names several counts.", "Give --frames one count.")
     if sizes and request.size:
         raise UsageError("--size and --sizes exclude each other.", "Give one of them.")
-    video = probe_facts(request.video, request.stream)
+    video = as_named(probe_facts(request.video, request.stream, request.picture_times), arguments)
     config = make_config(arguments, settings, choose_model(settings.model, reporter))
     check_config(config)
     limit = None if arguments.limit is None else parse_bytes(arguments.limit)

@@ -19,6 +19,7 @@ from vidqa.planner.fallback import MAX_STEPS, gave_up, lower
 from vidqa.planner.planner import plan_video
 from vidqa.planner.problem import PlanningProblem, with_cpu_threads
 from vidqa.types import Answer, FinishReason, MemoryUse, Plan, Request, Timing, VideoInfo
+from vidqa.video.picture_folder import file_identity
 from vidqa.video.reader import check_file, never
 
 if TYPE_CHECKING:
@@ -34,10 +35,11 @@ VideoKey = tuple[str | int | float | tuple[int, int] | None, ...]
 
 def video_cache_key(request: Request) -> VideoKey:
     """Return the file's path and identity and the sampling options: equal for requests that see the same frames."""
-    status = os.stat(request.video)
     sampling = (request.frames, request.fps, request.start_seconds, request.end_seconds, request.size, request.stream)
-    identity = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)  # copies can keep a time
-    return (os.path.realpath(request.video), *identity, *sampling)
+    identity = file_identity(request.video)
+    if request.timestamps and os.path.isfile(request.timestamps):  # if it is gone, opening the video says so
+        identity += file_identity(request.timestamps)
+    return (os.path.realpath(request.video), *identity, *sampling, request.picture_fps)
 
 
 @dataclass(slots=True)

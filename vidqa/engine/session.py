@@ -248,4 +248,5 @@ class Session:
             clip_deadline_seconds=config.clip_deadline_seconds,
             stopped=stopped,
             stream=request.stream,
+            pictures=request.picture_times,
         )

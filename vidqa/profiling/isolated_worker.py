@@ -145,7 +145,9 @@ def _ask_baseline(run: IsolatedRun, found: Any, device: "Device", tracker: "Trac
     with tracker.phase("load"):
         model = HFBaseline(found.local_folder(), torch_device(device.torch_name), compute_dtype(device))
     for name, request in (("warm-up", warm_up(run.request)), ("generate", run.request)):
-        video = open_video(request.video, isolated=run.config.isolate_decoder, stream=request.stream)
+        video = open_video(
+            request.video, isolated=run.config.isolate_decoder, stream=request.stream, pictures=request.picture_times
+        )
         with video as reader, tracker.phase(name):
             assert request.size is not None
             interval = {"start_seconds": request.start_seconds, "end_seconds": request.end_seconds}

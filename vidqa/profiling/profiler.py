@@ -123,9 +123,10 @@ def profile_transformers(config: EngineConfig, request: Request, trace_path: Pat
     size, start = (plan.run_config.height, plan.run_config.width), time.perf_counter()
     baseline = HFBaseline(found.local_folder(), torch_device(plan.device), plan.run_config.dtype)
     load_seconds = time.perf_counter() - start
-    with open_video(request.video, isolated=config.isolate_decoder) as reader:
+    with open_video(request.video, isolated=config.isolate_decoder, pictures=request.picture_times) as reader:
         baseline.ask(warm_up(request), reader, plan.indices[:2], (WARM_UP_SIDE, WARM_UP_SIDE))
-    with open_video(request.video, isolated=config.isolate_decoder) as reader, _profiled(trace_path, plan.device):
+    video = open_video(request.video, isolated=config.isolate_decoder, pictures=request.picture_times)
+    with video as reader, _profiled(trace_path, plan.device):
         answer = baseline.ask(request, reader, plan.indices, size)
     model = model_shapes(found.spec)
     trace = _read(trace_path, model, plan.device)

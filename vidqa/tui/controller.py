@@ -22,7 +22,7 @@ from vidqa.tui.plan_overrides import PLANNED_QUESTION, PlanOverrides, interactiv
 from vidqa.tui.session_worker import SessionFactory, SessionWorker
 from vidqa.tui.thumbnail_loader import ThumbnailLoader
 from vidqa.tui.worker_messages import DeviceMemoryRead, PlanForecast, SessionJob
-from vidqa.types import Device, Request, VideoInfo
+from vidqa.types import NO_TIMES, Device, PictureTimes, Request, VideoInfo
 
 _REGENERATE_TEMPERATURE = 0.7  # greedy decoding would give the same answer again
 
@@ -81,7 +81,8 @@ class Controller:
     def request(self, question: str) -> Request:
         """Return a request about the open video that includes the conversation so far."""
         assert self.video is not None
-        base = replace(self.options.request, video=self.video.path)
+        times = self.picture_times(self.video.path)
+        base = replace(self.options.request, video=self.video.path, picture_fps=times.fps, timestamps=times.file)
         return self.overrides.request(base, question, self.conversation.turns())
 
     # The video
@@ -90,6 +91,10 @@ class Controller:
         """Return what to offer where no video was opened before: the demo's clip."""
         clip = demo_folder().parent / "demo.mp4"
         return [str(clip)] if clip.is_file() else []
+
+    def picture_times(self, path: str) -> PictureTimes:
+        """Return the times of a folder's pictures: the options are about the video that the session began with."""
+        return self.options.request.picture_times if path == self.options.video else NO_TIMES
 
     def set_video(self, video: VideoInfo) -> None:
         """Use another video, all of it; frames and size are again the planner's choice."""

@@ -12,6 +12,7 @@ from textual.message import Message
 from vidqa.errors import VideoError, VidqaError
 from vidqa.tui.half_blocks import shrink
 from vidqa.tui.worker_messages import FrameDecoded, VideoFailed, VideoOpened
+from vidqa.types import NO_TIMES, PictureTimes
 from vidqa.video.reader import VideoReader, open_video
 
 _MAX_PIXELS = (480, 320)  # width and height of a picture, enough for the frame viewer
@@ -25,14 +26,18 @@ class ThumbnailLoader:
         self._post, self._isolated = post, isolated
         self._changed = threading.Condition()
         self._path: str | None = None
+        self._pictures = NO_TIMES
         self._requested: Sequence[int] = ()
         self._closed = False
         self._reader: VideoReader | None = None
 
-    def open(self, path: str) -> None:
-        """Open this video, instead of the previous one, even if the path is the same."""
+    def open(self, path: str, pictures: PictureTimes = NO_TIMES) -> None:
+        """Open this video, instead of the previous one, even if the path is the same.
+
+        `pictures` are the times of its pictures, where it is a folder.
+        """
         with self._changed:
-            self._path, self._requested = path, ()
+            self._path, self._pictures, self._requested = path, pictures, ()
             self._changed.notify()
             if self._reader is not None:
                 self._reader.abandon()
@@ -58,20 +63,20 @@ class ThumbnailLoader:
                 with self._changed:
                     while not (self._closed or self._path or (self._requested and self._reader)):
                         self._changed.wait()
-                    path, self._path = self._path, None
+                    path, pictures, self._path = self._path, self._pictures, None
                 if self._closed:
                     return
                 if path is not None:
-                    self._open(path)
+                    self._open(path, pictures)
                 else:
                     self._decode()
         finally:
             self._close_reader()
 
-    def _open(self, path: str) -> None:
+    def _open(self, path: str, pictures: PictureTimes) -> None:
         self._close_reader()
         try:
-            reader = open_video(path, isolated=self._isolated)
+            reader = open_video(path, isolated=self._isolated, pictures=pictures)
         except VidqaError as error:
             self._fail(error)
             return

@@ -20,7 +20,7 @@ from threading import Thread
 from typing import Any, BinaryIO
 
 from vidqa.errors import VideoError
-from vidqa.types import Frame
+from vidqa.types import NO_TIMES, Frame, PictureTimes
 from vidqa.video.open import Source, open_in_process
 from vidqa.video.size_limits import limited_allocation
 
@@ -51,16 +51,17 @@ def serve(commands: BinaryIO, out: BinaryIO) -> None:
                     source.close()
                     source = None  # nothing is open if opening fails
                 gc.collect()  # frees PyAV's threads and buffers, which would count as this file's memory
-                source = _open(path, out, command.get("stream"))
+                pictures = PictureTimes(*command.get("pictures", ()))
+                source = _open(path, out, command.get("stream"), pictures)
             elif source is not None:
                 _send_frames(source, path, command["frames"], out)
         except VideoError as error:
             send(out, {"error": type(error).__name__, "what": error.what, "remedy": error.remedy})
 
 
-def _open(path: str, out: BinaryIO, stream: int | None = None) -> Source:
+def _open(path: str, out: BinaryIO, stream: int | None = None, pictures: PictureTimes = NO_TIMES) -> Source:
     with limited_allocation(path):
-        info, source = open_in_process(path, stream)
+        info, source = open_in_process(path, stream, pictures)
     # asdict would copy every time of `pts_seconds`.
     header = {field.name: getattr(info, field.name) for field in fields(info) if field.name != "pts_seconds"}
     send(out, {"info": header}, array.array("d", info.pts_seconds).tobytes())

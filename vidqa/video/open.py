@@ -1,11 +1,12 @@
 """Opening of any file in this process, by its content: images with Pillow, everything else with FFmpeg."""
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from vidqa.errors import VideoUnreadable
-from vidqa.types import Frame, VideoInfo
+from vidqa.types import NO_TIMES, Frame, PictureTimes, VideoInfo
 
 _IMAGES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _STILLS = (b"ftypavif", b"ftypheic", b"ftypheix", b"ftypheim", b"ftypheis", b"ftypmif1")  # sequences are for FFmpeg
@@ -26,8 +27,18 @@ class Source(Protocol):
         """Release the file."""
 
 
-def open_in_process(path: str, stream: int | None = None) -> tuple[VideoInfo, Source]:
-    """Return the facts and the frames of a file's best or given stream; raise VideoError children."""
+def open_in_process(
+    path: str, stream: int | None = None, pictures: PictureTimes = NO_TIMES
+) -> tuple[VideoInfo, Source]:
+    """Return the facts and the frames of a file's best or given stream; raise VideoError children.
+
+    A folder is a video of numbered pictures, whose times follow from `pictures`.
+    """
+    if os.path.isdir(path):
+        from vidqa.video.image_sequence import ImageSequence  # most videos are files
+
+        sequence = ImageSequence(path, os.path.abspath(path), pictures)
+        return sequence.info, sequence
     if _is_image(path):
         from vidqa.video.image_source import ImageSource  # most files need no Pillow
 

@@ -15,16 +15,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
 from vidqa import errors
 from vidqa.config import CLIP_DEADLINE_SECONDS, DECODER_DEADLINE_SECONDS
 from vidqa.errors import Interrupted, VideoError, VideoNotFound, VideoTooDamaged, VideoUnreadable
-from vidqa.types import Frame, VideoInfo
+from vidqa.types import NO_TIMES, Frame, PictureTimes, VideoInfo
 from vidqa.utils.units import format_timestamp
 from vidqa.video.open import Source, open_in_process
+from vidqa.video.picture_folder import file_identity, numbered_pictures
 
 _COMMAND = (sys.executable, "-m", "vidqa.video.decoder_worker")
 _ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TMPDIR", "SYSTEMROOT", "VIRTUAL_ENV")
@@ -41,7 +42,7 @@ class Decoding:
     `deadline_seconds` limits every reply of that process, `clip_deadline_seconds` the time spent waiting for its
     replies about one file, from opening it to the last requested frame; each further request for frames has as long
     again. `gives_way` lowers the process's priority. `stream` is FFmpeg's index of the stream to decode; None for the
-    best.
+    best. `pictures` are the times of a folder's pictures.
     """
 
     isolated: bool = True
@@ -49,6 +50,7 @@ class Decoding:
     clip_deadline_seconds: float = CLIP_DEADLINE_SECONDS
     gives_way: bool = False
     stream: int | None = None
+    pictures: PictureTimes = NO_TIMES
 
 
 class VideoReader:
@@ -123,12 +125,13 @@ def open_video(
     clip_deadline_seconds: float = CLIP_DEADLINE_SECONDS,
     stopped: Callable[[], bool] = never,
     stream: int | None = None,
+    pictures: PictureTimes = NO_TIMES,
 ) -> VideoReader:
     """Open a video file; raise VideoError children, and Interrupted soon after `stopped` returns True.
 
     The deadlines are those of Decoding. Without isolation there are none, and `stopped` is not called.
     """
-    decoding = Decoding(isolated, deadline_seconds, clip_deadline_seconds, stream=stream)
+    decoding = Decoding(isolated, deadline_seconds, clip_deadline_seconds, stream=stream, pictures=pictures)
     return VideoReader(*open_source(path, decoding, stopped))
 
 
@@ -136,7 +139,7 @@ def open_source(path: str, decoding: Decoding, stopped: Callable[[], bool] = nev
     """Return a file's facts and its frames; raise as `open_video` does."""
     if not decoding.isolated:
         check_file(path)
-        return open_in_process(path, decoding.stream)
+        return open_in_process(path, decoding.stream, decoding.pictures)
     decoder = start_decoder(decoding, stopped)
     try:
         info = decoder.open(path)
@@ -147,14 +150,17 @@ def open_source(path: str, decoding: Decoding, stopped: Callable[[], bool] = nev
     return info, decoder
 
 
-def probe_facts(path: str, stream: int | None = None) -> VideoInfo:
+def probe_facts(path: str, stream: int | None = None, pictures: PictureTimes = NO_TIMES) -> VideoInfo:
     """Return a file's facts, read in this process; raise VideoError children."""
-    with open_video(path, isolated=False, stream=stream) as reader:
+    with open_video(path, isolated=False, stream=stream, pictures=pictures) as reader:
         return reader.info
 
 
 def check_file(path: str) -> None:
-    """Raise VideoNotFound or VideoUnreadable unless a path is that of a readable, regular, non-empty file."""
+    """Check that a path is that of a readable, regular, non-empty file, or of a folder of numbered pictures.
+
+    Raises VideoNotFound or VideoUnreadable.
+    """
     if "://" in path:
         raise VideoNotFound(f"{path} is an address, not a file.", "Download it first and give the file.")
     name = Path(path).name or path
@@ -164,7 +170,8 @@ def check_file(path: str) -> None:
         reason = getattr(error, "strerror", None) or str(error)
         raise VideoNotFound(f"There is no video {path}: {reason}.", "Check the path.") from error
     if stat.S_ISDIR(status.st_mode):
-        raise VideoNotFound(f"{path} is a folder.", "Give one video file.")
+        numbered_pictures(path)
+        return
     if not stat.S_ISREG(status.st_mode):
         raise VideoNotFound(f"{path} is not a regular file.", "Copy the video to a file first.")
     if status.st_size == 0:
@@ -221,7 +228,7 @@ class DecoderProcess:
         self._opened = None
         self.file_count += 1
         try:
-            self._command({"open": path, "stream": self._decoding.stream})
+            self._command({"open": path, "stream": self._decoding.stream, "pictures": astuple(self._decoding.pictures)})
             header, payload = self._receive()
         except BaseException:
             if self._replying:
@@ -334,10 +341,9 @@ class DecoderProcess:
 def _identity(path: str) -> object:
     """Return what differs between two files or two versions of one at a path; None if there is no file."""
     try:
-        status = os.stat(path)
-    except (OSError, ValueError):
+        return path, file_identity(path)
+    except (OSError, ValueError, VideoError):
         return None
-    return path, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _environment() -> dict[str, str]:

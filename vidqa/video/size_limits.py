@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from vidqa.errors import PictureTooLarge, VideoUnreadable
+from vidqa.errors import PictureTooLarge, VideoError, VideoUnreadable
 from vidqa.utils.units import format_bytes
+from vidqa.video.picture_folder import largest_picture_bytes
 
 MAX_PIXELS = 8192 * 4352
 MAX_SIDE = 32_767  # the longest side that Chromium plays (media/base/limits.h) and that browsers draw
@@ -80,8 +81,9 @@ def limited_allocation(path: str) -> Iterator[None]:
         yield
         return
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    with suppress(OSError, ValueError):  # the file is gone, or the limit is lower already
-        resource.setrlimit(resource.RLIMIT_DATA, (decoding_limit_bytes(os.path.getsize(path)), hard))
+    with suppress(OSError, ValueError, VideoError):  # the file is gone, or the limit is lower already
+        size = largest_picture_bytes(path) if os.path.isdir(path) else os.path.getsize(path)
+        resource.setrlimit(resource.RLIMIT_DATA, (decoding_limit_bytes(size), hard))
     try:
         yield
     finally:

@@ -1,6 +1,7 @@
 """The actions of the main screen, behind keys, palette and mouse. Messages of the workers come to main_screen.py."""
 
 import gc
+import os
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -82,7 +83,7 @@ class MainActions(Screen[None]):
         except HistoryError as error:
             self.notify_error(error, "History")
             videos = ()
-        recent = [video.path for video in videos if Path(video.path).is_file()] or controller.example_videos()
+        recent = [video.path for video in videos if os.path.exists(video.path)] or controller.example_videos()
         self.app.push_screen(OpenVideoScreen(recent, Path.cwd()), self._path_chosen)
 
     def _path_chosen(self, path: str | None) -> None:
@@ -94,7 +95,7 @@ class MainActions(Screen[None]):
         if self.controller.answering:
             self.action_stop()
         self.show_status(f"opening {safe_line(Path(path).name)}…")
-        self.controller.thumbnail_loader.open(path)
+        self.controller.thumbnail_loader.open(path, self.controller.picture_times(path))
 
     def action_view_frames(self) -> None:
         """Show the sampled frames in full size."""

@@ -1,5 +1,6 @@
 """The dialog that opens a video: a path with completion, recent videos, and a folder tree."""
 
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import ClassVar
@@ -18,10 +19,13 @@ from textual.widgets._directory_tree import DirEntry
 from textual.widgets.option_list import Option
 from textual.widgets.tree import TreeNode
 
+from vidqa.errors import UsageError
 from vidqa.tui.bindings import bindings_for
 from vidqa.tui.widgets.question_input import dropped_path
 from vidqa.utils.safe_text import safe_line
 from vidqa.video.path_completion import complete_path, is_video_name
+from vidqa.video.picture_folder import is_picture_folder
+from vidqa.video.video_input import local_path
 
 
 class _PathSuggester(Suggester):
@@ -57,7 +61,7 @@ class OpenVideoScreen(ModalScreen[str | None]):
     help_title = "Open a video"
     help_text = (
         "Type a path (Right or Tab completes it, Enter opens it), choose a recent video, or use the folder tree. Tab "
-        "moves between the three."
+        "moves between the three. A folder of numbered pictures opens as one video."
     )
 
     def __init__(self, recent: Sequence[str], folder: Path) -> None:
@@ -99,10 +103,16 @@ class OpenVideoScreen(ModalScreen[str | None]):
         self.query_one("#path-error", Static).update("")
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
-        """Return a file, show a folder in the tree, or show an error."""
-        typed = dropped_path(event.value) or event.value.strip()
+        """Return a file or a folder of pictures, show another folder in the tree, or show an error."""
+        try:
+            typed = dropped_path(event.value) or local_path(event.value.strip())
+        except UsageError as refusal:
+            self.query_one("#path-error", Static).update(f"✗ {safe_line(str(refusal))}")
+            return
         path = Path(typed).expanduser()
-        if path.is_dir():
+        if typed and _is_video_folder(path):
+            self.dismiss(str(path))
+        elif path.is_dir():
             self.query_one("#tree", _VideoTree).path = path
             self.query_one("#tree").focus()
         elif path.is_file():
@@ -120,9 +130,22 @@ class OpenVideoScreen(ModalScreen[str | None]):
         if is_video_name(event.path.name):
             self.dismiss(str(event.path))
 
+    def on_directory_tree_directory_selected(self, event: DirectoryTree.DirectorySelected) -> None:
+        """Return a folder of pictures."""
+        if _is_video_folder(event.path):
+            self.dismiss(str(event.path))
+
     def action_clear(self) -> None:
         """Clear the path."""
         self.query_one("#path", Input).value = ""
+
+
+def _is_video_folder(path: Path) -> bool:
+    """Return whether a folder holds numbered pictures, and no folder in which a video may be looked for."""
+    if not is_picture_folder(str(path)):
+        return False
+    with os.scandir(path) as entries:
+        return not any(entry.is_dir() for entry in entries if not entry.name.startswith("."))
 
 
 def _short(path: str) -> str:

@@ -5,7 +5,6 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
-from urllib.parse import unquote, urlsplit
 
 from textual import events
 from textual.binding import Binding, BindingType
@@ -13,9 +12,12 @@ from textual.message import Message
 from textual.strip import Strip
 from textual.widgets import TextArea
 
+from vidqa.errors import UsageError
 from vidqa.tui.bindings import bindings_for
 from vidqa.utils.safe_text import safe_text
 from vidqa.video.path_completion import is_video_name
+from vidqa.video.picture_folder import is_picture_folder
+from vidqa.video.video_input import local_path
 
 # The editor's keys that vidqa binds to something else.
 _REBOUND = re.compile(r"f\d+|escape|ctrl\+[ocqnlp]|enter|up|down")
@@ -103,7 +105,14 @@ class QuestionInput(TextArea, inherit_bindings=False):
 
     async def _on_paste(self, event: events.Paste) -> None:
         """Post the path of a video; leave other text to TextArea's handler, which runs after this one."""
-        if (path := dropped_path(event.text)) is not None:
+        try:
+            path = dropped_path(event.text)
+        except UsageError as error:
+            event.prevent_default()
+            event.stop()
+            self.notify(safe_text(str(error)), title="Video", severity="error", timeout=12, markup=False)
+            return
+        if path is not None:
             event.prevent_default()
             event.stop()
             self.post_message(self.PathDropped(path))
@@ -112,23 +121,28 @@ class QuestionInput(TextArea, inherit_bindings=False):
 
 
 def dropped_path(text: str) -> str | None:
-    """Return the video file that a dropped text names: a path, quoted or escaped or not, or a file:// address."""
+    """Return the video that a dropped text names: a path, quoted or escaped or not, or a `file://` address.
+
+    Raises UsageError for a `file://` address of another host.
+    """
     line = text.strip()
     if not line or "\n" in line:
         return None
     if line.startswith("file://"):
-        candidates = [unquote(urlsplit(line).path)]
+        candidates = [local_path(line)]
     else:
         try:
             words = shlex.split(line)
         except ValueError:
             words = []
         candidates = [line, *words] if len(words) == 1 else [line]
-    return next((path for path in candidates if _is_video_file(path)), None)
+    return next((path for path in candidates if _is_video(path)), None)
 
 
-def _is_video_file(path: str) -> bool:
+def _is_video(path: str) -> bool:
+    """Return whether a path is a video file, or a folder of numbered pictures; a folder's needs a slash."""
     try:
-        return is_video_name(path) and Path(path).expanduser().is_file()
+        expanded = Path(path).expanduser()
+        return (is_video_name(path) and expanded.is_file()) or ("/" in path and is_picture_folder(str(expanded)))
     except (OSError, ValueError, RuntimeError):  # RuntimeError: there is no home to expand
         return False

@@ -38,7 +38,7 @@ class TitleBar(Widget):
             return "no video"
         video = self.video
         facts = f"{video.width}×{video.height} {format_timestamp(video.duration_seconds)}"
-        name = _cut(safe_line(video.path.rsplit("/", 1)[-1]), max(self.size.width // 2 - len(facts) - 4, 8))
+        name = _cut(safe_line(video.path.rstrip("/").rsplit("/", 1)[-1]), max(self.size.width // 2 - len(facts) - 4, 8))
         return f"{name} · {facts}"
 
 
