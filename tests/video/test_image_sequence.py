@@ -12,9 +12,8 @@ from vidqa.errors import PictureTooLarge, VideoError, VideoNotFound, VideoTooDam
 from vidqa.types import PictureTimes
 from vidqa.video import picture_folder
 from vidqa.video.image_sequence import ImageSequence
-from vidqa.video.open import probe_facts
 from vidqa.video.picture_folder import file_identity, is_picture_folder
-from vidqa.video.reader import open_video
+from vidqa.video.reader import open_video, probe_facts
 from vidqa.video.size_limits import decoding_limit_bytes, limited_allocation
 
 SIZE = (128, 64)
