@@ -146,7 +146,7 @@ def test_tests_are_rows_as_they_end() -> None:
 
 def test_files_of_device_tests_are_found() -> None:
     files = needs_cuda_files()
-    assert "tests/gpu/test_gpu_memory.py" in files and "tests/models/test_attention_selector.py" in files
+    assert "tests/gpu/test_gpu_memory.py" in files and "tests/models/test_attention.py" in files
     assert files[-1] == "tests/gpu/test_gpu_sweep.py"
     assert not any("benchmarks" in name or "conftest" in name for name in files)
 
