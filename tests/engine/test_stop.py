@@ -1,5 +1,6 @@
 """A question is cancelled at its next layer, chunk or token, and leaves caches that the next one can use."""
 
+import contextlib
 import gc
 import os
 import sys
@@ -227,3 +228,31 @@ def test_settings_do_not_change_while_a_question_runs() -> None:
         list(events)
         session.reconfigure(replace(CONFIG, quality="fast"))
         assert session.config.quality == "fast"
+
+
+@pytest.mark.parametrize("chunk", [64, 1024])
+def test_a_stop_in_the_last_prefill_pass_leaves_nothing_that_misleads_the_next_question(chunk: int) -> None:
+    """What waits for its chunk is not in the cache, though it was pushed."""
+    with Session(replace(CONFIG, prefill_chunk=chunk)) as session:
+        fresh = ask(session, replace(FIRST, question=NEXT)).text
+        session.forget()
+        assert session.loaded is not None
+        mlp = session.loaded.model.language_model.layers[0].mlp
+        passes, stop_in = [0], [0]
+
+        def count(*_: object) -> None:
+            passes[0] += 1
+            if passes[0] == stop_in[0]:
+                session.cancel()
+
+        with mlp.register_forward_hook(count):
+            for event in session.ask(FIRST):
+                if isinstance(event, TextDelta):
+                    break
+        session.forget()
+        for stop_in[0] in range(1, passes[0] + 1):
+            passes[0] = 0
+            with mlp.register_forward_hook(count), contextlib.suppress(Interrupted):
+                list(session.ask(FIRST))
+            assert ask(session, replace(FIRST, question=NEXT)).text == fresh
+            session.forget()

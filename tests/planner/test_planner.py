@@ -19,12 +19,13 @@ from vidqa.models.families.qwen2_vl import MODEL_SCORES, RELEASED
 from vidqa.models.registry import find_checkpoints
 from vidqa.models.spec import ModelSpec
 from vidqa.planner import quality
+from vidqa.planner.activation_memory import prompt_tokens
 from vidqa.planner.alternatives import alternatives
 from vidqa.planner.explain import sampling_gap_note
 from vidqa.planner.latency import cancel_check_seconds
 from vidqa.planner.memory_model import MARGIN_LIMIT_BYTES, kv_bytes, required_bytes, tensor_bytes
 from vidqa.planner.model_choice import plan_best
-from vidqa.planner.planner import plan_video
+from vidqa.planner.planner import plan_video, try_plan
 from vidqa.planner.problem import PlanningProblem, planning_problems
 from vidqa.planner.weight_memory import part_bytes
 from vidqa.types import Placement, Plan, Request
@@ -324,3 +325,15 @@ def test_fewer_threads_are_planned_as_slower() -> None:
     (one,) = planning_problems(checkpoint, made_video(60), request, one_thread, whole)
     (alone,) = planning_problems(checkpoint, made_video(60), request, config, slower)
     assert plan_video(one).seconds.total_seconds == plan_video(alone).seconds.total_seconds
+
+
+@pytest.mark.parametrize("frames", [64, 100, 104, 108, 200])
+def test_text_between_slices_counts_against_the_context(frames: int) -> None:
+    spec = replace(SPEC_2B, context_tokens=8192, slice_text_tokens=12)
+    problem = made_problem(80, 300, spec, frames=frames)
+    forecast = try_plan(problem)
+    if forecast.plan is not None:
+        assert prompt_tokens(spec, forecast.plan.run_config) + problem.request.max_tokens <= 8192
+    else:
+        assert "context" in str(forecast.refusal)
+    assert (forecast.plan is None) == (frames >= 104)

@@ -205,7 +205,7 @@ def choose_model(named: str | None, reporter: "StderrReporter") -> str:
         return model
     if sys.stdin is None or not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise ModelMissing(
-            "No model was named and no Qwen2-VL is cached.",
+            "No model was named and none that runs is cached.",
             f"Fetch one with `vidqa pull {SUGGESTED_MODEL}` (4.4 GB), or add --model demo (coloured shapes only).",
         )
     return _prompt_for_model(reporter)

@@ -18,6 +18,7 @@ from vidqa.devices.device import find_device, list_devices
 from vidqa.devices.gpu_catalog import OLDEST_FOR_TRITON
 from vidqa.devices.host import THIS_MACHINE, Machine
 from vidqa.errors import UsageError, VidqaError
+from vidqa.models.checkpoint import suggested_model
 from vidqa.models.hub import cache_folder, cached_models
 from vidqa.models.registry import AUTO, Checkpoint, find_checkpoints
 from vidqa.planner import calibration
@@ -274,10 +275,10 @@ def _cache(subject: Subject) -> Iterator[Check]:
     size = format_bytes(sum(model.size_bytes for model in models))
     names = ", ".join(model.repository for model in models if model.runnable)
     if names:
-        yield Check("model cache", "ok", f"{names}; {len(models)} Qwen model(s), {size} in {folder}")
+        yield Check("model cache", "ok", f"{names}; {len(models)} model(s) of known families, {size} in {folder}")
         return
-    remedy = "Fetch one with `vidqa pull Qwen/Qwen2-VL-2B-Instruct`, or use --model demo (coloured shapes only)."
-    yield Check("model cache", "absent", f"no Qwen2-VL that can run in {folder}", remedy)
+    remedy = f"Fetch one with `vidqa pull {suggested_model()}`, or use --model demo (coloured shapes only)."
+    yield Check("model cache", "absent", f"no model that can run in {folder}", remedy)
 
 
 def _predictions(subject: Subject) -> Iterator[Check]:

@@ -205,7 +205,7 @@ class BatchItem:
         """Build the prompt of a planned request."""
         prompt = prompt_of(state.request, loaded)
         state.answer = AnswerState(state.request)
-        return cls(state, reader, state.plan_for(prompt, loaded), prompt, state.answer)
+        return cls(state, reader, state.plan_with(prompt, loaded), prompt, state.answer)
 
     def finished_answer(self, memory: MemoryUse) -> Answer:
         """Return the answer, with the plan that ran; loading counts for no request of a batch."""

@@ -193,19 +193,22 @@ class BackgroundTask:
             raise _interrupted(when)
         future: Future[Result] = Future()
         self._stop = stop = threading.Event()
-        self._thread = threading.Thread(target=_work, args=(job, stop, future), name="vidqa-load", daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=_work, args=(job, stop, future), name="vidqa-load", daemon=True)
+        thread.start()
+        self._thread = thread
         try:
             yield from self._wait(is_cancelled, when)
-            return future.result(0)
+            if not future.done():  # stopped by `close`
+                raise _interrupted(when)
+            return future.result()
         finally:
             stop.set()
             del future  # its error refers back to this frame, which would stay alive with it
 
     def _wait(self, is_cancelled: Callable[[], bool], when: str) -> Generator[None, None, None]:
-        while self._thread is not None:
-            self._thread.join(_POLL_SECONDS)
-            if not self._thread.is_alive():
+        while (thread := self._thread) is not None:
+            thread.join(_POLL_SECONDS)
+            if not thread.is_alive():
                 self._thread = None
                 return
             if is_cancelled():
@@ -214,9 +217,9 @@ class BackgroundTask:
 
     def close(self) -> None:
         """Stop the job and wait a few seconds for it."""
-        if self._thread is not None:
+        if (thread := self._thread) is not None:
             self._stop.set()
-            self._thread.join(_CLOSE_SECONDS)
+            thread.join(_CLOSE_SECONDS)
 
 
 def _work(job: Callable[[threading.Event], Result], stop: threading.Event, future: "Future[Result]") -> None:

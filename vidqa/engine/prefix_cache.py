@@ -83,6 +83,11 @@ class CachedPrompt:
         self.tail = self.tail[:tokens]
 
     def set_tail(self, tail: Sequence[int]) -> None:
-        """Record the ids after the video: those that the cache's length includes."""
+        """Record the ids after the video: those that the cache's length includes.
+
+        After a stop, part of the prefix may have been left in the prefill's buffer: then none of it counts as cached.
+        """
+        if self.prefix_tokens is not None and self.cache.length < self.prefix_tokens:
+            self.prefix_tokens = None
         if self.prefix_tokens is not None:
             self.tail = tuple(tail[: max(self.cache.length - self.prefix_tokens, 0)])

@@ -109,11 +109,16 @@ class RequestState:
 
     def plan_for(self, prompt: "PromptTokens", loaded: "Loaded") -> Plan:
         """Return the plan with the prompt's exact length; plan anew if its template is longer than expected."""
-        from vidqa.engine.prompt import layout_of, text_tokens
-
         prompt_tokens = len(prompt.head) + len(prompt.tail)
         if self.cached_prompt is None and prompt_tokens > self.plan.run_config.text_tokens:
-            self._replan(replace(self.task, text_tokens=prompt_tokens))
+            task = replace(self.task, pinned_weights=loaded.weights, pinned_placement=loaded.placement)
+            self._replan(replace(task, text_tokens=prompt_tokens))
+        return self.plan_with(prompt, loaded)
+
+    def plan_with(self, prompt: "PromptTokens", loaded: "Loaded") -> Plan:
+        """Return the plan with the prompt's exact length."""
+        from vidqa.engine.prompt import layout_of, text_tokens
+
         text = text_tokens(layout_of(prompt, self.plan, loaded))
         return replace(self.plan, prompt_tokens=self.plan.visual_tokens + text)
 

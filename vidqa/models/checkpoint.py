@@ -89,7 +89,7 @@ def _family(config: Mapping[str, Any], path: Path) -> ModelFamily:
 
 def suggested_model() -> str:
     """Return the smallest released checkpoint that runs, for messages."""
-    return next(iter(families()[0].SHORT_NAMES.values()))
+    return next(name for family in families() for name in family.SHORT_NAMES.values())
 
 
 def check_supported(spec: ModelSpec, name: str) -> None:

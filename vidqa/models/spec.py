@@ -103,6 +103,10 @@ class ModelSpec:
         """Return the tokens of a video's frames."""
         return self.slices(frames) * self.slice_tokens(height, width)
 
+    def video_tokens(self, frames: int, height: int, width: int) -> int:
+        """Tokens of a video in a prompt: its pictures', and at most the text's between its slices."""
+        return self.visual_tokens(frames, height, width) + self.slices(frames) * self.slice_text_tokens
+
     def kv_bytes_per_token(self, element_bytes: int) -> int:
         """Return the bytes of keys and values per token: 2 · layers · kv_heads · head_dim · element_bytes."""
         return 2 * self.layers * self.kv_heads * self.head_dim * element_bytes

@@ -64,8 +64,7 @@ def waiting_rows(spec: ModelSpec, run_config: RunConfig, phase: str) -> int:
 
 def prompt_tokens(spec: ModelSpec, run_config: RunConfig) -> int:
     """Return the tokens to prefill: visual tokens, the text around the video, and text between slices."""
-    between = spec.slices(run_config.frames) * spec.slice_text_tokens
-    return spec.visual_tokens(run_config.frames, run_config.height, run_config.width) + run_config.text_tokens + between
+    return spec.video_tokens(run_config.frames, run_config.height, run_config.width) + run_config.text_tokens
 
 
 def chunk_tokens(spec: ModelSpec, run_config: RunConfig) -> int:

@@ -42,8 +42,9 @@ def limiting_reason(
 ) -> str:
     """Return what forbids a run configuration: the context, the cap of the quality, memory or time; or `otherwise`."""
     tokens = problem.spec.visual_tokens(run_config.frames, run_config.height, run_config.width)
-    if tokens > space.most_tokens:
-        if tokens > problem.context_left:
+    in_prompt = problem.spec.video_tokens(run_config.frames, run_config.height, run_config.width)
+    if tokens > space.most_tokens or in_prompt > problem.context_left:
+        if in_prompt > problem.context_left:
             return f"the model's context of {problem.spec.context_tokens:,} tokens"
         if problem.most_visual_tokens is not None:
             return "a larger plan ran out of memory"

@@ -18,6 +18,7 @@ from vidqa.planner.search import (
     chunked,
     fit,
     frame_indices,
+    has_too_many_tokens,
     search_space,
     smallest,
 )
@@ -103,8 +104,12 @@ def _refusal(problem: PlanningProblem, space: SearchSpace) -> Forecast:
     assert needed is not None
     nearest = nearest_plan(problem)
     fits = _options(nearest) if nearest else ""
-    if tokens > space.most_tokens:
-        total = tokens + problem.text_tokens + answer_tokens
+    if has_too_many_tokens(problem, space, run_config):
+        total = (
+            problem.spec.video_tokens(run_config.frames, run_config.height, run_config.width)
+            + problem.text_tokens
+            + answer_tokens
+        )
         what = (
             f"{frames}, the question and {answer_tokens} tokens of answer make {total:,} tokens, and the "
             f"model's context is {problem.spec.context_tokens:,}."

@@ -151,9 +151,15 @@ def _sized(run_config: RunConfig, size: tuple[int, int]) -> RunConfig:
     return replace(run_config, height=size[0], width=size[1])
 
 
+def has_too_many_tokens(problem: PlanningProblem, space: SearchSpace, run_config: RunConfig) -> bool:
+    """Return whether a video exceeds the visual tokens that may be chosen, or the model's context with its text."""
+    spec, size = problem.spec, (run_config.frames, run_config.height, run_config.width)
+    return spec.visual_tokens(*size) > space.most_tokens or spec.video_tokens(*size) > problem.context_left
+
+
 def fit(problem: PlanningProblem, space: SearchSpace, run_config: RunConfig) -> RunConfig | None:
     """Return the run configuration with the fastest chunks that fit; None if none do."""
-    if problem.spec.visual_tokens(run_config.frames, run_config.height, run_config.width) > space.most_tokens:
+    if has_too_many_tokens(problem, space, run_config):
         return None
     if not fits_wait(problem, chunked(problem, run_config, *problem.chunks[0])):  # cheaper to compute than memory
         return None

@@ -120,7 +120,7 @@ ENGINE_SETTINGS: tuple[Setting, ...] = (
     Setting(
         "model", "model", "the model", _text,
         "demo, 2b, 7b, auto, a Hugging Face repository, or a folder", None, "--model",
-        unset="the first cached Qwen2-VL",
+        unset="the first cached model that runs",
     ),
     Setting("device", "device", "the device", _device, "auto, cpu, mps, cuda or cuda:1", "auto", "--device"),
     Setting(
