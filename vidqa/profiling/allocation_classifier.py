@@ -46,7 +46,7 @@ CODE: dict[str, tuple[str, ...]] = {
         "vidqa.models.decoder_layers:rotate", "vidqa.models.decoder_layers:Rotary.of_positions",
         "vidqa.models.decoder_layers:Rotary.of_text",
     ),
-    QUERIES: ("vidqa.models.decoder_layers:_mixed",),
+    QUERIES: ("vidqa.models.decoder_layers:_attention",),
     EMBEDDINGS: ("vidqa.engine.prefix_cache", "vidqa.models.vlm:VisionLanguageModel.embed"),
     HIDDEN: ("vidqa.models.decoder_layers:run_layers",),
 }  # fmt: skip
