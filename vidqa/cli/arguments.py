@@ -15,12 +15,11 @@ if TYPE_CHECKING:
     from vidqa.cli.console import StderrReporter
     from vidqa.types import Request
 
-SUGGESTED_MODEL = "Qwen/Qwen2-VL-2B-Instruct"
 _VIDEO_HELP = "a video file, a folder of numbered pictures, a file:// address, or - for standard input"
 _FPS_HELP = "sample F frames per second"
 FOLDER_FPS_HELP = f"{_FPS_HELP}; for a folder of pictures: their rate, F pictures per second (default: 25)"
-_MODEL_QUESTION = f"""No model was named and none is cached.
-  1  fetch {SUGGESTED_MODEL} (4.4 GB)
+_MODEL_QUESTION = """No model was named and none is cached.
+  1  fetch {} (4.4 GB)
   2  use the demo model (coloured shapes only)
 Which one? [1/2] """
 
@@ -206,14 +205,20 @@ def choose_model(named: str | None, reporter: "StderrReporter") -> str:
     if sys.stdin is None or not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise ModelMissing(
             "No model was named and none that runs is cached.",
-            f"Fetch one with `vidqa pull {SUGGESTED_MODEL}` (4.4 GB), or add --model demo (coloured shapes only).",
+            f"Fetch one with `vidqa pull {_suggested_model()}` (4.4 GB), or add --model demo (coloured shapes only).",
         )
     return _prompt_for_model(reporter)
 
 
 def planned_model() -> str:
     """Return the first cached model, else the one that most GPUs can run. Fetches nothing."""
-    return _cached_model() or SUGGESTED_MODEL
+    return _cached_model() or _suggested_model()
+
+
+def _suggested_model() -> str:
+    from vidqa.models.checkpoint import suggested_model
+
+    return suggested_model()
 
 
 def _cached_model() -> str | None:
@@ -223,7 +228,7 @@ def _cached_model() -> str | None:
 
 
 def _prompt_for_model(reporter: "StderrReporter") -> str:
-    sys.stderr.write(_MODEL_QUESTION)
+    sys.stderr.write(_MODEL_QUESTION.format(_suggested_model()))
     sys.stderr.flush()
     while (reply := sys.stdin.readline().strip()) not in {"1", "2"}:
         if not reply:
@@ -234,6 +239,7 @@ def _prompt_for_model(reporter: "StderrReporter") -> str:
         return "demo"
     from vidqa.models.hub import pull_model
 
-    reporter.say(f"fetching {SUGGESTED_MODEL}")
-    pull_model(SUGGESTED_MODEL)
-    return SUGGESTED_MODEL
+    suggested = _suggested_model()
+    reporter.say(f"fetching {suggested}")
+    pull_model(suggested)
+    return suggested

@@ -107,7 +107,7 @@ class ModelManager:
         if (loaded := self.loaded) is None:
             return tasks
         tasks = [self._with_runtime(task) for task in tasks]
-        return [replace(task, pinned_weights=loaded.weights, pinned_placement=loaded.placement) for task in tasks]
+        return [task.constrained_to(loaded.weights, loaded.placement) for task in tasks]
 
     def _with_runtime(self, task: PlanningProblem) -> PlanningProblem:
         """Return a CPU's task with the memory that this process now holds beside its tensors, which are planned."""

@@ -13,7 +13,7 @@ from vidqa.engine.frame_prefetcher import FramePrefetcher
 from vidqa.engine.kv_cache import KVCache, make_cache
 from vidqa.engine.prefill import Prefill
 from vidqa.engine.prefix_cache import CachedPrompt, VisionEmbeddings
-from vidqa.engine.prompt import PromptCursor, text_positions
+from vidqa.engine.prompt import PromptCursor, text_positions, text_tokens
 from vidqa.engine.timers import StageContext, TimedIterator
 from vidqa.engine.vision import GroupEncoder
 from vidqa.events import Event, Noted, StageProgress, StageStarted
@@ -47,7 +47,7 @@ class PromptRunner:
         *prefix, last = layout
         assert isinstance(last, TextSegment)
         self._prefix, self._tail = tuple(prefix), last.ids
-        self._total = plan.visual_tokens + sum(len(one.ids) for one in layout if isinstance(one, TextSegment))
+        self._total = plan.visual_tokens + text_tokens(layout)
         self._prefill, self._row = prefill, row
         self.vision_embeddings, self.cached_prompt = vision_embeddings, cached_prompt
         self._pushed, self._cursor = 0, PromptCursor(model, self._prefix, plan)

@@ -105,14 +105,15 @@ class RequestState:
         if kernel.name != self.plan.run_config.attention:
             why = "; ".join(f"{one.name}: {one.reason}" for one in failed)
             yield from self.note(f"attention runs by the {kernel.name} kernel ({why})")
-            self._replan(replace(self.task, config=replace(self.task.config, attention=kernel.name)))
+            task = replace(self.task, config=replace(self.task.config, attention=kernel.name))
+            self._replan(task.constrained_to(loaded.weights, loaded.placement))
 
     def plan_for(self, prompt: "PromptTokens", loaded: "Loaded") -> Plan:
         """Return the plan with the prompt's exact length; plan anew if its template is longer than expected."""
         prompt_tokens = len(prompt.head) + len(prompt.tail)
         if self.cached_prompt is None and prompt_tokens > self.plan.run_config.text_tokens:
-            task = replace(self.task, pinned_weights=loaded.weights, pinned_placement=loaded.placement)
-            self._replan(replace(task, text_tokens=prompt_tokens))
+            task = replace(self.task, text_tokens=prompt_tokens)
+            self._replan(task.constrained_to(loaded.weights, loaded.placement))
         return self.plan_with(prompt, loaded)
 
     def plan_with(self, prompt: "PromptTokens", loaded: "Loaded") -> Plan:

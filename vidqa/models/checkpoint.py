@@ -26,7 +26,7 @@ from vidqa.models.family import ModelFamily, Shape, families, family_of, find_fa
 from vidqa.models.spec import ModelSpec, StoredWeights
 from vidqa.models.weight_files import StoredTensor, stored_tensors
 
-LANGUAGE_PREFIX, VISION_PREFIX = "model.language_model.", "model.visual."
+_LANGUAGE_PREFIX, _VISION_PREFIX = "model.language_model.", "model.visual."
 _FETCH_AGAIN = "Fetch the model again with `vidqa pull`."
 _FLOATS = ("F64", "F32", "F16", "BF16")
 _NF4 = ".quant_state.bitsandbytes__nf4"
@@ -150,7 +150,7 @@ def _read_stored(folder: Path, quantization: Mapping[str, Any] | None) -> Stored
         return None
     sizes, packed = Counter[tuple[str, int]](), set[str]()
     for tensor in stored_tensors(folder):
-        part = _part(tensor.name)
+        part = part_of(tensor.name)
         for element_bytes in (2, 4):
             sizes[part, element_bytes] += _loaded_bytes(tensor, element_bytes)
         if tensor.dtype in _PACKED and math.prod(tensor.shape) > 1:
@@ -168,7 +168,8 @@ def _precision(quantization: Mapping[str, Any]) -> str:
     return "nf4-dq" if quantization["bnb_4bit_use_double_quant"] else "nf4"
 
 
-def _part(name: str) -> str:
+def part_of(name: str) -> str:
+    """Return the part of the model that a tensor belongs to: vision, embedding, lm_head or layers."""
     if "visual." in name:
         return "vision"
     if "embed_tokens." in name:
@@ -223,15 +224,15 @@ def _is_quantized(name: str, shape: Shape, stored: Mapping[str, StoredTensor]) -
 
 def tensor_shapes(spec: ModelSpec) -> Iterator[tuple[str, Shape]]:
     """Yield name and shape of every tensor of a checkpoint."""
-    yield f"{LANGUAGE_PREFIX}embed_tokens.weight", (spec.vocabulary, spec.hidden)
+    yield f"{_LANGUAGE_PREFIX}embed_tokens.weight", (spec.vocabulary, spec.hidden)
     for layer in range(spec.layers):
         for name, shape in _layer_shapes(spec).items():
-            yield f"{LANGUAGE_PREFIX}layers.{layer}.{name}", shape
-    yield f"{LANGUAGE_PREFIX}norm.weight", (spec.hidden,)
+            yield f"{_LANGUAGE_PREFIX}layers.{layer}.{name}", shape
+    yield f"{_LANGUAGE_PREFIX}norm.weight", (spec.hidden,)
     if not spec.tied:
         yield "lm_head.weight", (spec.vocabulary, spec.hidden)
     for name, shape in family_of(spec).vision_shapes(spec):
-        yield VISION_PREFIX + name, shape
+        yield _VISION_PREFIX + name, shape
 
 
 def _layer_shapes(spec: ModelSpec) -> dict[str, Shape]:

@@ -44,6 +44,10 @@ class PlanningProblem:
     pinned_weights: str | None = None
     pinned_placement: Placement | None = None
 
+    def constrained_to(self, weights: str, placement: Placement) -> "PlanningProblem":
+        """Return the problem for a model that is loaded in this precision and placement."""
+        return replace(self, pinned_weights=weights, pinned_placement=placement)
+
     @property
     def context_left(self) -> int:
         """Tokens of the model's context that are left for a video."""

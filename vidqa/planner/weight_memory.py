@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from vidqa.devices.device import BLOCK, rounded
-from vidqa.models.checkpoint import LANGUAGE_PREFIX, VISION_PREFIX, tensor_shapes
+from vidqa.models.checkpoint import part_of, tensor_shapes
 from vidqa.models.spec import ModelSpec
 from vidqa.types import ELEMENT_BYTES, Placement
 
@@ -37,19 +37,11 @@ class WeightTensor:
 @cache
 def weight_tensors(spec: ModelSpec) -> tuple[WeightTensor, ...]:
     """Return every parameter of a checkpoint. Parts: embedding, layers, lm_head, vision."""
-    counts = Counter((_part_of(name), shape) for name, shape in tensor_shapes(spec))
+    counts = Counter((part_of(name), shape) for name, shape in tensor_shapes(spec))
     return tuple(
         WeightTensor(part, shape[0], math.prod(shape[1:]), len(shape) == 2, times)
         for (part, shape), times in counts.items()
     )
-
-
-def _part_of(name: str) -> str:
-    if name.startswith(VISION_PREFIX):
-        return "vision"
-    if name.startswith("lm_head"):
-        return "lm_head"
-    return "embedding" if name.startswith(f"{LANGUAGE_PREFIX}embed_tokens") else "layers"
 
 
 @cache
