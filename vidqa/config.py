@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from vidqa.types import Placement
@@ -22,15 +22,18 @@ CLIP_DEADLINE_SECONDS = 600.0  # for all replies about one video
 class EngineConfig:
     """How a Session loads and runs its model.
 
-    The planner chooses what is None. `weights` is a precision, `kv` `native` or `int8`; `vision_chunk` is in temporal
-    slices, `prefill_chunk` in tokens. `vram_bytes` is the budget instead of the free memory; `reserve_bytes` are left
-    free. `isolate_decoder` runs FFmpeg in a process that can be killed; `decoder_deadline_seconds` limits each of its
-    replies, `clip_deadline_seconds` all replies about one video. `conversation_tokens` is room in the KV cache for
-    further questions and answers. `batch` is the number of requests that memory is planned for. `step_seconds` limits
-    the time between two checks for cancellation, which follow each chunk and on a CPU each layer: the planner's chunks
-    become smaller, down to a slice and 16 tokens. `cpu_threads` is torch's number of threads, for the whole process.
-    `remember` saves planned and measured peaks in the user's state folder. `count_tensors` counts live tensors where
-    the device has no counter, for about 5 µs an operator.
+    The planner chooses what is None. `weights` is a precision, `kv` `native` or `int8`; `vision_chunk` is in
+    temporal slices, `prefill_chunk` in tokens. `vram_bytes` is the budget instead of the free memory;
+    `reserve_bytes` are left free. `max_wait_seconds` limits the time to the first word: None for no limit, `auto`
+    for 30 s on a GPU and 90 s on a CPU, and none with the quality `best`. `isolate_decoder` runs FFmpeg in a
+    process that can be killed; `decoder_deadline_seconds` limits each of its replies, `clip_deadline_seconds` all
+    replies about one video. `conversation_tokens` is room in the KV cache for further questions and answers.
+    `batch` is the number of requests that memory is planned for. `step_seconds` limits the time between two checks
+    for cancellation, which follow each chunk and on a CPU each layer: the planner's chunks become smaller, down to
+    a slice and 16 tokens. `cpu_threads` is torch's number of threads, for the whole process. `remember` saves
+    planned and measured peaks in the user's state folder. `calibrate` measures the device's speed before a model is
+    loaded on it for the first time, stores it and the times of answers there, and plans by them; else speeds are
+    estimated. `count_tensors` counts live tensors where the device has no counter, for about 5 µs an operator.
     """
 
     model: str = "demo"
@@ -44,12 +47,13 @@ class EngineConfig:
     vram_bytes: int | None = None
     reserve_bytes: int = 0
     quality: str = "balanced"
-    max_wait_seconds: float | None = None
+    max_wait_seconds: float | Literal["auto"] | None = "auto"
     conversation_tokens: int = 0
     batch: int = 1
     step_seconds: float | None = None
     cpu_threads: int | None = None
     remember: bool = True
+    calibrate: bool = False
     count_tensors: bool = True
     isolate_decoder: bool = True
     decoder_deadline_seconds: float = DECODER_DEADLINE_SECONDS

@@ -214,18 +214,41 @@ class RunConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class TimeEstimate:
-    """Predicted seconds per stage, from FLOPs and bytes over the device's rates."""
+class Flops:
+    """Floating-point operations, in matrix products with weights and in attention."""
 
+    matmul: float
+    attention: float
+
+    @property
+    def total(self) -> float:
+        """Return all of them."""
+        return self.matmul + self.attention
+
+
+@dataclass(frozen=True, slots=True)
+class TimeEstimate:
+    """Predicted seconds per stage, without loading; `decode_seconds` are those of the longest answer.
+
+    `calibrated` is whether the device's rates were measured on this machine.
+    """
+
+    start_seconds: float
     video_seconds: float
     vision_seconds: float
     prefill_seconds: float
     decode_seconds: float
+    calibrated: bool = False
+
+    @property
+    def first_token_seconds(self) -> float:
+        """Return the time from the question to the first word."""
+        return self.start_seconds + self.video_seconds + self.vision_seconds + self.prefill_seconds
 
     @property
     def total_seconds(self) -> float:
-        """Return the time of all stages, without loading."""
-        return self.video_seconds + self.vision_seconds + self.prefill_seconds + self.decode_seconds
+        """Return the time of all stages."""
+        return self.first_token_seconds + self.decode_seconds
 
 
 @dataclass(frozen=True, slots=True)

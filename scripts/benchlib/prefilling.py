@@ -49,7 +49,7 @@ def _default_chunk(bench: Bench) -> int:
 def _prefill_rows(section: str, bench: Bench, kernel_name: str, chunk: int, *, engines: bool) -> Iterator[Row]:
     loaded, tokens = bench.model("7b"), bench.sizes.prefill_tokens
     name = f"{kernel_name}, chunks of {chunk}"
-    flops = prefill_flops(loaded.model.spec, _run_config(bench, tokens=tokens))
+    flops = prefill_flops(loaded.model.spec, _run_config(bench, tokens=tokens)).total
     try:
         seconds = _prefill_seconds(loaded, kernel_name, chunk, bench)
     except (VidqaError, RuntimeError, NotImplementedError) as error:
@@ -111,9 +111,8 @@ def vision(bench: Bench) -> Iterator[Row]:
         note = f"{slices} slices of {width}x{height}"
         yield from comparison_rows("vision", label, made, note)
         middle = Samples.of(made["vidqa"]).p50
-        flops = family_of(loaded.model.spec).vision_flops(
-            loaded.model.spec, _run_config(bench, frames=2 * slices, size=(width, height))
-        )
+        run_config = _run_config(bench, frames=2 * slices, size=(width, height))
+        flops = family_of(loaded.model.spec).vision_flops(loaded.model.spec, run_config).total
         share, formula = flops / middle / bench.limits.matrix_rate, f"{flops / 1e12:.4g} TFLOP / seconds / matrix rate"
         yield Row("vision", f"{label}, vidqa, share of the matrix rate", share, "share", formula, note=note)
         tokens = slices * rows * columns // loaded.model.spec.vision.merge**2

@@ -37,8 +37,9 @@ def made_device(gib: float, *, bf16: bool = True) -> Device:
 def made_problem(
     gib: float, seconds: float = 60.0, spec: ModelSpec = SPEC_2B, question: str = "what happens?", **fields: Any
 ) -> PlanningProblem:
-    """A problem for a GPU of so many GiB; `fields` are set on the request, the config or the problem."""
-    request, config, device = Request("clip.mp4", question), EngineConfig(), fields.pop("device", made_device(gib))
+    """A problem for a GPU of so many GiB without a limit on time; `fields` are set on request, config or problem."""
+    config = EngineConfig(max_wait_seconds=None)
+    request, device = Request("clip.mp4", question), fields.pop("device", made_device(gib))
     model = fields.pop("model", "a model")
     for name in [name for name in fields if hasattr(request, name)]:
         request = replace(request, **{name: fields.pop(name)})
@@ -60,7 +61,7 @@ def plan_of(run_config: RunConfig, spec: ModelSpec) -> Plan:
         timestamps_seconds=tuple(map(float, indices)), visual_tokens=visual,
         prompt_tokens=visual + run_config.text_tokens, kv_capacity_tokens=kv_capacity(spec, run_config), lines=(),
         phase_bytes={}, peak_phase="prefill", margin_bytes=0, budget_bytes=0, limits=(),
-        seconds=TimeEstimate(0, 0, 0, 0), score=0.0,
+        seconds=TimeEstimate(0, 0, 0, 0, 0), score=0.0,
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""The journal of measured peaks; one that cannot be read or written is no error."""
+"""What is stored of past runs; a file that cannot be read or written is no error."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -7,9 +7,10 @@ import pytest
 
 from tests.planner.plan_builders import made_device
 from vidqa.planner import calibration
+from vidqa.planner.calibration import Rates
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("VIDQA_STATE", str(tmp_path / "state"))
     return tmp_path / "state"
@@ -19,7 +20,7 @@ def test_runs_are_stored_per_device(folder: Path) -> None:
     device = made_device(8)
     assert calibration.summary() is None and calibration.measured_runtime(device) is None
     for measured, runtime in ((900, 300), (1000, 410), (1100, 400)):
-        calibration.remember(device, "2b", "bf16", 1000, measured, runtime)
+        calibration.remember_peaks(device, "2b", "bf16", 1000, measured, runtime)
     assert calibration.summary() == (3, 1.0)
     assert calibration.measured_runtime(device) == 410  # the largest of the last: a plan may rather be high
     assert calibration.measured_runtime(made_device(8, bf16=False)) == 410  # the same name
@@ -28,12 +29,12 @@ def test_runs_are_stored_per_device(folder: Path) -> None:
 
 def test_broken_lines_are_skipped_and_old_ones_dropped(folder: Path) -> None:
     device = made_device(8)
-    calibration.remember(device, "2b", "bf16", 1000, 1000, None)
+    calibration.remember_peaks(device, "2b", "bf16", 1000, 1000, None)
     journal = folder / "memory.jsonl"
     journal.write_text(journal.read_text() + '{"device": "torn\n[]\n{}\n')
     assert len(list(calibration.runs())) == 1
     for _ in range(600):
-        calibration.remember(device, "2b", "bf16", 1000, 1200, None)
+        calibration.remember_peaks(device, "2b", "bf16", 1000, 1200, None)
     assert len(list(calibration.runs())) == 500
     assert calibration.summary() == (500, 1.2)
 
@@ -42,7 +43,7 @@ def test_a_folder_that_cannot_be_written_is_no_error(tmp_path: Path, monkeypatch
     blocked = tmp_path / "file"
     blocked.write_text("not a folder")
     monkeypatch.setenv("VIDQA_STATE", str(blocked / "below"))
-    calibration.remember(made_device(8), "2b", "bf16", 1000, 1000, None)
+    calibration.remember_peaks(made_device(8), "2b", "bf16", 1000, 1000, None)
     assert calibration.summary() is None
 
 
@@ -52,5 +53,87 @@ def test_on_a_cpu_only_runs_of_tensors_are_compared(folder: Path) -> None:
     old = '{"device": "cpu:a processor", "predicted_bytes": 1000, "measured_bytes": 1300, "runtime_bytes": 900}'
     (folder / "memory.jsonl").write_text(old + "\n")
     assert calibration.summary() is None and calibration.measured_runtime(device) is None
-    calibration.remember(device, "demo", "fp32", 1000, 950, 800)
+    calibration.remember_peaks(device, "demo", "fp32", 1000, 950, 800)
     assert calibration.summary() == (1, 0.95) and calibration.measured_runtime(device) == 800
+
+
+RATES = Rates(4e11, 8e10, 2.8e10, 2e-6)
+KEY = "cpu:a CPU:2"
+
+
+def test_rates_are_kept_by_device_and_precision_until_torch_changes() -> None:
+    assert calibration.stored_speed(KEY, "2b") == calibration.DeviceSpeed()
+    calibration.store_rates(KEY, {"bf16": RATES}, "2.15", now=1.0)
+    calibration.store_rates("cuda:a GPU", {"bf16": replace(RATES, operation_seconds=1e-5)}, "2.15", now=1.0)
+    calibration.store_rates(KEY, {"fp32": replace(RATES, matmul_flops_per_second=1e11)}, "2.15", now=2.0)
+    measured = calibration.stored_speed(KEY, "2b").measured
+    assert measured == {"bf16": RATES, "fp32": replace(RATES, matmul_flops_per_second=1e11)}
+    assert calibration.stored_precisions(KEY, "2.15") == {"bf16", "fp32"}
+    assert calibration.stored_precisions(KEY, "2.16") == frozenset()  # other kernels: measured anew
+    calibration.store_rates(KEY, {"bf16": RATES}, "2.16", now=3.0)
+    assert calibration.stored_speed(KEY, "2b").measured == {"bf16": RATES}
+
+
+def remember(model: str = "2b", weights: str = "bf16", **ratios: float) -> None:
+    """Store an answer whose stages took `ratios` times what was predicted."""
+    predicted = dict.fromkeys(ratios, 2.0)
+    calibration.remember_times(KEY, model, weights, predicted, {stage: 2.0 * ratio for stage, ratio in ratios.items()})
+
+
+def test_corrections_are_medians_of_the_last_answers_of_a_model() -> None:
+    calibration.store_rates(KEY, {"bf16": RATES}, "2.15", now=1.0)
+    for ratio in (9.0, *[1.0] * 4, *[1.5] * 5):
+        remember(vision=ratio, start=ratio)
+    remember("7b", vision=3.0, start=3.0)
+    remember(weights="fp32", vision=5.0)
+    speed = calibration.stored_speed(KEY, "2b")
+    assert speed.corrections["bf16"] == {"start": 1.5, "vision": 1.5}  # start is shared by all models
+    assert speed.corrections["fp32"]["vision"] == 5.0
+    assert calibration.stored_speed(KEY, "7b").corrections["bf16"]["vision"] == 3.0
+    assert calibration.stored_speed("cpu:a CPU:1", "2b").corrections == {}
+
+
+def test_times_of_before_a_new_calibration_do_not_count() -> None:
+    calibration.store_rates(KEY, {"bf16": RATES}, "2.15", now=1.0)
+    remember(vision=2.0)
+    calibration.store_rates(KEY, {"fp32": RATES}, "2.15", now=2.0)  # one more precision: the others' times still hold
+    assert calibration.stored_speed(KEY, "2b").corrections["bf16"] == {"vision": 2.0}
+    calibration.store_rates(KEY, {"bf16": RATES}, "2.15", now=3.0)
+    assert calibration.stored_speed(KEY, "2b").corrections["bf16"] == {}
+
+
+@pytest.mark.parametrize("ratio", [1e-3, 50.0])
+def test_a_timing_out_of_reason_corrects_nothing(ratio: float) -> None:
+    calibration.store_rates(KEY, {"bf16": RATES}, "2.15", now=1.0)
+    remember(vision=ratio)
+    assert calibration.stored_speed(KEY, "2b").corrections["bf16"] == {}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "{", '{"cpu:a CPU:2": 3}', '{"cpu:a CPU:2": {"rates": {"bf16": {"matmul_flops_per_second": -1}}}}',
+     '{"cpu:a CPU:2": {"rates": {"bf16": {"matmul_flops_per_second": Infinity}, "fp32": null}}}', "[" * 100_000],
+)  # fmt: skip
+def test_damaged_files_count_as_nothing_measured(text: str) -> None:
+    folder = calibration.state_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "rates.json").write_text(text)
+    (folder / "times.jsonl").write_text(f"{text}\nnull\n" + '{"device": 1}\n')
+    assert calibration.stored_speed(KEY, "2b").measured == {}
+    calibration.store_rates(KEY, {"bf16": RATES}, "2.15", now=1.0)
+    remember(vision=2.0)
+    assert calibration.stored_speed(KEY, "2b").corrections["bf16"] == {"vision": 2.0}
+
+
+def test_only_the_last_200_answers_are_kept() -> None:
+    for _ in range(205):
+        remember(vision=1.0)
+    assert len((calibration.state_folder() / "times.jsonl").read_text().splitlines()) == 200
+
+
+def test_a_folder_that_cannot_be_written_stops_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("VIDQA_STATE", str(tmp_path / "file" / "state"))
+    calibration.store_rates(KEY, {"bf16": RATES}, "2.15", now=1.0)
+    remember(vision=1.0)
+    assert calibration.stored_speed(KEY, "2b") == calibration.DeviceSpeed()

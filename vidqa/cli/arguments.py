@@ -186,6 +186,7 @@ def make_config(arguments: argparse.Namespace, settings: Settings, model: str) -
         reserve_bytes=settings.reserve_bytes,
         quality=settings.quality,
         max_wait_seconds=settings.max_wait_seconds,
+        calibrate=settings.calibrate,
         isolate_decoder=not arguments.decode_in_process,
         clip_deadline_seconds=arguments.deadline,
     )

@@ -44,7 +44,8 @@ def plan_object(plan: Plan) -> dict[str, Any]:
         "phase_bytes": dict(plan.phase_bytes),
         "lines": [asdict(line) for line in plan.lines],
         "limits": list(plan.limits),
-        "predicted_s": _seconds(plan.seconds, "video vision prefill decode", digits=3, suffix=""),
+        "predicted_s": _seconds(plan.seconds, "start video vision prefill first_token decode", digits=3, suffix=""),
+        "speed": "calibrated" if plan.seconds.calibrated else "estimated",
         "score": round(plan.score, 3),
     }
 

@@ -11,7 +11,7 @@ from vidqa.cli.video_argument import as_named
 from vidqa.planner.memory_model import memory_shares
 from vidqa.types import Plan, VideoInfo
 from vidqa.utils.safe_text import safe_line, safe_text
-from vidqa.utils.units import format_bytes, format_timestamp
+from vidqa.utils.units import format_bytes, format_span, format_timestamp
 
 if TYPE_CHECKING:
     from vidqa.config import EngineConfig
@@ -98,6 +98,7 @@ def _text_lines(task: "PlanningProblem", plan: Plan, others: "tuple[Alternative,
         f"chunks    {run_config.vision_chunk} slices in the vision tower, "
         f"{run_config.prefill_chunk} tokens in the prefill",
         f"time      {_seconds(plan)}",
+        f"answer    {_decoding(plan)}",
         "",
         f"memory at its peak, in the {plan.peak_phase} phase",
     ]
@@ -133,17 +134,23 @@ def _size(plan: Plan) -> str:
 def _seconds(plan: Plan) -> str:
     seconds = plan.seconds
     return (
-        f"about {seconds.total_seconds:.0f} s: video {seconds.video_seconds:.1f}, vision {seconds.vision_seconds:.1f}, "
-        f"prefill {seconds.prefill_seconds:.1f}, answer {seconds.decode_seconds:.1f} (loading not counted)"
+        f"first word in about {format_span(seconds.first_token_seconds)}: start {seconds.start_seconds:.1f}, video "
+        f"{seconds.video_seconds:.1f}, vision {seconds.vision_seconds:.1f}, prefill {seconds.prefill_seconds:.1f} "
+        f"({'calibrated' if seconds.calibrated else 'estimated'}, loading not counted)"
     )
+
+
+def _decoding(plan: Plan) -> str:
+    tokens, seconds = plan.run_config.max_tokens, plan.seconds.decode_seconds
+    return f"then {tokens / seconds:.1f} tokens/s, {format_span(seconds)} for the longest"
 
 
 def _alternative(other: "Alternative") -> str:
     plan = other.plan
     held_back = f"; not taken: {other.held_back_by}" if other.held_back_by else ""
+    wait = format_span(plan.seconds.first_token_seconds)
     return (
-        f"{_size(plan)}: {format_bytes(plan.required_bytes)}, about {plan.seconds.total_seconds:.0f} s, "
-        f"score {plan.score:.1f}{held_back}"
+        f"{_size(plan)}: {format_bytes(plan.required_bytes)}, first word in {wait}, score {plan.score:.1f}{held_back}"
     )
 
 

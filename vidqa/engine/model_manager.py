@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -19,6 +19,7 @@ from vidqa.models.family import ModelFamily, family_of
 from vidqa.models.registry import Checkpoint, find_checkpoints
 from vidqa.models.weight_files import tensor_sizes
 from vidqa.planner.budget import with_measured_runtime
+from vidqa.planner.calibration import Rates
 from vidqa.planner.memory_model import with_runtime
 from vidqa.planner.model_choice import forecast, plan_best
 from vidqa.planner.planner import Forecast
@@ -149,7 +150,8 @@ class ModelManager:
 
         set_threads(config)
         self.callbacks.inject_fault("load")
-        state.replan_if_memory_shrank(config)
+        yield from self._calibrate(state, config)
+        state.replan_if_changed(config)
         self._live = _counter(device, config) if self._meter is None else None
         tracker, plan = Tracker(state.task.device, self._meter, self.runtime_bytes, self._live), state.plan
         spare_bytes = plan.predicted_peak_bytes - plan.phase_bytes["load"]
@@ -168,6 +170,24 @@ class ModelManager:
         state.load_seconds += watch.seconds()
         state.clock.watch.exclude(watch.seconds())
         return self.loaded, tracker
+
+    def _calibrate(self, state: RequestState, config: EngineConfig) -> Generator[Event, None, None]:
+        """Measure the speed of a device on which no model was loaded before, if the settings say so."""
+        if not config.calibrate:
+            return
+        from vidqa.engine.calibrator import calibrate, summary, unmeasured_precisions
+
+        task, watch = state.task, Stopwatch()
+        if not (precisions := unmeasured_precisions(task)):
+            return
+
+        def measure(stop: threading.Event) -> Mapping[str, Rates]:
+            set_threads(config)
+            return calibrate(task, precisions, stop.is_set)
+
+        measuring = self._task.run(measure, self.callbacks.is_cancelled, _WHEN)
+        rates = yield from _load_events(measuring, _LoadedBytes(0), None)
+        yield from state.note(f"measured this machine's speed (once, {watch.seconds():.1f} s): {summary(rates)}")
 
 
 class BackgroundTask:

@@ -16,8 +16,9 @@ from vidqa.planner import calibration
 from vidqa.planner.budget import budget_bytes
 from vidqa.planner.explain import sampling_gap_note
 from vidqa.planner.fallback import MAX_STEPS, gave_up, lower
+from vidqa.planner.latency import estimate_seconds
 from vidqa.planner.planner import plan_video
-from vidqa.planner.problem import PlanningProblem, with_cpu_threads
+from vidqa.planner.problem import PlanningProblem, cpu_threads, speed_of, with_cpu_threads
 from vidqa.types import Answer, FinishReason, MemoryUse, Plan, Request, Timing, VideoInfo
 from vidqa.video.picture_folder import file_identity
 from vidqa.video.reader import check_file, never
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from vidqa.engine.prompt_runner import PromptRunner
     from vidqa.models.loader import Loaded
 
+_FEWEST_DECODED = 4  # fewer tokens say little about the speed of decoding
 VideoKey = tuple[str | int | float | tuple[int, int] | None, ...]
 
 
@@ -87,12 +89,15 @@ class RequestState:
         yield from self.task.device.notes
         yield from sampling_gap_note(self.plan, self.request)
 
-    def replan_if_memory_shrank(self, config: EngineConfig) -> None:
-        """Make a new plan if the old one no longer fits: other processes may have taken memory. Raises DoesNotFit."""
+    def replan_if_changed(self, config: EngineConfig) -> None:
+        """Make a new plan if the old one no longer fits, or if the device's speed was measured. Raises DoesNotFit.
+
+        Other processes may have taken memory since the plan was made.
+        """
         device = with_cpu_threads(reread(self.task.device), config)
-        budget = budget_bytes(device, config)
-        if budget < self.plan.required_bytes:
-            self._replan(replace(self.task, device=device, budget_bytes=budget))
+        budget, speed = budget_bytes(device, config), speed_of(device, config, self.task.model)
+        if budget < self.plan.required_bytes or speed.measured != self.task.speed.measured:
+            self._replan(replace(self.task, device=device, budget_bytes=budget, speed=speed))
 
     def replan_attention(self, loaded: "Loaded", config: EngineConfig) -> Iterator[Event]:
         """Plan with the fastest attention kernel that runs on the device, if it is not the expected one."""
@@ -174,7 +179,28 @@ class RequestState:
                 return
             planned, measured = plan.tensor_bytes, memory.tensor_peak_bytes
             runtime = runtime if self.load_seconds else None  # later it includes what earlier questions left
-        calibration.remember(device, plan.model, plan.run_config.weights, planned, measured, runtime)
+        calibration.remember_peaks(device, plan.model, plan.run_config.weights, planned, measured, runtime)
+
+    def remember_times(self) -> None:
+        """Store the predicted and measured seconds of the stages, for the next plan of this model on this machine."""
+        task, run_config, clock = self.task, self.plan.run_config, self.clock
+        assert self.answer is not None
+        predicted = estimate_seconds(replace(task, speed=replace(task.speed, corrections={})), run_config)
+        stages = clock.video + clock.vision + clock.prefill
+        measured = {
+            "start": clock.first_token - stages,
+            "video": clock.video,
+            "vision": clock.vision,
+            "prefill": clock.prefill,
+        }
+        decoded = len(self.answer.tokens) - 1  # the first token belongs to the prefill
+        if decoded >= _FEWEST_DECODED:
+            measured["decode"] = clock.decode / decoded * run_config.max_tokens
+        key = calibration.device_key(task.device, cpu_threads(task.config))
+        calibration.remember_times(
+            key, task.model, run_config.weights,
+            {stage: getattr(predicted, f"{stage}_seconds") for stage in measured}, measured,
+        )  # fmt: skip
 
     def finished_answer(self, plan: Plan, reason: FinishReason, memory: MemoryUse) -> Answer:
         """Return the answer, with the plan that ran."""

@@ -201,6 +201,7 @@ class Session:
 
         yield from state.replan_attention(loaded, self.config)
         prompt = prompt_of(state.request, loaded, self._callbacks.is_cancelled)
+        is_first = state.vision_embeddings is None and state.cached_prompt is None and not state.degraded
         plan = state.plan_for(prompt, loaded)
         answer = state.answer = state.answer or AnswerState(state.request)
         attempt = Attempt(
@@ -221,6 +222,8 @@ class Session:
         memory = state.memory_use(loaded, tracker, result.kv_bytes, self._models.runtime_bytes)
         if self.config.remember:
             state.remember_peaks(memory)
+        if self.config.calibrate and is_first and result.reason != "cancelled":
+            state.remember_times()
         yield Answered(state.finished_answer(result.plan, result.reason, memory))
 
     def _plan_and_load(self, request: Request) -> Generator[Event, None, None]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from vidqa.models.config_validation import Values
 from vidqa.models.spec import ModelSpec
-from vidqa.types import PixelBounds, RunConfig
+from vidqa.types import Flops, PixelBounds, RunConfig
 
 if TYPE_CHECKING:
     import numpy
@@ -122,7 +122,7 @@ class ModelFamily(Protocol):
     def vision_bytes(self, spec: ModelSpec, run_config: RunConfig) -> int:
         """Return the peak bytes, without weights, of encoding a group of slices."""
 
-    def vision_flops(self, spec: ModelSpec, run_config: RunConfig) -> float:
+    def vision_flops(self, spec: ModelSpec, run_config: RunConfig) -> Flops:
         """Return the floating-point operations of encoding all slices."""
 
     def load_runtime(self) -> "FamilyRuntime":

@@ -1,12 +1,14 @@
-"""Planned and measured peaks of past runs, in the user's state folder.
+"""What was measured on this machine: peaks of memory, rates of devices, and stage times of answers.
 
-One JSON line per run. They give the runtime's own memory on this machine and the error of predictions. A folder that
-cannot be written is no error: it must not stop an answer.
+Kept in the user's state folder: `memory.jsonl` and `times.jsonl` have a line per answer, `rates.json` the rates by
+device and precision. A folder that cannot be written is no error: it must not stop an answer.
 """
 
 import contextlib
 import json
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import Any
 
@@ -14,14 +16,50 @@ from vidqa.config import state_folder
 from vidqa.types import Device
 from vidqa.utils.atomic_write import write_whole
 
-_JOURNAL = "memory.jsonl"
-_MOST_RUNS = 500
+STAGES = ("start", "video", "vision", "prefill", "decode")
+_PEAKS, _RATES, _TIMES = "memory.jsonl", "rates.json", "times.jsonl"
+_MOST_RUNS, _MOST_ANSWERS = 500, 200
+_RECENT = 9  # answers that a correction is the median of
+_MOST_CORRECTION = 20.0  # past this a timing is a machine that slept, not a slow one
+# Reading and decoding depend on the machine and not on the model, so all models' answers count.
+_SHARED_STAGES = ("start", "video")
 
 
-def remember(device: Device, model: str, weights: str, predicted: int, measured: int, runtime: int | None) -> None:
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Speeds with weights of one precision.
+
+    Products of many rows and attention are in FLOP/s. `weight_bytes_per_second` is how fast a product of a single row
+    reads its weights. `operation_seconds` is the time of an operation on hardly any data.
+    """
+
+    matmul_flops_per_second: float
+    attention_flops_per_second: float
+    weight_bytes_per_second: float
+    operation_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceSpeed:
+    """What is known of a device's speed from this machine; empty where nothing was measured.
+
+    `measured` has the rates by precision of the weights, `corrections` the measured over the predicted seconds of past
+    answers of one model, by precision and stage (`STAGES`).
+    """
+
+    measured: Mapping[str, Rates] = field(default_factory=dict)
+    corrections: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+
+UNMEASURED = DeviceSpeed()
+
+
+def remember_peaks(
+    device: Device, model: str, weights: str, predicted: int, measured: int, runtime: int | None
+) -> None:
     """Append a run, in bytes of the process on CUDA, else of its tensors; drop the oldest above 500 runs."""
     row = {
-        "device": _key(device),
+        "device": _peak_key(device),
         "model": model,
         "weights": weights,
         "predicted_bytes": predicted,
@@ -29,16 +67,13 @@ def remember(device: Device, model: str, weights: str, predicted: int, measured:
         "runtime_bytes": runtime,
         "of": "process" if device.kind == "cuda" else "tensors",
     }
-    with contextlib.suppress(OSError):
-        path = state_folder() / _JOURNAL
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        write_whole(path, "\n".join([*lines[-(_MOST_RUNS - 1) :], json.dumps(row)]) + "\n")
+    _append(_PEAKS, row, _MOST_RUNS)
 
 
 def runs() -> Iterator[dict[str, Any]]:
     """Yield past runs, the oldest first; skip lines that cannot be parsed or compared."""
     try:
-        lines = (state_folder() / _JOURNAL).read_text(encoding="utf-8").splitlines()
+        lines = (state_folder() / _PEAKS).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
         return
     for line in lines:
@@ -56,7 +91,7 @@ def _is_comparable(row: dict[str, Any]) -> bool:
 
 def measured_runtime(device: Device) -> int | None:
     """Return the most bytes that the runtime took in the last 20 runs on this device, or None."""
-    seen = [row["runtime_bytes"] for row in runs() if row["device"] == _key(device) and row.get("runtime_bytes")]
+    seen = [row["runtime_bytes"] for row in runs() if row["device"] == _peak_key(device) and row.get("runtime_bytes")]
     return max(seen[-20:]) if seen else None
 
 
@@ -66,5 +101,123 @@ def summary() -> tuple[int, float] | None:
     return (len(ratios), median(ratios)) if ratios else None
 
 
-def _key(device: Device) -> str:
+def _peak_key(device: Device) -> str:
     return f"{device.kind}:{device.name}"
+
+
+def device_key(device: Device, threads: int) -> str:
+    """Return what rates belong to: the device, and on a CPU the number of threads."""
+    return f"{device.kind}:{device.name}" + (f":{threads}" if device.kind == "cpu" else "")
+
+
+def stored_speed(key: str, model: str) -> DeviceSpeed:
+    """Return the measured rates of a device and the corrections for a model."""
+    entry = _entry(_read_rates(), key)
+    measured = {weights: rates for weights, row in entry["rates"].items() if (rates := _rates_of(row)) is not None}
+    rows = [row for row in _answers() if row["device"] == key and row["since"] == entry["measured_at"]]
+    precisions = {str(row["weights"]) for row in rows if row["model"] == model} | measured.keys()
+    return DeviceSpeed(measured, {weights: _corrections(rows, model, weights) for weights in precisions})
+
+
+def stored_precisions(key: str, torch_version: str) -> frozenset[str]:
+    """Return the precisions whose rates were measured with this version of torch."""
+    entry = _entry(_read_rates(), key)
+    return frozenset(entry["rates"]) if entry["torch"] == torch_version else frozenset()
+
+
+def store_rates(key: str, rates: Mapping[str, Rates], torch_version: str, now: float) -> None:
+    """Store rates by precision, measured at `now` in seconds; those of another version of torch are dropped.
+
+    Times of answers before `now` no longer count if rates are replaced.
+    """
+    with contextlib.suppress(OSError):
+        stored = _read_rates()
+        entry = _entry(stored, key)
+        kept = entry["rates"] if entry["torch"] == torch_version else {}
+        since = entry["measured_at"] if kept and not kept.keys() & rates.keys() else now
+        rows = kept | {weights: asdict(one) for weights, one in rates.items()}
+        stored[key] = {"torch": torch_version, "measured_at": since, "rates": rows}
+        write_whole(state_folder() / _RATES, json.dumps(stored, indent=1) + "\n")
+
+
+def remember_times(
+    key: str, model: str, weights: str, predicted: Mapping[str, float], measured: Mapping[str, float]
+) -> None:
+    """Append an answer's seconds by stage, as predicted without corrections and as measured; drop the oldest."""
+    row = {
+        "device": key,
+        "since": _entry(_read_rates(), key)["measured_at"],
+        "model": model,
+        "weights": weights,
+        "predicted_s": {stage: round(seconds, 6) for stage, seconds in predicted.items()},
+        "measured_s": {stage: round(seconds, 6) for stage, seconds in measured.items()},
+    }
+    _append(_TIMES, row, _MOST_ANSWERS)
+
+
+def _corrections(rows: list[dict[str, Any]], model: str, weights: str) -> dict[str, float]:
+    own = [row for row in rows if row["model"] == model and row["weights"] == weights]
+    found = {}
+    for stage in STAGES:
+        ratios = list(_ratios(rows if stage in _SHARED_STAGES else own, stage))
+        if ratios:
+            found[stage] = median(ratios[-_RECENT:])
+    return found
+
+
+def _ratios(rows: list[dict[str, Any]], stage: str) -> Iterator[float]:
+    for row in rows:
+        predicted, measured = (_number(row[name].get(stage)) for name in ("predicted_s", "measured_s"))
+        if predicted > 0 and 1 / _MOST_CORRECTION <= (ratio := measured / predicted) <= _MOST_CORRECTION:
+            yield ratio
+
+
+def _answers() -> Iterator[dict[str, Any]]:
+    """Yield past answers, the oldest first; skip lines that cannot be parsed."""
+    try:
+        lines = (state_folder() / _TIMES).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return
+    needed = {"device", "since", "model", "weights", "predicted_s", "measured_s"}
+    for line in lines:
+        with contextlib.suppress(ValueError, RecursionError):
+            row = json.loads(line)
+            is_row = isinstance(row, dict) and needed <= row.keys()
+            if is_row and isinstance(row["predicted_s"], dict) and isinstance(row["measured_s"], dict):
+                yield row
+
+
+def _read_rates() -> dict[str, Any]:
+    try:
+        stored = json.loads((state_folder() / _RATES).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return stored if isinstance(stored, dict) else {}
+
+
+def _entry(stored: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """Return the entry of a device, an empty one where it is missing or damaged."""
+    entry = stored.get(key)
+    if isinstance(entry, dict) and isinstance(entry.get("rates"), dict):
+        return {"torch": entry.get("torch"), "measured_at": entry.get("measured_at", 0), "rates": entry["rates"]}
+    return {"torch": None, "measured_at": 0, "rates": {}}
+
+
+def _rates_of(row: Any) -> Rates | None:
+    names = tuple(Rates.__dataclass_fields__)
+    values = [_number(row.get(name)) for name in names] if isinstance(row, dict) else []
+    return Rates(*values) if values and all(value > 0 for value in values) else None
+
+
+def _number(value: Any) -> float:
+    """Return a finite number, else 0."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if is_number and math.isfinite(value) else 0.0
+
+
+def _append(name: str, row: Mapping[str, Any], most: int) -> None:
+    """Append a line to a file of the state folder; drop the oldest above `most` lines."""
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        path = state_folder() / name
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        write_whole(path, "\n".join([*lines[-(most - 1) :], json.dumps(row)]) + "\n")

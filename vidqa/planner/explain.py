@@ -20,6 +20,7 @@ _PLACEMENTS = {
     "kv_on_host": "the KV cache stays in host memory: slow",
 }
 _FIXED_IF_STORED = ("vision_quantized", "lm_head_quantized")
+_ON = {"cpu": " on a CPU", "cuda": " on a GPU", "mps": " on a GPU"}
 _CLOSE_SECONDS = 1.0  # frames further apart than this can miss what happens between them
 
 
@@ -53,9 +54,9 @@ def limiting_reason(
     if needed > problem.budget_bytes:
         over = format_bytes(needed - problem.budget_bytes)
         return f"memory: more would need {over} beyond {format_bytes(problem.budget_bytes)}"
-    seconds, wait = _total_seconds(problem, run_config), problem.config.max_wait_seconds
+    seconds, wait = first_token_seconds(problem, run_config), problem.max_wait_seconds
     if wait is not None and seconds > wait:
-        return f"time: more would take about {seconds:.0f} s (--max-wait {wait:g})"
+        return f"time: more would take about {seconds:.0f} s to the first word ({wait_option(problem)})"
     return otherwise
 
 
@@ -109,9 +110,9 @@ def _weights_limit(problem: PlanningProblem, run_config: RunConfig) -> Iterator[
     needed = required_bytes(problem.spec, native, problem.overhead)
     if needed > problem.budget_bytes:
         yield f"{run_config.weights} weights: {best} would need {_of_budget(needed, problem)}"
-    elif problem.config.max_wait_seconds is not None:
-        seconds = _total_seconds(problem, native)
-        yield f"{run_config.weights} weights: {best} would take about {seconds:.0f} s"
+    elif problem.max_wait_seconds is not None:
+        seconds = first_token_seconds(problem, native)
+        yield f"{run_config.weights} weights: {best} would take about {seconds:.0f} s to the first word"
 
 
 def _kv_limit(problem: PlanningProblem, run_config: RunConfig) -> Iterator[str]:
@@ -138,7 +139,7 @@ def _chunk_limit(problem: PlanningProblem, run_config: RunConfig) -> Iterator[st
     if config.step_seconds is None or not _limited_by_step(problem, run_config, config.step_seconds):
         yield f"{lowered}, to save memory"
         return
-    longest = max(cancel_check_seconds(problem.spec, run_config, problem.device))
+    longest = max(cancel_check_seconds(problem, run_config))
     if longest <= config.step_seconds:
         yield f"{lowered}, so that a stop takes no longer than {config.step_seconds:g} s"
     else:
@@ -147,7 +148,7 @@ def _chunk_limit(problem: PlanningProblem, run_config: RunConfig) -> Iterator[st
 
 def _limited_by_step(problem: PlanningProblem, run_config: RunConfig, seconds: float) -> bool:
     """Return whether the time of a step made the chunks small: twice as large ones would take too long."""
-    slices, tokens = most_at_once(problem.spec, run_config, problem.device, seconds)
+    slices, tokens = most_at_once(problem, run_config, seconds)
     vision, prefill = problem.chunks[0]
     return 2 * run_config.vision_chunk > min(slices, vision) and 2 * run_config.prefill_chunk > min(tokens, prefill)
 
@@ -162,5 +163,14 @@ def _of_budget(needed: int, problem: PlanningProblem) -> str:
     return f"{format_bytes(needed)} of {format_bytes(problem.budget_bytes)}"
 
 
-def _total_seconds(problem: PlanningProblem, run_config: RunConfig) -> float:
-    return estimate_seconds(problem.spec, run_config, problem.device, problem.video).total_seconds
+def first_token_seconds(problem: PlanningProblem, run_config: RunConfig) -> float:
+    """Return the predicted time to the first word."""
+    return estimate_seconds(problem, run_config).first_token_seconds
+
+
+def wait_option(problem: PlanningProblem) -> str:
+    """Return the limit on the time to the first word as an option: `--max-wait auto: 90 s on a CPU`."""
+    wait = problem.max_wait_seconds
+    if problem.config.max_wait_seconds != "auto":
+        return f"--max-wait {wait:g}"
+    return f"--max-wait auto: {wait:.0f} s{'' if problem.raised_wait_seconds else _ON[problem.device.kind]}"

@@ -1,12 +1,13 @@
 """The planner: the best plan that fits memory, time and context, or why there is none. Arithmetic only."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 from vidqa.errors import DoesNotFit
 from vidqa.planner import quality
 from vidqa.planner.activation_memory import prompt_tokens
-from vidqa.planner.explain import explain_limits
+from vidqa.planner.explain import explain_limits, first_token_seconds, wait_option
 from vidqa.planner.latency import estimate_seconds
 from vidqa.planner.memory_model import kv_capacity, margin_bytes, memory_lines, phase_bytes, required_bytes
 from vidqa.planner.placement import candidates
@@ -49,6 +50,22 @@ class Forecast:
         return self.plan
 
 
+def _raised_wait_limit(problem: PlanningProblem, plan: Plan) -> Iterator[str]:
+    """Yield how far the request's frames exceed the automatic limit on time, and a plan that would keep it."""
+    usual = problem.usual_wait_seconds
+    if problem.raised_wait_seconds is None or usual is None or plan.seconds.first_token_seconds <= usual:
+        return
+    line = f"time: these frames take about {plan.seconds.first_token_seconds:.0f} s to the first word, past the usual "
+    line += f"{usual:.0f} s (--max-wait auto)"
+    free = replace(
+        problem, request=replace(problem.request, frames=None, fps=None, size=None), raised_wait_seconds=None
+    )
+    space = search_space(free)
+    if (kept := best_run_config(free, space)) is not None:
+        line += f"; --frames {kept.frames} --size {kept.width}x{kept.height} would keep it"
+    yield line
+
+
 def plan_video(problem: PlanningProblem) -> Plan:
     """Return the best plan that fits; raise DoesNotFit with the smallest sufficient budget and the nearest plan."""
     return try_plan(problem).required_plan()
@@ -58,7 +75,24 @@ def try_plan(problem: PlanningProblem) -> Forecast:
     """Return the best plan that fits, or why there is none. Opens no file and loads nothing."""
     space = search_space(problem)
     best = best_run_config(problem, space)
-    return _refusal(problem, space) if best is None else Forecast(problem, finish_plan(problem, space, best))
+    if best is None and (raised := _with_raised_wait(problem, space)) is not None:
+        problem, best = raised, best_run_config(raised, space)
+    if best is None:
+        return _refusal(problem, space)
+    plan = finish_plan(problem, space, best)
+    return Forecast(problem, replace(plan, limits=(*_raised_wait_limit(problem, plan), *plan.limits)))
+
+
+def _with_raised_wait(problem: PlanningProblem, space: SearchSpace) -> PlanningProblem | None:
+    """Return the problem with the time that the request's own frames and size need, if only time forbids them.
+
+    The automatic limit chooses where nothing was asked for; it does not refuse what was.
+    """
+    request = problem.request
+    if problem.config.max_wait_seconds != "auto" or (request.frames, request.fps, request.size) == (None, None, None):
+        return None
+    fastest = _fastest(problem, space)
+    return None if fastest is None else replace(problem, raised_wait_seconds=_sufficient_wait(fastest[1]))
 
 
 def finish_plan(problem: PlanningProblem, space: SearchSpace, run_config: RunConfig) -> Plan:
@@ -82,7 +116,7 @@ def finish_plan(problem: PlanningProblem, space: SearchSpace, run_config: RunCon
         margin_bytes=margin_bytes(phases[phase]),
         budget_bytes=problem.budget_bytes,
         limits=explain_limits(problem, space, run_config),
-        seconds=estimate_seconds(spec, run_config, problem.device, problem.video),
+        seconds=estimate_seconds(problem, run_config),
         score=quality.score(spec, run_config, space.most_slice_tokens),
     )
 
@@ -124,10 +158,12 @@ def _refusal(problem: PlanningProblem, space: SearchSpace) -> Forecast:
         )
         remedy = fits or f"The smallest budget that would do is {format_bytes(needed)}."
     else:
-        run_config, seconds, needed = *_fastest(problem, space), None
+        fastest = _fastest(problem, space)
+        assert fastest is not None
+        run_config, seconds, needed = *fastest, None
         what = (
-            f"The fastest plan for {frames} takes about {seconds:.0f} s, and --max-wait is "
-            f"{problem.config.max_wait_seconds:g} s."
+            f"The fastest plan for {frames} takes about {seconds:.0f} s to the first word, and the limit is "
+            f"{problem.max_wait_seconds:g} s ({wait_option(problem)})."
         )
         remedy = f"Allow --max-wait {_sufficient_wait(seconds):.0f}, or look at a shorter --start/--end range."
     wanted = replace(finish_plan(problem, space, run_config), limits=())
@@ -147,17 +183,12 @@ def _sufficient_wait(seconds: float) -> float:
     return round(seconds * 1.1 + 1)
 
 
-def _fastest(problem: PlanningProblem, space: SearchSpace) -> tuple[RunConfig, float]:
-    """Return the fastest run configuration of the fewest, smallest frames that fits the memory, and its seconds.
-
-    At least one must fit.
-    """
+def _fastest(problem: PlanningProblem, space: SearchSpace) -> tuple[RunConfig, float] | None:
+    """Return the fastest run configuration of the fewest, smallest frames and its seconds; None if none fits memory."""
     patient = replace(problem, config=replace(problem.config, max_wait_seconds=None))
     found = (fit(patient, space, smallest(space, candidate)) for candidate in candidates(problem))
-    timed = [
-        (one, estimate_seconds(problem.spec, one, problem.device, problem.video).total_seconds) for one in found if one
-    ]
-    return min(timed, key=lambda pair: pair[1])
+    timed = [(one, first_token_seconds(problem, one)) for one in found if one]
+    return min(timed, key=lambda pair: pair[1], default=None)
 
 
 def nearest_plan(problem: PlanningProblem) -> Plan | None:
@@ -206,5 +237,6 @@ def _feasible_without(problem: PlanningProblem, names: list[str]) -> PlanningPro
         return None
     if "wait" not in names:
         return problem
-    wait = _sufficient_wait(_fastest(problem, space)[1])
-    return replace(problem, config=replace(problem.config, max_wait_seconds=wait))
+    fastest = _fastest(problem, space)
+    assert fastest is not None
+    return replace(problem, config=replace(problem.config, max_wait_seconds=_sufficient_wait(fastest[1])))

@@ -9,6 +9,7 @@ from vidqa.errors import UsageError
 from vidqa.models.registry import Checkpoint
 from vidqa.models.spec import ModelSpec
 from vidqa.planner.budget import RuntimeOverhead, budget_bytes, runtime_overhead
+from vidqa.planner.calibration import UNMEASURED, DeviceSpeed, device_key, stored_speed
 from vidqa.types import Device, PixelBounds, Placement, Request, VideoInfo
 
 # Vision group (temporal slices) and prefill chunk (tokens), from the fastest to the smallest.
@@ -16,6 +17,8 @@ CHUNKS = ((8, 1024), (4, 1024), (2, 512), (1, 512), (1, 256), (1, 128))
 # On a large GPU a chunk of 1,024 tokens is over before its kernels are launched.
 LARGE_CHUNKS = ((16, 4096), (16, 2048), *CHUNKS)
 _LARGE_GPU_BYTES = 20 * 2**30
+# The longest time to the first word that people wait for without being asked, in seconds (`--max-wait auto`).
+AUTO_WAIT_SECONDS = {"cuda": 30.0, "mps": 30.0, "cpu": 90.0}
 _TURN_TOKENS = 16  # the template around one more question and answer
 _TEMPLATE_TOKENS = 32  # the chat template around a question, with Qwen's default system prompt
 
@@ -24,8 +27,10 @@ _TEMPLATE_TOKENS = 32  # the chat template around a question, with Qwen's defaul
 class PlanningProblem:
     """Everything that a plan is computed from. `budget_bytes` is the memory, `config` holds what the user set.
 
-    The fields from `chunks` on narrow the search: to less than a plan that ran out of memory, and to how
-    the model is already loaded (`pinned_weights`, and the lasting parts of `pinned_placement`).
+    `speed` is what was measured of the device. The fields from `chunks` on narrow the search: to less than a plan that
+    ran out of memory, and to how the model is already loaded (`pinned_weights`, and the lasting parts of
+    `pinned_placement`). `raised_wait_seconds` replaces the automatic limit on time where the request's own frames and
+    size need longer.
     """
 
     model: str
@@ -38,15 +43,30 @@ class PlanningProblem:
     overhead: RuntimeOverhead
     budget_bytes: int
     text_tokens: int
+    speed: DeviceSpeed = UNMEASURED
     chunks: tuple[tuple[int, int], ...] = CHUNKS
     most_visual_tokens: int | None = None
     most_slice_tokens: int | None = None
     pinned_weights: str | None = None
     pinned_placement: Placement | None = None
+    raised_wait_seconds: float | None = None
 
     def constrained_to(self, weights: str, placement: Placement) -> "PlanningProblem":
         """Return the problem for a model that is loaded in this precision and placement."""
         return replace(self, pinned_weights=weights, pinned_placement=placement)
+
+    @property
+    def max_wait_seconds(self) -> float | None:
+        """Return the longest time to the first word; None for no limit."""
+        chosen = self.config.max_wait_seconds
+        if chosen == "auto":
+            return self.raised_wait_seconds or self.usual_wait_seconds
+        return chosen
+
+    @property
+    def usual_wait_seconds(self) -> float | None:
+        """Return the automatic limit on the time to the first word: none for the best quality."""
+        return None if self.config.quality == "best" else AUTO_WAIT_SECONDS[self.device.kind]
 
     @property
     def context_left(self) -> int:
@@ -75,6 +95,7 @@ def planning_problems(
             overhead=overhead,
             budget_bytes=budget,
             text_tokens=most_text_tokens(request),
+            speed=speed_of(device, config, checkpoint.name),
             chunks=LARGE_CHUNKS if large else CHUNKS,
             pinned_weights=checkpoint.spec.stored.weights if checkpoint.spec.stored else None,
             pinned_placement=_stored_placement(checkpoint.spec),
@@ -105,6 +126,16 @@ def with_cpu_threads(device: Device, config: EngineConfig) -> Device:
         return device
     share = min(config.cpu_threads / usable_cores(), 1.0)
     return replace(device, flops_per_second=device.flops_per_second * share)
+
+
+def cpu_threads(config: EngineConfig) -> int:
+    """Return the number of threads that torch uses on a CPU."""
+    return min(config.cpu_threads or usable_cores(), usable_cores())
+
+
+def speed_of(device: Device, config: EngineConfig, model: str) -> DeviceSpeed:
+    """Return what was measured of a device's speed with the settings' threads; nothing without `calibrate`."""
+    return stored_speed(device_key(device, cpu_threads(config)), model) if config.calibrate else UNMEASURED
 
 
 def most_text_tokens(request: Request) -> int:

@@ -179,7 +179,7 @@ def chunked(problem: PlanningProblem, run_config: RunConfig, vision: int, prefil
     """Return the run configuration in the user's chunks, else in these, or in smaller ones that keep `step_seconds`."""
     config = problem.config
     if config.step_seconds is not None:
-        slices, tokens = most_at_once(problem.spec, run_config, problem.device, config.step_seconds)
+        slices, tokens = most_at_once(problem, run_config, config.step_seconds)
         vision = _halved(vision, slices, 1)
         prefill = _halved(prefill, tokens, QUICK_CHUNKS[-1][1])
     return replace(
@@ -201,7 +201,5 @@ def fits_memory(problem: PlanningProblem, run_config: RunConfig) -> bool:
 
 def fits_wait(problem: PlanningProblem, run_config: RunConfig) -> bool:
     """Return whether the run configuration keeps `--max-wait`."""
-    wait = problem.config.max_wait_seconds
-    if wait is None:
-        return True
-    return estimate_seconds(problem.spec, run_config, problem.device, problem.video).total_seconds <= wait
+    wait = problem.max_wait_seconds
+    return wait is None or estimate_seconds(problem, run_config).first_token_seconds <= wait

@@ -8,7 +8,7 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from vidqa.config import config_path
 from vidqa.errors import UsageError
@@ -33,7 +33,7 @@ class Settings:
     """All settings in force.
 
     `model` is None without a choice. `weights` and `kv` may be `auto`; `vram_bytes` is None for all free memory,
-    `max_wait_seconds` None for no limit. `keys` maps the id of a key binding to keys, separated by commas.
+    `max_wait_seconds` None for no limit or `auto`. `keys` maps the id of a key binding to keys, separated by commas.
     """
 
     model: str | None
@@ -44,7 +44,8 @@ class Settings:
     kv: str
     vram_bytes: int | None
     reserve_bytes: int
-    max_wait_seconds: float | None
+    max_wait_seconds: float | Literal["auto"] | None
+    calibrate: bool
     max_tokens: int
     tui: TuiSettings
     keys: Mapping[str, str]

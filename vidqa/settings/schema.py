@@ -86,6 +86,10 @@ def _duration(value: Any) -> float:
     return parse_seconds(str(value) if is_number else _text(value))
 
 
+def _wait(value: Any) -> float | str | None:
+    return {"none": None, "auto": "auto"}[value] if value in {"none", "auto"} else _duration(value)
+
+
 def _count(value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ValueError(value)
@@ -133,8 +137,13 @@ ENGINE_SETTINGS: tuple[Setting, ...] = (
     ),
     _choice("quality", "what to prefer if not everything fits", QUALITY_CHOICES, "balanced"),
     Setting(
-        "max_wait", "max_wait_seconds", "longest time to an answer", _none_for("none", _duration),
-        "a time such as 20s or 2min, or none", "none", "--max-wait", metavar="TIME",
+        "max_wait", "max_wait_seconds", "longest time to the first word, with the model loaded", _wait,
+        "a time such as 20s or 2min, auto (30 s on a GPU, 90 s on a CPU, none with the quality best) or none", "auto",
+        "--max-wait", metavar="TIME",
+    ),
+    Setting(
+        "calibrate", "calibrate", "measure this machine's speed once, and plan by it", _boolean, "true or false", True,
+        "--no-calibrate",
     ),
     _choice("weights", "precision of the weights", (*WEIGHT_CHOICES, "auto"), "auto"),
     _choice("kv", "precision of the KV cache", (*KV_CHOICES, "auto"), "auto"),

@@ -68,8 +68,8 @@ def _planned(
     except VidqaError as error:
         return replace(row, verdict=error.what)
     if forecast.plan is not None:
-        run_config, wait = forecast.plan.run_config, format_span(forecast.plan.seconds.total_seconds)
-        verdict = f"fits: {run_config.frames} frames of {label} in {run_config.weights}, about {wait}"
+        run_config, wait = forecast.plan.run_config, format_span(forecast.plan.seconds.first_token_seconds)
+        verdict = f"fits: {run_config.frames} frames of {label} in {run_config.weights}, first word in about {wait}"
         return replace(row, fits=True, verdict=verdict)
     wanted, budget = forecast.wanted, format_bytes(forecast.task.budget_bytes)
     needs = f"needs {format_bytes(wanted.required_bytes)} of {budget}" if wanted else str(forecast.refusal)

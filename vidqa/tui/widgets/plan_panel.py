@@ -65,7 +65,8 @@ def _summary(plan: Plan) -> Content:
     return Content.assemble(
         (f"{run_config.frames} frames of {run_config.width}×{run_config.height}", "bold"),
         f"\n{plan.visual_tokens:,} visual + {text:,} text tokens",
-        f"\nabout {format_span(plan.seconds.total_seconds)} to the end",
+        f"\nfirst word in {format_span(plan.seconds.first_token_seconds)}, "
+        f"the end in {format_span(plan.seconds.total_seconds)}",
     )
 
 

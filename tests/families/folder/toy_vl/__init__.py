@@ -12,7 +12,7 @@ from vidqa.models.config_validation import Integer, Values
 from vidqa.models.families.qwen2_vl import MODEL_SCORES, PRECISION_SCORES, REFERENCE_BOUNDS, TOKENIZER_PATTERNS
 from vidqa.models.family import FamilyRuntime, Shape
 from vidqa.models.spec import ModelSpec, VisionSpec
-from vidqa.types import ELEMENT_BYTES, PixelBounds, RunConfig
+from vidqa.types import ELEMENT_BYTES, Flops, PixelBounds, RunConfig
 
 __all__ = [
     "ALLOCATION_CODE", "MODEL_SCORES", "PLANNED_TYPES", "PRECISION_SCORES", "REFERENCE_BOUNDS", "RELEASED",
@@ -78,10 +78,10 @@ def vision_bytes(spec: ModelSpec, run_config: RunConfig) -> int:
     return max(embedded, element * rows * (vision.embed_dim + spec.embedding_width // 2))
 
 
-def vision_flops(spec: ModelSpec, run_config: RunConfig) -> float:
+def vision_flops(spec: ModelSpec, run_config: RunConfig) -> Flops:
     """Return 2 per weight and patch."""
     weights = sum(shape[0] * shape[1] for _, shape in vision_shapes(spec) if len(shape) == 2)
-    return 8.0 * weights * spec.visual_tokens(run_config.frames, run_config.height, run_config.width)
+    return Flops(8.0 * weights * spec.visual_tokens(run_config.frames, run_config.height, run_config.width), 0.0)
 
 
 def load_runtime() -> FamilyRuntime:

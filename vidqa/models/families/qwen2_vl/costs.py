@@ -10,7 +10,7 @@ from functools import cache
 
 from vidqa.models.family import ScoreRow, Shape
 from vidqa.models.spec import ModelSpec
-from vidqa.types import ELEMENT_BYTES, RunConfig
+from vidqa.types import ELEMENT_BYTES, Flops, RunConfig
 
 VISION_MLP_ROWS = 2048  # rows per tile of the vision MLP (runtime.py)
 _FLOAT32_BYTES = 4
@@ -129,13 +129,14 @@ def vision_bytes(spec: ModelSpec, run_config: RunConfig) -> int:
     return max(attention, mlp, merger) + rotary
 
 
-def vision_flops(spec: ModelSpec, run_config: RunConfig) -> float:
+def vision_flops(spec: ModelSpec, run_config: RunConfig) -> Flops:
     """Return 2 per weight and patch, and 4 · patches² · width per slice and block of attention, or its windows."""
     patches, vision = _patches(spec, run_config), spec.vision
     whole = len(vision.full_attention) if vision.window else vision.depth
     in_windows = min((vision.window // vision.patch) ** 2, patches) * (vision.depth - whole)
     attention = 4 * patches * vision.embed_dim * (patches * whole + in_windows)
-    return spec.slices(run_config.frames) * (2 * _parameters(spec) * patches + attention)
+    slices = spec.slices(run_config.frames)
+    return Flops(slices * 2 * _parameters(spec) * patches, slices * attention)
 
 
 def _patches(spec: ModelSpec, run_config: RunConfig) -> int:

@@ -1,0 +1,122 @@
+"""Measurement of a device's speed: about a second for each precision, once per device, precision and thread count."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from vidqa.devices.torch_device import release_cached_memory
+from vidqa.models.loader import DTYPES
+from vidqa.planner.calibration import Rates, device_key, store_rates, stored_precisions
+from vidqa.planner.placement import compute_dtype, weight_choices
+from vidqa.planner.problem import PlanningProblem, cpu_threads
+
+# The MLP and the heads of a 2B model; its weights exceed the caches of a CPU.
+_HIDDEN, _WIDE, _HEADS, _HEAD_DIM = 1536, 8960, 12, 128
+_ROWS, _CACHED = 256, 4096
+_ROUND_SECONDS = 0.15  # of repeating one measurement
+_MOST_ROUNDS = 400
+_OPERATIONS = 40  # short, so that some rounds are not interrupted
+
+
+def unmeasured_precisions(problem: PlanningProblem) -> tuple[str, ...]:
+    """Return the precisions that the planner may choose on a device and whose rates are not stored."""
+    device, chosen = problem.device, problem.pinned_weights or problem.config.weights
+    wanted = {compute_dtype(device)}
+    if device.kind == "cpu":
+        wanted = {chosen} if chosen else set(weight_choices(device))
+    known = stored_precisions(device_key(device, cpu_threads(problem.config)), torch.__version__)
+    return tuple(sorted(wanted.intersection(_MEASURED) - known))
+
+
+def calibrate(problem: PlanningProblem, precisions: Sequence[str], stopped: Callable[[], bool]) -> Mapping[str, Rates]:
+    """Measure and store the rates of these precisions on the problem's device; stop between them if asked to."""
+    device, found = torch.device(problem.device.torch_name), dict[str, Rates]()
+    with torch.inference_mode():
+        for precision in precisions:
+            if stopped():
+                return {}
+            found[precision] = _measure(device, precision)
+            release_cached_memory()
+    store_rates(device_key(problem.device, cpu_threads(problem.config)), found, torch.__version__, time.time())
+    return found
+
+
+def summary(rates: Mapping[str, Rates]) -> str:
+    """Return rates as text."""
+    return "; ".join(
+        f"{precision} products {one.matmul_flops_per_second / 1e9:,.0f} GFLOP/s, weights read at "
+        f"{one.weight_bytes_per_second / 1e9:,.0f} GB/s"
+        for precision, one in rates.items()
+    )
+
+
+def _measure(device: torch.device, precision: str) -> Rates:
+    dtype = DTYPES[precision]
+    mlp, small = _Mlp(device, dtype), _SmallOperations(device, dtype)
+    row, rows = (torch.full((count, _HIDDEN), 0.1, device=device, dtype=dtype) for count in (1, _ROWS))
+    query, key = (
+        torch.full((1, _HEADS, count, _HEAD_DIM), 0.1, device=device, dtype=dtype) for count in (_ROWS, _CACHED)
+    )
+    wide = _best_seconds(device, lambda: mlp(rows))
+    attention = _best_seconds(device, lambda: functional.scaled_dot_product_attention(query, key, key))
+    return Rates(
+        matmul_flops_per_second=2 * _ROWS * mlp.weights / wide,
+        attention_flops_per_second=4 * _ROWS * _CACHED * _HEADS * _HEAD_DIM / attention,
+        weight_bytes_per_second=mlp.bytes / _best_seconds(device, lambda: mlp(row)),
+        operation_seconds=_best_seconds(device, small) / _OPERATIONS,
+    )
+
+
+class _Mlp:
+    """A gated MLP, as decoder layers have it: three products with a norm and an activation."""
+
+    def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
+        shapes = ((_WIDE, _HIDDEN), (_WIDE, _HIDDEN), (_HIDDEN, _WIDE))
+        self._gate, self._up, self._down = (torch.full(shape, 1e-3, device=device, dtype=dtype) for shape in shapes)
+        self.weights = 3 * _WIDE * _HIDDEN
+        self.bytes = self.weights * self._gate.element_size()
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        states = functional.rms_norm(hidden, (_HIDDEN,))
+        gate = functional.silu(functional.linear(states, self._gate))
+        return hidden + functional.linear(gate * functional.linear(states, self._up), self._down)
+
+
+class _SmallOperations:
+    """Operations on hardly any data, each of which needs the result of the one before."""
+
+    def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
+        self._weight = torch.full((64, 64), 1e-3, device=device, dtype=dtype)
+        self._states = torch.full((1, 64), 0.1, device=device, dtype=dtype)
+
+    def __call__(self) -> Tensor:
+        states = self._states
+        for _ in range(_OPERATIONS // 4):
+            states = functional.silu(functional.linear(states, self._weight)).mul(0.5).add(self._states)
+        return states
+
+
+def _best_seconds(device: torch.device, work: Callable[[], object]) -> float:
+    """Return the shortest time of repeated calls: other programs only ever make one longer."""
+    work()
+    best, end = float("inf"), time.perf_counter() + _ROUND_SECONDS
+    for number in range(_MOST_ROUNDS):
+        _wait_for(device)
+        start = time.perf_counter()
+        work()
+        _wait_for(device)
+        best = min(best, time.perf_counter() - start)
+        if number > 0 and time.perf_counter() > end:
+            break
+    return best
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+
+
+_MEASURED = ("fp32", "bf16", "fp16")
