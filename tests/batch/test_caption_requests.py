@@ -3,6 +3,7 @@
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -124,3 +125,11 @@ def test_a_runs_fingerprint_has_the_settings_of_earlier_journals_alone() -> None
         "end_seconds", "fps", "frames", "kv", "max_tokens", "quality", "seed", "segments", "size", "start_seconds",
         "stream", "system", "temperature", "top_p", "weights",
     ]  # fmt: skip
+
+
+def test_another_limit_on_time_makes_another_run() -> None:
+    checkpoint = find_checkpoints("demo", local=True)[0]
+    waits: tuple[Any, ...] = ("auto", None, 20.0)
+    captions = CaptionRequest(PromptTemplate("", "What happens?"), Request("", ""))
+    keys = {make_fingerprint(captions, EngineConfig(max_wait_seconds=wait), checkpoint).key for wait in waits}
+    assert len(keys) == 3

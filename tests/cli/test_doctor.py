@@ -12,9 +12,11 @@ import torch
 from tests.devices.scripted_nvml import GIB, Card, ScriptedNvml, machine, no_driver
 from vidqa.cli import doctor
 from vidqa.cli.main import run
-from vidqa.devices.host import Machine
+from vidqa.devices.device import find_device
+from vidqa.devices.host import Machine, usable_cores
 from vidqa.diagnostics import health_checks
 from vidqa.diagnostics.health_checks import Check, Subject, passed, run_checks
+from vidqa.planner import calibration
 
 HERE = machine(no_driver())
 
@@ -124,6 +126,17 @@ def test_without_a_compiler_flex_cannot_be_built(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("PATH", str(tmp_path))
     check = look("compiler")["compiler"]
     assert (check.status, check.remedy) == ("absent", "Install g++ or clang.")
+
+
+def test_the_measured_speed_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VIDQA_STATE", str(tmp_path))
+    assert look("speed")["speed"].status == "absent"
+    key = calibration.device_key(find_device("cpu", HERE), usable_cores(HERE))
+    calibration.store_rates(key, {"bf16": calibration.Rates(4.3e11, 8e10, 2.8e10, 2e-6)}, "2.15", 0.0)
+    check = look("speed")["speed"]
+    assert (check.status, check.detail) == (
+        "ok", "measured here: bf16 products 430 GFLOP/s, weights read at 28 GB/s",
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(("ratio", "status"), [(0.9, "ok"), (1.02, "ok"), (1.06, "bad")])

@@ -1,5 +1,6 @@
 """Devices and their free memory: a scripted driver, folders in place of /proc and /sys, and the real GPU."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 
 from tests.devices.scripted_nvml import GIB, MIB, OWN, Card, ScriptedNvml, machine, no_driver
 from vidqa.devices.device import allocator_environment, find_device, list_devices, reread, reusable_bytes
-from vidqa.devices.host import host_memory
+from vidqa.devices.host import host_memory, usable_cores
 from vidqa.devices.nvml import ASSUMED_CONTEXT_BYTES
 from vidqa.errors import UsageError
 from vidqa.types import Device
@@ -273,6 +274,31 @@ def test_a_control_group_limits_memory(tmp_path: Path, membership: str, folder: 
     assert (memory.total_bytes, memory.free_bytes) == (GIB, GIB - 600_000_000)
     device = find_device("cpu", machine(no_driver(), root=tmp_path))
     assert device.notes == ("a control group limits this process to 1.0 GiB",)
+
+
+@pytest.mark.parametrize(
+    ("membership", "files", "cores"),
+    [
+        ("0::/a/b", {"sys/fs/cgroup/a/cpu.max": "250000 100000"}, 2),
+        ("0::/a/b", {"sys/fs/cgroup/a/cpu.max": "250000 100000", "sys/fs/cgroup/a/b/cpu.max": "100000 100000"}, 1),
+        ("0::/", {"sys/fs/cgroup/cpu.max": "50000 100000"}, 1),  # half a core
+        ("0::/", {"sys/fs/cgroup/cpu.max": "max 100000"}, 8),
+        ("3:cpu,cpuacct:/d\n0::/", {"sys/fs/cgroup/cpu/d/cpu.cfs_quota_us": "300000\n",
+                                     "sys/fs/cgroup/cpu/d/cpu.cfs_period_us": "100000\n"}, 3),
+        ("3:cpu:/d", {"sys/fs/cgroup/cpu/d/cpu.cfs_quota_us": "-1", "sys/fs/cgroup/cpu/d/cpu.cfs_period_us": "1"}, 8),
+        ("0::/", {"sys/fs/cgroup/cpu.max": "200000 0"}, 8),
+    ],
+)  # fmt: skip
+def test_a_control_group_limits_cores(
+    tmp_path: Path, membership: str, files: dict[str, str], cores: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(psutil, "cpu_count", lambda logical: 8)
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(16)))
+    write(tmp_path, {"proc/self/cgroup": membership} | files)
+    here = machine(no_driver(), root=tmp_path)
+    assert usable_cores(here) == cores
+    fewer = replace(here, environment={"OMP_NUM_THREADS": "2"})
+    assert usable_cores(fewer) == min(cores, 2)
 
 
 @pytest.mark.parametrize("limit", ["max", "9223372036854771712", "", "nonsense"])

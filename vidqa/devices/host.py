@@ -26,6 +26,7 @@ _NVIDIA_FILES = (
     "dev/nvhost-gpu", "dev/nvhost-ctrl-gpu", "dev/nvgpu", "dev/nvmap",
     "usr/lib/wsl/lib/libcuda.so.1",
 )  # fmt: skip
+_GROUPS = "sys/fs/cgroup"
 _UNLIMITED_BYTES = 2**60  # version 1 writes "no limit" as the largest page-aligned number
 
 
@@ -108,21 +109,35 @@ def _control_groups(machine: Machine) -> Iterator[tuple[int, int]]:
     Free is limit - usage + inactive file cache, which the kernel reclaims first. Inside a container the path in /proc
     is the host's, so missing folders are skipped.
     """
+    for mount, path in _group_paths(machine, "memory"):
+        if mount == _GROUPS:
+            yield from _limits(machine, mount, path, "memory.max", "memory.current", "inactive_file")
+        else:
+            files = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+            yield from _limits(machine, mount, path, *files)
+
+
+def _group_paths(machine: Machine, controller: str) -> Iterator[tuple[str, str]]:
+    """Yield (mount, path) of this process's control groups that may have a controller, of version 2 and 1."""
     for line in machine.read("proc/self/cgroup").splitlines():
         _, controllers, path = [*line.split(":", 2), "", ""][:3]
         if controllers == "":
-            yield from _limits(machine, "sys/fs/cgroup", path, "memory.max", "memory.current", "inactive_file")
-        elif "memory" in controllers.split(","):
-            files = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-            yield from _limits(machine, "sys/fs/cgroup/memory", path, *files)
+            yield _GROUPS, path
+        elif controller in controllers.split(","):
+            yield f"{_GROUPS}/{controller}", path
+
+
+def _upwards(mount: str, path: str) -> Iterator[str]:
+    """Yield a control group's folder and those above it, up to the mount."""
+    parts = [part for part in path.split("/") if part not in {"", ".."}]
+    for depth in range(len(parts), -1, -1):
+        yield "/".join([mount, *parts[:depth]])
 
 
 def _limits(
     machine: Machine, mount: str, path: str, limit_file: str, usage_file: str, reclaimable: str
 ) -> Iterator[tuple[int, int]]:
-    parts = [part for part in path.split("/") if part not in {"", ".."}]
-    for depth in range(len(parts), -1, -1):
-        folder = "/".join([mount, *parts[:depth]])
+    for folder in _upwards(mount, path):
         limit, usage = (machine.read(f"{folder}/{name}").strip() for name in (limit_file, usage_file))
         if not limit.isdecimal() or not usage.isdecimal() or int(limit) >= _UNLIMITED_BYTES:
             continue
@@ -168,10 +183,27 @@ def _apple_name() -> str:
         return ""
 
 
-def usable_cores() -> int:
-    """Return the number of physical cores, at most those that this process may run on."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(min(psutil.cpu_count(logical=False) or 1, allowed or 1), 1)
+def usable_cores(machine: Machine = THIS_MACHINE) -> int:
+    """Return the number of physical cores, at most those that this process may run on.
+
+    Limits are the affinity mask, a control group's quota, and OMP_NUM_THREADS. torch knows no quota: in a container of
+    2 of 64 cores it starts 64 threads that wait for each other.
+    """
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = min(psutil.cpu_count(logical=False) or 1, allowed, *_cpu_quotas(machine))
+    threads = machine.environment.get("OMP_NUM_THREADS", "")
+    return max(min(cores, int(threads)) if threads.isdecimal() and int(threads) else cores, 1)
+
+
+def _cpu_quotas(machine: Machine) -> Iterator[int]:
+    """Yield the processor time of every limited control group of this process, in whole cores."""
+    for mount, path in _group_paths(machine, "cpu"):
+        for folder in _upwards(mount, path):
+            quota, period = [*machine.read(f"{folder}/cpu.max").split(), "", ""][:2]  # version 2
+            if not quota:
+                quota, period = (machine.read(f"{folder}/cpu.cfs_{name}_us").strip() for name in ("quota", "period"))
+            if quota.isdecimal() and period.isdecimal() and int(period):
+                yield int(quota) // int(period)
 
 
 def _hertz() -> float:

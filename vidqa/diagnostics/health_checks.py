@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from vidqa.devices import nvml
 from vidqa.devices.device import find_device, list_devices
 from vidqa.devices.gpu_catalog import OLDEST_FOR_TRITON
-from vidqa.devices.host import THIS_MACHINE, Machine
+from vidqa.devices.host import THIS_MACHINE, Machine, usable_cores
 from vidqa.errors import UsageError, VidqaError
 from vidqa.models.checkpoint import suggested_model
 from vidqa.models.hub import cache_folder, cached_models
@@ -294,6 +294,16 @@ def _predictions(subject: Subject) -> Iterator[Check]:
     yield Check("predictions", status, f"measured peaks are {percent:+.1f} % of planned ones, {runs} run(s)", remedy)
 
 
+def _speed(subject: Subject) -> Iterator[Check]:
+    """Show the measured speed of the device."""
+    device = subject.find_device()
+    measured = calibration.stored_speed(calibration.device_key(device, usable_cores(subject.machine)), "").measured
+    if measured:
+        yield Check("speed", "ok", f"measured here: {calibration.describe_rates(measured)}")
+    else:
+        yield Check("speed", "absent", "estimated: the first question to a model on this device measures it")
+
+
 _CHECKS: dict[str, CheckFunction] = {
     "driver": _driver,
     "torch": _torch,
@@ -307,6 +317,7 @@ _CHECKS: dict[str, CheckFunction] = {
     "model": _model,
     "model cache": _cache,
     "predictions": _predictions,
+    "speed": _speed,
 }
 _NEEDED = frozenset({"torch", "device", "ffmpeg", "attention", "model"})
 _REMEDIES = {

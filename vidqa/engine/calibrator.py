@@ -44,15 +44,6 @@ def calibrate(problem: PlanningProblem, precisions: Sequence[str], stopped: Call
     return found
 
 
-def summary(rates: Mapping[str, Rates]) -> str:
-    """Return rates as text."""
-    return "; ".join(
-        f"{precision} products {one.matmul_flops_per_second / 1e9:,.0f} GFLOP/s, weights read at "
-        f"{one.weight_bytes_per_second / 1e9:,.0f} GB/s"
-        for precision, one in rates.items()
-    )
-
-
 def _measure(device: torch.device, precision: str) -> Rates:
     dtype = DTYPES[precision]
     mlp, small = _Mlp(device, dtype), _SmallOperations(device, dtype)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from vidqa.config import EngineConfig
 from vidqa.devices.device import find_device
+from vidqa.devices.host import usable_cores
 from vidqa.engine.request_state import RequestState, video_cache_key
 from vidqa.engine.timers import Callbacks, Stopwatch
 from vidqa.errors import Interrupted
@@ -19,7 +20,7 @@ from vidqa.models.family import ModelFamily, family_of
 from vidqa.models.registry import Checkpoint, find_checkpoints
 from vidqa.models.weight_files import tensor_sizes
 from vidqa.planner.budget import with_measured_runtime
-from vidqa.planner.calibration import Rates
+from vidqa.planner.calibration import Rates, describe_rates
 from vidqa.planner.memory_model import with_runtime
 from vidqa.planner.model_choice import forecast, plan_best
 from vidqa.planner.planner import Forecast
@@ -175,7 +176,7 @@ class ModelManager:
         """Measure the speed of a device on which no model was loaded before, if the settings say so."""
         if not config.calibrate:
             return
-        from vidqa.engine.calibrator import calibrate, summary, unmeasured_precisions
+        from vidqa.engine.calibrator import calibrate, unmeasured_precisions
 
         task, watch = state.task, Stopwatch()
         if not (precisions := unmeasured_precisions(task)):
@@ -187,7 +188,7 @@ class ModelManager:
 
         measuring = self._task.run(measure, self.callbacks.is_cancelled, _WHEN)
         rates = yield from _load_events(measuring, _LoadedBytes(0), None)
-        yield from state.note(f"measured this machine's speed (once, {watch.seconds():.1f} s): {summary(rates)}")
+        yield from state.note(f"measured this machine's speed (once, {watch.seconds():.1f} s): {describe_rates(rates)}")
 
 
 class BackgroundTask:
@@ -347,12 +348,12 @@ def _load_weights(
 
 
 def set_threads(config: EngineConfig) -> None:
-    """Limit this thread's torch operations to the cores of the settings."""
-    if config.cpu_threads is not None:
-        import torch
+    """Limit this thread's torch operations to the cores of the settings, or to those that this process may use."""
+    import torch
 
-        if torch.get_num_threads() != config.cpu_threads:
-            torch.set_num_threads(config.cpu_threads)
+    threads = config.cpu_threads or min(torch.get_num_threads(), usable_cores())
+    if torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)
 
 
 def _location(config: EngineConfig) -> tuple[object, ...]:

@@ -119,6 +119,15 @@ def stored_speed(key: str, model: str) -> DeviceSpeed:
     return DeviceSpeed(measured, {weights: _corrections(rows, model, weights) for weights in precisions})
 
 
+def describe_rates(rates: Mapping[str, Rates]) -> str:
+    """Return rates as text."""
+    return "; ".join(
+        f"{precision} products {one.matmul_flops_per_second / 1e9:,.0f} GFLOP/s, weights read at "
+        f"{one.weight_bytes_per_second / 1e9:,.0f} GB/s"
+        for precision, one in sorted(rates.items())
+    )
+
+
 def stored_precisions(key: str, torch_version: str) -> frozenset[str]:
     """Return the precisions whose rates were measured with this version of torch."""
     entry = _entry(_read_rates(), key)
