@@ -12,6 +12,7 @@ import torch
 from tests.devices.scripted_nvml import GIB, Card, ScriptedNvml, machine, no_driver
 from vidqa.cli import doctor
 from vidqa.cli.main import run
+from vidqa.devices.device import find_device
 from vidqa.devices.host import Machine
 from vidqa.diagnostics import health_checks
 from vidqa.diagnostics.health_checks import Check, Subject, passed, run_checks
@@ -40,7 +41,8 @@ def test_on_a_processor_all_is_well(
     assert all(line.startswith(("✓", "–", " ")) for line in lines)
     for name in ("torch", "device", "ffmpeg", "bitsandbytes", "attention", "model", "predictions"):
         assert any(line[2:].startswith(name) for line in lines)
-    assert "6/2 heads of 32, float32" in out
+    dtype = "bfloat16" if find_device("cpu").bf16 else "float32"
+    assert f"6/2 heads of 32, {dtype}" in out
 
 
 def test_json_is_one_object(capsys: pytest.CaptureFixture[str]) -> None:
