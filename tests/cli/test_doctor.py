@@ -42,7 +42,8 @@ def test_on_a_processor_all_is_well(
     assert all(line.startswith(("✓", "–", " ")) for line in lines)
     for name in ("torch", "device", "ffmpeg", "bitsandbytes", "attention", "model", "predictions"):
         assert any(line[2:].startswith(name) for line in lines)
-    assert "6/2 heads of 32, float32" in out
+    dtype = "bfloat16" if find_device("cpu").bf16 else "float32"
+    assert f"6/2 heads of 32, {dtype}" in out
 
 
 def test_json_is_one_object(capsys: pytest.CaptureFixture[str]) -> None:

@@ -311,6 +311,23 @@ def test_without_a_limit_the_machine_counts(tmp_path: Path, limit: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("cpuinfo", "bf16"),
+    [
+        ("model name\t: AMD EPYC\nflags\t\t: fpu avx512f avx512_bf16 avx512_vnni\n", True),
+        ("model name\t: Intel Xeon\nflags\t\t: fpu amx_bf16 amx_tile amx_int8\n", True),
+        ("processor\t: 0\nFeatures\t: fp asimd sve bf16 i8mm\nCPU part\t: 0xd40\n", True),
+        ("model name\t: Intel Core\nflags\t\t: fpu avx2 avx512f avx512_vnni\nbugs\t\t: bf16\n", False),
+        ("processor\t: 0\nFeatures\t: fp asimd asimddp\n", False),
+        ("", False),
+    ],
+    ids=["EPYC", "Xeon", "Graviton", "no bf16", "old ARM", "no file"],
+)
+def test_a_cpu_that_multiplies_bf16(tmp_path: Path, cpuinfo: str, bf16: bool) -> None:
+    write(tmp_path, {"proc/cpuinfo": cpuinfo})
+    assert find_device("cpu", machine(no_driver(), root=tmp_path)).bf16 is bf16
+
+
+@pytest.mark.parametrize(
     ("before", "options"),
     [
         ({}, "expandable_segments:True"),

@@ -5,7 +5,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from vidqa import EngineConfig, Request, Session
+from vidqa.devices.device import find_device
 from vidqa.events import Answered, Event, StageStarted
+from vidqa.models.registry import find_checkpoints
+from vidqa.planner.placement import weight_choices
 from vidqa.types import Answer
 
 ASSETS = Path(__file__).parents[2] / "assets"
@@ -14,6 +17,7 @@ CLIP, TWO_EVENTS, COLOR, EMPTY = (
 )
 QUESTION, ANSWER = "what happens?", "a red circle moves right."
 CONFIG = EngineConfig(isolate_decoder=False, remember=False)
+DEMO_WEIGHTS = weight_choices(find_device("cpu"), find_checkpoints("demo", local=True)[0].spec)  # of this processor
 Kind = TypeVar("Kind")
 
 

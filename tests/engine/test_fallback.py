@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.engine.asking import ANSWER, CLIP, QUESTION, TWO_EVENTS, answer_in, of_kind
+from tests.engine.asking import ANSWER, CLIP, DEMO_WEIGHTS, QUESTION, TWO_EVENTS, answer_in, of_kind
 from tests.planner.plan_builders import SPEC_2B, SPEC_7B, made_problem
 from vidqa import EngineConfig, Request, Session
 from vidqa.devices.memory_tracker import TensorMeter
@@ -48,7 +48,7 @@ def test_a_phase_that_fails_once_is_answered(phase: str) -> None:
     assert answer.text == ANSWER
     assert answer.degraded == (f"{phase} ran out of memory: {steps[0].step}",)
     assert steps[0].plan.predicted_peak_bytes <= answer.plan.budget_bytes
-    lowered = {"load": "bf16 weights", "decode": "int8 KV cache"}.get(phase, "smallest chunks")
+    lowered = {"load": f"{DEMO_WEIGHTS[1]} weights", "decode": "int8 KV cache"}.get(phase, "smallest chunks")
     assert steps[0].step == lowered
 
 
@@ -64,7 +64,7 @@ def test_a_phase_that_always_fails_ends_with_the_numbers(phase: str) -> None:
     assert (
         degraded
         == {
-            "load": ["bf16 weights"],  # nf4 would take more here while it is loaded
+            "load": [f"{DEMO_WEIGHTS[1]} weights"],  # nf4 would take more here while it is loaded
             "vision": ["smallest chunks", "int8 KV cache", "half of the visual tokens"],  # the cache fills meanwhile
             "prefill": ["smallest chunks", "int8 KV cache", "half of the visual tokens"],
             "decode": ["int8 KV cache", "half of the visual tokens"],

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.engine.asking import DEMO_WEIGHTS
 from tests.engine.test_demo_parity import CLIP, QUESTION
 from tests.planner.plan_builders import GIB, SPEC_2B, SPEC_7B, made_problem, made_video
 from vidqa import EngineConfig, Request, Session
@@ -135,7 +136,7 @@ def test_there_is_a_plan_or_a_reason(gib: float, spec: Any, how: dict[str, Any])
 
 
 def test_loaded_weights_stay_unless_others_are_set() -> None:
-    config = EngineConfig(isolate_decoder=False, remember=False, weights="bf16")
+    config = EngineConfig(isolate_decoder=False, remember=False, weights="fp32")
     with Session(config) as session:
         *_, last = session.ask(Request(CLIP, QUESTION, max_tokens=2))
         assert isinstance(last, Answered)
@@ -146,9 +147,9 @@ def test_loaded_weights_stay_unless_others_are_set() -> None:
             assert found.plan is not None
             return found.task.pinned_weights, found.plan.run_config.weights
 
-        assert weights(replace(config, quality="fast")) == ("bf16", "bf16")
+        assert weights(replace(config, quality="fast")) == ("fp32", "fp32")
         assert weights(replace(config, weights="nf4")) == (None, "nf4")
-        assert weights(replace(config, weights=None)) == (None, "fp32")
+        assert weights(replace(config, weights=None)) == (None, DEMO_WEIGHTS[0])
 
 
 def test_a_planned_forecast_is_quick() -> None:

@@ -9,7 +9,7 @@ import torch
 from transformers import Qwen2VLForConditionalGeneration
 
 from demo_world.precisions import write_checkpoint
-from tests.engine.asking import ANSWER, CLIP, CONFIG, QUESTION, answer_in, ask
+from tests.engine.asking import ANSWER, CLIP, CONFIG, DEMO_WEIGHTS, QUESTION, answer_in, ask
 from tests.engine.test_fallback import failing
 from vidqa import EngineConfig, Request, Session
 from vidqa.engine.model_manager import BackgroundTask
@@ -86,8 +86,8 @@ def test_a_question_that_loads_yields_progress() -> None:
 def test_memory_that_runs_out_while_loading_gives_lighter_weights() -> None:
     with Session(CONFIG, fault=failing("load", times=1)) as session:
         events = list(session.load(AHEAD))
-        assert [event.step for event in events if isinstance(event, Degraded)] == ["bf16 weights"]
-        assert session.loaded is not None and session.loaded.weights == "bf16"
+        assert [event.step for event in events if isinstance(event, Degraded)] == [f"{DEMO_WEIGHTS[1]} weights"]
+        assert session.loaded is not None and session.loaded.weights == DEMO_WEIGHTS[1]
     with Session(CONFIG, fault=failing("load", times=9)) as session, pytest.raises(DoesNotFit):
         list(session.load(AHEAD))
 

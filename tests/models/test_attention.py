@@ -9,10 +9,10 @@ from torch.nn.functional import scaled_dot_product_attention
 from vidqa.devices.tensor_counter import TensorCounter
 from vidqa.errors import AttentionUnavailable, UsageError
 from vidqa.models.attention import flex, selector
+from vidqa.models.attention.sdpa import FusedKernel
 from vidqa.models.attention.selector import (
     KERNELS_BY_PREFERENCE,
     HeadLayout,
-    device_dtype,
     make_kernel,
     probe_kernel,
     select_kernel,
@@ -106,21 +106,30 @@ def test_unknown_kernels_are_refused() -> None:
         make_kernel("cudnn", CPU)
 
 
-@pytest.mark.parametrize(
-    ("device", "bf16", "dtype"),
-    [("cpu", True, torch.float32), ("cuda", True, torch.bfloat16), ("cuda", False, torch.float16),
-     ("mps", False, torch.float16)],
-)  # fmt: skip
-def test_attention_dtype_of_a_device(device: str, bf16: bool, dtype: torch.dtype) -> None:
-    assert device_dtype(device, bf16) == dtype
-
-
 @pytest.mark.parametrize("layout", [QWEN_2B, QWEN_7B, HeadLayout(6, 2, 32)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_flash_is_selected_on_a_cpu(layout: HeadLayout, dtype: torch.dtype) -> None:
     (selected,) = select_kernel(layout, "cpu", dtype, timed=True)
     assert selected.name == "flash" and selected.runs and selected.chunk_seconds > 0
     assert selected.difference < (1e-5 if dtype == torch.float32 else 2e-2)
+
+
+def test_a_single_row_on_a_cpu_reads_the_keys_of_a_head_once() -> None:
+    """PyTorch's kernel would read them for every query head: ten times as long in bf16."""
+    kernel, shapes = FusedKernel("flash", CPU), []
+    original = kernel._operator
+
+    def operator(query: torch.Tensor, *rest: Any) -> Any:
+        shapes.append(tuple(query.shape))
+        return original(query, *rest)
+
+    kernel._operator = operator
+    query, (key, value) = torch.randn(1, 12, 1, 64), torch.randn(2, 1, 2, 100, 64)
+    kernel.begin(79, 1, 100, CPU)
+    out = kernel.attend(query, key, value, 0.125)
+    exact = scaled_dot_product_attention(query, key[:, :, :80], value[:, :, :80], scale=0.125, enable_gqa=True)
+    assert shapes == [(1, 2, 6, 64)]
+    torch.testing.assert_close(out, exact)
 
 
 def test_probes_on_a_cpu() -> None:
@@ -167,7 +176,7 @@ def test_wrong_and_failing_kernels_are_not_selected(monkeypatch: pytest.MonkeyPa
 @pytest.mark.needs_cuda
 @pytest.mark.parametrize("layout", [QWEN_2B, QWEN_7B])
 def test_probes_on_a_gpu(layout: HeadLayout) -> None:
-    dtype = device_dtype("cuda", torch.cuda.is_bf16_supported(including_emulation=False))
+    dtype = torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
     probes = {name: probe_kernel(name, layout, "cuda", dtype) for name in (*KERNELS_BY_PREFERENCE, "flex")}
     assert probes["efficient"].runs and probes["tiled"].runs
     if torch.cuda.get_device_capability() >= (8, 0):

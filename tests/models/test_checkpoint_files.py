@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import Qwen2VLForConditionalGeneration
 
 from tests.models.hostile import copy_demo
@@ -295,3 +296,14 @@ def test_checks_do_not_import_torch(folder: Path) -> None:
         "assert not {'torch', 'transformers', 'jinja2', 'numpy', 'av'} & set(sys.modules), set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(("dtype", "name"), [("float32", "fp32"), ("float16", "fp16"), ("bfloat16", "bf16")])
+def test_the_stored_precision_is_that_of_the_files(tmp_path: Path, dtype: str, name: str) -> None:
+    folder = copy_demo(tmp_path / "model")
+    weights = load_file(folder / "model.safetensors")
+    small = "model.layers.0.input_layernorm.weight"
+    changed = {key: weight.to(getattr(torch, dtype)) for key, weight in weights.items()} | {small: weights[small]}
+    save_file(changed, folder / "model.safetensors")  # a norm in bf16 does not count
+    (found,) = find_checkpoints(str(folder), local=True)
+    assert found.spec.stored_dtype == name

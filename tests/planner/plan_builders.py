@@ -34,6 +34,11 @@ def made_device(gib: float, *, bf16: bool = True) -> Device:
     return Device("cuda", 0, "a GPU", size, size, 0, 0, (8, 6) if bf16 else (7, 5), bf16, 360e9, 50e12)
 
 
+def made_cpu(*, bf16: bool) -> Device:
+    """A processor with 16 GiB, all free."""
+    return Device("cpu", 0, "a CPU", 16 * GIB, 16 * GIB, 0, 0, None, bf16, 40e9, 160e9)
+
+
 def made_problem(
     gib: float, seconds: float = 60.0, spec: ModelSpec = SPEC_2B, question: str = "what happens?", **fields: Any
 ) -> PlanningProblem:

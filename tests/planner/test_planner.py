@@ -9,7 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.planner.plan_builders import GIB, SPEC_2B, SPEC_7B, made_device, made_problem, made_run_config, made_video
+from tests.planner.plan_builders import (
+    GIB,
+    SPEC_2B,
+    SPEC_7B,
+    made_cpu,
+    made_device,
+    made_problem,
+    made_run_config,
+    made_video,
+)  # fmt: skip
 from vidqa.config import QUALITY_CHOICES, EngineConfig
 from vidqa.devices.device import find_device
 from vidqa.devices.gpu_catalog import CATALOG, as_device
@@ -25,6 +34,7 @@ from vidqa.planner.explain import sampling_gap_note
 from vidqa.planner.latency import cancel_check_seconds
 from vidqa.planner.memory_model import MARGIN_LIMIT_BYTES, kv_bytes, required_bytes, tensor_bytes
 from vidqa.planner.model_choice import plan_best
+from vidqa.planner.placement import compute_dtype, weight_choices
 from vidqa.planner.planner import plan_video, try_plan
 from vidqa.planner.problem import PlanningProblem, planning_problems
 from vidqa.planner.weight_memory import part_bytes
@@ -340,3 +350,26 @@ def test_text_between_slices_counts_against_the_context(frames: int) -> None:
     else:
         assert "context" in str(forecast.refusal)
     assert (forecast.plan is None) == (frames >= 104)
+
+
+@pytest.mark.parametrize(
+    ("bf16", "stored", "dtype"),
+    [(True, "bf16", "bf16"), (True, "fp16", "bf16"), (True, "fp32", "fp32"), (False, "bf16", "fp32"),
+     (False, "fp32", "fp32")],
+)  # fmt: skip
+def test_weights_on_a_cpu_stay_as_they_are_stored(bf16: bool, stored: str, dtype: str) -> None:
+    device, spec = made_cpu(bf16=bf16), replace(SPEC_2B, stored_dtype=stored)
+    assert compute_dtype(device, spec) == weight_choices(device, spec)[0] == dtype
+    run_config = plan_video(made_problem(16, 4, spec, device=device)).run_config
+    assert (run_config.weights, run_config.dtype, run_config.kv) == (dtype, dtype, dtype)
+
+
+def test_a_cpu_with_bf16_plans_fp32_only_where_it_is_set() -> None:
+    """2B in bf16 takes 4.4 GB, in fp32 8.8."""
+    device = made_cpu(bf16=True)
+    assert weight_choices(device, SPEC_2B)[-1] == "fp32"
+    usual = plan_video(made_problem(16, 4, device=device))
+    chosen = plan_video(made_problem(16, 4, device=device, weights="fp32"))
+    assert (chosen.run_config.weights, chosen.run_config.dtype) == ("fp32", "fp32")
+    weights = [sum(line.bytes for line in plan.lines if line.name.startswith("weights")) for plan in (usual, chosen)]
+    assert weights[0] == pytest.approx(4.42e9, rel=0.01) and weights[1] == pytest.approx(2 * weights[0], rel=0.01)

@@ -31,10 +31,11 @@ def run(arguments: argparse.Namespace) -> int:
     os.environ.update(compiler_environment(os.environ))
     from vidqa.devices.torch_device import torch_device
     from vidqa.diagnostics.kernel_warmup import warm_up
-    from vidqa.models.attention.selector import device_dtype
+    from vidqa.models.loader import DTYPES
+    from vidqa.planner.placement import compute_dtype
 
     code = ExitCode.OK
-    dtype = device_dtype(device.kind, device.bf16)
+    dtype = DTYPES[compute_dtype(device, spec)]
     for result in warm_up(spec, torch_device(device.torch_name), dtype, flex=arguments.flex):
         sys.stdout.write(f"{result.name:16} {result.seconds:6.1f} s  {safe_line(result.detail)}\n")
         sys.stdout.flush()

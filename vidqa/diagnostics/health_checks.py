@@ -221,12 +221,14 @@ def _checkpoint(subject: Subject) -> Checkpoint:
 
 
 def _attention(subject: Subject) -> Iterator[Check]:
-    from vidqa.models.attention.selector import HeadLayout, device_dtype, select_kernel
+    from vidqa.models.attention.selector import HeadLayout, select_kernel
+    from vidqa.models.loader import DTYPES
+    from vidqa.planner.placement import compute_dtype
 
     device, spec = subject.find_device(), _checkpoint(subject).spec
     layout = HeadLayout.of(spec)
     where = device.torch_name
-    dtype = device_dtype(device.kind, device.bf16)
+    dtype = DTYPES[compute_dtype(device, spec)]
     *missed, chosen = select_kernel(layout, where, dtype, timed=True)
     heads = f"{layout.heads}/{layout.kv_heads} heads of {layout.head_dim}, {str(dtype).removeprefix('torch.')}"
     exact = f"within {chosen.difference:.0e} of float32, {1e3 * chosen.chunk_seconds:.1f} ms for 128 tokens after 896"
@@ -251,11 +253,13 @@ def _flex(subject: Subject, layout: "HeadLayout", where: str, dtype: Any) -> Che
 def _decode_step(subject: Subject) -> Iterator[Check]:
     from vidqa.devices.torch_device import torch_device
     from vidqa.engine.fused_decoder_selection import why_not_fused
-    from vidqa.models.attention.selector import device_dtype
+    from vidqa.models.loader import DTYPES
+    from vidqa.planner.placement import compute_dtype
 
     device, name = subject.find_device(), "decode step"
-    dtype = device_dtype(device.kind, device.bf16)
-    if why := why_not_fused(_checkpoint(subject).spec, torch_device(device.torch_name), dtype):
+    spec = _checkpoint(subject).spec
+    dtype = DTYPES[compute_dtype(device, spec)]
+    if why := why_not_fused(spec, torch_device(device.torch_name), dtype):
         yield Check(name, "absent", f"plain layers: {why}")
     else:
         yield Check(name, "ok", "Triton's kernels run and agree with the plain layers")

@@ -24,9 +24,10 @@ _OPERATIONS = 40  # short, so that some rounds are not interrupted
 def unmeasured_precisions(problem: PlanningProblem) -> tuple[str, ...]:
     """Return the precisions that the planner may choose on a device and whose rates are not stored."""
     device, chosen = problem.device, problem.pinned_weights or problem.config.weights
-    wanted = {compute_dtype(device)}
-    if device.kind == "cpu":
-        wanted = {chosen} if chosen else set(weight_choices(device))
+    native = compute_dtype(device, problem.spec)
+    wanted = {native}
+    if device.kind == "cpu":  # where fp32 is the last resort, it is too slow to be worth a measurement
+        wanted = {chosen} if chosen else wanted | {*weight_choices(device, problem.spec)} - {"fp32"}
     known = stored_precisions(device_key(device, cpu_threads(problem.config)), torch.__version__)
     return tuple(sorted(wanted.intersection(_MEASURED) - known))
 

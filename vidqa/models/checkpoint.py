@@ -28,7 +28,7 @@ from vidqa.models.weight_files import StoredTensor, stored_tensors
 
 _LANGUAGE_PREFIX, _VISION_PREFIX = "model.language_model.", "model.visual."
 _FETCH_AGAIN = "Fetch the model again with `vidqa pull`."
-_FLOATS = ("F64", "F32", "F16", "BF16")
+_FLOATS = {"F64": "fp32", "F32": "fp32", "F16": "fp16", "BF16": "bf16"}  # and their names in a plan
 _NF4 = ".quant_state.bitsandbytes__nf4"
 # The libraries that transformers' quantizers need: quantizers/quantizer_{bnb_4bit,awq,gptq}.py.
 _LIBRARIES = {"bitsandbytes": ("bitsandbytes",), "awq": ("gptqmodel",), "gptq": ("optimum", "gptqmodel")}
@@ -200,6 +200,15 @@ def check_tensors(folder: Path, spec: ModelSpec) -> None:
             _check_plain(folder, name, shape, stored.get(name))
 
 
+def stored_dtype(folder: Path) -> str:
+    """Return the precision that most bytes of unquantized tensors are stored in; F64 counts as fp32."""
+    sizes = Counter[str]()
+    for tensor in stored_tensors(folder):
+        if tensor.dtype in _FLOATS:
+            sizes[_FLOATS[tensor.dtype]] += tensor.stored_bytes
+    return max(sizes, key=sizes.__getitem__, default="bf16")
+
+
 def _check_plain(folder: Path, name: str, shape: Shape, found: StoredTensor | None) -> None:
     if found is None:
         what = f"The model in {folder} has no tensor {name}, {list(shape)}, which config.json calls for."
@@ -207,7 +216,7 @@ def _check_plain(folder: Path, name: str, shape: Shape, found: StoredTensor | No
     if found.shape != shape or found.dtype not in _FLOATS:
         raise ModelError(
             f"{found.path}: {found.name} is {found.dtype} {list(found.shape)}; config.json calls for "
-            f"{list(shape)} in {', '.join(_FLOATS[1:])} or {_FLOATS[0]}.",
+            f"{list(shape)} in F32, F16, BF16 or F64.",
             _FETCH_AGAIN,
         )
 

@@ -4,12 +4,12 @@ Released checkpoints can be planned before they are downloaded.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
 from vidqa.errors import ModelError, ModelMissing
-from vidqa.models.checkpoint import check_supported, check_tensors, read_spec
+from vidqa.models.checkpoint import check_supported, check_tensors, read_spec, stored_dtype
 from vidqa.models.family import families, family_of, runnable_types
 from vidqa.models.hub import cached_models, model_missing, resolve_model
 from vidqa.models.spec import ModelSpec
@@ -73,13 +73,14 @@ def _released(name: str) -> Checkpoint:
 def _read_checkpoint(name: str, folder: Path, local: bool) -> Checkpoint:
     """Read and check all files of a folder, those of the tokenizer only if the model is to run (`local`)."""
     spec = read_spec(folder)
-    checkpoint = Checkpoint(name, spec, family_of(spec).read_bounds(folder), folder)
+    bounds = family_of(spec).read_bounds(folder)
     if local:
         check_supported(spec, name)
         read_tokenizer_files(folder, spec)
     if spec.model_type in runnable_types():
         check_tensors(folder, spec)
-    return checkpoint
+        spec = replace(spec, stored_dtype=stored_dtype(folder))
+    return Checkpoint(name, spec, bounds, folder)
 
 
 def _candidates(local: bool) -> list[Checkpoint]:

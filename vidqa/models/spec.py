@@ -54,7 +54,8 @@ class ModelSpec:
     `stored`: quantized weights in the files, None if they are not quantized. `stop_tokens` end an answer if
     generation_config.json names none. `attention_bias`: queries, keys and values have biases. `qk_norm`: queries and
     keys are normalised per head. `deepstack`: number of first decoder layers after which vision features are added.
-    `slice_text_tokens`: most text tokens between two temporal slices of a prompt.
+    `slice_text_tokens`: most text tokens between two temporal slices of a prompt. `stored_dtype`: the precision of most
+    unquantized weights in the files; released checkpoints are in bf16.
     """
 
     model_type: str
@@ -75,6 +76,7 @@ class ModelSpec:
     qk_norm: bool = False
     deepstack: int = 0
     slice_text_tokens: int = 0
+    stored_dtype: str = "bf16"
 
     @property
     def pixel_factor(self) -> int:

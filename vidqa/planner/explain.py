@@ -102,10 +102,10 @@ def _size_limit(problem: PlanningProblem, space: SearchSpace, run_config: RunCon
 
 
 def _weights_limit(problem: PlanningProblem, run_config: RunConfig) -> Iterator[str]:
-    best = weight_choices(problem.device)[0]
+    best = weight_choices(problem.device, problem.spec)[0]
     if problem.config.weights or problem.spec.stored or run_config.weights == best:
         return
-    dtype = compute_dtype(problem.device)
+    dtype = compute_dtype(problem.device, problem.spec)
     native = replace(run_config, weights=best, dtype=dtype, kv=dtype, placement=Placement())
     needed = required_bytes(problem.spec, native, problem.overhead)
     if needed > problem.budget_bytes:

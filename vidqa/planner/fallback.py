@@ -88,6 +88,6 @@ def _lighter_loads(problem: PlanningProblem, plan: Plan) -> Iterator[tuple[str, 
             config = replace(problem.config, placement=place)
             yield "embedding table in host memory", replace(problem, config=config, pinned_weights=weights)
     if problem.config.weights is None:
-        choices = weight_choices(problem.device)
+        choices = weight_choices(problem.device, problem.spec)
         for smaller in choices[choices.index(weights) + 1 :]:
             yield f"{smaller} weights", replace(problem, pinned_weights=smaller)

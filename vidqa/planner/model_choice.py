@@ -47,7 +47,7 @@ def gpu_model_matrix(
     """Return for every GPU the plan of each (model, weights); None if it does not fit or the GPU cannot run it."""
 
     def cell(checkpoint: Checkpoint, weights: str, device: Device) -> Plan | None:
-        stored, choices = checkpoint.spec.stored, weight_choices(device)
+        stored, choices = checkpoint.spec.stored, weight_choices(device, checkpoint.spec)
         precision = choices[0] if weights == "native" else weights
         if precision not in choices or (stored and stored.weights != precision):
             return None

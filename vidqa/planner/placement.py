@@ -12,18 +12,24 @@ from vidqa.types import ELEMENT_BYTES, Device, Placement, RunConfig
 _SLOW_WEIGHTS = ("int8", "nf4-dq")
 
 
-def compute_dtype(device: Device) -> str:
-    """Return the precision to compute in: bf16 where the device has it, fp16 on older GPUs, fp32 on a CPU."""
+def compute_dtype(device: Device, spec: ModelSpec) -> str:
+    """Return the precision to compute in: bf16 where the device has it, else fp16 on a GPU and fp32 on a CPU.
+
+    On a CPU a checkpoint that is stored in float32 is computed in it.
+    """
     if device.kind == "cpu":
-        return "fp32"
+        return "bf16" if device.bf16 and spec.stored_dtype != "fp32" else "fp32"
     return "bf16" if device.bf16 else "fp16"
 
 
-def weight_choices(device: Device) -> tuple[str, ...]:
-    """Return the weight precisions to try, the largest first; int8 on CUDA only, nf4 on a CPU as a last resort."""
+def weight_choices(device: Device, spec: ModelSpec) -> tuple[str, ...]:
+    """Return the weight precisions to try, the best first.
+
+    A CPU that computes in bf16 has fp32 last: it is slower and larger, and no more exact than the stored weights.
+    """
+    native = compute_dtype(device, spec)
     if device.kind == "cpu":
-        return ("fp32", "bf16", "nf4")
-    native = compute_dtype(device)
+        return ("bf16", "nf4", "fp32") if native == "bf16" else ("fp32", "bf16", "nf4")
     return (native,) if device.kind == "mps" else (native, "int8", "nf4", "nf4-dq")
 
 
@@ -64,8 +70,9 @@ def candidates(problem: PlanningProblem) -> Iterator[RunConfig]:
     """Yield every allowed combination of weights, KV precision and placement, with the smallest frames and chunks."""
     config, device = problem.config, problem.device
     chosen = problem.pinned_weights or config.weights
-    for weights in (chosen,) if chosen else sorted(weight_choices(device), key=_SLOW_WEIGHTS.__contains__):
-        dtype = weights if weights in ELEMENT_BYTES else compute_dtype(device)
+    choices = (chosen,) if chosen else weight_choices(device, problem.spec)
+    for weights in sorted(choices, key=_SLOW_WEIGHTS.__contains__):
+        dtype = weights if weights in ELEMENT_BYTES else compute_dtype(device, problem.spec)
         places = (config.placement,) if config.placement else placements(problem.spec, weights, device)
         for place in dict.fromkeys(_as_loaded(place, problem.pinned_placement) for place in places):
             for kv in (config.kv,) if config.kv else (dtype, "int8"):

@@ -130,7 +130,7 @@ def _run_transformers(run: IsolatedRun) -> dict[str, Any]:
         "answer": answer.text,
         "answer_tokens": len(answer.tokens),
         "notes": _position_notes(run.request.frames // 2, *(side // found.spec.pixel_factor for side in size)),
-        "detail": f"{compute_dtype(device)} on {device.name}",
+        "detail": f"{compute_dtype(device, found.spec)} on {device.name}",
     }
 
 
@@ -143,7 +143,8 @@ def _ask_baseline(run: IsolatedRun, found: Any, device: "Device", tracker: "Trac
     from vidqa.video.reader import open_video
 
     with tracker.phase("load"):
-        model = HFBaseline(found.local_folder(), torch_device(device.torch_name), compute_dtype(device))
+        dtype = compute_dtype(device, found.spec)
+        model = HFBaseline(found.local_folder(), torch_device(device.torch_name), dtype)
     for name, request in (("warm-up", warm_up(run.request)), ("generate", run.request)):
         video = open_video(
             request.video, isolated=run.config.isolate_decoder, stream=request.stream, pictures=request.picture_times

@@ -39,7 +39,8 @@ class Sweep:
         """Bytes of keys and values per token in the device's precision."""
         from vidqa.types import ELEMENT_BYTES
 
-        return self.checkpoint.spec.kv_bytes_per_token(ELEMENT_BYTES[compute_dtype(self.device)])
+        spec = self.checkpoint.spec
+        return spec.kv_bytes_per_token(ELEMENT_BYTES[compute_dtype(self.device, spec)])
 
 
 def prepare(
@@ -104,5 +105,6 @@ def with_plan(config: EngineConfig, plan: Plan) -> EngineConfig:
 
 def _predicted_baseline(task: PlanningProblem, point: SweepPoint) -> int:
     """Return the process's peak with unfused attention, as where no fused kernel takes grouped queries (a T4)."""
-    tensors = vanilla_peak_bytes(task.spec, point.visual_tokens, task.text_tokens, compute_dtype(task.device))
+    dtype = compute_dtype(task.device, task.spec)
+    tensors = vanilla_peak_bytes(task.spec, point.visual_tokens, task.text_tokens, dtype)
     return tensors + task.overhead.total_bytes

@@ -86,7 +86,7 @@ def option_choices(task: PlanningProblem) -> Mapping[str, tuple[Any, ...]]:
         "frames": space.counts,
         "size": space.sizes,
         "quality": QUALITY_CHOICES,
-        "weights": tuple(weight_choices(task.device)) if not task.spec.stored else (),
+        "weights": weight_choices(task.device, task.spec) if not task.spec.stored else (),
         "kv": KV_CHOICES,
         "vram_bytes": tuple(size * _GIB for size in _BUDGETS if size * _GIB < total),
     }

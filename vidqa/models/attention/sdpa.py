@@ -63,6 +63,9 @@ class FusedKernel:
             )
         self.name = name
         self._operator, self._grouped = _OPERATORS[device.type, name]
+        # The kernel for CPUs shares no work between the query heads of a key head. As rows they read it once: measured
+        # on 2 cores in bf16 with 1,024 keys, 0.13 ms a token instead of 1.5 ms.
+        self._step_grouped = self._grouped and device.type != "cpu"
         self._past = 0
 
     def begin(self, past: int, length: int, capacity: int, device: torch.device) -> None:
@@ -74,21 +77,22 @@ class FusedKernel:
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         past, end = self._past, self._past + query.shape[2]
         if query.shape[2] == 1:  # one position attends to all keys, its own included
-            return self._unmasked(query, key[:, :, :end], value[:, :, :end], scaling)[0]
+            return self._unmasked(query, key[:, :, :end], value[:, :, :end], scaling, grouped=self._step_grouped)[0]
         own, own_sums = self._causal_square(query, key[:, :, past:end], value[:, :, past:end], scaling)
         if not past:
             return own
-        out, sums = self._unmasked(query, key[:, :, :past], value[:, :, :past], scaling)
+        out, sums = self._unmasked(query, key[:, :, :past], value[:, :, :past], scaling, grouped=self._grouped)
         # softmax over both parts: the own part weighs exp(own) / (exp(own) + exp(past)).
         weight = torch.sigmoid(own_sums - sums)[..., None].to(query.dtype)
         return out.lerp_(own, weight)
 
-    def _unmasked(self, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> tuple[Tensor, Tensor]:
-        if self._grouped:
+    def _unmasked(
+        self, query: Tensor, key: Tensor, value: Tensor, scaling: float, *, grouped: bool
+    ) -> tuple[Tensor, Tensor]:
+        if grouped:
             return self._operator(query, key, value, False, scaling)
-        rows = query.reshape(
-            1, key.shape[1], -1, query.shape[3]
-        )  # query heads of one key head need no mask between them
+        # Query heads of one key head need no mask between them.
+        rows = query.reshape(1, key.shape[1], -1, query.shape[3])
         out, sums = self._operator(rows, key, value, False, scaling)
         return out.reshape(query.shape), sums.reshape(query.shape[:3])
 

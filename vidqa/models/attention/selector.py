@@ -84,13 +84,6 @@ def make_kernel(name: str, device: torch.device) -> Kernel:
     return TiledKernel() if name == "tiled" else FusedKernel(name, device)
 
 
-def device_dtype(device: str, bf16: bool) -> torch.dtype:
-    """Return the precision of attention on a device: float32 on a CPU, else bfloat16 if native, else float16."""
-    if device == "cpu":
-        return torch.float32
-    return torch.bfloat16 if bf16 else torch.float16
-
-
 @functools.cache
 def select_kernel(
     layout: HeadLayout, device: str, dtype: torch.dtype, *, timed: bool = False
