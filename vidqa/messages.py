@@ -5,7 +5,7 @@ from typing import Any
 
 from vidqa.types import Answer, MemoryUse, Plan
 from vidqa.utils.safe_text import safe_line
-from vidqa.utils.units import format_bytes
+from vidqa.utils.units import format_bytes, format_span
 
 _STOPPED = {"length": " (stopped at --max-tokens)", "cancelled": " (stopped)"}
 
@@ -23,6 +23,14 @@ def usage_text(answer: Answer) -> str:
         f"{timing.first_token_seconds:.2f} s · {timing.tokens_per_second:.0f} tokens/s · "
         + memory_text(plan_memory(answer.plan), used_memory(answer))
     )
+
+
+def time_text(plan: Plan) -> str:
+    """Return when the first word of a plan's answer is expected, and how fast the others follow."""
+    seconds = plan.seconds
+    rate = plan.run_config.max_tokens / seconds.decode_seconds
+    source = "calibrated" if seconds.calibrated else "estimated"
+    return f"first word in about {format_span(seconds.first_token_seconds)}, then {rate:.3g} tokens/s ({source})"
 
 
 def plan_memory(plan: Plan) -> dict[str, Any]:

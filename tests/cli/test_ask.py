@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from tests.clips import write_clip
 from tests.decoders import scripted_decoder
 from vidqa.cli.console import ExitCode
 from vidqa.cli.main import run
+from vidqa.engine import calibrator
 
 ASSETS = Path(__file__).parents[2] / "assets"
 DEMO = str(ASSETS / "demo.mp4")
@@ -30,6 +32,21 @@ def test_the_demo_gives_a_true_answer_alone_on_stdout(capsys: pytest.CaptureFixt
     out, err = capsys.readouterr()
     assert out == "a red circle moves right.\n"
     assert "demo model: coloured shapes only" in err
+    assert re.search(r"^time: first word in about \d+\.\d s, then [\d.]+ tokens/s \(estimated\)$", err, re.MULTILINE)
+
+
+def test_the_first_question_measures_the_speed_and_says_so(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("VIDQA_STATE", str(tmp_path))
+    monkeypatch.setenv("VIDQA_CALIBRATE", "true")
+    monkeypatch.setattr(calibrator, "_ROUND_SECONDS", 0.01)
+    assert ask(DEMO, "what happens?") == ExitCode.OK
+    err = capsys.readouterr().err
+    assert "note: measured this machine's speed (once, " in err and "tokens/s (calibrated)" in err
+    assert ask(DEMO, "what happens?") == ExitCode.OK
+    err = capsys.readouterr().err
+    assert "measured this machine" not in err and "tokens/s (calibrated)" in err
 
 
 BAD_BYTE = os.fsdecode(b"caf\xe9?")  # as an argument in Latin-1 arrives

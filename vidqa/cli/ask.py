@@ -22,7 +22,7 @@ from vidqa.cli.arguments import (
 from vidqa.cli.console import ExitCode, StderrReporter, handle_signals, interrupt, write_json
 from vidqa.cli.video_argument import as_named
 from vidqa.errors import Interrupted
-from vidqa.messages import degraded_text, model_label, usage_text
+from vidqa.messages import degraded_text, model_label, time_text, usage_text
 from vidqa.types import Answer, Plan, Turn, VideoInfo
 from vidqa.utils.safe_text import safe_text
 from vidqa.utils.units import format_bytes, format_timestamp
@@ -123,6 +123,7 @@ def _introduce(video: VideoInfo, plan: Plan, reporter: StderrReporter) -> None:
     """Print the plan and its limits."""
     reporter.say(_model_line(plan))
     reporter.say(_plan_line(video, plan))
+    reporter.say(f"time: {time_text(plan)}")
     for limit in plan.limits:
         reporter.say(f"limit: {limit}")
 
