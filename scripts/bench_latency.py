@@ -16,6 +16,7 @@ from typing import Any
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 from bench_follow_up import answered, write_clip
+
 from benchlib.accelerator import Cuda
 from benchlib.models import FULL, reduced, write_random_model
 from benchlib.rows import RESULTS, Bar, environment, write_result

@@ -1,7 +1,6 @@
 """Host memory with control group limits, the CPU as a device, and where facts about the machine are read from."""
 
 import functools
-import importlib.metadata
 import os
 import platform
 import re
@@ -14,6 +13,7 @@ from typing import Any
 
 import psutil
 
+from vidqa.errors import UsageError
 from vidqa.types import Device
 
 # Two channels of DDR4-3200 give 51 GB/s, a share of a server less. An order of magnitude, for time estimates.
@@ -33,10 +33,19 @@ _UNLIMITED_BYTES = 2**60  # version 1 writes "no limit" as the largest page-alig
 
 def _installed_torch() -> str:
     """Return the installed version of torch from its metadata; importing torch takes seconds."""
+    from importlib.metadata import PackageNotFoundError, version  # imported late: 40 ms
+
     try:
-        return importlib.metadata.version("torch")
-    except importlib.metadata.PackageNotFoundError:
+        return version("torch")
+    except PackageNotFoundError:
         return ""
+
+
+def _import_nvml() -> Any:
+    """Import nvidia-ml-py; raise UsageError where no driver's file exists, which takes no time to see."""
+    if sys.platform == "linux" and not any(Path("/", path).exists() for path in _NVIDIA_FILES):
+        raise UsageError("There is no NVIDIA driver here.", "Install NVIDIA's driver, or use --device cpu.")
+    return import_module("pynvml")  # it has no types
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +58,7 @@ class Machine:
 
     environment: Mapping[str, str] = field(default_factory=lambda: os.environ)
     modules: Mapping[str, Any] = field(default_factory=lambda: sys.modules)
-    nvml: Callable[[], Any] = lambda: import_module("pynvml")  # it has no types
+    nvml: Callable[[], Any] = _import_nvml
     root: Path = Path("/")
     system: str = sys.platform
     architecture: str = field(default_factory=platform.machine)
