@@ -1,6 +1,7 @@
 """Videos, plans and models: opening, ranges, options that trade, what does not fit, and models to choose from."""
 
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 
 import pytest
@@ -194,6 +195,28 @@ async def test_what_does_not_fit_is_red_with_the_nearest_and_ctrl_t_uses_it() ->
         assert used.required_bytes <= 4 * 2**30
         await asked(pilot)
         assert len(harness.asked) == 1
+
+
+@pilot_test
+async def test_the_longest_wait_can_be_set_and_what_is_too_slow_is_asked_with_ctrl_t() -> None:
+    harness = AppHarness(says("x"))
+    async with harness.running() as pilot:
+        await planned(pilot)
+        option = main(pilot).query_one("#option-max-wait-seconds", PlanOption)
+        await until(pilot, lambda: option._planned is not None, "the options")
+        assert "wait" in str(option.render()) and "(auto)" in str(option.render())
+        whole = (await plan_with(pilot)).seconds.first_token_seconds
+        quick = await plan_with(pilot, max_wait_seconds=0.9 * whole)
+        assert quick.seconds.first_token_seconds <= 0.9 * whole
+        assert any("to the first word (--max-wait" in limit for limit in quick.limits)
+        assert (await plan_with(pilot, max_wait_seconds=inf)).limits == (await plan_with(pilot, quality="best")).limits
+        controller(pilot).override(quality=None, max_wait_seconds=1e-3)
+        panel = part(pilot, PlanPanel)
+        await until(pilot, lambda: panel.has_class("-refused"), "the refusal")
+        assert "takes about" in shown(pilot) and "to the first word" in shown(pilot)
+        await press(pilot, "ctrl+t", lambda: not panel.has_class("-refused"), "a plan")
+        wait = controller(pilot).overrides.max_wait_seconds
+        assert wait is not None and current_plan(pilot).seconds.first_token_seconds <= wait < 10
 
 
 @pilot_test

@@ -92,7 +92,7 @@ def _with_raised_wait(problem: PlanningProblem, space: SearchSpace) -> PlanningP
     if problem.config.max_wait_seconds != "auto" or (request.frames, request.fps, request.size) == (None, None, None):
         return None
     fastest = _fastest(problem, space)
-    return None if fastest is None else replace(problem, raised_wait_seconds=_sufficient_wait(fastest[1]))
+    return None if fastest is None else replace(problem, raised_wait_seconds=sufficient_wait(fastest[1]))
 
 
 def finish_plan(problem: PlanningProblem, space: SearchSpace, run_config: RunConfig) -> Plan:
@@ -165,7 +165,7 @@ def _refusal(problem: PlanningProblem, space: SearchSpace) -> Forecast:
             f"The fastest plan for {frames} takes about {seconds:.0f} s to the first word, and the limit is "
             f"{problem.max_wait_seconds:g} s ({wait_option(problem)})."
         )
-        remedy = f"Allow --max-wait {_sufficient_wait(seconds):.0f}, or look at a shorter --start/--end range."
+        remedy = f"Allow --max-wait {sufficient_wait(seconds):.0f}, or look at a shorter --start/--end range."
     wanted = replace(finish_plan(problem, space, run_config), limits=())
     return Forecast(problem, None, DoesNotFit(what, remedy, smallest_budget_bytes=needed), wanted, nearest)
 
@@ -178,7 +178,7 @@ def _options(plan: Plan) -> str:
     )
 
 
-def _sufficient_wait(seconds: float) -> float:
+def sufficient_wait(seconds: float) -> float:
     """Return a `--max-wait` that a plan of so many seconds keeps, in whole seconds as the message shows it."""
     return round(seconds * 1.1 + 1)
 
@@ -239,4 +239,4 @@ def _feasible_without(problem: PlanningProblem, names: list[str]) -> PlanningPro
         return problem
     fastest = _fastest(problem, space)
     assert fastest is not None
-    return replace(problem, config=replace(problem.config, max_wait_seconds=_sufficient_wait(fastest[1])))
+    return replace(problem, config=replace(problem.config, max_wait_seconds=sufficient_wait(fastest[1])))

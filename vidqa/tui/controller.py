@@ -15,7 +15,7 @@ from vidqa.devices.device import reread
 from vidqa.errors import DoesNotFit, UsageError, VidqaError
 from vidqa.history.store import FILE_NAME, History
 from vidqa.models.hub import demo_folder
-from vidqa.planner.planner import Forecast
+from vidqa.planner.planner import Forecast, sufficient_wait
 from vidqa.tui.conversation import Conversation
 from vidqa.tui.launch_options import LaunchOptions
 from vidqa.tui.plan_overrides import PLANNED_QUESTION, PlanOverrides, interactive_config
@@ -113,12 +113,16 @@ class Controller:
         nearest = self.forecast.nearest if self.forecast else None
         if nearest is None:
             return False
-        run_config, overrides = nearest.run_config, self.overrides
+        run_config, overrides, seconds = nearest.run_config, self.overrides, nearest.seconds.first_token_seconds
+        limit = self.forecast.task.max_wait_seconds if self.forecast else None
         self.override(
             frames=run_config.frames if overrides.frames else None,
             size=(run_config.height, run_config.width) if overrides.size else None,
             weights=run_config.weights if overrides.weights else None,
             kv=None if overrides.kv and run_config.kv != overrides.kv else overrides.kv,
+            max_wait_seconds=overrides.max_wait_seconds
+            if limit is None or seconds <= limit
+            else sufficient_wait(seconds),
         )
         return True
 

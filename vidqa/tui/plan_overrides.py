@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from math import inf
 from typing import Any
 
 from vidqa.config import KV_CHOICES, QUALITY_CHOICES, EngineConfig
@@ -9,10 +10,11 @@ from vidqa.planner.placement import weight_choices
 from vidqa.planner.problem import PlanningProblem
 from vidqa.planner.search import search_space
 from vidqa.types import Request, Turn
-from vidqa.utils.units import format_bytes
+from vidqa.utils.units import format_bytes, format_span
 
 PLANNED_QUESTION = "what happens?"  # planned for while there is no question yet
 _GIB = 2**30
+_WAITS = (5.0, 10.0, 20.0, 30.0, 60.0, 90.0, 120.0, 300.0, 600.0, inf)
 _BUDGETS = (2, 3, 4, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 80)
 # The context that a conversation has besides its first question and answer, in tokens.
 _CONVERSATION_TOKENS = 1024
@@ -22,7 +24,10 @@ _STEP_SECONDS = 0.5
 
 @dataclass(frozen=True, slots=True)
 class PlanOverrides:
-    """Values that replace the planner's; None is the planner's choice. `size` is (height, width) in pixels."""
+    """Values that replace the planner's; None is the planner's choice.
+
+    `size` is (height, width) in pixels. `max_wait_seconds` is infinite for no limit.
+    """
 
     start_seconds: float | None = None
     end_seconds: float | None = None
@@ -32,6 +37,7 @@ class PlanOverrides:
     kv: str | None = None
     vram_bytes: int | None = None
     quality: str | None = None
+    max_wait_seconds: float | None = None
 
     def request(self, base: Request, question: str, history: tuple[Turn, ...] = ()) -> Request:
         """Return a request with `base`'s video, system prompt and sampling."""
@@ -53,6 +59,7 @@ class PlanOverrides:
             kv=self.kv or base.kv,
             vram_bytes=self.vram_bytes or base.vram_bytes,
             quality=self.quality or base.quality,
+            max_wait_seconds=self.max_wait_seconds or base.max_wait_seconds,
         )
 
 
@@ -71,6 +78,7 @@ PLAN_OPTIONS: Mapping[str, str] = {
     "frames": "How many frames are sampled; more frames are smaller",
     "size": "The size of each frame; larger frames are fewer",
     "quality": "The planner's limit: fast, balanced or best",
+    "max_wait_seconds": "The longest time to the first word",
     "weights": "Precision of the weights; a change loads the model again",
     "kv": "Precision of the KV cache",
     "vram_bytes": "The memory to plan for, instead of all free memory",
@@ -86,6 +94,7 @@ def option_choices(task: PlanningProblem) -> Mapping[str, tuple[Any, ...]]:
         "frames": space.counts,
         "size": space.sizes,
         "quality": QUALITY_CHOICES,
+        "max_wait_seconds": _WAITS,
         "weights": weight_choices(task.device, task.spec) if not task.spec.stored else (),
         "kv": KV_CHOICES,
         "vram_bytes": tuple(size * _GIB for size in _BUDGETS if size * _GIB < total),
@@ -96,4 +105,6 @@ def format_option(field: str, value: Any) -> str:
     """Return the value of an option as text."""
     if field == "size":
         return f"{value[1]}×{value[0]}"
+    if field == "max_wait_seconds":
+        return "no limit" if value == inf else f"at most {format_span(value)}"
     return format_bytes(value) if field == "vram_bytes" else str(value)

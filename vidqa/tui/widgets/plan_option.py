@@ -12,7 +12,7 @@ from textual.widget import Widget
 from vidqa.tui.bindings import bindings_for
 from vidqa.tui.plan_overrides import format_option
 
-_LABELS = {"kv": "KV cache", "vram_bytes": "budget"}
+_LABELS = {"kv": "KV cache", "vram_bytes": "budget", "max_wait_seconds": "wait"}
 
 
 class PlanOption(Widget, can_focus=True):
@@ -74,7 +74,7 @@ class PlanOption(Widget, can_focus=True):
     def _neighbour(self, value: Any, step: int) -> Any:
         if value in self._choices:
             index = self._choices.index(value) + step
-        elif isinstance(value, int):
+        elif isinstance(value, int | float):
             below = sum(choice < value for choice in self._choices)
             index = below if step > 0 else below - 1
         else:

@@ -1,6 +1,7 @@
 """The plan panel: what runs, how it fills the memory budget, and the options that change it."""
 
 from collections.abc import Mapping
+from math import inf
 from typing import Any
 
 from textual.app import ComposeResult
@@ -48,7 +49,11 @@ class PlanPanel(Vertical):
 def _planned_values(forecast: Forecast) -> Mapping[str, Any]:
     """Return the planner's value of each option."""
     config, plan = forecast.task.config, forecast.plan or forecast.wanted
-    values: dict[str, Any] = {"quality": config.quality, "vram_bytes": forecast.task.budget_bytes}
+    values: dict[str, Any] = {
+        "quality": config.quality,
+        "max_wait_seconds": forecast.task.max_wait_seconds or inf,
+        "vram_bytes": forecast.task.budget_bytes,
+    }
     if plan is not None:
         run_config = plan.run_config
         values |= {
