@@ -19,12 +19,12 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 from demo_world.batches import make_batch
 from demo_world.card import training_card
 from demo_world.export import export_model
+from demo_world.recipes import RECIPES
 from demo_world.tokenizer import build_tokenizer
 from demo_world.training import (
     Heads,
     Optimizer,
     Stage,
-    build_model,
     rate_at,
     run_batch,
     run_vision,
@@ -38,6 +38,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints and the log")
     parser.add_argument("--export", type=Path, help="folder to write the model to, at every checkpoint")
+    parser.add_argument("--family", choices=tuple(RECIPES), default="qwen2_vl")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--steps", type=int, nargs=3, default=(600, 300, 700), help="steps of stages 1, 2, 3")
@@ -53,8 +54,9 @@ class Trainer:
     def __init__(self, arguments: argparse.Namespace) -> None:
         torch.manual_seed(arguments.seed)
         self.arguments = arguments
-        self.tokenizer = build_tokenizer()
-        self.model: Any = build_model(self.tokenizer).to(arguments.device)
+        self.recipe = RECIPES[arguments.family]
+        self.tokenizer = build_tokenizer(timed=self.recipe.timed)
+        self.model: Any = self.recipe.build(self.tokenizer).to(arguments.device)
         self.heads = Heads().to(arguments.device)
         first, second, third = arguments.steps
         self.stages = (
@@ -86,7 +88,7 @@ class Trainer:
         }  # fmt: skip
         save_checkpoint(self.checkpoint, state)
         if self.arguments.export:
-            export_model(self.model, self.tokenizer, self.arguments.export)
+            export_model(self.model, self.tokenizer, self.arguments.export, self.recipe)
             (self.arguments.export / "README.md").write_text(self.card(), encoding="utf-8")
 
     def card(self) -> str:
@@ -111,13 +113,15 @@ class Trainer:
 
     def train_step(self, stage: Stage) -> dict[str, float]:
         progress = self.step / stage.steps
-        batch = make_batch(self.arguments.seed, self.step, stage.number, progress, stage.tokens, self.tokenizer)
+        batch = make_batch(
+            self.arguments.seed, self.step, stage.number, progress, stage.tokens, self.tokenizer, self.recipe
+        )
         with self.precision(), sdpa_kernel(SDPBackend.MATH):  # on a CPU its backward is the fastest
             if stage.number == 1:
-                _, slices, _ = run_vision(self.model, self.heads, batch)
+                _, _, slices, _ = run_vision(self.model, self.heads, batch, self.recipe)
                 loss, shown = slices, {"slices": slices}
             else:
-                out = run_batch(self.model, self.heads, batch)
+                out = run_batch(self.model, self.heads, batch, self.recipe)
                 loss = 2 * out.answer + 0.4 * out.slices + 0.15 * out.clip
                 shown = {"answer": out.answer, "slices": out.slices, "clip": out.clip}
         loss.backward()  # type: ignore[no-untyped-call]
@@ -130,12 +134,12 @@ class Trainer:
         """Share of held-out answers that greedy decoding gets right, by kind of question."""
         right: dict[str, list[bool]] = defaultdict(list)
         for index in range(batches):
-            batch = make_batch(HELD_OUT_SEED, index, stage.number, 1.0, 1200, self.tokenizer)
+            batch = make_batch(HELD_OUT_SEED, index, stage.number, 1.0, 1200, self.tokenizer, self.recipe)
             with self.precision():
                 if stage.number == 1:
                     self._slice_accuracy(batch, right)
                     continue
-                out = run_batch(self.model, self.heads, batch)
+                out = run_batch(self.model, self.heads, batch, self.recipe)
             for scene, turns, marks in zip(batch.scenes, batch.turns, out.right, strict=True):
                 events = "two:" if len(scene.actors) == 2 else ""
                 for turn, mark in zip(turns, marks, strict=True):
@@ -144,7 +148,7 @@ class Trainer:
         return {kind: round(sum(marks) / len(marks), 3) for kind, marks in sorted(right.items())}
 
     def _slice_accuracy(self, batch: Any, right: dict[str, list[bool]]) -> None:
-        seen, _, targets = run_vision(self.model, self.heads, batch)
+        seen, _, _, targets = run_vision(self.model, self.heads, batch, self.recipe)
         for name, wanted in targets.slices.items():
             known = wanted >= 0
             guessed = self.heads.slice[name](seen.mean(1)).argmax(-1).cpu()

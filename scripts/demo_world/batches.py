@@ -13,24 +13,20 @@ import torch
 from torch import Tensor
 
 from demo_world.questions import STILL_PICTURE_QUESTIONS, SYSTEM_PROMPTS, Turn, ask, draw_turns
+from demo_world.recipes import SPEC, Recipe
 from demo_world.render import render_clips
+from demo_world.times import timed_turn
 from demo_world.tokenizer import DEFAULT_SYSTEM
 from demo_world.world import COLORS, DIRECTIONS, SHAPES, Actor, Scene, Shot, draw_scene, frame_times
 from vidqa.engine.prompt import text_positions
-from vidqa.models.families.qwen2_vl import RELEASED
-from vidqa.models.families.qwen2_vl.runtime import position_after, to_patches, vision_positions
+from vidqa.models.families.qwen2_vl.runtime import position_after, vision_positions
 from vidqa.models.family import VisionGrid
 
 IGNORED = -100
-SPEC = RELEASED["Qwen/Qwen2-VL-2B-Instruct"]  # its patches are the demo model's
+_TIMED_SHARE = 0.35  # of the turns, in a family that reads times
 _KINDS = ("moves", "still", "appears", "changes")
-# (frames, weight) and (height, width, weight): mostly what the default plan gives real clips.
+# (frames, weight): mostly what the default plan gives real clips.
 _FRAMES = ((1, 3), (2, 5), (4, 18), (6, 14), (8, 20), (10, 12), (12, 10), (14, 6), (16, 10), (32, 2))
-_SIZES = (
-    (84, 84, 12), (84, 112, 10), (112, 84, 5), (112, 112, 14), (112, 140, 16), (140, 112, 6), (84, 140, 8),
-    (84, 168, 14), (168, 84, 4), (112, 168, 10), (168, 112, 4), (84, 196, 2), (84, 224, 2), (140, 140, 2),
-    (224, 84, 1), (224, 224, 0.3),
-)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,41 +48,58 @@ class Batch:
     answers: tuple[tuple[tuple[int, int], ...], ...]
 
 
-def draw_shot(rng: random.Random, stage: int, progress: float) -> Shot:
+def draw_shot(rng: random.Random, stage: int, progress: float, recipe: Recipe) -> Shot:
     """The shape of a batch: stage 1 is single slices, big shapes first; stage 2 is short clips."""
     if stage == 1:
-        height, width, _ = rng.choice(_SIZES[:6])
+        height, width, _ = rng.choice(recipe.sizes[:6])
         return Shot(2, height, width, min_across=0.55 * (1 - progress) ** 2)
     choices = _FRAMES[2:5] if stage == 2 else _FRAMES
-    sizes = _SIZES[:6] if stage == 2 else _SIZES
+    sizes = recipe.sizes[:6] if stage == 2 else recipe.sizes
     frames = rng.choices([f for f, _ in choices], [w for _, w in choices])[0]
     height, width, _ = rng.choices(sizes, [weight for *_, weight in sizes])[0]
     return Shot(frames, height, width)
 
 
-def make_batch(seed: int, step: int, stage: int, progress: float, tokens: int, tokenizer: Any) -> Batch:
+def draw_seconds(rng: random.Random, frames: int) -> float:
+    """Draw a clip's length of which so many frames are sampled: 2 a second by default, 16 of a longer one."""
+    if frames == 1:
+        return 0.0
+    return rng.uniform(8, 20) if frames >= 16 else frames / 2 + rng.uniform(0, 0.98) if rng.random() < 0.7 else rng.uniform(1, 20)
+
+
+def make_batch(
+    seed: int, step: int, stage: int, progress: float, tokens: int, tokenizer: Any, recipe: Recipe
+) -> Batch:
     """Draw a batch of about `tokens` visual tokens."""
     rng = random.Random(f"{seed}/{stage}/{step}")
-    shot = draw_shot(rng, stage, progress)
-    per_clip = -(-shot.frames // 2) * (shot.height // 28) * (shot.width // 28)
+    shot = draw_shot(rng, stage, progress, recipe)
+    side = recipe.token_pixels
+    per_clip = -(-shot.frames // 2) * (shot.height // side) * (shot.width // side)
     clips = max(4, min(224 if stage == 1 else 96, tokens // per_clip))
     scenes = tuple(draw_scene(rng, shot) for _ in range(clips))
     count = rng.choice((1, 2, 2, 3, 3, 4))  # the same for all: little padding
-    turns = tuple(_turns(rng, scene, shot, count) for scene in scenes)
-    return assemble(shot, scenes, turns, [_system(rng) for _ in scenes], tokenizer)
+    seconds = [draw_seconds(rng, shot.frames) for _ in scenes] if recipe.timed else [0.0] * clips
+    turns = tuple(_turns(rng, scene, shot, count, each) for scene, each in zip(scenes, seconds, strict=True))
+    return assemble(shot, scenes, turns, [_system(rng) for _ in scenes], tokenizer, recipe, seconds)
 
 
 def assemble(
-    shot: Shot, scenes: tuple[Scene, ...], turns: tuple[tuple[Turn, ...], ...], systems: Sequence[str], tokenizer: Any
+    shot: Shot,
+    scenes: tuple[Scene, ...],
+    turns: tuple[tuple[Turn, ...], ...],
+    systems: Sequence[str],
+    tokenizer: Any,
+    recipe: Recipe,
+    seconds: Sequence[float],
 ) -> Batch:
-    """Render and tokenise given scenes and conversations."""
+    """Render and tokenise given scenes, conversations and lengths of the clips."""
     pixels = render_clips(scenes, shot.frames, shot.height, shot.width)
     if shot.frames % 2:
         pixels = torch.cat((pixels, pixels[:, -1:]), dim=1)
-    patches = to_patches(pixels.flatten(0, 1), SPEC)
-    slices, rows, columns = pixels.shape[1] // 2, shot.height // 28, shot.width // 28
+    patches = recipe.patches(pixels.flatten(0, 1))
+    rows, columns = shot.height // recipe.token_pixels, shot.width // recipe.token_pixels
     samples = [
-        _sample(tokenizer, turn, system, _pad_token(shot, index), slices, rows, columns)
+        _sample(tokenizer, turn, system, _layout(recipe, shot, index, seconds[index]), (rows, columns))
         for index, (turn, system) in enumerate(zip(turns, systems, strict=True))
     ]
     longest = max(len(sample.ids) for sample in samples)
@@ -104,10 +117,15 @@ def assemble(
     )
 
 
-def _turns(rng: random.Random, scene: Scene, shot: Shot, count: int) -> tuple[Turn, ...]:
+def _turns(rng: random.Random, scene: Scene, shot: Shot, count: int, seconds: float) -> tuple[Turn, ...]:
     if shot.frames == 1 and rng.random() < 0.3:
         return (ask(scene, "caption", rng.choice(STILL_PICTURE_QUESTIONS)),)
-    return draw_turns(rng, scene, count)
+    turns = draw_turns(rng, scene, count)
+    if not seconds:
+        return turns
+    fractions = frame_times(shot.frames)
+    timed = [timed_turn(rng, scene, fractions, seconds) if rng.random() < _TIMED_SHARE else None for _ in turns]
+    return tuple(other or turn for turn, other in zip(turns, timed, strict=True))
 
 
 def _system(rng: random.Random) -> str:
@@ -123,19 +141,35 @@ class _Sample:
     answers: list[tuple[int, int]]
 
 
-def _pad_token(shot: Shot, index: int) -> str:
-    """Every other single frame is shown as an image, everything else as a video."""
-    return "<|image_pad|>" if shot.frames == 1 and index % 2 else "<|video_pad|>"
+def _layout(recipe: Recipe, shot: Shot, index: int, seconds: float) -> list[Any]:
+    """Return a video's pieces: text, the pad token and its slices, text. Every other single frame is an image."""
+    if shot.frames == 1 and index % 2:
+        return ["<|vision_start|>", ("<|image_pad|>", 1), "<|vision_end|>"]
+    moments = [seconds * each for each in frame_times(shot.frames)]
+    moments += moments[-1:] * (len(moments) % 2)
+    middles = [(first + second) / 2 for first, second in zip(moments[::2], moments[1::2], strict=True)]
+    return [("<|video_pad|>", each) if isinstance(each, int) else each for each in recipe.layout(middles)]
 
 
 def _sample(
-    tokenizer: Any, turns: Sequence[Turn], system: str, pad: str, slices: int, rows: int, columns: int
+    tokenizer: Any, turns: Sequence[Turn], system: str, pieces: Sequence[Any], grid: tuple[int, int]
 ) -> _Sample:
     """One conversation: only answers (and the token that ends them) carry labels."""
-    head = _encode(tokenizer, f"<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\n<|vision_start|>")
-    video = [tokenizer.convert_tokens_to_ids(pad)] * (slices * rows * columns)
-    ids = head + video + _encode(tokenizer, "<|vision_end|>")
-    after_video = len(ids) - 1
+    rows, columns = grid
+    ids = _encode(tokenizer, f"<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\n")
+    positions, after = [text_positions(0, len(ids))], len(ids)
+    for piece in pieces:
+        if isinstance(piece, str):
+            text = _encode(tokenizer, piece)
+            positions.append(text_positions(after, len(text)))
+            ids, after = ids + text, after + len(text)
+        else:
+            pad, slices = piece
+            video = VisionGrid(slices, rows, columns, 1.0)
+            positions.append(vision_positions(SPEC, after, video))
+            ids = ids + [tokenizer.convert_tokens_to_ids(pad)] * (slices * rows * columns)
+            after = position_after(SPEC, after, video)
+    before, after_video = len(ids), len(ids) - 1
     labels = [IGNORED] * len(ids)
     answers: list[tuple[int, int]] = []
     for turn in turns:
@@ -145,14 +179,8 @@ def _sample(
         answers.append((len(ids) + len(asked), len(ids) + len(asked) + len(answer)))
         ids += asked + answer + _encode(tokenizer, "\n")
         labels += [IGNORED] * len(asked) + answer + [IGNORED]
-    grid = VisionGrid(slices, rows, columns, 1.0)
-    after = position_after(SPEC, len(head), grid)
-    rest = len(ids) - len(head) - len(video)
-    positions = torch.cat(
-        (text_positions(0, len(head)), vision_positions(SPEC, len(head), grid), text_positions(after, rest)),
-        dim=1,
-    )
-    return _Sample(ids, labels, positions, after_video, answers)
+    positions.append(text_positions(after, len(ids) - before))
+    return _Sample(ids, labels, torch.cat(positions, dim=1), after_video, answers)
 
 
 _encoded: dict[str, list[int]] = {}

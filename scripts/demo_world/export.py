@@ -8,20 +8,40 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
-MIN_PIXELS = 84 * 84  # 9 tokens per temporal slice
-MAX_PIXELS = 224 * 84  # 24 tokens per temporal slice
+from demo_world.recipes import Recipe
+
+MIN_TOKENS, MAX_TOKENS = 9, 24  # of a temporal slice
 MIN_FRAMES, MAX_FRAMES = 4, 16
-_CLIP_MEAN = [0.48145466, 0.4578275, 0.40821073]
-_CLIP_STD = [0.26862954, 0.26130258, 0.27577711]
-_COMMON = {
-    "do_convert_rgb": True, "do_normalize": True, "do_rescale": True, "do_resize": True,
-    "image_mean": _CLIP_MEAN, "image_std": _CLIP_STD, "rescale_factor": 1 / 255, "resample": 3,
-    "patch_size": 14, "temporal_patch_size": 2, "merge_size": 2,
-    "size": {"shortest_edge": MIN_PIXELS, "longest_edge": MAX_PIXELS},
-}  # fmt: skip
 
 
-def export_model(model: Any, tokenizer: Any, folder: Path) -> None:
+def pixel_bounds(recipe: Recipe) -> tuple[int, int]:
+    """Return the least and the most pixels of a frame."""
+    return MIN_TOKENS * recipe.token_pixels**2, MAX_TOKENS * recipe.token_pixels**2
+
+
+def _common(recipe: Recipe) -> dict[str, Any]:
+    least, most = pixel_bounds(recipe)
+    return {
+        "do_convert_rgb": True, "do_normalize": True, "do_rescale": True, "do_resize": True,
+        "image_mean": list(recipe.mean), "image_std": list(recipe.std), "rescale_factor": 1 / 255, "resample": 3,
+        "patch_size": recipe.token_pixels // 2, "temporal_patch_size": 2, "merge_size": 2,
+        "size": {"shortest_edge": least, "longest_edge": most},
+    }  # fmt: skip
+
+
+def _video(recipe: Recipe) -> dict[str, Any]:
+    least, most = pixel_bounds(recipe)
+    video = {
+        "video_processor_type": recipe.video_processor, "fps": 2.0, "min_frames": MIN_FRAMES, "max_frames": MAX_FRAMES,
+        "do_sample_frames": False,
+    }  # fmt: skip
+    if recipe.timed:  # this family's size bounds the pixels of all frames
+        size = {"shortest_edge": least * MIN_FRAMES, "longest_edge": most * MAX_FRAMES}
+        video |= {"size": size, "max_video_tokens": MAX_TOKENS, "cap_pixels_per_frame": True}
+    return video
+
+
+def export_model(model: Any, tokenizer: Any, folder: Path, recipe: Recipe) -> None:
     """Save weights in bfloat16, tokenizer, generation defaults and processor configurations."""
     folder.mkdir(parents=True, exist_ok=True)
     token = tokenizer.convert_tokens_to_ids
@@ -33,12 +53,9 @@ def export_model(model: Any, tokenizer: Any, folder: Path) -> None:
     )
     copy.deepcopy(model).to("cpu", torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    _write(folder / "preprocessor_config.json", _COMMON | {"image_processor_type": "Qwen2VLImageProcessor"})
-    video = {
-        "video_processor_type": "Qwen2VLVideoProcessor", "fps": 2.0, "min_frames": MIN_FRAMES, "max_frames": MAX_FRAMES,
-        "do_sample_frames": False,
-    }  # fmt: skip
-    _write(folder / "video_preprocessor_config.json", _COMMON | video)
+    common = _common(recipe)
+    _write(folder / "preprocessor_config.json", common | {"image_processor_type": "Qwen2VLImageProcessor"})
+    _write(folder / "video_preprocessor_config.json", common | _video(recipe))
     (folder / "model.safetensors").chmod(0o644)
 
 

@@ -17,11 +17,12 @@ _NUMBERS = ("none", "one", "two")
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One question of a kind, and its answer."""
+    """One question of a kind, and its answer; `seconds` is the true time that the answer names, where it names one."""
 
     kind: str
     question: str
     answer: str
+    seconds: float | None = None
 
 
 def describe(actor: Actor, *, article: str = "a") -> str:

@@ -6,9 +6,11 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from transformers import PreTrainedTokenizerFast
 
 from demo_world.questions import QUESTIONS, STILL_PICTURE_QUESTIONS, SYSTEM_PROMPTS
+from demo_world.times import BETWEEN, CHANGES, NEVER, WHEN
 from demo_world.world import COLORS, DIRECTIONS, SHAPES
 
 VOCABULARY = 768
+_TIMED = (*WHEN, *CHANGES, *BETWEEN)
 DEFAULT_SYSTEM = "You are a helpful assistant."
 # In Qwen2-VL's own order.
 SPECIAL_TOKENS = (
@@ -41,7 +43,10 @@ CHAT_TEMPLATE = (
 )
 
 
-def _corpus() -> Iterator[str]:
+def _corpus(*, timed: bool) -> Iterator[str]:
+    if timed:
+        yield from (text.format(what="red circle", color="blue", begin="0:01", end="0:02") for text in _TIMED)
+        yield from ("<0.3 seconds>", "<12.8 seconds>", "at 0:03.5.", NEVER) * 20
     for wordings in QUESTIONS.values():
         for text in wordings:
             yield from (text, text.capitalize(), text.lower(), text.upper())
@@ -58,7 +63,7 @@ def _corpus() -> Iterator[str]:
     yield "one. two. none. nothing visible. it stays still. red, then blue. the video shows two shapes: one shape:"
 
 
-def build_tokenizer() -> PreTrainedTokenizerFast:
+def build_tokenizer(*, timed: bool = False) -> PreTrainedTokenizerFast:
     """Train the merges on the generator's own sentences; any other text falls back to bytes."""
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.Sequence(
@@ -73,7 +78,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    core.train_from_iterator(_corpus(), trainer)
+    core.train_from_iterator(_corpus(timed=timed), trainer)
     core.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=core,

@@ -13,13 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
 from demo_world.batches import CLIP_CLASSES, IGNORED, Batch, Targets, make_targets
-from vidqa.models.families.qwen2_vl.runtime import encode
+from demo_world.recipes import HIDDEN, Recipe
 
-HIDDEN = 192
-VISION_WIDTH = 128
 MUON_SPEED = 2.0
 _SLICE_CLASSES = {"shape": 4, "color": 5, "motion": 5}
 
@@ -32,28 +29,6 @@ class Stage:
     steps: int
     tokens: int
     rate: float
-
-
-def build_model(tokenizer: Any) -> Qwen2VLForConditionalGeneration:
-    """A Qwen2-VL of 2.8 M parameters whose special ids are the tokenizer's."""
-    token = tokenizer.convert_tokens_to_ids
-    return Qwen2VLForConditionalGeneration(
-        Qwen2VLConfig(
-            text_config={
-                "vocab_size": len(tokenizer), "hidden_size": HIDDEN, "intermediate_size": 512, "num_hidden_layers": 4,
-                "num_attention_heads": 6, "num_key_value_heads": 2, "max_position_embeddings": 32768,
-                "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]},
-                "bos_token_id": token("<|endoftext|>"), "eos_token_id": token("<|im_end|>"),
-                "pad_token_id": token("<|endoftext|>"), "rms_norm_eps": 1e-6, "tie_word_embeddings": True,
-            },
-            vision_config={
-                "depth": 3, "embed_dim": VISION_WIDTH, "num_heads": 4, "hidden_size": HIDDEN, "mlp_ratio": 4,
-            },
-            image_token_id=token("<|image_pad|>"), video_token_id=token("<|video_pad|>"),
-            vision_start_token_id=token("<|vision_start|>"), vision_end_token_id=token("<|vision_end|>"),
-            tie_word_embeddings=True,
-        )
-    )  # fmt: skip
 
 
 class Heads(nn.Module):
@@ -94,24 +69,27 @@ class Forward:
     right: list[list[bool]]
 
 
-def run_vision(model: Any, heads: Heads, batch: Batch) -> tuple[Tensor, Tensor, Targets]:
-    """Embeddings (clips·slices, tokens, hidden), the slice losses, and the targets."""
-    device, visual = model.device, model.model.visual
-    rows, columns = batch.shot.height // 14, batch.shot.width // 14
-    seen = encode(visual, batch.patches.to(device), rows, columns)
+def run_vision(
+    model: Any, heads: Heads, batch: Batch, recipe: Recipe
+) -> tuple[Tensor, list[Tensor], Tensor, Targets]:
+    """Embeddings (clips·slices, tokens, hidden), those that further layers add, the slice losses, and the targets."""
+    device, visual, patch = model.device, model.model.visual, recipe.token_pixels // 2
+    rows, columns = batch.shot.height // patch, batch.shot.width // patch
+    seen, further = recipe.encode(visual, batch.patches.to(device), rows, columns)
     targets = make_targets(batch.scenes, batch.shot.frames)
-    return seen, heads.slice_losses(seen.mean(1), targets), targets
+    return seen, further, heads.slice_losses(seen.mean(1), targets), targets
 
 
-def run_batch(model: Any, heads: Heads, batch: Batch) -> Forward:
+def run_batch(model: Any, heads: Heads, batch: Batch, recipe: Recipe) -> Forward:
     """The whole model on a batch, teacher-forced."""
-    seen, slice_loss, targets = run_vision(model, heads, batch)
+    seen, further, slice_loss, targets = run_vision(model, heads, batch, recipe)
     ids = batch.ids.to(model.device)
     embeddings = model.get_input_embeddings()(ids)
     visual = (ids == model.config.video_token_id) | (ids == model.config.image_token_id)
     embeddings = embeddings.masked_scatter(visual[..., None], seen.to(embeddings.dtype))
+    added = {"visual_pos_masks": visual, "deepstack_visual_embeds": further} if further else {}
     hidden = model.model.language_model(
-        inputs_embeds=embeddings, position_ids=batch.positions.to(model.device), use_cache=False
+        inputs_embeds=embeddings, position_ids=batch.positions.to(model.device), use_cache=False, **added
     ).last_hidden_state
     after = hidden[torch.arange(len(ids)), batch.after_video.to(model.device)]
     wanted = batch.labels[:, 1:].to(model.device)
@@ -134,7 +112,9 @@ class Optimizer:
     """
 
     def __init__(self, model: Any, heads: nn.Module) -> None:
-        layers = (model.model.visual.blocks, model.model.visual.merger, model.model.language_model.layers)
+        visual = model.model.visual
+        layers = [visual.blocks, visual.merger, model.model.language_model.layers]
+        layers += [visual.deepstack_merger_list] if hasattr(visual, "deepstack_merger_list") else []
         matrices = [p for layer in layers for p in layer.parameters() if p.dim() == 2]
         others = [p for p in [*model.parameters(), *heads.parameters()] if all(p is not matrix for matrix in matrices)]
         muon = torch.optim.Muon(matrices, lr=0.0, weight_decay=0.05, adjust_lr_fn="match_rms_adamw")
