@@ -24,6 +24,8 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 from demo_world.card import precision_lines, with_accuracy, with_precisions
 from demo_world.clips import ClipSpec, draw_clip, write_clip
 from demo_world.questions import QUESTIONS, Turn, ask, is_right
+from demo_world.recipes import RECIPES, Recipe
+from demo_world.times import is_near, timed_turn
 from vidqa import EngineConfig, Request, Session
 from vidqa.events import Answered
 
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 CLIP_SEED = 90_000_000
 BARS = {
     "single: all": 0.90, "single: color": 0.97, "single: motion": 0.97, "single: shape": 0.93, "two: all": 0.75,
+    "times": 0.85,
 }  # fmt: skip
 NF4_BAR_POINTS = -2.0  # what nf4 may lose against fp32
 
@@ -52,24 +55,32 @@ class Result:
 
     @property
     def right(self) -> bool:
-        """Whether the answer matches exactly after normalisation."""
-        return is_right(self.answer, self.turn.answer)
+        """Whether the answer matches exactly after normalisation, or names a time that is near the true one."""
+        if self.turn.seconds is None:
+            return is_right(self.answer, self.turn.answer)
+        frames = self.spec.sampled_frames
+        return is_near(self.answer, self.turn.seconds, self.spec.last_seconds / max(frames - 1, 1))
 
 
-def draw_case(index: int, seed: int, questions: int) -> tuple[ClipSpec, list[Turn]]:
-    """Return a clip and its questions: `what happens?` and others."""
-    spec = draw_clip(CLIP_SEED + seed * 1_000_000 + index, other_renderer=index % 2 == 1)
+def draw_case(index: int, seed: int, questions: int, recipe: Recipe) -> tuple[ClipSpec, list[Turn]]:
+    """Return a clip and its questions: `what happens?` and others, and two about times if the family reads them."""
+    spec = draw_clip(CLIP_SEED + seed * 1_000_000 + index, recipe, other_renderer=index % 2 == 1)
     rng = random.Random(f"questions/{seed}/{index}")
     kinds = ["happens", *rng.sample([kind for kind in QUESTIONS if kind != "happens"], questions - 1)]
-    return spec, [ask(spec.scene, kind, rng.choice(QUESTIONS[kind])) for kind in kinds]
+    turns = [ask(spec.scene, kind, rng.choice(QUESTIONS[kind])) for kind in kinds]
+    if recipe.timed and spec.sampled_frames > 1:
+        timed = (timed_turn(rng, spec.scene, spec.fractions, spec.last_seconds) for _ in range(2))
+        turns += [turn for turn in timed if turn is not None]
+    return spec, turns
 
 
-def evaluate(clips: int, seed: int, model: str, questions: int) -> Iterator[Result]:
+def evaluate(clips: int, seed: int, model: str, questions: int, family: str = "qwen2_vl") -> Iterator[Result]:
     """Draw clips, write them, and ask a session their questions."""
+    recipe = RECIPES[family]
     with tempfile.TemporaryDirectory() as folder, Session(EngineConfig(model=model, isolate_decoder=False)) as session:
         path = Path(folder) / "clip.mp4"
         for index in range(clips):
-            spec, turns = draw_case(index, seed, questions)
+            spec, turns = draw_case(index, seed, questions, recipe)
             write_clip(spec, path)
             for turn in turns:
                 yield Result(spec, turn, answer_of(session, str(path), turn.question, spec.asked_frames))
@@ -86,7 +97,7 @@ def compare(clips: int, seed: int, questions: int, precisions: str, pictures: Pa
     with tempfile.TemporaryDirectory() as folder, Session(EngineConfig(isolate_decoder=False)) as session:
         copies = Copies(setups, Path(folder))
         for index in range(clips):
-            spec, turns = draw_case(index, seed, questions)
+            spec, turns = draw_case(index, seed, questions, RECIPES["qwen2_vl"])
             kept = (pictures or Path(folder)) / f"{seed}-{index}.npy"
             copies.ask(seen(session, spec, kept), turns)
             if pictures is None:
@@ -120,7 +131,8 @@ def summarise(results: list[Result]) -> dict[str, dict[str, float]]:
     for result in results:
         renderer = "other renderer" if result.spec.other_renderer else "training renderer"
         frames = "frames asked for" if result.spec.asked_frames else "frames by default"
-        for name in (f"{result.events}: {result.turn.kind}", f"{result.events}: all", renderer, frames, "all"):
+        names = [f"{result.events}: {result.turn.kind}", f"{result.events}: all", renderer, frames, "all"]
+        for name in names if result.turn.seconds is None else ["times"]:
             groups[name].append(result.right)
     return {name: {"right": sum(marks) / len(marks), "count": len(marks)} for name, marks in sorted(groups.items())}
 
@@ -136,6 +148,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--questions", type=int, default=4, help="questions per clip, `what happens?` first")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--model", default="demo")
+    parser.add_argument("--family", choices=tuple(RECIPES), default="qwen2_vl", help="of the model")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--card", type=Path, help="model card whose accuracy section to replace")
     parser.add_argument("--precisions", help="`all` or a list: compare them with fp32 on the same clips")
@@ -189,7 +202,7 @@ def main() -> int:
 
 def report_accuracy(arguments: argparse.Namespace) -> int:
     """Measure and print the shares of right answers; return 1 if a bar is missed."""
-    results = list(evaluate(arguments.clips, arguments.seed, arguments.model, arguments.questions))
+    results = list(evaluate(arguments.clips, arguments.seed, arguments.model, arguments.questions, arguments.family))
     table = summarise(results)
     if arguments.json:
         report = {"clips": arguments.clips, "seed": arguments.seed, "accuracy": table, "missed": missed(table)}

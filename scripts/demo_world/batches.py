@@ -64,12 +64,12 @@ def draw_seconds(rng: random.Random, frames: int) -> float:
     """Draw a clip's length of which so many frames are sampled: 2 a second by default, 16 of a longer one."""
     if frames == 1:
         return 0.0
-    return rng.uniform(8, 20) if frames >= 16 else frames / 2 + rng.uniform(0, 0.98) if rng.random() < 0.7 else rng.uniform(1, 20)
+    if frames >= 16:
+        return rng.uniform(8, 20)
+    return frames / 2 + rng.uniform(0, 0.98) if rng.random() < 0.7 else rng.uniform(1, 20)
 
 
-def make_batch(
-    seed: int, step: int, stage: int, progress: float, tokens: int, tokenizer: Any, recipe: Recipe
-) -> Batch:
+def make_batch(seed: int, step: int, stage: int, progress: float, tokens: int, tokenizer: Any, recipe: Recipe) -> Batch:
     """Draw a batch of about `tokens` visual tokens."""
     rng = random.Random(f"{seed}/{stage}/{step}")
     shot = draw_shot(rng, stage, progress, recipe)

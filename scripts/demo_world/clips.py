@@ -9,10 +9,11 @@ from typing import Any
 import av
 import numpy as np
 
-from demo_world.export import MAX_FRAMES, MAX_PIXELS, MIN_PIXELS
+from demo_world.export import MAX_FRAMES, pixel_bounds
+from demo_world.recipes import Recipe
 from demo_world.render import render_clips_at
 from demo_world.render_other import render_frames
-from demo_world.world import Scene, Shot, draw_scene
+from demo_world.world import Scene, Shot, draw_scene, frame_times
 from vidqa.video.frame_sampling import smart_resize
 
 _SOURCE_SIZES = (
@@ -35,6 +36,17 @@ class ClipSpec:
     options: tuple[tuple[str, str], ...]
     other_renderer: bool
     asked_frames: int | None = None
+    sampled_frames: int = 0
+
+    @property
+    def fractions(self) -> list[float]:
+        """When the sampled frames are, as fractions of the time from the first to the last picture."""
+        return frame_times(self.sampled_frames)
+
+    @property
+    def last_seconds(self) -> float:
+        """When the last picture is shown."""
+        return (self.count - 1) / self.fps
 
     @property
     def count(self) -> int:
@@ -42,18 +54,20 @@ class ClipSpec:
         return max(round(self.seconds * self.fps), 2)
 
 
-def draw_clip(seed: int, *, other_renderer: bool) -> ClipSpec:
+def draw_clip(seed: int, recipe: Recipe, *, other_renderer: bool) -> ClipSpec:
     """A held-out clip whose events show in its sampled frames: the default number, or one asked for."""
     rng = random.Random(f"clip/{seed}")
     width, height = rng.choice(_SOURCE_SIZES)
     width, height = width + 2 * rng.randint(0, 12), height + 2 * rng.randint(0, 12)
     fps, seconds = rng.choice((10, 12, 15, 24, 25, 30)), rng.uniform(1, 20)
     asked = rng.choice(_ASKED_FRAMES) if rng.random() < 0.2 else None
-    tall, wide = smart_resize(height, width, factor=28, min_pixels=MIN_PIXELS, max_pixels=MAX_PIXELS)
+    least, most = pixel_bounds(recipe)
+    tall, wide = smart_resize(height, width, factor=recipe.token_pixels, min_pixels=least, max_pixels=most)
     sampled = min(asked or max(int(seconds * 2), 4) // 2 * 2, round(seconds * fps))
-    scene = draw_scene(rng, Shot(sampled if asked else min(sampled, MAX_FRAMES), tall, wide))
+    sampled = sampled if asked else min(sampled, MAX_FRAMES)
+    scene = draw_scene(rng, Shot(sampled, tall, wide))
     codec, options = _encoding(rng, other_renderer)
-    return ClipSpec(scene, width, height, fps, seconds, codec, options, other_renderer, asked)
+    return ClipSpec(scene, width, height, fps, seconds, codec, options, other_renderer, asked, sampled)
 
 
 def _encoding(rng: random.Random, other: bool) -> tuple[str, tuple[tuple[str, str], ...]]:

@@ -32,7 +32,7 @@ class Recipe:
     """A family of demo models.
 
     `token_pixels` is a token's side; `layout` returns a prompt's pieces between the text before and after a video:
-    strings, and numbers of slices. `encode` returns embeddings (slices, tokens, hidden) of patches, and further ones that
+    strings, and numbers of slices. `encode` returns embeddings (slices, tokens, hidden), and further ones that
     the decoder's first layers add. `timed` families read the times of frames.
     """
 

@@ -69,9 +69,7 @@ class Forward:
     right: list[list[bool]]
 
 
-def run_vision(
-    model: Any, heads: Heads, batch: Batch, recipe: Recipe
-) -> tuple[Tensor, list[Tensor], Tensor, Targets]:
+def run_vision(model: Any, heads: Heads, batch: Batch, recipe: Recipe) -> tuple[Tensor, list[Tensor], Tensor, Targets]:
     """Embeddings (clips·slices, tokens, hidden), those that further layers add, the slice losses, and the targets."""
     device, visual, patch = model.device, model.model.visual, recipe.token_pixels // 2
     rows, columns = batch.shot.height // patch, batch.shot.width // patch

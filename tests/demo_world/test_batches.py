@@ -7,10 +7,12 @@ import torch
 
 from demo_world.batches import IGNORED, Batch, assemble, make_batch, make_targets
 from demo_world.questions import QUESTIONS, ask
+from demo_world.recipes import RECIPES
 from demo_world.tokenizer import DEFAULT_SYSTEM, build_tokenizer
-from demo_world.training import build_model
 from demo_world.world import Shot
 from tests.demo_world.test_questions import ONE, TWO
+
+RECIPE = RECIPES["qwen2_vl"]
 
 
 @pytest.fixture(scope="module")
@@ -20,13 +22,13 @@ def tokenizer() -> Any:
 
 def _batch(tokenizer: Any, shot: Shot) -> Batch:
     turns = tuple((ask(scene, "happens", "what happens?"), ask(scene, "count", "how many?")) for scene in (ONE, TWO))
-    return assemble(shot, (ONE, TWO), turns, [DEFAULT_SYSTEM, "Be brief."], tokenizer)
+    return assemble(shot, (ONE, TWO), turns, [DEFAULT_SYSTEM, "Be brief."], tokenizer, RECIPE, [0.0, 0.0])
 
 
 def test_a_seed_and_a_step_give_one_batch(tokenizer: Any) -> None:
-    first, second = (make_batch(5, 3, 3, 0.0, 60, tokenizer) for _ in range(2))
+    first, second = (make_batch(5, 3, 3, 0.0, 60, tokenizer, RECIPE) for _ in range(2))
     assert torch.equal(first.patches, second.patches) and torch.equal(first.ids, second.ids)
-    other = make_batch(5, 4, 3, 0.0, 60, tokenizer)
+    other = make_batch(5, 4, 3, 0.0, 60, tokenizer, RECIPE)
     assert other.ids.shape != first.ids.shape or not torch.equal(other.ids, first.ids)
 
 
@@ -42,7 +44,7 @@ def test_only_answers_carry_labels(tokenizer: Any) -> None:
 @pytest.mark.parametrize("frames", [1, 2, 6, 8])
 def test_positions_are_those_of_transformers(tokenizer: Any, frames: int) -> None:
     batch = _batch(tokenizer, Shot(frames, 84, 112))
-    model: Any = build_model(tokenizer)
+    model: Any = RECIPE.build(tokenizer)
     token = model.config.video_token_id if frames > 1 else model.config.image_token_id
     row = 0 if frames > 1 else 1  # every other single frame is an image
     ids = batch.ids[row][batch.ids[row] != tokenizer.pad_token_id][None]

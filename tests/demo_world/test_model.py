@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from demo_world.export import MAX_PIXELS, MIN_PIXELS
+from demo_world.export import pixel_bounds
+from demo_world.recipes import RECIPES
 from demo_world.tokenizer import SPECIAL_TOKENS, VOCABULARY
 
 FOLDER = Path(__file__).parents[2] / "assets" / "demo-model"
@@ -52,7 +53,7 @@ def test_its_processor_carries_the_bounds() -> None:
 
     processor: Any = AutoProcessor.from_pretrained(FOLDER)
     size = processor.video_processor.size
-    assert (size["shortest_edge"], size["longest_edge"]) == (MIN_PIXELS, MAX_PIXELS)
+    assert (size["shortest_edge"], size["longest_edge"]) == pixel_bounds(RECIPES["qwen2_vl"])
     assert (processor.video_processor.min_frames, processor.video_processor.max_frames) == (4, 16)
 
 
