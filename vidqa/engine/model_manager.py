@@ -23,7 +23,7 @@ from vidqa.planner.memory_model import with_runtime
 from vidqa.planner.model_choice import forecast, plan_best
 from vidqa.planner.planner import Forecast
 from vidqa.planner.problem import PlanningProblem, planning_problems
-from vidqa.planner.weight_memory import QUANTIZED
+from vidqa.planner.weight_memory import QUANTIZED, runs_on_cpu_layers
 from vidqa.types import Device, Request, RunConfig, VideoInfo
 from vidqa.video.reader import VideoReader
 
@@ -143,7 +143,10 @@ class ModelManager:
         yield StageStarted("load", progress.total)
         device, name, weights = state.task.device, state.plan.device, state.plan.run_config.weights
         family, is_cancelled = family_of(state.checkpoint.spec), self.callbacks.is_cancelled
-        prepared = self._task.run(lambda stop: _prepare(family, device, name, weights, config), is_cancelled, _WHEN)
+        bitsandbytes = weights in QUANTIZED and not runs_on_cpu_layers(state.checkpoint.spec, state.plan.run_config)
+        prepared = self._task.run(
+            lambda stop: _prepare(family, device, name, config, bitsandbytes=bitsandbytes), is_cancelled, _WHEN
+        )
         self._set_runtime(state, (yield from _load_events(prepared, progress, None)))
         from vidqa.devices.memory_tracker import Tracker
 
@@ -262,9 +265,9 @@ def _load_events(
             yield sample
 
 
-def _prepare(family: ModelFamily, device: Device, name: str, weights: str, config: EngineConfig) -> int:
+def _prepare(family: ModelFamily, device: Device, name: str, config: EngineConfig, *, bitsandbytes: bool) -> int:
     """Import what takes seconds and open the device; return the bytes of this process there before any tensor."""
-    if weights in QUANTIZED:
+    if bitsandbytes:
         logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of optional kernels
         with suppress(ImportError, OSError, RuntimeError):  # loading reports a broken one
             import_module("bitsandbytes")  # with torch's compiler: 49 MiB that are no tensors
