@@ -221,8 +221,9 @@ def test_every_field_of_a_run_config_is_tested() -> None:
         "frames", "height", "width", "vision_chunk", "prefill_chunk", "max_tokens", "kv", "weights", "dtype",
         "attention", "placement", "spare_tokens",
     }  # fmt: skip
-    # The prompt itself says how long it is, one request is one sequence, and its temperature says whether it samples.
-    only_predicted = {"text_tokens", "batch", "sampled"}
+    # The prompt itself says how long it is, one request is one sequence, and its temperature says whether it samples;
+    # the model is on its device.
+    only_predicted = {"text_tokens", "batch", "sampled", "device"}
     assert {field.name for field in fields(RunConfig)} == tried | only_predicted
 
 

@@ -56,8 +56,16 @@ def test_a_gpu_runs_quantized_weights_at_the_rates_of_its_16_bit_products() -> N
         estimate_seconds(made_problem(24, speed=speed), made_run_config(weights=weights)) for weights in ("nf4", "bf16")
     )
     assert nf4.calibrated and nf4.prefill_seconds == bf16.prefill_seconds
-    cpu = estimate_seconds(on_cpu(speed=DeviceSpeed({"fp32": RATES})), replace(RUN, weights="nf4", dtype="fp32"))
-    assert not cpu.calibrated
+
+
+def test_a_cpus_precisions_that_were_not_measured_follow_from_one_that_was() -> None:
+    busy = on_cpu(
+        device=replace(CPU, bf16=True), speed=DeviceSpeed({"bf16": replace(RATES, matmul_flops_per_second=1e9)})
+    )
+    bf16 = estimate_seconds(busy, replace(RUN, weights="bf16", kv="bf16", dtype="bf16"))
+    fp32 = estimate_seconds(busy, RUN)
+    assert bf16.calibrated and not fp32.calibrated
+    assert 2 * bf16.prefill_seconds < fp32.prefill_seconds < 3 * bf16.prefill_seconds
 
 
 def test_fast_bf16_is_estimated_only_where_the_processor_has_it() -> None:

@@ -25,7 +25,7 @@ _OPERATION_SECONDS = {"cuda": 0.9e-3 / _PLAIN_OPERATIONS, "mps": 0.9e-3 / _PLAIN
 _CAPTURED_OPERATION_SECONDS = 3e-6
 # FLOP/s of a CPU's products in each precision, relative to fp32: 2 cores of an EPYC with AVX512-BF16, 512 rows.
 # Without such instructions bf16 products are converted number by number (the same CPU, oneDNN limited to AVX2).
-_CPU_PRECISIONS = {"fp32": 1.0, "bf16": 2.4, "int8": 3.5, "int4": 2.2, "nf4": 2.2, "nf4-dq": 2.2}
+_CPU_PRECISIONS = {"fp32": 1.0, "bf16": 2.4, "int8": 3.5, "int4": 1.8, "nf4": 2.2, "nf4-dq": 2.2}
 _SLOW_BF16 = 0.25
 # bitsandbytes 0.45 at batch 1, Llama-3.1-8B on H100: bf16 41.0, NF4 30.1, NF4 nested 24.3, int8 19.2.
 _SLOWER_ON_GPU = {"int8": 2.1, "nf4": 1.4, "nf4-dq": 1.7}
@@ -95,15 +95,28 @@ def _measured_rates(problem: PlanningProblem, run_config: RunConfig) -> Rates | 
 
 
 def _rates(problem: PlanningProblem, run_config: RunConfig) -> Rates:
-    return _measured_rates(problem, run_config) or _estimated_rates(problem.device, run_config.weights)
+    device, weights = problem.device, run_config.weights
+    if (found := _measured_rates(problem, run_config)) is not None:
+        return found
+    if (
+        device.kind == "cpu" and problem.speed.measured
+    ):  # else a busy machine's rates would be compared with a free one's
+        known, rates = next(iter(problem.speed.measured.items()))
+        share = _cpu_share(device, weights) / _cpu_share(device, known)
+        return replace(rates, matmul_flops_per_second=rates.matmul_flops_per_second * share)
+    return _estimated_rates(device, weights)
+
+
+def _cpu_share(device: Device, weights: str) -> float:
+    """Return the FLOP/s of a CPU's products in a precision, relative to fp32."""
+    return _SLOW_BF16 if weights == "bf16" and not device.bf16 else _CPU_PRECISIONS.get(weights, 1.0)
 
 
 def _estimated_rates(device: Device, weights: str) -> Rates:
     """Return rates from a device's peak rates and the shares of them that are usually reached."""
     flops = device.flops_per_second * _FLOPS_SHARE
     if device.kind == "cpu":
-        slow = weights == "bf16" and not device.bf16
-        flops *= _SLOW_BF16 if slow else _CPU_PRECISIONS.get(weights, 1.0)
+        flops *= _cpu_share(device, weights)
     return Rates(flops, flops, device.bandwidth_bytes_per_second * _BANDWIDTH_SHARE, _OPERATION_SECONDS[device.kind])
 
 

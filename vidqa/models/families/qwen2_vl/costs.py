@@ -40,18 +40,20 @@ MODEL_SCORES = (
     ScoreRow(73.4e9, 71.2, "the same, 72B"),
 )
 # Differences to 16-bit, mean of MMMU, DocVQA, MMBench and MathVista of Qwen's own GPTQ models (Qwen2-VL README, January
-# 2025). There is no official NF4 row, so NF4 uses the GPTQ-Int4 one.
+# 2025). There is no official row of NF4 and of round-to-nearest int4: they use the GPTQ-Int4 ones.
+_INT4_SCORES = (
+    ScoreRow(2.2e9, -1.93, "GPTQ-Int4 2B"),
+    ScoreRow(8.3e9, -0.12, "Int4 7B"),
+    ScoreRow(73.4e9, -0.70, "Int4 72B"),
+)
 PRECISION_SCORES = {
     "int8": (
         ScoreRow(2.2e9, -0.07, "GPTQ-Int8 2B"),
         ScoreRow(8.3e9, 0.0, "Int8 7B"),
         ScoreRow(73.4e9, -0.51, "Int8 72B"),
     ),
-    "nf4": (
-        ScoreRow(2.2e9, -1.93, "GPTQ-Int4 2B"),
-        ScoreRow(8.3e9, -0.12, "Int4 7B"),
-        ScoreRow(73.4e9, -0.70, "Int4 72B"),
-    ),
+    "nf4": _INT4_SCORES,
+    "int4": _INT4_SCORES,
 }
 
 
@@ -107,7 +109,7 @@ def vision_bytes(spec: ModelSpec, run_config: RunConfig) -> int:
     R rows of width E, b bytes per value, tiles of T rows, M values inside the MLP:
 
     - Attention, while the keys are rotated: hidden, qkv (3), the rotated queries and keys, and two float32 halves:
-      b·6·R·E + 4·R·E.
+      b·6·R·E + 4·R·E. In float32, when they are mixed: hidden, qkv, both, and the result with its log-sum-exps.
     - MLP, in the last tile: hidden, the tiles before, the tile's norm and three wide tensors (fc1, 1.702·fc1 and its
       sigmoid): b·(2·R·E + 3·T·M).
     - Merger: hidden, norm and two of the merged width: b·4·R·E.
@@ -121,12 +123,13 @@ def vision_bytes(spec: ModelSpec, run_config: RunConfig) -> int:
     rows = patches * min(run_config.vision_chunk, spec.slices(run_config.frames))
     tile = min(rows, VISION_MLP_ROWS)
     attention = (residual + element * 5 + _FLOAT32_BYTES) * rows * vision.embed_dim
+    mixed = (residual + element * 6) * rows * vision.embed_dim + _FLOAT32_BYTES * rows * vision.heads
     wide = 4 if vision.gated else 3
     mlp = element * tile * (vision.embed_dim + wide * vision.mlp_hidden)
     mlp += residual * (2 * rows - tile) * vision.embed_dim
     merger = element * 4 * rows * vision.embed_dim
     rotary = _FLOAT32_BYTES * patches * (vision.embed_dim // vision.heads)
-    return max(attention, mlp, merger) + rotary
+    return max(attention, mixed, mlp, merger) + rotary
 
 
 def vision_flops(spec: ModelSpec, run_config: RunConfig) -> Flops:
