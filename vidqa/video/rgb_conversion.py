@@ -80,8 +80,9 @@ def _rgb(picture: Any, shape: Shape, tone_mapper: ToneMapper, **options: Any) ->
     """Return all of a picture, scaled to a `width` and `height` if given."""
     alpha = not shape.on_white and any(component.is_alpha for component in picture.format.components)
     if is_hdr(picture):
-        picture, options = tone_mapper.mapped(picture, alpha=alpha, **options), {}
-    elif is_untagged_hd(picture):
+        mapped = tone_mapper.mapped(picture, alpha=alpha, **options)
+        return _on_white(mapped) if alpha else mapped
+    if is_untagged_hd(picture):
         options["src_colorspace"] = "itu709"
     if alpha:
         return _on_white(picture.to_ndarray(format="rgba", **options))

@@ -55,8 +55,10 @@ class ToneMapper:
         self._graph: Any = None
         self._count = 0
 
-    def mapped(self, picture: Any, *, alpha: bool, width: int | None = None, height: int | None = None) -> Any:
-        """Return a picture of 16 bits a colour, with its alpha if asked, of another size if one is given."""
+    def mapped(
+        self, picture: Any, *, alpha: bool, width: int | None = None, height: int | None = None
+    ) -> "numpy.ndarray":
+        """Return RGB, or RGBA if `alpha`, (height, width, 3 or 4) uint8; scaled to a size if one is given."""
         primaries = picture.color_primaries if picture.color_primaries in _TO_BT709 else _BT2020
         pixels = "rgba64le" if alpha else "rgb48le"
         kind = (picture.color_trc, primaries, pixels, width or picture.width, height or picture.height)
@@ -65,7 +67,7 @@ class ToneMapper:
             self._graph, self._kind = _graph(*kind), kind
         matrix = "bt2020" if picture.colorspace == _UNSPECIFIED_MATRIX else None
         self._push(picture.reformat(width=width, height=height, format=pixels, src_colorspace=matrix))
-        return self._graph.vpull()
+        return _high_bytes(self._graph.vpull(), 4 if alpha else 3)
 
     def _push(self, picture: Any) -> None:
         """Pass a picture to the filter, which works in place if nothing else refers to it."""
@@ -73,6 +75,16 @@ class ToneMapper:
         before, picture.pts = picture.pts, self._count  # ascending, as the filter needs them
         self._graph.vpush(picture, at=0)
         picture.pts = before  # it is the decoder's own picture if that has this format
+
+
+def _high_bytes(picture: Any, channels: int) -> "numpy.ndarray":
+    """Return the upper 8 of 16 bits, little-endian, of a packed picture's values."""
+    import numpy as np
+
+    (plane,) = picture.planes
+    lines = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: picture.height, 1::2]
+    values = picture.width * channels
+    return np.ascontiguousarray(lines[:, :values]).reshape(picture.height, picture.width, channels)
 
 
 def _graph(transfer: int, primaries: int, pixels: str, width: int, height: int) -> Any:
@@ -96,15 +108,18 @@ def _graph(transfer: int, primaries: int, pixels: str, width: int, height: int) 
     return graph
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=2 * len(_TO_BT709))
 def hald_image(transfer: int, primaries: int) -> "numpy.ndarray":
-    """Return the map of all colours (512, 512, 3) uint16, whose rows hold a cube with red varying fastest."""
+    """Return the map of all colours (512, 512, 3) uint16, whose rows hold a cube with red varying fastest.
+
+    The upper 8 bits of a value are its level from 0 to 255, rounded.
+    """
     import numpy as np
 
     codes = np.linspace(0, 1, _LEVEL**2)
     blue, green, red = np.meshgrid(codes, codes, codes, indexing="ij")
     mapped = to_bt709(np.stack([red, green, blue], -1).reshape(-1, 3), transfer, primaries)
-    image: numpy.ndarray = np.rint(mapped * 65535).astype(np.uint16).reshape(_LEVEL**3, _LEVEL**3, 3)
+    image: numpy.ndarray = ((mapped * 255 + 0.5) * 256).astype(np.uint16).reshape(_LEVEL**3, _LEVEL**3, 3)
     return image
 
 
