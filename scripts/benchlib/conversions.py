@@ -39,26 +39,30 @@ def render(path: Path, name: str, picture: Callable[[int], av.VideoFrame]) -> Pa
     return path
 
 
-def milliseconds(path: Path) -> float:
-    """Read every fifth picture in this process; return the time for each."""
+def milliseconds(path: Path) -> tuple[float, float]:
+    """Read every fifth picture in this process; return the time for each, and the processors' time."""
     from vidqa.video.reader import open_video
 
     indices = range(0, _FRAMES, _EVERY)
     with open_video(str(path), isolated=False) as reader:
         list(reader.frames(indices[:2]))
-        began = time.perf_counter()
+        began, busy = time.perf_counter(), time.process_time()
         count = sum(1 for _ in reader.frames(indices))
-        return (time.perf_counter() - began) * 1000 / count
+        return (time.perf_counter() - began) * 1000 / count, (time.process_time() - busy) * 1000 / count
 
 
 def compare_conversions(picture: Callable[[int], av.VideoFrame], repeats: int) -> None:
-    """Print the medians and the fastest round of each kind of clip."""
+    """Print the medians of each kind of clip and its fastest round, which other load changes less."""
     with tempfile.TemporaryDirectory() as folder:
         paths = {name: render(Path(folder) / f"{number}.mp4", name, picture) for number, name in enumerate(_CLIPS)}
-        rounds: dict[str, list[float]] = {name: [] for name in paths}
+        rounds: dict[str, list[tuple[float, float]]] = {name: [] for name in paths}
         for number in range(repeats):
             for name, path in paths.items():
                 rounds[name].append(milliseconds(path))
-                print(f"round {number + 1}, {name}: {rounds[name][-1]:.1f} ms", file=sys.stderr)
+                print(f"round {number + 1}, {name}: {rounds[name][-1]}", file=sys.stderr)
     for name, times in rounds.items():
-        print(f"{name:20} {median(times):6.1f} ms a picture, fastest round {min(times):.1f} ms")
+        elapsed, busy = zip(*times, strict=True)
+        print(
+            f"{name:20} {median(elapsed):6.1f} ms a picture (least {min(elapsed):.1f}), "
+            f"processors {median(busy):.1f} ms (least {min(busy):.1f})"
+        )
