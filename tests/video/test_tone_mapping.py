@@ -1,5 +1,6 @@
 """HDR clips become BT.709: expected values in closed form, and from FFmpeg's scaler where it does not clip."""
 
+import sys
 from pathlib import Path
 
 import av
@@ -193,3 +194,15 @@ def test_the_decoders_picture_is_not_changed() -> None:
     first = mapper.mapped(frame, alpha=False)
     assert frame.pts == 7 and np.array_equal(frame.to_ndarray(), random)
     assert np.array_equal(mapper.mapped(frame, alpha=False), first)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux counts all that a process allocates")
+def test_a_few_kilobytes_of_4k_are_mapped_within_the_decoders_memory(tmp_path: Path) -> None:
+    frame = columns(greys(pq_code(np.linspace(0, 1000, 3840))), PQ, height=2160).reformat(format="yuv420p10le")
+    options = {"preset": "ultrafast", "x265-params": "log-level=none"}
+    path = hdr_clip(tmp_path / "4k.mp4", [frame] * 8, "libx265", options=options)
+    assert path.stat().st_size < 20_000
+    with open_video(str(path)) as reader:
+        assert [picture.rgb[5, 3839].min() for picture in reader.frames((0, 3, 7))] == [255] * 3
+        reader.check_coverage((0, 3, 7))
+        assert reader.notes == (NOTES[PQ],)

@@ -87,7 +87,7 @@ def probe(path: str, stream_index: int | None = None) -> Opened:
 
 def _threads(path: str, context: Any) -> int:
     threads = min(max(_MIN_THREADS, (os.cpu_count() or 1) + 2), _MAX_THREADS)
-    return decoding_threads(os.path.getsize(path), context.width, context.height, threads)
+    return decoding_threads(os.path.getsize(path), context.width, context.height, threads, hdr=is_hdr(context))
 
 
 def _times_are_shown_times(container: Any, stream: Any, packets: PacketTable, path: str) -> bool:

@@ -43,7 +43,7 @@ _TICK = Fraction(1, 1000)  # a filter graph needs one; it has no effect here
 
 
 def is_hdr(picture: Any) -> bool:
-    """Return whether a decoded picture says that it is coded as PQ or HLG."""
+    """Return whether a decoded picture, or the header that a codec's context holds, says that it is PQ or HLG."""
     return picture.color_trc in (PQ, HLG)
 
 
@@ -53,6 +53,7 @@ class ToneMapper:
     def __init__(self) -> None:
         self._kind: tuple[object, ...] | None = None
         self._graph: Any = None
+        self._reformatter: Any = None
         self._count = 0
 
     def mapped(
@@ -64,9 +65,13 @@ class ToneMapper:
         kind = (picture.color_trc, primaries, pixels, width or picture.width, height or picture.height)
         if kind != self._kind:
             self._graph, self._kind = None, None  # freed before the next one is made
-            self._graph, self._kind = _graph(*kind), kind
+            self._graph, self._reformatter, self._kind = _graph(*kind), _reformatter(), kind
         matrix = "bt2020" if picture.colorspace == _UNSPECIFIED_MATRIX else None
-        self._push(picture.reformat(width=width, height=height, format=pixels, src_colorspace=matrix))
+        self._push(
+            self._reformatter.reformat(
+                picture, width=width, height=height, format=pixels, src_colorspace=matrix, threads=_THREADS
+            )
+        )
         return _high_bytes(self._graph.vpull(), 4 if alpha else 3)
 
     def _push(self, picture: Any) -> None:
@@ -85,6 +90,12 @@ def _high_bytes(picture: Any, channels: int) -> "numpy.ndarray":
     lines = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: picture.height, 1::2]
     values = picture.width * channels
     return np.ascontiguousarray(lines[:, :values]).reshape(picture.height, picture.width, channels)
+
+
+def _reformatter() -> Any:
+    from av.video.reformatter import VideoReformatter
+
+    return VideoReformatter()
 
 
 def _graph(transfer: int, primaries: int, pixels: str, width: int, height: int) -> Any:
