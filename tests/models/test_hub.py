@@ -166,3 +166,25 @@ def test_broken_connection_is_reported(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr("huggingface_hub.snapshot_download", broken)
     with pytest.raises(ModelMissing, match="resumes the download"):
         pull_model(QWEN)
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {},
+        {"XDG_CACHE_HOME": "/x/cache"},
+        {"HF_HOME": "~/hf"},
+        {"HF_HOME": "$BASE/hf", "BASE": "/b", "XDG_CACHE_HOME": "/x"},
+        {"HUGGINGFACE_HUB_CACHE": "/older", "HF_HOME": "/hf"},
+        {"HF_HUB_CACHE": "~/hub", "HUGGINGFACE_HUB_CACHE": "/older"},
+    ],
+)
+def test_the_cache_is_where_huggingface_hub_has_it(variables: dict[str, str]) -> None:
+    environment = {"PATH": "/usr/bin:/bin", "HOME": "/home/someone"} | variables
+    probe = (
+        "from huggingface_hub.constants import HF_HUB_CACHE; from vidqa.models.hub import cache_folder; "
+        "print(HF_HUB_CACHE, cache_folder(), sep='\\n')"
+    )
+    run = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, env=environment, check=True)
+    theirs, ours = run.stdout.splitlines()
+    assert ours == theirs
