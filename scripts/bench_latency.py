@@ -73,6 +73,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cpu")
     parser.add_argument("--layers", type=int, help="of a smaller model, for a rehearsal")
+    parser.add_argument("--model", type=Path, help="folder of a random model, instead of writing one")
     parser.add_argument("--tokens", type=int, default=12)
     parser.add_argument("--output", type=Path, help="default: benchmarks/results/latency-DEVICE.json")
     arguments = parser.parse_args()
@@ -80,8 +81,9 @@ def main() -> int:
     rows: dict[str, list[dict[str, Any]]] = {}
     with tempfile.TemporaryDirectory() as temporary:
         os.environ["VIDQA_STATE"] = str(Path(temporary) / "state")
-        folder, clip = Path(temporary) / "model", Path(temporary) / "clip.mp4"
-        write_random_model(spec, folder)
+        folder, clip = arguments.model or Path(temporary) / "model", Path(temporary) / "clip.mp4"
+        if not arguments.model:
+            write_random_model(spec, folder)
         write_clip(clip, 50, 448)
         config = EngineConfig(device=arguments.device, calibrate=True, remember=False, count_tensors=False)
         for name, model in (("demo", "demo"), ("2b", str(folder))):
