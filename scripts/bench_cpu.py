@@ -173,7 +173,15 @@ def model_rows(weights: str, found: dict[str, Any], fp32: dict[str, Any], bandwi
         yield Row(weights, "decode, times fp32", rate / max(fp32["rate"]), "×", how)
         yield Row(weights, "first token, share of fp32", first / min(fp32["first"]), "share", how)
     note = f"{found['planned'] / 1e9:.2f} GB planned; loaded in {found['load']:.0f} s"
-    yield Row(weights, "peak of the process", found["peak"] / 1e9, "GB", "largest resident size, with mapped files", None, note)
+    yield Row(
+        weights,
+        "peak of the process",
+        found["peak"] / 1e9,
+        "GB",
+        "largest resident size, with mapped files",
+        None,
+        note,
+    )
     formula = f"{read / 1e9:.2f} GB of weights a token · tokens/s / {bandwidth / 1e9:.0f} GB/s of a copy"
     yield Row(weights, "share of the copy bandwidth", read * rate / bandwidth, "share", formula)
 
