@@ -31,8 +31,8 @@ _SLOW_BF16 = 0.25
 _SLOWER_ON_GPU = {"int8": 2.1, "nf4": 1.4, "nf4-dq": 1.7}
 # Sampling, detokenizing and reporting a token on a CPU: the demo model's tokens take 3 ms, its layers 0.8.
 _TOKEN_SECONDS = 2e-3
-# Opening the file and its decoder's process, planning and the chat template: 2 cores, short clips.
-_START_SECONDS = 0.15
+# Planning and the chat template; what vision and prefill take beside their layers. 2 cores, the demo model.
+_START_SECONDS, _VISION_SECONDS, _PROMPT_SECONDS = 15e-3, 5e-3, 15e-3
 # Measured on 2 cores: 64 frames of a 5-minute 1080p H.264 clip (GOP 250) in 16.6 s, for which about
 # 8,000 frames were decoded: 1.0e9 pixels a second.
 _DECODED_PIXELS_PER_SECOND = 1.0e9
@@ -144,7 +144,7 @@ def _vision_seconds(problem: PlanningProblem, run_config: RunConfig) -> float:
     spec = problem.spec
     groups = -(-spec.slices(run_config.frames) // group_slices(spec, run_config))
     computing = _compute_seconds(family_of(spec).vision_flops(spec, run_config), _rates(problem, run_config))
-    return computing + groups * _group_start(problem, run_config)
+    return _VISION_SECONDS + computing + groups * _group_start(problem, run_config)
 
 
 def _slice_seconds(problem: PlanningProblem, run_config: RunConfig) -> float:
@@ -168,7 +168,7 @@ def _prefill_seconds(problem: PlanningProblem, run_config: RunConfig) -> float:
     moved = 2 * _part_bytes(spec, run_config, "vision") if run_config.placement.vision_offloaded else 0
     start = spec.layers * _PLAIN_OPERATIONS * rates.operation_seconds + _cache_copy_seconds(spec, run_config) / 2
     computing = _compute_seconds(prefill_flops(spec, run_config), rates)
-    return computing + chunks * start + moved / _HOST_BUS_BYTES_PER_SECOND
+    return _PROMPT_SECONDS + computing + chunks * start + moved / _HOST_BUS_BYTES_PER_SECOND
 
 
 def _row_seconds(problem: PlanningProblem, run_config: RunConfig) -> float:
