@@ -82,7 +82,7 @@ def small(weights: str, whole: nn.Linear) -> Any:
         )
         made.weight = bnb.Params4bit(whole.weight.bfloat16(), requires_grad=False, quant_type="nf4")
         made.bias = whole.bias
-        return made.to("cpu")
+        return made.to("cpu").eval()  # else bitsandbytes does not use its packed kernel, which needs AVX512-BF16
     kind = Int8Linear if weights == "int8" else Int4Linear
     made = kind(whole)
     codes, scales = kind.quantize(whole.weight)
