@@ -2,8 +2,8 @@
 """benchmarks/README.md and its plots from benchmarks/results/*.json: the same results give the same page.
 
 Each result is known by its shape: gpu_check, bench_follow_up, bench_tui, bench_caption, bench_scaling, bench_cpu,
-bench_latency, bench_memory, eval_demo_model --precisions and `vidqa sweep --json`. Plots need matplotlib; without it the
-page is the same and the pictures stay as they are.
+bench_latency, bench_memory, eval_demo_model --precisions and `vidqa sweep --json`. Plots need matplotlib; without it
+the page is the same and the pictures stay as they are.
 """
 
 import argparse
