@@ -10,7 +10,7 @@ from vidqa.models.family import families, family_of, find_family, planned_types,
 from vidqa.models.registry import released, short_names
 
 PACKAGE = Path(vidqa.__file__).parent
-FAMILY_NAMES = re.compile(r"qwen2_vl|qwen2_5_vl|Qwen2VL|Qwen2_5_VL")
+FAMILY_NAMES = re.compile(r"qwen2_vl|qwen2_5_vl|qwen3_vl|Qwen2VL|Qwen2_5_VL|Qwen3VL")
 # Files that still name a family. Remove an entry together with the name in its file.
 ALLOWED = {"cli/models.py"}  # the model_type of the demo
 

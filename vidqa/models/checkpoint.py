@@ -81,15 +81,22 @@ def _family(config: Mapping[str, Any], path: Path) -> ModelFamily:
     family = find_family(config.get("model_type"))
     if family is None:
         raise ModelError(
-            f"{path}: model_type is {quoted(config.get('model_type'))}; vidqa runs {' and '.join(runnable_types())}.",
+            f"{path}: model_type is {quoted(config.get('model_type'))}; vidqa runs {_families_that_run()}.",
             f"Choose for example --model {suggested_model()}.",
         )
     return family
 
 
+def _families_that_run() -> str:
+    """Return the families with their model types, for messages."""
+    names = [f"{one.TITLE} ({', '.join(one.RUNNABLE_TYPES)})" for one in families() if one.RUNNABLE_TYPES]
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+
 def suggested_model() -> str:
     """Return the smallest released checkpoint that runs, for messages."""
-    return next(name for family in families() for name in family.SHORT_NAMES.values())
+    names = {name: family.RELEASED[name] for family in families() for name in family.SHORT_NAMES.values()}
+    return min(names, key=lambda name: sum(math.prod(shape) for _, shape in tensor_shapes(names[name])))
 
 
 def check_supported(spec: ModelSpec, name: str) -> None:
@@ -104,8 +111,7 @@ def check_supported(spec: ModelSpec, name: str) -> None:
             )
     if spec.model_type not in runnable_types():
         raise ModelError(
-            f"{name} is a {spec.model_type!r} checkpoint: it can be planned, but vidqa runs "
-            f"{' and '.join(runnable_types())} so far.",
+            f"{name} is a {spec.model_type!r} checkpoint: it can be planned, but vidqa runs {_families_that_run()}.",
             f"Choose for example --model {suggested_model()}.",
         )
 

@@ -110,8 +110,8 @@ class ModelFamily(Protocol):
     def spec_of(self, config: Mapping[str, Any]) -> ModelSpec:
         """Return checked values of config.json as a spec."""
 
-    def read_bounds(self, folder: Path) -> PixelBounds:
-        """Return the frame and pixel bounds of a checkpoint folder; raise ModelError."""
+    def read_bounds(self, folder: Path, spec: ModelSpec) -> PixelBounds:
+        """Return the frame and pixel bounds of a checkpoint folder; raise ModelError if it contradicts `spec`."""
 
     def vision_shapes(self, spec: ModelSpec) -> Iterable[tuple[str, Shape]]:
         """Yield name and shape of every tensor of the vision tower, without the tower's prefix."""
@@ -196,11 +196,11 @@ class FamilyRuntime(Protocol):
 
 @cache
 def families() -> tuple[ModelFamily, ...]:
-    """Return all families: the folders of `models/families/`, by name."""
+    """Return all families: the folders of `models/families/`, by title."""
     package = import_module("vidqa.models.families")
-    names = sorted(module.name for module in pkgutil.iter_modules(package.__path__))
+    names = (module.name for module in pkgutil.iter_modules(package.__path__))
     modules: list[Any] = [import_module(f"{package.__name__}.{name}") for name in names]
-    return tuple(modules)
+    return tuple(sorted(modules, key=lambda module: module.TITLE))
 
 
 def planned_types() -> tuple[str, ...]:

@@ -25,8 +25,10 @@ class StoredWeights:
 class VisionSpec:
     """A vision tower: `patch` pixels a side, `temporal_patch` frames deep, `merge`² patches per token.
 
-    `mlp_hidden` is the width inside a block's MLP; `gated` MLPs have three matrices. Attention stays within windows of
-    `window` pixels except in the blocks of `full_attention`; 0 means no windows.
+    `mlp_hidden` is the width inside a block's MLP. Attention stays within windows of `window` pixels except in the
+    blocks of `full_attention`; 0 means no windows. `tokens_per_second`: M-RoPE positions in time of a second; 0 counts
+    slices instead. `position_rows`: rows of the table of learned positions. `deepstack_blocks`: the blocks whose
+    features go into the first decoder layers.
     """
 
     depth: int
@@ -36,9 +38,11 @@ class VisionSpec:
     temporal_patch: int
     merge: int
     mlp_hidden: int
-    gated: bool = False
     window: int = 0
     full_attention: tuple[int, ...] = ()
+    tokens_per_second: int = 0
+    position_rows: int = 0
+    deepstack_blocks: tuple[int, ...] = ()
 
     @property
     def patch_values(self) -> int:
