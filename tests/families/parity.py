@@ -154,7 +154,7 @@ def greedy(pair: Pair, ran: Ran, count: int) -> list[int]:
     return list(decode(runner, ran.logits, frozenset(), count))
 
 
-def oracle_inputs(pair: Pair, plan: Plan, frames: Tensor, text: str, **metadata: Any) -> dict[str, Tensor]:
+def oracle_inputs(pair: Pair, frames: Tensor, text: str, **metadata: Any) -> dict[str, Tensor]:
     """What transformers' own processor makes of (n, 3, height, width) frames and a text with one video token."""
     rate = {"fps": 1.0, "frames_indices": list(range(len(frames))), "total_num_frames": len(frames)} | metadata
     return dict(

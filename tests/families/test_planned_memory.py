@@ -14,7 +14,12 @@ from vidqa.planner.memory_model import tensor_bytes
 from vidqa.planner.weight_memory import parameters, staging_bytes
 from vidqa.types import Placement, RunConfig
 
-MODELS = ("Qwen/Qwen2.5-VL-3B-Instruct", "Qwen/Qwen2.5-VL-7B-Instruct")
+MODELS = (
+    "Qwen/Qwen2.5-VL-3B-Instruct", "Qwen/Qwen2.5-VL-7B-Instruct", "Qwen/Qwen3-VL-4B-Instruct",
+    "Qwen/Qwen3-VL-8B-Instruct",
+)  # fmt: skip
+FULL = ("Qwen/Qwen2.5-VL-7B-Instruct", "Qwen/Qwen3-VL-4B-Instruct")
+LONG = pytest.mark.long
 SHAPES = {  # height and width in tokens, frames
     "few large": ((20, 36), 2), "some": ((9, 16), 8), "many small": ((4, 5), 32),
 }  # fmt: skip
@@ -33,7 +38,7 @@ def shallow(spec: ModelSpec) -> ModelSpec:
     return replace(spec, layers=4, vision=replace(tower, deepstack_blocks=(0, 1, 2)[: spec.deepstack]))
 
 
-@pytest.mark.parametrize("weights", ["bf16", "nf4", "int8"])
+@pytest.mark.parametrize("weights", ["bf16", pytest.param("nf4", marks=LONG), pytest.param("int8", marks=LONG)])
 @pytest.mark.parametrize("name", MODELS)
 def test_every_phase_is_planned_as_it_is_replayed(name: str, weights: str) -> None:
     spec = shallow(released()[name])
@@ -45,16 +50,16 @@ def test_every_phase_is_planned_as_it_is_replayed(name: str, weights: str) -> No
     check_plans(spec, tuple(one for one in run_configs if prompt_tokens(spec, one) <= 3 * one.prefill_chunk))
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_full_size_is_planned_and_weights_to_the_byte(name: str) -> None:
+@pytest.mark.parametrize("weights", ["bf16", pytest.param("nf4", marks=LONG), pytest.param("int8", marks=LONG)])
+@pytest.mark.parametrize("name", FULL)
+def test_full_size_is_planned_and_weights_to_the_byte(name: str, weights: str) -> None:
     spec = released()[name]
-    for weights in ("bf16", "nf4"):
-        with replayed(spec, weights) as replay:
-            resting = replay.live.now
-        run_config = run_config_of(spec, "some", weights=weights)
-        planned = tensor_bytes(spec, run_config)["load"]
-        assert planned - staging_bytes(spec, weights, "bf16", Placement()) == resting
-        check_plans(spec, (run_config,))
+    with replayed(spec, weights) as replay:
+        resting = replay.live.now
+    run_config = run_config_of(spec, "some", weights=weights)
+    planned = tensor_bytes(spec, run_config)["load"]
+    assert planned - staging_bytes(spec, weights, "bf16", Placement()) == resting
+    check_plans(spec, (run_config,))
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -77,27 +82,35 @@ def test_slopes(name: str) -> None:
     check_slopes(spec, pairs)
 
 
+@pytest.mark.parametrize("name", FULL)
 @pytest.mark.parametrize(
     "placement",
     [
         Placement(embedding_on_host=True, vision_offloaded=True),
-        Placement(vision_quantized=True, lm_head_quantized=True),
+        pytest.param(Placement(vision_quantized=True, lm_head_quantized=True), marks=LONG),
         Placement(kv_on_host=True),
     ],
 )
-def test_every_placement_saves_what_is_planned(placement: Placement) -> None:
-    for name in MODELS:
-        spec = released()[name]
-        spec = spec if placement.vision_quantized else shallow(spec)
-        ends = {"embedding_on_host": not spec.tied, "lm_head_quantized": not spec.tied}  # a tied one is the lm_head
-        place = replace(placement, **{name: allowed and getattr(placement, name) for name, allowed in ends.items()})
-        weights = "bf16" if placement.kv_on_host else "nf4"
-        check_plans(spec, (run_config_of(spec, "some", weights=weights, kv="int8", placement=place),))
+def test_every_placement_saves_what_is_planned(placement: Placement, name: str) -> None:
+    spec = released()[name]
+    spec = spec if placement.vision_quantized else shallow(spec)  # the copy of its largest matrix is an upper bound
+    ends = {"embedding_on_host": not spec.tied, "lm_head_quantized": not spec.tied}  # a tied one is the lm_head
+    place = replace(placement, **{name: allowed and getattr(placement, name) for name, allowed in ends.items()})
+    weights = "bf16" if placement.kv_on_host else "nf4"
+    check_plans(spec, (run_config_of(spec, "some", weights=weights, kv="int8", placement=place),))
 
 
 @pytest.mark.parametrize(
-    ("name", "billions"), [("Qwen/Qwen2.5-VL-3B-Instruct", 3.755), ("Qwen/Qwen2.5-VL-7B-Instruct", 8.292)]
+    ("name", "billions"),
+    [
+        ("Qwen/Qwen2.5-VL-3B-Instruct", 3.75),
+        ("Qwen/Qwen2.5-VL-7B-Instruct", 8.29),
+        ("Qwen/Qwen3-VL-2B-Instruct", 2.13),
+        ("Qwen/Qwen3-VL-4B-Instruct", 4.44),
+        ("Qwen/Qwen3-VL-8B-Instruct", 8.77),
+        ("Qwen/Qwen3-VL-30B-A3B-Instruct", 31.07),
+    ],
 )
 def test_parameters_are_those_of_the_release(name: str, billions: float) -> None:
-    # total_size of the release's model.safetensors.index.json, over two bytes a parameter
-    assert parameters(released()[name]) / 1e9 == pytest.approx(billions, abs=0.001)
+    # What the releases' pages say, in billions.
+    assert parameters(released()[name]) / 1e9 == pytest.approx(billions, abs=0.006)

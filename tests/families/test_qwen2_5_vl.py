@@ -77,7 +77,7 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pair]:
 
 def inputs_of(pair: Pair, plan: Plan, system: str | None = SYSTEM, frames: Any = None) -> dict[str, Any]:
     """transformers' inputs with the plan's own distance between slices."""
-    inputs = oracle_inputs(pair, plan, pictures(plan) if frames is None else frames, rendered(pair, system))
+    inputs = oracle_inputs(pair, pictures(plan) if frames is None else frames, rendered(pair, system))
     return inputs | {"second_per_grid_ts": torch.tensor([2 * plan.interval_seconds])}
 
 
@@ -148,7 +148,7 @@ def test_positions_in_time_are_those_of_the_true_times(
     plan = made_plan(pair.loaded.model.spec, times, (84, 84))
     assert 2 * plan.interval_seconds == pytest.approx(ours)
     # A header of 2 frames per second, all six read: transformers' answer is 1 s between slices, whatever the times.
-    theirs = oracle_inputs(pair, plan, pictures(plan), rendered(pair), fps=2.0)["second_per_grid_ts"]
+    theirs = oracle_inputs(pair, pictures(plan), rendered(pair), fps=2.0)["second_per_grid_ts"]
     assert float(theirs[0]) == 1.0
     positions = run_prompt(pair, plan).positions
     seen = positions[0, 1 + rendered_head(pair) :: 9][:3]  # a token of each slice of 3x3
@@ -169,7 +169,7 @@ def oracle_text(pair: Pair, plan: Plan, history: Sequence[Turn], question: str, 
     """transformers' greedy answer to a question about the clip, after earlier turns."""
     prompt = build_prompt(pair.loaded, question, None, history)
     text = pair.loaded.tokenizer.decode([*prompt.head, VIDEO_TOKEN, *prompt.tail])
-    inputs = oracle_inputs(pair, plan, frames_of(pair, CLIP, plan), text)
+    inputs = oracle_inputs(pair, frames_of(pair, CLIP, plan), text)
     inputs |= {"second_per_grid_ts": torch.tensor([2 * plan.interval_seconds])}
     out = pair.oracle.generate(**inputs, max_new_tokens=tokens, do_sample=False, eos_token_id=756, pad_token_id=0)
     decoded: str = pair.loaded.tokenizer.decode(out[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)

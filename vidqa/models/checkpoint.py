@@ -259,8 +259,14 @@ def _layer_shapes(spec: ModelSpec) -> dict[str, Shape]:
             shapes[f"self_attn.{name}.bias"] = (width,)
     if spec.qk_norm:
         shapes |= {f"self_attn.{name}.weight": (spec.head_dim,) for name in ("q_norm", "k_norm")}
+    shapes["self_attn.o_proj.weight"] = (hidden, queries)
+    if spec.experts:
+        return shapes | {
+            "mlp.gate.weight": (spec.experts, hidden),
+            "mlp.experts.gate_up_proj": (spec.experts, 2 * spec.expert_width, hidden),
+            "mlp.experts.down_proj": (spec.experts, hidden, spec.expert_width),
+        }
     return shapes | {
-        "self_attn.o_proj.weight": (hidden, queries),
         "mlp.gate_proj.weight": (wide, hidden),
         "mlp.up_proj.weight": (wide, hidden),
         "mlp.down_proj.weight": (hidden, wide),

@@ -143,8 +143,13 @@ class FamilyRuntime(Protocol):
     def hf_classes(self) -> tuple[type, type]:
         """Import and return transformers' configuration and model class."""
 
-    def hf_video_inputs(self, frames: "Tensor", spec: ModelSpec, **options: Any) -> "dict[str, Tensor]":
-        """Run transformers' own video processor on frames (n, 3, height, width) that have their final size."""
+    def hf_video_inputs(
+        self, frames: "Tensor", spec: ModelSpec, seconds_per_slice: float, **options: Any
+    ) -> "dict[str, Tensor]":
+        """Run transformers' own video processor on frames (n, 3, height, width) that have their final size.
+
+        Return what its model takes of the video, as a processor with the true times would.
+        """
 
     def hf_config(self, spec: ModelSpec) -> Any:
         """Return transformers' configuration of a spec, for models of random weights."""

@@ -60,20 +60,24 @@ _TOWER: dict[str, Rule] = {
     "in_chans": Integer(3, 3, 3),
 }
 _PATCH = Integer(1, 256)
+_NONE: Mapping[str, Rule] = {}
 _TOKENS = {
     "image_token_id": 151655, "video_token_id": 151656, "vision_start_token_id": 151652, "vision_end_token_id": 151653,
 }  # fmt: skip
 
 
-def check_language_model(config: Values, rules: Mapping[str, Rule], theta: float) -> dict[str, Any]:
+def check_language_model(
+    config: Values, theta: float, rules: Mapping[str, Rule] = _NONE, rope_rules: Mapping[str, Rule] = _NONE
+) -> dict[str, Any]:
     """Return the checked values of the language model, of `tie_word_embeddings` and of the special tokens.
 
     Hub checkpoints may have the language model's values at the top level, saved ones have them in `text_config`; the
-    result has them in `text_config`. `rules` are the family's own, `theta` its default base. Raise ModelError.
+    result has them in `text_config`. `theta` is the family's default base; `rules` are its own for the language model,
+    `rope_rules` those for the rotary embedding. Raise ModelError.
     """
     nested = config.values.get("text_config") is not None
     text = config.inner("text_config") if nested else config
-    checked = _check_text(text, rules, theta)
+    checked = _check_text(text, theta, rules, rope_rules)
     vocabulary = checked["vocab_size"]
     return {
         "model_type": config.values["model_type"],
@@ -84,7 +88,9 @@ def check_language_model(config: Values, rules: Mapping[str, Rule], theta: float
     }
 
 
-def _check_text(text: Values, rules: Mapping[str, Rule], theta: float) -> dict[str, Any]:
+def _check_text(
+    text: Values, theta: float, rules: Mapping[str, Rule], rope_rules: Mapping[str, Rule]
+) -> dict[str, Any]:
     checked = text.checked(_TEXT | dict(rules))
     text.checked(_FULL_ATTENTION)
     hidden, heads = checked["hidden_size"], checked["num_attention_heads"]
@@ -97,19 +103,19 @@ def _check_text(text: Values, rules: Mapping[str, Rule], theta: float) -> dict[s
     tokens = {key: text.take(key, Integer(0, vocabulary - 1, None)) for key in ("bos_token_id", "pad_token_id")}
     stops = list(token_ids(text, "eos_token_id", vocabulary))
     head_dim = checked.get("head_dim", hidden // heads)
-    return checked | tokens | {"eos_token_id": stops, "rope_parameters": _rope(text, head_dim, theta)}
+    return checked | tokens | {"eos_token_id": stops, "rope_parameters": _rope(text, head_dim, theta, rope_rules)}
 
 
-def _rope(text: Values, head_dim: int, default_theta: float) -> dict[str, Any]:
+def _rope(text: Values, head_dim: int, default_theta: float, rules: Mapping[str, Rule]) -> dict[str, Any]:
     """Return M-RoPE's base and its numbers of frequencies for time, row and column, together half of head_dim."""
     key = "rope_scaling" if text.values.get("rope_scaling") else "rope_parameters"
     rope = text.inner(key)
-    checked = rope.checked(_ROPE)
+    checked, own = rope.checked(_ROPE), rope.checked(rules)
     sections = checked["mrope_section"]
     if 2 * sum(sections) != head_dim:
         rope.refuse("mrope_section", list(sections), f"must add up to {head_dim / 2:g}, half of a head")
     theta = checked["rope_theta"] or text.take("rope_theta", Number(1.0, 1e15, default_theta))
-    return {"rope_type": "default", "rope_theta": theta, "mrope_section": list(sections)}
+    return {"rope_type": "default", "rope_theta": theta, "mrope_section": list(sections), **own}
 
 
 def check_tower(config: Values, rules: Mapping[str, Rule], width: str, patch: int) -> tuple[Values, dict[str, Any]]:

@@ -59,7 +59,8 @@ class ModelSpec:
     generation_config.json names none. `attention_bias`: queries, keys and values have biases. `qk_norm`: queries and
     keys are normalised per head. `deepstack`: number of first decoder layers after which vision features are added.
     `slice_text_tokens`: most text tokens between two temporal slices of a prompt. `stored_dtype`: the precision of most
-    unquantized weights in the files; released checkpoints are in bf16.
+    unquantized weights in the files; released checkpoints are in bf16. `experts`: MLPs of `expert_width` in a layer, of
+    which each token takes several, `intermediate` wide together; 0 for one MLP.
     """
 
     model_type: str
@@ -81,6 +82,8 @@ class ModelSpec:
     deepstack: int = 0
     slice_text_tokens: int = 0
     stored_dtype: str = "bf16"
+    experts: int = 0
+    expert_width: int = 0
 
     @property
     def pixel_factor(self) -> int:

@@ -88,12 +88,15 @@ def attention_bytes(spec: ModelSpec, run_config: RunConfig) -> int:
 def mlp_bytes(spec: ModelSpec, run_config: RunConfig, wide: int) -> int:
     """Return the peak of the MLP in the last tile.
 
-    Hidden, the tiles before, the tile's norm and `wide` tensors of M values: b·(2·R·E + wide·T·M).
+    Hidden, the tiles before, the tile's norm and `wide` tensors of M values: b·(2·R·E + wide·T·M). In float16 the
+    second product's scaled input and its result are beside the input: b·T·(2·M + E).
     """
     rows, width = rows_in_group(spec, run_config), spec.vision.embed_dim
-    tile = min(rows, VISION_MLP_ROWS)
-    inside = ELEMENT_BYTES[run_config.dtype] * tile * (width + wide * spec.vision.mlp_hidden)
-    return inside + residual_bytes(run_config) * (2 * rows - tile) * width
+    tile, inside = min(rows, VISION_MLP_ROWS), wide * spec.vision.mlp_hidden
+    if run_config.dtype == "fp16":
+        inside = max(inside, 2 * spec.vision.mlp_hidden + width)
+    within_tile = ELEMENT_BYTES[run_config.dtype] * tile * (width + inside)
+    return within_tile + residual_bytes(run_config) * (2 * rows - tile) * width
 
 
 def merger_bytes(spec: ModelSpec, run_config: RunConfig) -> int:

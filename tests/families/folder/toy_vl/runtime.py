@@ -90,7 +90,7 @@ def hf_config(spec: ModelSpec) -> ToyConfig:
     )  # fmt: skip
 
 
-def hf_video_inputs(frames: Tensor, spec: ModelSpec, **options: Any) -> dict[str, Tensor]:
+def hf_video_inputs(frames: Tensor, spec: ModelSpec, seconds_per_slice: float, **options: Any) -> dict[str, Tensor]:
     """There is no processor of transformers to compare with."""
     raise NotImplementedError
 

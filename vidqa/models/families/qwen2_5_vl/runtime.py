@@ -166,7 +166,7 @@ def hf_classes() -> tuple[type, type]:
     return Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 
-def hf_video_inputs(frames: Tensor, spec: ModelSpec, **options: Any) -> dict[str, Tensor]:
+def hf_video_inputs(frames: Tensor, spec: ModelSpec, seconds_per_slice: float, **options: Any) -> dict[str, Tensor]:
     """Run transformers' own video processor on frames (n, 3, height, width) that have their final size."""
     from transformers import Qwen2VLVideoProcessor
 
@@ -175,7 +175,8 @@ def hf_video_inputs(frames: Tensor, spec: ModelSpec, **options: Any) -> dict[str
         do_resize=False, cap_pixels_per_frame=True, patch_size=vision.patch,
         temporal_patch_size=vision.temporal_patch, merge_size=vision.merge,
     )  # fmt: skip
-    return dict(processor(videos=[frames], return_tensors="pt", do_sample_frames=False, **options))
+    made = processor(videos=[frames], return_tensors="pt", do_sample_frames=False, **options)
+    return dict(made) | {"second_per_grid_ts": torch.tensor([seconds_per_slice])}
 
 
 def decoder_layer(spec: ModelSpec) -> nn.Module:

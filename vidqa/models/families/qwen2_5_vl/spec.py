@@ -50,7 +50,7 @@ _VISION: dict[str, Rule] = {
 
 def check_config(config: Values) -> dict[str, Any]:
     """Return the checked values of a config.json as Qwen2_5_VLConfig takes them; raise ModelError for others."""
-    checked = check_language_model(config, {}, _THETA)
+    checked = check_language_model(config, _THETA)
     vision, tower = check_tower(config, _VISION, width="hidden_size", patch=14)
     check_out_width(vision, tower, "out_hidden_size", checked["text_config"]["hidden_size"])
     token = tower["patch_size"] * tower["spatial_merge_size"]

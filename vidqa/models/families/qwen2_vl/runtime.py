@@ -88,7 +88,7 @@ def hf_classes() -> tuple[type, type]:
     return Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
 
-def hf_video_inputs(frames: Tensor, spec: ModelSpec, **options: Any) -> dict[str, Tensor]:
+def hf_video_inputs(frames: Tensor, spec: ModelSpec, seconds_per_slice: float, **options: Any) -> dict[str, Tensor]:
     """Run transformers' own video processor on frames (n, 3, height, width) that have their final size."""
     from transformers import Qwen2VLVideoProcessor
 

@@ -45,7 +45,7 @@ _VISION: dict[str, Rule] = {
 
 def check_config(config: Values) -> dict[str, Any]:
     """Return the checked values of a config.json as Qwen2VLConfig takes them; raise ModelError for others."""
-    checked = check_language_model(config, {}, _THETA)
+    checked = check_language_model(config, _THETA)
     vision, tower = check_tower(config, _VISION, width="embed_dim", patch=14)
     check_out_width(vision, tower, "hidden_size", checked["text_config"]["hidden_size"])
     return checked | {"vision_config": tower}
