@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tests.planner.plan_builders import made_cpu, made_run_config, plan_of
@@ -222,3 +223,25 @@ def ask_together(config: EngineConfig, requests: Sequence[Request]) -> list[str]
             if isinstance(event, Answered):
                 texts[index] = event.answer.text
     return texts
+
+
+def magnify(folder: Path, names: Sequence[str], factor: float) -> None:
+    """Multiply the weights whose names end in one of `names`, so that a residual stream leaves float16's range."""
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    grown = {name: tensor * factor for name, tensor in tensors.items() if name.endswith(tuple(names))}
+    assert grown
+    save_file(tensors | grown, path, metadata={"format": "pt"})
+
+
+def assert_float16_is_finite_and_close(family: ModuleType, folder: Path, size: tuple[int, int]) -> None:
+    """The whole prompt in float16 against float32 of the same weights."""
+    logits = []
+    for dtype in ("fp32", "fp16"):
+        loaded = load_model(folder, CPU, dtype, dtype, Placement())
+        plan = made_plan(loaded.model.spec, (0.0, 0.5, 1.0, 1.5), size, vision_chunk=2)
+        config = replace(plan.run_config, weights=dtype, dtype=dtype, kv=dtype)
+        ran = run_prompt(Pair(folder, loaded, None, None), replace(plan, run_config=config))
+        logits.append(ran.logits.float())
+    assert torch.isfinite(logits[1]).all()
+    assert (logits[0] - logits[1]).abs().max() < 0.02 * (logits[0].max() - logits[0].min())

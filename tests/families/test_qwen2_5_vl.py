@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,13 @@ from tests.families.parity import (
     Pair,
     ask,
     ask_together,
+    assert_float16_is_finite_and_close,
     assert_same_until_a_tie,
     frames_of,
     greedy,
     load_pair,
     made_plan,
+    magnify,
     oracle_inputs,
     pictures,
     rendered,
@@ -31,11 +34,14 @@ from tests.families.parity import (
 from vidqa.config import EngineConfig
 from vidqa.engine.prompt import build_prompt
 from vidqa.errors import ModelError
+from vidqa.models.checkpoint import read_spec
 from vidqa.models.families import qwen2_5_vl as family
 from vidqa.models.families.qwen2_5_vl.runtime import window_order
-from vidqa.models.registry import find_checkpoints
+from vidqa.models.registry import find_checkpoints, released
 from vidqa.models.spec import ModelSpec, VisionSpec
-from vidqa.types import Plan, Request, Turn
+from vidqa.profiling.hf_baseline import HFBaseline
+from vidqa.types import Placement, Plan, Request, Turn
+from vidqa.video.reader import open_video
 
 CLIP = str(Path(__file__).parents[2] / "assets/demo.mp4")
 HEAD_LAYOUTS = {"3B": (16, 2), "7B": (28, 4)}
@@ -47,6 +53,23 @@ CASES = {  # times of frames, (height, width); windows have 4 tokens a side
     "whole windows": (HALF_SECONDS, (112, 224)),
     "odd frames and rate": (ODD_RATE, (140, 112)),
 }
+
+
+HUB_CONFIG = {  # Qwen2.5-VL-3B-Instruct
+    "architectures": ["Qwen2_5_VLForConditionalGeneration"], "attention_dropout": 0.0, "bos_token_id": 151643,
+    "eos_token_id": 151645, "vision_start_token_id": 151652, "vision_end_token_id": 151653, "vision_token_id": 151654,
+    "image_token_id": 151655, "video_token_id": 151656, "hidden_act": "silu", "hidden_size": 2048,
+    "initializer_range": 0.02, "intermediate_size": 11008, "max_position_embeddings": 128000, "max_window_layers": 70,
+    "model_type": "qwen2_5_vl", "num_attention_heads": 16, "num_hidden_layers": 36, "num_key_value_heads": 2,
+    "rms_norm_eps": 1e-06, "rope_theta": 1000000.0, "sliding_window": 32768, "tie_word_embeddings": True,
+    "torch_dtype": "bfloat16", "use_cache": True, "use_sliding_window": False, "vocab_size": 151936,
+    "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]},
+    "vision_config": {
+        "depth": 32, "hidden_act": "silu", "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16,
+        "in_chans": 3, "out_hidden_size": 2048, "patch_size": 14, "spatial_merge_size": 2, "spatial_patch_size": 14,
+        "window_size": 112, "fullatt_block_indexes": [7, 15, 23, 31], "tokens_per_second": 2, "temporal_patch_size": 2,
+    },
+}  # fmt: skip
 
 
 def spec_of(layout: str) -> ModelSpec:
@@ -256,3 +279,35 @@ def test_impossible_values_are_refused(tmp_path: Path, key: str, value: Any, mes
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(ModelError, match=message):
         find_checkpoints(str(folder), local=False)
+
+
+def test_float16_does_not_overflow(tmp_path: Path) -> None:
+    folder = write_checkpoint(family, spec_of("3B"), tmp_path / "m")
+    magnify(folder, ("blocks.1.attn.proj.weight", "blocks.1.mlp.down_proj.weight"), 3e4)
+    assert_float16_is_finite_and_close(family, folder, (112, 84))
+
+
+@pytest.mark.parametrize("placement", [Placement(vision_offloaded=True), Placement(kv_on_host=True)])
+def test_placements_change_nothing(pairs: dict[str, Pair], placement: Placement) -> None:
+    request = Request(CLIP, QUESTION, frames=4, size=(128, 96), max_tokens=12)
+    (plain,), (other,) = (ask(config_of(pairs["3B"], **one), request) for one in ({}, {"placement": placement}))
+    assert other.text == plain.text and other.plan.run_config.placement == placement
+
+
+def test_the_baseline_of_sweeps_runs_the_family(pairs: dict[str, Pair]) -> None:
+    """`sweep` and `profile` compare with transformers: the same tokens, and the same prompt."""
+    pair = pairs["3B"]
+    request = Request(CLIP, QUESTION, frames=4, size=(224, 160), max_tokens=12)
+    (ours,) = ask(config_of(pair), request)
+    config = ours.plan.run_config
+    with open_video(CLIP, isolated=False) as reader:
+        baseline = HFBaseline(pair.folder, torch.device("cpu"), "fp32")
+        theirs = baseline.ask(request, reader, ours.plan.indices, (config.height, config.width))
+    assert theirs.text == ours.text
+    assert (theirs.visual_tokens, theirs.prompt_tokens) == (ours.plan.visual_tokens, ours.plan.prompt_tokens)
+
+
+def test_the_release_is_read_as_it_is_planned(tmp_path: Path) -> None:
+    """config.json as the hub has it, without what has no rule."""
+    (tmp_path / "config.json").write_text(json.dumps(HUB_CONFIG))
+    assert replace(read_spec(tmp_path), stop_tokens=()) == released()["Qwen/Qwen2.5-VL-3B-Instruct"]

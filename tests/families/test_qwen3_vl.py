@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,13 @@ from tests.families.parity import (
     Pair,
     ask,
     ask_together,
+    assert_float16_is_finite_and_close,
     assert_same_until_a_tie,
     frames_of,
     greedy,
     load_pair,
     made_plan,
+    magnify,
     oracle_inputs,
     pictures,
     rendered,
@@ -32,7 +35,7 @@ from tests.planner.plan_builders import made_problem
 from vidqa.config import EngineConfig
 from vidqa.engine.prompt import build_prompt, slice_times
 from vidqa.errors import ModelError
-from vidqa.models.checkpoint import check_supported
+from vidqa.models.checkpoint import check_supported, read_spec
 from vidqa.models.families import qwen3_vl as family
 from vidqa.models.families.qwen3_vl.runtime import layout
 from vidqa.models.family import TextSegment
@@ -40,7 +43,8 @@ from vidqa.models.hub import demo_folder
 from vidqa.models.registry import find_checkpoints, released
 from vidqa.models.spec import ModelSpec, VisionSpec
 from vidqa.planner.planner import plan_video
-from vidqa.types import Plan, Request, Turn
+from vidqa.profiling.hf_baseline import HFBaseline
+from vidqa.types import Placement, Plan, Request, Turn
 from vidqa.video.reader import open_video
 
 CLIP = str(Path(__file__).parents[2] / "assets/demo.mp4")
@@ -53,6 +57,27 @@ CASES = {  # number and rate of frames, (height, width)
     "odd frames and rate": (5, 29.97, (160, 128)),
 }
 START, END = 763, 764
+
+
+HUB_CONFIG = {  # Qwen3-VL-4B-Instruct
+    "architectures": ["Qwen3VLForConditionalGeneration"], "image_token_id": 151655, "model_type": "qwen3_vl",
+    "text_config": {
+        "attention_bias": False, "attention_dropout": 0.0, "bos_token_id": 151643, "dtype": "bfloat16",
+        "eos_token_id": 151645, "head_dim": 128, "hidden_act": "silu", "hidden_size": 2560, "initializer_range": 0.02,
+        "intermediate_size": 9728, "max_position_embeddings": 262144, "model_type": "qwen3_vl_text",
+        "num_attention_heads": 32, "num_hidden_layers": 36, "num_key_value_heads": 8, "rms_norm_eps": 1e-06,
+        "rope_scaling": {"mrope_interleaved": True, "mrope_section": [24, 20, 20], "rope_type": "default"},
+        "rope_theta": 5000000, "tie_word_embeddings": True, "use_cache": True, "vocab_size": 151936,
+    },
+    "tie_word_embeddings": True, "video_token_id": 151656,
+    "vision_config": {
+        "deepstack_visual_indexes": [5, 11, 17], "depth": 24, "hidden_act": "gelu_pytorch_tanh", "hidden_size": 1024,
+        "in_channels": 3, "initializer_range": 0.02, "intermediate_size": 4096, "model_type": "qwen3_vl",
+        "num_heads": 16, "num_position_embeddings": 2304, "out_hidden_size": 2560, "patch_size": 16,
+        "spatial_merge_size": 2, "temporal_patch_size": 2,
+    },
+    "vision_end_token_id": 151653, "vision_start_token_id": 151652,
+}  # fmt: skip
 
 
 def spec_of(heads_of: str) -> ModelSpec:
@@ -293,3 +318,35 @@ def test_a_model_with_experts_is_planned_and_refused_to_run() -> None:
     assert 58 < sum(line.bytes for line in plan.lines if line.name.startswith("weights")) / 1e9 < 63
     with pytest.raises(ModelError, match="'qwen3_vl_moe' checkpoint: it can be planned, but vidqa runs Qwen2-VL"):
         check_supported(spec, "Qwen/Qwen3-VL-30B-A3B-Instruct")
+
+
+def test_float16_does_not_overflow(tmp_path: Path) -> None:
+    folder = write_checkpoint(family, spec_of("2B"), tmp_path / "m")
+    magnify(folder, ("blocks.1.attn.proj.weight", "blocks.1.mlp.linear_fc2.weight"), 3e4)
+    assert_float16_is_finite_and_close(family, folder, (64, 96))
+
+
+@pytest.mark.parametrize("placement", [Placement(vision_offloaded=True), Placement(kv_on_host=True)])
+def test_placements_change_nothing(pairs: dict[str, Pair], placement: Placement) -> None:
+    request = Request(CLIP, QUESTION, frames=4, size=(128, 96), max_tokens=12)
+    (plain,), (other,) = (ask(config_of(pairs["2B"], **one), request) for one in ({}, {"placement": placement}))
+    assert other.text == plain.text and other.plan.run_config.placement == placement
+
+
+def test_the_baseline_of_sweeps_runs_the_family(pairs: dict[str, Pair]) -> None:
+    """`sweep` and `profile` compare with transformers: the same tokens, and the same prompt."""
+    pair = pairs["2B"]
+    request = Request(CLIP, QUESTION, frames=4, size=(224, 160), max_tokens=12)
+    (ours,) = ask(config_of(pair), request)
+    config = ours.plan.run_config
+    with open_video(CLIP, isolated=False) as reader:
+        baseline = HFBaseline(pair.folder, torch.device("cpu"), "fp32")
+        theirs = baseline.ask(request, reader, ours.plan.indices, (config.height, config.width))
+    assert theirs.text == ours.text
+    assert (theirs.visual_tokens, theirs.prompt_tokens) == (ours.plan.visual_tokens, ours.plan.prompt_tokens)
+
+
+def test_the_release_is_read_as_it_is_planned(tmp_path: Path) -> None:
+    """config.json as the hub has it, without what has no rule."""
+    (tmp_path / "config.json").write_text(json.dumps(HUB_CONFIG))
+    assert replace(read_spec(tmp_path), stop_tokens=()) == released()["Qwen/Qwen3-VL-4B-Instruct"]
