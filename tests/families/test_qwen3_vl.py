@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast, Qwen2VLImageProcessor, Qwen3VLProcessor, Qwen3VLVideoProcessor
 
+from tests.clips import write_clip
 from tests.families.parity import (
     QUESTION,
     SYSTEM,
@@ -33,7 +34,8 @@ from tests.families.parity import (
 )
 from tests.planner.plan_builders import made_problem
 from vidqa.config import EngineConfig
-from vidqa.engine.prompt import build_prompt, slice_times
+from vidqa.engine.prompt import build_prompt, layout_of, slice_times
+from vidqa.engine.session import Session
 from vidqa.errors import ModelError
 from vidqa.models.checkpoint import check_supported, read_spec
 from vidqa.models.families import qwen3_vl as family
@@ -179,6 +181,23 @@ def test_times_are_the_true_ones_of_a_rate_that_varies(pairs: dict[str, Pair]) -
     tokenizer = pair.loaded.tokenizer
     assert times_in(ours, tokenizer) == ["0.1 seconds", "4.7 seconds", "9.6 seconds"]  # means of two frames
     assert times_in(theirs.tolist(), tokenizer) == ["0.8 seconds", "4.2 seconds", "7.5 seconds"]
+
+
+def test_a_file_of_a_variable_rate_shows_its_own_times(pairs: dict[str, Pair], tmp_path: Path) -> None:
+    """Four pictures in a second, a stand-still of eight, four pictures more."""
+    pair, milliseconds = pairs["2B"], [0, 250, 500, 750, 9000, 9250, 9500, 9750]
+    clip = write_clip(tmp_path / "still.mkv", len(milliseconds), size=(128, 96), pts=milliseconds)
+    with Session(config_of(pair)) as session:
+        plan = session.plan(Request(str(clip), QUESTION, frames=8, size=(128, 96)))
+    loaded = pair.loaded
+    layout = layout_of(build_prompt(loaded, QUESTION, None), plan, loaded)
+    ids = [token for one in layout if isinstance(one, TextSegment) for token in one.ids]
+    times = plan.timestamps_seconds
+    means = [(first + second) / 2 for first, second in zip(times[::2], times[1::2], strict=True)]
+    assert set(times) <= {one / 1000 for one in milliseconds}
+    assert times_in(ids, loaded.tokenizer) == [f"{mean:.1f} seconds" for mean in means]
+    rate = len(milliseconds) / 10  # what a header says: transformers would show 1.9 s for the second slice
+    assert [index / rate for index in plan.indices] != pytest.approx(list(times), abs=0.5)
 
 
 def test_a_template_without_brackets_and_text_before_the_time() -> None:

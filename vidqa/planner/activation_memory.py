@@ -77,7 +77,7 @@ def chunk_tokens(spec: ModelSpec, run_config: RunConfig) -> int:
 def chunk_formula(spec: ModelSpec, run_config: RunConfig) -> str:
     """Return the larger of the formulas of `tokens_bytes` with its numbers."""
     tokens, hidden, wide = chunk_tokens(spec, run_config), spec.hidden, spec.intermediate
-    rows = 2 + residual_element_bytes(run_config) // ELEMENT_BYTES[run_config.dtype]
+    rows = 2 + spec.deepstack + residual_element_bytes(run_config) // ELEMENT_BYTES[run_config.dtype]
     if run_config.weights == "int8":
         return f"{tokens} tokens · ({rows} · {hidden} + {wide} in {run_config.dtype}, int32, fp16 and cast)"
     if run_config.weights in QUANTIZED and hidden > tokens:
