@@ -95,8 +95,13 @@ def _families_that_run() -> str:
 
 def suggested_model() -> str:
     """Return the smallest released checkpoint that runs, for messages."""
-    names = {name: family.RELEASED[name] for family in families() for name in family.SHORT_NAMES.values()}
-    return min(names, key=lambda name: sum(math.prod(shape) for _, shape in tensor_shapes(names[name])))
+    return min((name for family in families() for name in family.SHORT_NAMES.values()), key=download_bytes)
+
+
+def download_bytes(name: str) -> int:
+    """Return the bytes of a released checkpoint's weights, which are in 16-bit."""
+    spec = next(family.RELEASED[name] for family in families() if name in family.RELEASED)
+    return 2 * sum(math.prod(shape) for _, shape in tensor_shapes(spec))
 
 
 def check_supported(spec: ModelSpec, name: str) -> None:
