@@ -91,7 +91,7 @@ def scenery(made: list[tuple[np.ndarray, np.ndarray]] = []) -> tuple[np.ndarray,
 
 
 def resized(rgb: np.ndarray, size: tuple[int, int]) -> Any:
-    from vidqa.models.families.qwen2_vl.image_processor import resize_frame
+    from vidqa.models.families.qwen2_vl.runtime import resize_frame
 
     return resize_frame(rgb, *size)
 

@@ -229,7 +229,7 @@ def test_every_field_of_a_run_config_is_tested() -> None:
 
 def test_auto_stays_with_the_model_that_is_loaded(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = demo_folder()
-    small = Checkpoint("small", SPEC, read_bounds(folder), folder)
+    small = Checkpoint("small", SPEC, read_bounds(folder, SPEC), folder)
     large = replace(small, name="large", spec=replace(small.spec, layers=400))
     offered = [[small], [small, large]]
     monkeypatch.setattr(model_manager, "find_checkpoints", lambda name, *, local: offered.pop(0))

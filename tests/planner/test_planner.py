@@ -24,7 +24,8 @@ from vidqa.devices.device import find_device
 from vidqa.devices.gpu_catalog import CATALOG, as_device
 from vidqa.devices.host import usable_cores
 from vidqa.errors import DoesNotFit, UsageError
-from vidqa.models.families.qwen2_vl import MODEL_SCORES, RELEASED
+from vidqa.models.families.qwen2_5_vl import RELEASED as RELEASED_25
+from vidqa.models.families.qwen2_vl import MODEL_SCORES
 from vidqa.models.registry import find_checkpoints
 from vidqa.models.spec import ModelSpec
 from vidqa.planner import quality
@@ -42,7 +43,8 @@ from vidqa.types import Placement, Plan, Request
 
 BUDGETS = st.floats(3.0, 40.0)
 SECONDS = st.floats(0.2, 8000.0)
-SPECS = st.sampled_from([SPEC_2B, SPEC_7B, RELEASED["Qwen/Qwen2.5-VL-7B-Instruct"]])
+SPEC_25_7B = RELEASED_25["Qwen/Qwen2.5-VL-7B-Instruct"]
+SPECS = st.sampled_from([SPEC_2B, SPEC_7B, SPEC_25_7B])
 PROBLEMS = st.builds(
     made_problem,
     BUDGETS,
@@ -263,7 +265,7 @@ def test_one_frame_is_the_middle_one() -> None:
 
 def test_limits_name_requests_that_cannot_be_met() -> None:
     assert "124 frames instead of 500" in plan_video(made_problem(24, 4.99, frames=500, size=(448, 252))).limits[0]
-    far = plan_video(made_problem(80, 300, RELEASED["Qwen/Qwen2.5-VL-7B-Instruct"], frames=256, size=(1008, 560)))
+    far = plan_video(made_problem(80, 300, SPEC_25_7B, frames=256, size=(1008, 560)))
     assert any("past 32,768" in limit for limit in far.limits)
     tight = plan_video(made_problem(5.0, 10, placement=Placement(), weights="bf16", kv="native"))
     assert any("tokens at a time, to save memory" in limit for limit in tight.limits)

@@ -28,7 +28,7 @@ from vidqa.engine.static_decode_step import DecodeState, next_logits
 from vidqa.engine.timers import Callbacks, PhaseTimer, StageContext
 from vidqa.engine.vision import GroupEncoder, PreparedFrame
 from vidqa.models.attention.selector import make_kernel
-from vidqa.models.family import TextSegment, VisionSegment
+from vidqa.models.family import Segment, TextSegment, VisionSegment
 from vidqa.models.fused_decoder import FusedDecoder, merging_bytes
 from vidqa.models.spec import ModelSpec
 from vidqa.models.vlm import SequenceChunk, VisionLanguageModel
@@ -64,6 +64,16 @@ class BlankFrames:
         """All were delivered."""
 
 
+def segments(spec: ModelSpec, run_config: RunConfig) -> tuple[Segment, ...]:
+    """Return a prompt's segments, with as much text between slices as a plan allows for."""
+    head, tail = (TextSegment(tuple(range(count))) for count in (HEAD, run_config.text_tokens - HEAD))
+    slices = spec.slices(run_config.frames)
+    if not spec.slice_text_tokens:
+        return head, VisionSegment(slices), tail
+    text = TextSegment(tuple(range(spec.slice_text_tokens)))
+    return head, *(text, VisionSegment(1)) * slices, tail
+
+
 def run_phases(replay: Replay, run_config: RunConfig, spec: ModelSpec) -> dict[str, int]:
     """Return the replayed peaks by phase, as the engine's tracker counts them."""
     model, tracker = replay.model, Tracker(made_device(80), TensorMeter(replay.live))
@@ -71,8 +81,7 @@ def run_phases(replay: Replay, run_config: RunConfig, spec: ModelSpec) -> dict[s
         StageContext(tracker, Callbacks(lambda: False), PhaseTimer("replayed")),
         make_kernel(run_config.attention, CUDA),
     )
-    tail = TextSegment(tuple(range(run_config.text_tokens - HEAD)))
-    layout = (TextSegment(tuple(range(HEAD))), VisionSegment(spec.slices(run_config.frames)), tail)
+    layout = segments(spec, run_config)
     prefill = Prefill(model, kernel, run_config.prefill_chunk)
     runner = PromptRunner(model, plan_of(run_config, spec), layout, prefill, stages)
     with replay.vision_can_be_offloaded():

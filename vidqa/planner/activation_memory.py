@@ -59,12 +59,14 @@ def waiting_rows(spec: ModelSpec, run_config: RunConfig, phase: str) -> int:
     in `tokens_bytes`. In the vision phase fewer than a chunk of n wait from the groups before: all in one group
     where n ≤ G, else in groups of less than n + G together (a bound that grows with G, as the search
     requires). If the tower is offloaded, embeddings wait on the host, and only the group that was just encoded is on
-    the device.
+    the device; where text between slices shifts the chunks, also the slice of which a part was prefilled. The text
+    waits with its slices.
     """
-    group = group_tokens(spec, run_config)
-    total = spec.visual_tokens(run_config.frames, run_config.height, run_config.width)
+    group = group_tokens(spec, run_config) + group_slices(spec, run_config) * spec.slice_text_tokens
+    total = spec.video_tokens(run_config.frames, run_config.height, run_config.width)
     if run_config.placement.vision_offloaded:
-        return group if phase == "vision" else 0
+        slice_tokens = spec.slice_tokens(run_config.height, run_config.width) if spec.slice_text_tokens else 0
+        return group if phase == "vision" else min(slice_tokens, run_config.prefill_chunk)
     if phase == "vision" and total <= group:
         return 0
     one_group = phase == "prefill" or run_config.prefill_chunk <= group
@@ -84,7 +86,7 @@ def chunk_tokens(spec: ModelSpec, run_config: RunConfig) -> int:
 def chunk_formula(spec: ModelSpec, run_config: RunConfig) -> str:
     """Return the larger of the formulas of `tokens_bytes` with its numbers."""
     tokens, hidden, wide = chunk_tokens(spec, run_config), spec.hidden, spec.intermediate
-    rows = 2 + residual_element_bytes(run_config) // ELEMENT_BYTES[run_config.dtype]
+    rows = 2 + spec.deepstack + residual_element_bytes(run_config) // ELEMENT_BYTES[run_config.dtype]
     if runs_on_cpu_layers(spec, run_config):
         return f"{tokens} tokens · ({rows} · {hidden} + 2 · {wide}), and a part of a layer"
     if run_config.weights == "int8":

@@ -38,11 +38,16 @@ class WeightTensor:
 @cache
 def weight_tensors(spec: ModelSpec) -> tuple[WeightTensor, ...]:
     """Return every parameter of a checkpoint. Parts: embedding, layers, lm_head, vision."""
-    counts = Counter((part_of(name), shape) for name, shape in tensor_shapes(spec))
+    counts = Counter((part_of(name), shape, _is_linear(name, shape)) for name, shape in tensor_shapes(spec))
     return tuple(
-        WeightTensor(part, shape[0], math.prod(shape[1:]), len(shape) == 2, times)
-        for (part, shape), times in counts.items()
+        WeightTensor(part, shape[0], math.prod(shape[1:]), linear, times)
+        for (part, shape, linear), times in counts.items()
     )
+
+
+def _is_linear(name: str, shape: tuple[int, ...]) -> bool:
+    """Return whether a tensor is a linear layer's matrix, which alone is quantized: not a table of embeddings."""
+    return len(shape) == 2 and "embed" not in name
 
 
 @cache
