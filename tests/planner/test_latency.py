@@ -79,6 +79,16 @@ def test_fast_bf16_is_estimated_only_where_the_processor_has_it() -> None:
     assert with_it < fp32 / 2 < fp32 * 3 < without
 
 
+def test_a_captured_step_with_norms_of_queries_and_keys_is_not_fused() -> None:
+    run_config = made_run_config(frames=2, height=56, width=56, text_tokens=10)
+    fast = replace(made_device(80), bandwidth_bytes_per_second=1e15)  # only launching counts
+    plain, normed = (
+        estimate_seconds(made_problem(80, spec=replace(SPEC_2B, qk_norm=norm), device=fast), run_config).decode_seconds
+        for norm in (False, True)
+    )
+    assert normed == pytest.approx(5 * plain, rel=0.01)
+
+
 def test_faster_rates_allow_larger_chunks_between_two_checks() -> None:
     slow, fast = (on_cpu(speed=DeviceSpeed({"fp32": replace(RATES, matmul_flops_per_second=r)})) for r in (1e10, 1e12))
     assert cancel_check_seconds(slow, RUN)[0] > 10 * cancel_check_seconds(fast, RUN)[0]

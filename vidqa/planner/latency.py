@@ -120,12 +120,13 @@ def _estimated_rates(device: Device, weights: str) -> Rates:
     return Rates(flops, flops, device.bandwidth_bytes_per_second * _BANDWIDTH_SHARE, _OPERATION_SECONDS[device.kind])
 
 
-def _layer_seconds(run_config: RunConfig, device: Device, rates: Rates) -> float:
+def _layer_seconds(spec: ModelSpec, run_config: RunConfig, device: Device, rates: Rates) -> float:
     """Return the seconds that a decode step needs for each layer however little it reads."""
     on_host = run_config.placement.kv_on_host or run_config.placement.embedding_on_host
     if device.kind != "cuda" or on_host:  # a step that waits for the host is not captured
         return _PLAIN_OPERATIONS * rates.operation_seconds
     fused = (device.compute_capability or (0, 0)) >= OLDEST_FOR_TRITON and run_config.dtype != "fp16"
+    fused = fused and not spec.qk_norm  # the fused layer has no norms of queries and keys
     return (_FUSED_OPERATIONS if fused else _PLAIN_OPERATIONS) * _CAPTURED_OPERATION_SECONDS
 
 
@@ -195,7 +196,7 @@ def _token_seconds(problem: PlanningProblem, run_config: RunConfig) -> float:
     parts = ("layers", "embedding" if spec.tied else "lm_head")
     read = sum(_part_bytes(spec, run_config, part) for part in parts) + kv_bytes(spec, run_config)
     streaming = read / rates.weight_bytes_per_second
-    launching = spec.layers * _layer_seconds(run_config, device, rates)
+    launching = spec.layers * _layer_seconds(spec, run_config, device, rates)
     if device.kind == "cpu":
         return streaming + launching + _TOKEN_SECONDS
     launching *= _SLOWER_ON_GPU.get(run_config.weights, 1.0)
