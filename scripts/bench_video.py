@@ -5,7 +5,8 @@ from the unopened file to the last resized frame, imports excluded. Memory is th
 above what it held before. All keep the resized frames. The bars: vidqa at most 0.7x the fastest peer's time and 1/5 of
 qwen-vl-utils' memory growth, with frames equal to a linear decode's.
 
-`--index` measures instead how long the packet times of 100,000 frames take from a container's index and by demuxing.
+`--index` measures instead how long the packet times of 100,000 frames take from a container's index and by demuxing,
+`--conversions` what interlaced and HDR pictures take.
 """
 
 import argparse
@@ -90,7 +91,7 @@ def scenery(made: list[tuple[np.ndarray, np.ndarray]] = []) -> tuple[np.ndarray,
 
 
 def resized(rgb: np.ndarray, size: tuple[int, int]) -> Any:
-    from vidqa.models.families.qwen2_vl.image_processor import resize_frame
+    from vidqa.models.families.qwen2_vl.runtime import resize_frame
 
     return resize_frame(rgb, *size)
 
@@ -343,6 +344,9 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--index", action="store_true", help="compare container indexes with demuxing instead")
+    parser.add_argument(
+        "--conversions", action="store_true", help="compare interlaced and HDR clips with others instead"
+    )
     parser.add_argument("--task", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.task:
@@ -351,6 +355,11 @@ def main() -> int:
         return 0
     if arguments.index:
         compare_index(arguments.repeats)
+        return 0
+    if arguments.conversions:
+        from benchlib.conversions import compare_conversions
+
+        compare_conversions(picture, arguments.repeats)
         return 0
     target = arguments.render or arguments.clip
     if target is None:

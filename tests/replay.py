@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from vidqa.devices.tensor_counter import TensorCounter
 from vidqa.devices.torch_device import default_dtype
+from vidqa.models import cpu_linear
 from vidqa.models.family import family_of
 from vidqa.models.fp16 import patch_for_fp16
 from vidqa.models.loader import DTYPES
@@ -184,10 +185,16 @@ class Replay:
 
 @contextmanager
 def replayed(
-    spec: ModelSpec, weights: str, placement: Placement = _DEFAULT_PLACEMENT, dtype_name: str = "bf16"
-) -> Iterator[Replay]:
-    """The model of a spec on a fake CUDA device, in the named precisions and placement."""
+    spec: ModelSpec, weights: str, placement: Placement = _DEFAULT_PLACEMENT, dtype_name: str = "bf16",
+    kind: str = "cuda",
+) -> Iterator[Replay]:  # fmt: skip
+    """The model of a spec on a fake CUDA device, in the named precisions and placement.
+
+    `kind` is the device whose quantized layers it has: those for CPUs are the real ones.
+    """
     from transformers.initialization import no_init_weights
+
+    cpu_linear._lanes()  # compared with real tensors
 
     family = family_of(spec).load_runtime()
     live, dtype = TensorCounter("cuda"), DTYPES[dtype_name]
@@ -196,11 +203,11 @@ def replayed(
             model: Any = family.hf_classes()[1](family.hf_config(spec)).eval()  # type: ignore[call-arg]
             model.tie_weights()
         if weights in QUANTIZED:
-            _quantize(model.model.language_model, weights)
+            _quantize(model.model.language_model, weights, kind)
             if placement.vision_quantized:
-                _quantize(model.model.visual, weights)
+                _quantize(model.model.visual, weights, kind)
             if placement.lm_head_quantized:
-                model.lm_head = _quantized(model.lm_head, weights)
+                model.lm_head = _quantized(model.lm_head, weights, kind)
         if dtype_name == "fp16":
             # a fake weight has no values
             patch_for_fp16(model.model.language_model, model.model.visual, family, lambda linear: 1.0)
@@ -225,12 +232,14 @@ def tensors_of(model: nn.Module) -> Iterator[Tensor]:
             yield from (module.packed, module.absmax)
 
 
-def _quantize(tower: nn.Module, weights: str) -> None:
+def _quantize(tower: nn.Module, weights: str, kind: str) -> None:
     for module in list(tower.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, nn.Linear):
-                setattr(module, name, _quantized(child, weights))
+                setattr(module, name, _quantized(child, weights, kind))
 
 
-def _quantized(linear: nn.Linear, weights: str) -> nn.Module:
+def _quantized(linear: nn.Linear, weights: str, kind: str) -> nn.Module:
+    if kind == "cpu" and (made := cpu_linear.layer_class(weights, linear)):
+        return made(linear)
     return ReplayedLinear8bit(linear) if weights == "int8" else ReplayedLinear4bit(linear, weights == "nf4-dq")

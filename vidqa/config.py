@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 ATTENTION_CHOICES = ("auto", "flash", "cudnn", "efficient", "flex", "tiled")
 QUALITY_CHOICES = ("fast", "balanced", "best")
-WEIGHT_CHOICES = ("fp32", "bf16", "fp16", "int8", "nf4", "nf4-dq", "fp8")
+WEIGHT_CHOICES = ("fp32", "bf16", "fp16", "int8", "int4", "nf4", "nf4-dq", "fp8")
 PLANNED_ONLY = ("fp8",)
 KV_CHOICES = ("native", "int8")
 DECODER_DEADLINE_SECONDS = 60.0  # for one reply of the decoder process

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     import numpy
 
 ELEMENT_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}  # by the name of a compute precision
+CPU_WEIGHTS = ("int8", "int4")  # that a CPU runs by models/cpu_linear.py, if the checkpoint is not stored quantized
 PHASES = ("load", "vision", "prefill", "decode")  # of memory, in their order
 PHASE_MARK = "vidqa phase: "  # how a phase's range in a profiler's trace begins
 
@@ -193,7 +194,7 @@ class RunConfig:
     `weights` and `kv` are precisions, `dtype` is that of the computation. `vision_chunk` is in temporal slices,
     `prefill_chunk` in tokens. `spare_tokens` is room in the KV cache beyond prompt and answer, for further questions.
     `batch` sequences are decoded together: each has its cache, and they are encoded and prefilled one after the other.
-    `sampled` is True at a temperature above 0.
+    `sampled` is True at a temperature above 0. `device` is the kind of the device.
     """
 
     weights: str
@@ -211,6 +212,7 @@ class RunConfig:
     batch: int = 1
     spare_tokens: int = 0
     sampled: bool = False
+    device: str = "cuda"
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,6 +51,7 @@ SETUPS = {
     "bf16": Setup("bf16", "bf16"),
     "fp16": Setup("fp16", "fp16"),
     "int8": Setup("int8", "bf16"),
+    "int4": Setup("int4", "bf16"),
     "nf4": Setup("nf4", "bf16"),
     "nf4-dq": Setup("nf4-dq", "bf16"),
     "nf4/fp16": Setup("nf4", "fp16"),

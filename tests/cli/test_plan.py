@@ -69,7 +69,7 @@ def test_every_gpu_of_the_catalog(capsys: pytest.CaptureFixture[str]) -> None:
 def test_auto_says_which_model_and_why(capsys: pytest.CaptureFixture[str]) -> None:
     assert plan("--gpu", "rtx4060", "--model", "auto") == ExitCode.OK
     shown = capsys.readouterr().out
-    assert "Qwen/Qwen2-VL-7B-Instruct in nf4 is expected to answer best here" in shown
+    assert "Qwen/Qwen3-VL-8B-Instruct in nf4 is expected to answer best here" in shown
     assert "72B-Instruct needs" in shown
 
 
@@ -94,6 +94,6 @@ def test_a_refusal_is_one_paragraph(
     assert out == "" and said in " ".join(err.split())
 
 
-def test_qwen25_is_planned_and_refused_to_run(capsys: pytest.CaptureFixture[str]) -> None:
-    assert plan("--gpu", "rtx4090", "--model", "Qwen/Qwen2.5-VL-3B-Instruct") == ExitCode.OK
-    assert "Qwen2.5-VL-3B" in capsys.readouterr().out
+def test_a_model_with_experts_is_planned(capsys: pytest.CaptureFixture[str]) -> None:
+    assert plan("--gpu", "h100", "--model", "Qwen/Qwen3-VL-30B-A3B-Instruct") == ExitCode.OK
+    assert "Qwen3-VL-30B-A3B" in capsys.readouterr().out

@@ -50,9 +50,10 @@ def test_the_first_question_measures_and_the_next_plan_is_calibrated() -> None:
     with Session(CONFIG) as session:
         assert not calibration_notes(ask(session)[1])  # stored
         corrected = session.plan(Request(DEMO, "what?")).seconds
-    speed = calibration.stored_speed(key, "demo")
-    assert {"start", "vision", "prefill", "decode"} <= speed.corrections["fp32"].keys()
-    assert corrected.vision_seconds > 0 and all(value > 0 for value in speed.corrections["fp32"].values())
+    assert corrected.calibrated and corrected.vision_seconds > 0
+    for row in calibration._answers():
+        assert row["predicted_s"].keys() == row["measured_s"].keys() == set(calibration.STAGES)
+        assert all(seconds > 0 for name in ("predicted_s", "measured_s") for seconds in row[name].values())
 
 
 def test_a_follow_up_teaches_nothing_about_vision() -> None:

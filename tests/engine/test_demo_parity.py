@@ -13,7 +13,7 @@ from tests.engine.asking import ANSWER, CLIP, QUESTION, answer_in
 from tests.engine.asking import ask as ask_session
 from vidqa import EngineConfig, Request, Session
 from vidqa.events import Event, Noted, Planned, StageProgress, StageStarted, TextDelta
-from vidqa.models.families.qwen2_vl.image_processor import resize_frame
+from vidqa.models.families.qwen2_vl.runtime import resize_frame
 from vidqa.models.hub import demo_folder
 from vidqa.models.loader import Loaded, load_model
 from vidqa.types import Answer, Placement

@@ -221,14 +221,15 @@ def test_every_field_of_a_run_config_is_tested() -> None:
         "frames", "height", "width", "vision_chunk", "prefill_chunk", "max_tokens", "kv", "weights", "dtype",
         "attention", "placement", "spare_tokens",
     }  # fmt: skip
-    # The prompt itself says how long it is, one request is one sequence, and its temperature says whether it samples.
-    only_predicted = {"text_tokens", "batch", "sampled"}
+    # The prompt itself says how long it is, one request is one sequence, and its temperature says whether it samples;
+    # the model is on its device.
+    only_predicted = {"text_tokens", "batch", "sampled", "device"}
     assert {field.name for field in fields(RunConfig)} == tried | only_predicted
 
 
 def test_auto_stays_with_the_model_that_is_loaded(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = demo_folder()
-    small = Checkpoint("small", SPEC, read_bounds(folder), folder)
+    small = Checkpoint("small", SPEC, read_bounds(folder, SPEC), folder)
     large = replace(small, name="large", spec=replace(small.spec, layers=400))
     offered = [[small], [small, large]]
     monkeypatch.setattr(model_manager, "find_checkpoints", lambda name, *, local: offered.pop(0))

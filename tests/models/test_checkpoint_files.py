@@ -102,7 +102,7 @@ TEXT, VISION = "text_config.", "vision_config."
         ("vision_config", "none", "vision_config is 'none'; it must be a JSON object"),
         ("video_token_id", 768, "is 768; it must be a whole number from 0 to 767"),
         ("tie_word_embeddings", "yes", "is 'yes'; it must be true or false"),
-        ("model_type", "llama", "model_type is 'llama'; vidqa runs qwen2_vl"),
+        ("model_type", "llama", "model_type is 'llama'; vidqa runs Qwen2-VL (qwen2_vl)"),
         ("quantization_config", {"load_in_4bit": 1}, "load_in_4bit is 1; it must be true or false"),
         ("quantization_config", {"quant_method": "bitsandbytes"}, "load_in_4bit is false; it must be true, or"),
         ("quantization_config", {"load_in_8bit": True, "llm_int8_threshold": "x"}, "llm_int8_threshold is 'x'"),

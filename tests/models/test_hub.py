@@ -12,7 +12,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from vidqa.cli.console import ExitCode
 from vidqa.cli.main import run
 from vidqa.errors import ModelError, ModelMissing
-from vidqa.models.checkpoint import check_supported, read_spec
+from vidqa.models.checkpoint import read_spec
 from vidqa.models.families.qwen2_vl import REFERENCE_BOUNDS, read_bounds
 from vidqa.models.hub import demo_folder, pull_model, resolve_model
 
@@ -56,7 +56,8 @@ def run_offline(cache: Path, *arguments: str) -> tuple[int, str, str]:
 def test_demo_is_resolved() -> None:
     folder = resolve_model("demo")
     assert folder == demo_folder()
-    spec, bounds = read_spec(folder), read_bounds(folder)
+    spec = read_spec(folder)
+    bounds = read_bounds(folder, spec)
     assert (spec.heads, spec.kv_heads, spec.head_dim) == (6, 2, 32)
     assert (bounds.min_pixels, bounds.max_frames, bounds.source) == (84 * 84, 16, "checkpoint")
 
@@ -82,15 +83,13 @@ def test_bounds_of_the_video_processor(
     file: str, content: dict[str, Any], expected: tuple[int, int], tmp_path: Path
 ) -> None:
     (write_model(tmp_path) / file).write_text(json.dumps(content))
-    bounds = read_bounds(tmp_path)
+    bounds = read_bounds(tmp_path, read_spec(tmp_path))
     assert (bounds.min_pixels, bounds.max_pixels) == expected
     assert (bounds == REFERENCE_BOUNDS) == (expected != (1000, 2000))
 
 
 def test_unusable_models_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="'qwen2_5_vl'"):
-        check_supported(read_spec(write_model(tmp_path / "other", model_type="qwen2_5_vl")), "other")
-    with pytest.raises(ModelError, match="'llama'"):
+    with pytest.raises(ModelError, match="'llama'; vidqa runs Qwen2-VL"):
         read_spec(write_model(tmp_path / "llama", model_type="llama"))
     (tmp_path / "empty").mkdir()
     for name, message in (
@@ -122,6 +121,7 @@ def test_models_lists_the_demo(capsys: pytest.CaptureFixture[str]) -> None:
 def test_models_lists_cached_models_with_size(tmp_path: Path) -> None:
     write_cached(tmp_path, QWEN)
     write_cached(tmp_path, "Qwen/Qwen2.5-VL-3B-Instruct", model_type="qwen2_5_vl")
+    write_cached(tmp_path, "Qwen/Qwen3-VL-30B-A3B-Instruct", model_type="qwen3_vl_moe")
     write_cached(tmp_path, "some/bert", model_type="bert")
     for name, content in (("deep", "[" * 100_000), ("list", "[1]"), ("cut", '{"model_type": "qw')):
         (write_cached(tmp_path, f"some/{name}") / "config.json").write_text(content)
@@ -129,7 +129,8 @@ def test_models_lists_cached_models_with_size(tmp_path: Path) -> None:
     assert code == ExitCode.OK, error
     models = json.loads(output)["models"]
     assert [(model["name"], model["note"]) for model in models] == [
-        ("demo", "coloured shapes only"), (QWEN, ""), ("Qwen/Qwen2.5-VL-3B-Instruct", "not runnable"),
+        ("demo", "coloured shapes only"), (QWEN, ""), ("Qwen/Qwen2.5-VL-3B-Instruct", ""),
+        ("Qwen/Qwen3-VL-30B-A3B-Instruct", "not runnable"),
     ]  # fmt: skip
     assert models[1]["size_bytes"] > 1000
 
@@ -145,12 +146,14 @@ def test_ask_names_the_missing_repository(tmp_path: Path) -> None:
     [
         (None, ExitCode.MODEL_MISSING, "cannot be reached"),
         ("qwen2_vl", ExitCode.MODEL_MISSING, "resumes the download"),  # without weights
-        ("qwen2_5_vl", ExitCode.FAILED, "'qwen2_5_vl'"),  # refused before the weights are downloaded
+        ("qwen3_vl_moe", ExitCode.FAILED, "'qwen3_vl_moe'"),  # refused before the weights are downloaded
     ],
 )
 def test_pull_offline(cached: str | None, code: ExitCode, message: str, tmp_path: Path) -> None:
     if cached:
-        write_cached(tmp_path, QWEN, weights=False, model_type=cached)
+        experts = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 64}
+        changes = experts if cached.endswith("moe") else {}
+        write_cached(tmp_path, QWEN, weights=False, model_type=cached, **changes)
     returned, output, error = run_offline(tmp_path, "pull", QWEN)
     assert (returned, output) == (code, "")
     assert message in error
@@ -166,3 +169,25 @@ def test_broken_connection_is_reported(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr("huggingface_hub.snapshot_download", broken)
     with pytest.raises(ModelMissing, match="resumes the download"):
         pull_model(QWEN)
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {},
+        {"XDG_CACHE_HOME": "/x/cache"},
+        {"HF_HOME": "~/hf"},
+        {"HF_HOME": "$BASE/hf", "BASE": "/b", "XDG_CACHE_HOME": "/x"},
+        {"HUGGINGFACE_HUB_CACHE": "/older", "HF_HOME": "/hf"},
+        {"HF_HUB_CACHE": "~/hub", "HUGGINGFACE_HUB_CACHE": "/older"},
+    ],
+)
+def test_the_cache_is_where_huggingface_hub_has_it(variables: dict[str, str]) -> None:
+    environment = {"PATH": "/usr/bin:/bin", "HOME": "/home/someone"} | variables
+    probe = (
+        "from huggingface_hub.constants import HF_HUB_CACHE; from vidqa.models.hub import cache_folder; "
+        "print(HF_HUB_CACHE, cache_folder(), sep='\\n')"
+    )
+    run = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, env=environment, check=True)
+    theirs, ours = run.stdout.splitlines()
+    assert ours == theirs

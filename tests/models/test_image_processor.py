@@ -8,7 +8,7 @@ from torchvision.transforms.functional import resize
 from transformers import Qwen2VLVideoProcessor
 
 from tests.planner.plan_builders import SPEC_2B
-from vidqa.models.families.qwen2_vl.image_processor import resize_frame, to_patches
+from vidqa.models.families.qwen2_vl.runtime import resize_frame, to_patches
 
 
 def random_frames(count: int, height: int, width: int) -> np.ndarray:

@@ -23,7 +23,15 @@ from vidqa.planner.memory_model import tensor_bytes
 from vidqa.planner.weight_memory import staging_bytes
 from vidqa.types import Placement
 
-PRECISIONS = (("fp32", "fp32"), ("bf16", "bf16"), ("int8", "bf16"), ("nf4-dq", "bf16"), ("nf4", "fp16"))
+PRECISIONS = (
+    ("fp32", "fp32"),
+    ("bf16", "bf16"),
+    ("int8", "bf16"),
+    ("int4", "bf16"),
+    ("int4", "fp32"),
+    ("nf4-dq", "bf16"),
+    ("nf4", "fp16"),
+)
 SHARD_BYTES = 600_000
 SMALL_BYTES = 16 * BLOCK  # bitsandbytes' code tables, which all its layers share
 
@@ -64,7 +72,7 @@ def test_peak_while_loading(shards: Path, counted: Any, weights: str, dtype: str
     live, loaded = counted(lambda: load_model(shards, torch.device("cpu"), weights, dtype, Placement()))
     spec, staging = read_spec(shards), staging_bytes(read_spec(shards), weights, dtype, Placement())
     assert loaded.model.weights_bytes <= live.now <= live.peak <= live.now + max(SHARD_BYTES, staging)
-    planned = tensor_bytes(spec, made_run_config(weights=weights, dtype=dtype, kv=dtype))["load"]
+    planned = tensor_bytes(spec, made_run_config(weights=weights, dtype=dtype, kv=dtype, device="cpu"))["load"]
     assert live.now <= planned + SMALL_BYTES
     assert planned - staging <= live.peak <= planned + SHARD_BYTES
 

@@ -27,10 +27,12 @@ def test_measured_rates_give_the_seconds() -> None:
     measured = estimate_seconds(on_cpu(speed=DeviceSpeed({"fp32": RATES})), RUN)
     # 4 slices of 560 patches; 665 million weights of the tower, 1,310 million of the decoder.
     products, attention = 4 * 560 * 2 * 665.3e6, 4 * 4 * 560**2 * 1280 * 32
-    assert measured.vision_seconds == pytest.approx(products / 2e11 + attention / 5e10 + 2 * 32 * 50 * 2e-6, rel=2e-3)
+    assert measured.vision_seconds == pytest.approx(
+        5e-3 + products / 2e11 + attention / 5e10 + 2 * 32 * 50 * 2e-6, rel=2e-3
+    )
     flops = prefill_flops(SPEC_2B, RUN)
     assert (flops.matmul, flops.attention) == pytest.approx((2 * 600 * 1310.3e6, 2 * 600**2 * 1536 * 28), rel=2e-3)
-    chunks = 2 * 28 * 50 * 2e-6
+    chunks = 15e-3 + 2 * 28 * 50 * 2e-6
     assert measured.prefill_seconds == pytest.approx(flops.matmul / 2e11 + flops.attention / 5e10 + chunks, rel=1e-6)
     token = (1310.3e6 + 233.4e6) * 4 / 20e9 + 28 * 50 * 2e-6 + 2e-3
     assert measured.decode_seconds == pytest.approx(RUN.max_tokens * token, rel=0.02)  # and the cache
@@ -56,8 +58,16 @@ def test_a_gpu_runs_quantized_weights_at_the_rates_of_its_16_bit_products() -> N
         estimate_seconds(made_problem(24, speed=speed), made_run_config(weights=weights)) for weights in ("nf4", "bf16")
     )
     assert nf4.calibrated and nf4.prefill_seconds == bf16.prefill_seconds
-    cpu = estimate_seconds(on_cpu(speed=DeviceSpeed({"fp32": RATES})), replace(RUN, weights="nf4", dtype="fp32"))
-    assert not cpu.calibrated
+
+
+def test_a_cpus_precisions_that_were_not_measured_follow_from_one_that_was() -> None:
+    busy = on_cpu(
+        device=replace(CPU, bf16=True), speed=DeviceSpeed({"bf16": replace(RATES, matmul_flops_per_second=1e9)})
+    )
+    bf16 = estimate_seconds(busy, replace(RUN, weights="bf16", kv="bf16", dtype="bf16"))
+    fp32 = estimate_seconds(busy, RUN)
+    assert bf16.calibrated and not fp32.calibrated
+    assert 2 * bf16.prefill_seconds < fp32.prefill_seconds < 3 * bf16.prefill_seconds
 
 
 def test_fast_bf16_is_estimated_only_where_the_processor_has_it() -> None:
@@ -67,6 +77,16 @@ def test_fast_bf16_is_estimated_only_where_the_processor_has_it() -> None:
     )
     fp32 = estimate_seconds(on_cpu(), RUN).prefill_seconds
     assert with_it < fp32 / 2 < fp32 * 3 < without
+
+
+def test_a_captured_step_with_norms_of_queries_and_keys_is_not_fused() -> None:
+    run_config = made_run_config(frames=2, height=56, width=56, text_tokens=10)
+    fast = replace(made_device(80), bandwidth_bytes_per_second=1e15)  # only launching counts
+    plain, normed = (
+        estimate_seconds(made_problem(80, spec=replace(SPEC_2B, qk_norm=norm), device=fast), run_config).decode_seconds
+        for norm in (False, True)
+    )
+    assert normed == pytest.approx(5 * plain, rel=0.01)
 
 
 def test_faster_rates_allow_larger_chunks_between_two_checks() -> None:

@@ -23,8 +23,9 @@ from vidqa.config import QUALITY_CHOICES, EngineConfig
 from vidqa.devices.device import find_device
 from vidqa.devices.gpu_catalog import CATALOG, as_device
 from vidqa.devices.host import usable_cores
-from vidqa.errors import DoesNotFit
-from vidqa.models.families.qwen2_vl import MODEL_SCORES, RELEASED
+from vidqa.errors import DoesNotFit, UsageError
+from vidqa.models.families.qwen2_5_vl import RELEASED as RELEASED_25
+from vidqa.models.families.qwen2_vl import MODEL_SCORES
 from vidqa.models.registry import find_checkpoints
 from vidqa.models.spec import ModelSpec
 from vidqa.planner import quality
@@ -42,7 +43,8 @@ from vidqa.types import Placement, Plan, Request
 
 BUDGETS = st.floats(3.0, 40.0)
 SECONDS = st.floats(0.2, 8000.0)
-SPECS = st.sampled_from([SPEC_2B, SPEC_7B, RELEASED["Qwen/Qwen2.5-VL-7B-Instruct"]])
+SPEC_25_7B = RELEASED_25["Qwen/Qwen2.5-VL-7B-Instruct"]
+SPECS = st.sampled_from([SPEC_2B, SPEC_7B, SPEC_25_7B])
 PROBLEMS = st.builds(
     made_problem,
     BUDGETS,
@@ -263,7 +265,7 @@ def test_one_frame_is_the_middle_one() -> None:
 
 def test_limits_name_requests_that_cannot_be_met() -> None:
     assert "124 frames instead of 500" in plan_video(made_problem(24, 4.99, frames=500, size=(448, 252))).limits[0]
-    far = plan_video(made_problem(80, 300, RELEASED["Qwen/Qwen2.5-VL-7B-Instruct"], frames=256, size=(1008, 560)))
+    far = plan_video(made_problem(80, 300, SPEC_25_7B, frames=256, size=(1008, 560)))
     assert any("past 32,768" in limit for limit in far.limits)
     tight = plan_video(made_problem(5.0, 10, placement=Placement(), weights="bf16", kv="native"))
     assert any("tokens at a time, to save memory" in limit for limit in tight.limits)
@@ -373,3 +375,25 @@ def test_a_cpu_with_bf16_plans_fp32_only_where_it_is_set() -> None:
     assert (chosen.run_config.weights, chosen.run_config.dtype) == ("fp32", "fp32")
     weights = [sum(line.bytes for line in plan.lines if line.name.startswith("weights")) for plan in (usual, chosen)]
     assert weights[0] == pytest.approx(4.42e9, rel=0.01) and weights[1] == pytest.approx(2 * weights[0], rel=0.01)
+
+
+def test_int4_weights_are_for_a_cpu() -> None:
+    (found,) = find_checkpoints("Qwen/Qwen2-VL-2B-Instruct", local=False)
+    request, config = Request("clip.mp4", "what?"), EngineConfig(weights="int4")
+    with pytest.raises(UsageError, match="int4 weights run on a CPU, and the device is a GPU") as refused:
+        planning_problems([found], made_video(4), request, config, made_device(8))
+    assert "--weights nf4" in refused.value.remedy
+    (problem,) = planning_problems([found], made_video(4), request, config, made_cpu(bf16=True))
+    assert plan_video(problem).run_config.weights == "int4"
+
+
+@pytest.mark.parametrize(("gib", "weights"), [(18, "bf16"), (14, "int8"), (8.5, "int4")])
+def test_a_7b_on_a_cpu_takes_the_weights_that_fit(gib: float, weights: str) -> None:
+    run_config = plan_video(made_problem(gib, 4, SPEC_7B, device=made_cpu(bf16=True), frames=8)).run_config
+    assert (run_config.weights, run_config.dtype) == (weights, "bf16")
+
+
+def test_int8_rows_cost_more_than_int8_weights_alone() -> None:
+    points = {kind: quality.placement_points(SPEC_7B, made_run_config(weights="int8", device=kind, prefill_chunk=512))
+              for kind in ("cuda", "cpu")}  # fmt: skip
+    assert points["cpu"] == pytest.approx(points["cuda"] - 0.2)

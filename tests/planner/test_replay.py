@@ -28,7 +28,7 @@ from vidqa.engine.static_decode_step import DecodeState, next_logits
 from vidqa.engine.timers import Callbacks, PhaseTimer, StageContext
 from vidqa.engine.vision import GroupEncoder, PreparedFrame
 from vidqa.models.attention.selector import make_kernel
-from vidqa.models.family import TextSegment, VisionSegment
+from vidqa.models.family import Segment, TextSegment, VisionSegment
 from vidqa.models.fused_decoder import FusedDecoder, merging_bytes
 from vidqa.models.spec import ModelSpec
 from vidqa.models.vlm import SequenceChunk, VisionLanguageModel
@@ -64,6 +64,16 @@ class BlankFrames:
         """All were delivered."""
 
 
+def segments(spec: ModelSpec, run_config: RunConfig) -> tuple[Segment, ...]:
+    """Return a prompt's segments, with as much text between slices as a plan allows for."""
+    head, tail = (TextSegment(tuple(range(count))) for count in (HEAD, run_config.text_tokens - HEAD))
+    slices = spec.slices(run_config.frames)
+    if not spec.slice_text_tokens:
+        return head, VisionSegment(slices), tail
+    text = TextSegment(tuple(range(spec.slice_text_tokens)))
+    return head, *(text, VisionSegment(1)) * slices, tail
+
+
 def run_phases(replay: Replay, run_config: RunConfig, spec: ModelSpec) -> dict[str, int]:
     """Return the replayed peaks by phase, as the engine's tracker counts them."""
     model, tracker = replay.model, Tracker(made_device(80), TensorMeter(replay.live))
@@ -71,8 +81,7 @@ def run_phases(replay: Replay, run_config: RunConfig, spec: ModelSpec) -> dict[s
         StageContext(tracker, Callbacks(lambda: False), PhaseTimer("replayed")),
         make_kernel(run_config.attention, CUDA),
     )
-    tail = TextSegment(tuple(range(run_config.text_tokens - HEAD)))
-    layout = (TextSegment(tuple(range(HEAD))), VisionSegment(spec.slices(run_config.frames)), tail)
+    layout = segments(spec, run_config)
     prefill = Prefill(model, kernel, run_config.prefill_chunk)
     runner = PromptRunner(model, plan_of(run_config, spec), layout, prefill, stages)
     with replay.vision_can_be_offloaded():
@@ -93,7 +102,7 @@ def run_phases(replay: Replay, run_config: RunConfig, spec: ModelSpec) -> dict[s
 def replayed_peaks(spec: ModelSpec, run_configs: tuple[RunConfig, ...]) -> list[dict[str, int]]:
     """Return the peaks of every run; all use the weights of the first."""
     first = run_configs[0]
-    with replayed(spec, first.weights, first.placement, first.dtype) as replay:
+    with replayed(spec, first.weights, first.placement, first.dtype, first.device) as replay:
         return [run_phases(replay, run_config, spec) for run_config in run_configs]
 
 
@@ -124,6 +133,28 @@ def test_every_phase_is_planned_as_it_is_replayed(model: str, weights: str, dept
     run_configs = grid(weights)
     assert len(run_configs) * len(PRECISIONS) >= 60
     check_plans((SHALLOW if depth == "4 layers" else FULL)[model], run_configs)
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp32"])
+@pytest.mark.parametrize(("model", "weights"), [("2B", "int8"), ("2B", "int4"), ("7B", "int4")])
+def test_small_weights_of_a_cpu_are_planned_as_they_are_replayed(model: str, weights: str, dtype: str) -> None:
+    shapes = ((2, 560, 1008, 2, 512), (4, 560, 1008, 8, 1024), (6, 252, 448, 1, 256), (32, 112, 140, 8, 64))
+    run_configs = tuple(
+        made_run_config(
+            weights=weights, dtype=dtype, kv=dtype, device="cpu", frames=frames, height=height, width=width,
+            vision_chunk=vision, prefill_chunk=chunk,
+        )
+        for frames, height, width, vision, chunk in shapes
+    )  # fmt: skip
+    check_plans(SHALLOW[model], run_configs)
+
+
+@pytest.mark.parametrize(("model", "weights"), [("2B", "int8"), ("7B", "int4")])
+def test_small_weights_of_a_cpu_to_the_byte(model: str, weights: str) -> None:
+    with replayed(FULL[model], weights, kind="cpu") as replay:
+        resting = replay.live.now
+    planned = tensor_bytes(FULL[model], made_run_config(weights=weights, device="cpu"))["load"]
+    assert planned - staging_bytes(FULL[model], weights, "bf16", Placement()) == resting
 
 
 @pytest.mark.parametrize(("model", "weights"), PRECISIONS)

@@ -66,7 +66,7 @@ def test_a_profiles_33_gb_are_cumulative() -> None:
         ("aten::pow", ((1, 20, 1536), ()), "nn.Module: Qwen2VLRMSNorm_1", "norms"),
         ("aten::cos", ((20, 1, 64),), "vidqa/models/decoder_layers.py(25): of_positions", "rotary embedding"),
         ("aten::_upsample_bicubic2d_aa", ((1, 3, 720, 1280),),
-         "vidqa/models/families/qwen2_vl/image_processor.py(27): resize_frame", "frames and patches"),
+         "vidqa/models/vision_tower.py(30): resize_frame", "frames and patches"),
         ("aten::stack", (), "vidqa/video/reader.py(27): frames", "frames and patches"),
         ("aten::frobnicate", ((3, 3),), "", "other"),
     ],

@@ -12,12 +12,13 @@ from tests.clips import numbered_picture, write_clip
 from tests.video.heic_files import heic_grid
 
 FRAMES, WIDTH, HEIGHT = 12, 128, 64
+_PQ = "colorprim=bt2020:transfer=smpte2084:colormatrix=bt2020nc"
 _VIDEOS = {
     "mp4": ("libx264", {"g": "6", "bf": "2"}),
     "mov": ("mpeg4", {"g": "6"}),
-    "mkv": ("libx265", {"x265-params": "keyint=6:log-level=none"}),
+    "mkv": ("libx265", {"x265-params": f"keyint=6:log-level=none:{_PQ}"}),
     "webm": ("libvpx-vp9", {"deadline": "realtime", "cpu-used": "8", "g": "6"}),
-    "ts": ("mpeg2video", {"g": "6", "bf": "2"}),
+    "ts": ("mpeg2video", {"g": "6", "bf": "2", "flags": "+ildct+ilme"}),
     "avi": ("mjpeg", {}),
     "mpg": ("mpeg2video", {"g": "6"}),
     "flv": ("flv", {"g": "6"}),
@@ -27,6 +28,7 @@ _VIDEOS = {
     "h264": ("libx264", {"g": "6"}),
     "ivf": ("libvpx-vp9", {"deadline": "realtime", "cpu-used": "8"}),
 }
+_PIXELS = {"mjpeg": "yuvj420p", "libx265": "yuv420p10le"}
 _EXTREMES = (0, 1, 2, 127, 255, *(2**bits - 1 for bits in (15, 16, 31, 32, 63, 64)), 2**16, 7 * 2**16, 2**31)
 _SIDES = (1, 16, 320, 1080, 4096, 4400, 8000, 8191, 16_383, 30_000, 65_535, 458_752, 0x7FFFFFFF)
 _LARGE = ((8000, 4400), (4400, 8000), (8192, 4352), (16_383, 2176), (1089, 32_700), (32_767, 1080), (3000, 3000))
@@ -41,7 +43,7 @@ def whole_clips(folder: Path) -> dict[str, bytes]:
     """The bytes of an undamaged clip per file extension."""
     clips = {}
     for extension, (codec, options) in _VIDEOS.items():
-        pixels = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+        pixels = _PIXELS.get(codec, "yuv420p")
         path, size = folder / f"whole.{extension}", (WIDTH, HEIGHT)
         clips[extension] = write_clip(path, FRAMES, size=size, codec=codec, options=options, pixels=pixels).read_bytes()
     clips["heic"] = heic_grid(folder / "whole.heic", _COLOURS, size=(WIDTH, HEIGHT)).read_bytes()

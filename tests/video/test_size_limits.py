@@ -71,6 +71,7 @@ def test_memory_and_threads_follow_the_size_of_the_file() -> None:
     assert decoding_limit_bytes(2**40) == 12 * 2**30
     assert decoding_threads(2_000, 1920, 1080, 16) == 16
     assert decoding_threads(2_000, 3840, 2160, 16) == 7
+    assert decoding_threads(2_000, 3840, 2160, 16, hdr=True) == 3
     assert decoding_threads(2_000, 8192, 4352, 16) == 1
     assert decoding_threads(100 * MIB, 8192, 4352, 16) == 16
     assert decoding_threads(2_000, 0, 0, 10) == 10

@@ -19,7 +19,7 @@ _VIDEO_HELP = "a video file, a folder of numbered pictures, a file:// address, o
 _FPS_HELP = "sample F frames per second"
 FOLDER_FPS_HELP = f"{_FPS_HELP}; for a folder of pictures: their rate, F pictures per second (default: 25)"
 _MODEL_QUESTION = """No model was named and none is cached.
-  1  fetch {} (4.4 GB)
+  1  fetch {} ({:.1f} GB)
   2  use the demo model (coloured shapes only)
 Which one? [1/2] """
 
@@ -206,20 +206,24 @@ def choose_model(named: str | None, reporter: "StderrReporter") -> str:
     if sys.stdin is None or not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise ModelMissing(
             "No model was named and none that runs is cached.",
-            f"Fetch one with `vidqa pull {_suggested_model()}` (4.4 GB), or add --model demo (coloured shapes only).",
+            "Fetch one with `vidqa pull {}` ({:.1f} GB), or add --model demo (coloured shapes only).".format(
+                *_suggested()
+            ),
         )
     return _prompt_for_model(reporter)
 
 
 def planned_model() -> str:
     """Return the first cached model, else the one that most GPUs can run. Fetches nothing."""
-    return _cached_model() or _suggested_model()
+    return _cached_model() or _suggested()[0]
 
 
-def _suggested_model() -> str:
-    from vidqa.models.checkpoint import suggested_model
+def _suggested() -> tuple[str, float]:
+    """Return the suggested model and the gigabytes of its download."""
+    from vidqa.models.checkpoint import download_bytes, suggested_model
 
-    return suggested_model()
+    name = suggested_model()
+    return name, download_bytes(name) / 1e9
 
 
 def _cached_model() -> str | None:
@@ -229,7 +233,7 @@ def _cached_model() -> str | None:
 
 
 def _prompt_for_model(reporter: "StderrReporter") -> str:
-    sys.stderr.write(_MODEL_QUESTION.format(_suggested_model()))
+    sys.stderr.write(_MODEL_QUESTION.format(*_suggested()))
     sys.stderr.flush()
     while (reply := sys.stdin.readline().strip()) not in {"1", "2"}:
         if not reply:
@@ -240,7 +244,7 @@ def _prompt_for_model(reporter: "StderrReporter") -> str:
         return "demo"
     from vidqa.models.hub import pull_model
 
-    suggested = _suggested_model()
+    suggested, _ = _suggested()
     reporter.say(f"fetching {suggested}")
     pull_model(suggested)
     return suggested

@@ -128,8 +128,7 @@ def _cuda_devices(machine: Machine) -> tuple[Device, ...]:
     try:
         return nvml.cuda_devices(machine)
     except UsageError:
-        version = machine.torch_version()
-        if not version or _lacks_cuda(machine) or not machine.has_nvidia_files():
+        if not machine.has_nvidia_files() or not machine.torch_version() or _lacks_cuda(machine):
             raise
         if not (devices := _torch_cuda_devices(machine)):
             raise

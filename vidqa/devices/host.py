@@ -2,7 +2,6 @@
 
 import functools
 import os
-import platform
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -41,6 +40,11 @@ def _installed_torch() -> str:
         return ""
 
 
+def _architecture() -> str:
+    """Return the processor's architecture: `x86_64`, `arm64`."""
+    return os.uname().machine if hasattr(os, "uname") else os.environ.get("PROCESSOR_ARCHITECTURE", "")
+
+
 def _import_nvml() -> Any:
     """Import nvidia-ml-py; raise UsageError where no driver's file exists, which takes no time to see."""
     if sys.platform == "linux" and not any(Path("/", path).exists() for path in _NVIDIA_FILES):
@@ -61,7 +65,7 @@ class Machine:
     nvml: Callable[[], Any] = _import_nvml
     root: Path = Path("/")
     system: str = sys.platform
-    architecture: str = field(default_factory=platform.machine)
+    architecture: str = field(default_factory=_architecture)
     process: Callable[[], int] = os.getpid  # a function: a forked child is another process
     torch_version: Callable[[], str] = _installed_torch
     torch: Callable[[], Any] = lambda: import_module("torch")
@@ -190,7 +194,7 @@ def processor_name(machine: Machine) -> str:
     if machine.system == "darwin":
         return _apple_name() or machine.architecture
     match = re.search(r"^model name\s*:\s*(.+)$", machine.read("proc/cpuinfo"), re.MULTILINE)
-    return match.group(1).strip() if match else platform.processor() or machine.architecture
+    return match.group(1).strip() if match else machine.architecture
 
 
 def _apple_name() -> str:

@@ -4,20 +4,23 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from vidqa.devices.torch_device import release_cached_memory
+from vidqa.models.cpu_linear import layer_class
 from vidqa.models.loader import DTYPES
 from vidqa.planner.calibration import Rates, device_key, store_rates, stored_precisions
 from vidqa.planner.placement import compute_dtype, weight_choices
 from vidqa.planner.problem import PlanningProblem, cpu_threads
+from vidqa.types import CPU_WEIGHTS
 
 # The MLP and the heads of a 2B model; its weights exceed the caches of a CPU.
 _HIDDEN, _WIDE, _HEADS, _HEAD_DIM = 1536, 8960, 12, 128
 _ROWS, _CACHED = 256, 4096
 _ROUND_SECONDS = 0.15  # of repeating one measurement
 _MOST_ROUNDS = 400
+_MEASURED = (*DTYPES, *CPU_WEIGHTS)
 _OPERATIONS = 40  # short, so that some rounds are not interrupted
 
 
@@ -35,19 +38,19 @@ def unmeasured_precisions(problem: PlanningProblem) -> tuple[str, ...]:
 def calibrate(problem: PlanningProblem, precisions: Sequence[str], stopped: Callable[[], bool]) -> Mapping[str, Rates]:
     """Measure and store the rates of these precisions on the problem's device; stop between them if asked to."""
     device, found = torch.device(problem.device.torch_name), dict[str, Rates]()
+    native = DTYPES[compute_dtype(problem.device, problem.spec)]
     with torch.inference_mode():
         for precision in precisions:
             if stopped():
                 return {}
-            found[precision] = _measure(device, precision)
+            found[precision] = _measure(device, precision, DTYPES.get(precision, native))
             release_cached_memory()
     store_rates(device_key(problem.device, cpu_threads(problem.config)), found, torch.__version__, time.time())
     return found
 
 
-def _measure(device: torch.device, precision: str) -> Rates:
-    dtype = DTYPES[precision]
-    mlp, small = _Mlp(device, dtype), _SmallOperations(device, dtype)
+def _measure(device: torch.device, precision: str, dtype: torch.dtype) -> Rates:
+    mlp, small = _Mlp(device, precision, dtype), _SmallOperations(device, dtype)
     row, rows = (torch.full((count, _HIDDEN), 0.1, device=device, dtype=dtype) for count in (1, _ROWS))
     query, key = (
         torch.full((1, _HEADS, count, _HEAD_DIM), 0.1, device=device, dtype=dtype) for count in (_ROWS, _CACHED)
@@ -65,16 +68,29 @@ def _measure(device: torch.device, precision: str) -> Rates:
 class _Mlp:
     """A gated MLP, as decoder layers have it: three products with a norm and an activation."""
 
-    def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, device: torch.device, precision: str, dtype: torch.dtype) -> None:
         shapes = ((_WIDE, _HIDDEN), (_WIDE, _HIDDEN), (_HIDDEN, _WIDE))
-        self._gate, self._up, self._down = (torch.full(shape, 1e-3, device=device, dtype=dtype) for shape in shapes)
+        self._gate, self._up, self._down = layers = [_linear(shape, device, precision, dtype) for shape in shapes]
         self.weights = 3 * _WIDE * _HIDDEN
-        self.bytes = self.weights * self._gate.element_size()
+        self.bytes = sum(part.nbytes for layer in layers for part in layer.parameters())
 
     def __call__(self, hidden: Tensor) -> Tensor:
         states = functional.rms_norm(hidden, (_HIDDEN,))
-        gate = functional.silu(functional.linear(states, self._gate))
-        return hidden + functional.linear(gate * functional.linear(states, self._up), self._down)
+        out: Tensor = hidden + self._down(functional.silu(self._gate(states)) * self._up(states))
+        return out
+
+
+def _linear(shape: tuple[int, int], device: torch.device, precision: str, dtype: torch.dtype) -> nn.Module:
+    """Return a linear layer (out, in) with weights of a precision."""
+    outputs, inputs = shape
+    with torch.device("meta"):
+        linear = nn.Linear(inputs, outputs, bias=False)
+    linear.weight = nn.Parameter(torch.full(shape, 1e-3, device=device, dtype=dtype), requires_grad=False)
+    if precision in DTYPES or (made := layer_class(precision, linear)) is None:
+        return linear
+    layer = made(linear)
+    layer.weight.data, layer.scales.data = made.quantize(linear.weight)
+    return layer
 
 
 class _SmallOperations:
@@ -92,23 +108,23 @@ class _SmallOperations:
 
 
 def _best_seconds(device: torch.device, work: Callable[[], object]) -> float:
-    """Return the shortest time of repeated calls: other programs only ever make one longer."""
-    work()
+    """Return the shortest time of repeated calls: other programs only ever make one longer.
+
+    The first call prepares kernels; it counts only if it takes longer than all repetitions may.
+    """
     best, end = float("inf"), time.perf_counter() + _ROUND_SECONDS
     for number in range(_MOST_ROUNDS):
         _wait_for(device)
         start = time.perf_counter()
         work()
         _wait_for(device)
-        best = min(best, time.perf_counter() - start)
-        if number > 0 and time.perf_counter() > end:
+        seconds = time.perf_counter() - start
+        best = min(best, seconds) if number else float("inf")
+        if time.perf_counter() > end:
             break
-    return best
+    return min(best, seconds)
 
 
 def _wait_for(device: torch.device) -> None:
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
-
-
-_MEASURED = ("fp32", "bf16", "fp16")

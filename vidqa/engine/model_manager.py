@@ -25,7 +25,7 @@ from vidqa.planner.memory_model import with_runtime
 from vidqa.planner.model_choice import forecast, plan_best
 from vidqa.planner.planner import Forecast
 from vidqa.planner.problem import PlanningProblem, planning_problems
-from vidqa.planner.weight_memory import QUANTIZED
+from vidqa.planner.weight_memory import QUANTIZED, runs_on_cpu_layers
 from vidqa.types import Device, Request, RunConfig, VideoInfo
 from vidqa.video.reader import VideoReader
 
@@ -145,7 +145,10 @@ class ModelManager:
         yield StageStarted("load", progress.total)
         device, name, weights = state.task.device, state.plan.device, state.plan.run_config.weights
         family, is_cancelled = family_of(state.checkpoint.spec), self.callbacks.is_cancelled
-        prepared = self._task.run(lambda stop: _prepare(family, device, name, weights, config), is_cancelled, _WHEN)
+        bitsandbytes = weights in QUANTIZED and not runs_on_cpu_layers(state.checkpoint.spec, state.plan.run_config)
+        prepared = self._task.run(
+            lambda stop: _prepare(family, device, name, config, bitsandbytes=bitsandbytes), is_cancelled, _WHEN
+        )
         self._set_runtime(state, (yield from _load_events(prepared, progress, None)))
         from vidqa.devices.memory_tracker import Tracker
 
@@ -176,6 +179,7 @@ class ModelManager:
         """Measure the speed of a device on which no model was loaded before, if the settings say so."""
         if not config.calibrate:
             return
+        from vidqa.devices.memory_tracker import runtime_bytes
         from vidqa.engine.calibrator import calibrate, unmeasured_precisions
 
         task, watch = state.task, Stopwatch()
@@ -188,6 +192,8 @@ class ModelManager:
 
         measuring = self._task.run(measure, self.callbacks.is_cancelled, _WHEN)
         rates = yield from _load_events(measuring, _LoadedBytes(0), None)
+        if task.device.kind == "cpu":
+            self._set_runtime(state, runtime_bytes(task.device))  # with what the kernels' libraries hold now
         yield from state.note(f"measured this machine's speed (once, {watch.seconds():.1f} s): {describe_rates(rates)}")
 
 
@@ -283,9 +289,9 @@ def _load_events(
             yield sample
 
 
-def _prepare(family: ModelFamily, device: Device, name: str, weights: str, config: EngineConfig) -> int:
+def _prepare(family: ModelFamily, device: Device, name: str, config: EngineConfig, *, bitsandbytes: bool) -> int:
     """Import what takes seconds and open the device; return the bytes of this process there before any tensor."""
-    if weights in QUANTIZED:
+    if bitsandbytes:
         logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of optional kernels
         with suppress(ImportError, OSError, RuntimeError):  # loading reports a broken one
             import_module("bitsandbytes")  # with torch's compiler: 49 MiB that are no tensors

@@ -88,10 +88,15 @@ def layout_of(prompt: PromptTokens, plan: Plan, loaded: "Loaded") -> tuple[Segme
 
 
 def slice_times(plan: Plan, spec: ModelSpec) -> list[float]:
-    """Return the mean time in seconds of each temporal slice; an odd last frame counts twice."""
-    depth, times = spec.vision.temporal_patch, list(plan.timestamps_seconds)
-    times += times[-1:] * (-len(times) % depth)
-    return [sum(times[place : place + depth]) / depth for place in range(0, len(times), depth)]
+    """Return the mean time in seconds of each temporal slice of a plan."""
+    return means_of_slices(plan.timestamps_seconds, spec)
+
+
+def means_of_slices(times: Sequence[float], spec: ModelSpec) -> list[float]:
+    """Return the mean of the frames' times for each temporal slice; an odd last frame counts twice."""
+    depth = spec.vision.temporal_patch
+    whole = [*times, *[times[-1]] * (-len(times) % depth)]
+    return [sum(whole[place : place + depth]) / depth for place in range(0, len(whole), depth)]
 
 
 def text_tokens(layout: Sequence[Segment]) -> int:

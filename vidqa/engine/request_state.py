@@ -2,9 +2,9 @@
 
 import os
 from collections.abc import Callable, Generator, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from vidqa.config import EngineConfig
 from vidqa.devices.device import reread
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from vidqa.models.loader import Loaded
 
 _FEWEST_DECODED = 4  # fewer tokens say little about the speed of decoding
+Result = TypeVar("Result")
 VideoKey = tuple[str | int | float | tuple[int, int] | None, ...]
 
 
@@ -78,6 +79,20 @@ class RequestState:
             if text not in self.notes:
                 self.notes.append(text)
                 yield Noted(text)
+
+    def with_each_note_once(self, events: Generator[Event, None, Result]) -> Generator[Event, None, Result]:
+        """Pass an attempt's events on without the notes that were given before; return what the attempt returns."""
+        with closing(events):
+            while True:
+                try:
+                    event = next(events)
+                except StopIteration as end:
+                    result: Result = end.value
+                    return result
+                if isinstance(event, Noted):
+                    yield from self.note(event.text)
+                else:
+                    yield event
 
     def first_notes(self) -> Iterator[str]:
         """Yield what the user should know before the answer: dropped turns, the device's notes, sparse frames."""

@@ -211,7 +211,7 @@ class Session:
         yield Planned(state.video, plan)
         yield from state.note(*state.first_notes(), *attempt.compile_notes())
         try:
-            result = yield from attempt.run(reader)
+            result = yield from state.with_each_note_once(attempt.run(reader))
         except Interrupted:
             if not answer.tokens:
                 raise

@@ -81,15 +81,27 @@ def _family(config: Mapping[str, Any], path: Path) -> ModelFamily:
     family = find_family(config.get("model_type"))
     if family is None:
         raise ModelError(
-            f"{path}: model_type is {quoted(config.get('model_type'))}; vidqa runs {' and '.join(runnable_types())}.",
+            f"{path}: model_type is {quoted(config.get('model_type'))}; vidqa runs {_families_that_run()}.",
             f"Choose for example --model {suggested_model()}.",
         )
     return family
 
 
+def _families_that_run() -> str:
+    """Return the families with their model types, for messages."""
+    names = [f"{one.TITLE} ({', '.join(one.RUNNABLE_TYPES)})" for one in families() if one.RUNNABLE_TYPES]
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+
 def suggested_model() -> str:
     """Return the smallest released checkpoint that runs, for messages."""
-    return next(name for family in families() for name in family.SHORT_NAMES.values())
+    return min((name for family in families() for name in family.SHORT_NAMES.values()), key=download_bytes)
+
+
+def download_bytes(name: str) -> int:
+    """Return the bytes of a released checkpoint's weights, which are in 16-bit."""
+    spec = next(family.RELEASED[name] for family in families() if name in family.RELEASED)
+    return 2 * sum(math.prod(shape) for _, shape in tensor_shapes(spec))
 
 
 def check_supported(spec: ModelSpec, name: str) -> None:
@@ -104,8 +116,7 @@ def check_supported(spec: ModelSpec, name: str) -> None:
             )
     if spec.model_type not in runnable_types():
         raise ModelError(
-            f"{name} is a {spec.model_type!r} checkpoint: it can be planned, but vidqa runs "
-            f"{' and '.join(runnable_types())} so far.",
+            f"{name} is a {spec.model_type!r} checkpoint: it can be planned, but vidqa runs {_families_that_run()}.",
             f"Choose for example --model {suggested_model()}.",
         )
 
@@ -253,8 +264,14 @@ def _layer_shapes(spec: ModelSpec) -> dict[str, Shape]:
             shapes[f"self_attn.{name}.bias"] = (width,)
     if spec.qk_norm:
         shapes |= {f"self_attn.{name}.weight": (spec.head_dim,) for name in ("q_norm", "k_norm")}
+    shapes["self_attn.o_proj.weight"] = (hidden, queries)
+    if spec.experts:
+        return shapes | {
+            "mlp.gate.weight": (spec.experts, hidden),
+            "mlp.experts.gate_up_proj": (spec.experts, 2 * spec.expert_width, hidden),
+            "mlp.experts.down_proj": (spec.experts, hidden, spec.expert_width),
+        }
     return shapes | {
-        "self_attn.o_proj.weight": (hidden, queries),
         "mlp.gate_proj.weight": (wide, hidden),
         "mlp.up_proj.weight": (wide, hidden),
         "mlp.down_proj.weight": (hidden, wide),

@@ -110,8 +110,8 @@ class ModelFamily(Protocol):
     def spec_of(self, config: Mapping[str, Any]) -> ModelSpec:
         """Return checked values of config.json as a spec."""
 
-    def read_bounds(self, folder: Path) -> PixelBounds:
-        """Return the frame and pixel bounds of a checkpoint folder; raise ModelError."""
+    def read_bounds(self, folder: Path, spec: ModelSpec) -> PixelBounds:
+        """Return the frame and pixel bounds of a checkpoint folder; raise ModelError if it contradicts `spec`."""
 
     def vision_shapes(self, spec: ModelSpec) -> Iterable[tuple[str, Shape]]:
         """Yield name and shape of every tensor of the vision tower, without the tower's prefix."""
@@ -143,8 +143,13 @@ class FamilyRuntime(Protocol):
     def hf_classes(self) -> tuple[type, type]:
         """Import and return transformers' configuration and model class."""
 
-    def hf_video_inputs(self, frames: "Tensor", spec: ModelSpec, **options: Any) -> "dict[str, Tensor]":
-        """Run transformers' own video processor on frames (n, 3, height, width) that have their final size."""
+    def hf_video_inputs(
+        self, frames: "Tensor", spec: ModelSpec, seconds_per_slice: float, **options: Any
+    ) -> "dict[str, Tensor]":
+        """Run transformers' own video processor on frames (n, 3, height, width) that have their final size.
+
+        Return what its model takes of the video, as a processor with the true times would.
+        """
 
     def hf_config(self, spec: ModelSpec) -> Any:
         """Return transformers' configuration of a spec, for models of random weights."""
@@ -196,11 +201,11 @@ class FamilyRuntime(Protocol):
 
 @cache
 def families() -> tuple[ModelFamily, ...]:
-    """Return all families: the folders of `models/families/`, by name."""
+    """Return all families: the folders of `models/families/`, by title."""
     package = import_module("vidqa.models.families")
-    names = sorted(module.name for module in pkgutil.iter_modules(package.__path__))
+    names = (module.name for module in pkgutil.iter_modules(package.__path__))
     modules: list[Any] = [import_module(f"{package.__name__}.{name}") for name in names]
-    return tuple(modules)
+    return tuple(sorted(modules, key=lambda module: module.TITLE))
 
 
 def planned_types() -> tuple[str, ...]:

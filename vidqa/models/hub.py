@@ -5,7 +5,9 @@ safetensors. No torch.
 """
 
 import contextlib
+import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,11 +81,16 @@ def model_missing(repository: str) -> ModelMissing:
     )
 
 
-def cache_folder() -> Path:
-    """Return the folder of Hugging Face's cache."""
-    from huggingface_hub.constants import HF_HUB_CACHE
+def cache_folder(environment: Mapping[str, str] = os.environ) -> Path:
+    """Return the folder of Hugging Face's cache, as huggingface_hub finds it: importing that takes 30 ms."""
+    cache = environment.get("XDG_CACHE_HOME", os.path.join(os.path.expanduser("~"), ".cache"))
+    home = _expanded(environment.get("HF_HOME", os.path.join(cache, "huggingface")))
+    older = environment.get("HUGGINGFACE_HUB_CACHE", os.path.join(home, "hub"))
+    return Path(_expanded(environment.get("HF_HUB_CACHE", older)))
 
-    return Path(HF_HUB_CACHE)
+
+def _expanded(path: str) -> str:
+    return os.path.expandvars(os.path.expanduser(path))
 
 
 def cached_models() -> list[CachedModel]:

@@ -21,7 +21,7 @@ from vidqa.models.fp16 import largest_weight, patch_for_fp16
 from vidqa.models.tokenizer_files import TokenizerFiles, read_tokenizer_files
 from vidqa.models.vlm import VisionLanguageModel
 from vidqa.models.weight_files import stored_tensors, tensor_sizes
-from vidqa.types import Placement
+from vidqa.types import CPU_WEIGHTS, Placement
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _LOAD_LOCK = threading.Lock()  # transformers has one logger and one progress hook per process
@@ -62,7 +62,7 @@ def load_model(
     embedding_on_host = placement.embedding_on_host and device.type != "cpu"
     family = family_of(spec).load_runtime()
     quantization = (
-        None if spec.stored else _quantization(weights, dtype, placement, spec.tied, embedding_on_host, family)
+        None if spec.stored else _quantization(weights, dtype, placement, spec.tied, embedding_on_host, family, device)
     )
     with _LOAD_LOCK, _captured_log() as log, _progress(folder, on_progress), _as_model_error(folder, log):
         tokenizer = _load_tokenizer(files)
@@ -126,15 +126,20 @@ def _load_weights(folder: Path, family: FamilyRuntime, stop_ids: list[int], **op
 
 
 def _quantization(
-    weights: str, dtype: str, placement: Placement, tied: bool, embedding_on_host: bool, family: FamilyRuntime
-) -> Any:
-    """Return bitsandbytes' configuration of a precision, None for unquantized weights."""
+    weights: str, dtype: str, placement: Placement, tied: bool, embedding_on_host: bool, family: FamilyRuntime,
+    device: torch.device,
+) -> Any:  # fmt: skip
+    """Return the configuration of quantized weights, None for others: bitsandbytes', or `cpu_quantizer`'s on a CPU."""
     if weights in DTYPES:
         return None
-    from transformers import BitsAndBytesConfig
-
     skipped = [] if placement.vision_quantized else [family.VISION_TOWER]
     skipped += [] if placement.lm_head_quantized and not tied else ["lm_head"]  # a tied one is the 16-bit embedding
+    if device.type == "cpu" and weights in CPU_WEIGHTS:
+        from vidqa.models.cpu_quantizer import CpuQuantizationConfig
+
+        return CpuQuantizationConfig(weights, skipped)
+    from transformers import BitsAndBytesConfig
+
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns once per layer about int8 on bf16
     return BitsAndBytesConfig(
         load_in_8bit=weights == "int8",

@@ -73,7 +73,7 @@ def _released(name: str) -> Checkpoint:
 def _read_checkpoint(name: str, folder: Path, local: bool) -> Checkpoint:
     """Read and check all files of a folder, those of the tokenizer only if the model is to run (`local`)."""
     spec = read_spec(folder)
-    bounds = family_of(spec).read_bounds(folder)
+    bounds = family_of(spec).read_bounds(folder, spec)
     if local:
         check_supported(spec, name)
         read_tokenizer_files(folder, spec)

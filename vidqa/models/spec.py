@@ -25,8 +25,10 @@ class StoredWeights:
 class VisionSpec:
     """A vision tower: `patch` pixels a side, `temporal_patch` frames deep, `merge`² patches per token.
 
-    `mlp_hidden` is the width inside a block's MLP; `gated` MLPs have three matrices. Attention stays within windows of
-    `window` pixels except in the blocks of `full_attention`; 0 means no windows.
+    `mlp_hidden` is the width inside a block's MLP. Attention stays within windows of `window` pixels except in the
+    blocks of `full_attention`; 0 means no windows. `tokens_per_second`: M-RoPE positions in time of a second; 0 counts
+    slices instead. `position_rows`: rows of the table of learned positions. `deepstack_blocks`: the blocks whose
+    features go into the first decoder layers.
     """
 
     depth: int
@@ -36,9 +38,11 @@ class VisionSpec:
     temporal_patch: int
     merge: int
     mlp_hidden: int
-    gated: bool = False
     window: int = 0
     full_attention: tuple[int, ...] = ()
+    tokens_per_second: int = 0
+    position_rows: int = 0
+    deepstack_blocks: tuple[int, ...] = ()
 
     @property
     def patch_values(self) -> int:
@@ -55,7 +59,8 @@ class ModelSpec:
     generation_config.json names none. `attention_bias`: queries, keys and values have biases. `qk_norm`: queries and
     keys are normalised per head. `deepstack`: number of first decoder layers after which vision features are added.
     `slice_text_tokens`: most text tokens between two temporal slices of a prompt. `stored_dtype`: the precision of most
-    unquantized weights in the files; released checkpoints are in bf16.
+    unquantized weights in the files; released checkpoints are in bf16. `experts`: MLPs of `expert_width` in a layer, of
+    which each token takes several, `intermediate` wide together; 0 for one MLP.
     """
 
     model_type: str
@@ -77,6 +82,8 @@ class ModelSpec:
     deepstack: int = 0
     slice_text_tokens: int = 0
     stored_dtype: str = "bf16"
+    experts: int = 0
+    expert_width: int = 0
 
     @property
     def pixel_factor(self) -> int:

@@ -4,10 +4,19 @@ Each formula counts the tensors that are alive together at the peak of the engin
 compares them with the real modules.
 """
 
-from vidqa.models.block_sizes import FLEX_BLOCK, INT8_BLOCK_TOKENS, TILE_KEYS, TILE_QUERIES
+from vidqa.models.block_sizes import (
+    CPU_LINEAR_COLUMNS,
+    CPU_LINEAR_ROWS,
+    FLEX_BLOCK,
+    INT4_GROUP,
+    INT4_PACKED_ROWS,
+    INT8_BLOCK_TOKENS,
+    TILE_KEYS,
+    TILE_QUERIES,
+)
 from vidqa.models.family import family_of
 from vidqa.models.spec import ModelSpec
-from vidqa.planner.weight_memory import QUANTIZED, weight_tensors
+from vidqa.planner.weight_memory import QUANTIZED, runs_on_cpu_layers, weight_tensors
 from vidqa.types import ELEMENT_BYTES, RunConfig
 
 _FLOAT32_BYTES = 4  # rotations, log-sum-exps and logits are computed in float32
@@ -50,12 +59,14 @@ def waiting_rows(spec: ModelSpec, run_config: RunConfig, phase: str) -> int:
     in `tokens_bytes`. In the vision phase fewer than a chunk of n wait from the groups before: all in one group
     where n ≤ G, else in groups of less than n + G together (a bound that grows with G, as the search
     requires). If the tower is offloaded, embeddings wait on the host, and only the group that was just encoded is on
-    the device.
+    the device; where text between slices shifts the chunks, also the slice of which a part was prefilled. The text
+    waits with its slices.
     """
-    group = group_tokens(spec, run_config)
-    total = spec.visual_tokens(run_config.frames, run_config.height, run_config.width)
+    group = group_tokens(spec, run_config) + group_slices(spec, run_config) * spec.slice_text_tokens
+    total = spec.video_tokens(run_config.frames, run_config.height, run_config.width)
     if run_config.placement.vision_offloaded:
-        return group if phase == "vision" else 0
+        slice_tokens = spec.slice_tokens(run_config.height, run_config.width) if spec.slice_text_tokens else 0
+        return group if phase == "vision" else min(slice_tokens, run_config.prefill_chunk)
     if phase == "vision" and total <= group:
         return 0
     one_group = phase == "prefill" or run_config.prefill_chunk <= group
@@ -75,7 +86,9 @@ def chunk_tokens(spec: ModelSpec, run_config: RunConfig) -> int:
 def chunk_formula(spec: ModelSpec, run_config: RunConfig) -> str:
     """Return the larger of the formulas of `tokens_bytes` with its numbers."""
     tokens, hidden, wide = chunk_tokens(spec, run_config), spec.hidden, spec.intermediate
-    rows = 2 + residual_element_bytes(run_config) // ELEMENT_BYTES[run_config.dtype]
+    rows = 2 + spec.deepstack + residual_element_bytes(run_config) // ELEMENT_BYTES[run_config.dtype]
+    if runs_on_cpu_layers(spec, run_config):
+        return f"{tokens} tokens · ({rows} · {hidden} + 2 · {wide}), and a part of a layer"
     if run_config.weights == "int8":
         return f"{tokens} tokens · ({rows} · {hidden} + {wide} in {run_config.dtype}, int32, fp16 and cast)"
     if run_config.weights in QUANTIZED and hidden > tokens:
@@ -110,6 +123,8 @@ def _mlp_bytes(spec: ModelSpec, run_config: RunConfig, tokens: int) -> int:
     """
     element, wide = ELEMENT_BYTES[run_config.dtype], tokens * spec.intermediate
     product, matrix = 3 * element * wide, spec.hidden * spec.intermediate
+    if runs_on_cpu_layers(spec, run_config):
+        return max(product, _cpu_layer_bytes(spec, run_config, tokens))
     if run_config.weights == "int8":
         cast = 0 if run_config.dtype == "fp16" else element
         outliers = 3 * matrix // _OUTLIER_SHARE
@@ -121,9 +136,32 @@ def _mlp_bytes(spec: ModelSpec, run_config: RunConfig, tokens: int) -> int:
     return product
 
 
+def _cpu_layer_bytes(spec: ModelSpec, run_config: RunConfig, tokens: int) -> int:
+    """Return the peak inside an MLP whose layers are models/cpu_linear.py's.
+
+    int8: in the second half, beside the first: its result, and of some rows the codes, the product in int32 and float32
+    and their part of the result's precision. int4: for some output channels of the last matrix their bf16 weights, with
+    scales and offsets, and the product of one half of them, beside its input and its result.
+    """
+    element, wide, hidden = ELEMENT_BYTES[run_config.dtype], spec.intermediate, spec.hidden
+    if run_config.weights == "int8":
+        rows = min(tokens, CPU_LINEAR_ROWS)
+        return 2 * element * tokens * wide + rows * (2 * _FLOAT32_BYTES * wide + hidden)
+    if tokens <= INT4_PACKED_ROWS:
+        return 0
+    cast = element if run_config.dtype == "fp32" else 0
+
+    def copied(inputs: int, outputs: int) -> int:
+        channels = min(outputs, CPU_LINEAR_COLUMNS)
+        return channels * inputs * (2 + cast) + 4 * channels * inputs // INT4_GROUP + element * tokens * channels // 2
+
+    first = element * 2 * tokens * wide + copied(hidden, wide)
+    return max(first, element * tokens * (wide + hidden) + copied(wide, hidden))
+
+
 def quantized_copy_bytes(spec: ModelSpec, run_config: RunConfig, part: str) -> int:
     """Return the bytes of the 16-bit copy of a part's largest matrix; 0 if that part is not quantized."""
-    if run_config.weights not in QUANTIZED:
+    if run_config.weights not in QUANTIZED or runs_on_cpu_layers(spec, run_config):
         return 0
     element = ELEMENT_BYTES[run_config.dtype]
     if part == "vision" and run_config.placement.vision_quantized:

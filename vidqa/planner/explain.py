@@ -49,6 +49,8 @@ def limiting_reason(
             return f"the model's context of {problem.spec.context_tokens:,} tokens"
         if problem.most_visual_tokens is not None:
             return "a larger plan ran out of memory"
+        if space.most_tokens < quality.CAPS[problem.config.quality].visual_tokens:
+            return f"{space.most_tokens:,} visual tokens, the most that the checkpoint's video processor allows"
         return f"{space.most_tokens:,} visual tokens, past which little is gained (--quality {problem.config.quality})"
     needed = required_bytes(problem.spec, run_config, problem.overhead)
     if needed > problem.budget_bytes:

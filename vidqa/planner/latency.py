@@ -25,14 +25,14 @@ _OPERATION_SECONDS = {"cuda": 0.9e-3 / _PLAIN_OPERATIONS, "mps": 0.9e-3 / _PLAIN
 _CAPTURED_OPERATION_SECONDS = 3e-6
 # FLOP/s of a CPU's products in each precision, relative to fp32: 2 cores of an EPYC with AVX512-BF16, 512 rows.
 # Without such instructions bf16 products are converted number by number (the same CPU, oneDNN limited to AVX2).
-_CPU_PRECISIONS = {"fp32": 1.0, "bf16": 2.4, "int8": 3.5, "int4": 2.2, "nf4": 2.2, "nf4-dq": 2.2}
+_CPU_PRECISIONS = {"fp32": 1.0, "bf16": 2.4, "int8": 3.5, "int4": 1.8, "nf4": 2.2, "nf4-dq": 2.2}
 _SLOW_BF16 = 0.25
 # bitsandbytes 0.45 at batch 1, Llama-3.1-8B on H100: bf16 41.0, NF4 30.1, NF4 nested 24.3, int8 19.2.
 _SLOWER_ON_GPU = {"int8": 2.1, "nf4": 1.4, "nf4-dq": 1.7}
 # Sampling, detokenizing and reporting a token on a CPU: the demo model's tokens take 3 ms, its layers 0.8.
 _TOKEN_SECONDS = 2e-3
-# Opening the file and its decoder's process, planning and the chat template: 2 cores, short clips.
-_START_SECONDS = 0.15
+# Planning and the chat template; what vision and prefill take beside their layers. 2 cores, the demo model.
+_START_SECONDS, _VISION_SECONDS, _PROMPT_SECONDS = 15e-3, 5e-3, 15e-3
 # Measured on 2 cores: 64 frames of a 5-minute 1080p H.264 clip (GOP 250) in 16.6 s, for which about
 # 8,000 frames were decoded: 1.0e9 pixels a second.
 _DECODED_PIXELS_PER_SECOND = 1.0e9
@@ -95,24 +95,38 @@ def _measured_rates(problem: PlanningProblem, run_config: RunConfig) -> Rates | 
 
 
 def _rates(problem: PlanningProblem, run_config: RunConfig) -> Rates:
-    return _measured_rates(problem, run_config) or _estimated_rates(problem.device, run_config.weights)
+    device, weights = problem.device, run_config.weights
+    if (found := _measured_rates(problem, run_config)) is not None:
+        return found
+    if (
+        device.kind == "cpu" and problem.speed.measured
+    ):  # else a busy machine's rates would be compared with a free one's
+        known, rates = next(iter(problem.speed.measured.items()))
+        share = _cpu_share(device, weights) / _cpu_share(device, known)
+        return replace(rates, matmul_flops_per_second=rates.matmul_flops_per_second * share)
+    return _estimated_rates(device, weights)
+
+
+def _cpu_share(device: Device, weights: str) -> float:
+    """Return the FLOP/s of a CPU's products in a precision, relative to fp32."""
+    return _SLOW_BF16 if weights == "bf16" and not device.bf16 else _CPU_PRECISIONS.get(weights, 1.0)
 
 
 def _estimated_rates(device: Device, weights: str) -> Rates:
     """Return rates from a device's peak rates and the shares of them that are usually reached."""
     flops = device.flops_per_second * _FLOPS_SHARE
     if device.kind == "cpu":
-        slow = weights == "bf16" and not device.bf16
-        flops *= _SLOW_BF16 if slow else _CPU_PRECISIONS.get(weights, 1.0)
+        flops *= _cpu_share(device, weights)
     return Rates(flops, flops, device.bandwidth_bytes_per_second * _BANDWIDTH_SHARE, _OPERATION_SECONDS[device.kind])
 
 
-def _layer_seconds(run_config: RunConfig, device: Device, rates: Rates) -> float:
+def _layer_seconds(spec: ModelSpec, run_config: RunConfig, device: Device, rates: Rates) -> float:
     """Return the seconds that a decode step needs for each layer however little it reads."""
     on_host = run_config.placement.kv_on_host or run_config.placement.embedding_on_host
     if device.kind != "cuda" or on_host:  # a step that waits for the host is not captured
         return _PLAIN_OPERATIONS * rates.operation_seconds
     fused = (device.compute_capability or (0, 0)) >= OLDEST_FOR_TRITON and run_config.dtype != "fp16"
+    fused = fused and not spec.qk_norm  # the fused layer has no norms of queries and keys
     return (_FUSED_OPERATIONS if fused else _PLAIN_OPERATIONS) * _CAPTURED_OPERATION_SECONDS
 
 
@@ -131,7 +145,7 @@ def _vision_seconds(problem: PlanningProblem, run_config: RunConfig) -> float:
     spec = problem.spec
     groups = -(-spec.slices(run_config.frames) // group_slices(spec, run_config))
     computing = _compute_seconds(family_of(spec).vision_flops(spec, run_config), _rates(problem, run_config))
-    return computing + groups * _group_start(problem, run_config)
+    return _VISION_SECONDS + computing + groups * _group_start(problem, run_config)
 
 
 def _slice_seconds(problem: PlanningProblem, run_config: RunConfig) -> float:
@@ -155,7 +169,7 @@ def _prefill_seconds(problem: PlanningProblem, run_config: RunConfig) -> float:
     moved = 2 * _part_bytes(spec, run_config, "vision") if run_config.placement.vision_offloaded else 0
     start = spec.layers * _PLAIN_OPERATIONS * rates.operation_seconds + _cache_copy_seconds(spec, run_config) / 2
     computing = _compute_seconds(prefill_flops(spec, run_config), rates)
-    return computing + chunks * start + moved / _HOST_BUS_BYTES_PER_SECOND
+    return _PROMPT_SECONDS + computing + chunks * start + moved / _HOST_BUS_BYTES_PER_SECOND
 
 
 def _row_seconds(problem: PlanningProblem, run_config: RunConfig) -> float:
@@ -182,7 +196,7 @@ def _token_seconds(problem: PlanningProblem, run_config: RunConfig) -> float:
     parts = ("layers", "embedding" if spec.tied else "lm_head")
     read = sum(_part_bytes(spec, run_config, part) for part in parts) + kv_bytes(spec, run_config)
     streaming = read / rates.weight_bytes_per_second
-    launching = spec.layers * _layer_seconds(run_config, device, rates)
+    launching = spec.layers * _layer_seconds(spec, run_config, device, rates)
     if device.kind == "cpu":
         return streaming + launching + _TOKEN_SECONDS
     launching *= _SLOWER_ON_GPU.get(run_config.weights, 1.0)

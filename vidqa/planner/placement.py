@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from vidqa.models.spec import ModelSpec
 from vidqa.planner.problem import PlanningProblem
-from vidqa.types import ELEMENT_BYTES, Device, Placement, RunConfig
+from vidqa.types import CPU_WEIGHTS, ELEMENT_BYTES, Device, Placement, RunConfig
 
 # bitsandbytes 0.45 at batch 1: NF4 30, nested NF4 24, int8 19 tokens/s (Llama-3.1-8B, H100): of equal scores the first
 # candidate is chosen, so the slow ones come last.
@@ -29,7 +29,7 @@ def weight_choices(device: Device, spec: ModelSpec) -> tuple[str, ...]:
     """
     native = compute_dtype(device, spec)
     if device.kind == "cpu":
-        return ("bf16", "nf4", "fp32") if native == "bf16" else ("fp32", "bf16", "nf4")
+        return (native, *CPU_WEIGHTS, "fp32") if native == "bf16" else (native, "bf16", *CPU_WEIGHTS)
     return (native,) if device.kind == "mps" else (native, "int8", "nf4", "nf4-dq")
 
 
@@ -71,7 +71,8 @@ def candidates(problem: PlanningProblem) -> Iterator[RunConfig]:
     config, device = problem.config, problem.device
     chosen = problem.pinned_weights or config.weights
     choices = (chosen,) if chosen else weight_choices(device, problem.spec)
-    for weights in sorted(choices, key=_SLOW_WEIGHTS.__contains__):
+    slow = _SLOW_WEIGHTS if device.kind == "cuda" else ()
+    for weights in sorted(choices, key=slow.__contains__):
         dtype = weights if weights in ELEMENT_BYTES else compute_dtype(device, problem.spec)
         places = (config.placement,) if config.placement else placements(problem.spec, weights, device)
         for place in dict.fromkeys(_as_loaded(place, problem.pinned_placement) for place in places):
@@ -92,4 +93,5 @@ def candidates(problem: PlanningProblem) -> Iterator[RunConfig]:
                     batch=config.batch,
                     spare_tokens=config.conversation_tokens,
                     sampled=problem.request.temperature > 0,
+                    device=device.kind,
                 )

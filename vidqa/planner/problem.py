@@ -81,6 +81,11 @@ def planning_problems(
     """Return one problem per model; raise UsageError for an empty budget, or weights that the only model lacks."""
     if len(checkpoints) == 1:
         _check_stored(checkpoints[0], config)
+    if config.weights == "int4" and device.kind != "cpu":
+        raise UsageError(
+            f"int4 weights run on a CPU, and the device is {device.name}.",
+            "Use --weights nf4, which are 4-bit too, or add --device cpu.",
+        )
     overhead, budget = runtime_overhead(device, video), budget_bytes(device, config)
     large = device.kind == "cuda" and device.total_bytes >= _LARGE_GPU_BYTES
     return [

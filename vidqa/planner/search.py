@@ -55,7 +55,7 @@ def search_space(problem: PlanningProblem) -> SearchSpace:
     least = spec.visual_tokens(counts[0], *sizes[0])  # the user's frames and size may exceed the quality's cap
     allowed = problem.context_left
     if not fixed_count:
-        allowed = min(allowed, max(caps.visual_tokens, least))
+        allowed = min(allowed, max(min(caps.visual_tokens, problem.bounds.total_pixels // token), least))
     if problem.most_visual_tokens is not None:
         allowed = min(allowed, problem.most_visual_tokens)
     return SearchSpace(counts, sizes, wanted, allowed, spec.slice_tokens(*sizes[-1]))

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from functools import cache
 
 from vidqa.devices.device import BLOCK, rounded
+from vidqa.models.block_sizes import INT4_GROUP, INT4_MULTIPLE, QUANTIZATION_ROWS
 from vidqa.models.checkpoint import part_of, tensor_shapes
 from vidqa.models.spec import ModelSpec
-from vidqa.types import ELEMENT_BYTES, Placement
+from vidqa.types import CPU_WEIGHTS, ELEMENT_BYTES, Placement, RunConfig
 
-QUANTIZED = ("int8", "nf4", "nf4-dq", "fp8", "awq", "gptq")  # the last two only as a checkpoint stores them
+QUANTIZED = ("int8", "int4", "nf4", "nf4-dq", "fp8", "awq", "gptq")  # the last two only as a checkpoint stores them
 _NF4_BLOCK = 64  # weights that share one absmax (bitsandbytes' default)
 _NESTED_BLOCK = 256  # absmaxes that share one scale when they are quantized in turn
 
@@ -19,7 +20,7 @@ _NESTED_BLOCK = 256  # absmaxes that share one scale when they are quantized in 
 class WeightTensor:
     """Parameters of one shape: the part of the model they belong to, rows and columns, and how many there are.
 
-    Vectors have one column. Quantization leaves vectors and convolutions (`matrix` is False) in 16-bit.
+    Vectors have one column. Quantization leaves vectors and convolutions (`matrix` is False) whole.
     """
 
     part: str
@@ -37,11 +38,16 @@ class WeightTensor:
 @cache
 def weight_tensors(spec: ModelSpec) -> tuple[WeightTensor, ...]:
     """Return every parameter of a checkpoint. Parts: embedding, layers, lm_head, vision."""
-    counts = Counter((part_of(name), shape) for name, shape in tensor_shapes(spec))
+    counts = Counter((part_of(name), shape, _is_linear(name, shape)) for name, shape in tensor_shapes(spec))
     return tuple(
-        WeightTensor(part, shape[0], math.prod(shape[1:]), len(shape) == 2, times)
-        for (part, shape), times in counts.items()
+        WeightTensor(part, shape[0], math.prod(shape[1:]), linear, times)
+        for (part, shape, linear), times in counts.items()
     )
+
+
+def _is_linear(name: str, shape: tuple[int, ...]) -> bool:
+    """Return whether a tensor is a linear layer's matrix, which alone is quantized: not a table of embeddings."""
+    return len(shape) == 2 and "embed" not in name
 
 
 @cache
@@ -51,25 +57,37 @@ def parameters(spec: ModelSpec, *parts: str) -> int:
 
 
 def weight_bytes(tensor: WeightTensor, precision: str) -> int:
-    """Return the bytes of a tensor in a precision, rounded as it is allocated; vectors stay in 16-bit.
+    """Return the bytes of a tensor in a precision, rounded as it is allocated.
 
     int8: one byte a weight and a float32 scale a row. nf4: half a byte, a float32 absmax per 64
     weights and a table of 16 floats. nf4-dq: the absmaxes are bytes, with a float32 per 256 of
-    them, a table of 256 floats and an offset (Dettmers et al. 2023, section 3). fp8: a byte.
+    them, a table of 256 floats and an offset (Dettmers et al. 2023, section 3). fp8: a byte. int4:
+    half a byte, and a scale and an offset in bf16 for 64 weights of a row (models/cpu_linear.py).
     """
     count = tensor.rows * tensor.columns
-    if not tensor.matrix and precision in QUANTIZED:
-        precision = "bf16"
     if precision in ELEMENT_BYTES:
         return tensor.times * rounded(count * ELEMENT_BYTES[precision])
     if precision in ("int8", "fp8"):
         return tensor.times * (rounded(count) + rounded(4 * tensor.rows))
+    if precision == "int4":
+        return tensor.times * (rounded(count // 2) + rounded(4 * count // INT4_GROUP))
     blocks = -(-count // _NF4_BLOCK)
     packed = rounded(-(-count // 2)) + rounded(16 * 4)
     if precision == "nf4":
         return tensor.times * (packed + rounded(4 * blocks))
     nested = rounded(blocks) + rounded(4 * -(-blocks // _NESTED_BLOCK)) + rounded(256 * 4) + rounded(4)
     return tensor.times * (packed + nested)
+
+
+def _stays_whole(tensor: WeightTensor, precision: str) -> bool:
+    """Return whether quantization leaves a tensor in the compute precision."""
+    divided = precision != "int4" or not (tensor.rows % INT4_MULTIPLE or tensor.columns % INT4_GROUP)
+    return not (tensor.matrix and divided)
+
+
+def runs_on_cpu_layers(spec: ModelSpec, run_config: RunConfig) -> bool:
+    """Return whether the weights run by models/cpu_linear.py instead of bitsandbytes."""
+    return run_config.device == "cpu" and run_config.weights in CPU_WEIGHTS and spec.stored is None
 
 
 def part_precision(part: str, weights: str, dtype: str, placement: Placement) -> str:
@@ -92,8 +110,8 @@ def part_bytes(spec: ModelSpec, part: str, weights: str, dtype: str, placement: 
     total = 0
     for tensor in weight_tensors(spec):
         if tensor.part == part:
-            whole = not tensor.matrix and tensor.columns > 1
-            total += weight_bytes(tensor, dtype if whole and precision in QUANTIZED else precision)
+            whole = precision in QUANTIZED and _stays_whole(tensor, precision)
+            total += weight_bytes(tensor, dtype if whole else precision)
     return total + _BUFFERS.get(part, 0)
 
 
@@ -112,5 +130,8 @@ def staging_bytes(spec: ModelSpec, weights: str, dtype: str, placement: Placemen
                  if part_precision(part, weights, dtype, placement) in QUANTIZED]  # fmt: skip
     if not quantized or spec.stored is not None:
         return 0
-    matrices = (tensor.rows * tensor.columns for tensor in weight_tensors(spec) if tensor.part in quantized)
-    return max(matrices) * (ELEMENT_BYTES[dtype] + (2 if weights == "int8" else 0))
+    matrices = [tensor for tensor in weight_tensors(spec) if tensor.part in quantized]
+    largest = max(tensor.rows * tensor.columns for tensor in matrices)
+    if weights == "int4":  # some rows in float32, and their codes in int32
+        return largest * ELEMENT_BYTES[dtype] + 8 * QUANTIZATION_ROWS * max(tensor.columns for tensor in matrices)
+    return largest * (ELEMENT_BYTES[dtype] + (2 if weights == "int8" else 0))

@@ -34,7 +34,7 @@ CODE: dict[str, tuple[str, ...]] = {
     ),
     FRAMES: (
         "vidqa.video", "vidqa.engine.vision:GroupEncoder._patches", "vidqa.profiling.hf_baseline:stack_frames",
-        "transformers.video_processing_utils",
+        "vidqa.models.vision_tower", "transformers.video_processing_utils",
     ),
     CONCATENATION: ("transformers.cache_utils",),
     KV_CACHE: ("vidqa.engine.kv_cache",),
@@ -44,11 +44,11 @@ CODE: dict[str, tuple[str, ...]] = {
     ),
     ROTARY: (
         "vidqa.models.decoder_layers:rotate", "vidqa.models.decoder_layers:Rotary.of_positions",
-        "vidqa.models.decoder_layers:Rotary.of_text",
+        "vidqa.models.decoder_layers:Rotary.of_text", "vidqa.models.vision_tower:axial_rotary",
     ),
-    QUERIES: ("vidqa.models.decoder_layers:_attention",),
+    QUERIES: ("vidqa.models.decoder_layers:_attention", "vidqa.models.vision_tower:attend_within_slices"),
     EMBEDDINGS: ("vidqa.engine.prefix_cache", "vidqa.models.vlm:VisionLanguageModel.embed"),
-    HIDDEN: ("vidqa.models.decoder_layers:run_layers",),
+    HIDDEN: ("vidqa.models.decoder_layers:run_layers", "vidqa.models.vision_tower:mlp_by_tiles"),
 }  # fmt: skip
 # Parts of the class names of the `nn.Module`s that allocate each kind, as transformers names them.
 LAYERS: dict[str, tuple[str, ...]] = {

@@ -5,7 +5,7 @@ one, so its video stage needs less memory than transformers' own.
 """
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from vidqa.devices.memory_tracker import phase_mark
-from vidqa.engine.prompt import PromptTokens, build_prompt
+from vidqa.engine.prompt import PromptTokens, build_prompt, means_of_slices
+from vidqa.models.family import Segment, TextSegment
 from vidqa.models.loader import Loaded, load_model
 from vidqa.types import Placement, Request
+from vidqa.video.frame_sampling import sampled_times
 from vidqa.video.reader import VideoReader
+
+_VIDEO = 2  # transformers' mm_token_type_ids: text 0, image 1, video 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,18 +71,19 @@ class HFBaseline:
     ) -> BaselineAnswer:
         """Answer greedily from these frames at `size` (height, width)."""
         start = time.perf_counter()
+        times = means_of_slices(sampled_times(reader.info, indices), self._loaded.model.spec)
         with phase_mark("video"):
-            video = process_video(self._loaded, stack_frames(self._loaded, reader, indices, size))
+            video = process_video(self._loaded, stack_frames(self._loaded, reader, indices, size), times)
         prompt = build_prompt(self._loaded, request.question, request.system)
-        inputs = model_inputs(self._loaded, prompt, video)
+        inputs = model_inputs(self._loaded, prompt, video, times)
         with _calls_marked(self._loaded.model.visual, "vision"):
-            tokens, times = generate(self._model, inputs, request.max_tokens)
+            tokens, seconds = generate(self._model, inputs, request.max_tokens)
         text = self._loaded.tokenizer.decode(tokens, skip_special_tokens=True).strip()
         if tokens and tokens[-1] in self._loaded.stop_ids:
             tokens.pop()
         prompt_tokens = inputs["input_ids"].shape[1]
-        visual_tokens = prompt_tokens - len(prompt.head) - len(prompt.tail)
-        return BaselineAnswer(times[0] - start, text, tuple(tokens), visual_tokens, prompt_tokens)
+        visual_tokens = int((inputs["mm_token_type_ids"] == _VIDEO).sum())
+        return BaselineAnswer(seconds[0] - start, text, tuple(tokens), visual_tokens, prompt_tokens)
 
 
 def stack_frames(loaded: Loaded, reader: VideoReader, indices: tuple[int, ...], size: tuple[int, int]) -> Tensor:
@@ -87,20 +92,34 @@ def stack_frames(loaded: Loaded, reader: VideoReader, indices: tuple[int, ...], 
     return torch.stack([resize(frame.rgb, *size) for frame in reader.frames(indices)])
 
 
-def process_video(loaded: Loaded, frames: Tensor, **options: Any) -> dict[str, Tensor]:
-    """Run transformers' video processor on (n, 3, height, width) frames that have their final size."""
-    model = loaded.model
-    return model.family.hf_video_inputs(frames, model.spec, **options)
+def process_video(
+    loaded: Loaded, frames: Tensor, slice_times: Sequence[float] = (), **options: Any
+) -> dict[str, Tensor]:
+    """Run transformers' video processor on (n, 3, height, width) frames that have their final size.
+
+    `slice_times` are the mean times of the temporal slices; without them slices are a second apart.
+    """
+    model, gaps = loaded.model, max(len(slice_times) - 1, 1)
+    between = (slice_times[-1] - slice_times[0]) / gaps if slice_times else 1.0
+    return model.family.hf_video_inputs(frames, model.spec, between, **options)
 
 
-def model_inputs(loaded: Loaded, prompt: PromptTokens, video: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def model_inputs(
+    loaded: Loaded, prompt: PromptTokens, video: Mapping[str, Tensor], slice_times: Sequence[float] = ()
+) -> dict[str, Tensor]:
     """Return transformers' inputs for a prompt and a processed video, on the model's device."""
-    spec = loaded.model.spec
-    visual_tokens = int(video["video_grid_thw"].prod()) // spec.vision.merge**2
-    ids = torch.tensor([[*prompt.head, *[spec.video_token] * visual_tokens, *prompt.tail]])
-    kinds = (ids == spec.video_token).int() * 2
+    model, grid = loaded.model, video["video_grid_thw"][0].tolist()
+    each = grid[1] * grid[2] // model.spec.vision.merge**2
+    times = slice_times or range(grid[0])
+    layout = model.family.layout(prompt.head, prompt.tail, times, loaded.tokenizer)
+    ids = torch.tensor([[token for segment in layout for token in _ids(segment, model.spec.video_token, each)]])
+    kinds = (ids == model.spec.video_token).int() * _VIDEO
     text = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "mm_token_type_ids": kinds}
-    return {name: tensor.to(loaded.model.device) for name, tensor in (text | dict(video)).items()}
+    return {name: tensor.to(model.device) for name, tensor in (text | dict(video)).items()}
+
+
+def _ids(segment: Segment, video_token: int, slice_tokens: int) -> Sequence[int]:
+    return segment.ids if isinstance(segment, TextSegment) else [video_token] * (segment.slices * slice_tokens)
 
 
 def generate(model: Any, inputs: dict[str, Tensor], max_tokens: int, **options: Any) -> tuple[list[int], list[float]]:

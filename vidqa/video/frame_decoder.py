@@ -1,7 +1,7 @@
 """Decoding of chosen frames of an opened video: exactly those of a linear decode, and no others converted.
 
 Goes forward through the stream and seeks only where a keyframe saves work. Between targets, pictures that no other
-picture refers to are not decoded at all.
+picture refers to are not decoded at all. In an interlaced stream the pictures beside each target are decoded too.
 """
 
 import bisect
@@ -17,9 +17,11 @@ from av.video.reformatter import VideoReformatter
 from vidqa.errors import PictureTooLarge
 from vidqa.types import Frame
 from vidqa.video.container import UNREADABLE, rewind, size_checked
+from vidqa.video.deinterlacing import deinterlaced, is_interlaced
 from vidqa.video.probe import Opened
-from vidqa.video.rgb_conversion import as_shown, differs
+from vidqa.video.rgb_conversion import as_shown, conversion_notes, differs
 from vidqa.video.size_limits import MAX_PIXELS, out_of_memory_error
+from vidqa.video.tone_mapping import ToneMapper
 
 _MIN_SAVED_FRAMES = 12  # a seek refills the decoder's pipeline: it saves time from about here
 _SHAPE_NOTE = (
@@ -53,15 +55,17 @@ class FrameSource:
         self._order = -1  # counts pictures in linear mode
         self._from_start = True  # no seek since the first packet: a missing picture is not in the file
         self._steps_back = 0  # additional keyframes to begin from, learned from failed seeks
+        self._indices: Sequence[int] = ()
         self._targets: set[int] = set()
+        self._interlaced = opened.interlaced  # or seen to be so since: pictures come with the ones beside them
+        self._beside: tuple[Any | None, Any | None] = (None, None)  # before and after the last one that came out
+        self._tone_mapper = ToneMapper()
         self.stopped = ""
 
     def frames(self, indices: Sequence[int]) -> Iterator[Frame]:
         """Yield a Frame per index (ascending, repeats allowed) until the end or the damage."""
-        ticks = self._opened.pts
-        self._targets = {ticks[index] for index in indices}
-        self.stopped = ""
-        self._rewind()
+        self._indices, self.stopped = indices, ""
+        self._begin()
         last: Frame | None = None
         for index in indices:
             if last is None or last.index != index:
@@ -71,9 +75,19 @@ class FrameSource:
                     return
             yield last
 
+    def _begin(self) -> None:
+        """Restart at the first packet, with the pictures that the indices need as targets."""
+        ticks, beside = self._opened.pts, 1 if self._interlaced else 0
+        self._targets = {tick for index in self._indices for tick in ticks[max(index - beside, 0) : index + beside + 1]}
+        self._rewind()
+
     def _frame_at(self, index: int) -> Frame | None:
         """Return the frame at an index, or None if the stream ends or breaks before it."""
         picture = self._picture_at(index)
+        if picture is not None and is_interlaced(picture) and not self._interlaced:
+            self._interlaced = True
+            self._begin()
+            picture = self._picture_at(index)
         if picture is None:
             return None
         try:
@@ -87,10 +101,25 @@ class FrameSource:
     def _frame(self, index: int, picture: Any) -> Frame:
         info, shape = self._opened.info, self._opened.shape
         aspect = None if self._aspects is None else self._aspects.of(picture)
-        note = _SHAPE_NOTE if differs(picture, shape, aspect) else ""
         shown = self._index_of(index, picture)
-        note = _SUBSTITUTE_NOTE if shown != index else note
-        return Frame(index, info.shown_seconds(shown), as_shown(picture, shape, aspect), note)
+        note = _SUBSTITUTE_NOTE if shown != index else self._note(picture, aspect)
+        if is_interlaced(picture):
+            picture = deinterlaced(picture, *((None, None) if shown != index else self._neighbours(picture)))
+        return Frame(index, info.shown_seconds(shown), as_shown(picture, shape, self._tone_mapper, aspect), note)
+
+    def _note(self, picture: Any, aspect: float | None) -> str:
+        """Return what is unusual in a picture and was not said when the file was opened."""
+        notes = [note for note in conversion_notes(picture) if note not in self._opened.info.notes]
+        return " ".join([_SHAPE_NOTE, *notes] if differs(picture, self._opened.shape, aspect) else notes)
+
+    def _neighbours(self, picture: Any) -> tuple[Any | None, Any | None]:
+        """Return the intact pictures right before and after the last one that came out; None where there is none."""
+        before, after = self._beside
+        if self._opened.linear:
+            return before, after
+        ticks = self._opened.pts
+        place = bisect.bisect_left(ticks, picture.pts)
+        return _intact(before, ticks[max(place - 1, 0) : place]), _intact(after, ticks[place + 1 : place + 2])
 
     def _index_of(self, index: int, picture: Any) -> int:
         """Return the index of the picture shown for an index: a later one if that cannot be decoded."""
@@ -107,13 +136,25 @@ class FrameSource:
         if self._latest is not None and self._latest.pts >= target:
             return self._latest  # the substitute for pictures that cannot be decoded
         self._latest = None
-        self._seek_if_cheaper(target)
+        self._seek_if_cheaper(self._first_needed(target))
         picture = self._advance_to(target)
         return picture if self._is_exact(picture, target) else self._from_further_back(target, picture)
 
     def _is_exact(self, picture: Any | None, target: int) -> bool:
         """Return whether a linear decode would give this picture too; decoding from the start is one."""
-        return self._from_start or (picture is not None and picture.pts == target and not picture.is_corrupt)
+        if self._from_start:
+            return True
+        if picture is None or picture.pts != target or picture.is_corrupt:
+            return False
+        if not (self._interlaced and is_interlaced(picture)):
+            return True
+        damaged = self._beside[1] is not None and self._beside[1].is_corrupt
+        return self._neighbours(picture)[0] is not None and not damaged
+
+    def _first_needed(self, target: int) -> int:
+        """Return the ticks of the first picture that a target needs: in an interlaced stream the one before it."""
+        ticks = self._opened.pts
+        return ticks[max(bisect.bisect_left(ticks, target) - 1, 0)] if self._interlaced else target
 
     def _from_further_back(self, target: int, picture: Any | None) -> Any | None:
         """Try earlier keyframes if the decoder dropped or damaged the target; return what it gives if none helps."""
@@ -124,7 +165,7 @@ class FrameSource:
                 break
             self._steps_back = self._steps_back * 2 + 1
             self.stopped = ""
-            self._seek_before(target)
+            self._seek_before(self._first_needed(target))
             picture = self._advance_to(target)
         return picture
 
@@ -141,7 +182,7 @@ class FrameSource:
         rewind(self._container, self._stream, by_bytes=self._opened.joined is not None)
         self._flush_decoder()
         self._pictures, self._position, self._order, self._from_start = None, None, -1, True
-        self._latest = None
+        self._latest, self._beside = None, (None, None)
 
     def _seek_if_cheaper(self, target: int) -> None:
         """Seek to a keyframe before the target if that saves decoding."""
@@ -185,7 +226,7 @@ class FrameSource:
             return False
         if key is None or key.pts > target:
             return False
-        self._pictures, self._position, self._from_start = self._decoded(chain((key,), packets)), None, False
+        self._pictures, self._position, self._from_start = self._decode(chain((key,), packets)), None, False
         return True
 
     def _flush_decoder(self) -> None:
@@ -195,7 +236,7 @@ class FrameSource:
 
     def _advance(self, reached: Any) -> Any | None:
         if self._pictures is None:
-            self._pictures = self._decoded(self._packets())
+            self._pictures = self._decode(self._packets())
         for picture in self._pictures:
             if picture.pts is not None:
                 self._position = picture.pts
@@ -207,6 +248,20 @@ class FrameSource:
         """Return the packets from here on, with the times of the packet table."""
         packets = self._container.demux(self._stream)
         return packets if self._opened.joined is None else self._opened.joined.shifted(packets)
+
+    def _decode(self, packets: Iterable[Any]) -> Iterator[Any]:
+        """Return the pictures of packets; in an interlaced stream `_beside` holds the ones beside each."""
+        pictures = self._decoded(packets)
+        return self._with_neighbours(pictures) if self._interlaced else pictures
+
+    def _with_neighbours(self, pictures: Iterator[Any]) -> Iterator[Any]:
+        """Yield each picture when the one after it is decoded."""
+        before, picture = None, next(pictures, None)
+        while picture is not None:
+            after = next(pictures, None)
+            self._beside = (before, after)
+            yield picture
+            before, picture = picture, after
 
     def _decoded(self, packets: Iterable[Any]) -> Iterator[Any]:
         """Yield pictures in presentation order without those that are neither target nor reference."""
@@ -230,12 +285,18 @@ class FrameSource:
 
     def close(self) -> None:
         """Close the container."""
-        self._pictures = self._latest = None  # both refer to the container's threads
+        self._pictures = self._latest = None  # these refer to the container's threads
+        self._beside = (None, None)
         self._container.close()
 
 
 def _reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+def _intact(picture: Any | None, ticks: Sequence[int]) -> Any | None:
+    """Return a picture that has one of these times and was decoded whole; None for another."""
+    return picture if picture is not None and picture.pts in ticks and not picture.is_corrupt else None
 
 
 def _alpha_decoder(stream: Any) -> Any | None:

@@ -3,7 +3,6 @@
 Reads names and a text file, no picture.
 """
 
-import hashlib
 import math
 import os
 import re
@@ -104,7 +103,9 @@ def file_identity(path: str) -> tuple[int | str, ...]:
     identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
     if not os.path.isdir(path):
         return identity
-    digest = hashlib.blake2b()
+    from hashlib import blake2b  # imported late: with OpenSSL
+
+    digest = blake2b()
     for name in sorted(_names(path)):
         found = os.stat(os.path.join(path, name))
         values = (name, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)

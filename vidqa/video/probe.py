@@ -25,15 +25,17 @@ from vidqa.video.container import (
     rewind,
     size_checked,
 )
+from vidqa.video.deinterlacing import is_interlaced
 from vidqa.video.discontinuities import JoinedStream
 from vidqa.video.frame_times import spread_repeats, timing
 from vidqa.video.geometry import Crop, Orientation, Shape, usable_crop
 from vidqa.video.mkv_index import mkv_crop
 from vidqa.video.mp4_index import mp4_crop
 from vidqa.video.packets import PacketTable, open_with_packets
-from vidqa.video.rgb_conversion import is_untagged_hd, orientation_of
+from vidqa.video.rgb_conversion import conversion_notes, is_untagged_hd, orientation_of
 from vidqa.video.size_limits import MAX_PIXELS, check_picture_size, decoding_threads
 from vidqa.video.stream_selection import choice_note
+from vidqa.video.tone_mapping import is_hdr
 
 # Frame threads wait for each other's references: on 2 cores 8 of them took 0.62 of the time of FFmpeg's 3.
 _MIN_THREADS, _MAX_THREADS = 8, 16
@@ -47,7 +49,7 @@ class Opened:
 
     `pts` are the shown frames' presentation times in ticks, ascending; `keyframes` their (presentation, decoding)
     times. `linear`: times were unusable, and frames count by order instead. `joined`: how `pts` follow from a stream
-    whose clock jumps. `shape` is how the first picture is shown.
+    whose clock jumps. `shape` is how the first picture is shown, `interlaced` whether it is flagged so.
     """
 
     container: Any
@@ -58,6 +60,7 @@ class Opened:
     linear: bool
     joined: JoinedStream | None
     shape: Shape
+    interlaced: bool
 
 
 def probe(path: str, stream_index: int | None = None) -> Opened:
@@ -75,7 +78,8 @@ def probe(path: str, stream_index: int | None = None) -> Opened:
         notes = tuple(choice_note(container, stream, absolute, stream_index))
         shape = _shape(container, stream, first, absolute)
         info = _info(path, container, stream, first, pts, packets, shape, notes)
-        return Opened(container, stream, info, pts, packets.keyframes, linear, packets.joined, shape)
+        interlaced = is_interlaced(first)
+        return Opened(container, stream, info, pts, packets.keyframes, linear, packets.joined, shape, interlaced)
     except BaseException:
         container.close()
         raise
@@ -83,7 +87,7 @@ def probe(path: str, stream_index: int | None = None) -> Opened:
 
 def _threads(path: str, context: Any) -> int:
     threads = min(max(_MIN_THREADS, (os.cpu_count() or 1) + 2), _MAX_THREADS)
-    return decoding_threads(os.path.getsize(path), context.width, context.height, threads)
+    return decoding_threads(os.path.getsize(path), context.width, context.height, threads, hdr=is_hdr(context))
 
 
 def _times_are_shown_times(container: Any, stream: Any, packets: PacketTable, path: str) -> bool:
@@ -159,7 +163,7 @@ def _info(
     width, height = shape.shown_size
     lead = 0.0 if packets.joined else _lead_seconds(container, seconds[0])
     counted = "packets" if packets.usable else "decoding"
-    notes += tuple(_picture_notes(first, shape))
+    notes += tuple(_picture_notes(first, shape)) + tuple(conversion_notes(first))
     notes += (*_truncation_note(path, container, stream, packets), *_joined_note(packets))
     return VideoInfo(
         path=path,
@@ -204,7 +208,7 @@ def _lead_seconds(container: Any, first: float) -> float:
 def _picture_notes(first: Any, shape: Shape) -> Iterator[str]:
     if shape.orientation.mirrored:
         yield "The file says that its pictures are shown mirrored, and so they are."
-    if is_untagged_hd(first):
+    if is_untagged_hd(first) and not is_hdr(first):
         yield "The file does not say how its colours are coded: read as BT.709, as players do from 720 lines on."
     if (first.rotation or 0) % 90:
         yield f"The picture is rotated by {first.rotation}°; it is shown turned to the nearest right angle."

@@ -1,11 +1,15 @@
 """Conversion of decoded pictures to RGB: cropped, upright, opaque, in the shape of the stream's first picture.
 
-Transparent parts are white, as in images. Untagged colours are BT.601 below 720 lines and BT.709 from 720 lines on.
+Transparent parts are white, as in images. Untagged colours are BT.601 below 720 lines and BT.709 from 720 lines on. HDR
+is mapped to BT.709.
 """
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from vidqa.video.deinterlacing import is_interlaced
 from vidqa.video.geometry import Orientation, Shape, orientation, quarter_turn
+from vidqa.video.tone_mapping import PQ, ToneMapper, is_hdr
 
 if TYPE_CHECKING:
     import numpy
@@ -25,15 +29,23 @@ def orientation_of(picture: Any) -> Orientation:
     return Orientation() if matrix is None else orientation(bytes(matrix))
 
 
-def as_shown(picture: Any, shape: Shape, pixel_aspect: float | None = None) -> "numpy.ndarray":
+def conversion_notes(picture: Any) -> Iterator[str]:
+    """Yield what is changed in a decoded picture by its flags, a sentence each."""
+    if is_interlaced(picture):
+        yield "The video is interlaced: deinterlaced, one picture for each two fields."
+    if is_hdr(picture):
+        yield f"The video is HDR ({'PQ' if picture.color_trc == PQ else 'HLG'}): tone-mapped to BT.709."
+
+
+def as_shown(picture: Any, shape: Shape, tone_mapper: ToneMapper, pixel_aspect: float | None = None) -> "numpy.ndarray":
     """Return (height, width, 3) uint8, C-contiguous; letterbox a picture of another size or `pixel_aspect`."""
     import numpy as np  # a plan opens videos and converts no picture
 
     if differs(picture, shape, pixel_aspect):
-        rgb = _letterboxed(picture, shape, pixel_aspect)
+        rgb = _letterboxed(picture, shape, tone_mapper, pixel_aspect)
     else:
         crop, (width, height) = shape.crop, shape.cropped_size
-        rgb = _rgb(picture, shape)[crop.top : crop.top + height, crop.left : crop.left + width]
+        rgb = _rgb(picture, shape, tone_mapper)[crop.top : crop.top + height, crop.left : crop.left + width]
     turn = shape.orientation
     rgb = rgb.transpose(1, 0, 2) if turn.transposed else rgb
     rgb = rgb[:, ::-1] if turn.left_right else rgb
@@ -52,7 +64,7 @@ def is_untagged_hd(picture: Any) -> bool:
     return untagged and picture.height >= _HD_LINES and len(picture.format.components) >= 3
 
 
-def _letterboxed(picture: Any, shape: Shape, pixel_aspect: float | None) -> "numpy.ndarray":
+def _letterboxed(picture: Any, shape: Shape, tone_mapper: ToneMapper, pixel_aspect: float | None) -> "numpy.ndarray":
     """Return the whole picture in the middle of the first one's shape, the rest black."""
     import numpy as np
 
@@ -60,15 +72,19 @@ def _letterboxed(picture: Any, shape: Shape, pixel_aspect: float | None) -> "num
     width, height = shape.fitted_size(picture.width, picture.height, pixel_aspect)
     left, top = (wide - width) // 2, (tall - height) // 2
     rgb: numpy.ndarray = np.zeros((tall, wide, 3), np.uint8)
-    rgb[top : top + height, left : left + width] = _rgb(picture, shape, width=width, height=height)
+    rgb[top : top + height, left : left + width] = _rgb(picture, shape, tone_mapper, width=width, height=height)
     return rgb
 
 
-def _rgb(picture: Any, shape: Shape, **options: Any) -> "numpy.ndarray":
+def _rgb(picture: Any, shape: Shape, tone_mapper: ToneMapper, **options: Any) -> "numpy.ndarray":
     """Return all of a picture, scaled to a `width` and `height` if given."""
+    alpha = not shape.on_white and any(component.is_alpha for component in picture.format.components)
+    if is_hdr(picture):
+        mapped = tone_mapper.mapped(picture, alpha=alpha, **options)
+        return _on_white(mapped) if alpha else mapped
     if is_untagged_hd(picture):
         options["src_colorspace"] = "itu709"
-    if not shape.on_white and any(component.is_alpha for component in picture.format.components):
+    if alpha:
         return _on_white(picture.to_ndarray(format="rgba", **options))
     rgb: numpy.ndarray = picture.to_ndarray(format="rgb24", **options)
     return rgb

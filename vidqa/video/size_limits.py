@@ -64,9 +64,13 @@ def decoding_limit_bytes(file_bytes: int) -> int:
     return min(_BASE_BYTES + _BYTES_PER_FILE_BYTE * file_bytes, _MAX_BYTES)
 
 
-def decoding_threads(file_bytes: int, width: int, height: int, most: int) -> int:
-    """Return how many threads may decode pictures of a size at once, 1 to `most`; each thread holds pictures."""
-    return min(max(decoding_limit_bytes(file_bytes) // (_BYTES_PER_THREAD_PIXEL * max(width * height, 1)), 1), most)
+def decoding_threads(file_bytes: int, width: int, height: int, most: int, *, hdr: bool = False) -> int:
+    """Return how many threads may decode pictures of a size at once, 1 to `most`; each thread holds pictures.
+
+    HDR has 10 bits or more, and leaves room for a picture of 16 bits that is mapped.
+    """
+    each = _BYTES_PER_THREAD_PIXEL * (2 if hdr else 1) * max(width * height, 1)
+    return min(max(decoding_limit_bytes(file_bytes) // each, 1), most)
 
 
 @contextmanager

@@ -48,7 +48,7 @@ def spec_of(config: Mapping[str, Any]) -> ModelSpec:
     )  # fmt: skip
 
 
-def read_bounds(folder: Path) -> PixelBounds:
+def read_bounds(folder: Path, spec: ModelSpec) -> PixelBounds:
     """Return Qwen2-VL's bounds."""
     return REFERENCE_BOUNDS
 

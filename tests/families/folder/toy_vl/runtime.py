@@ -11,7 +11,7 @@ from transformers.models.qwen3_vl.configuration_qwen3_vl import Qwen3VLTextConfi
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextDecoderLayer, Qwen3VLTextModel
 
 from vidqa.models.decoder_layers import Rotary
-from vidqa.models.families.qwen2_vl.image_processor import resize_frame, to_patches
+from vidqa.models.families.qwen2_vl.runtime import resize_frame, to_patches
 from vidqa.models.family import Segment, TextSegment, VisionGrid, VisionSegment
 from vidqa.models.spec import ModelSpec
 
@@ -90,7 +90,7 @@ def hf_config(spec: ModelSpec) -> ToyConfig:
     )  # fmt: skip
 
 
-def hf_video_inputs(frames: Tensor, spec: ModelSpec, **options: Any) -> dict[str, Tensor]:
+def hf_video_inputs(frames: Tensor, spec: ModelSpec, seconds_per_slice: float, **options: Any) -> dict[str, Tensor]:
     """There is no processor of transformers to compare with."""
     raise NotImplementedError
 

@@ -1,4 +1,4 @@
-"""Qwen2-VL (and Qwen2.5-VL, planned only): implements `vidqa.models.family.ModelFamily`."""
+"""Qwen2-VL: implements `vidqa.models.family.ModelFamily`."""
 
 from vidqa.models.families.qwen2_vl.costs import (
     ALLOCATION_CODE,

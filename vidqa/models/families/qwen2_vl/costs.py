@@ -3,63 +3,44 @@
 Names and shapes follow transformers' Qwen2VLForConditionalGeneration.
 """
 
-import math
-import re
 from collections.abc import Iterator
 from functools import cache
 
 from vidqa.models.family import ScoreRow, Shape
 from vidqa.models.spec import ModelSpec
-from vidqa.types import ELEMENT_BYTES, Flops, RunConfig
-
-VISION_MLP_ROWS = 2048  # rows per tile of the vision MLP (runtime.py)
-_FLOAT32_BYTES = 4
-# transformers/conversion_mapping.py, Qwen2VLModel and Qwen2VLForConditionalGeneration.
-_RENAMED = (
-    (re.compile(r"^(visual|language_model)\."), r"model.\1."),
-    (re.compile(r"^model\.(?!language_model\.|visual\.)"), "model.language_model."),
+from vidqa.models.tower_costs import (
+    PRECISION_SCORES,
+    attention_bytes,
+    count_values,
+    current_name,
+    layer_norm_shapes,
+    linear_shapes,
+    merger_bytes,
+    mlp_bytes,
+    patches_in_slice,
+    rotary_bytes,
 )
+from vidqa.types import Flops, RunConfig
 
+__all__ = [
+    "ALLOCATION_CODE", "MODEL_SCORES", "PRECISION_SCORES", "canonical_name", "vision_bytes", "vision_flops",
+    "vision_shapes",
+]  # fmt: skip
+
+canonical_name = current_name
 _HF_MODULE = "transformers.models.qwen2_vl.modeling_qwen2_vl"
-_RUNTIME = "vidqa.models.families.qwen2_vl.runtime"
 ALLOCATION_CODE = {
-    "frames and patches": (
-        "vidqa.models.families.qwen2_vl.image_processor", "transformers.models.qwen2_vl.video_processing_qwen2_vl",
-    ),
+    "frames and patches": ("transformers.models.qwen2_vl.video_processing_qwen2_vl",),
     "rotary embedding": (
-        f"{_RUNTIME}:vision_rotary", f"{_HF_MODULE}:apply_rotary_pos_emb",
-        f"{_HF_MODULE}:apply_rotary_pos_emb_vision", f"{_HF_MODULE}:rotate_half",
+        f"{_HF_MODULE}:apply_rotary_pos_emb", f"{_HF_MODULE}:apply_rotary_pos_emb_vision", f"{_HF_MODULE}:rotate_half",
     ),
-    "queries, keys and values": (f"{_RUNTIME}:_attend_within_slices",),
-    "hidden states": (f"{_RUNTIME}:encode",),
+    "hidden states": ("vidqa.models.families.qwen2_vl.runtime:encode",),
 }  # fmt: skip
-
 MODEL_SCORES = (
     ScoreRow(2.2e9, 55.6, "Qwen2-VL (2409.12191), 2B, Video-MME without subtitles"),
     ScoreRow(8.3e9, 63.3, "the same, 7B"),
     ScoreRow(73.4e9, 71.2, "the same, 72B"),
 )
-# Differences to 16-bit, mean of MMMU, DocVQA, MMBench and MathVista of Qwen's own GPTQ models (Qwen2-VL README, January
-# 2025). There is no official NF4 row, so NF4 uses the GPTQ-Int4 one.
-PRECISION_SCORES = {
-    "int8": (
-        ScoreRow(2.2e9, -0.07, "GPTQ-Int8 2B"),
-        ScoreRow(8.3e9, 0.0, "Int8 7B"),
-        ScoreRow(73.4e9, -0.51, "Int8 72B"),
-    ),
-    "nf4": (
-        ScoreRow(2.2e9, -1.93, "GPTQ-Int4 2B"),
-        ScoreRow(8.3e9, -0.12, "Int4 7B"),
-        ScoreRow(73.4e9, -0.70, "Int4 72B"),
-    ),
-}
-
-
-def canonical_name(name: str) -> str:
-    """Return a stored tensor's name as transformers' current class has it."""
-    for pattern, replacement in _RENAMED:
-        name = pattern.sub(replacement, name)
-    return name
 
 
 def vision_shapes(spec: ModelSpec) -> Iterator[tuple[str, Shape]]:
@@ -70,79 +51,38 @@ def vision_shapes(spec: ModelSpec) -> Iterator[tuple[str, Shape]]:
     for number in range(tower.depth):
         for name, shape in _block(spec):
             yield f"blocks.{number}.{name}", shape
-    yield from _norm("merger.ln_q", spec)
-    yield from _linear("merger.mlp.0", merged, merged)
-    yield from _linear("merger.mlp.2", hidden, merged)
+    yield from layer_norm_shapes("merger.ln_q", width)
+    yield from linear_shapes("merger.mlp.0", merged, merged)
+    yield from linear_shapes("merger.mlp.2", hidden, merged)
 
 
 def _block(spec: ModelSpec) -> Iterator[tuple[str, Shape]]:
     width, wide = spec.vision.embed_dim, spec.vision.mlp_hidden
-    yield from _norm("norm1", spec)
-    yield from _norm("norm2", spec)
-    yield from _linear("attn.qkv", 3 * width, width)
-    yield from _linear("attn.proj", width, width)
-    if spec.vision.gated:
-        yield from _linear("mlp.gate_proj", wide, width)
-        yield from _linear("mlp.up_proj", wide, width)
-        yield from _linear("mlp.down_proj", width, wide)
-    else:
-        yield from _linear("mlp.fc1", wide, width)
-        yield from _linear("mlp.fc2", width, wide)
-
-
-def _linear(name: str, outputs: int, inputs: int) -> Iterator[tuple[str, Shape]]:
-    yield f"{name}.weight", (outputs, inputs)
-    yield f"{name}.bias", (outputs,)
-
-
-def _norm(name: str, spec: ModelSpec) -> Iterator[tuple[str, Shape]]:
-    yield f"{name}.weight", (spec.vision.embed_dim,)
-    if not spec.vision.gated:  # LayerNorm; Qwen2.5-VL's RMSNorm has no bias
-        yield f"{name}.bias", (spec.vision.embed_dim,)
+    yield from layer_norm_shapes("norm1", width)
+    yield from layer_norm_shapes("norm2", width)
+    yield from linear_shapes("attn.qkv", 3 * width, width)
+    yield from linear_shapes("attn.proj", width, width)
+    yield from linear_shapes("mlp.fc1", wide, width)
+    yield from linear_shapes("mlp.fc2", width, wide)
 
 
 def vision_bytes(spec: ModelSpec, run_config: RunConfig) -> int:
     """Return the peak bytes of a group of slices in the vision tower.
 
-    R rows of width E, b bytes per value, tiles of T rows, M values inside the MLP:
-
-    - Attention, while the keys are rotated: hidden, qkv (3), the rotated queries and keys, and two float32 halves:
-      b·6·R·E + 4·R·E.
-    - MLP, in the last tile: hidden, the tiles before, the tile's norm and three wide tensors (fc1, 1.702·fc1 and its
-      sigmoid): b·(2·R·E + 3·T·M).
-    - Merger: hidden, norm and two of the merged width: b·4·R·E.
-
-    The rotary table adds 2·4 bytes per patch of a slice and half of head_dim. In float16, hidden and the tiles before
-    are float32.
+    Attention, MLP (fc1, 1.702·fc1 and its sigmoid) or merger, and the rotary table.
     """
-    vision, element = spec.vision, ELEMENT_BYTES[run_config.dtype]
-    residual = _FLOAT32_BYTES if run_config.dtype == "fp16" else element
-    patches = _patches(spec, run_config)
-    rows = patches * min(run_config.vision_chunk, spec.slices(run_config.frames))
-    tile = min(rows, VISION_MLP_ROWS)
-    attention = (residual + element * 5 + _FLOAT32_BYTES) * rows * vision.embed_dim
-    wide = 4 if vision.gated else 3
-    mlp = element * tile * (vision.embed_dim + wide * vision.mlp_hidden)
-    mlp += residual * (2 * rows - tile) * vision.embed_dim
-    merger = element * 4 * rows * vision.embed_dim
-    rotary = _FLOAT32_BYTES * patches * (vision.embed_dim // vision.heads)
-    return max(attention, mlp, merger) + rotary
+    mlp = mlp_bytes(spec, run_config, wide=3)
+    largest = max(attention_bytes(spec, run_config), mlp, merger_bytes(spec, run_config))
+    return largest + rotary_bytes(spec, run_config)
 
 
 def vision_flops(spec: ModelSpec, run_config: RunConfig) -> Flops:
-    """Return 2 per weight and patch, and 4 · patches² · width per slice and block of attention, or its windows."""
-    patches, vision = _patches(spec, run_config), spec.vision
-    whole = len(vision.full_attention) if vision.window else vision.depth
-    in_windows = min((vision.window // vision.patch) ** 2, patches) * (vision.depth - whole)
-    attention = 4 * patches * vision.embed_dim * (patches * whole + in_windows)
-    slices = spec.slices(run_config.frames)
+    """Return 2 per weight and patch, and 4 · patches² · width per slice and block of attention."""
+    patches, slices = patches_in_slice(spec, run_config), spec.slices(run_config.frames)
+    attention = 4 * patches * patches * spec.vision.embed_dim * spec.vision.depth
     return Flops(slices * 2 * _parameters(spec) * patches, slices * attention)
-
-
-def _patches(spec: ModelSpec, run_config: RunConfig) -> int:
-    return run_config.height // spec.vision.patch * (run_config.width // spec.vision.patch)
 
 
 @cache
 def _parameters(spec: ModelSpec) -> int:
-    return sum(math.prod(shape) for _, shape in vision_shapes(spec))
+    return count_values(vision_shapes(spec))

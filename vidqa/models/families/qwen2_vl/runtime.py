@@ -5,20 +5,26 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear, scaled_dot_product_attention
 
-from vidqa.models.decoder_layers import Rotary, rotate
-from vidqa.models.families.qwen2_vl.costs import VISION_MLP_ROWS
-from vidqa.models.families.qwen2_vl.image_processor import resize_frame, to_patches
-from vidqa.models.families.qwen2_vl.spec import VISION_THETA
+from vidqa.models.decoder_layers import Rotary
+from vidqa.models.families.qwen2_vl.spec import IMAGE_MEAN, IMAGE_STD
 from vidqa.models.family import Segment, TextSegment, VisionGrid, VisionSegment
 from vidqa.models.fp16 import Fp32ResidualNorm, ToHalf
+from vidqa.models.mrope import consecutive_components, grid_positions, loaded_rotary, made_rotary, mrope_sections
 from vidqa.models.spec import ModelSpec
+from vidqa.models.vision_tower import (
+    attend_within_slices,
+    axial_rotary,
+    cut_patches,
+    embed_patches,
+    mlp_by_tiles,
+    resize_frame,
+)
 
 __all__ = [
     "LANGUAGE_MODEL", "VISION_TOWER", "decoder_layer", "encode", "hf_classes", "hf_config", "hf_video_inputs", "layout",
-    "patch_vision_for_fp16", "position_after", "random_rotary", "resize_frame", "rotary", "to_patches",
-    "vision_positions",
+    "mrope_sections", "patch_vision_for_fp16", "position_after", "random_rotary", "resize_frame", "rotary",
+    "to_patches", "vision_positions",
 ]  # fmt: skip
 
 LANGUAGE_MODEL, VISION_TOWER = "model.language_model", "model.visual"
@@ -36,9 +42,7 @@ def vision_positions(spec: ModelSpec, start: int, grid: VisionGrid, first_slice:
 
     `first_slice` is the index of the group's first slice.
     """
-    time = torch.arange(first_slice, first_slice + grid.slices) + start
-    down, across = torch.arange(grid.rows) + start, torch.arange(grid.columns) + start
-    return torch.stack(torch.meshgrid(time, down, across, indexing="ij")).reshape(3, -1)
+    return grid_positions(torch.arange(first_slice, first_slice + grid.slices), start, grid.rows, grid.columns)
 
 
 def position_after(spec: ModelSpec, start: int, grid: VisionGrid) -> int:
@@ -50,18 +54,9 @@ def position_after(spec: ModelSpec, start: int, grid: VisionGrid) -> int:
     return start + max(grid.slices, grid.rows, grid.columns)
 
 
-def vision_rotary(rows: int, columns: int, head_dim: int, merge: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return cosine and sine (patches, head_dim / 2) of the 2-D rotary embedding of one slice.
-
-    Half of the frequencies rotate with the row, half with the column (Qwen2-VL, section 2.1). Patches are in merge
-    order: the merge² patches of a token next to each other.
-    """
-    grid = torch.arange(rows * columns, device=device).view(rows // merge, merge, columns // merge, merge)
-    order = grid.permute(0, 2, 1, 3).reshape(-1)
-    frequencies = VISION_THETA ** -(torch.arange(0, head_dim // 2, 2, device=device).float() / (head_dim // 2))
-    coordinates = torch.stack((order // columns, order % columns), dim=1).float()  # (patches, 2)
-    angles = (coordinates[:, :, None] * frequencies).reshape(len(order), -1)
-    return angles.cos(), angles.sin()
+def to_patches(frames: Tensor, spec: ModelSpec) -> Tensor:
+    """Cut (n, 3, height, width) uint8 frames into patches (slices, patches, values) in float32."""
+    return cut_patches(frames, spec, IMAGE_MEAN, IMAGE_STD)
 
 
 def encode(
@@ -73,35 +68,17 @@ def encode(
     slices of a group are one batched call, where transformers loops over them; the result equals `tower(...)`, since
     attention does not cross slices.
     """
-    projection = tower.patch_embed.proj  # a convolution whose stride is its kernel: a matrix product
-    hidden = linear(patches, projection.weight.flatten(1), projection.bias)
+    hidden = embed_patches(tower.patch_embed.proj, patches)
     del patches
     slices, count, _ = hidden.shape
     head_dim = hidden.shape[-1] // tower.blocks[0].attn.num_heads
-    rotary = vision_rotary(rows, columns, head_dim, tower.spatial_merge_size, hidden.device)
+    rotary = axial_rotary(rows, columns, head_dim, tower.spatial_merge_size, hidden.device)
     for block in tower.blocks:
         check_cancel()
-        hidden = hidden + _attend_within_slices(block, hidden, *rotary)
-        hidden = _mlp_by_tiles(block, hidden.flatten(0, 1)).view(slices, count, -1)
+        hidden = hidden + attend_within_slices(block, hidden, *rotary)
+        hidden = mlp_by_tiles(block, hidden.flatten(0, 1)).view(slices, count, -1)
     merged: Tensor = tower.merger(hidden.flatten(0, 1))
     return merged.view(slices, -1, merged.shape[-1])
-
-
-def _mlp_by_tiles(block: Any, rows: Tensor) -> Tensor:
-    """Run a block's MLP with its residual over (rows, embed_dim), a tile of rows at a time to save memory."""
-    tiles = [tile + block.mlp(block.norm2(tile)) for tile in torch.split(rows, VISION_MLP_ROWS)]
-    return tiles[0] if len(tiles) == 1 else torch.cat(tiles)
-
-
-def _attend_within_slices(block: Any, hidden: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    """Run the attention of one block over (slices, patches, embed_dim), within each slice."""
-    slices, count, width = hidden.shape
-    attention = block.attn
-    qkv = attention.qkv(block.norm1(hidden)).view(slices, count, 3, attention.num_heads, -1)
-    query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (slices, heads, patches, head_dim)
-    mixed = scaled_dot_product_attention(rotate(query, cosine, sine), rotate(key, cosine, sine), value)
-    out: Tensor = attention.proj(mixed.transpose(1, 2).reshape(slices, count, width))
-    return out
 
 
 def hf_classes() -> tuple[type, type]:
@@ -111,7 +88,7 @@ def hf_classes() -> tuple[type, type]:
     return Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
 
-def hf_video_inputs(frames: Tensor, spec: ModelSpec, **options: Any) -> dict[str, Tensor]:
+def hf_video_inputs(frames: Tensor, spec: ModelSpec, seconds_per_slice: float, **options: Any) -> dict[str, Tensor]:
     """Run transformers' own video processor on frames (n, 3, height, width) that have their final size."""
     from transformers import Qwen2VLVideoProcessor
 
@@ -133,18 +110,12 @@ def decoder_layer(spec: ModelSpec) -> nn.Module:
 def rotary(language_model: Any) -> Rotary:
     """Return the rotary embedding of a loaded language model."""
     sections = language_model.config.rope_parameters["mrope_section"]
-    return Rotary(language_model.rotary_emb.inv_freq, _components(sections))
+    return loaded_rotary(language_model, consecutive_components(sections))
 
 
 def random_rotary(spec: ModelSpec, device: Any) -> Rotary:
     """Return the rotary embedding for a layer of `decoder_layer`."""
-    frequencies = 1e6 ** -(torch.arange(0, spec.head_dim, 2, device=device).float() / spec.head_dim)
-    return Rotary(frequencies, _components(mrope_sections(spec.head_dim)))
-
-
-def _components(sections: Sequence[int]) -> list[int]:
-    """Return the component that turns each frequency: time, row and column, each a run of frequencies."""
-    return [component for component, count in enumerate(sections) for _ in range(count)]
+    return made_rotary(spec, 1e6, consecutive_components(mrope_sections(spec.head_dim)), device)
 
 
 def patch_vision_for_fp16(tower: Any, scaled: Callable[[Any], Any]) -> None:
@@ -156,12 +127,6 @@ def patch_vision_for_fp16(tower: Any, scaled: Callable[[Any], Any]) -> None:
     merger.ln_q = Fp32ResidualNorm(merger.ln_q)
     merger.mlp[0] = scaled(merger.mlp[0])
     merger.mlp[2] = nn.Sequential(scaled(merger.mlp[2]), ToHalf())
-
-
-def mrope_sections(head_dim: int) -> list[int]:
-    """Return the numbers of frequencies for time, row and column: 16, 24, 24 in the released models."""
-    time, row = head_dim // 8, 3 * head_dim // 16
-    return [time, row, head_dim // 2 - time - row]
 
 
 def hf_config(spec: ModelSpec) -> Any:
