@@ -35,8 +35,8 @@ def _video(recipe: Recipe) -> dict[str, Any]:
         "video_processor_type": recipe.video_processor, "fps": 2.0, "min_frames": MIN_FRAMES, "max_frames": MAX_FRAMES,
         "do_sample_frames": False,
     }  # fmt: skip
-    if recipe.timed:  # this family's size bounds the pixels of all frames
-        size = {"shortest_edge": least * MIN_FRAMES, "longest_edge": most * MAX_FRAMES}
+    if recipe.timed:  # this family's size bounds the pixels of all frames, of two at least
+        size = {"shortest_edge": 2 * least, "longest_edge": most * MAX_FRAMES}
         video |= {"size": size, "max_video_tokens": MAX_TOKENS, "cap_pixels_per_frame": True}
     return video
 

@@ -6,15 +6,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear, scaled_dot_product_attention
 
 from vidqa.models.families.qwen2_vl import RELEASED
-from vidqa.models.families.qwen2_vl.runtime import encode, to_patches
+from vidqa.models.families.qwen2_vl import runtime as qwen2_vl
+from vidqa.models.families.qwen2_vl.spec import IMAGE_MEAN, IMAGE_STD
+from vidqa.models.families.qwen3_vl import RELEASED as RELEASED_3
+from vidqa.models.families.qwen3_vl import runtime as qwen3_vl
 
 HIDDEN, VISION_WIDTH, HEAD_DIM = 192, 128, 32
-SPEC = RELEASED["Qwen/Qwen2-VL-2B-Instruct"]  # its patches and positions are the demo model's
-_CLIP_MEAN = [0.48145466, 0.4578275, 0.40821073]
-_CLIP_STD = [0.26862954, 0.26130258, 0.27577711]
+SPEC, SPEC_3 = RELEASED["Qwen/Qwen2-VL-2B-Instruct"], RELEASED_3["Qwen/Qwen3-VL-2B-Instruct"]  # for patches
 _LANGUAGE = {
     "hidden_size": HIDDEN, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 6,
     "num_key_value_heads": 2, "max_position_embeddings": 32768, "rms_norm_eps": 1e-6, "tie_word_embeddings": True,
@@ -92,50 +92,10 @@ def _qwen3_vl(tokenizer: Any) -> Any:
     return Qwen3VLForConditionalGeneration(config)
 
 
-def _qwen3_patches(pixels: Tensor) -> Tensor:
-    """Cut (n, 3, height, width) uint8 into (slices, patches, 1536), normalised to -1 to 1, tokens' patches together."""
-    count, channels, height, width = pixels.shape
-    rows, columns = height // 16, width // 16
-    scaled = pixels.float().div_(127.5).sub_(1.0)
-    cut = scaled.view(count // 2, 2, channels, rows // 2, 2, 16, columns // 2, 2, 16).permute(0, 3, 6, 4, 7, 2, 1, 5, 8)
-    return cut.reshape(count // 2, rows * columns, -1)
-
-
 def _qwen3_encode(tower: Any, patches: Tensor, rows: int, columns: int) -> tuple[Tensor, list[Tensor]]:
-    """Encode all slices in one batched call; transformers loops over them."""
-    from transformers.vision_utils import get_vision_interpolation_indices_and_weights, get_vision_position_ids
-
-    grid = torch.tensor([[1, rows, columns]], device=patches.device)
-    merge = tower.spatial_merge_size
-    indices, weights = get_vision_interpolation_indices_and_weights(
-        grid, num_grid_per_side=tower.num_grid_per_side, align_corners=True, spatial_merge_size=merge
-    )
-    projection = tower.patch_embed.proj
-    hidden = linear(patches, projection.weight.flatten(1), projection.bias)
-    hidden = hidden + (tower.pos_embed(indices) * weights[:, :, None]).sum(1)
-    cosine, sine = tower.rotary_pos_emb(hidden, get_vision_position_ids(grid, merge))
-    slices, further = len(hidden), []
-    for number, block in enumerate(tower.blocks):
-        hidden = hidden + _attention(block.attn, block.norm1(hidden), cosine, sine)
-        hidden = hidden + block.mlp(block.norm2(hidden))
-        if number in tower.deepstack_visual_indexes:
-            merger = tower.deepstack_merger_list[tower.deepstack_visual_indexes.index(number)]
-            further.append(merger(hidden.flatten(0, 1)))
-    return tower.merger(hidden.flatten(0, 1)).view(slices, -1, HIDDEN), further
-
-
-def _attention(attention: Any, states: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    slices, count, width = states.shape
-    parts = attention.qkv(states).view(slices, count, 3, attention.num_heads, -1).permute(2, 0, 3, 1, 4)
-    query, key, value = parts.unbind(0)
-
-    def turned(part: Tensor) -> Tensor:
-        first, second = part.chunk(2, dim=-1)
-        return part * cosine + torch.cat((-second, first), dim=-1) * sine
-
-    mixed = scaled_dot_product_attention(turned(query), turned(key), value)
-    out: Tensor = attention.proj(mixed.transpose(1, 2).reshape(slices, count, width))
-    return out
+    """Encode all slices; the DeepStack features lie beside the embeddings."""
+    seen, *further = torch.split(qwen3_vl.encode(tower, patches, rows, columns), HIDDEN, dim=-1)
+    return seen, [features.flatten(0, 1) for features in further]
 
 
 def _qwen2_layout(slice_seconds: Sequence[float]) -> list[str | int]:
@@ -151,12 +111,12 @@ def _qwen3_layout(slice_seconds: Sequence[float]) -> list[str | int]:
 
 RECIPES = {
     "qwen2_vl": Recipe(
-        "qwen2_vl", 28, _CLIP_MEAN, _CLIP_STD, False, "Qwen2VLVideoProcessor", _qwen2_vl,
-        lambda pixels: to_patches(pixels, SPEC), _qwen2_layout,
-        lambda tower, patches, rows, columns: (encode(tower, patches, rows, columns), []),
+        "qwen2_vl", 28, IMAGE_MEAN, IMAGE_STD, False, "Qwen2VLVideoProcessor", _qwen2_vl,
+        lambda pixels: qwen2_vl.to_patches(pixels, SPEC), _qwen2_layout,
+        lambda tower, patches, rows, columns: (qwen2_vl.encode(tower, patches, rows, columns), []),
     ),
     "qwen3_vl": Recipe(
-        "qwen3_vl", 32, [0.5] * 3, [0.5] * 3, True, "Qwen3VLVideoProcessor", _qwen3_vl, _qwen3_patches, _qwen3_layout,
-        _qwen3_encode,
+        "qwen3_vl", 32, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), True, "Qwen3VLVideoProcessor", _qwen3_vl,
+        lambda pixels: qwen3_vl.to_patches(pixels, SPEC_3), _qwen3_layout, _qwen3_encode,
     ),
 }  # fmt: skip

@@ -40,7 +40,7 @@ def layout(
 
     The time is that of the frames, where transformers divides a frame's number by the header's rate. The brackets that
     the chat template puts around the video are replaced, as in training; transformers from 5.10 on keeps them
-    (docs/decisions/0028).
+    (docs/decisions/0031).
     """
     start, end = tokenizer.convert_tokens_to_ids([_START, _END])
     if tuple(head[-1:]) == (start,) and tuple(tail[:1]) == (end,):
