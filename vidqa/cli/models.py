@@ -11,12 +11,15 @@ from vidqa.utils.units import format_bytes
 def add_models_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `vidqa models`."""
     parser.description = "Lists the demo model and the models in the Hugging Face cache."
+    parser.add_argument("--known", action="store_true", help="list the released models that vidqa knows instead")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=list_models)
 
 
 def list_models(arguments: argparse.Namespace) -> int:
     """Print a line for each model; returns the exit code."""
+    if arguments.known:
+        return _list_known(arguments.json)
     from vidqa.models.hub import DEMO, cache_folder, cached_models, demo_folder
 
     demo_bytes = sum(path.stat().st_size for path in demo_folder().iterdir())
@@ -29,6 +32,27 @@ def list_models(arguments: argparse.Namespace) -> int:
     else:
         cells = [(safe_line(name), format_bytes(size), safe_line(kind), note) for name, kind, size, note in models]
         sys.stdout.write("\n".join(format_table(cells, "<><<")) + "\n")
+    return ExitCode.OK
+
+
+def _list_known(as_json: bool) -> int:
+    """Print the released models with what they download, need and score."""
+    from dataclasses import asdict
+
+    from vidqa.planner.model_choice import released_models
+
+    models = released_models()
+    if as_json:
+        rows = [asdict(model) | {"score": round(model.score, 1)} for model in models]
+        write_json({"schema_version": 1, "known": rows})
+        return ExitCode.OK
+    heads = ("", "family", "download", "needs at least", "expected score", "repository", "source of the score")
+    cells = [
+        (model.short_name, model.family, f"{model.download_bytes / 1e9:.1f} GB", format_bytes(model.least_bytes),
+         f"{model.score:.1f}", model.repository, safe_line(model.score_source))
+        for model in models
+    ]  # fmt: skip
+    sys.stdout.write("\n".join(format_table([heads, *cells], "<<>>><<")) + "\n")
     return ExitCode.OK
 
 

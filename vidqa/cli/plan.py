@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from vidqa.planner.problem import PlanningProblem
     from vidqa.types import Request
 
+_EVERY_MODEL = "all"  # with `--gpu all`
 _BAR_CELLS = 60
 _TIMES_SHOWN = 24
 _SHADES = "█▓▒░·"
@@ -30,7 +31,10 @@ def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
         "Shows frames, resolution, precision and chunks that fit, with the arithmetic. Loads no weights."
     )
     add_planned_video(parser)
-    parser.add_argument("--gpu", metavar="NAME", help="plan for another GPU, for example t4; `all` prints a table")
+    parser.add_argument(
+        "--gpu", metavar="NAME",
+        help="plan for another GPU, for example t4; `all` prints a table, with `--model all` of every known model",
+    )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     parser.set_defaults(run=run)
 
@@ -171,21 +175,30 @@ def _print_matrix(as_json: bool, config: "EngineConfig", video: VideoInfo, reque
     from vidqa.models.registry import find_checkpoints, short_names
     from vidqa.planner.model_choice import gpu_model_matrix
 
-    names = [config.model] if named else list(short_names().values())[:2]
+    every = config.model == _EVERY_MODEL
+    names = [config.model] if named and not every else list(short_names().values())[: None if every else 2]
     checkpoints = [found for name in names for found in find_checkpoints(name, local=False)]
-    precisions = [config.weights] if config.weights else ["native", "int8", "nf4"]
+    precisions = [config.weights] if config.weights else ["auto"] if every else ["native", "int8", "nf4"]
     table = gpu_model_matrix(checkpoints, [as_device(gpu) for gpu in CATALOG], precisions, video, request, config)
     if as_json:
         write_json(_matrix_object(table))
         return ExitCode.OK
-    heads = [f"{model.rsplit('/', 1)[-1].removesuffix('-Instruct')} {weights}" for model, weights, _ in table[0][1]]
-    rows = [["", *heads], *([device.name, *(_cell(plan) for *_, plan in row)] for device, row in table)]
+    heads = [
+        f"{model.rsplit('/', 1)[-1].removesuffix('-Instruct')} {'' if every else weights}".strip()
+        for model, weights, _ in table[0][1]
+    ]
+    rows = [["", *heads], *([device.name, *(_cell(plan, every) for *_, plan in row)] for device, row in table)]
     sys.stdout.write(safe_text("\n".join(format_table(rows, "<" + ">" * len(heads)))) + "\n")
     return ExitCode.OK
 
 
-def _cell(plan: Plan | None) -> str:
-    return "–" if plan is None else f"{plan.run_config.frames} × {plan.run_config.width}×{plan.run_config.height}"
+def _cell(plan: Plan | None, with_score: bool) -> str:
+    """Return frames and size of a plan, if wanted with its precision and expected score."""
+    if plan is None:
+        return "–"
+    run_config = plan.run_config
+    cell = f"{run_config.frames} × {run_config.width}×{run_config.height}"
+    return f"{cell} {run_config.weights} {plan.score:.0f}" if with_score else cell
 
 
 def _matrix_object(table: Any) -> dict[str, Any]:

@@ -1,14 +1,24 @@
 """The choice among models: the best plan of several, and the table of plans by GPU and model."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from vidqa.config import EngineConfig
-from vidqa.models.registry import Checkpoint
+from vidqa.devices.gpu_catalog import as_device, find_gpu
+from vidqa.models.checkpoint import download_bytes
+from vidqa.models.family import family_of
+from vidqa.models.registry import Checkpoint, released, short_names
+from vidqa.models.spec import ModelSpec
 from vidqa.planner.placement import weight_choices
 from vidqa.planner.planner import Forecast, try_plan
 from vidqa.planner.problem import PlanningProblem, planning_problems
+from vidqa.planner.quality import interpolate
+from vidqa.planner.weight_memory import parameters
 from vidqa.types import Device, Plan, Request, VideoInfo
+
+_FPS, _SECONDS = 30, 60  # of a typical video
+_SAME_SIZE = 0.1  # parameters that a published model and a released checkpoint may differ by
+_ANY_CARD = "rtx4090"  # a least budget hardly depends on the card
 
 
 def forecast(problems: Sequence[PlanningProblem]) -> Forecast:
@@ -36,6 +46,67 @@ def plan_best(problems: Sequence[PlanningProblem]) -> tuple[int, Plan]:
     return problems.index(best.task), best.required_plan()
 
 
+def typical_video() -> VideoInfo:
+    """Return a minute of 1280×720 to plan for where there is no video."""
+    frames = _FPS * _SECONDS
+    return VideoInfo(
+        path="typical.mp4", container="mp4", codec="h264", width=1280, height=720, coded_width=1280, coded_height=720,
+        rotation_degrees=0, pixel_aspect=1.0, fps=_FPS, frame_count=frames, duration_seconds=float(_SECONDS),
+        start_seconds=0.0, constant_rate=True, pts_seconds=tuple(number / _FPS for number in range(frames)),
+        sources={},
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class ReleasedModel:
+    """A released checkpoint: what it downloads, the least GPU memory that answers about a minute of video, its score.
+
+    `score` are the points of Video-MME without subtitles; `score_source` says where they are published, or that they
+    are interpolated.
+    """
+
+    short_name: str
+    repository: str
+    family: str
+    download_bytes: int
+    least_bytes: int
+    score: float
+    score_source: str
+
+
+def released_models() -> list[ReleasedModel]:
+    """Return the checkpoints with short names, by family and size."""
+    device, video, request = as_device(find_gpu(_ANY_CARD)), typical_video(), Request("", "what happens?")
+    return [
+        ReleasedModel(
+            short, name, family_of(spec).TITLE, download_bytes(name),
+            _least_bytes(Checkpoint(name, spec, family_of(spec).REFERENCE_BOUNDS, None), video, request, device),
+            expected_score(spec), _score_source(spec),
+        )
+        for short, name in short_names().items()
+        for spec in (released()[name],)
+    ]  # fmt: skip
+
+
+def expected_score(spec: ModelSpec) -> float:
+    """Return the points of a model in 16 bit, published or interpolated by its size."""
+    return interpolate(family_of(spec).MODEL_SCORES, parameters(spec))
+
+
+def _score_source(spec: ModelSpec) -> str:
+    size = parameters(spec)
+    rows = family_of(spec).MODEL_SCORES
+    return next((row.source for row in rows if abs(row.size / size - 1) < _SAME_SIZE), "interpolated by size")
+
+
+def _least_bytes(checkpoint: Checkpoint, video: VideoInfo, request: Request, device: Device) -> int:
+    """Return the smallest budget in which any precision and placement answers."""
+    (problem,) = planning_problems([checkpoint], video, request, EngineConfig(max_wait_seconds=None), device)
+    refusal = try_plan(replace(problem, budget_bytes=1)).refusal
+    assert refusal is not None and refusal.smallest_budget_bytes is not None
+    return refusal.smallest_budget_bytes
+
+
 def gpu_model_matrix(
     checkpoints: Sequence[Checkpoint],
     gpus: Sequence[Device],
@@ -44,10 +115,15 @@ def gpu_model_matrix(
     request: Request,
     config: EngineConfig,
 ) -> list[tuple[Device, list[tuple[str, str, Plan | None]]]]:
-    """Return for every GPU the plan of each (model, weights); None if it does not fit or the GPU cannot run it."""
+    """Return for every GPU the plan of each (model, weights); None if it does not fit or the GPU cannot run it.
+
+    `native` weights are those that the GPU computes in, `auto` the planner's choice.
+    """
 
     def cell(checkpoint: Checkpoint, weights: str, device: Device) -> Plan | None:
         stored, choices = checkpoint.spec.stored, weight_choices(device, checkpoint.spec)
+        if weights == "auto":
+            return try_plan(*planning_problems([checkpoint], video, request, config, device)).plan
         precision = choices[0] if weights == "native" else weights
         if precision not in choices or (stored and stored.weights != precision):
             return None

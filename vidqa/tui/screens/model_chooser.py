@@ -16,6 +16,7 @@ from vidqa.config import EngineConfig
 from vidqa.errors import VidqaError
 from vidqa.models.hub import DEMO, cached_models, demo_folder
 from vidqa.models.registry import find_checkpoints, short_names
+from vidqa.planner.model_choice import typical_video
 from vidqa.planner.weight_memory import parameters
 from vidqa.tui.bindings import bindings_for
 from vidqa.tui.session_worker import SessionEngine
@@ -24,7 +25,6 @@ from vidqa.utils.safe_text import safe_line
 from vidqa.utils.units import format_bytes, format_span
 
 _BYTES_PER_PARAMETER = 2  # the released checkpoints are bfloat16
-_FPS, _SECONDS = 30, 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,17 +74,6 @@ def _planned(
     wanted, budget = forecast.wanted, format_bytes(forecast.task.budget_bytes)
     needs = f"needs {format_bytes(wanted.required_bytes)} of {budget}" if wanted else str(forecast.refusal)
     return replace(row, fits=False, verdict=f"does not fit: {needs}")
-
-
-def typical_video() -> VideoInfo:
-    """Return a minute of 1280×720 to plan for while no video is open."""
-    frames = _FPS * _SECONDS
-    return VideoInfo(
-        path="typical.mp4", container="mp4", codec="h264", width=1280, height=720, coded_width=1280, coded_height=720,
-        rotation_degrees=0, pixel_aspect=1.0, fps=_FPS, frame_count=frames, duration_seconds=float(_SECONDS),
-        start_seconds=0.0, constant_rate=True, pts_seconds=tuple(number / _FPS for number in range(frames)),
-        sources={},
-    )  # fmt: skip
 
 
 class ModelChooser(ModalScreen[ModelRow | None]):
