@@ -19,7 +19,7 @@ from vidqa.cli.main import run
 from vidqa.utils.units import format_bytes
 
 SECONDS, FPS, SIZE = 300, 25, (1920, 1080)
-MODELS = (("2B", "Qwen/Qwen2-VL-2B-Instruct"), ("7B", "Qwen/Qwen2-VL-7B-Instruct"))
+MODELS = (("Qwen2-VL-2B", "2b"), ("Qwen2-VL-7B", "7b"), ("the model with the best expected score", "auto"))
 
 
 class Card(NamedTuple):
@@ -45,7 +45,7 @@ def render_cards() -> list[str]:
     with TemporaryDirectory() as folder, _without_own_settings(folder):
         clip = write_flat_clip(Path(folder) / "five-minutes.mp4")
         rows = [(card.size, card.name, *(_cell(plan(clip, card, model)) for _, model in MODELS)) for card in CARDS]
-    return table(("card", "for example", *(f"Qwen2-VL-{name}" for name, _ in MODELS)), rows)
+    return table(("card", "for example", *(name for name, _ in MODELS)), rows)
 
 
 @contextlib.contextmanager
@@ -53,6 +53,7 @@ def _without_own_settings(folder: str) -> Iterator[None]:
     """Hide the settings and the measured peaks of this machine's user, which change plans."""
     others = {name: value for name, value in os.environ.items() if not name.startswith("VIDQA_")}
     clean = {**others, "VIDQA_CONFIG": f"{folder}/config.toml", "VIDQA_STATE": f"{folder}/state"}
+    clean |= {"HF_HUB_CACHE": f"{folder}/hub"}
     with mock.patch.dict(os.environ, clean, clear=True):
         yield
 
@@ -65,12 +66,13 @@ def plan(clip: Path, card: Card, model: str) -> dict[str, Any]:
     if code:
         raise RuntimeError(f"vidqa plan for {card.size} ended with {code}")
     found: dict[str, Any] = json.loads(printed.getvalue())["plan"]
-    return found
+    return found | {"named": model != "auto"}
 
 
 def _cell(plan: dict[str, Any]) -> str:
+    model = "" if plan["named"] else f"{plan['model'].rpartition('/')[2].removesuffix('-Instruct')}: "
     return (
-        f"{plan['frames']} frames of {plan['width']}×{plan['height']}, {plan['weights']} weights, "
+        f"{model}{plan['frames']} frames of {plan['width']}×{plan['height']}, {plan['weights']} weights, "
         f"{format_bytes(plan['required_bytes'])}"
     )
 

@@ -14,9 +14,10 @@ from textual.widgets.option_list import Option
 
 from vidqa.config import EngineConfig
 from vidqa.errors import VidqaError
+from vidqa.models.family import family_of
 from vidqa.models.hub import DEMO, cached_models, demo_folder
-from vidqa.models.registry import find_checkpoints, short_names
-from vidqa.planner.model_choice import typical_video
+from vidqa.models.registry import find_checkpoints, released, short_names
+from vidqa.planner.model_choice import expected_score, typical_video
 from vidqa.planner.weight_memory import parameters
 from vidqa.tui.bindings import bindings_for
 from vidqa.tui.session_worker import SessionEngine
@@ -52,11 +53,18 @@ def _all_models() -> Iterator[ModelRow]:
     yield ModelRow(DEMO, "shapes only", sum(path.stat().st_size for path in demo_folder().iterdir()), True)
     cached = {model.repository: model for model in cached_models() if model.runnable}
     for name, model in cached.items():
-        yield ModelRow(name, "real videos", model.size_bytes, True)
+        yield ModelRow(name, _family_and_score(name), model.size_bytes, True)
     for name in short_names().values():
         if name not in cached:
             (found,) = find_checkpoints(name, local=False)
-            yield ModelRow(name, "real videos", parameters(found.spec) * _BYTES_PER_PARAMETER, False)
+            size = parameters(found.spec) * _BYTES_PER_PARAMETER
+            yield ModelRow(name, _family_and_score(name), size, False)
+
+
+def _family_and_score(name: str) -> str:
+    """Return a released model's family and expected score; for another one what it is for."""
+    spec = released().get(name)
+    return f"{family_of(spec).TITLE}, score {expected_score(spec):.0f}" if spec else "real videos"
 
 
 def _planned(
