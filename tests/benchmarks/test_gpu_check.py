@@ -31,6 +31,7 @@ ELSEWHERE = {
     "models.py": {"write_random_model", "_small"},  # other benches' (int8): tested in test_benchlib
     "rows.py": {"table", "_line", "report", "Bar.met_by", "missed", "shown_bar"},  # other benches'; judging: below
     "runs.py": {"TimedRun.tokens_per_s"},  # bench_engine's
+    "conversions.py": {"compare_conversions", "milliseconds", "render"},  # bench_video's
     # Wrong arguments, signals, and sections that fail, are skipped or have no time: tested here and there.
     "gpu_check.py": {"chosen", "stopped", "main", "parent"},
     "sections.py": {
@@ -123,7 +124,7 @@ def no_line_runs_on_a_device_first(rehearsal: Rehearsal) -> None:
     assert {name: set(functions) - ELSEWHERE.get(name, set()) for name, functions in left.items()} == {
         name: set() for name in left
     }
-    whole = {"write_random_model", "table", "_line", "report", "missed"}
+    whole = {"write_random_model", "table", "_line", "report", "missed", *ELSEWHERE["conversions.py"]}
     only_cuda = {function for function in left["accelerator.py"]}
     count = sum(len(lines) for name, functions in left.items() for function, lines in functions.items()
                 if function not in whole | only_cuda)  # fmt: skip
