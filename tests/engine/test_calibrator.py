@@ -82,6 +82,17 @@ def test_other_threads_and_precisions_are_measured_apart() -> None:
     assert calibrator.unmeasured_precisions(bf16) == ("bf16",)
 
 
+def test_a_measurement_that_fails_leaves_the_answer_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("CUDA out of memory")
+
+    monkeypatch.setattr(calibrator, "_measure", fail)
+    with Session(CONFIG) as session:
+        answer, events = ask(session)
+    assert answer.text == "a red circle moves right." and not answer.plan.seconds.calibrated
+    assert not calibration_notes(events) and not answer.degraded
+
+
 def test_a_calibration_can_be_stopped() -> None:
     with Session(CONFIG) as session:
         events = session.ask(Request(DEMO, "what?"))

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 
 import torch
 from torch import Tensor, nn
@@ -36,14 +37,19 @@ def unmeasured_precisions(problem: PlanningProblem) -> tuple[str, ...]:
 
 
 def calibrate(problem: PlanningProblem, precisions: Sequence[str], stopped: Callable[[], bool]) -> Mapping[str, Rates]:
-    """Measure and store the rates of these precisions on the problem's device; stop between them if asked to."""
+    """Measure and store the rates of these precisions on the problem's device; stop between them if asked to.
+
+    A precision that cannot be measured, for lack of memory or of a kernel, is left to estimates: loading the model says
+    what is wrong.
+    """
     device, found = torch.device(problem.device.torch_name), dict[str, Rates]()
     native = DTYPES[compute_dtype(problem.device, problem.spec)]
     with torch.inference_mode():
         for precision in precisions:
             if stopped():
                 return {}
-            found[precision] = _measure(device, precision, DTYPES.get(precision, native))
+            with suppress(RuntimeError, MemoryError):
+                found[precision] = _measure(device, precision, DTYPES.get(precision, native))
             release_cached_memory()
     store_rates(device_key(problem.device, cpu_threads(problem.config)), found, torch.__version__, time.time())
     return found

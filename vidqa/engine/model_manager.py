@@ -194,7 +194,9 @@ class ModelManager:
         rates = yield from _load_events(measuring, _LoadedBytes(0), None)
         if task.device.kind == "cpu":
             self._set_runtime(state, runtime_bytes(task.device))  # with what the kernels' libraries hold now
-        yield from state.note(f"measured this machine's speed (once, {watch.seconds():.1f} s): {describe_rates(rates)}")
+        if rates:
+            seconds = f"{watch.seconds():.1f} s"
+            yield from state.note(f"measured this machine's speed (once, {seconds}): {describe_rates(rates)}")
 
 
 class BackgroundTask:
