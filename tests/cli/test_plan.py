@@ -97,3 +97,9 @@ def test_a_refusal_is_one_paragraph(
 def test_a_model_with_experts_is_planned(capsys: pytest.CaptureFixture[str]) -> None:
     assert plan("--gpu", "h100", "--model", "Qwen/Qwen3-VL-30B-A3B-Instruct") == ExitCode.OK
     assert "Qwen3-VL-30B-A3B" in capsys.readouterr().out
+
+
+def test_frames_past_the_usual_wait_are_planned_with_the_time_they_take(capsys: pytest.CaptureFixture[str]) -> None:
+    assert plan("--model", "2b", "--gpu", "m-16", "--frames", "32", "--size", "560x392") == ExitCode.OK
+    out = capsys.readouterr().out
+    assert "these frames take about" in out and "past the usual 30 s (--max-wait auto); --frames" in out

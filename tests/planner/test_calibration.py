@@ -74,10 +74,10 @@ def test_rates_are_kept_by_device_and_precision_until_torch_changes() -> None:
     assert calibration.stored_speed(KEY, "2b").measured == {"bf16": RATES}
 
 
-def remember(model: str = "2b", weights: str = "bf16", **ratios: float) -> None:
-    """Store an answer whose stages took `ratios` times what was predicted."""
-    predicted = dict.fromkeys(ratios, 2.0)
-    calibration.remember_times(KEY, model, weights, predicted, {stage: 2.0 * ratio for stage, ratio in ratios.items()})
+def remember(model: str = "2b", weights: str = "bf16", since: float = 1.0, **ratios: float) -> None:
+    """Store an answer whose stages took `ratios` times what was predicted by the rates of `since`."""
+    predicted, measured = dict.fromkeys(ratios, 2.0), {stage: 2.0 * ratio for stage, ratio in ratios.items()}
+    calibration.remember_times(KEY, since, model, weights, predicted, measured)
 
 
 def test_corrections_are_medians_of_the_last_answers_of_a_model() -> None:
@@ -91,6 +91,7 @@ def test_corrections_are_medians_of_the_last_answers_of_a_model() -> None:
     assert speed.corrections["fp32"]["vision"] == 5.0
     assert calibration.stored_speed(KEY, "7b").corrections["bf16"]["vision"] == 3.0
     assert calibration.stored_speed("cpu:a CPU:1", "2b").corrections == {}
+    assert speed.corrections["nf4"] == {"start": 1.5}  # what every precision shares
 
 
 def test_times_of_before_a_new_calibration_do_not_count() -> None:
@@ -98,21 +99,26 @@ def test_times_of_before_a_new_calibration_do_not_count() -> None:
     remember(vision=2.0)
     calibration.store_rates(KEY, {"fp32": RATES}, "2.15", now=2.0)  # one more precision: the others' times still hold
     assert calibration.stored_speed(KEY, "2b").corrections["bf16"] == {"vision": 2.0}
-    calibration.store_rates(KEY, {"bf16": RATES}, "2.15", now=3.0)
-    assert calibration.stored_speed(KEY, "2b").corrections["bf16"] == {}
+    calibration.store_rates(KEY, {"bf16": replace(RATES, operation_seconds=1.0)}, "2.15", now=3.0)
+    speed = calibration.stored_speed(KEY, "2b")
+    assert speed.measured["bf16"] == RATES and speed.measured_at == 1.0  # another process was first
+    calibration.store_rates(KEY, {"bf16": RATES}, "2.16", now=4.0)
+    remember(vision=0.1, since=1.0)  # an answer that the old rates predicted ends late
+    assert calibration.stored_speed(KEY, "2b").corrections == {}
 
 
 @pytest.mark.parametrize("ratio", [1e-3, 50.0])
 def test_a_timing_out_of_reason_corrects_nothing(ratio: float) -> None:
     calibration.store_rates(KEY, {"bf16": RATES}, "2.15", now=1.0)
     remember(vision=ratio)
-    assert calibration.stored_speed(KEY, "2b").corrections["bf16"] == {}
+    assert calibration.stored_speed(KEY, "2b").corrections == {}
 
 
 @pytest.mark.parametrize(
     "text",
     ["", "[]", "{", '{"cpu:a CPU:2": 3}', '{"cpu:a CPU:2": {"rates": {"bf16": {"matmul_flops_per_second": -1}}}}',
-     '{"cpu:a CPU:2": {"rates": {"bf16": {"matmul_flops_per_second": Infinity}, "fp32": null}}}', "[" * 100_000],
+     '{"cpu:a CPU:2": {"rates": {"bf16": {"matmul_flops_per_second": Infinity}, "fp32": null}}}', "[" * 100_000,
+     '{"cpu:a CPU:2": {"rates": {"bf16": {"matmul_flops_per_second": 1' + "0" * 400 + "}}}}"],
 )  # fmt: skip
 def test_damaged_files_count_as_nothing_measured(text: str) -> None:
     folder = calibration.state_folder()

@@ -9,6 +9,7 @@ from tests.planner.plan_builders import GIB, SPEC_2B, SPEC_7B, made_device, made
 from vidqa.errors import DoesNotFit
 from vidqa.planner.calibration import DeviceSpeed, Rates
 from vidqa.planner.latency import cancel_check_seconds, estimate_seconds, prefill_flops
+from vidqa.planner.model_choice import plan_best
 from vidqa.planner.planner import plan_video, try_plan
 from vidqa.planner.problem import PlanningProblem
 from vidqa.types import Device
@@ -124,6 +125,17 @@ def test_frames_that_were_asked_for_are_not_refused_for_their_time(asked: dict[s
     width, height = map(int, size.removesuffix(" would keep it").split("x"))
     kept = try_plan(on_cpu(max_wait_seconds="auto", frames=int(frames), size=(width, height))).plan
     assert kept is not None and kept.seconds.first_token_seconds <= 90
+
+
+def test_the_choice_among_models_plans_what_was_asked_for_too() -> None:
+    problems = [on_cpu(max_wait_seconds="auto", frames=64, model=name) for name in ("one", "two")]
+    place, plan = plan_best(problems)
+    assert problems[place].model == plan.model == "one" and plan.seconds.first_token_seconds > 90
+    assert problems[place].raised_wait_seconds is None  # so that a plan by other rates raises its own limit
+    fast = DeviceSpeed({"fp32": replace(RATES, matmul_flops_per_second=1e13, attention_flops_per_second=1e13)})
+    raised = try_plan(problems[0]).task
+    assert raised.raised_wait_seconds is not None
+    assert try_plan(replace(raised, speed=fast)).task.raised_wait_seconds is None
 
 
 def test_a_model_too_slow_for_any_frames_is_refused_with_the_time_it_needs() -> None:

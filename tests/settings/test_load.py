@@ -104,6 +104,7 @@ def test_the_line_of_a_value_is_found_however_it_is_written(tmp_path: Path) -> N
         ("vram = true", ["vram = true", "8GiB"]),
         ('max_wait = "0s"', ["max_wait", "20s or 2min", "auto", "or none"]),
         ("max_wait = false", ["max_wait = false", "20s"]),
+        ("max_wait = [30]", ["max_wait", "20s"]),
         ("max_tokens = 0", ["max_tokens = 0", "whole number from 1"]),
         ('max_tokens = "9"', ['max_tokens = "9"', "whole number from 1"]),
         ("max_tokens = 1.5", ["max_tokens = 1.5"]),

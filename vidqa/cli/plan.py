@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
     from vidqa.devices.gpu_catalog import as_device, find_gpu
     from vidqa.models.registry import find_checkpoints
     from vidqa.planner.alternatives import alternatives
-    from vidqa.planner.model_choice import plan_best
+    from vidqa.planner.model_choice import forecast
     from vidqa.planner.problem import planning_problems
     from vidqa.planner.request_checks import check_request
     from vidqa.video.reader import probe_facts
@@ -59,12 +59,13 @@ def run(arguments: argparse.Namespace) -> int:
         return _print_matrix(arguments.json, config, video, request, named=settings.model is not None)
     device = as_device(find_gpu(arguments.gpu)) if arguments.gpu else find_device(config.device)
     tasks = planning_problems(find_checkpoints(config.model, local=False), video, request, config, device)
-    index, plan = plan_best(tasks)
-    others = alternatives(tasks[index], plan)
+    found = forecast(tasks)
+    plan = found.required_plan()
+    others = alternatives(found.task, plan)
     if arguments.json:
         write_json(_object(video, plan, others))
     else:
-        sys.stdout.write(safe_text("\n".join(_text_lines(tasks[index], plan, others))) + "\n")
+        sys.stdout.write(safe_text("\n".join(_text_lines(found.task, plan, others))) + "\n")
     return ExitCode.OK
 
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, TypeVar
 
 from vidqa.config import EngineConfig
 from vidqa.devices.device import find_device
-from vidqa.devices.host import usable_cores
 from vidqa.engine.request_state import RequestState, video_cache_key
 from vidqa.engine.timers import Callbacks, Stopwatch
 from vidqa.errors import Interrupted
@@ -24,7 +23,7 @@ from vidqa.planner.calibration import Rates, describe_rates
 from vidqa.planner.memory_model import with_runtime
 from vidqa.planner.model_choice import forecast, plan_best
 from vidqa.planner.planner import Forecast
-from vidqa.planner.problem import PlanningProblem, planning_problems
+from vidqa.planner.problem import PlanningProblem, cpu_threads, planning_problems
 from vidqa.planner.weight_memory import QUANTIZED, runs_on_cpu_layers
 from vidqa.types import Device, Request, RunConfig, VideoInfo
 from vidqa.video.reader import VideoReader
@@ -359,7 +358,7 @@ def set_threads(config: EngineConfig) -> None:
     """Limit this thread's torch operations to the cores of the settings, or to those that this process may use."""
     import torch
 
-    threads = config.cpu_threads or min(torch.get_num_threads(), usable_cores())
+    threads = cpu_threads(config)
     if torch.get_num_threads() != threads:
         torch.set_num_threads(threads)
 

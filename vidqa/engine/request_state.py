@@ -196,9 +196,12 @@ class RequestState:
             runtime = runtime if self.load_seconds else None  # later it includes what earlier questions left
         calibration.remember_peaks(device, plan.model, plan.run_config.weights, planned, measured, runtime)
 
-    def remember_times(self) -> None:
-        """Store the predicted and measured seconds of the stages, for the next plan of this model on this machine."""
-        task, run_config, clock = self.task, self.plan.run_config, self.clock
+    def remember_times(self, plan: Plan) -> None:
+        """Store the predicted and measured seconds of the stages, for the next plan of this model on this machine.
+
+        `plan` is the one that ran: a damaged video has fewer frames than were planned.
+        """
+        task, run_config, clock = self.task, plan.run_config, self.clock
         assert self.answer is not None
         predicted = estimate_seconds(replace(task, speed=replace(task.speed, corrections={})), run_config)
         stages = clock.video + clock.vision + clock.prefill
@@ -213,7 +216,7 @@ class RequestState:
             measured["decode"] = clock.decode / decoded * run_config.max_tokens
         key = calibration.device_key(task.device, cpu_threads(task.config))
         calibration.remember_times(
-            key, task.model, run_config.weights,
+            key, task.speed.measured_at, task.model, run_config.weights,
             {stage: getattr(predicted, f"{stage}_seconds") for stage in measured}, measured,
         )  # fmt: skip
 

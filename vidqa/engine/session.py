@@ -223,7 +223,7 @@ class Session:
         if self.config.remember:
             state.remember_peaks(memory)
         if self.config.calibrate and is_first and result.reason != "cancelled":
-            state.remember_times()
+            state.remember_times(result.plan)
         yield Answered(state.finished_answer(result.plan, result.reason, memory))
 
     def _plan_and_load(self, request: Request) -> Generator[Event, None, None]:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from vidqa.config import state_folder
+from vidqa.config import WEIGHT_CHOICES, state_folder
 from vidqa.types import Device
 from vidqa.utils.atomic_write import write_whole
 
@@ -42,11 +42,12 @@ class Rates:
 class DeviceSpeed:
     """What is known of a device's speed from this machine; empty where nothing was measured.
 
-    `measured` has the rates by precision of the weights, `corrections` the measured over the predicted seconds of past
-    answers of one model, by precision and stage (`STAGES`).
+    `measured` has the rates by precision of the weights, since `measured_at`; `corrections` the measured over the
+    predicted seconds of past answers of one model, by precision and stage (`STAGES`).
     """
 
     measured: Mapping[str, Rates] = field(default_factory=dict)
+    measured_at: float = 0.0
     corrections: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
@@ -114,8 +115,8 @@ def stored_speed(key: str, model: str) -> DeviceSpeed:
     entry = _entry(_read_rates(), key)
     measured = {weights: rates for weights, row in entry["rates"].items() if (rates := _rates_of(row)) is not None}
     rows = [row for row in _answers() if row["device"] == key and row["since"] == entry["measured_at"]]
-    precisions = {str(row["weights"]) for row in rows if row["model"] == model} | measured.keys()
-    return DeviceSpeed(measured, {weights: _corrections(rows, model, weights) for weights in precisions})
+    corrections = {weights: found for weights in WEIGHT_CHOICES if (found := _corrections(rows, model, weights))}
+    return DeviceSpeed(measured, entry["measured_at"], corrections)
 
 
 def describe_rates(rates: Mapping[str, Rates]) -> str:
@@ -134,27 +135,30 @@ def stored_precisions(key: str, torch_version: str) -> frozenset[str]:
 
 
 def store_rates(key: str, rates: Mapping[str, Rates], torch_version: str, now: float) -> None:
-    """Store rates by precision, measured at `now` in seconds; those of another version of torch are dropped.
+    """Store rates by precision, measured at `now` in seconds; those of another version of torch are replaced.
 
-    Times of answers before `now` no longer count if rates are replaced.
+    Rates that another process has stored meanwhile stay. Times of answers by replaced rates no longer count.
     """
     with contextlib.suppress(OSError):
         stored = _read_rates()
         entry = _entry(stored, key)
         kept = entry["rates"] if entry["torch"] == torch_version else {}
-        since = entry["measured_at"] if kept and not kept.keys() & rates.keys() else now
-        rows = kept | {weights: asdict(one) for weights, one in rates.items()}
+        since = entry["measured_at"] if kept else now
+        rows = {weights: asdict(one) for weights, one in rates.items()} | kept
         stored[key] = {"torch": torch_version, "measured_at": since, "rates": rows}
         write_whole(state_folder() / _RATES, json.dumps(stored, indent=1) + "\n")
 
 
 def remember_times(
-    key: str, model: str, weights: str, predicted: Mapping[str, float], measured: Mapping[str, float]
+    key: str, since: float, model: str, weights: str, predicted: Mapping[str, float], measured: Mapping[str, float]
 ) -> None:
-    """Append an answer's seconds by stage, as predicted without corrections and as measured; drop the oldest."""
+    """Append an answer's seconds by stage, as predicted without corrections and as measured; drop the oldest.
+
+    `since` is `measured_at` of the rates that predicted them.
+    """
     row = {
         "device": key,
-        "since": _entry(_read_rates(), key)["measured_at"],
+        "since": since,
         "model": model,
         "weights": weights,
         "predicted_s": {stage: round(seconds, 6) for stage, seconds in predicted.items()},
@@ -219,8 +223,13 @@ def _rates_of(row: Any) -> Rates | None:
 
 def _number(value: Any) -> float:
     """Return a finite number, else 0."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if is_number and math.isfinite(value) else 0.0
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return 0.0
+    try:
+        number = float(value)
+    except OverflowError:  # an integer of hundreds of digits
+        return 0.0
+    return number if math.isfinite(number) else 0.0
 
 
 def _median(values: list[float]) -> float:

@@ -26,11 +26,18 @@ def forecast(problems: Sequence[PlanningProblem]) -> Forecast:
 
     The limits of a plan that was chosen among several models say why.
     """
+    return _best(problems)[1]
+
+
+def _best(problems: Sequence[PlanningProblem]) -> tuple[int, Forecast]:
+    """Return the best forecast and the place of its problem."""
     results = [try_plan(problem) for problem in problems]
-    best = max(results, key=lambda one: one.plan.score if one.plan else float("-inf"))
+    place = max(range(len(results)), key=lambda one: plan.score if (plan := results[one].plan) else float("-inf"))
+    best = results[place]
     if best.plan is None or len(problems) == 1:
-        return best
-    return replace(best, plan=replace(best.plan, limits=(_why_best(best.plan, results), *best.plan.limits)))
+        return place, best
+    limits = (_why_best(best.plan, results), *best.plan.limits)
+    return place, replace(best, plan=replace(best.plan, limits=limits))
 
 
 def _why_best(best: Plan, results: Sequence[Forecast]) -> str:
@@ -42,8 +49,8 @@ def _why_best(best: Plan, results: Sequence[Forecast]) -> str:
 
 def plan_best(problems: Sequence[PlanningProblem]) -> tuple[int, Plan]:
     """Return the plan with the highest score and the index of its problem; raise the first DoesNotFit if none fits."""
-    best = forecast(problems)
-    return problems.index(best.task), best.required_plan()
+    place, best = _best(problems)
+    return place, best.required_plan()
 
 
 def typical_video() -> VideoInfo:

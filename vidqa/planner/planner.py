@@ -73,6 +73,7 @@ def plan_video(problem: PlanningProblem) -> Plan:
 
 def try_plan(problem: PlanningProblem) -> Forecast:
     """Return the best plan that fits, or why there is none. Opens no file and loads nothing."""
+    problem = replace(problem, raised_wait_seconds=None)  # of an earlier plan, whose rates may have been others
     space = search_space(problem)
     best = best_run_config(problem, space)
     if best is None and (raised := _with_raised_wait(problem, space)) is not None:

@@ -87,7 +87,9 @@ def _duration(value: Any) -> float:
 
 
 def _wait(value: Any) -> float | str | None:
-    return {"none": None, "auto": "auto"}[value] if value in {"none", "auto"} else _duration(value)
+    if value in ("none", "auto"):  # a tuple: a value of the file may be a list, which has no hash
+        return None if value == "none" else "auto"
+    return _duration(value)
 
 
 def _count(value: Any) -> int:
