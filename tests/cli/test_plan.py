@@ -100,6 +100,6 @@ def test_a_model_with_experts_is_planned(capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_frames_past_the_usual_wait_are_planned_with_the_time_they_take(capsys: pytest.CaptureFixture[str]) -> None:
-    assert plan("--model", "2b", "--gpu", "m-16", "--frames", "32", "--size", "560x392") == ExitCode.OK
+    assert plan("--model", "2b", "--gpu", "m-16", "--frames", "48", "--size", "560x392") == ExitCode.OK
     out = capsys.readouterr().out
     assert "these frames take about" in out and "past the usual 30 s (--max-wait auto); --frames" in out
