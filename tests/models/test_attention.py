@@ -91,6 +91,25 @@ def test_flex_compiles_once_for_all_lengths() -> None:
         kernel.attend(query, restrided, value, 0.25)
 
 
+def test_flex_goes_on_after_another_family_was_imported() -> None:
+    """transformers registers container classes with each family, and the compiler's guards count them."""
+
+    class Container:
+        pass
+
+    def attend() -> torch.Tensor:
+        kernel, (query, key, value) = make_kernel("flex", CPU), states((6, 2), 0, 128)
+        kernel.begin(0, 128, 128, CPU)
+        return kernel.attend(query, key, value, 0.25)
+
+    first = attend()
+    torch.utils._pytree.register_pytree_node(Container, lambda one: ([], None), lambda values, context: Container())
+    try:
+        assert attend().shape == first.shape
+    finally:
+        torch.utils._pytree._deregister_pytree_node(Container)
+
+
 def test_uncompiled_flex_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flex, "_compiled", lambda key: (lambda *arguments: flex._flex(key, *arguments), []))
     kernel = make_kernel("flex", CPU)

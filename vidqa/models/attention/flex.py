@@ -61,7 +61,9 @@ def _causal_blocks(past: int, rows: int, capacity: int, device: torch.device) ->
 
 def _run(*arguments: Any) -> Tensor:
     query, key = arguments[0], arguments[1]
-    signature = (query.device, query.dtype, *query.shape[1:], key.shape[1])
+    # The compiler's guards hold the number of registered container classes, to which each model family adds some.
+    classes = len(torch.utils._pytree.SUPPORTED_NODES)
+    signature = (query.device, query.dtype, *query.shape[1:], key.shape[1], classes)
     function, seen = _compiled(signature)
     for tensor, dimension in ((key, 2), (arguments[2], 2), (arguments[4], 3)):
         torch._dynamo.mark_dynamic(tensor, dimension)  # only the cache's length differs between plans
