@@ -29,8 +29,9 @@ def time_text(plan: Plan) -> str:
     """Return when the first word of a plan's answer is expected, and how fast the others follow."""
     seconds = plan.seconds
     rate = plan.run_config.max_tokens / seconds.decode_seconds
-    source = "calibrated" if seconds.calibrated else "estimated"
-    return f"first word in about {format_span(seconds.first_token_seconds)}, then {rate:.3g} tokens/s ({source})"
+    return (
+        f"first word in about {format_span(seconds.first_token_seconds)}, then {rate:.3g} tokens/s ({seconds.source})"
+    )
 
 
 def plan_memory(plan: Plan) -> dict[str, Any]:

@@ -243,6 +243,11 @@ class TimeEstimate:
     calibrated: bool = False
 
     @property
+    def source(self) -> str:
+        """Return `calibrated` or `estimated`."""
+        return "calibrated" if self.calibrated else "estimated"
+
+    @property
     def first_token_seconds(self) -> float:
         """Return the time from the question to the first word."""
         return self.start_seconds + self.video_seconds + self.vision_seconds + self.prefill_seconds

@@ -45,7 +45,7 @@ def plan_object(plan: Plan) -> dict[str, Any]:
         "lines": [asdict(line) for line in plan.lines],
         "limits": list(plan.limits),
         "predicted_s": _seconds(plan.seconds, "start video vision prefill first_token decode", digits=3, suffix=""),
-        "speed": "calibrated" if plan.seconds.calibrated else "estimated",
+        "speed": plan.seconds.source,
         "score": round(plan.score, 3),
     }
 

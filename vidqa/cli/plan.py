@@ -141,7 +141,7 @@ def _seconds(plan: Plan) -> str:
     return (
         f"first word in about {format_span(seconds.first_token_seconds)}: start {seconds.start_seconds:.1f}, video "
         f"{seconds.video_seconds:.1f}, vision {seconds.vision_seconds:.1f}, prefill {seconds.prefill_seconds:.1f} "
-        f"({'calibrated' if seconds.calibrated else 'estimated'}, loading not counted)"
+        f"({seconds.source}, loading not counted)"
     )
 
 

@@ -47,7 +47,7 @@ def _architecture() -> str:
 
 def _import_nvml() -> Any:
     """Import nvidia-ml-py; raise UsageError where no driver's file exists, which takes no time to see."""
-    if sys.platform == "linux" and not any(Path("/", path).exists() for path in _NVIDIA_FILES):
+    if sys.platform == "linux" and not THIS_MACHINE.has_nvidia_files():
         raise UsageError("There is no NVIDIA driver here.", "Install NVIDIA's driver, or use --device cpu.")
     return import_module("pynvml")  # it has no types
 

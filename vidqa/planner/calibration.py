@@ -72,16 +72,7 @@ def remember_peaks(
 
 def runs() -> Iterator[dict[str, Any]]:
     """Yield past runs, the oldest first; skip lines that cannot be parsed or compared."""
-    try:
-        lines = (state_folder() / _PEAKS).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError):
-        return
-    for line in lines:
-        with contextlib.suppress(ValueError):
-            row = json.loads(line)
-            needed = {"device", "predicted_bytes", "measured_bytes"}
-            if isinstance(row, dict) and needed <= row.keys() and _is_comparable(row):
-                yield row
+    yield from filter(_is_comparable, _rows(_PEAKS, {"device", "predicted_bytes", "measured_bytes"}))
 
 
 def _is_comparable(row: dict[str, Any]) -> bool:
@@ -186,16 +177,21 @@ def _ratios(rows: list[dict[str, Any]], stage: str) -> Iterator[float]:
 
 def _answers() -> Iterator[dict[str, Any]]:
     """Yield past answers, the oldest first; skip lines that cannot be parsed."""
+    for row in _rows(_TIMES, {"device", "since", "model", "weights", "predicted_s", "measured_s"}):
+        if isinstance(row["predicted_s"], dict) and isinstance(row["measured_s"], dict):
+            yield row
+
+
+def _rows(name: str, needed: set[str]) -> Iterator[dict[str, Any]]:
+    """Yield the objects of a file of the state folder that have the needed keys; skip lines that cannot be parsed."""
     try:
-        lines = (state_folder() / _TIMES).read_text(encoding="utf-8").splitlines()
+        lines = (state_folder() / name).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
         return
-    needed = {"device", "since", "model", "weights", "predicted_s", "measured_s"}
     for line in lines:
         with contextlib.suppress(ValueError, RecursionError):
             row = json.loads(line)
-            is_row = isinstance(row, dict) and needed <= row.keys()
-            if is_row and isinstance(row["predicted_s"], dict) and isinstance(row["measured_s"], dict):
+            if isinstance(row, dict) and needed <= row.keys():
                 yield row
 
 
