@@ -268,3 +268,22 @@ def _processors(folder: Path) -> list[Values]:
         found.append(Values(shared, "", read_object(shared)).inner("image_processor", optional=True))
     video = video_processor(folder)
     return found if video is None else [*found, video]
+
+
+def hf_language_values(spec: ModelSpec, rope: Mapping[str, Any], **others: Any) -> dict[str, Any]:
+    """Return what transformers' configurations of all families share, for random weights; no token ends an answer.
+
+    `rope` are the rotary embedding's parameters, `others` further values of the language model.
+    """
+    token = spec.video_token
+    return {
+        "text_config": {
+            "vocab_size": spec.vocabulary, "hidden_size": spec.hidden, "intermediate_size": spec.intermediate,
+            "num_hidden_layers": spec.layers, "num_attention_heads": spec.heads,
+            "num_key_value_heads": spec.kv_heads, "max_position_embeddings": spec.context_tokens,
+            "rope_parameters": {"rope_type": "default", **rope},
+            "tie_word_embeddings": spec.tied, "bos_token_id": 1, "eos_token_id": None, "pad_token_id": None, **others,
+        },
+        "tie_word_embeddings": spec.tied, "image_token_id": token - 1, "video_token_id": token,
+        "vision_start_token_id": token + 1, "vision_end_token_id": token + 2,
+    }  # fmt: skip

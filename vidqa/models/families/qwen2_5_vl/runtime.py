@@ -12,6 +12,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from vidqa.models.decoder_layers import Rotary, rotate
 from vidqa.models.families.qwen2_5_vl.spec import IMAGE_MEAN, IMAGE_STD
 from vidqa.models.family import Segment, TextSegment, VisionGrid, VisionSegment
+from vidqa.models.family_config import hf_language_values
 from vidqa.models.fp16 import Fp32ResidualNorm, ScaledMLP, ToHalf
 from vidqa.models.mrope import consecutive_components, grid_positions, loaded_rotary, made_rotary, mrope_sections
 from vidqa.models.spec import ModelSpec
@@ -213,22 +214,13 @@ def hf_config(spec: ModelSpec) -> Any:
     """Return transformers' Qwen2_5_VLConfig of a spec, for random weights; no token ends an answer."""
     from transformers import Qwen2_5_VLConfig
 
-    token, vision = spec.video_token, spec.vision
+    vision = spec.vision
+    rope = {"rope_theta": 1e6, "mrope_section": mrope_sections(spec.head_dim)}
     return Qwen2_5_VLConfig(
-        text_config={
-            "vocab_size": spec.vocabulary, "hidden_size": spec.hidden, "intermediate_size": spec.intermediate,
-            "num_hidden_layers": spec.layers, "num_attention_heads": spec.heads,
-            "num_key_value_heads": spec.kv_heads, "max_position_embeddings": spec.context_tokens,
-            "rope_parameters": {
-                "rope_type": "default", "rope_theta": 1e6, "mrope_section": mrope_sections(spec.head_dim),
-            },
-            "tie_word_embeddings": spec.tied, "bos_token_id": 1, "eos_token_id": None, "pad_token_id": None,
-        },
         vision_config={
             "depth": vision.depth, "hidden_size": vision.embed_dim, "num_heads": vision.heads,
             "intermediate_size": vision.mlp_hidden, "out_hidden_size": spec.hidden, "window_size": vision.window,
             "fullatt_block_indexes": list(vision.full_attention), "tokens_per_second": vision.tokens_per_second,
         },
-        tie_word_embeddings=spec.tied, image_token_id=token - 1, video_token_id=token,
-        vision_start_token_id=token + 1, vision_end_token_id=token + 2,
+        **hf_language_values(spec, rope),
     )  # fmt: skip

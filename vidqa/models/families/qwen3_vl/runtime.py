@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from vidqa.models.decoder_layers import Rotary
 from vidqa.models.families.qwen3_vl.spec import IMAGE_MEAN, IMAGE_STD
 from vidqa.models.family import Segment, TextSegment, VisionGrid, VisionSegment
+from vidqa.models.family_config import hf_language_values
 from vidqa.models.fp16 import Fp32ResidualNorm, ToHalf
 from vidqa.models.mrope import grid_positions, interleaved_components, loaded_rotary, made_rotary
 from vidqa.models.spec import ModelSpec
@@ -190,24 +191,14 @@ def hf_config(spec: ModelSpec) -> Any:
     """Return transformers' Qwen3VLConfig of a spec, for random weights; no token ends an answer."""
     from transformers import Qwen3VLConfig
 
-    token, vision = spec.video_token, spec.vision
+    vision = spec.vision
+    rope = {"rope_theta": _THETA, "mrope_section": mrope_sections(spec.head_dim), "mrope_interleaved": True}
     return Qwen3VLConfig(
-        text_config={
-            "vocab_size": spec.vocabulary, "hidden_size": spec.hidden, "intermediate_size": spec.intermediate,
-            "num_hidden_layers": spec.layers, "num_attention_heads": spec.heads, "head_dim": spec.head_dim,
-            "num_key_value_heads": spec.kv_heads, "max_position_embeddings": spec.context_tokens,
-            "rope_parameters": {
-                "rope_type": "default", "rope_theta": _THETA, "mrope_section": mrope_sections(spec.head_dim),
-                "mrope_interleaved": True,
-            },
-            "tie_word_embeddings": spec.tied, "bos_token_id": 1, "eos_token_id": None, "pad_token_id": None,
-        },
         vision_config={
             "depth": vision.depth, "hidden_size": vision.embed_dim, "num_heads": vision.heads,
             "intermediate_size": vision.mlp_hidden, "out_hidden_size": spec.hidden, "patch_size": vision.patch,
             "temporal_patch_size": vision.temporal_patch, "spatial_merge_size": vision.merge,
             "num_position_embeddings": vision.position_rows, "deepstack_visual_indexes": list(vision.deepstack_blocks),
         },
-        tie_word_embeddings=spec.tied, image_token_id=token - 1, video_token_id=token,
-        vision_start_token_id=token + 1, vision_end_token_id=token + 2,
+        **hf_language_values(spec, rope, head_dim=spec.head_dim),
     )  # fmt: skip
