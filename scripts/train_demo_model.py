@@ -140,8 +140,8 @@ class Trainer:
                     self._slice_accuracy(batch, right)
                     continue
                 out = run_batch(self.model, self.heads, batch, self.recipe)
-            for scene, turns, marks in zip(batch.scenes, batch.turns, out.right, strict=True):
-                events = "two:" if len(scene.actors) == 2 else ""
+            for clip, turns, marks in zip(batch.clips, batch.turns, out.right, strict=True):
+                events = ("", "", "two:", "more:")[min(len(clip.scene.actors), 3)]
                 for turn, mark in zip(turns, marks, strict=True):
                     right[events + turn.kind].append(mark)
                     right[events + "all"].append(mark)

@@ -44,7 +44,7 @@ class MemorySource:
 def drawn_reader(name: str) -> VideoReader:
     """Return a reader of a drawn clip of 4 seconds."""
     moments = [index / (_FRAMES - 1) for index in range(_FRAMES)]
-    pixels = render_clips_at([_SCENES[name]], moments, _HEIGHT, _WIDTH, soften=False)[0].permute(0, 2, 3, 1).numpy()
+    pixels = render_clips_at([_SCENES[name]], moments, _HEIGHT, _WIDTH)[0].permute(0, 2, 3, 1).numpy()
     info = synthetic_video(_FRAMES, _WIDTH, _HEIGHT)
     pictures = {
         index: Frame(index, info.pts_seconds[index], np.ascontiguousarray(pixels[index])) for index in range(_FRAMES)

@@ -6,24 +6,32 @@ and tokens; knows no model.
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from demo_world.questions import STILL_PICTURE_QUESTIONS, SYSTEM_PROMPTS, Turn, ask, draw_turns
+from demo_world.questions import STILL_PICTURE_QUESTIONS, SYSTEM_PROMPTS, Turn, ask, draw_named, draw_turns
 from demo_world.recipes import SPEC, Recipe
 from demo_world.render import render_clips
+from demo_world.sampled import MIN_BRIEF_FRAMES, MIN_CROWD_FRAMES, SampledScene, draw_brief, draw_crowd, draw_even
+from demo_world.subtitles import draw_lines, with_subtitles
 from demo_world.times import timed_turn
+from demo_world.token_dropping import draw_kept
 from demo_world.tokenizer import DEFAULT_SYSTEM
-from demo_world.world import COLORS, DIRECTIONS, SHAPES, Actor, Scene, Shot, draw_scene, frame_times
+from demo_world.world import COLORS, DIRECTIONS, SHAPES, Actor, Scene, Shot
 from vidqa.engine.prompt import text_positions
 from vidqa.models.families.qwen2_vl.runtime import position_after, vision_positions
 from vidqa.models.family import VisionGrid
 
 IGNORED = -100
-_TIMED_SHARE = 0.35  # of the turns, in a family that reads times
+# Of the turns, in a family that reads times.
+_TIMED_SHARE, _NAMED_SHARE = 0.35, 0.12
+# Of the last stage's batches, in a family that reads times.
+_BRIEF_SHARE, _CROWD_SHARE, _GRAIN_SHARE, _PAN_SHARE = 0.2, 0.2, 0.15, 0.08
+_DROPPED_SHARE, _GAPS_SHARE, _SUBTITLES_SHARE = 0.4, 0.15, 0.1
 _KINDS = ("moves", "still", "appears", "changes")
 # (frames, weight): mostly what the default plan gives real clips.
 _FRAMES = ((1, 3), (2, 5), (4, 18), (6, 14), (8, 20), (10, 12), (12, 10), (14, 6), (16, 10), (32, 2))
@@ -33,14 +41,16 @@ _FRAMES = ((1, 3), (2, 5), (4, 18), (6, 14), (8, 20), (10, 12), (12, 10), (14, 6
 class Batch:
     """Clips and conversations as tensors.
 
-    patches: (clips·slices, patches, 1176); ids, labels: (clips, tokens); positions:
-    (3, clips, tokens); answers[i][j] is the (start, end) of turn j's answer in clip i.
+    patches: (clips·slices, patches, 1176); kept: (clips·slices, visual tokens) of those that the decoder gets;
+    ids, labels: (clips, tokens); positions: (3, clips, tokens); answers[i][j] is the (start, end) of turn j's answer
+    in clip i.
     """
 
     shot: Shot
-    scenes: tuple[Scene, ...]
+    clips: tuple[SampledScene, ...]
     turns: tuple[tuple[Turn, ...], ...]
     patches: Tensor
+    kept: Tensor
     ids: Tensor
     labels: Tensor
     positions: Tensor
@@ -60,55 +70,82 @@ def draw_shot(rng: random.Random, stage: int, progress: float, recipe: Recipe) -
     return Shot(frames, height, width)
 
 
-def draw_seconds(rng: random.Random, frames: int) -> float:
-    """Draw a clip's length of which so many frames are sampled: 2 a second by default, 16 of a longer one."""
-    if frames == 1:
-        return 0.0
-    if frames >= 16:
-        return rng.uniform(8, 20)
-    return frames / 2 + rng.uniform(0, 0.98) if rng.random() < 0.7 else rng.uniform(1, 20)
+def _draw_disturbance(rng: random.Random, shot: Shot) -> Shot:
+    """Draw noise and a moving background for some batches."""
+    grain = rng.uniform(4, 24) if rng.random() < _GRAIN_SHARE else 0.0
+    pan = (rng.uniform(-1.5, 1.5), rng.uniform(-1.5, 1.5)) if rng.random() < _PAN_SHARE else (0.0, 0.0)
+    return replace(shot, grain=grain, pan=pan)
+
+
+def _draw_clips(rng: random.Random, shot: Shot, count: int, *, timed: bool, uneven: bool) -> tuple[SampledScene, ...]:
+    """Draw scenes of one kind: sampled evenly, or closely around one event or several ones."""
+    chance = rng.random() if uneven else 1.0
+    if chance < _BRIEF_SHARE and shot.frames >= MIN_BRIEF_FRAMES:
+        return tuple(draw_brief(rng, shot) for _ in range(count))
+    if 1 - _CROWD_SHARE <= chance < 1 and shot.frames >= MIN_CROWD_FRAMES:
+        return tuple(draw_crowd(rng, shot) for _ in range(count))
+    return tuple(draw_even(rng, shot, timed=timed) for _ in range(count))
 
 
 def make_batch(seed: int, step: int, stage: int, progress: float, tokens: int, tokenizer: Any, recipe: Recipe) -> Batch:
     """Draw a batch of about `tokens` visual tokens."""
     rng = random.Random(f"{seed}/{stage}/{step}")
     shot = draw_shot(rng, stage, progress, recipe)
+    wide = recipe.timed and stage == 3  # everything that this world has
+    shot = _draw_disturbance(rng, shot) if wide else shot
     side = recipe.token_pixels
     per_clip = -(-shot.frames // 2) * (shot.height // side) * (shot.width // side)
-    clips = max(4, min(224 if stage == 1 else 96, tokens // per_clip))
-    scenes = tuple(draw_scene(rng, shot) for _ in range(clips))
-    count = rng.choice((1, 2, 2, 3, 3, 4))  # the same for all: little padding
-    seconds = [draw_seconds(rng, shot.frames) for _ in scenes] if recipe.timed else [0.0] * clips
-    turns = tuple(_turns(rng, scene, shot, count, each) for scene, each in zip(scenes, seconds, strict=True))
-    return assemble(shot, scenes, turns, [_system(rng) for _ in scenes], tokenizer, recipe, seconds)
+    count = max(4, min(224 if stage == 1 else 96, tokens // per_clip))
+    clips = _draw_clips(rng, shot, count, timed=recipe.timed, uneven=wide)
+    turn_count = rng.choice((1, 2, 2, 3, 3, 4))  # the same for all: little padding
+    turns = tuple(_turns(rng, clip, turn_count, recipe) for clip in clips)
+    unusual = None
+    if wide:
+        shares = (_DROPPED_SHARE, _GAPS_SHARE, _SUBTITLES_SHARE)
+        unusual = Unusual(rng, *(rng.random() < share for share in shares))
+    return assemble(shot, clips, turns, [_system(rng) for _ in clips], tokenizer, recipe, unusual)
+
+
+@dataclass(frozen=True, slots=True)
+class Unusual:
+    """What a batch's prompts have: dropped tokens, positions that skip slices, subtitles."""
+
+    rng: random.Random
+    dropped: bool = False
+    gaps: bool = False
+    subtitles: bool = False
 
 
 def assemble(
     shot: Shot,
-    scenes: tuple[Scene, ...],
+    clips: tuple[SampledScene, ...],
     turns: tuple[tuple[Turn, ...], ...],
     systems: Sequence[str],
     tokenizer: Any,
     recipe: Recipe,
-    seconds: Sequence[float],
+    unusual: Unusual | None = None,
 ) -> Batch:
-    """Render and tokenise given scenes, conversations and lengths of the clips."""
-    pixels = render_clips(scenes, shot.frames, shot.height, shot.width)
+    """Render and tokenise given clips and conversations."""
+    pixels = render_clips([clip.scene for clip in clips], [clip.fractions for clip in clips], shot)
     if shot.frames % 2:
         pixels = torch.cat((pixels, pixels[:, -1:]), dim=1)
     patches = recipe.patches(pixels.flatten(0, 1))
     rows, columns = shot.height // recipe.token_pixels, shot.width // recipe.token_pixels
+    kept = torch.ones(len(clips), pixels.shape[1] // 2, rows * columns, dtype=torch.bool)
+    if unusual and unusual.dropped and shot.frames > 2:
+        kept = draw_kept(unusual.rng, pixels, recipe.token_pixels)
     samples = [
-        _sample(tokenizer, turn, system, _layout(recipe, shot, index, seconds[index]), (rows, columns))
-        for index, (turn, system) in enumerate(zip(turns, systems, strict=True))
+        _sample(tokenizer, turn, system, _layout(recipe, clip, index, unusual), _Grid(rows, columns, kept[index], unusual))
+        for index, (clip, turn, system) in enumerate(zip(clips, turns, systems, strict=True))
     ]
     longest = max(len(sample.ids) for sample in samples)
     pad = tokenizer.pad_token_id
     return Batch(
         shot=shot,
-        scenes=scenes,
+        clips=clips,
         turns=turns,
         patches=patches,
+        kept=kept.flatten(0, 1),
         ids=torch.tensor([sample.ids + [pad] * (longest - len(sample.ids)) for sample in samples]),
         labels=torch.tensor([sample.labels + [IGNORED] * (longest - len(sample.ids)) for sample in samples]),
         positions=torch.stack([_pad_positions(sample.positions, longest) for sample in samples], dim=1),
@@ -117,15 +154,25 @@ def assemble(
     )
 
 
-def _turns(rng: random.Random, scene: Scene, shot: Shot, count: int, seconds: float) -> tuple[Turn, ...]:
-    if shot.frames == 1 and rng.random() < 0.3:
+def _turns(rng: random.Random, clip: SampledScene, count: int, recipe: Recipe) -> tuple[Turn, ...]:
+    scene = clip.scene
+    if len(clip.fractions) == 1 and rng.random() < 0.3:
         return (ask(scene, "caption", rng.choice(STILL_PICTURE_QUESTIONS)),)
-    turns = draw_turns(rng, scene, count)
-    if not seconds:
+    if len(scene.actors) > 2:
+        turns = tuple(draw_named(rng, scene) for _ in range(count))
+    else:
+        turns = draw_turns(rng, scene, count)
+    if not recipe.timed:
         return turns
-    fractions = frame_times(shot.frames)
-    timed = [timed_turn(rng, scene, fractions, seconds) if rng.random() < _TIMED_SHARE else None for _ in turns]
-    return tuple(other or turn for turn, other in zip(turns, timed, strict=True))
+    return tuple(_special_turn(rng, clip) or turn for turn in turns)
+
+
+def _special_turn(rng: random.Random, clip: SampledScene) -> Turn | None:
+    """Draw a question about a time or a named shape, None for another kind."""
+    chance = rng.random()
+    if chance < _TIMED_SHARE:
+        return timed_turn(rng, clip.scene, clip.fractions, clip.seconds) if clip.timed else None
+    return draw_named(rng, clip.scene) if chance < _TIMED_SHARE + _NAMED_SHARE else None
 
 
 def _system(rng: random.Random) -> str:
@@ -141,34 +188,49 @@ class _Sample:
     answers: list[tuple[int, int]]
 
 
-def _layout(recipe: Recipe, shot: Shot, index: int, seconds: float) -> list[Any]:
+@dataclass(frozen=True, slots=True)
+class _Grid:
+    """Tokens of a clip's slices: rows, columns, and which are kept (slices, rows·columns)."""
+
+    rows: int
+    columns: int
+    kept: Tensor
+    unusual: Unusual | None
+
+    def gap(self, text: int) -> int:
+        """Draw how many positions are skipped before a slice with so much text: those of slices left out."""
+        if self.unusual is None or not self.unusual.gaps or self.unusual.rng.random() < 0.7:
+            return 0
+        return self.unusual.rng.randint(1, 30) * (text + max(self.rows, self.columns))
+
+
+def _layout(recipe: Recipe, clip: SampledScene, index: int, unusual: Unusual | None) -> list[Any]:
     """Return a video's pieces: text, the pad token and its slices, text. Every other single frame is an image."""
-    if shot.frames == 1 and index % 2:
+    if len(clip.fractions) == 1 and index % 2:
         return ["<|vision_start|>", ("<|image_pad|>", 1), "<|vision_end|>"]
-    moments = [seconds * each for each in frame_times(shot.frames)]
-    moments += moments[-1:] * (len(moments) % 2)
-    middles = [(first + second) / 2 for first, second in zip(moments[::2], moments[1::2], strict=True)]
-    return [("<|video_pad|>", each) if isinstance(each, int) else each for each in recipe.layout(middles)]
+    layout = recipe.layout(clip.slice_seconds)
+    if unusual and unusual.subtitles:
+        layout = with_subtitles(layout, clip.slice_seconds, draw_lines(unusual.rng, clip.seconds))
+    return [("<|video_pad|>", each) if isinstance(each, int) else each for each in layout]
 
 
-def _sample(
-    tokenizer: Any, turns: Sequence[Turn], system: str, pieces: Sequence[Any], grid: tuple[int, int]
-) -> _Sample:
+def _sample(tokenizer: Any, turns: Sequence[Turn], system: str, pieces: Sequence[Any], grid: _Grid) -> _Sample:
     """One conversation: only answers (and the token that ends them) carry labels."""
-    rows, columns = grid
     ids = _encode(tokenizer, f"<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\n")
-    positions, after = [text_positions(0, len(ids))], len(ids)
+    positions, after, done = [text_positions(0, len(ids))], len(ids), 0
     for piece in pieces:
         if isinstance(piece, str):
             text = _encode(tokenizer, piece)
+            after += grid.gap(len(text)) if done else 0
             positions.append(text_positions(after, len(text)))
             ids, after = ids + text, after + len(text)
         else:
             pad, slices = piece
-            video = VisionGrid(slices, rows, columns, 1.0)
-            positions.append(vision_positions(SPEC, after, video))
-            ids = ids + [tokenizer.convert_tokens_to_ids(pad)] * (slices * rows * columns)
-            after = position_after(SPEC, after, video)
+            video = VisionGrid(slices, grid.rows, grid.columns, 1.0)
+            kept = grid.kept[done : done + slices].flatten()
+            positions.append(vision_positions(SPEC, after, video)[:, kept])
+            ids = ids + [tokenizer.convert_tokens_to_ids(pad)] * int(kept.sum())
+            after, done = position_after(SPEC, after, video), done + slices
     before, after_video = len(ids), len(ids) - 1
     labels = [IGNORED] * len(ids)
     answers: list[tuple[int, int]] = []
@@ -183,13 +245,13 @@ def _sample(
     return _Sample(ids, labels, torch.cat(positions, dim=1), after_video, answers)
 
 
-_encoded: dict[str, list[int]] = {}
+@lru_cache(maxsize=65536)
+def _token_ids(tokenizer: Any, text: str) -> tuple[int, ...]:
+    return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def _encode(tokenizer: Any, text: str) -> list[int]:
-    if text not in _encoded:
-        _encoded[text] = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return list(_encoded[text])
+    return list(_token_ids(tokenizer, text))
 
 
 def _pad_positions(positions: Tensor, length: int) -> Tensor:
@@ -208,16 +270,13 @@ class Targets:
     clip: dict[str, Tensor]
 
 
-def make_targets(scenes: Sequence[Scene], frames: int) -> Targets:
-    """Targets for a batch of scenes sampled at `frames` moments."""
-    times = frame_times(frames)
-    if frames % 2:
-        times.append(times[-1])
-    pairs = list(zip(times[::2], times[1::2], strict=True))
-    slices = [[_slice_classes(scene, *pair) for pair in pairs] for scene in scenes]
+def make_targets(clips: Sequence[SampledScene]) -> Targets:
+    """Targets for a batch of clips."""
+    slices = [[_slice_classes(clip.scene, *pair) for pair in clip.frame_pairs] for clip in clips]
     table = torch.tensor(slices)  # (clips, slices, 3)
     flat = table.flatten(0, 1)
-    return Targets({"shape": flat[:, 0], "color": flat[:, 1], "motion": flat[:, 2]}, _clip_classes(scenes))
+    classes = _clip_classes([clip.scene for clip in clips])
+    return Targets({"shape": flat[:, 0], "color": flat[:, 1], "motion": flat[:, 2]}, classes)
 
 
 def _slice_classes(scene: Scene, first: float, second: float) -> tuple[int, int, int]:
@@ -249,9 +308,10 @@ def _slice_motion(actor: Actor, first: float, second: float) -> int:
 
 
 def _clip_classes(scenes: Sequence[Scene]) -> dict[str, Tensor]:
-    classes: dict[str, list[int]] = {"count": [len(scene.actors) for scene in scenes]}
+    classes = {"count": [len(scene.actors) if len(scene.actors) <= 2 else IGNORED for scene in scenes]}
+    few = [scene.actors if len(scene.actors) <= 2 else () for scene in scenes]
     for slot in (0, 1):
-        actors = [scene.actors[slot] if len(scene.actors) > slot else None for scene in scenes]
+        actors = [each[slot] if len(each) > slot else None for each in few]
         classes[f"kind{slot}"] = [_KINDS.index(a.kind) if a else IGNORED for a in actors]
         classes[f"direction{slot}"] = [
             DIRECTIONS.index(a.direction) if a and a.kind == "moves" else IGNORED for a in actors

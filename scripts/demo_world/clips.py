@@ -94,5 +94,5 @@ def write_clip(spec: ClipSpec, path: Path) -> None:
 def _pictures(spec: ClipSpec, times: list[float]) -> np.ndarray:
     if spec.other_renderer:
         return render_frames(spec.scene, times, spec.height, spec.width)
-    pixels = render_clips_at([spec.scene], times, spec.height, spec.width, soften=False)[0]
+    pixels = render_clips_at([spec.scene], times, spec.height, spec.width)[0]
     return np.ascontiguousarray(pixels.permute(0, 2, 3, 1).numpy())

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from demo_world.world import Actor, Scene
+from demo_world.world import COLORS, SHAPES, Actor, Scene
 
 NOTHING = "nothing visible."
 _NUMBERS = ("none", "one", "two")
@@ -132,6 +132,11 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
     ),
 }  # fmt: skip
 
+NAMED = (
+    "what does the {what} do?", "what happens to the {what}?", "what about the {what}?", "what is the {what} doing?",
+    "what does the {what} do in this video?", "and the {what}?",
+)  # fmt: skip
+
 STILL_PICTURE_QUESTIONS = (
     "what is in this picture?",
     "what is in this image?",
@@ -148,6 +153,23 @@ SYSTEM_PROMPTS = (
 def ask(scene: Scene, kind: str, wording: str) -> Turn:
     """One question with the right answer."""
     return Turn(kind, wording, _ANSWERS[kind](scene))
+
+
+def draw_named(rng: random.Random, scene: Scene) -> Turn:
+    """Draw a question about a shape by its name, of which one in six is not in the scene."""
+    absent = absent_name(rng, scene)
+    if not scene.actors or rng.random() < 1 / 6:
+        return Turn("named", rng.choice(NAMED).format(what=absent), f"there is no {absent}.")
+    actor = rng.choice(scene.actors)
+    return Turn("named", rng.choice(NAMED).format(what=actor.names[0]), f"{describe(actor, article='the')}.")
+
+
+def absent_name(rng: random.Random, scene: Scene) -> str:
+    """Draw the name of a shape that is not in a scene."""
+    there = {name for actor in scene.actors for name in actor.names}
+    return rng.choice(
+        [name for name in (f"{color} {shape}" for color in COLORS for shape in SHAPES) if name not in there]
+    )
 
 
 def draw_turns(rng: random.Random, scene: Scene, count: int) -> tuple[Turn, ...]:

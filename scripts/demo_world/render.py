@@ -11,31 +11,48 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
 
-from demo_world.world import Actor, Scene, frame_times
+from demo_world.world import Actor, Scene, Shot
 
 RGB = {"red": (215, 40, 40), "green": (40, 165, 60), "blue": (45, 75, 215), "yellow": (235, 210, 45)}
 
 
-def render_clips(scenes: Sequence[Scene], frames: int, height: int, width: int) -> Tensor:
-    """Draw every scene at uniformly spread moments, softened: (clips, frames, 3, height, width) uint8."""
-    return render_clips_at(scenes, frame_times(frames), height, width, soften=True)
+def render_clips(scenes: Sequence[Scene], moments: Sequence[Sequence[float]], shot: Shot) -> Tensor:
+    """Draw every scene at its moments (0 to 1), softened: (clips, frames, 3, height, width) uint8."""
+    generator = torch.Generator().manual_seed(scenes[0].seed)
+    picture = _draw_scenes(scenes, torch.tensor(moments), shot, generator)
+    picture = _soften(picture, generator)
+    if shot.grain:
+        picture += torch.randn(picture.shape, generator=generator) * shot.grain
+    return picture.round_().clamp_(0, 255).to(torch.uint8)
 
 
-def render_clips_at(
-    scenes: Sequence[Scene], moments: Sequence[float], height: int, width: int, *, soften: bool
-) -> Tensor:
+def render_clips_at(scenes: Sequence[Scene], moments: Sequence[float], height: int, width: int) -> Tensor:
     """Draw every scene at given moments (0 to 1): (clips, frames, 3, height, width) uint8."""
     generator = torch.Generator().manual_seed(scenes[0].seed)
-    times = torch.tensor(moments)
-    picture = _backgrounds(scenes, len(moments), height, width, generator)
-    for slot in range(2):
+    times = torch.tensor(moments).expand(len(scenes), -1)
+    picture = _draw_scenes(scenes, times, Shot(len(moments), height, width), generator)
+    return picture.round_().clamp_(0, 255).to(torch.uint8)
+
+
+def _draw_scenes(scenes: Sequence[Scene], times: Tensor, shot: Shot, generator: torch.Generator) -> Tensor:
+    """Draw scenes at times (clips, frames): (clips, frames, 3, height, width) float."""
+    picture = _backgrounds(scenes, times.shape[1], shot.height, shot.width, generator)
+    if any(shot.pan):
+        _pan(picture, times, shot.pan)
+    for slot in range(max(len(scene.actors) for scene in scenes)):
         chosen = [index for index, scene in enumerate(scenes) if len(scene.actors) > slot]
         if chosen:
             actors = [scenes[index].actors[slot] for index in chosen]
-            picture[chosen] = _draw(picture[chosen], actors, times, generator)
-    if soften:
-        picture = _soften(picture, generator)
-    return picture.round_().clamp_(0, 255).to(torch.uint8)
+            picture[chosen] = _draw(picture[chosen], actors, times[chosen], generator)
+    return picture
+
+
+def _pan(picture: Tensor, times: Tensor, sides: tuple[float, float]) -> None:
+    """Move backgrounds (clips, frames, 3, height, width) by so many sides over the clip; what leaves comes back."""
+    height, width = picture.shape[-2:]
+    for clip, moments in zip(picture, times, strict=True):
+        for frame, moment in zip(clip, moments.tolist(), strict=True):
+            frame.copy_(frame.roll((round(sides[0] * moment * height), round(sides[1] * moment * width)), (1, 2)))
 
 
 def _backgrounds(scenes: Sequence[Scene], frames: int, height: int, width: int, generator: torch.Generator) -> Tensor:
@@ -64,7 +81,7 @@ def _column(values: Sequence[float]) -> Tensor:
 
 
 def _draw(picture: Tensor, actors: Sequence[Actor], times: Tensor, generator: torch.Generator) -> Tensor:
-    """Lay one actor per clip over (clips, frames, 3, height, width)."""
+    """Lay one actor per clip over (clips, frames, 3, height, width) at times (clips, frames)."""
     height, width = picture.shape[-2:]
     start, stop = _column([a.start for a in actors]), _column([a.stop for a in actors])
     way = ((times - start) / (stop - start)).clamp(0, 1)  # (clips, frames)

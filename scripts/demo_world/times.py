@@ -9,8 +9,8 @@ import random
 import re
 from collections.abc import Callable, Iterator, Sequence
 
-from demo_world.questions import NOTHING, Turn, describe, tell
-from demo_world.world import COLORS, SHAPES, Actor, Scene
+from demo_world.questions import NOTHING, Turn, absent_name, describe, tell
+from demo_world.world import Actor, Scene
 from vidqa.utils.units import format_timestamp
 
 NEVER = "never."
@@ -42,7 +42,9 @@ def seen_at(fraction: float, fractions: Sequence[float], seconds: float) -> floa
 
 def timed_turn(rng: random.Random, scene: Scene, fractions: Sequence[float], seconds: float) -> Turn | None:
     """Draw a question about a time of a scene that is sampled at these fractions of a clip; None if none is fair."""
-    kinds: list[Callable[..., Iterator[Turn]]] = [_appearing, _appearing, _changing, _between, _between]
+    kinds: list[Callable[..., Iterator[Turn]]] = [_appearing, _appearing]
+    if len(scene.actors) <= 2:
+        kinds += [_changing, _between, _between]
     return next(rng.choice(kinds)(rng, scene, fractions, seconds), None)
 
 
@@ -52,22 +54,14 @@ def _answer(moment: float) -> str:
 
 def _appearing(rng: random.Random, scene: Scene, fractions: Sequence[float], seconds: float) -> Iterator[Turn]:
     if not scene.actors or rng.random() < 0.12:
-        what = f"{rng.choice(COLORS)} {rng.choice(SHAPES)}"
-        if any(_is_or_becomes(actor, what) for actor in scene.actors):
-            return
-        yield Turn("when", rng.choice(WHEN).format(what=what), NEVER)
+        yield Turn("when", rng.choice(WHEN).format(what=absent_name(rng, scene)), NEVER)
         return
     actor = rng.choice(scene.actors)
     moment = seen_at(actor.appear, fractions, seconds)
-    others = [other for other in scene.actors if other is not actor]
-    what = f"{actor.color} {actor.shape}"
-    if moment is None or any(_is_or_becomes(other, what) for other in others):
+    what, _ = actor.names
+    if moment is None or any(what in other.names for other in scene.actors if other is not actor):
         return
     yield Turn("when", rng.choice(WHEN).format(what=what), _answer(moment), actor.appear * seconds)
-
-
-def _is_or_becomes(actor: Actor, what: str) -> bool:
-    return what in (f"{actor.color} {actor.shape}", f"{actor.end_color} {actor.shape}")
 
 
 def _changing(rng: random.Random, scene: Scene, fractions: Sequence[float], seconds: float) -> Iterator[Turn]:

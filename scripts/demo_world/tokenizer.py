@@ -5,12 +5,12 @@ from collections.abc import Iterator
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from demo_world.questions import QUESTIONS, STILL_PICTURE_QUESTIONS, SYSTEM_PROMPTS
+from demo_world.questions import NAMED, QUESTIONS, STILL_PICTURE_QUESTIONS, SYSTEM_PROMPTS
 from demo_world.times import BETWEEN, CHANGES, NEVER, WHEN
 from demo_world.world import COLORS, DIRECTIONS, SHAPES
 
 VOCABULARY = 768
-_TIMED = (*WHEN, *CHANGES, *BETWEEN)
+_TIMED = (*WHEN, *CHANGES, *BETWEEN, *NAMED)
 DEFAULT_SYSTEM = "You are a helpful assistant."
 # In Qwen2-VL's own order.
 SPECIAL_TOKENS = (
@@ -46,7 +46,7 @@ CHAT_TEMPLATE = (
 def _corpus(*, timed: bool) -> Iterator[str]:
     if timed:
         yield from (text.format(what="red circle", color="blue", begin="0:01", end="0:02") for text in _TIMED)
-        yield from ("<0.3 seconds>", "<12.8 seconds>", "at 0:03.5.", NEVER) * 20
+        yield from ("<0.3 seconds>", "<12.8 seconds>", "at 0:03.5.", NEVER, "there is no red circle.") * 20
     for wordings in QUESTIONS.values():
         for text in wordings:
             yield from (text, text.capitalize(), text.lower(), text.upper())

@@ -74,7 +74,7 @@ def run_vision(model: Any, heads: Heads, batch: Batch, recipe: Recipe) -> tuple[
     device, visual, patch = model.device, model.model.visual, recipe.token_pixels // 2
     rows, columns = batch.shot.height // patch, batch.shot.width // patch
     seen, further = recipe.encode(visual, batch.patches.to(device), rows, columns)
-    targets = make_targets(batch.scenes, batch.shot.frames)
+    targets = make_targets(batch.clips)
     return seen, further, heads.slice_losses(seen.mean(1), targets), targets
 
 
@@ -84,8 +84,10 @@ def run_batch(model: Any, heads: Heads, batch: Batch, recipe: Recipe) -> Forward
     ids = batch.ids.to(model.device)
     embeddings = model.get_input_embeddings()(ids)
     visual = (ids == model.config.video_token_id) | (ids == model.config.image_token_id)
-    embeddings = embeddings.masked_scatter(visual[..., None], seen.to(embeddings.dtype))
-    added = {"visual_pos_masks": visual, "deepstack_visual_embeds": further} if further else {}
+    kept = batch.kept.to(model.device)
+    embeddings = embeddings.masked_scatter(visual[..., None], seen[kept].to(embeddings.dtype))
+    deepstack = [features[kept.flatten()] for features in further]
+    added = {"visual_pos_masks": visual, "deepstack_visual_embeds": deepstack} if deepstack else {}
     hidden = model.model.language_model(
         inputs_embeds=embeddings, position_ids=batch.positions.to(model.device), use_cache=False, **added
     ).last_hidden_state

@@ -46,10 +46,15 @@ class Actor:
     change: float
     turn_degrees: float
 
+    @property
+    def names(self) -> tuple[str, str]:
+        """What it is called at first and at last: `red circle`."""
+        return f"{self.color} {self.shape}", f"{self.end_color} {self.shape}"
+
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """Zero to two actors, one after the other, before a background."""
+    """Actors, one after the other, before a background; `draw_scene` draws at most two."""
 
     actors: tuple[Actor, ...]
     background: str
@@ -60,13 +65,16 @@ class Scene:
 class Shot:
     """How a scene is sampled: frames and their size in pixels, as the model will see them.
 
-    `min_across` raises the smallest shape, as a fraction of the shorter side (training starts big).
+    `min_across` raises the smallest shape, as a fraction of the shorter side (training starts big). `grain` is noise
+    that differs in every frame, in levels of 255; `pan` moves the background by so many frames' sides over the clip.
     """
 
     frames: int
     height: int
     width: int
     min_across: float = 0.0
+    grain: float = 0.0
+    pan: tuple[float, float] = (0.0, 0.0)
 
 
 def draw_scene(rng: random.Random, shot: Shot) -> Scene:
@@ -78,7 +86,7 @@ def draw_scene(rng: random.Random, shot: Shot) -> Scene:
     elif shot.frames >= MIN_TWO_EVENT_FRAMES and chance < 0.5:
         actors = _two_actors(rng, shot)
     else:
-        actors = (_actor(rng, shot, _single_kind(rng, shot.frames), 0.0, 1.0),)
+        actors = (draw_actor(rng, shot, _single_kind(rng, shot.frames), 0.0, 1.0),)
     return Scene(actors, rng.choice(BACKGROUNDS), rng.getrandbits(31))
 
 
@@ -96,15 +104,16 @@ def _two_actors(rng: random.Random, shot: Shot) -> tuple[Actor, Actor]:
     kinds: list[Kind] = ["moves", "moves", "moves", "still"]
     if shot.frames >= MIN_TWO_EVENT_CHANGE_FRAMES:
         kinds.append("changes")
-    first = _actor(rng, shot, rng.choice(kinds), 0.0, first_ends)
+    first = draw_actor(rng, shot, rng.choice(kinds), 0.0, first_ends)
     kind = rng.choice(kinds)
     while True:  # the same shape twice could be one that goes on
-        second = _actor(rng, shot, "appears" if kind == "still" else kind, second_comes, 1.01)
+        second = draw_actor(rng, shot, "appears" if kind == "still" else kind, second_comes, 1.01)
         if (second.shape, second.color) != (first.shape, first.end_color):
             return first, second
 
 
-def _actor(rng: random.Random, shot: Shot, kind: Kind, begin: float, end: float) -> Actor:
+def draw_actor(rng: random.Random, shot: Shot, kind: Kind, begin: float, end: float) -> Actor:
+    """Draw an actor whose event happens between two fractions of the clip."""
     across = draw_across(rng, shot)
     x, y, end_x, end_y, direction = _path(rng, shot, across, kind == "moves")
     color = rng.choice(COLORS)

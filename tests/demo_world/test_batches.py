@@ -8,6 +8,7 @@ import torch
 from demo_world.batches import IGNORED, Batch, assemble, make_batch, make_targets
 from demo_world.questions import QUESTIONS, ask
 from demo_world.recipes import RECIPES
+from demo_world.sampled import even
 from demo_world.tokenizer import DEFAULT_SYSTEM, build_tokenizer
 from demo_world.world import Shot
 from tests.demo_world.test_questions import ONE, TWO
@@ -22,7 +23,8 @@ def tokenizer() -> Any:
 
 def _batch(tokenizer: Any, shot: Shot) -> Batch:
     turns = tuple((ask(scene, "happens", "what happens?"), ask(scene, "count", "how many?")) for scene in (ONE, TWO))
-    return assemble(shot, (ONE, TWO), turns, [DEFAULT_SYSTEM, "Be brief."], tokenizer, RECIPE, [0.0, 0.0])
+    clips = (even(ONE, shot.frames), even(TWO, shot.frames))
+    return assemble(shot, clips, turns, [DEFAULT_SYSTEM, "Be brief."], tokenizer, RECIPE)
 
 
 def test_a_seed_and_a_step_give_one_batch(tokenizer: Any) -> None:
@@ -63,7 +65,7 @@ def test_the_video_is_as_long_as_its_slices(tokenizer: Any) -> None:
 
 
 def test_targets_follow_the_scene() -> None:
-    targets = make_targets([ONE, TWO], 8)
+    targets = make_targets([even(ONE, 8), even(TWO, 8)])
     assert targets.clip["count"].tolist() == [1, 2]
     assert targets.clip["kind1"].tolist() == [IGNORED, 2]
     assert targets.slices["shape"].tolist() == [0, 0, 0, 0, 0, 0, 1, 1]

@@ -8,7 +8,7 @@ import pytest
 
 from demo_world.render import RGB, render_clips, render_clips_at
 from demo_world.render_other import render_frames
-from demo_world.world import BACKGROUNDS, Scene, frame_times
+from demo_world.world import BACKGROUNDS, Scene, Shot, frame_times
 from tests.demo_world.test_questions import BLUE, GREEN, RED
 
 FRAMES, HEIGHT, WIDTH = 8, 112, 140
@@ -16,9 +16,7 @@ Render = Callable[[Scene], np.ndarray]
 
 
 def _training(scene: Scene) -> np.ndarray:
-    pixels: np.ndarray = (
-        render_clips_at([scene], frame_times(FRAMES), HEIGHT, WIDTH, soften=False)[0].permute(0, 2, 3, 1).numpy()
-    )
+    pixels: np.ndarray = render_clips_at([scene], frame_times(FRAMES), HEIGHT, WIDTH)[0].permute(0, 2, 3, 1).numpy()
     return pixels
 
 
@@ -65,5 +63,9 @@ def test_a_seed_gives_one_clip(render: Render) -> None:
 
 
 def test_softening_keeps_the_color() -> None:
-    clip = render_clips([Scene((RED,), "plain", 5)], FRAMES, HEIGHT, WIDTH)[0].permute(0, 2, 3, 1).numpy()
+    clip = (
+        render_clips([Scene((RED,), "plain", 5)], [frame_times(FRAMES)], Shot(FRAMES, HEIGHT, WIDTH))[0]
+        .permute(0, 2, 3, 1)
+        .numpy()
+    )
     assert _nearest_color(clip[0, HEIGHT // 2, round(0.2 * WIDTH)]) == "red"
