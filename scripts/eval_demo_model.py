@@ -23,7 +23,7 @@ import numpy as np
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 from demo_world.card import precision_lines, with_accuracy, with_precisions
 from demo_world.clips import ClipSpec, draw_clip, write_clip
-from demo_world.questions import QUESTIONS, Turn, ask, is_right
+from demo_world.questions import QUESTIONS, Turn, ask, draw_named, is_right
 from demo_world.recipes import RECIPES, Recipe
 from demo_world.times import is_near, timed_turn
 from vidqa import EngineConfig, Request, Session
@@ -37,6 +37,7 @@ BARS = {
     "single: all": 0.90, "single: color": 0.97, "single: motion": 0.97, "single: shape": 0.93, "two: all": 0.75,
     "times": 0.85,
 }  # fmt: skip
+_OTHER_GROUPS = {"when": "times", "between": "between", "named": "named"}  # of questions that one family answers
 NF4_BAR_POINTS = -2.0  # what nf4 may lose against fp32
 
 
@@ -63,7 +64,7 @@ class Result:
 
 
 def draw_case(index: int, seed: int, questions: int, recipe: Recipe) -> tuple[ClipSpec, list[Turn]]:
-    """Return a clip and its questions: `what happens?` and others, and two about times if the family reads them."""
+    """Return a clip and its questions: `what happens?` and others; if the family reads times, some about them too."""
     spec = draw_clip(CLIP_SEED + seed * 1_000_000 + index, recipe, other_renderer=index % 2 == 1)
     rng = random.Random(f"questions/{seed}/{index}")
     kinds = ["happens", *rng.sample([kind for kind in QUESTIONS if kind != "happens"], questions - 1)]
@@ -71,6 +72,7 @@ def draw_case(index: int, seed: int, questions: int, recipe: Recipe) -> tuple[Cl
     if recipe.timed and spec.sampled_frames > 1:
         timed = (timed_turn(rng, spec.scene, spec.fractions, spec.last_seconds) for _ in range(2))
         turns += [turn for turn in timed if turn is not None]
+        turns.append(draw_named(rng, spec.scene))
     return spec, turns
 
 
@@ -132,7 +134,7 @@ def summarise(results: list[Result]) -> dict[str, dict[str, float]]:
         renderer = "other renderer" if result.spec.other_renderer else "training renderer"
         frames = "frames asked for" if result.spec.asked_frames else "frames by default"
         names = [f"{result.events}: {result.turn.kind}", f"{result.events}: all", renderer, frames, "all"]
-        for name in names if result.turn.seconds is None else ["times"]:
+        for name in names if result.turn.kind not in _OTHER_GROUPS else [_OTHER_GROUPS[result.turn.kind]]:
             groups[name].append(result.right)
     return {name: {"right": sum(marks) / len(marks), "count": len(marks)} for name, marks in sorted(groups.items())}
 

@@ -96,8 +96,10 @@ class Trainer:
         given = self.arguments
         first, second, third = given.steps
         steps = f"--steps {first} {second} {third}"
+        family = f"--family {given.family} --work WORK --export assets/demo-model"
         return training_card(
-            command=f"scripts/train_demo_model.py --work WORK --export assets/demo-model --seed {given.seed} {steps}",
+            recipe=self.recipe,
+            command=f"scripts/train_demo_model.py {family} --seed {given.seed} {steps}",
             seed=given.seed,
             parameters=sum(value.numel() for value in self.model.parameters()),
             steps=sum(given.steps),

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from demo_world.questions import QUESTIONS
+from demo_world.recipes import Recipe
 from demo_world.world import BACKGROUNDS, COLORS, DIRECTIONS, MIN_TWO_EVENT_FRAMES, SHAPES
 
 _CURVE_NAMES = {"all": "one event", "two:all": "two events"}
@@ -15,7 +16,7 @@ pipeline_tag: video-text-to-text
 ---
 # vidqa's demo model
 
-A Qwen2-VL of {parameters:.1f} million parameters, trained from nothing on drawn clips. It answers questions about
+A {architecture} of {parameters:.1f} million parameters, trained from nothing on drawn clips. It answers questions about
 coloured shapes and about nothing else: of any other video it will say something about coloured shapes.
 
 ## What it has seen
@@ -23,11 +24,11 @@ coloured shapes and about nothing else: of any other video it will say something
 - {colors} {shapes}s on {backgrounds} backgrounds, each at least 28 pixels and 15 % of the shorter side across.
 - One event, or two in sequence (from {two} sampled frames on): a shape moves {directions}, stays still, appears, or
   turns another color. Empty clips too.
-- 1 to 32 sampled frames of 84 to 224 pixels a side, as images where there is one. Its video processor's configuration
-  carries the bounds: 9 to 24 tokens per temporal slice, 4 to 16 frames, 2 frames per second.
+- 1 to 32 sampled frames of {least} to {most} pixels a side, as images where there is one. Its video processor's
+  configuration carries the bounds: 9 to 24 tokens per temporal slice, 4 to 16 frames, 2 frames per second.
 - Questions of {kinds} kinds in {wordings} wordings ({names}), alone and in conversations of up to four, with and
   without a system prompt. It answers in lower case: "first a red circle moves right, then a blue square appears."
-
+{timed}
 All of it comes from `scripts/demo_world`; no clip and no sentence from anywhere else.
 
 ## Training
@@ -44,10 +45,21 @@ tower about shape, color and motion.
 
 Not measured on video files yet: `scripts/eval_demo_model.py --card` does.
 """
+_TIMED = """\
+- Times: "when does the red circle appear?" is answered by the middle of the two frames between which it comes, "at
+  0:03.5.", or "never."; "what happens between 0:02 and 0:05?" by what whole seconds show. Clips of up to a minute only.
+- Shapes by name: "what does the red circle do?" is answered by "the red circle moves right." or "there is no red
+  circle.", with up to six events in a clip.
+- Long clips of up to an hour in which something happens briefly, whose frames lie closely there and far apart
+  elsewhere.
+- A share of the visual tokens dropped where pictures repeat, or at random; slices left out; subtitles between them,
+  which say nothing about the shapes; noise in every frame; moving backgrounds.
+"""
 
 
 def training_card(
     *,
+    recipe: Recipe,
     command: str,
     seed: int,
     parameters: int,
@@ -57,7 +69,12 @@ def training_card(
     curve: Sequence[Mapping[str, float]],
 ) -> str:
     """The card as training writes it; each point of the curve has stage, step, minutes and shares right."""
+    sides = [side for height, width, _ in recipe.sizes for side in (height, width)]
     return _CARD.format(
+        architecture=recipe.architecture,
+        least=min(sides),
+        most=max(sides),
+        timed=_TIMED if recipe.timed else "",
         command=command,
         seed=seed,
         parameters=parameters / 1e6,

@@ -37,6 +37,7 @@ class Recipe:
     """
 
     name: str
+    architecture: str
     token_pixels: int
     mean: Sequence[float]
     std: Sequence[float]
@@ -111,12 +112,12 @@ def _qwen3_layout(slice_seconds: Sequence[float]) -> list[str | int]:
 
 RECIPES = {
     "qwen2_vl": Recipe(
-        "qwen2_vl", 28, IMAGE_MEAN, IMAGE_STD, False, "Qwen2VLVideoProcessor", _qwen2_vl,
+        "qwen2_vl", "Qwen2-VL", 28, IMAGE_MEAN, IMAGE_STD, False, "Qwen2VLVideoProcessor", _qwen2_vl,
         lambda pixels: qwen2_vl.to_patches(pixels, SPEC), _qwen2_layout,
         lambda tower, patches, rows, columns: (qwen2_vl.encode(tower, patches, rows, columns), []),
     ),
     "qwen3_vl": Recipe(
-        "qwen3_vl", 32, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), True, "Qwen3VLVideoProcessor", _qwen3_vl,
+        "qwen3_vl", "Qwen3-VL", 32, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), True, "Qwen3VLVideoProcessor", _qwen3_vl,
         lambda pixels: qwen3_vl.to_patches(pixels, SPEC_3), _qwen3_layout, _qwen3_encode,
     ),
 }  # fmt: skip

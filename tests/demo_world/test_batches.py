@@ -76,7 +76,7 @@ def test_a_card_takes_new_figures() -> None:
     from demo_world.card import training_card, with_accuracy
 
     card = training_card(
-        command="train", seed=3, parameters=2_830_080, steps=9, minutes=4.2, device="cpu",
+        recipe=RECIPE, command="train", seed=3, parameters=2_830_080, steps=9, minutes=4.2, device="cpu",
         curve=[{"stage": 2, "step": 9, "minutes": 4.2, "all": 0.5}],
     )  # fmt: skip
     assert "Seed 3" in card and "| 2 | 9 | 4 | one event 50.0 % |" in card and f"{len(QUESTIONS)} kinds" in card
