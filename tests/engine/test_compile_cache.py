@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.demos import QWEN2_DEMO
 from tests.engine.asking import ANSWER, CLIP, QUESTION, answer_in, of_kind
 from tests.tiny import pair
 from vidqa import EngineConfig, Request, Session
@@ -17,7 +18,6 @@ from vidqa.engine import compile_cache
 from vidqa.engine.compile_cache import FLEX, pending
 from vidqa.events import Noted
 from vidqa.models.checkpoint import read_spec
-from vidqa.models.hub import demo_folder
 from vidqa.models.vlm import VisionLanguageModel
 
 CPU = torch.device("cpu")
@@ -72,7 +72,7 @@ def test_flex_is_announced_at_the_first_question_and_not_at_the_second() -> None
 
 
 def test_warmup_reports_what_there_is_to_compile(monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = read_spec(demo_folder())
+    spec = read_spec(QWEN2_DEMO)
     done = list(kernel_warmup.warm_up(spec, CPU, torch.float32, flex=False))
     assert [(one.name, one.done) for one in done] == [("attention", True), (DECODE_STEP, True)]
     assert "nothing to compile: on cpu" in done[1].detail

@@ -9,12 +9,12 @@ import torch
 from PIL import Image, ImageDraw
 from transformers import Qwen2VLForConditionalGeneration, Qwen2VLVideoProcessor
 
+from tests.demos import QWEN2_DEMO
 from tests.engine.asking import ANSWER, CLIP, QUESTION, answer_in
 from tests.engine.asking import ask as ask_session
 from vidqa import EngineConfig, Request, Session
 from vidqa.events import Event, Noted, Planned, StageProgress, StageStarted, TextDelta
 from vidqa.models.families.qwen2_vl.runtime import resize_frame
-from vidqa.models.hub import demo_folder
 from vidqa.models.loader import Loaded, load_model
 from vidqa.types import Answer, Placement
 from vidqa.video.reader import open_video
@@ -22,18 +22,18 @@ from vidqa.video.reader import open_video
 
 @cache
 def loaded() -> Loaded:
-    return load_model(demo_folder(), torch.device("cpu"), "fp32", "fp32", Placement())
+    return load_model(QWEN2_DEMO, torch.device("cpu"), "fp32", "fp32", Placement())
 
 
 @cache
 def oracle() -> Any:
-    model = Qwen2VLForConditionalGeneration.from_pretrained(demo_folder(), dtype=torch.float32)
+    model = Qwen2VLForConditionalGeneration.from_pretrained(QWEN2_DEMO, dtype=torch.float32)
     model.eval()
     return model
 
 
 def ask(**how: Any) -> Answer:
-    config = EngineConfig(prefill_chunk=how.pop("prefill_chunk", None),
+    config = EngineConfig(model=str(QWEN2_DEMO), prefill_chunk=how.pop("prefill_chunk", None),
                           vision_chunk=how.pop("vision_chunk", None), isolate_decoder=False)  # fmt: skip
     with Session(config) as session:
         return ask_session(session, **how)
@@ -47,7 +47,7 @@ def oracle_inputs(answer: Answer) -> dict[str, torch.Tensor]:
         frames = torch.stack(
             [resize_frame(frame.rgb, plan.run_config.height, plan.run_config.width) for frame in reader.frames(indices)]
         )
-    processor = Qwen2VLVideoProcessor.from_pretrained(demo_folder(), do_resize=False, cap_pixels_per_frame=True)
+    processor = Qwen2VLVideoProcessor.from_pretrained(QWEN2_DEMO, do_resize=False, cap_pixels_per_frame=True)
     made = dict(processor(videos=[frames.float()], return_tensors="pt", do_sample_frames=False))
     content = [{"type": "video"}, {"type": "text", "text": QUESTION}]
     text = tokenizer.apply_chat_template(

@@ -9,13 +9,13 @@ import torch
 from transformers import Qwen2VLForConditionalGeneration
 
 from demo_world.precisions import write_checkpoint
+from tests.demos import QWEN2_DEMO
 from tests.engine.asking import ANSWER, CLIP, CONFIG, DEMO_WEIGHTS, QUESTION, answer_in, ask
 from tests.engine.test_fallback import failing
 from vidqa import EngineConfig, Request, Session
 from vidqa.engine.model_manager import BackgroundTask
 from vidqa.errors import DoesNotFit, Interrupted, UsageError
 from vidqa.events import Answered, Degraded, Event, MemorySampled, Planned, StageProgress, StageStarted
-from vidqa.models.hub import demo_folder
 from vidqa.models.loader import load_model
 from vidqa.models.weight_files import tensor_sizes
 from vidqa.types import Placement
@@ -32,8 +32,8 @@ def progress_of(events: list[Event]) -> list[int]:
 def test_every_tensor_is_counted_when_it_is_in_the_model(weights: str) -> None:
     counts: list[int] = []
     dtype = "fp32" if weights == "fp32" else "bf16"
-    load_model(demo_folder(), torch.device("cpu"), weights, dtype, Placement(), counts.append)
-    sizes = tensor_sizes(demo_folder())
+    load_model(QWEN2_DEMO, torch.device("cpu"), weights, dtype, Placement(), counts.append)
+    sizes = tensor_sizes(QWEN2_DEMO)
     steps = [after - before for before, after in zip([0, *counts], counts, strict=False)]
     assert sorted(steps) == sorted(sizes.values()) and counts[-1] == sum(sizes.values())
 
@@ -42,7 +42,7 @@ def test_what_is_stored_quantized_is_counted_too(tmp_path: Path) -> None:
     from transformers import BitsAndBytesConfig
 
     four = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
-    model = Qwen2VLForConditionalGeneration.from_pretrained(demo_folder(), quantization_config=four, device_map="cpu")
+    model = Qwen2VLForConditionalGeneration.from_pretrained(QWEN2_DEMO, quantization_config=four, device_map="cpu")
     counts: list[int] = []
     folder = write_checkpoint(model, tmp_path / "stored")
     load_model(folder, torch.device("cpu"), "nf4", "bf16", Placement(), counts.append)
@@ -54,16 +54,16 @@ def test_loading_stops_between_two_tensors_and_the_hook_is_gone() -> None:
         raise Interrupted("Enough.")
 
     with pytest.raises(Interrupted, match="Enough"):
-        load_model(demo_folder(), torch.device("cpu"), "fp32", "fp32", Placement(), stop)
+        load_model(QWEN2_DEMO, torch.device("cpu"), "fp32", "fp32", Placement(), stop)
     counts: list[int] = []
-    load_model(demo_folder(), torch.device("cpu"), "fp32", "fp32", Placement(), counts.append)
+    load_model(QWEN2_DEMO, torch.device("cpu"), "fp32", "fp32", Placement(), counts.append)
     assert len(counts) > 10
 
 
 def test_a_question_uses_the_model_that_was_loaded_before() -> None:
     with Session(CONFIG) as session:
         events = list(session.load(AHEAD))
-        loaded, total = session.loaded, sum(tensor_sizes(demo_folder()).values())
+        loaded, total = session.loaded, sum(tensor_sizes(QWEN2_DEMO).values())
         assert isinstance(events[0], Planned) and events[1] == StageStarted("load", total)
         assert loaded is not None and progress_of(events)[-1] == total
         assert progress_of(events) == sorted(progress_of(events))
@@ -78,7 +78,7 @@ def test_a_question_uses_the_model_that_was_loaded_before() -> None:
 def test_a_question_that_loads_yields_progress() -> None:
     with Session(CONFIG) as session:
         events = list(session.ask(REQUEST))
-    assert progress_of(events)[-1] == sum(tensor_sizes(demo_folder()).values())
+    assert progress_of(events)[-1] == sum(tensor_sizes(QWEN2_DEMO).values())
     assert any(isinstance(event, MemorySampled) for event in events)
     assert answer_in(events).memory.phases[0].name == "load"
 

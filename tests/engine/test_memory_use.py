@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.demos import QWEN2_DEMO
 from tests.engine.asking import CLIP, CONFIG, QUESTION, answer_in, ask
 from vidqa import EngineConfig, Request, Session
 from vidqa.devices.device import find_device
@@ -15,14 +16,13 @@ from vidqa.devices.memory_tracker import TensorMeter, Tracker
 from vidqa.devices.tensor_counter import TensorCounter
 from vidqa.events import MemorySampled
 from vidqa.models.checkpoint import read_spec
-from vidqa.models.hub import demo_folder
 from vidqa.planner import calibration, memory_model
 from vidqa.planner.memory_model import tensor_bytes
 from vidqa.types import Answer, RunConfig
 
 MIB = 2**20
 PIXELS = 320 * 240
-SPEC = read_spec(demo_folder())
+SPEC = read_spec(QWEN2_DEMO)
 
 
 @pytest.fixture

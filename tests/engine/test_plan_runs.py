@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.demos import QWEN2_DEMO
 from tests.engine.asking import CLIP, QUESTION
 from tests.engine.test_parity import finish
 from vidqa import EngineConfig, Request, Session
@@ -22,7 +23,6 @@ from vidqa.engine.timers import Callbacks, Clock, Stopwatch
 from vidqa.events import Event, StageProgress, StageStarted
 from vidqa.models.checkpoint import read_spec
 from vidqa.models.families.qwen2_vl import read_bounds
-from vidqa.models.hub import demo_folder
 from vidqa.models.loader import Loaded, load_model
 from vidqa.models.registry import Checkpoint
 from vidqa.planner.memory_model import kv_bytes
@@ -31,7 +31,7 @@ from vidqa.types import Placement, Plan, RunConfig
 from vidqa.video.reader import open_video
 
 CPU = torch.device("cpu")
-SPEC = read_spec(demo_folder())
+SPEC = read_spec(QWEN2_DEMO)
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def attempt(loaded: Loaded, plan: Plan) -> tuple[Attempt, AnswerState]:
 def run(plan: Plan) -> Ran:
     """Load the model and run a plan, without a session."""
     run_config = plan.run_config
-    loaded = load_model(demo_folder(), CPU, run_config.weights, run_config.dtype, run_config.placement)
+    loaded = load_model(QWEN2_DEMO, CPU, run_config.weights, run_config.dtype, run_config.placement)
     one, answer = attempt(loaded, plan)
     with open_video(CLIP, isolated=False) as reader:
         events, result = finish(one.run(reader))
@@ -228,7 +228,7 @@ def test_every_field_of_a_run_config_is_tested() -> None:
 
 
 def test_auto_stays_with_the_model_that_is_loaded(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = demo_folder()
+    folder = QWEN2_DEMO
     small = Checkpoint("small", SPEC, read_bounds(folder, SPEC), folder)
     large = replace(small, name="large", spec=replace(small.spec, layers=400))
     offered = [[small], [small, large]]

@@ -3,15 +3,15 @@
 import pytest
 import torch
 
+from tests.demos import QWEN2_DEMO
 from vidqa.engine.prompt import _SpecialTokenBreaker, build_prompt
-from vidqa.models.hub import demo_folder
 from vidqa.models.loader import Loaded, load_model
 from vidqa.types import Placement, Turn
 
 
 @pytest.fixture(scope="module")
 def loaded() -> Loaded:
-    return load_model(demo_folder(), torch.device("cpu"), "fp32", "fp32", Placement())
+    return load_model(QWEN2_DEMO, torch.device("cpu"), "fp32", "fp32", Placement())
 
 
 def test_special_tokens_in_texts_stay_text(loaded: Loaded) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from vidqa.models.hub import demo_folder
+from tests.demos import QWEN2_DEMO
 
 CONFIGS = ("config.json", "generation_config.json", "video_preprocessor_config.json", "tokenizer_config.json")
 _DEEP = json.loads("[" * 900 + "]" * 900)
@@ -52,7 +52,7 @@ _TEMPLATES = (
 def copy_demo(folder: Path) -> Path:
     """Replace a folder with a copy of the demo checkpoint."""
     shutil.rmtree(folder, ignore_errors=True)
-    return Path(shutil.copytree(demo_folder(), folder))
+    return Path(shutil.copytree(QWEN2_DEMO, folder))
 
 
 def change(folder: Path, number: int) -> str:

@@ -12,13 +12,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import Qwen2VLForConditionalGeneration
 
+from tests.demos import QWEN2_DEMO
 from tests.models.hostile import copy_demo
 from tests.tiny import pair
 from vidqa.cli.console import ExitCode
 from vidqa.cli.main import run
 from vidqa.errors import ModelError, ModelMissing
 from vidqa.models.checkpoint import read_spec, tensor_shapes
-from vidqa.models.hub import demo_folder
 from vidqa.models.loader import load_model
 from vidqa.models.registry import find_checkpoints
 from vidqa.types import Placement
@@ -130,7 +130,7 @@ def test_keys_without_a_rule_are_dropped(folder: Path) -> None:
     set_value(folder, "tokenizer_config.json", "tokenizer_class", "os.system")
     set_value(folder, "generation_config.json", "temperature", -1)
     (checkpoint,) = find_checkpoints(str(folder), local=True)
-    assert checkpoint.spec == read_spec(demo_folder())
+    assert checkpoint.spec == read_spec(QWEN2_DEMO)
     loaded = load_model(folder, torch.device("cpu"), "fp32", "fp32", Placement())
     assert loaded.stop_ids == {754, 756}
 
@@ -274,14 +274,14 @@ def test_tensor_shapes_are_those_of_transformers() -> None:
     plain = pair("2B")
     state = {name: tuple(tensor.shape) for name, tensor in plain.oracle.state_dict().items()}
     assert dict(tensor_shapes(plain.ours.spec)) == state
-    demo: Any = Qwen2VLForConditionalGeneration.from_pretrained(demo_folder())
+    demo: Any = Qwen2VLForConditionalGeneration.from_pretrained(QWEN2_DEMO)
     state = {name: tuple(tensor.shape) for name, tensor in demo.state_dict().items() if name != "lm_head.weight"}
-    assert dict(tensor_shapes(read_spec(demo_folder()))) == state
+    assert dict(tensor_shapes(read_spec(QWEN2_DEMO))) == state
 
 
 def test_configuration_is_that_of_transformers() -> None:
-    ours = load_model(demo_folder(), torch.device("cpu"), "fp32", "fp32", Placement()).model.model.config.to_dict()
-    theirs: Any = Qwen2VLForConditionalGeneration.from_pretrained(demo_folder()).config.to_dict()
+    ours = load_model(QWEN2_DEMO, torch.device("cpu"), "fp32", "fp32", Placement()).model.model.config.to_dict()
+    theirs: Any = Qwen2VLForConditionalGeneration.from_pretrained(QWEN2_DEMO).config.to_dict()
     for part in ("text_config", "vision_config"):
         other = ("dtype", "eos_token_id", "max_window_layers", "tie_word_embeddings")
         expected = {key: value for key, value in theirs[part].items() if key not in other}

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import nn
 
+from tests.demos import QWEN2_DEMO
 from vidqa.models.block_sizes import INT4_GROUP, INT4_PACKED_ROWS
 from vidqa.models.cpu_linear import Int4Linear, Int8Linear, QuantizedLinear, layer_class
-from vidqa.models.hub import demo_folder
 from vidqa.models.loader import load_model
 from vidqa.types import Placement
 
@@ -103,19 +103,19 @@ def test_layers_that_stay_whole() -> None:
 @pytest.mark.parametrize(("weights", "kind"), [("int8", Int8Linear), ("int4", Int4Linear)])
 @pytest.mark.parametrize("dtype", ["bf16", "fp32"])
 def test_the_language_models_layers_are_quantized_while_loading(weights: str, kind: Any, dtype: str) -> None:
-    loaded = load_model(demo_folder(), CPU, weights, dtype, Placement())
+    loaded = load_model(QWEN2_DEMO, CPU, weights, dtype, Placement())
     adapter = loaded.model
     small = [name for name, module in adapter.model.named_modules() if isinstance(module, QuantizedLinear)]
     assert len(small) == 7 * adapter.spec.layers and all("language_model.layers." in name for name in small)
     projection = adapter.language_model.layers[2].mlp.up_proj
-    whole = load_model(demo_folder(), CPU, "bf16", "bf16", Placement()).model.language_model.layers[2].mlp.up_proj
+    whole = load_model(QWEN2_DEMO, CPU, "bf16", "bf16", Placement()).model.language_model.layers[2].mlp.up_proj
     codes, scales = kind.quantize(whole.weight.to(adapter.dtype))
     assert torch.equal(projection.weight, codes) and torch.equal(projection.scales, scales)
     assert adapter.model.lm_head.weight is adapter.model.get_input_embeddings().weight
 
 
 def test_the_vision_tower_is_quantized_where_the_placement_says_so() -> None:
-    model = load_model(demo_folder(), CPU, "int8", "bf16", Placement(vision_quantized=True)).model
+    model = load_model(QWEN2_DEMO, CPU, "int8", "bf16", Placement(vision_quantized=True)).model
     assert isinstance(model.visual.blocks[0].mlp.fc1, Int8Linear)  # type: ignore[index, union-attr]
 
 

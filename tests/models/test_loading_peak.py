@@ -13,11 +13,11 @@ from safetensors.torch import load_file
 from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
 from demo_world.precisions import write_checkpoint
+from tests.demos import QWEN2_DEMO
 from tests.planner.plan_builders import made_run_config
 from vidqa.devices.device import BLOCK
 from vidqa.devices.tensor_counter import TensorCounter
 from vidqa.models.checkpoint import read_spec
-from vidqa.models.hub import demo_folder
 from vidqa.models.loader import load_model
 from vidqa.planner.memory_model import tensor_bytes
 from vidqa.planner.weight_memory import staging_bytes
@@ -39,7 +39,7 @@ SMALL_BYTES = 16 * BLOCK  # bitsandbytes' code tables, which all its layers shar
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo model in eleven files."""
-    model = Qwen2VLForConditionalGeneration.from_pretrained(demo_folder(), dtype=torch.bfloat16)
+    model = Qwen2VLForConditionalGeneration.from_pretrained(QWEN2_DEMO, dtype=torch.bfloat16)
     return write_checkpoint(model, tmp_path_factory.mktemp("shards"), max_shard_size=SHARD_BYTES)
 
 

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from demo_world.precisions import write_checkpoint
+from tests.demos import QWEN2_DEMO
 from tests.engine.test_demo_parity import CLIP, QUESTION
 from tests.models.hostile import copy_demo
 from vidqa import EngineConfig, Request, Session
@@ -17,7 +18,6 @@ from vidqa.errors import ModelError, UsageError
 from vidqa.events import Answered
 from vidqa.models.checkpoint import read_spec
 from vidqa.models.family import family_of
-from vidqa.models.hub import demo_folder
 from vidqa.models.loader import DTYPES, _load_weights, _quantization, load_model
 from vidqa.models.registry import find_checkpoints
 from vidqa.planner.weight_memory import part_bytes
@@ -30,10 +30,10 @@ VISION_TOO = Placement(vision_quantized=True)
 
 def quantized_demo(folder: Path, weights: str, dtype: str = "fp32", placement: Placement = VISION_TOO) -> Path:
     """The demo model as transformers stores it once bitsandbytes has quantized it."""
-    family = family_of(read_spec(demo_folder())).load_runtime()
+    family = family_of(read_spec(QWEN2_DEMO)).load_runtime()
     quantization = _quantization(weights, dtype, placement, True, False, family, torch.device("cuda"))
     options = {"dtype": DTYPES[dtype], "device_map": {"": CPU}, "quantization_config": quantization}
-    return write_checkpoint(_load_weights(demo_folder(), family, [], **options), folder)
+    return write_checkpoint(_load_weights(QWEN2_DEMO, family, [], **options), folder)
 
 
 def demo_with_config(folder: Path, quantization: dict[str, Any]) -> Path:
@@ -68,7 +68,7 @@ def test_bitsandbytes_checkpoint(weights: str, placement: Placement, tmp_path: P
     assert type(model.language_model.layers[0].mlp.up_proj).__name__.startswith("Linear")
     planned = sum(part_bytes(model.spec, part, weights, run_config.dtype, run_config.placement) for part in PARTS)
     assert model.weights_bytes <= planned <= model.weights_bytes + 512 * 550
-    fresh = read_spec(demo_folder())  # the plan of quantizing it while loading is the same
+    fresh = read_spec(QWEN2_DEMO)  # the plan of quantizing it while loading is the same
     formula = sum(part_bytes(fresh, part, weights, run_config.dtype, run_config.placement) for part in PARTS)
     assert planned == pytest.approx(formula, rel=0.009)
 
