@@ -335,7 +335,7 @@ def test_a_model_with_experts_is_planned_and_refused_to_run() -> None:
     spec = released()["Qwen/Qwen3-VL-30B-A3B-Instruct"]
     plan = plan_video(made_problem(80, 60, spec))
     assert 58 < sum(line.bytes for line in plan.lines if line.name.startswith("weights")) / 1e9 < 63
-    with pytest.raises(ModelError, match="'qwen3_vl_moe' checkpoint: it can be planned, but vidqa runs Qwen2-VL"):
+    with pytest.raises(ModelError, match="'qwen3_vl_moe' checkpoint, with experts in its layers: it can be planned"):
         check_supported(spec, "Qwen/Qwen3-VL-30B-A3B-Instruct")
 
 

@@ -80,9 +80,9 @@ def _models(prefix: str, **_: Any) -> list[str]:
 
 
 def _repositories(**_: Any) -> list[str]:
-    from vidqa.models.registry import short_names
+    from vidqa.models.registry import runnable_models
 
-    return list(short_names().values())
+    return list(runnable_models())
 
 
 def _devices(**_: Any) -> list[str]:

@@ -1,4 +1,4 @@
-"""`vidqa models` and `vidqa pull OWNER/NAME`: list the models of this machine, and fetch one."""
+"""`vidqa models` and `vidqa pull MODEL`: list the models of this machine, and fetch one."""
 
 import argparse
 import sys
@@ -52,20 +52,26 @@ def _list_known(as_json: bool) -> int:
          f"{model.score:.1f}", model.repository, safe_line(model.score_source))
         for model in models
     ]  # fmt: skip
-    sys.stdout.write("\n".join(format_table([heads, *cells], "<<>>><<")) + "\n")
+    notes = [f"{model.short_name} can be planned and not run." for model in models if not model.runs]
+    sys.stdout.write("\n".join([*format_table([heads, *cells], "<<>>><<"), *notes]) + "\n")
     return ExitCode.OK
 
 
 def add_pull_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the argument of `vidqa pull`."""
     parser.description = "Downloads a model into the Hugging Face cache; run it again to resume."
-    parser.add_argument("repository", metavar="OWNER/NAME", help="for example Qwen/Qwen2-VL-2B-Instruct")
+    parser.add_argument("repository", metavar="MODEL", help="for example Qwen/Qwen2-VL-2B-Instruct, or a short name: 2b")
     parser.set_defaults(run=pull)
 
 
 def pull(arguments: argparse.Namespace) -> int:
     """Fetch a model into the Hugging Face cache and print its folder; returns the exit code."""
+    from vidqa.models.checkpoint import check_supported
     from vidqa.models.hub import pull_model
+    from vidqa.models.registry import full_name, released
 
-    sys.stdout.write(f"{safe_line(str(pull_model(arguments.repository)))}\n")
+    repository = full_name(arguments.repository)
+    if repository in released():
+        check_supported(released()[repository], repository)  # before the hub is asked
+    sys.stdout.write(f"{safe_line(str(pull_model(repository)))}\n")
     return ExitCode.OK
