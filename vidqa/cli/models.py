@@ -60,7 +60,9 @@ def _list_known(as_json: bool) -> int:
 def add_pull_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the argument of `vidqa pull`."""
     parser.description = "Downloads a model into the Hugging Face cache; run it again to resume."
-    parser.add_argument("repository", metavar="MODEL", help="for example Qwen/Qwen2-VL-2B-Instruct, or a short name: 2b")
+    parser.add_argument(
+        "repository", metavar="MODEL", help="for example Qwen/Qwen2-VL-2B-Instruct, or a short name: 2b"
+    )
     parser.set_defaults(run=pull)
 
 

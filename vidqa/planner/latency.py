@@ -190,7 +190,8 @@ def _chunk_start(problem: PlanningProblem, run_config: RunConfig) -> float:
 def _token_seconds(problem: PlanningProblem, run_config: RunConfig) -> float:
     """Return the seconds per decoded token: its weights and the filled cache are read once, every layer is launched.
 
-    Of a layer's experts those of the token are read; a chunk of tokens reads them all (`_chunk_start`). A GPU reads while it is sent the next operations; a CPU does one after the other.
+    Of a layer's experts those of the token are read; a chunk of tokens reads them all (`_chunk_start`). A GPU reads
+    while it is sent the next operations; a CPU does one after the other.
     """
     spec, device, rates = problem.spec, problem.device, _rates(problem, run_config)
     layers = active_layer_bytes(spec, run_config.weights, run_config.dtype, run_config.placement)

@@ -64,8 +64,9 @@ def active_parameters(spec: ModelSpec) -> int:
 def _idle_parameters(spec: ModelSpec) -> int:
     """Return 3 matrices of hidden · width in each layer, for the width of the experts that a token does not take.
 
-    A token takes `num_experts_per_tok` of a layer's `num_experts` MLPs, each `moe_intermediate_size` wide (config.json).
-    Of the language model of 30B-A3B 3.35 of 30.5 billion parameters are left; its card on the hub says 3.3 of 30.5.
+    A token takes `num_experts_per_tok` of a layer's `num_experts` MLPs, each `moe_intermediate_size` wide
+    (config.json). Of the language model of 30B-A3B 3.35 of 30.5 billion parameters are left; its card on the hub says
+    3.3 of 30.5.
     """
     idle = spec.experts * spec.expert_width - spec.intermediate if spec.experts else 0
     return 3 * spec.hidden * idle * spec.layers
