@@ -23,7 +23,7 @@ def test_released_models_have_sizes_needs_and_scores_with_their_source() -> None
     assert "2409.12191" in small.score_source
     assert large.score == pytest.approx(71.4, abs=0.1) and "2511.21631" in large.score_source
     assert known["3-vl-4b"].score_source == "interpolated by size"
-    assert known["3-vl-2b"].score_source.startswith("assumed")
+    assert known["3-vl-2b"].score == pytest.approx(61.9, abs=0.1) and "quoted" in known["3-vl-2b"].score_source
     experts = known["3-vl-30b"]
     assert not experts.runs and experts.score_source == "extrapolated by size"
     assert {name for name, model in known.items() if model.runs} == known.keys() - {"3-vl-30b"}
