@@ -53,7 +53,10 @@ def _list_known(as_json: bool) -> int:
          f"{model.score:.1f}", model.repository, safe_line(model.score_source))
         for model in models
     ]  # fmt: skip
-    notes = ["", "Needs: of GPU memory, for a minute of video. Scores: points of Video-MME without subtitles, in 16 bit."]
+    notes = [
+        "",
+        "Needs: of GPU memory, for a minute of video. Scores: points of Video-MME without subtitles, in 16 bit.",
+    ]
     notes += [f"{model.short_name} can be planned and not run." for model in models if not model.runs]
     sys.stdout.write("\n".join([*format_table([heads, *cells], "<<>>><<"), *notes]) + "\n")
     return ExitCode.OK
