@@ -1,7 +1,7 @@
 """README's tables: the released models, and "which model and how many frames on my card".
 
-The first is `vidqa models --known`, the second is made by `vidqa plan --gpu ... --json` for a made video of five minutes
-at 1080p and 25 frames per second: only its measures enter a plan.
+The first is `vidqa models --known`, the second is made by `vidqa plan --gpu ... --json` for a made video of five
+minutes at 1080p and 25 frames per second: only its measures enter a plan.
 """
 
 import contextlib
