@@ -1,4 +1,4 @@
-"""vidqa answers questions about videos with Qwen2-VL models, sized to the memory of the machine.
+"""vidqa answers questions about videos with Qwen-VL models, sized to the memory of the machine.
 
 Public names are imported on first use, so that `import vidqa` is quick.
 """

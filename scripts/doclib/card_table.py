@@ -1,6 +1,7 @@
-"""The table "which model and how many frames on my card", made by `vidqa plan --gpu ... --json`.
+"""README's tables: the released models, and "which model and how many frames on my card".
 
-The video is a made one of five minutes at 1080p and 25 frames per second: only its measures enter a plan.
+The first is `vidqa models --known`, the second is made by `vidqa plan --gpu ... --json` for a made video of five
+minutes at 1080p and 25 frames per second: only its measures enter a plan.
 """
 
 import contextlib
@@ -16,6 +17,7 @@ from unittest import mock
 
 from doclib.markdown import table
 from vidqa.cli.main import run
+from vidqa.planner.model_choice import released_models
 from vidqa.utils.units import format_bytes
 
 SECONDS, FPS, SIZE = 300, 25, (1920, 1080)
@@ -38,6 +40,18 @@ CARDS = (
     Card("16 GB", "T4", ("--gpu", "t4")),
     Card("24 GB", "RTX 4090", ("--gpu", "rtx4090")),
 )
+
+
+def render_models() -> list[str]:
+    """Return the lines of the table of released models."""
+    rows = [
+        (
+            f"`{model.short_name}`", model.repository.rpartition("/")[2], f"{model.download_bytes / 1e9:.1f} GB",
+            format_bytes(model.least_bytes), f"{model.score:.1f}" if model.runs else "planned, not run",
+        )
+        for model in released_models()
+    ]  # fmt: skip
+    return table(("`--model`", "model", "download", "GPU memory, at least", "expected score"), rows)
 
 
 def render_cards() -> list[str]:

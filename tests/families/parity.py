@@ -5,7 +5,6 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -13,13 +12,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from tests.families.cases import END, START, VIDEO_TOKEN, FamilyCase, Inputs, Video
 from tests.planner.plan_builders import made_cpu, made_run_config, plan_of
 from vidqa.config import EngineConfig
 from vidqa.devices.memory_tracker import Tracker
 from vidqa.engine.decode import decode
 from vidqa.engine.decode_runners import make_decode_runner
 from vidqa.engine.prefill import Prefill
-from vidqa.engine.prompt import build_prompt, layout_of
+from vidqa.engine.prompt import PromptTokens, build_prompt, layout_of
 from vidqa.engine.prompt_runner import PromptRunner
 from vidqa.engine.sampler import Sampler
 from vidqa.engine.session import Session
@@ -29,32 +29,44 @@ from vidqa.models.attention.selector import make_kernel
 from vidqa.models.hub import demo_folder
 from vidqa.models.loader import Loaded, load_model
 from vidqa.models.spec import ModelSpec
-from vidqa.types import Answer, Frame, Placement, Plan, Request
+from vidqa.types import Answer, Frame, Placement, Plan, Request, Turn
 from vidqa.video.reader import open_video
 
 CPU = torch.device("cpu")
+CLIP = str(Path(__file__).parents[2] / "assets/demo.mp4")
 TOKENIZER = ("chat_template.jinja", "tokenizer.json", "tokenizer_config.json")
 QUESTION, SYSTEM = "what happens?", "see: the red circle"
-VOCABULARY, VIDEO_TOKEN = 768, 767
-TOKENS = {"image_token_id": 766, "video_token_id": 767, "vision_start_token_id": 763, "vision_end_token_id": 764}
+TOKENS = {
+    "image_token_id": 766,
+    "video_token_id": VIDEO_TOKEN,
+    "vision_start_token_id": START,
+    "vision_end_token_id": END,
+}
 
 
 @dataclass(frozen=True)
 class Pair:
     """The same weights twice: as vidqa loads them, and transformers' model with its processor."""
 
+    case: FamilyCase
     folder: Path
     loaded: Loaded
     oracle: Any
     processor: Any
 
+    @property
+    def spec(self) -> ModelSpec:
+        """The spec that vidqa read."""
+        return self.loaded.model.spec
 
-def write_checkpoint(family: ModuleType, spec: ModelSpec, folder: Path) -> Path:
+
+def write_checkpoint(case: FamilyCase, layout: str, folder: Path) -> Path:
     """Write a checkpoint of random weights, large enough that logits differ, with the demo's tokenizer."""
     folder.mkdir(exist_ok=True)
+    spec = case.specs[layout]
     for name in TOKENIZER:
         shutil.copy(demo_folder() / name, folder)
-    runtime: Any = family.load_runtime()
+    runtime: Any = case.module.load_runtime()
     _, model_class = runtime.hf_classes()
     torch.manual_seed(7)
     model = model_class(runtime.hf_config(spec)).eval()
@@ -71,12 +83,26 @@ def write_checkpoint(family: ModuleType, spec: ModelSpec, folder: Path) -> Path:
     return folder
 
 
-def load_pair(family: ModuleType, folder: Path, processor: Any) -> Pair:
+def copy_with(folder: Path, target: Path, key: str = "", value: Any = None) -> Path:
+    """Copy a checkpoint, with one value of config.json changed; the key is dotted."""
+    copy = Path(shutil.copytree(folder, target / "model"))
+    if key:
+        config = json.loads((copy / "config.json").read_text())
+        *sections, name = key.split(".")
+        values = config
+        for section in sections:
+            values = values[section]
+        values[name] = value
+        (copy / "config.json").write_text(json.dumps(config))
+    return copy
+
+
+def load_pair(case: FamilyCase, folder: Path) -> Pair:
     """Load a checkpoint both ways in float32."""
-    _, model_class = family.load_runtime().hf_classes()
+    _, model_class = case.module.load_runtime().hf_classes()
     oracle = model_class.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa").eval()
     loaded = load_model(folder, CPU, "fp32", "fp32", Placement())
-    return Pair(folder, loaded, oracle, processor(loaded.tokenizer))
+    return Pair(case, folder, loaded, oracle, case.processor(loaded.tokenizer))
 
 
 class MadeFrames:
@@ -97,13 +123,12 @@ class MadeFrames:
         """All were delivered."""
 
 
-def made_plan(spec: ModelSpec, times: Sequence[float], size: tuple[int, int], **fields: Any) -> Plan:
-    """A plan in float32 of frames (height, width) at some times."""
-    run_config = made_run_config(
-        weights="fp32", kv="fp32", dtype="fp32", frames=len(times), height=size[0], width=size[1], max_tokens=64,
-        text_tokens=160, **fields,
-    )  # fmt: skip
-    return replace(plan_of(run_config, spec), timestamps_seconds=tuple(times))
+def made_plan(spec: ModelSpec, video: Video, **fields: Any) -> Plan:
+    """A plan in float32 of a video's frames."""
+    times, (height, width) = video
+    precisions = {"weights": "fp32", "kv": "fp32", "dtype": "fp32"}
+    sizes = {"frames": len(times), "height": height, "width": width, "max_tokens": 64, "text_tokens": 160}
+    return replace(plan_of(made_run_config(**(precisions | sizes | fields)), spec), timestamps_seconds=tuple(times))
 
 
 @dataclass(frozen=True)
@@ -155,7 +180,7 @@ def greedy(pair: Pair, ran: Ran, count: int) -> list[int]:
     return list(decode(runner, ran.logits, frozenset(), count))
 
 
-def oracle_inputs(pair: Pair, frames: Tensor, text: str, **metadata: Any) -> dict[str, Tensor]:
+def processed(pair: Pair, frames: Tensor, text: str, **metadata: Any) -> Inputs:
     """What transformers' own processor makes of (n, 3, height, width) frames and a text with one video token."""
     rate = {"fps": 1.0, "frames_indices": list(range(len(frames))), "total_num_frames": len(frames)} | metadata
     return dict(
@@ -170,9 +195,28 @@ def oracle_inputs(pair: Pair, frames: Tensor, text: str, **metadata: Any) -> dic
     )
 
 
+def oracle_inputs(pair: Pair, plan: Plan, frames: Tensor, text: str) -> Inputs:
+    """What transformers' model takes of a plan's frames, whose rate must be constant, and a text."""
+    rate, indices = (
+        (plan.indices[1] - plan.indices[0]) / (plan.timestamps_seconds[1] - plan.timestamps_seconds[0]),
+        plan.indices,
+    )
+    metadata = {"fps": rate, "frames_indices": list(indices), "total_num_frames": indices[-1] + 1}
+    return pair.case.complete(processed(pair, frames, text, **metadata), plan)
+
+
+def made_inputs(pair: Pair, plan: Plan, system: str | None = SYSTEM) -> Inputs:
+    """What transformers' model takes of the prompt of `run_prompt`."""
+    return oracle_inputs(pair, plan, pictures(plan), rendered(pair, system))
+
+
 def rendered(pair: Pair, system: str | None = SYSTEM) -> str:
     """The prompt's text with one video token."""
-    prompt = build_prompt(pair.loaded, QUESTION, system)
+    return text_of(pair, build_prompt(pair.loaded, QUESTION, system))
+
+
+def text_of(pair: Pair, prompt: PromptTokens) -> str:
+    """A prompt's text with one video token."""
     text: str = pair.loaded.tokenizer.decode([*prompt.head, VIDEO_TOKEN, *prompt.tail])
     return text
 
@@ -182,17 +226,38 @@ def pictures(plan: Plan) -> Tensor:
     return torch.from_numpy(MadeFrames(plan).pictures).permute(0, 3, 1, 2)
 
 
-def assert_same_until_a_tie(ours: list[int], oracle: Any, inputs: dict[str, Any]) -> None:
-    """Equal token by token to `generate`; a tie below 1e-4 may go either way and ends the comparison."""
+def oracle_text(pair: Pair, plan: Plan, history: Sequence[Turn], question: str, tokens: int) -> str:
+    """transformers' greedy answer to a question about the clip, after earlier turns."""
+    text = text_of(pair, build_prompt(pair.loaded, question, None, history))
+    inputs = oracle_inputs(pair, plan, frames_of(pair, CLIP, plan), text)
+    out = pair.oracle.generate(**inputs, max_new_tokens=tokens, do_sample=False, eos_token_id=756, pad_token_id=0)
+    decoded: str = pair.loaded.tokenizer.decode(out[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    return decoded.strip()
+
+
+def config_of(pair: Pair, **fields: Any) -> EngineConfig:
+    """Float32 on the CPU in small chunks."""
+    options = {"weights": "fp32", "kv": "native", "vision_chunk": 2, "prefill_chunk": 64} | fields
+    return EngineConfig(model=str(pair.folder), device="cpu", isolate_decoder=False, remember=False, **options)
+
+
+def request_of(pair: Pair, question: str = QUESTION, video: str = CLIP, **fields: Any) -> Request:
+    """A question about four frames of a clip, 4 tokens wide and 3 high."""
+    side = pair.spec.pixel_factor
+    return Request(video, question, **({"frames": 4, "size": (4 * side, 3 * side), "max_tokens": 16} | fields))
+
+
+def assert_same_until_a_tie(ours: list[int], oracle: Any, inputs: Inputs, tie: float = 1e-4, **how: Any) -> None:
+    """Equal token by token to `generate`; a smaller gap than `tie` may go either way and ends the comparison."""
     made = oracle.generate(
-        **inputs, max_new_tokens=len(ours), do_sample=False, eos_token_id=None, pad_token_id=0, output_logits=True,
-        return_dict_in_generate=True,
+        **inputs, **how, max_new_tokens=len(ours), do_sample=False, eos_token_id=None, pad_token_id=0,
+        output_logits=True, return_dict_in_generate=True,
     )  # fmt: skip
     expected = made.sequences[0, inputs["input_ids"].shape[1] :].tolist()
     for place, (token, wanted) in enumerate(zip(ours, expected, strict=True)):
         if token != wanted:
             best = made.logits[place][0].topk(2).values
-            assert best[0] - best[1] < 1e-4, (place, ours, expected)
+            assert best[0] - best[1] < tie, (place, ours, expected)
             return
 
 
@@ -232,16 +297,3 @@ def magnify(folder: Path, names: Sequence[str], factor: float) -> None:
     grown = {name: tensor * factor for name, tensor in tensors.items() if name.endswith(tuple(names))}
     assert grown
     save_file(tensors | grown, path, metadata={"format": "pt"})
-
-
-def assert_float16_is_finite_and_close(family: ModuleType, folder: Path, size: tuple[int, int]) -> None:
-    """The whole prompt in float16 against float32 of the same weights."""
-    logits = []
-    for dtype in ("fp32", "fp16"):
-        loaded = load_model(folder, CPU, dtype, dtype, Placement())
-        plan = made_plan(loaded.model.spec, (0.0, 0.5, 1.0, 1.5), size, vision_chunk=2)
-        config = replace(plan.run_config, weights=dtype, dtype=dtype, kv=dtype)
-        ran = run_prompt(Pair(folder, loaded, None, None), replace(plan, run_config=config))
-        logits.append(ran.logits.float())
-    assert torch.isfinite(logits[1]).all()
-    assert (logits[0] - logits[1]).abs().max() < 0.02 * (logits[0].max() - logits[0].min())

@@ -34,7 +34,7 @@ MIB = 2**20
 @pytest.fixture(autouse=True)
 def second_family(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Put the folder beside those of the package."""
-    found = (family.families, registry.released, registry.short_names)
+    found = (family.families, registry.released, registry.short_names, registry.runnable_models)
     monkeypatch.setattr(families, "__path__", [*families.__path__, str(Path(__file__).parent / "folder")])
     for one in found:
         one.cache_clear()

@@ -95,7 +95,7 @@ def test_unusable_models_are_refused(tmp_path: Path) -> None:
     for name, message in (
         (str(write_model(tmp_path / "bare", weights=False)), "incomplete or not safetensors"),
         (str(tmp_path / "empty"), r"config\.json is missing"),
-        ("no such thing", "neither a folder nor OWNER/NAME"),
+        ("no such thing", "neither a folder, nor OWNER/NAME, nor a short name"),
     ):
         with pytest.raises(ModelMissing, match=message):
             resolve_model(name)
@@ -157,6 +157,18 @@ def test_pull_offline(cached: str | None, code: ExitCode, message: str, tmp_path
     returned, output, error = run_offline(tmp_path, "pull", QWEN)
     assert (returned, output) == (code, "")
     assert message in error
+
+
+@pytest.mark.parametrize("command", [["pull", "3-vl-30b"], ["ask", str(DEMO_CLIP), "what?", "--model", "3-vl-30b"]])
+def test_a_model_that_does_not_run_is_refused_before_a_download(command: list[str], tmp_path: Path) -> None:
+    code, output, error = run_offline(tmp_path, *command)
+    assert (code, output) == (ExitCode.FAILED, "")
+    assert "Qwen3-VL-30B-A3B-Instruct is a 'qwen3_vl_moe' checkpoint, with experts" in error
+
+
+def test_a_short_name_is_fetched_by_its_repository(tmp_path: Path) -> None:
+    code, _, error = run_offline(tmp_path, "pull", "3-VL-4b")
+    assert code == ExitCode.MODEL_MISSING and "`vidqa pull Qwen/Qwen3-VL-4B-Instruct`" in error
 
 
 def test_broken_connection_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,12 +7,16 @@ import pytest
 
 from tests.planner.plan_builders import GIB, SPEC_2B, SPEC_7B, made_device, made_problem, made_run_config
 from vidqa.errors import DoesNotFit
+from vidqa.models.registry import released
+from vidqa.planner.activation_memory import prompt_tokens
 from vidqa.planner.calibration import DeviceSpeed, Rates
 from vidqa.planner.latency import cancel_check_seconds, estimate_seconds, prefill_flops
+from vidqa.planner.memory_model import kv_bytes
 from vidqa.planner.model_choice import plan_best
 from vidqa.planner.planner import plan_video, try_plan
 from vidqa.planner.problem import PlanningProblem
-from vidqa.types import Device
+from vidqa.planner.weight_memory import active_layer_bytes, active_parameters, parameters
+from vidqa.types import Device, Placement
 
 CPU = replace(made_device(64), kind="cpu", compute_capability=None, bf16=False, flops_per_second=1e11,
               bandwidth_bytes_per_second=40e9)  # fmt: skip
@@ -93,6 +97,23 @@ def test_a_captured_step_with_norms_of_queries_and_keys_is_not_fused() -> None:
 def test_faster_rates_allow_larger_chunks_between_two_checks() -> None:
     slow, fast = (on_cpu(speed=DeviceSpeed({"fp32": replace(RATES, matmul_flops_per_second=r)})) for r in (1e10, 1e12))
     assert cancel_check_seconds(slow, RUN)[0] > 10 * cancel_check_seconds(fast, RUN)[0]
+
+
+def test_only_the_experts_of_a_token_take_time() -> None:
+    """30B-A3B: 48 layers, each with attention, a router and 8 of its 128 experts (3 matrices of 2048 · 768)."""
+    attention, router, expert = 2048 * (2 * 4096 + 2 * 512) + 2 * (2048 + 128), 128 * 2048, 3 * 2048 * 768
+    active, every = (2048 + 48 * (attention + router + count * expert) for count in (8, 128))  # and the last norm
+    spec = released()["Qwen/Qwen3-VL-30B-A3B-Instruct"]
+    run_config = made_run_config(frames=2, height=64, width=64, text_tokens=10)
+    assert active_parameters(spec) == active and parameters(spec, "layers") == every
+    tokens = prompt_tokens(spec, run_config)
+    assert prefill_flops(spec, run_config).matmul == 2 * active * tokens
+    rates = Rates(1e13, 1e13, 1e9, 0.0)  # reading weights is all that counts
+    problem = made_problem(80, spec=spec, speed=DeviceSpeed({"bf16": rates}))
+    token = estimate_seconds(problem, run_config).decode_seconds / run_config.max_tokens
+    assert token == pytest.approx((2 * (active + 151_936 * 2048) + kv_bytes(spec, run_config)) / 1e9, rel=1e-5)
+    nf4, bf16 = (active_layer_bytes(spec, weights, "bf16", Placement()) for weights in ("nf4", "bf16"))
+    assert bf16 - nf4 == pytest.approx(48 * (attention + router) * (2 - 0.5625), rel=0.01)  # experts stay in 16 bit
 
 
 @pytest.mark.parametrize(("device", "seconds"), [(CPU, 90.0), (made_device(24), 30.0)])

@@ -5,7 +5,7 @@ import pytest
 from tests.planner.plan_builders import GIB, made_video
 from vidqa.config import EngineConfig
 from vidqa.devices.gpu_catalog import as_device, find_gpu
-from vidqa.models.registry import find_checkpoints, short_names
+from vidqa.models.registry import find_checkpoints, runnable_models, short_names
 from vidqa.planner.model_choice import gpu_model_matrix, released_models
 from vidqa.planner.planner import try_plan
 from vidqa.planner.problem import planning_problems
@@ -23,7 +23,11 @@ def test_released_models_have_sizes_needs_and_scores_with_their_source() -> None
     assert "2409.12191" in small.score_source
     assert large.score == pytest.approx(71.4, abs=0.1) and "2511.21631" in large.score_source
     assert known["3-vl-4b"].score_source == "interpolated by size"
-    assert known["3-vl-2b"].score_source.startswith("assumed")
+    assert known["3-vl-2b"].score == pytest.approx(61.9, abs=0.1) and "quoted" in known["3-vl-2b"].score_source
+    experts = known["3-vl-30b"]
+    assert not experts.runs and experts.score_source == "extrapolated by size"
+    assert {name for name, model in known.items() if model.runs} == known.keys() - {"3-vl-30b"}
+    assert runnable_models() == tuple(model.repository for model in known.values() if model.runs)
 
 
 @pytest.mark.parametrize("name", ["2b", "2.5-vl-3b", "3-vl-4b"])

@@ -72,17 +72,24 @@ def _files(prefix: str, **_: Any) -> list[str]:
 def _models(prefix: str, **_: Any) -> list[str]:
     """Return short names and cached repositories, and folders for the beginning of a path."""
     from vidqa.models.hub import DEMO, cached_names
-    from vidqa.models.registry import AUTO, short_names
+    from vidqa.models.registry import AUTO
     from vidqa.video.path_completion import complete_path
 
-    names = [DEMO, AUTO, *short_names(), *cached_names()]
+    names = [DEMO, AUTO, *_short_names(), *cached_names()]
     return names + (complete_path(prefix, lambda name: False) if prefix.startswith((".", "/", "~")) else [])
 
 
 def _repositories(**_: Any) -> list[str]:
-    from vidqa.models.registry import short_names
+    from vidqa.models.registry import runnable_models
 
-    return list(short_names().values())
+    return [*runnable_models(), *_short_names()]
+
+
+def _short_names() -> list[str]:
+    """Return the short names of models that run."""
+    from vidqa.models.registry import runnable_models, short_names
+
+    return [short for short, name in short_names().items() if name in runnable_models()]
 
 
 def _devices(**_: Any) -> list[str]:

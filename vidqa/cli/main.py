@@ -50,7 +50,7 @@ def build_parser(names: Collection[str | None] = tuple(COMMANDS)) -> argparse.Ar
     """Return the parser of the command line; only the commands in `names` get their options."""
     parser = _Parser(
         prog="vidqa",
-        description="Answers questions about videos with Qwen2-VL on your own GPU or CPU.",
+        description="Answers questions about videos with Qwen-VL models on your own GPU or CPU.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

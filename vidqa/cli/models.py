@@ -1,4 +1,4 @@
-"""`vidqa models` and `vidqa pull OWNER/NAME`: list the models of this machine, and fetch one."""
+"""`vidqa models` and `vidqa pull MODEL`: list the models of this machine, and fetch one."""
 
 import argparse
 import sys
@@ -20,10 +20,11 @@ def list_models(arguments: argparse.Namespace) -> int:
     """Print a line for each model; returns the exit code."""
     if arguments.known:
         return _list_known(arguments.json)
+    from vidqa.models.checkpoint import read_spec
     from vidqa.models.hub import DEMO, cache_folder, cached_models, demo_folder
 
     demo_bytes = sum(path.stat().st_size for path in demo_folder().iterdir())
-    models = [(DEMO, "qwen2_vl", demo_bytes, "coloured shapes only")]
+    models = [(DEMO, read_spec(demo_folder()).model_type, demo_bytes, "coloured shapes only")]
     for model in cached_models():
         models.append((model.repository, model.model_type, model.size_bytes, "" if model.runnable else "not runnable"))
     if arguments.json:
@@ -46,26 +47,38 @@ def _list_known(as_json: bool) -> int:
         rows = [asdict(model) | {"score": round(model.score, 1)} for model in models]
         write_json({"schema_version": 1, "known": rows})
         return ExitCode.OK
-    heads = ("", "family", "download", "needs at least", "expected score", "repository", "source of the score")
+    heads = ("--model", "family", "download", "needs at least", "expected score", "repository", "source of the score")
     cells = [
         (model.short_name, model.family, f"{model.download_bytes / 1e9:.1f} GB", format_bytes(model.least_bytes),
          f"{model.score:.1f}", model.repository, safe_line(model.score_source))
         for model in models
     ]  # fmt: skip
-    sys.stdout.write("\n".join(format_table([heads, *cells], "<<>>><<")) + "\n")
+    notes = [
+        "",
+        "Needs: of GPU memory, for a minute of video. Scores: points of Video-MME without subtitles, in 16 bit.",
+    ]
+    notes += [f"{model.short_name} can be planned and not run." for model in models if not model.runs]
+    sys.stdout.write("\n".join([*format_table([heads, *cells], "<<>>><<"), *notes]) + "\n")
     return ExitCode.OK
 
 
 def add_pull_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the argument of `vidqa pull`."""
     parser.description = "Downloads a model into the Hugging Face cache; run it again to resume."
-    parser.add_argument("repository", metavar="OWNER/NAME", help="for example Qwen/Qwen2-VL-2B-Instruct")
+    parser.add_argument(
+        "repository", metavar="MODEL", help="for example Qwen/Qwen2-VL-2B-Instruct, or a short name: 2b"
+    )
     parser.set_defaults(run=pull)
 
 
 def pull(arguments: argparse.Namespace) -> int:
     """Fetch a model into the Hugging Face cache and print its folder; returns the exit code."""
+    from vidqa.models.checkpoint import check_supported
     from vidqa.models.hub import pull_model
+    from vidqa.models.registry import full_name, released
 
-    sys.stdout.write(f"{safe_line(str(pull_model(arguments.repository)))}\n")
+    repository = full_name(arguments.repository)
+    if repository in released():
+        check_supported(released()[repository], repository)  # before the hub is asked
+    sys.stdout.write(f"{safe_line(str(pull_model(repository)))}\n")
     return ExitCode.OK

@@ -173,11 +173,11 @@ def _bar(plan: Plan) -> str:
 def _print_matrix(as_json: bool, config: "EngineConfig", video: VideoInfo, request: "Request", *, named: bool) -> int:
     """Print the frames of a plan for every GPU of the catalog, model and precision; returns the exit code."""
     from vidqa.devices.gpu_catalog import CATALOG, as_device
-    from vidqa.models.registry import find_checkpoints, short_names
+    from vidqa.models.registry import find_checkpoints, runnable_models
     from vidqa.planner.model_choice import gpu_model_matrix
 
     every = config.model == _EVERY_MODEL
-    names = [config.model] if named and not every else list(short_names().values())[: None if every else 2]
+    names = [config.model] if named and not every else list(runnable_models()[: None if every else 2])
     checkpoints = [found for name in names for found in find_checkpoints(name, local=False)]
     precisions = [config.weights] if config.weights else ["auto"] if every else ["native", "int8", "nf4"]
     table = gpu_model_matrix(checkpoints, [as_device(gpu) for gpu in CATALOG], precisions, video, request, config)

@@ -115,8 +115,9 @@ def check_supported(spec: ModelSpec, name: str) -> None:
                 f"Install what is missing with `pip install {' '.join(absent)}`, or {_UNQUANTIZED}",
             )
     if spec.model_type not in runnable_types():
+        kind = f"a {spec.model_type!r} checkpoint{', with experts in its layers' if spec.experts else ''}"
         raise ModelError(
-            f"{name} is a {spec.model_type!r} checkpoint: it can be planned, but vidqa runs {_families_that_run()}.",
+            f"{name} is {kind}: it can be planned and not run. vidqa runs {_families_that_run()}.",
             f"Choose for example --model {suggested_model()}.",
         )
 

@@ -224,13 +224,22 @@ def pixel_limits(processor: Values) -> tuple[int | None, int | None]:
 
 
 def video_processor(folder: Path) -> Values | None:
-    """Return the video processor's own file, else its section of the processor's file, None if there is neither."""
-    own, shared = folder / _OWN, folder / _SHARED
-    if own.exists():
-        return Values(own, "", read_object(own))
+    """Return the video processor's section of the processor's file, else its own file, None if there is neither.
+
+    This is the order of transformers (5.24, `get_video_processor_dict`), which saves the section.
+    """
+    return next(iter(_stored(folder, "video_processor", _OWN)), None)
+
+
+def _stored(folder: Path, section: str, own: str) -> list[Values]:
+    """Return what a folder has of a processor: its section of the processor's file, then its own file."""
+    shared, found = folder / _SHARED, []
     if shared.exists():
-        return Values(shared, "", read_object(shared)).inner("video_processor", optional=True)
-    return None
+        values = Values(shared, "", read_object(shared))
+        found += [values.inner(section)] if values.values.get(section) is not None else []
+    if (folder / own).exists():
+        found.append(Values(folder / own, "", read_object(folder / own)))
+    return found
 
 
 def check_processor(folder: Path, spec: ModelSpec, mean: Sequence[float], deviation: Sequence[float]) -> None:
@@ -244,7 +253,7 @@ def check_processor(folder: Path, spec: ModelSpec, mean: Sequence[float], deviat
         "merge_size": (vision.merge, "spatial_merge_size"),
         "temporal_patch_size": (vision.temporal_patch, "temporal_patch_size"),
     }
-    for processor in _processors(folder):
+    for processor in (*_stored(folder, "image_processor", _IMAGE), *_stored(folder, "video_processor", _OWN)):
         _check_sizes(processor, sizes)
         for key, expected in (("image_mean", mean), ("image_std", deviation)):
             found = processor.take(key, _CHANNELS)
@@ -257,17 +266,6 @@ def _check_sizes(processor: Values, sizes: Mapping[str, tuple[int, str]]) -> Non
         found = processor.take(key, Integer(1, 256, expected))
         if found != expected:
             processor.refuse(key, found, f"must be {expected}, config.json's vision_config.{name}")
-
-
-def _processors(folder: Path) -> list[Values]:
-    """Return the image processor and the video processor, wherever the folder has them."""
-    image, shared, found = folder / _IMAGE, folder / _SHARED, []
-    if image.exists():
-        found.append(Values(image, "", read_object(image)))
-    elif shared.exists():
-        found.append(Values(shared, "", read_object(shared)).inner("image_processor", optional=True))
-    video = video_processor(folder)
-    return found if video is None else [*found, video]
 
 
 def hf_language_values(spec: ModelSpec, rope: Mapping[str, Any], **others: Any) -> dict[str, Any]:

@@ -53,7 +53,10 @@ def resolve_model(name: str) -> Path:
     folder = Path(name).expanduser()
     if not folder.is_dir():
         if not _REPOSITORY.fullmatch(name):
-            raise ModelMissing(f"There is no model {name!r}: neither a folder nor OWNER/NAME.", "Use for example demo.")
+            raise ModelMissing(
+                f"There is no model {name!r}: neither a folder, nor OWNER/NAME, nor a short name.",
+                "`vidqa models --known` lists the short names. Use for example demo.",
+            )
         folder = _cached_folder(name)
     if not (folder / "config.json").exists():
         raise ModelMissing(f"{folder} holds no model: config.json is missing.", "Give a checkpoint's folder.")

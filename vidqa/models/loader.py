@@ -82,6 +82,8 @@ def load_model(
         for module in model.modules():
             if hasattr(module, "compute_dtype"):  # the checkpoint may name another one
                 module.compute_dtype = DTYPES[dtype]
+    if device.type == "cpu":
+        _keep_unpacked(model)
     model.eval()
     adapter = VisionLanguageModel(model, spec, device, model.dtype, weights_bytes(model))
     if model.dtype == torch.float16:  # AWQ's kernels choose it themselves
@@ -161,6 +163,17 @@ def _check_quantized(model: Any, folder: Path) -> None:
                 f"{folder / 'config.json'}: quantization_config says that {name} is quantized; its weights are not.",
                 FETCH_AGAIN,
             )
+
+
+def _keep_unpacked(model: Any) -> None:
+    """Have 4-bit matrices that bitsandbytes cannot pack for a processor with AVX512-BF16 multiplied as they are stored.
+
+    It packs 32 rows, and scales of 64 values of a row, and fails at the first product of a matrix of another shape
+    (functional.py of 0.50, _convert_weight_packed_for_cpu): a tower's MLP may be 3420 or 4304 wide.
+    """
+    for module in model.modules():
+        if type(module).__name__ == "Linear4bit" and (module.out_features % 32 or module.in_features % 64):
+            module.support_avx512bf16_for_cpu = False
 
 
 def keep_embedding_on_host(model: Any, folder: Path) -> None:

@@ -31,6 +31,17 @@ def short_names() -> Mapping[str, str]:
     return {short: name for family in families() for short, name in family.SHORT_NAMES.items()}
 
 
+def full_name(name: str) -> str:
+    """Return the repository of a short name; other names stay as they are."""
+    return short_names().get(name.lower(), name)
+
+
+@cache
+def runnable_models() -> tuple[str, ...]:
+    """Return the repositories with a short name that the engine runs."""
+    return tuple(name for name in short_names().values() if released()[name].model_type in runnable_types())
+
+
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
     """A model that can be planned. `folder` is None if its weights are not on this machine."""
@@ -49,17 +60,20 @@ class Checkpoint:
 
 
 def find_checkpoints(name: str, *, local: bool) -> list[Checkpoint]:
-    """Return the named model, or all candidates of `auto`: cached ones, else (not `local`) those with a short name.
+    """Return the named model, or all candidates of `auto`: cached ones, else (not `local`) `runnable_models`.
 
     Raise ModelMissing if nothing is found, ModelError if the model cannot be planned or, if `local`, cannot run.
     """
     if name == AUTO:
         return _candidates(local)
-    name = short_names().get(name.lower(), name)
+    name = full_name(name)
     try:
         folder = resolve_model(name)
     except ModelMissing:
-        if local or name not in released():
+        if name not in released():
+            raise
+        if local:
+            check_supported(released()[name], name)  # before a download is suggested
             raise
         return [_released(name)]
     return [_read_checkpoint(name, folder, local)]
@@ -92,7 +106,7 @@ def _candidates(local: bool) -> list[Checkpoint]:
             except ModelError:
                 continue  # broken files
     if candidates or not local:
-        return candidates or [_released(name) for name in short_names().values()]
+        return candidates or [_released(name) for name in runnable_models()]
     raise ModelMissing(
         "--model auto chooses among cached models, and none that runs is cached.",
         "Fetch one with `vidqa pull OWNER/NAME`, or add --model demo (coloured shapes only).",

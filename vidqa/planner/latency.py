@@ -9,7 +9,7 @@ from vidqa.planner.activation_memory import chunk_tokens, group_slices, prompt_t
 from vidqa.planner.calibration import Rates
 from vidqa.planner.memory_model import kv_bytes, kv_capacity
 from vidqa.planner.problem import PlanningProblem
-from vidqa.planner.weight_memory import parameters, part_bytes
+from vidqa.planner.weight_memory import active_layer_bytes, active_parameters, part_bytes
 from vidqa.types import Device, Flops, RunConfig, TimeEstimate
 
 # Share of the peak that large matrix products reach in a model (gpt-fast and others: 0.4 to 0.6).
@@ -58,9 +58,9 @@ def estimate_seconds(problem: PlanningProblem, run_config: RunConfig) -> TimeEst
 
 
 def prefill_flops(spec: ModelSpec, run_config: RunConfig) -> Flops:
-    """Return 2 per weight and token, and 4 · n²/2 · width per layer of causal attention."""
+    """Return 2 per weight that a token goes through, and 4 · n²/2 · width per layer of causal attention."""
     tokens = prompt_tokens(spec, run_config)
-    return Flops(2 * parameters(spec, "layers") * tokens, 2 * tokens * tokens * spec.query_width * spec.layers)
+    return Flops(2 * active_parameters(spec) * tokens, 2 * tokens * tokens * spec.query_width * spec.layers)
 
 
 def cancel_check_seconds(problem: PlanningProblem, run_config: RunConfig) -> tuple[float, float]:
@@ -173,10 +173,10 @@ def _prefill_seconds(problem: PlanningProblem, run_config: RunConfig) -> float:
 
 
 def _row_seconds(problem: PlanningProblem, run_config: RunConfig) -> float:
-    """Return the seconds of a token of a chunk: 2 FLOPs per weight, and 4 · cached · width per layer."""
+    """Return the seconds of a token of a chunk: 2 FLOPs per weight it goes through, 4 · cached · width per layer."""
     spec = problem.spec
     attention = 4 * kv_capacity(spec, run_config) * spec.query_width * spec.layers
-    return _compute_seconds(Flops(2 * parameters(spec, "layers"), attention), _rates(problem, run_config))
+    return _compute_seconds(Flops(2 * active_parameters(spec), attention), _rates(problem, run_config))
 
 
 def _chunk_start(problem: PlanningProblem, run_config: RunConfig) -> float:
@@ -188,13 +188,15 @@ def _chunk_start(problem: PlanningProblem, run_config: RunConfig) -> float:
 
 
 def _token_seconds(problem: PlanningProblem, run_config: RunConfig) -> float:
-    """Return the seconds per decoded token: every weight and the filled cache are read once, every layer is launched.
+    """Return the seconds per decoded token: its weights and the filled cache are read once, every layer is launched.
 
-    A GPU reads while it is sent the next operations; a CPU does one after the other.
+    Of a layer's experts those of the token are read; a chunk of tokens reads them all (`_chunk_start`). A GPU reads
+    while it is sent the next operations; a CPU does one after the other.
     """
     spec, device, rates = problem.spec, problem.device, _rates(problem, run_config)
-    parts = ("layers", "embedding" if spec.tied else "lm_head")
-    read = sum(_part_bytes(spec, run_config, part) for part in parts) + kv_bytes(spec, run_config)
+    layers = active_layer_bytes(spec, run_config.weights, run_config.dtype, run_config.placement)
+    logits = _part_bytes(spec, run_config, "embedding" if spec.tied else "lm_head")
+    read = layers + logits + kv_bytes(spec, run_config)
     streaming = read / rates.weight_bytes_per_second
     launching = spec.layers * _layer_seconds(spec, run_config, device, rates)
     if device.kind == "cpu":

@@ -95,7 +95,9 @@ def _weight_parts(spec: ModelSpec, run_config: RunConfig, *, on_host: bool) -> I
 
     def part(name: str, which: str, phases: tuple[str, ...] = PHASES, *, on_device: bool = True) -> MemoryPart:
         def formula() -> str:
-            return f"{parameters(spec, which):,} parameters in {part_precision(which, weights, dtype, place)}"
+            precision = part_precision(which, weights, dtype, place)
+            whole = spec.experts and which == "layers" and precision != dtype and spec.stored is None
+            return f"{parameters(spec, which):,} parameters in {precision}" + f", experts in {dtype}" * bool(whole)
 
         size = part_bytes(spec, which, weights, dtype, place) if on_device else 0
         return MemoryPart(f"weights: {name}", phases, size, formula)

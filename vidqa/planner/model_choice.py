@@ -7,7 +7,7 @@ from vidqa.config import EngineConfig
 from vidqa.devices.gpu_catalog import as_device, find_gpu
 from vidqa.models.checkpoint import download_bytes
 from vidqa.models.family import family_of
-from vidqa.models.registry import Checkpoint, released, short_names
+from vidqa.models.registry import Checkpoint, released, runnable_models, short_names
 from vidqa.models.spec import ModelSpec
 from vidqa.planner.placement import weight_choices
 from vidqa.planner.planner import Forecast, try_plan
@@ -69,7 +69,7 @@ class ReleasedModel:
     """A released checkpoint: what it downloads, the least GPU memory that answers about a minute of video, its score.
 
     `score` are the points of Video-MME without subtitles; `score_source` says where they are published, or that they
-    are interpolated.
+    are interpolated. `runs`: the engine runs it; otherwise it can only be planned.
     """
 
     short_name: str
@@ -79,6 +79,7 @@ class ReleasedModel:
     least_bytes: int
     score: float
     score_source: str
+    runs: bool
 
 
 def released_models() -> list[ReleasedModel]:
@@ -88,7 +89,7 @@ def released_models() -> list[ReleasedModel]:
         ReleasedModel(
             short, name, family_of(spec).TITLE, download_bytes(name),
             _least_bytes(Checkpoint(name, spec, family_of(spec).REFERENCE_BOUNDS, None), video, request, device),
-            expected_score(spec), _score_source(spec),
+            expected_score(spec), _score_source(spec), name in runnable_models(),
         )
         for short, name in short_names().items()
         for spec in (released()[name],)
@@ -103,7 +104,8 @@ def expected_score(spec: ModelSpec) -> float:
 def _score_source(spec: ModelSpec) -> str:
     size = parameters(spec)
     rows = family_of(spec).MODEL_SCORES
-    return next((row.source for row in rows if abs(row.size / size - 1) < _SAME_SIZE), "interpolated by size")
+    guess = "interpolated by size" if rows[0].size < size < rows[-1].size else "extrapolated by size"
+    return next((row.source for row in rows if abs(row.size / size - 1) < _SAME_SIZE), guess)
 
 
 def _least_bytes(checkpoint: Checkpoint, video: VideoInfo, request: Request, device: Device) -> int:

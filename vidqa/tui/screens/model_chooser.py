@@ -16,7 +16,7 @@ from vidqa.config import EngineConfig
 from vidqa.errors import VidqaError
 from vidqa.models.family import family_of
 from vidqa.models.hub import DEMO, cached_models, demo_folder
-from vidqa.models.registry import find_checkpoints, released, short_names
+from vidqa.models.registry import find_checkpoints, released, runnable_models
 from vidqa.planner.model_choice import expected_score, typical_video
 from vidqa.planner.weight_memory import parameters
 from vidqa.tui.bindings import bindings_for
@@ -54,7 +54,7 @@ def _all_models() -> Iterator[ModelRow]:
     cached = {model.repository: model for model in cached_models() if model.runnable}
     for name, model in cached.items():
         yield ModelRow(name, _family_and_score(name), model.size_bytes, True)
-    for name in short_names().values():
+    for name in runnable_models():
         if name not in cached:
             (found,) = find_checkpoints(name, local=False)
             size = parameters(found.spec) * _BYTES_PER_PARAMETER

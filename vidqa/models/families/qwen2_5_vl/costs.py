@@ -39,8 +39,8 @@ ALLOCATION_CODE = {
 }  # fmt: skip
 MODEL_SCORES = (
     ScoreRow(3.75e9, 61.5, "Qwen2.5-VL (2502.13923), 3B, Video-MME without subtitles"),
-    ScoreRow(8.29e9, 65.1, "the same, 7B"),
-    ScoreRow(73.4e9, 73.3, "the same, 72B"),
+    ScoreRow(8.29e9, 65.1, "Qwen2.5-VL (2502.13923), 7B, Video-MME without subtitles"),
+    ScoreRow(73.4e9, 73.3, "Qwen2.5-VL (2502.13923), 72B, Video-MME without subtitles"),
 )
 
 

@@ -38,8 +38,8 @@ ALLOCATION_CODE = {
 }  # fmt: skip
 MODEL_SCORES = (
     ScoreRow(2.2e9, 55.6, "Qwen2-VL (2409.12191), 2B, Video-MME without subtitles"),
-    ScoreRow(8.3e9, 63.3, "the same, 7B"),
-    ScoreRow(73.4e9, 71.2, "the same, 72B"),
+    ScoreRow(8.3e9, 63.3, "Qwen2-VL (2409.12191), 7B, Video-MME without subtitles"),
+    ScoreRow(73.4e9, 71.2, "Qwen2-VL (2409.12191), 72B, Video-MME without subtitles"),
 )
 
 

@@ -72,6 +72,10 @@ def check_config(config: Values) -> dict[str, Any]:
     experts = _EXPERTS if config.values["model_type"] == _WITH_EXPERTS else {}
     checked = check_language_model(config, _THETA, _TEXT | experts, _ROPE)
     text = checked["text_config"]
+    taken, there = text.get("num_experts_per_tok", 0), text.get("num_experts", 0)
+    if taken > there:
+        section = config.inner("text_config") if config.values.get("text_config") is not None else config
+        section.refuse("num_experts_per_tok", taken, f"must not be above num_experts, {there}")
     vision, tower = check_tower(config, _VISION, width="hidden_size", patch=16)
     check_out_width(vision, tower, "out_hidden_size", text["hidden_size"])
     _check_blocks(vision, tower, text["num_hidden_layers"])
@@ -163,4 +167,5 @@ SHORT_NAMES = {
     "3-vl-2b": "Qwen/Qwen3-VL-2B-Instruct",
     "3-vl-4b": "Qwen/Qwen3-VL-4B-Instruct",
     "3-vl-8b": "Qwen/Qwen3-VL-8B-Instruct",
+    "3-vl-30b": "Qwen/Qwen3-VL-30B-A3B-Instruct",
 }
