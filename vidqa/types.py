@@ -17,13 +17,32 @@ FinishReason = Literal["stop", "length", "cancelled"]
 
 
 @dataclass(frozen=True, slots=True)
+class Cue:
+    """A subtitle as plain text on one line, and when a player that counts from 0 shows it, in seconds."""
+
+    start_seconds: float
+    end_seconds: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Subtitles:
+    """A video's subtitles by start. `source` is a file's name or `stream 2`, `language` is `en`, `eng`… or empty."""
+
+    source: str
+    language: str
+    cues: tuple[Cue, ...] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class VideoInfo:
     """Metadata of a file's video stream.
 
     `width` and `height` are those of the picture as shown: after rotation and pixel aspect. `pts_seconds` has one
     presentation time per frame, ascending; times are those of the file, so `start_seconds` need not be zero.
     `lead_seconds` is the time before the first picture, for example where sound begins first; `duration_seconds`
-    includes it. `sources` has the origin of each value (`header`, `packets`, `derived`...).
+    includes it. `sources` has the origin of each value (`header`, `packets`, `derived`...). `subtitles` and `has_sound`
+    are filled where subtitles were asked for.
     """
 
     path: str
@@ -44,6 +63,8 @@ class VideoInfo:
     sources: Mapping[str, str] = field(repr=False)
     notes: tuple[str, ...] = ()
     lead_seconds: float = 0.0
+    subtitles: Subtitles | None = None
+    has_sound: bool = False
 
     def shown_seconds(self, index: int) -> float:
         """Return when a player that counts from 0 shows a frame."""
@@ -131,7 +152,8 @@ class Request:
 
     `stream` is the index of the video stream, as FFmpeg counts streams; None for the best. Where the video is a folder
     of numbered pictures, `picture_fps` is their rate, and `timestamps` a file with a time in seconds for each of them;
-    for a file neither counts.
+    for a file neither counts. `subs` chooses the subtitles that the model reads: `auto` for a file beside the video,
+    else a stream in it; `embedded` for a stream alone; `off`; or the path of a file.
     """
 
     video: str
@@ -150,6 +172,7 @@ class Request:
     stream: int | None = None
     picture_fps: float | None = None
     timestamps: str | None = None
+    subs: str = "auto"
 
     @property
     def picture_times(self) -> PictureTimes:
@@ -193,6 +216,7 @@ class RunConfig:
 
     `weights` and `kv` are precisions, `dtype` is that of the computation. `vision_chunk` is in temporal slices,
     `prefill_chunk` in tokens. `spare_tokens` is room in the KV cache beyond prompt and answer, for further questions.
+    `subtitle_tokens` of the `text_tokens` are for subtitles.
     `batch` sequences are decoded together: each has its cache, and they are encoded and prefilled one after the other.
     `sampled` is True at a temperature above 0. `device` is the kind of the device.
     """
@@ -213,6 +237,7 @@ class RunConfig:
     spare_tokens: int = 0
     sampled: bool = False
     device: str = "cuda"
+    subtitle_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,6 +284,19 @@ class TimeEstimate:
 
 
 @dataclass(frozen=True, slots=True)
+class PlannedSubtitles:
+    """The subtitles of a prompt, by start, and how many of the requested range are left out.
+
+    `source` and `language` are those of `Subtitles`.
+    """
+
+    source: str
+    language: str
+    cues: tuple[Cue, ...] = field(repr=False)
+    left_out: int
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """How a request runs, and the predicted memory and time. Sizes in pixels, memory in bytes.
 
@@ -282,6 +320,7 @@ class Plan:
     limits: tuple[str, ...]
     seconds: TimeEstimate
     score: float
+    subtitles: PlannedSubtitles | None = None
 
     @property
     def required_bytes(self) -> int:

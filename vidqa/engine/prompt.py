@@ -12,7 +12,8 @@ from torch import Tensor
 from vidqa.errors import ModelError
 from vidqa.models.family import Segment, TextSegment, VisionGrid
 from vidqa.models.spec import ModelSpec
-from vidqa.types import Plan, Turn
+from vidqa.planner.subtitle_budget import choose_cues, most_cue_tokens
+from vidqa.types import Cue, Plan, Turn
 from vidqa.video.reader import never
 
 if TYPE_CHECKING:
@@ -82,9 +83,31 @@ def text_positions(start: int, count: int) -> Tensor:
 
 
 def layout_of(prompt: PromptTokens, plan: Plan, loaded: "Loaded") -> tuple[Segment, ...]:
-    """Return a prompt's segments for the slices of a plan, as the model's family arranges them."""
-    model = loaded.model
-    return model.family.layout(prompt.head, prompt.tail, slice_times(plan, model.spec), loaded.tokenizer)
+    """Return a prompt's segments for the slices of a plan, as the model's family arranges them, with its subtitles."""
+    return _layout(prompt, plan, loaded, plan.subtitles.cues if plan.subtitles else ())
+
+
+def _layout(prompt: PromptTokens, plan: Plan, loaded: "Loaded", cues: Sequence[Cue]) -> tuple[Segment, ...]:
+    model, times = loaded.model, slice_times(plan, loaded.model.spec)
+    if not cues:
+        return model.family.layout(prompt.head, prompt.tail, times, loaded.tokenizer)
+    plain = _SpecialTokenBreaker(loaded.tokenizer.get_added_vocab())
+    subtitles = [replace(cue, text=plain(cue.text)) for cue in cues]
+    return model.family.layout(prompt.head, prompt.tail, times, loaded.tokenizer, subtitles)
+
+
+def fit_subtitles(prompt: PromptTokens, plan: Plan, loaded: "Loaded") -> Plan:
+    """Return the plan with the subtitles that fit their planned tokens, which were estimated without a tokenizer."""
+    if plan.subtitles is None:
+        return plan
+    cues, most = plan.subtitles.cues, plan.run_config.subtitle_tokens
+    without = text_tokens(_layout(prompt, plan, loaded, ()))
+    while cues and (tokens := text_tokens(_layout(prompt, plan, loaded, cues)) - without) > most:
+        counted = {cue: most_cue_tokens(cue, loaded.model.spec.vocabulary) for cue in cues}
+        room = min(int(sum(counted.values()) * most / tokens), sum(counted.values()) - 1)
+        cues = choose_cues(cues, plan.timestamps_seconds, room, counted.__getitem__)
+    left_out = plan.subtitles.left_out + len(plan.subtitles.cues) - len(cues)
+    return replace(plan, subtitles=replace(plan.subtitles, cues=cues, left_out=left_out))
 
 
 def slice_times(plan: Plan, spec: ModelSpec) -> list[float]:

@@ -60,10 +60,11 @@ def waiting_rows(spec: ModelSpec, run_config: RunConfig, phase: str) -> int:
     where n ≤ G, else in groups of less than n + G together (a bound that grows with G, as the search
     requires). If the tower is offloaded, embeddings wait on the host, and only the group that was just encoded is on
     the device; where text between slices shifts the chunks, also the slice of which a part was prefilled. The text
-    waits with its slices.
+    waits with its slices; subtitles between them are embedded when their slices are pushed, in pieces of at most n.
     """
     group = group_tokens(spec, run_config) + group_slices(spec, run_config) * spec.slice_text_tokens
     total = spec.video_tokens(run_config.frames, run_config.height, run_config.width)
+    total += run_config.subtitle_tokens if spec.slice_text_tokens else 0
     if run_config.placement.vision_offloaded:
         slice_tokens = spec.slice_tokens(run_config.height, run_config.width) if spec.slice_text_tokens else 0
         return group if phase == "vision" else min(slice_tokens, run_config.prefill_chunk)

@@ -23,6 +23,7 @@ from vidqa.planner.search import (
     search_space,
     smallest,
 )
+from vidqa.planner.subtitle_budget import with_subtitles
 from vidqa.types import Plan, RunConfig
 from vidqa.utils.units import format_bytes
 from vidqa.video.frame_sampling import sampled_times
@@ -73,6 +74,10 @@ def plan_video(problem: PlanningProblem) -> Plan:
 
 def try_plan(problem: PlanningProblem) -> Forecast:
     """Return the best plan that fits, or why there is none. Opens no file and loads nothing."""
+    return with_subtitles(problem, _try_plan(replace(problem, subtitle_tokens=0)), _try_plan)
+
+
+def _try_plan(problem: PlanningProblem) -> Forecast:
     problem = replace(problem, raised_wait_seconds=None)  # of an earlier plan, whose rates may have been others
     space = search_space(problem)
     best = best_run_config(problem, space)

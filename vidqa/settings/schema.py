@@ -98,6 +98,13 @@ def _count(value: Any) -> int:
     return value
 
 
+def _share(value: Any) -> float:
+    number = float(value.removesuffix("%")) / 100 if isinstance(value, str) and value.endswith("%") else float(value)
+    if isinstance(value, bool) or not 0 < number < 1:
+        raise ValueError(value)
+    return number
+
+
 def _boolean(value: Any) -> bool:
     if not isinstance(value, bool):
         raise ValueError(value)
@@ -153,6 +160,15 @@ ENGINE_SETTINGS: tuple[Setting, ...] = (
     Setting(
         "max_tokens", "max_tokens", "longest answer, in tokens", _count, "a whole number from 1", 256, "--max-tokens",
         metavar="N",
+    ),
+    Setting(
+        "subs", "subs", "subtitles that the model reads", _text,
+        "auto (a file beside the video, else a stream in it), embedded (a stream in it), off, or a file",
+        "auto", "--subs", metavar="auto|off|FILE",
+    ),
+    Setting(
+        "subs_share", "subtitle_share", "largest part of the context, and of the frames' tokens, that subtitles take",
+        _share, "a share such as 25% or 0.25", "25%", "--subs-share", metavar="SHARE",
     ),
 )  # fmt: skip
 TUI_SETTINGS: tuple[Setting, ...] = (
