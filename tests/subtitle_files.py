@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import av
+from av.packet import Packet
 from av.subtitles.subtitle import SubtitleSet
 
-from vidqa.types import Cue
+from vidqa.utils.cues import Cue
 
 CUES = (
     Cue(0.5, 1.5, "Hello there."),
@@ -56,29 +57,44 @@ def ass(cues: Sequence[Cue] = CUES) -> str:
     )
 
 
-def with_stream(clip: str | Path, target: Path, text: str, kind: str, language: str = "eng") -> Path:
-    """Copy a clip and add subtitles as a stream: `kind` is srt, webvtt or ass, copied, or mov_text, encoded.
+def with_stream(
+    clip: str | Path, target: Path, text: str, kind: str, language: str = "eng", begin: float = 0.0, forced: str = ""
+) -> Path:
+    """Copy a clip, its pictures `begin` seconds later, and add subtitles as a stream.
 
-    `text` is a subtitle file; for mov_text one in SRT.
+    `kind` is srt, webvtt or ass, copied, or mov_text, encoded from SRT. `forced` are subtitles in SRT that come before
+    it, as those of foreign words do.
     """
-    source = "srt" if kind == "mov_text" else kind
-    with (
-        av.open(str(clip)) as video,
-        av.open(io.BytesIO(text.encode()), format=source) as file,
-        av.open(str(target), "w") as out,
-    ):
+    files = [(text, kind)] if not forced else [(forced, "srt"), (text, kind)]
+    with av.open(str(clip)) as video, av.open(str(target), "w") as out:
         picture = video.streams.video[0]
-        pictures = out.add_stream_from_template(picture)
+        pictures, packets = out.add_stream_from_template(picture), list[Packet]()
+        for packet in video.demux(picture):
+            if packet.dts is not None:
+                packet.pts, packet.dts = (one + round(begin / packet.time_base) for one in (packet.pts, packet.dts))
+                packet.stream = pictures
+                packets.append(packet)
+        for written, one in files:
+            packets += _subtitle_packets(out, written, one, language)
+        if forced:
+            out.streams[1].disposition = av.stream.Disposition.forced | av.stream.Disposition.default
+        for packet in sorted(packets, key=lambda one: float(one.dts * one.time_base)):
+            out.mux(packet)
+    return target
+
+
+def _subtitle_packets(out: av.container.OutputContainer, text: str, kind: str, language: str) -> list[Packet]:
+    """Add a stream of subtitles to a file and return its packets."""
+    packets = []
+    with av.open(io.BytesIO(text.encode()), format="srt" if kind == "mov_text" else kind) as file:
         lines = file.streams.subtitles[0]
         if kind == "mov_text":
             stream = out.add_stream("mov_text")
             stream.codec_context.subtitle_header = _ASS_HEADER.encode()
-            stream.time_base = lines.time_base
-            stream.codec_context.time_base = lines.time_base
+            stream.time_base = stream.codec_context.time_base = lines.time_base
         else:
             stream = out.add_stream_from_template(lines)
         stream.metadata["language"] = language
-        packets = []
         for packet in file.demux(lines):
             if not packet.size:
                 continue
@@ -90,10 +106,4 @@ def with_stream(clip: str | Path, target: Path, text: str, kind: str, language: 
                 packet = encoded
             packet.stream = stream
             packets.append(packet)
-        for packet in video.demux(picture):
-            if packet.dts is not None:
-                packet.stream = pictures
-                packets.append(packet)
-        for packet in sorted(packets, key=lambda one: float(one.dts * one.time_base)):
-            out.mux(packet)
-    return target
+    return packets

@@ -16,6 +16,7 @@ PLANNED_ONLY = ("fp8",)
 KV_CHOICES = ("native", "int8")
 DECODER_DEADLINE_SECONDS = 60.0  # for one reply of the decoder process
 CLIP_DEADLINE_SECONDS = 600.0  # for all replies about one video
+SUBTITLE_SHARE = 0.25  # of the context, and of the video's tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,7 @@ class EngineConfig:
     isolate_decoder: bool = True
     decoder_deadline_seconds: float = DECODER_DEADLINE_SECONDS
     clip_deadline_seconds: float = CLIP_DEADLINE_SECONDS
-    subtitle_share: float = 0.25
+    subtitle_share: float = SUBTITLE_SHARE
 
 
 def config_path(environment: Mapping[str, str] = os.environ) -> Path:

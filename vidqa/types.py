@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from vidqa.utils.cues import PlannedSubtitles, Subtitles
+
 if TYPE_CHECKING:
     import numpy
 
@@ -14,24 +16,6 @@ PHASE_MARK = "vidqa phase: "  # how a phase's range in a profiler's trace begins
 
 
 FinishReason = Literal["stop", "length", "cancelled"]
-
-
-@dataclass(frozen=True, slots=True)
-class Cue:
-    """A subtitle as plain text on one line, and when a player that counts from 0 shows it, in seconds."""
-
-    start_seconds: float
-    end_seconds: float
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Subtitles:
-    """A video's subtitles by start. `source` is a file's name or `stream 2`, `language` is `en`, `eng`… or empty."""
-
-    source: str
-    language: str
-    cues: tuple[Cue, ...] = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,19 +265,6 @@ class TimeEstimate:
     def total_seconds(self) -> float:
         """Return the time of all stages."""
         return self.first_token_seconds + self.decode_seconds
-
-
-@dataclass(frozen=True, slots=True)
-class PlannedSubtitles:
-    """The subtitles of a prompt, by start, and how many of the requested range are left out.
-
-    `source` and `language` are those of `Subtitles`.
-    """
-
-    source: str
-    language: str
-    cues: tuple[Cue, ...] = field(repr=False)
-    left_out: int
 
 
 @dataclass(frozen=True, slots=True)

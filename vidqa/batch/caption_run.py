@@ -107,7 +107,7 @@ class CaptionRun:
         reads_existing: bool = False,
         reads_sidecars: bool = False,
     ) -> None:
-        """`reads_existing`: the prompt contains a clip's present caption; `reads_sidecars`: it may have its subtitles."""
+        """`reads_existing`: the prompt contains a clip's caption so far; `reads_sidecars`: or its subtitles."""
         self._clips, self._run, self._policy, self._captioner = clips, run, policy, captioner
         self._journal, self._index, self._writer, self._reads_existing = journal, index, writer, reads_existing
         self._reads_sidecars = reads_sidecars

@@ -10,7 +10,7 @@ from typing import Any
 from vidqa.batch.caption_requests import CaptionRequest, PlannedQuestion, request_for
 from vidqa.batch.clip_record import Clip, PendingClip, RunFingerprint
 from vidqa.batch.content_hash import content_id, hash_of
-from vidqa.config import EngineConfig
+from vidqa.config import SUBTITLE_SHARE, EngineConfig
 from vidqa.devices.device import find_device
 from vidqa.errors import VideoError, VideoUnreadable
 from vidqa.models.registry import Checkpoint, find_checkpoints
@@ -45,7 +45,7 @@ def _subtitle_settings(subs: str, share: float) -> dict[str, Any]:
     The default leaves older runs' keys as they were: their captions of clips without subtitles are what they would be.
     """
     chosen = {} if subs == AUTO else {"subs": subs if subs in CHOICES else content_id(subs)}
-    return chosen if share == EngineConfig.subtitle_share else chosen | {"subs_share": share}
+    return chosen if share == SUBTITLE_SHARE else chosen | {"subs_share": share}
 
 
 def revision_of(folder: Path) -> str:

@@ -13,7 +13,8 @@ from vidqa.errors import ModelError
 from vidqa.models.family import Segment, TextSegment, VisionGrid
 from vidqa.models.spec import ModelSpec
 from vidqa.planner.subtitle_budget import choose_cues, most_cue_tokens
-from vidqa.types import Cue, Plan, Turn
+from vidqa.types import Plan, Turn
+from vidqa.utils.cues import Cue
 from vidqa.video.reader import never
 
 if TYPE_CHECKING:

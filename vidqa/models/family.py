@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from vidqa.models.config_validation import Values
 from vidqa.models.spec import ModelSpec
-from vidqa.types import Cue, Flops, PixelBounds, RunConfig
+from vidqa.types import Flops, PixelBounds, RunConfig
+from vidqa.utils.cues import Cue
 
 if TYPE_CHECKING:
     import numpy

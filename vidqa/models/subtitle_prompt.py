@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from vidqa.types import Cue
+from vidqa.utils.cues import Cue
 
 _TITLE = "Subtitles:\n"
 

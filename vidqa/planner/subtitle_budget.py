@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from vidqa.planner.problem import PlanningProblem
-from vidqa.types import Cue, Plan, PlannedSubtitles, Request, VideoInfo
+from vidqa.types import Plan, Request, VideoInfo
+from vidqa.utils.cues import Cue, PlannedSubtitles
 
 if TYPE_CHECKING:
     from vidqa.planner.planner import Forecast
@@ -116,7 +117,8 @@ def _first_fitting(
     problem: PlanningProblem, plain: Plan, tokens: int, solve: "Callable[[PlanningProblem], Forecast]"
 ) -> _Trial | None:
     least = plain.visual_tokens * (1 - problem.config.subtitle_share)
-    while tokens >= min(_FEWEST_TRIED, plain.visual_tokens):
+    fewest = min(tokens, _FEWEST_TRIED)
+    while tokens >= max(fewest, 1):
         found = solve(replace(problem, subtitle_tokens=tokens))
         if found.plan is not None and found.plan.visual_tokens >= least:
             return _Trial(tokens, found)

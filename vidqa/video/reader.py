@@ -22,7 +22,8 @@ from typing import Any
 from vidqa import errors
 from vidqa.config import CLIP_DEADLINE_SECONDS, DECODER_DEADLINE_SECONDS
 from vidqa.errors import Interrupted, VideoError, VideoNotFound, VideoTooDamaged, VideoUnreadable
-from vidqa.types import NO_TIMES, Cue, Frame, PictureTimes, Subtitles, VideoInfo
+from vidqa.types import NO_TIMES, Frame, PictureTimes, VideoInfo
+from vidqa.utils.cues import Cue, Subtitles
 from vidqa.utils.units import format_timestamp
 from vidqa.video.open import Source, open_in_process
 from vidqa.video.picture_folder import file_identity, numbered_pictures

@@ -105,8 +105,8 @@ def decoded(data: bytes) -> tuple[str, str]:
     for mark, encoding in _MARKS:
         if data.startswith(mark):
             return data.decode(encoding, "replace"), encoding
-    if (encoding := _utf16_order(data)) is not None:
-        return data.decode(encoding, "replace"), encoding
+    if (order := _utf16_order(data)) is not None:
+        return data.decode(order, "replace"), order
     try:
         return data.decode(), "utf-8"
     except UnicodeDecodeError:

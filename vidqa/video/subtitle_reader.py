@@ -12,7 +12,8 @@ from typing import Any
 import av
 
 from vidqa.errors import VideoError, VideoUnreadable
-from vidqa.types import Subtitles, VideoInfo
+from vidqa.types import VideoInfo
+from vidqa.utils.cues import Subtitles
 from vidqa.utils.safe_text import safe_line
 from vidqa.utils.units import format_timestamp
 from vidqa.video.container import UNREADABLE, as_video_errors, discard_other_streams, open_container
@@ -123,7 +124,7 @@ def _events(container: Any, stream: Any, zero: float, notes: list[str]) -> Itera
         else:
             return
     notes.append(
-        f"The subtitles are read until {format_timestamp(max(start, 0.0))} only: they are too long or damaged."
+        f"The subtitles are read until {format_timestamp(max(start, 0.0))} only: the rest is too long or damaged."
     )
 
 

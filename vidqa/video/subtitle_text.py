@@ -9,7 +9,7 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from vidqa.types import Cue
+from vidqa.utils.cues import Cue
 
 MAX_CUE_CHARACTERS = 500
 _FIELDS = 8  # of an event before its text: ReadOrder, Layer, Style, Name, three margins, Effect

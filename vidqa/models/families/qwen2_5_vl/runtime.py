@@ -25,7 +25,7 @@ from vidqa.models.vision_tower import (
     mlp_by_tiles,
     resize_frame,
 )
-from vidqa.types import Cue
+from vidqa.utils.cues import Cue
 
 __all__ = [
     "LANGUAGE_MODEL", "VISION_TOWER", "decoder_layer", "encode", "hf_classes", "hf_config", "hf_video_inputs", "layout",
