@@ -167,7 +167,7 @@ def test_an_estimate_that_is_too_low_leaves_out_what_does_not_fit(
     """The plan's memory holds: the lines are cut to the tokens that were planned."""
     many = [Cue(n / 10, n / 10 + 0.05, f"{n} words and words " * 5) for n in range(39)]
     clip.with_suffix(".srt").write_text(srt(many))
-    monkeypatch.setattr("vidqa.planner.subtitle_budget.most_cue_tokens", lambda cue, vocabulary: 20)
+    monkeypatch.setattr("vidqa.planner.subtitle_budget.most_cue_tokens", lambda cue, spec: 20)
     answer = answer_in(ask(session, clip))
     plan = answer.plan
     assert plan.subtitles is not None and plan.run_config.subtitle_tokens == 39 * 20

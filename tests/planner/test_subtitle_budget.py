@@ -6,10 +6,11 @@ import pytest
 
 from tests.planner.plan_builders import SPEC_2B, made_cpu, made_problem
 from vidqa.models.families.qwen3_vl import RELEASED as QWEN3
+from vidqa.planner.explain import subtitle_note, unheard_note
 from vidqa.planner.memory_model import kv_capacity, required_bytes
 from vidqa.planner.planner import nearest_plan, try_plan
 from vidqa.planner.problem import PlanningProblem
-from vidqa.planner.subtitle_budget import choose_cues, cues_in_range, most_cue_tokens, subtitle_note, unheard_note
+from vidqa.planner.subtitle_budget import choose_cues, cues_in_range, most_cue_tokens
 from vidqa.types import Plan
 from vidqa.utils.cues import Cue, Subtitles
 
@@ -39,7 +40,7 @@ def test_without_subtitles_a_plan_is_what_it_was() -> None:
 def test_subtitles_are_planned_as_text() -> None:
     problem, cues = made_problem(8.0), lines(20, 60.0)
     without, plan = planned(problem), planned(with_lines(problem, cues))
-    tokens = sum(most_cue_tokens(cue, SPEC_2B.vocabulary) for cue in cues)
+    tokens = sum(most_cue_tokens(cue, SPEC_2B) for cue in cues)
     assert plan.subtitles is not None and plan.subtitles.cues == cues and plan.subtitles.left_out == 0
     assert plan.run_config.subtitle_tokens == tokens
     assert plan.prompt_tokens - plan.visual_tokens == without.prompt_tokens - without.visual_tokens + tokens
@@ -58,7 +59,7 @@ def test_the_video_keeps_its_share_and_everything_fits(gib: float, share: float)
     assert plan.visual_tokens >= without.visual_tokens * (1 - share)
     room = problem.context_left * share
     assert plan.run_config.subtitle_tokens <= room
-    assert sum(most_cue_tokens(cue, SPEC_2B.vocabulary) for cue in plan.subtitles.cues) <= room
+    assert sum(most_cue_tokens(cue, SPEC_2B) for cue in plan.subtitles.cues) <= room
     assert required_bytes(problem.spec, plan.run_config, problem.overhead) <= problem.budget_bytes
     assert plan.prompt_tokens + plan.run_config.max_tokens <= problem.spec.context_tokens
 

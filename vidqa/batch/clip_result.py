@@ -7,7 +7,7 @@ from typing import Any
 from vidqa.batch.caption_requests import PlannedQuestion
 from vidqa.batch.clip_record import ClipRecord, Failure, PendingClip, Segment, Span, utc_now
 from vidqa.messages import subtitle_values
-from vidqa.planner.subtitle_budget import unheard_note
+from vidqa.planner.explain import unheard_note
 from vidqa.types import Answer, Plan
 
 

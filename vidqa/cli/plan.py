@@ -88,8 +88,7 @@ def _object(video: VideoInfo, plan: Plan, others: "tuple[Alternative, ...]") -> 
 
 def _text_lines(task: "PlanningProblem", plan: Plan, others: "tuple[Alternative, ...]") -> list[str]:
     """Return the plan, its memory and its alternatives as text."""
-    from vidqa.planner.explain import sampling_gap_note
-    from vidqa.planner.subtitle_budget import subtitle_note, unheard_note
+    from vidqa.planner.explain import sampling_gap_note, subtitle_note, unheard_note
     from vidqa.planner.transformers_memory import vanilla_peak_bytes
 
     video, run_config = task.video, plan.run_config

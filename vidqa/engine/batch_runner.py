@@ -27,7 +27,7 @@ from vidqa.engine.timers import PhaseTimer, StageContext, Stopwatch
 from vidqa.errors import DoesNotFit, Interrupted, VideoError, VidqaError
 from vidqa.events import Answered, Event, Failed, Planned, StageStarted, TextDelta
 from vidqa.models.attention.selector import make_kernel
-from vidqa.planner.subtitle_budget import subtitle_note
+from vidqa.planner.explain import subtitle_note
 from vidqa.types import Answer, FinishReason, MemoryUse, Placement, Plan, Request, VideoInfo
 from vidqa.video.reader import VideoReader
 

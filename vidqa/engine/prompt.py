@@ -97,18 +97,25 @@ def _layout(prompt: PromptTokens, plan: Plan, loaded: "Loaded", cues: Sequence[C
     return model.family.layout(prompt.head, prompt.tail, times, loaded.tokenizer, subtitles)
 
 
-def fit_subtitles(prompt: PromptTokens, plan: Plan, loaded: "Loaded") -> Plan:
-    """Return the plan with the subtitles that fit their planned tokens, which were estimated without a tokenizer."""
-    if plan.subtitles is None:
+def fit_subtitles(prompt: PromptTokens, plan: Plan, cues: Sequence[Cue], loaded: "Loaded") -> Plan:
+    """Return the plan with as many of `cues` as fit the tokens planned for subtitles.
+
+    Plans are made without a tokenizer, so the lines that they chose may take more or fewer tokens than estimated.
+    """
+    if plan.subtitles is None or not plan.subtitles.cues:
         return plan
-    cues, most = plan.subtitles.cues, plan.run_config.subtitle_tokens
+    kept, most, left_out = plan.subtitles.cues, plan.run_config.subtitle_tokens, plan.subtitles.left_out
+    counted = {cue: most_cue_tokens(cue, loaded.model.spec) for cue in cues}
     without = text_tokens(_layout(prompt, plan, loaded, ()))
-    while cues and (tokens := text_tokens(_layout(prompt, plan, loaded, cues)) - without) > most:
-        counted = {cue: most_cue_tokens(cue, loaded.model.spec.vocabulary) for cue in cues}
-        room = min(int(sum(counted.values()) * most / tokens), sum(counted.values()) - 1)
-        cues = choose_cues(cues, plan.timestamps_seconds, room, counted.__getitem__)
-    left_out = plan.subtitles.left_out + len(plan.subtitles.cues) - len(cues)
-    return replace(plan, subtitles=replace(plan.subtitles, cues=cues, left_out=left_out))
+    while True:
+        tokens = text_tokens(_layout(prompt, plan, loaded, kept)) - without
+        if not kept or (tokens <= most and not left_out):
+            return replace(plan, subtitles=replace(plan.subtitles, cues=kept, left_out=len(cues) - len(kept)))
+        estimated = sum(map(counted.__getitem__, kept))
+        room = int(estimated * most / tokens)
+        fewer = room if tokens <= most else min(room, estimated - 1)
+        kept = choose_cues(cues, plan.timestamps_seconds, fewer, counted.__getitem__)
+        left_out = 0  # more were tried once
 
 
 def slice_times(plan: Plan, spec: ModelSpec) -> list[float]:

@@ -14,12 +14,12 @@ from vidqa.events import Degraded, Event, Noted
 from vidqa.models.registry import Checkpoint
 from vidqa.planner import calibration
 from vidqa.planner.budget import budget_bytes
-from vidqa.planner.explain import sampling_gap_note
+from vidqa.planner.explain import sampling_gap_note, subtitle_note
 from vidqa.planner.fallback import MAX_STEPS, gave_up, lower
 from vidqa.planner.latency import estimate_seconds
 from vidqa.planner.planner import plan_video
 from vidqa.planner.problem import PlanningProblem, cpu_threads, speed_of, with_cpu_threads
-from vidqa.planner.subtitle_budget import subtitle_note
+from vidqa.planner.subtitle_budget import cues_in_range
 from vidqa.types import Answer, FinishReason, MemoryUse, Plan, Request, Timing, VideoInfo
 from vidqa.video.picture_folder import file_identity
 from vidqa.video.reader import check_file, never
@@ -146,7 +146,8 @@ class RequestState:
         """Return the plan with the prompt's exact length, and with the subtitles that fit it."""
         from vidqa.engine.prompt import fit_subtitles, layout_of, text_tokens
 
-        self.plan = fit_subtitles(prompt, self.plan, loaded)
+        if self.cached_prompt is None:
+            self.plan = fit_subtitles(prompt, self.plan, cues_in_range(self.video, self.request), loaded)
         text = text_tokens(layout_of(prompt, self.plan, loaded))
         return replace(self.plan, prompt_tokens=self.plan.visual_tokens + text)
 

@@ -18,9 +18,9 @@ from vidqa.engine.request_state import PreviousRequest, RequestState, prompt_of,
 from vidqa.engine.timers import Callbacks, ignore_phase
 from vidqa.errors import Interrupted, UsageError
 from vidqa.events import Answered, Event, Planned
+from vidqa.planner.explain import unheard_note
 from vidqa.planner.planner import Forecast
 from vidqa.planner.request_checks import check_config, check_limits, check_request
-from vidqa.planner.subtitle_budget import unheard_note
 from vidqa.types import Plan, Request, VideoInfo
 from vidqa.video.reader import VideoReader, never, open_video
 

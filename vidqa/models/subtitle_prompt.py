@@ -13,8 +13,6 @@ def block_after_video(tail: Sequence[int], subtitles: Sequence[Cue], tokenizer: 
 
     Each line is tokenized alone, so its ids do not depend on its neighbours or on the question.
     """
-    if not subtitles:
-        return tuple(tail)
     lines = [f"[{_clock(cue.start_seconds)}] {cue.text}\n" for cue in subtitles]
     lines[-1] += "\n"  # an empty line ends the block
     ids: list[list[int]] = tokenizer([_TITLE, *lines], add_special_tokens=False)["input_ids"]

@@ -99,10 +99,9 @@ def _count(value: Any) -> int:
 
 
 def _share(value: Any) -> float:
-    number = float(value.removesuffix("%")) / 100 if isinstance(value, str) and value.endswith("%") else float(value)
-    if isinstance(value, bool) or not 0 < number < 1:
+    if isinstance(value, bool) or not isinstance(value, int | float | str) or not 0 < (share := float(value)) < 1:
         raise ValueError(value)
-    return number
+    return share
 
 
 def _boolean(value: Any) -> bool:
@@ -168,7 +167,7 @@ ENGINE_SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         "subs_share", "subtitle_share", "largest part of the context, and of the frames' tokens, that subtitles take",
-        _share, "a share such as 25% or 0.25", "25%", "--subs-share", metavar="SHARE",
+        _share, "a share above 0 and below 1", "0.25", "--subs-share", metavar="SHARE",
     ),
 )  # fmt: skip
 TUI_SETTINGS: tuple[Setting, ...] = (

@@ -21,7 +21,7 @@ from vidqa.video.subtitle_files import AUTO, CHOICES, OFF, find_sidecar, languag
 from vidqa.video.subtitle_text import ShownLines, event_lines, joined_cues
 
 _TEXT_CODECS = frozenset(("mov_text", "subrip", "srt", "ass", "ssa", "webvtt", "text"))
-_MAX_EVENTS = 50_000
+_MAX_EVENTS = 20_000
 _MAX_CHARACTERS = 4 * 2**20
 _READ_SECONDS = 20.0  # for a stream whose packets lie between the pictures of a long file
 _Disposition = av.stream.Disposition

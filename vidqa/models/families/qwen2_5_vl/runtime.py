@@ -44,7 +44,7 @@ def layout(
     subtitles: Sequence[Cue] = (),
 ) -> tuple[Segment, ...]:
     """Return a prompt's segments: all slices in one, without text about their times, then subtitles with theirs."""
-    after = block_after_video(tail, subtitles, tokenizer)
+    after = block_after_video(tail, subtitles, tokenizer) if subtitles else tuple(tail)
     return TextSegment(tuple(head)), VisionSegment(len(slice_times)), TextSegment(after)
 
 
