@@ -245,7 +245,8 @@ def summary_lines(summary: RunSummary) -> list[str]:
     if summary.failed or summary.skipped["failed before"]:
         lines.append("--retry-failed tries the failed clips again")
     if summary.unheard:
-        lines.append(f"the sound of {summary.unheard} clips is not heard and nothing of it is written (--subs)")
+        clips = f"{summary.unheard} clip{'s' * (summary.unheard != 1)}"
+        lines.append(f"the sound of {clips} is not heard, and there are no subtitles (--subs)")
     if summary.ended:
         lines.append(f"ended early: {summary.ended}")
     return lines
