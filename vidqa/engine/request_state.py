@@ -146,7 +146,7 @@ class RequestState:
         """Return the plan with the prompt's exact length, and with the subtitles that fit it."""
         from vidqa.engine.prompt import fit_subtitles, layout_of, text_tokens
 
-        if self.cached_prompt is None:
+        if self.cached_prompt is None and self.plan.subtitles is not None:
             self.plan = fit_subtitles(prompt, self.plan, cues_in_range(self.video, self.request), loaded)
         text = text_tokens(layout_of(prompt, self.plan, loaded))
         return replace(self.plan, prompt_tokens=self.plan.visual_tokens + text)
