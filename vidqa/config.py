@@ -16,6 +16,7 @@ PLANNED_ONLY = ("fp8",)
 KV_CHOICES = ("native", "int8")
 DECODER_DEADLINE_SECONDS = 60.0  # for one reply of the decoder process
 CLIP_DEADLINE_SECONDS = 600.0  # for all replies about one video
+SUBTITLE_SHARE = 0.25  # of the context, and of the video's tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,8 @@ class EngineConfig:
     a slice and 16 tokens. `cpu_threads` is torch's number of threads, for the whole process. `remember` saves
     planned and measured peaks in the user's state folder. `calibrate` measures the device's speed before a model is
     loaded on it for the first time, stores it and the times of answers there, and plans by them; else speeds are
-    estimated. `count_tensors` counts live tensors where the device has no counter, for about 5 µs an operator.
+    estimated. `subtitle_share` is the largest part of the context, and of the video's tokens, that subtitles take.
+    `count_tensors` counts live tensors where the device has no counter, for about 5 µs an operator.
     """
 
     model: str = "demo"
@@ -58,6 +60,7 @@ class EngineConfig:
     isolate_decoder: bool = True
     decoder_deadline_seconds: float = DECODER_DEADLINE_SECONDS
     clip_deadline_seconds: float = CLIP_DEADLINE_SECONDS
+    subtitle_share: float = SUBTITLE_SHARE
 
 
 def config_path(environment: Mapping[str, str] = os.environ) -> Path:

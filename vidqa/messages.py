@@ -34,6 +34,14 @@ def time_text(plan: Plan) -> str:
     )
 
 
+def subtitle_values(plan: Plan) -> dict[str, Any]:
+    """Return the entry `subtitles` of a plan's object; none without subtitles."""
+    if (planned := plan.subtitles) is None:
+        return {}
+    names = {"source": planned.source, "language": planned.language}
+    return {"subtitles": names | {"lines": len(planned.cues), "left_out": planned.left_out}}
+
+
 def plan_memory(plan: Plan) -> dict[str, Any]:
     """Return the figures of a plan's memory, with the keys of `--json`."""
     return {

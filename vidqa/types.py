@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from vidqa.utils.cues import PlannedSubtitles, Subtitles
+
 if TYPE_CHECKING:
     import numpy
 
@@ -23,7 +25,8 @@ class VideoInfo:
     `width` and `height` are those of the picture as shown: after rotation and pixel aspect. `pts_seconds` has one
     presentation time per frame, ascending; times are those of the file, so `start_seconds` need not be zero.
     `lead_seconds` is the time before the first picture, for example where sound begins first; `duration_seconds`
-    includes it. `sources` has the origin of each value (`header`, `packets`, `derived`...).
+    includes it. `sources` has the origin of each value (`header`, `packets`, `derived`...). `subtitles` and `has_sound`
+    are filled where subtitles were asked for.
     """
 
     path: str
@@ -44,6 +47,8 @@ class VideoInfo:
     sources: Mapping[str, str] = field(repr=False)
     notes: tuple[str, ...] = ()
     lead_seconds: float = 0.0
+    subtitles: Subtitles | None = None
+    has_sound: bool = False
 
     def shown_seconds(self, index: int) -> float:
         """Return when a player that counts from 0 shows a frame."""
@@ -131,7 +136,8 @@ class Request:
 
     `stream` is the index of the video stream, as FFmpeg counts streams; None for the best. Where the video is a folder
     of numbered pictures, `picture_fps` is their rate, and `timestamps` a file with a time in seconds for each of them;
-    for a file neither counts.
+    for a file neither counts. `subs` chooses the subtitles that the model reads: `auto` for a file beside the video,
+    else a stream in it; `embedded` for a stream alone; `off`; or the path of a file.
     """
 
     video: str
@@ -150,6 +156,7 @@ class Request:
     stream: int | None = None
     picture_fps: float | None = None
     timestamps: str | None = None
+    subs: str = "auto"
 
     @property
     def picture_times(self) -> PictureTimes:
@@ -193,6 +200,7 @@ class RunConfig:
 
     `weights` and `kv` are precisions, `dtype` is that of the computation. `vision_chunk` is in temporal slices,
     `prefill_chunk` in tokens. `spare_tokens` is room in the KV cache beyond prompt and answer, for further questions.
+    `subtitle_tokens` of the `text_tokens` are for subtitles.
     `batch` sequences are decoded together: each has its cache, and they are encoded and prefilled one after the other.
     `sampled` is True at a temperature above 0. `device` is the kind of the device.
     """
@@ -213,6 +221,7 @@ class RunConfig:
     spare_tokens: int = 0
     sampled: bool = False
     device: str = "cuda"
+    subtitle_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,6 +291,7 @@ class Plan:
     limits: tuple[str, ...]
     seconds: TimeEstimate
     score: float
+    subtitles: PlannedSubtitles | None = None
 
     @property
     def required_bytes(self) -> int:

@@ -223,7 +223,7 @@ def test_every_field_of_a_run_config_is_tested() -> None:
     }  # fmt: skip
     # The prompt itself says how long it is, one request is one sequence, and its temperature says whether it samples;
     # the model is on its device.
-    only_predicted = {"text_tokens", "batch", "sampled", "device"}
+    only_predicted = {"text_tokens", "subtitle_tokens", "batch", "sampled", "device"}
     assert {field.name for field in fields(RunConfig)} == tried | only_predicted
 
 

@@ -68,6 +68,24 @@ def test_float16_is_planned_with_its_float32_residual_streams(name: str) -> None
     check_plans(spec, tuple(run_config_of(spec, one, weights="fp16", dtype="fp16", kv="fp16") for one in SHAPES))
 
 
+@pytest.mark.parametrize("name", ["Qwen/Qwen2.5-VL-3B-Instruct", "Qwen/Qwen3-VL-4B-Instruct"])
+def test_subtitles_are_planned_as_they_are_replayed(name: str) -> None:
+    """Behind the video as a part of the text after it, or between its slices, where they wait with them."""
+    spec = shallow(released()[name])
+    run_configs = tuple(
+        run_config_of(
+            spec, shape, vision_chunk=vision, prefill_chunk=chunk, text_tokens=100 + lines, subtitle_tokens=lines
+        )
+        for shape, vision, chunk, lines in (
+            ("many small", 1, 256, 200),
+            ("many small", 2, 512, 412),
+            ("many small", 2, 512, 30),
+            ("some", 8, 1024, 900),
+        )
+    )
+    check_plans(spec, run_configs)
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_slopes(name: str) -> None:
     spec = shallow(released()[name])

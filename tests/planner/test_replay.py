@@ -65,13 +65,17 @@ class BlankFrames:
 
 
 def segments(spec: ModelSpec, run_config: RunConfig) -> tuple[Segment, ...]:
-    """Return a prompt's segments, with as much text between slices as a plan allows for."""
-    head, tail = (TextSegment(tuple(range(count))) for count in (HEAD, run_config.text_tokens - HEAD))
+    """Return a prompt's segments, with as much text between slices as a plan allows for; subtitles in the middle."""
+    subtitles = run_config.subtitle_tokens if spec.slice_text_tokens else 0
+    head, tail, lines = (
+        TextSegment(tuple(range(count))) for count in (HEAD, run_config.text_tokens - HEAD - subtitles, subtitles)
+    )
     slices = spec.slices(run_config.frames)
     if not spec.slice_text_tokens:
         return head, VisionSegment(slices), tail
     text = TextSegment(tuple(range(spec.slice_text_tokens)))
-    return head, *(text, VisionSegment(1)) * slices, tail
+    rest = slices // 2
+    return head, *(text, VisionSegment(1)) * (slices - rest), lines, *(text, VisionSegment(1)) * rest, tail
 
 
 def run_phases(replay: Replay, run_config: RunConfig, spec: ModelSpec) -> dict[str, int]:

@@ -148,7 +148,7 @@ class RequestPlanner:
     def _cached_plan(self, video: VideoInfo, request: Request) -> tuple[int, Plan]:
         """Return the plan for clips of this shape, made anew after some seconds, as free memory changes."""
         size = (video.width, video.height, video.coded_width, video.coded_height)
-        key = (*size, video.lead_seconds, video.pts_seconds, replace(request, video=""))
+        key = (*size, video.lead_seconds, video.pts_seconds, video.subtitles, replace(request, video=""))
         now = time.monotonic()
         if key not in self._plans or now - self._plans[key][0] > _PLAN_CACHE_SECONDS:
             if len(self._plans) >= _PLAN_CACHE_SIZE:

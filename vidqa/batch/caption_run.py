@@ -18,10 +18,11 @@ from typing import Literal
 
 from vidqa.batch.caption_writer import CaptionWriter
 from vidqa.batch.clip_record import Captioner, Clip, ClipRecord, Failure, PendingClip, RunFingerprint, utc_now
-from vidqa.batch.content_hash import content_id
+from vidqa.batch.content_hash import content_id, with_sidecar
 from vidqa.batch.journal import IndexEntry, Journal, JournalIndex
 from vidqa.errors import VidqaError
 from vidqa.utils.safe_text import safe_line
+from vidqa.video.subtitle_files import find_sidecar
 
 SkipReason = Literal["done", "failed before", "not failed", "has a caption of its own"]
 _MIN_FINISHED = 20  # a fraction of failures counts from this many finished clips on
@@ -48,13 +49,17 @@ class RunPolicy:
 
 @dataclass(slots=True)
 class RunSummary:
-    """Totals of a run. `clip_seconds` has each clip's share of the time; `ended` says why the run ended early."""
+    """Totals of a run. `clip_seconds` has each clip's share of the time; `ended` says why the run ended early.
+
+    `unheard` clips have sound and no subtitles.
+    """
 
     captioned: int = 0
     failed: int = 0
     tokens: int = 0
     seconds: float = 0.0
     ended: str = ""
+    unheard: int = 0
     skipped: Counter[SkipReason] = field(default_factory=Counter)
     clip_seconds: "array[float]" = field(default_factory=lambda: array("f"))  # 4 MB for a million clips
 
@@ -78,6 +83,7 @@ class RunSummary:
         self.captioned += record.status == "done"
         self.failed += record.status == "failed"
         self.tokens += record.tokens
+        self.unheard += bool(record.plan.get("unheard"))
         self.clip_seconds.append(record.seconds)
 
 
@@ -99,10 +105,12 @@ class CaptionRun:
         writer: CaptionWriter,
         *,
         reads_existing: bool = False,
+        reads_sidecars: bool = False,
     ) -> None:
-        """`reads_existing`: whether the prompt contains a clip's present caption."""
+        """`reads_existing`: the prompt contains a clip's caption so far; `reads_sidecars`: or its subtitles."""
         self._clips, self._run, self._policy, self._captioner = clips, run, policy, captioner
         self._journal, self._index, self._writer, self._reads_existing = journal, index, writer, reads_existing
+        self._reads_sidecars = reads_sidecars
         self._not_captioned: queue.SimpleQueue[SkippedClip | ClipRecord] = queue.SimpleQueue()  # from prefetch threads
         self._pending: dict[str, PendingClip] = {}
         self.summary = RunSummary()
@@ -151,6 +159,7 @@ class CaptionRun:
             status = os.stat(clip.path)
             known = entry is not None and (entry.modified_ns, entry.size_bytes) == (status.st_mtime_ns, status.st_size)
             content = entry.content if entry is not None and known else content_id(clip.path)
+            content = with_sidecar(content, find_sidecar(clip.path) if self._reads_sidecars else None)
             attempt = 1
             if entry is not None and entry.content == content:
                 if entry.status == "done":

@@ -4,7 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
 from vidqa.batch.caption_requests import CaptionRequest, ClipSegmenter, PlannedQuestion, RequestPlanner, bucketed
@@ -19,6 +19,7 @@ from vidqa.events import Answered, Event, Failed, StageProgress, StageStarted
 from vidqa.planner.planner import Forecast
 from vidqa.types import Placement, Request, VideoInfo
 from vidqa.video.reader import Decoding, VideoReader, open_source
+from vidqa.video.subtitle_files import OFF
 
 _MAX_WAITING = 48  # clips that wait for others of their bucket, and that are prefetched
 
@@ -76,7 +77,8 @@ class CaptionerConfig:
         """How files are decoded."""
         deadline = self.prefetch.clip_deadline_seconds
         seconds = min(self.engine.decoder_deadline_seconds, deadline)
-        return Decoding(self.engine.isolate_decoder, seconds, deadline, gives_way=True)
+        subs = self.request.request.subs
+        return Decoding(self.engine.isolate_decoder, seconds, deadline, gives_way=True, subs=subs)
 
     def to_object(self) -> dict[str, Any]:
         """Return it as JSON types, for a worker process."""
@@ -184,8 +186,8 @@ class SessionCaptioner:
 
     def _questions(self, pending: Iterable[PendingClip]) -> Iterator[PlannedQuestion]:
         """Yield each clip's questions, no new clip's while finishing. Runs in the prefetcher's threads."""
-        segments = self._config.request.segments
-        with suppress(Interrupted), ClipSegmenter(segments, self._config.decoding, lambda: self._finishing) as splitter:
+        segments, decoding = self._config.request.segments, replace(self._config.decoding, subs=OFF)
+        with suppress(Interrupted), ClipSegmenter(segments, decoding, lambda: self._finishing) as splitter:
             for clip in pending:
                 if self._finishing:
                     return

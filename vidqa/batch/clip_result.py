@@ -6,6 +6,8 @@ from typing import Any
 
 from vidqa.batch.caption_requests import PlannedQuestion
 from vidqa.batch.clip_record import ClipRecord, Failure, PendingClip, Segment, Span, utc_now
+from vidqa.messages import subtitle_values
+from vidqa.planner.explain import unheard_note
 from vidqa.types import Answer, Plan
 
 
@@ -37,6 +39,8 @@ class ClipResult:
         """Add a segment's caption; an empty one is a failure."""
         assert question.request is not None
         self.prompt, self.plan = question.request.question, plan_figures(answer.plan)
+        if any(unheard_note(answer.video, question.request)):
+            self.plan = {**self.plan, "unheard": True}
         self.notes |= dict.fromkeys((*answer.notes, *answer.degraded))
         self.tokens += answer.plan.prompt_tokens + answer.timing.tokens
         caption = answer.text.strip()
@@ -84,5 +88,5 @@ def plan_figures(plan: Plan) -> dict[str, Any]:
     return {
         "frames": run_config.frames, "width": run_config.width, "height": run_config.height,
         "visual_tokens": plan.visual_tokens,
-        "weights": run_config.weights, "kv": run_config.kv, "batch": run_config.batch,
+        "weights": run_config.weights, "kv": run_config.kv, "batch": run_config.batch, **subtitle_values(plan),
     }  # fmt: skip

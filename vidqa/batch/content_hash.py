@@ -30,6 +30,12 @@ def content_id(path: str) -> str:
     return f"{size}-{digest.hexdigest()[:32]}"
 
 
+def with_sidecar(content: str, sidecar: str | None) -> str:
+    """Return a clip's `content_id` together with its subtitle file's, if it has one; raises OSError."""
+    video = content.partition("+")[0]
+    return video if sidecar is None else f"{video}+{content_id(sidecar)}"
+
+
 def _open_without_blocking(path: str, flags: int) -> int:
     """Open a path; opening a named pipe would otherwise block until it has a writer."""
     return os.open(path, flags | os.O_NONBLOCK)

@@ -10,20 +10,21 @@ from typing import Any
 from vidqa.batch.caption_requests import CaptionRequest, PlannedQuestion, request_for
 from vidqa.batch.clip_record import Clip, PendingClip, RunFingerprint
 from vidqa.batch.content_hash import content_id, hash_of
-from vidqa.config import EngineConfig
+from vidqa.config import SUBTITLE_SHARE, EngineConfig
 from vidqa.devices.device import find_device
 from vidqa.errors import VideoError, VideoUnreadable
 from vidqa.models.registry import Checkpoint, find_checkpoints
 from vidqa.planner.model_choice import plan_best
 from vidqa.planner.problem import planning_problems
 from vidqa.video.reader import open_video
+from vidqa.video.subtitle_files import AUTO, CHOICES
 
 CheckpointChooser = Callable[[EngineConfig, CaptionRequest, Sequence[Clip]], Checkpoint]
 
 
 def make_fingerprint(caption_request: CaptionRequest, config: EngineConfig, checkpoint: Checkpoint) -> RunFingerprint:
     """Return a run's fingerprint; it depends on settings that change answers, not on the memory that is free."""
-    left_out = ("video", "question", "history", "picture_fps", "timestamps")
+    left_out = ("video", "question", "history", "picture_fps", "timestamps", "subs")
     request = asdict(caption_request.request)
     settings: dict[str, Any] = {key: value for key, value in request.items() if key not in left_out}
     settings |= {
@@ -31,10 +32,20 @@ def make_fingerprint(caption_request: CaptionRequest, config: EngineConfig, chec
     }  # fmt: skip
     if config.max_wait_seconds != "auto":  # the default leaves older runs' keys as they were
         settings["max_wait"] = config.max_wait_seconds
+    settings |= _subtitle_settings(caption_request.request.subs, config.subtitle_share)
     revision, prompt = revision_of(checkpoint.local_folder()), caption_request.prompt.text
     encoded = json.dumps(settings, sort_keys=True)
     key = hash_of(checkpoint.name, revision, prompt, encoded)
     return RunFingerprint(key, checkpoint.name, revision, prompt, json.loads(encoded))
+
+
+def _subtitle_settings(subs: str, share: float) -> dict[str, Any]:
+    """Return what subtitles add to the settings; a file beside a clip counts in the clip's content instead.
+
+    The default leaves older runs' keys as they were: their captions of clips without subtitles are what they would be.
+    """
+    chosen = {} if subs == AUTO else {"subs": subs if subs in CHOICES else content_id(subs)}
+    return chosen if share == SUBTITLE_SHARE else chosen | {"subs_share": share}
 
 
 def revision_of(folder: Path) -> str:

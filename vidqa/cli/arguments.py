@@ -162,6 +162,7 @@ def make_request(arguments: argparse.Namespace, settings: Settings, question: st
         stream=getattr(arguments, "stream", None),
         picture_fps=getattr(arguments, "picture_fps", None),
         timestamps=getattr(arguments, "timestamps", None),
+        subs=settings.subs,
     )
 
 
@@ -189,6 +190,7 @@ def make_config(arguments: argparse.Namespace, settings: Settings, model: str) -
         calibrate=settings.calibrate,
         isolate_decoder=not arguments.decode_in_process,
         clip_deadline_seconds=arguments.deadline,
+        subtitle_share=settings.subtitle_share,
     )
 
 

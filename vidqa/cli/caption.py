@@ -21,6 +21,7 @@ from vidqa.cli.arguments import (
 )
 from vidqa.cli.console import ExitCode, ReceivedSignal, StderrReporter, handle_signals
 from vidqa.errors import Interrupted, UsageError, VidqaError
+from vidqa.video.subtitle_files import AUTO, CHOICES, EMBEDDED, SUFFIXES
 
 if TYPE_CHECKING:
     from vidqa.batch.caption_run import CaptionRun
@@ -156,6 +157,7 @@ def _configure(
 
     settings = settings_for(arguments)
     request = make_request(arguments, settings, "")
+    request = replace(request, subs=_subtitles(request.subs, arguments, len(selection.all_clips)))
     check_limits(request)
     check_text("The prompt (--prompt)", arguments.prompt)
     segments = parse_segments(arguments.segments) if arguments.segments else None
@@ -169,6 +171,20 @@ def _configure(
     prefetch = PrefetchOptions(clip_deadline_seconds=engine.clip_deadline_seconds)
     config = CaptionerConfig(engine, caption_request, fingerprint.key, _batch_size(arguments.batch), prefetch)
     return config, fingerprint
+
+
+def _subtitles(subs: str, arguments: argparse.Namespace, clips: int) -> str:
+    """Return the choice of subtitles; raises UsageError for one file for several clips.
+
+    Where captions themselves become .srt or .vtt files beside the clips, those are no subtitles.
+    """
+    if subs not in CHOICES and clips != 1:
+        raise UsageError(
+            f"--subs {subs} is one file for {clips} clips.",
+            "Put NAME.srt beside each clip and leave --subs away, or caption one clip.",
+        )
+    own = subs == AUTO and f".{arguments.format}" in SUFFIXES and not arguments.output
+    return EMBEDDED if own else subs
 
 
 def _caption(
@@ -201,6 +217,7 @@ def _caption(
         caption_run = CaptionRun(
             selection.clips, fingerprint, policy, captioner, journal, index, writer,
             reads_existing="existing" in config.request.prompt.fields,
+            reads_sidecars=config.request.request.subs == AUTO,
         )  # fmt: skip
         _follow(caption_run, progress, received)
     if received.number is not None:

@@ -233,7 +233,7 @@ def progress_lines(state: ProgressState) -> tuple[str, str]:
 
 
 def summary_lines(summary: RunSummary) -> list[str]:
-    """Return the totals of a run as up to four lines."""
+    """Return the totals of a run as up to five lines."""
     speed = (
         f" · {summary.clips_per_minute:.0f} clips/min · p50 {summary.percentile(50):.2f} s, p95 "
         f"{summary.percentile(95):.2f} s a clip"
@@ -244,6 +244,9 @@ def summary_lines(summary: RunSummary) -> list[str]:
         lines.append(f"skipped: {', '.join(f'{count} {reason}' for reason, count in summary.skipped.items())}")
     if summary.failed or summary.skipped["failed before"]:
         lines.append("--retry-failed tries the failed clips again")
+    if summary.unheard:
+        clips = f"{summary.unheard} clip{'s' * (summary.unheard != 1)}"
+        lines.append(f"the sound of {clips} is not heard, and there are no subtitles (--subs)")
     if summary.ended:
         lines.append(f"ended early: {summary.ended}")
     return lines
@@ -255,7 +258,7 @@ def summary_object(summary: RunSummary) -> dict[str, Any]:
         "captioned": summary.captioned, "failed": summary.failed, "skipped": dict(summary.skipped),
         "seconds": round(summary.seconds, 3), "clips_per_minute": round(summary.clips_per_minute, 2),
         "tokens": summary.tokens, "p50_s": round(summary.percentile(50), 4), "p95_s": round(summary.percentile(95), 4),
-        "ended": summary.ended or None,
+        "ended": summary.ended or None, **({"unheard": summary.unheard} if summary.unheard else {}),
     }  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from typing import Any
 
-from vidqa.messages import above_plan
+from vidqa.messages import above_plan, subtitle_values
 from vidqa.types import Answer, Plan, VideoInfo
 
 SCHEMA_VERSION = 1
@@ -47,6 +47,7 @@ def plan_object(plan: Plan) -> dict[str, Any]:
         "predicted_s": _seconds(plan.seconds, "start video vision prefill first_token decode", digits=3, suffix=""),
         "speed": plan.seconds.source,
         "score": round(plan.score, 3),
+        **subtitle_values(plan),
     }
 
 

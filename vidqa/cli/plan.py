@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
     settings = settings_for(arguments)
     request = make_request(arguments, settings, arguments.question)
     check_request(request)
-    video = as_named(probe_facts(request.video, request.stream, request.picture_times), arguments)
+    video = as_named(probe_facts(request.video, request.stream, request.picture_times, request.subs), arguments)
     config = make_config(arguments, settings, settings.model or planned_model())
     if arguments.gpu == "all":
         return _print_matrix(arguments.json, config, video, request, named=settings.model is not None)
@@ -88,7 +88,7 @@ def _object(video: VideoInfo, plan: Plan, others: "tuple[Alternative, ...]") -> 
 
 def _text_lines(task: "PlanningProblem", plan: Plan, others: "tuple[Alternative, ...]") -> list[str]:
     """Return the plan, its memory and its alternatives as text."""
-    from vidqa.planner.explain import sampling_gap_note
+    from vidqa.planner.explain import sampling_gap_note, subtitle_note, unheard_note
     from vidqa.planner.transformers_memory import vanilla_peak_bytes
 
     video, run_config = task.video, plan.run_config
@@ -116,8 +116,12 @@ def _text_lines(task: "PlanningProblem", plan: Plan, others: "tuple[Alternative,
     lines += [f"compare   {format_bytes(plain)} in one pass with unfused attention and 16-bit weights"]
     lines += [f"limit     {limit}" for limit in plan.limits]
     lines += [
-        f"note      {note}" for note in (*task.video.notes, *task.device.notes, *sampling_gap_note(plan, task.request))
-    ]
+        f"note      {note}"
+        for note in (
+            *task.video.notes, *subtitle_note(plan), *unheard_note(task.video, task.request), *task.device.notes,
+            *sampling_gap_note(plan, task.request),
+        )
+    ]  # fmt: skip
     lines += [f"{other.kind:<10}{_alternative(other)}" for other in others]
     return [*lines, f"frames at {_times(plan)}"]
 

@@ -27,6 +27,7 @@ from vidqa.engine.timers import PhaseTimer, StageContext, Stopwatch
 from vidqa.errors import DoesNotFit, Interrupted, VideoError, VidqaError
 from vidqa.events import Answered, Event, Failed, Planned, StageStarted, TextDelta
 from vidqa.models.attention.selector import make_kernel
+from vidqa.planner.explain import subtitle_note
 from vidqa.types import Answer, FinishReason, MemoryUse, Placement, Plan, Request, VideoInfo
 from vidqa.video.reader import VideoReader
 
@@ -166,6 +167,7 @@ def _is_alike(state: RequestState, video: VideoInfo, request: Request) -> bool:
 def _geometry(video: VideoInfo) -> tuple[object, ...]:
     return (
         video.width, video.height, video.coded_width, video.coded_height, video.lead_seconds, video.pts_seconds,
+        video.subtitles,
     )  # fmt: skip
 
 
@@ -210,14 +212,15 @@ class BatchItem:
     def finished_answer(self, memory: MemoryUse) -> Answer:
         """Return the answer, with the plan that ran; loading counts for no request of a batch."""
         assert self.reason and self.prompt_runner and self.prompt_runner.vision_embeddings
-        self.state.load_seconds, self.state.notes = 0.0, list(self.reader.notes)
+        self.state.load_seconds, self.state.notes = 0.0, [*self.reader.notes, *subtitle_note(self.plan)]
         plan = self.prompt_runner.vision_embeddings.plan_that_ran(self.plan)
         return self.state.finished_answer(plan, self.reason, memory)
 
     def prefix_key(self) -> tuple[object, ...]:
         """Return what must be equal for two prompts to begin with the same keys and values."""
         run_config = self.plan.run_config
-        return self.state.video_key, self.plan.indices, run_config.height, run_config.width, self.prompt.head
+        size = run_config.height, run_config.width
+        return self.state.video_key, self.plan.indices, size, self.prompt.head, self.plan.subtitles
 
 
 class BatchRunner:

@@ -12,7 +12,9 @@ from torch import Tensor
 from vidqa.errors import ModelError
 from vidqa.models.family import Segment, TextSegment, VisionGrid
 from vidqa.models.spec import ModelSpec
+from vidqa.planner.subtitle_budget import choose_cues, most_cue_tokens
 from vidqa.types import Plan, Turn
+from vidqa.utils.cues import Cue
 from vidqa.video.reader import never
 
 if TYPE_CHECKING:
@@ -82,9 +84,38 @@ def text_positions(start: int, count: int) -> Tensor:
 
 
 def layout_of(prompt: PromptTokens, plan: Plan, loaded: "Loaded") -> tuple[Segment, ...]:
-    """Return a prompt's segments for the slices of a plan, as the model's family arranges them."""
-    model = loaded.model
-    return model.family.layout(prompt.head, prompt.tail, slice_times(plan, model.spec), loaded.tokenizer)
+    """Return a prompt's segments for the slices of a plan, as the model's family arranges them, with its subtitles."""
+    return _layout(prompt, plan, loaded, plan.subtitles.cues if plan.subtitles else ())
+
+
+def _layout(prompt: PromptTokens, plan: Plan, loaded: "Loaded", cues: Sequence[Cue]) -> tuple[Segment, ...]:
+    model, times = loaded.model, slice_times(plan, loaded.model.spec)
+    if not cues:
+        return model.family.layout(prompt.head, prompt.tail, times, loaded.tokenizer)
+    plain = _SpecialTokenBreaker(loaded.tokenizer.get_added_vocab())
+    subtitles = [replace(cue, text=plain(cue.text)) for cue in cues]
+    return model.family.layout(prompt.head, prompt.tail, times, loaded.tokenizer, subtitles)
+
+
+def fit_subtitles(prompt: PromptTokens, plan: Plan, cues: Sequence[Cue], loaded: "Loaded") -> Plan:
+    """Return the plan with as many of `cues` as fit the tokens planned for subtitles.
+
+    Plans are made without a tokenizer, so the lines that they chose may take more or fewer tokens than estimated.
+    """
+    if plan.subtitles is None or not plan.subtitles.cues:
+        return plan
+    kept, most, left_out = plan.subtitles.cues, plan.run_config.subtitle_tokens, plan.subtitles.left_out
+    counted = {cue: most_cue_tokens(cue, loaded.model.spec) for cue in cues}
+    without = text_tokens(_layout(prompt, plan, loaded, ()))
+    while True:
+        tokens = text_tokens(_layout(prompt, plan, loaded, kept)) - without
+        if not kept or (tokens <= most and not left_out):
+            return replace(plan, subtitles=replace(plan.subtitles, cues=kept, left_out=len(cues) - len(kept)))
+        estimated = sum(map(counted.__getitem__, kept))
+        room = int(estimated * most / tokens)
+        fewer = room if tokens <= most else min(room, estimated - 1)
+        kept = choose_cues(cues, plan.timestamps_seconds, fewer, counted.__getitem__)
+        left_out = 0  # more were tried once
 
 
 def slice_times(plan: Plan, spec: ModelSpec) -> list[float]:

@@ -14,14 +14,16 @@ from vidqa.events import Degraded, Event, Noted
 from vidqa.models.registry import Checkpoint
 from vidqa.planner import calibration
 from vidqa.planner.budget import budget_bytes
-from vidqa.planner.explain import sampling_gap_note
+from vidqa.planner.explain import sampling_gap_note, subtitle_note
 from vidqa.planner.fallback import MAX_STEPS, gave_up, lower
 from vidqa.planner.latency import estimate_seconds
 from vidqa.planner.planner import plan_video
 from vidqa.planner.problem import PlanningProblem, cpu_threads, speed_of, with_cpu_threads
+from vidqa.planner.subtitle_budget import cues_in_range
 from vidqa.types import Answer, FinishReason, MemoryUse, Plan, Request, Timing, VideoInfo
 from vidqa.video.picture_folder import file_identity
 from vidqa.video.reader import check_file, never
+from vidqa.video.subtitle_files import subtitle_identity
 
 if TYPE_CHECKING:
     from vidqa.devices.memory_tracker import Tracker
@@ -33,16 +35,17 @@ if TYPE_CHECKING:
 
 _FEWEST_DECODED = 4  # fewer tokens say little about the speed of decoding
 Result = TypeVar("Result")
-VideoKey = tuple[str | int | float | tuple[int, int] | None, ...]
+VideoKey = tuple[object, ...]
 
 
 def video_cache_key(request: Request) -> VideoKey:
-    """Return the file's path and identity and the sampling options: equal for requests that see the same frames."""
+    """Return the identities of file and subtitles and the sampling options: equal for requests that see the same."""
     sampling = (request.frames, request.fps, request.start_seconds, request.end_seconds, request.size, request.stream)
     identity = file_identity(request.video)
     if request.timestamps and os.path.isfile(request.timestamps):  # if it is gone, opening the video says so
         identity += file_identity(request.timestamps)
-    return (os.path.realpath(request.video), *identity, *sampling, request.picture_fps)
+    subtitles = subtitle_identity(request.video, request.subs)
+    return (os.path.realpath(request.video), *identity, *sampling, request.picture_fps, *subtitles)
 
 
 @dataclass(slots=True)
@@ -101,6 +104,8 @@ class RequestState:
                 f"the conversation outgrew its {self.plan.kv_capacity_tokens:,} planned tokens: the oldest "
                 f"{self.dropped_turns} of its questions and answers are no longer remembered"
             )
+        if self.cached_prompt is None:
+            yield from subtitle_note(self.plan)
         yield from self.task.device.notes
         yield from sampling_gap_note(self.plan, self.request)
 
@@ -131,15 +136,18 @@ class RequestState:
     def plan_for(self, prompt: "PromptTokens", loaded: "Loaded") -> Plan:
         """Return the plan with the prompt's exact length; plan anew if its template is longer than expected."""
         prompt_tokens = len(prompt.head) + len(prompt.tail)
-        if self.cached_prompt is None and prompt_tokens > self.plan.run_config.text_tokens:
+        run_config = self.plan.run_config
+        if self.cached_prompt is None and prompt_tokens > run_config.text_tokens - run_config.subtitle_tokens:
             task = replace(self.task, text_tokens=prompt_tokens)
             self._replan(task.constrained_to(loaded.weights, loaded.placement))
         return self.plan_with(prompt, loaded)
 
     def plan_with(self, prompt: "PromptTokens", loaded: "Loaded") -> Plan:
-        """Return the plan with the prompt's exact length."""
-        from vidqa.engine.prompt import layout_of, text_tokens
+        """Return the plan with the prompt's exact length, and with the subtitles that fit it."""
+        from vidqa.engine.prompt import fit_subtitles, layout_of, text_tokens
 
+        if self.cached_prompt is None and self.plan.subtitles is not None:
+            self.plan = fit_subtitles(prompt, self.plan, cues_in_range(self.video, self.request), loaded)
         text = text_tokens(layout_of(prompt, self.plan, loaded))
         return replace(self.plan, prompt_tokens=self.plan.visual_tokens + text)
 

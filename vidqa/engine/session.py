@@ -18,6 +18,7 @@ from vidqa.engine.request_state import PreviousRequest, RequestState, prompt_of,
 from vidqa.engine.timers import Callbacks, ignore_phase
 from vidqa.errors import Interrupted, UsageError
 from vidqa.events import Answered, Event, Planned
+from vidqa.planner.explain import unheard_note
 from vidqa.planner.planner import Forecast
 from vidqa.planner.request_checks import check_config, check_limits, check_request
 from vidqa.types import Plan, Request, VideoInfo
@@ -54,6 +55,7 @@ class Session:
         self._callbacks = Callbacks(self._cancelled.is_set, fault)
         self._models = ModelManager(self._callbacks, meter)
         self._previous: PreviousRequest | None = None
+        self._unheard: set[str] = set()  # videos of which the user was told that their sound is not heard
         # torch reads both when it starts
         os.environ.update(allocator_environment(os.environ) | compiler_environment(os.environ))
 
@@ -209,7 +211,7 @@ class Session:
             state.vision_embeddings, state.cached_prompt,
         )  # fmt: skip
         yield Planned(state.video, plan)
-        yield from state.note(*state.first_notes(), *attempt.compile_notes())
+        yield from state.note(*state.first_notes(), *self._sound_notes(state), *attempt.compile_notes())
         try:
             result = yield from state.with_each_note_once(attempt.run(reader))
         except Interrupted:
@@ -226,6 +228,12 @@ class Session:
             state.remember_times(result.plan)
         yield Answered(state.finished_answer(result.plan, result.reason, memory))
 
+    def _sound_notes(self, state: RequestState) -> list[str]:
+        """Return, once for a video, that its sound is not heard."""
+        notes = list(unheard_note(state.video, state.request)) if state.video.path not in self._unheard else []
+        self._unheard.add(state.video.path)
+        return notes
+
     def _plan_and_load(self, request: Request) -> Generator[Event, None, None]:
         with self._open(request) as reader:
             state = self._models.plan(reader, request, self.config, local=True)
@@ -237,6 +245,7 @@ class Session:
         from vidqa.engine.batch_runner import BatchScheduler
 
         self.forget()
+        self._unheard.update(request.video for request in requests)  # a run says it once, not for every clip
         scheduler = BatchScheduler(self.config, self._models, self._open, self._answer)
         yield from scheduler.answer(dict(enumerate(requests)))
 
@@ -252,4 +261,5 @@ class Session:
             stopped=stopped,
             stream=request.stream,
             pictures=request.picture_times,
+            subs=request.subs,
         )

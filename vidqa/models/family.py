@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from vidqa.models.config_validation import Values
 from vidqa.models.spec import ModelSpec
 from vidqa.types import Flops, PixelBounds, RunConfig
+from vidqa.utils.cues import Cue
 
 if TYPE_CHECKING:
     import numpy
@@ -167,12 +168,19 @@ class FamilyRuntime(Protocol):
         """Keep the vision tower finite in float16; `scaled` wraps a linear layer (`models/fp16.py`)."""
 
     def layout(
-        self, head: Sequence[int], tail: Sequence[int], slice_times: Sequence[float], tokenizer: Any
+        self,
+        head: Sequence[int],
+        tail: Sequence[int],
+        slice_times: Sequence[float],
+        tokenizer: Any,
+        subtitles: Sequence[Cue] = (),
     ) -> tuple[Segment, ...]:
         """Return a prompt's segments, the first and the last of them text.
 
         `head` and `tail` are the ids before and after the video token of the rendered chat template; `slice_times` the
-        mean time of each temporal slice in seconds.
+        mean time of each temporal slice in seconds. `subtitles`, by start and free of special tokens, stand between the
+        slices where the family takes text there, else in a block behind the video (`models/subtitle_prompt.py`). Their
+        ids do not depend on the question.
         """
 
     def vision_positions(self, spec: ModelSpec, start: int, grid: VisionGrid, first_slice: int) -> "Tensor":

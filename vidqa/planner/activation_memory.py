@@ -60,17 +60,22 @@ def waiting_rows(spec: ModelSpec, run_config: RunConfig, phase: str) -> int:
     where n ≤ G, else in groups of less than n + G together (a bound that grows with G, as the search
     requires). If the tower is offloaded, embeddings wait on the host, and only the group that was just encoded is on
     the device; where text between slices shifts the chunks, also the slice of which a part was prefilled. The text
-    waits with its slices.
+    waits with its slices. Subtitles, a long text between or after them, can with the question fill a chunk beside that
+    last group; between slices a piece of them stays whole too.
     """
     group = group_tokens(spec, run_config) + group_slices(spec, run_config) * spec.slice_text_tokens
     total = spec.video_tokens(run_config.frames, run_config.height, run_config.width)
+    between = run_config.subtitle_tokens if spec.slice_text_tokens else 0
+    has_lines = run_config.subtitle_tokens > 0 and (phase == "prefill" or between > 0)
+    lines = min(run_config.text_tokens, run_config.prefill_chunk) if has_lines else 0
     if run_config.placement.vision_offloaded:
         slice_tokens = spec.slice_tokens(run_config.height, run_config.width) if spec.slice_text_tokens else 0
-        return group if phase == "vision" else min(slice_tokens, run_config.prefill_chunk)
+        return group if phase == "vision" else min(slice_tokens, run_config.prefill_chunk) + lines
     if phase == "vision" and total <= group:
         return 0
     one_group = phase == "prefill" or run_config.prefill_chunk <= group
-    return min(total, group if one_group else run_config.prefill_chunk + group)
+    waiting = group if one_group else run_config.prefill_chunk + group
+    return min(total, waiting) + lines if phase == "prefill" else min(total + between, waiting + lines)
 
 
 def prompt_tokens(spec: ModelSpec, run_config: RunConfig) -> int:

@@ -9,7 +9,7 @@ from vidqa.planner.memory_model import required_bytes
 from vidqa.planner.placement import compute_dtype, weight_choices
 from vidqa.planner.problem import PlanningProblem
 from vidqa.planner.search import SearchSpace
-from vidqa.types import Placement, Plan, Request, RunConfig
+from vidqa.types import Placement, Plan, Request, RunConfig, VideoInfo
 from vidqa.utils.units import format_bytes, format_timestamp
 
 _PLACEMENTS = {
@@ -71,6 +71,22 @@ def sampling_gap_note(plan: Plan, request: Request) -> Iterator[str]:
             f"frames every {plan.interval_seconds:.1f} s: shorter events may be missed; look closer with "
             f"--start {format_timestamp(start)} --end {format_timestamp(end)}"
         )
+
+
+def subtitle_note(plan: Plan) -> Iterator[str]:
+    """Yield which subtitles the model reads, and how many are left out."""
+    if (planned := plan.subtitles) is None:
+        return
+    lines, left_out = len(planned.cues), planned.left_out
+    language = f" ({planned.language})" if planned.language else ""
+    less = f", {left_out} left out to keep room for frames (--subs-share)" if left_out else ""
+    yield f"subtitles: {lines} line{'s' * (lines != 1)} of {planned.source}{language}{less}"
+
+
+def unheard_note(video: VideoInfo, request: Request) -> Iterator[str]:
+    """Yield that the sound is not heard, where the video has some and nothing written of it was found."""
+    if video.has_sound and video.subtitles is None and request.subs != "off":
+        yield "the sound is not heard: --subs FILE gives what is said as text, --subs off leaves this note out"
 
 
 def _requested_frames(problem: PlanningProblem, run_config: RunConfig) -> Iterator[str]:

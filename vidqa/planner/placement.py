@@ -85,7 +85,7 @@ def candidates(problem: PlanningProblem) -> Iterator[RunConfig]:
                     frames=2,
                     height=problem.spec.pixel_factor,
                     width=problem.spec.pixel_factor,
-                    text_tokens=problem.text_tokens,
+                    text_tokens=problem.text_tokens + problem.subtitle_tokens,
                     max_tokens=problem.request.max_tokens,
                     vision_chunk=1,
                     prefill_chunk=1,
@@ -94,4 +94,5 @@ def candidates(problem: PlanningProblem) -> Iterator[RunConfig]:
                     spare_tokens=config.conversation_tokens,
                     sampled=problem.request.temperature > 0,
                     device=device.kind,
+                    subtitle_tokens=problem.subtitle_tokens,
                 )

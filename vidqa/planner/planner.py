@@ -23,6 +23,7 @@ from vidqa.planner.search import (
     search_space,
     smallest,
 )
+from vidqa.planner.subtitle_budget import cues_in_range, keeps_the_video, subtitle_rooms, with_cues
 from vidqa.types import Plan, RunConfig
 from vidqa.utils.units import format_bytes
 from vidqa.video.frame_sampling import sampled_times
@@ -73,6 +74,18 @@ def plan_video(problem: PlanningProblem) -> Plan:
 
 def try_plan(problem: PlanningProblem) -> Forecast:
     """Return the best plan that fits, or why there is none. Opens no file and loads nothing."""
+    without = _try_plan(replace(problem, subtitle_tokens=0))
+    if without.plan is None or problem.video.subtitles is None:
+        return without
+    cues = cues_in_range(problem.video, problem.request)
+    for tokens in subtitle_rooms(problem, cues):
+        found = _try_plan(replace(problem, subtitle_tokens=tokens))
+        if found.plan is not None and keeps_the_video(problem, without.plan, found.plan):
+            return replace(found, plan=with_cues(problem, found.plan, cues))
+    return replace(without, plan=with_cues(problem, without.plan, cues)) if cues else without
+
+
+def _try_plan(problem: PlanningProblem) -> Forecast:
     problem = replace(problem, raised_wait_seconds=None)  # of an earlier plan, whose rates may have been others
     space = search_space(problem)
     best = best_run_config(problem, space)

@@ -30,7 +30,7 @@ class PlanningProblem:
     `speed` is what was measured of the device. The fields from `chunks` on narrow the search: to less than a plan that
     ran out of memory, and to how the model is already loaded (`pinned_weights`, and the lasting parts of
     `pinned_placement`). `raised_wait_seconds` replaces the automatic limit on time where the request's own frames and
-    size need longer.
+    size need longer. `subtitle_tokens` is the room for subtitles, beside `text_tokens`.
     """
 
     model: str
@@ -50,6 +50,7 @@ class PlanningProblem:
     pinned_weights: str | None = None
     pinned_placement: Placement | None = None
     raised_wait_seconds: float | None = None
+    subtitle_tokens: int = 0
 
     def constrained_to(self, weights: str, placement: Placement) -> "PlanningProblem":
         """Return the problem for a model that is loaded in this precision and placement."""
@@ -71,7 +72,7 @@ class PlanningProblem:
     @property
     def context_left(self) -> int:
         """Tokens of the model's context that are left for a video."""
-        used = self.text_tokens + self.request.max_tokens + self.config.conversation_tokens
+        used = self.text_tokens + self.subtitle_tokens + self.request.max_tokens + self.config.conversation_tokens
         return self.spec.context_tokens - used
 
 

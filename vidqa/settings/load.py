@@ -33,7 +33,8 @@ class Settings:
     """All settings in force.
 
     `model` is None without a choice. `weights` and `kv` may be `auto`; `vram_bytes` is None for all free memory,
-    `max_wait_seconds` None for no limit or `auto`. `keys` maps the id of a key binding to keys, separated by commas.
+    `max_wait_seconds` None for no limit or `auto`.
+    `subs` is a choice of subtitles or a file's path. `keys` maps the id of a key binding to keys, separated by commas.
     """
 
     model: str | None
@@ -47,6 +48,8 @@ class Settings:
     max_wait_seconds: float | Literal["auto"] | None
     calibrate: bool
     max_tokens: int
+    subs: str
+    subtitle_share: float
     tui: TuiSettings
     keys: Mapping[str, str]
 

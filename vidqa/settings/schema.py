@@ -98,6 +98,12 @@ def _count(value: Any) -> int:
     return value
 
 
+def _share(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float | str) or not 0 < (share := float(value)) < 1:
+        raise ValueError(value)
+    return share
+
+
 def _boolean(value: Any) -> bool:
     if not isinstance(value, bool):
         raise ValueError(value)
@@ -153,6 +159,15 @@ ENGINE_SETTINGS: tuple[Setting, ...] = (
     Setting(
         "max_tokens", "max_tokens", "longest answer, in tokens", _count, "a whole number from 1", 256, "--max-tokens",
         metavar="N",
+    ),
+    Setting(
+        "subs", "subs", "subtitles that the model reads", _text,
+        "auto (a file beside the video, else a stream in it), embedded (a stream in it), off, or a file",
+        "auto", "--subs", metavar="auto|off|FILE",
+    ),
+    Setting(
+        "subs_share", "subtitle_share", "largest part of the context, and of the frames' tokens, that subtitles take",
+        _share, "a share above 0 and below 1", "0.25", "--subs-share", metavar="SHARE",
     ),
 )  # fmt: skip
 TUI_SETTINGS: tuple[Setting, ...] = (

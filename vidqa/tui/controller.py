@@ -23,6 +23,7 @@ from vidqa.tui.session_worker import SessionFactory, SessionWorker
 from vidqa.tui.thumbnail_loader import ThumbnailLoader
 from vidqa.tui.worker_messages import DeviceMemoryRead, PlanForecast, SessionJob
 from vidqa.types import NO_TIMES, Device, PictureTimes, Request, VideoInfo
+from vidqa.video.subtitle_files import AUTO, CHOICES
 
 _REGENERATE_TEMPERATURE = 0.7  # greedy decoding would give the same answer again
 
@@ -82,7 +83,10 @@ class Controller:
         """Return a request about the open video that includes the conversation so far."""
         assert self.video is not None
         times = self.picture_times(self.video.path)
-        base = replace(self.options.request, video=self.video.path, picture_fps=times.fps, timestamps=times.file)
+        base = replace(
+            self.options.request, video=self.video.path, picture_fps=times.fps, timestamps=times.file,
+            subs=self.subtitles(self.video.path),
+        )  # fmt: skip
         return self.overrides.request(base, question, self.conversation.turns())
 
     # The video
@@ -95,6 +99,11 @@ class Controller:
     def picture_times(self, path: str) -> PictureTimes:
         """Return the times of a folder's pictures: the options are about the video that the session began with."""
         return self.options.request.picture_times if path == self.options.video else NO_TIMES
+
+    def subtitles(self, path: str) -> str:
+        """Return the choice of subtitles for a video; a file is about the video that the session began with."""
+        subs = self.options.request.subs
+        return subs if subs in CHOICES or path == self.options.video else AUTO
 
     def set_video(self, video: VideoInfo) -> None:
         """Use another video, all of it; frames and size are again the planner's choice."""

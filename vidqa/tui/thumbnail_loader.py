@@ -14,6 +14,7 @@ from vidqa.tui.half_blocks import shrink
 from vidqa.tui.worker_messages import FrameDecoded, VideoFailed, VideoOpened
 from vidqa.types import NO_TIMES, PictureTimes
 from vidqa.video.reader import VideoReader, open_video
+from vidqa.video.subtitle_files import OFF
 
 _MAX_PIXELS = (480, 320)  # width and height of a picture, enough for the frame viewer
 _BATCH = 8  # frames decoded before checking for a newer request
@@ -26,18 +27,18 @@ class ThumbnailLoader:
         self._post, self._isolated = post, isolated
         self._changed = threading.Condition()
         self._path: str | None = None
-        self._pictures = NO_TIMES
+        self._pictures, self._subs = NO_TIMES, OFF
         self._requested: Sequence[int] = ()
         self._closed = False
         self._reader: VideoReader | None = None
 
-    def open(self, path: str, pictures: PictureTimes = NO_TIMES) -> None:
+    def open(self, path: str, pictures: PictureTimes = NO_TIMES, subs: str = OFF) -> None:
         """Open this video, instead of the previous one, even if the path is the same.
 
-        `pictures` are the times of its pictures, where it is a folder.
+        `pictures` are the times of its pictures, where it is a folder; `subs` chooses its subtitles.
         """
         with self._changed:
-            self._path, self._pictures, self._requested = path, pictures, ()
+            self._path, self._pictures, self._subs, self._requested = path, pictures, subs, ()
             self._changed.notify()
             if self._reader is not None:
                 self._reader.abandon()
@@ -63,20 +64,20 @@ class ThumbnailLoader:
                 with self._changed:
                     while not (self._closed or self._path or (self._requested and self._reader)):
                         self._changed.wait()
-                    path, pictures, self._path = self._path, self._pictures, None
+                    path, pictures, subs, self._path = self._path, self._pictures, self._subs, None
                 if self._closed:
                     return
                 if path is not None:
-                    self._open(path, pictures)
+                    self._open(path, pictures, subs)
                 else:
                     self._decode()
         finally:
             self._close_reader()
 
-    def _open(self, path: str, pictures: PictureTimes) -> None:
+    def _open(self, path: str, pictures: PictureTimes, subs: str) -> None:
         self._close_reader()
         try:
-            reader = open_video(path, isolated=self._isolated, pictures=pictures)
+            reader = open_video(path, isolated=self._isolated, pictures=pictures, subs=subs)
         except VidqaError as error:
             self._fail(error)
             return

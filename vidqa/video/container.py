@@ -33,11 +33,14 @@ def as_video_errors(path: str) -> Iterator[None]:
         raise VideoUnreadable(f"{Path(path).name} cannot be read as a video: {message}.", REMEDY_CONVERT) from error
 
 
-def open_container(absolute: str) -> Any:
-    """Open a file with the allowed protocol and formats and capped pixels; raise VideoUnreadable."""
+def open_container(absolute: str, read_seconds: float | None = None) -> Any:
+    """Open a file with the allowed protocol and formats and capped pixels; raise VideoUnreadable.
+
+    Reading a packet fails where it takes longer than `read_seconds`.
+    """
     options = {"protocol_whitelist": "file", "format_whitelist": _FORMATS, "max_pixels": str(MAX_PIXELS)}
     with as_video_errors(absolute):
-        return av.open(absolute, options=options, metadata_errors="replace")
+        return av.open(absolute, options=options, metadata_errors="replace", timeout=(None, read_seconds))
 
 
 def pixel_aspect(stream: Any) -> float:

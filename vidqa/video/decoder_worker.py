@@ -13,7 +13,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import fields
+from dataclasses import asdict, fields
 from importlib import import_module
 from queue import Queue
 from threading import Thread
@@ -23,6 +23,7 @@ from vidqa.errors import VideoError
 from vidqa.types import NO_TIMES, Frame, PictureTimes
 from vidqa.video.open import Source, open_in_process
 from vidqa.video.size_limits import limited_allocation
+from vidqa.video.subtitle_files import OFF
 
 _PR_SET_PDEATHSIG = 1
 _QUEUED_FRAMES = 2
@@ -52,18 +53,22 @@ def serve(commands: BinaryIO, out: BinaryIO) -> None:
                     source = None  # nothing is open if opening fails
                 gc.collect()  # frees PyAV's threads and buffers, which would count as this file's memory
                 pictures = PictureTimes(*command.get("pictures", ()))
-                source = _open(path, out, command.get("stream"), pictures)
+                source = _open(path, out, command.get("stream"), pictures, command.get("subs", OFF))
             elif source is not None:
                 _send_frames(source, path, command["frames"], out)
         except VideoError as error:
             send(out, {"error": type(error).__name__, "what": error.what, "remedy": error.remedy})
 
 
-def _open(path: str, out: BinaryIO, stream: int | None = None, pictures: PictureTimes = NO_TIMES) -> Source:
+def _open(
+    path: str, out: BinaryIO, stream: int | None = None, pictures: PictureTimes = NO_TIMES, subs: str = OFF
+) -> Source:
     with limited_allocation(path):
-        info, source = open_in_process(path, stream, pictures)
+        info, source = open_in_process(path, stream, pictures, subs)
     # asdict would copy every time of `pts_seconds`.
     header = {field.name: getattr(info, field.name) for field in fields(info) if field.name != "pts_seconds"}
+    if info.subtitles is not None:
+        header["subtitles"] = asdict(info.subtitles)
     send(out, {"info": header}, array.array("d", info.pts_seconds).tobytes())
     import_module("numpy")  # now, while the parent plans; without memory it would exit later
     return source

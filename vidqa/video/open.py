@@ -3,10 +3,11 @@
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from vidqa.errors import VideoUnreadable
 from vidqa.types import NO_TIMES, Frame, PictureTimes, VideoInfo
+from vidqa.video.subtitle_files import OFF
 
 _IMAGES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _STILLS = (b"ftypavif", b"ftypheic", b"ftypheix", b"ftypheim", b"ftypheis", b"ftypmif1")  # sequences are for FFmpeg
@@ -28,27 +29,41 @@ class Source(Protocol):
 
 
 def open_in_process(
-    path: str, stream: int | None = None, pictures: PictureTimes = NO_TIMES
+    path: str, stream: int | None = None, pictures: PictureTimes = NO_TIMES, subs: str = OFF
 ) -> tuple[VideoInfo, Source]:
     """Return the facts and the frames of a file's best or given stream; raise VideoError children.
 
-    A folder is a video of numbered pictures, whose times follow from `pictures`.
+    A folder is a video of numbered pictures, whose times follow from `pictures`. `subs` chooses the subtitles
+    (`Request.subs`).
     """
     if os.path.isdir(path):
         from vidqa.video.image_sequence import ImageSequence  # most videos are files
 
         sequence = ImageSequence(path, os.path.abspath(path), pictures)
-        return sequence.info, sequence
+        return _with_subtitles(sequence.info, path, subs), sequence
     if _is_image(path):
         from vidqa.video.image_source import ImageSource  # most files need no Pillow
 
         image = ImageSource(path)
-        return image.info, image
+        return _with_subtitles(image.info, path, subs), image
     from vidqa.video.frame_decoder import FrameSource
     from vidqa.video.probe import probe
 
     opened = probe(path, stream)
-    return opened.info, FrameSource(opened)
+    source = FrameSource(opened)
+    try:
+        return _with_subtitles(opened.info, path, subs, opened.container), source
+    except BaseException:
+        source.close()
+        raise
+
+
+def _with_subtitles(info: VideoInfo, path: str, subs: str, container: Any = None) -> VideoInfo:
+    if subs == OFF:
+        return info
+    from vidqa.video.subtitle_reader import with_subtitles  # imports FFmpeg
+
+    return with_subtitles(info, path, subs, container)
 
 
 def _is_image(path: str) -> bool:

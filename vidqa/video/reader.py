@@ -23,9 +23,11 @@ from vidqa import errors
 from vidqa.config import CLIP_DEADLINE_SECONDS, DECODER_DEADLINE_SECONDS
 from vidqa.errors import Interrupted, VideoError, VideoNotFound, VideoTooDamaged, VideoUnreadable
 from vidqa.types import NO_TIMES, Frame, PictureTimes, VideoInfo
+from vidqa.utils.cues import Cue, Subtitles
 from vidqa.utils.units import format_timestamp
 from vidqa.video.open import Source, open_in_process
 from vidqa.video.picture_folder import file_identity, numbered_pictures
+from vidqa.video.subtitle_files import OFF, subtitle_identity
 
 _COMMAND = (sys.executable, "-m", "vidqa.video.decoder_worker")
 _ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TMPDIR", "SYSTEMROOT", "VIRTUAL_ENV")
@@ -42,7 +44,7 @@ class Decoding:
     `deadline_seconds` limits every reply of that process, `clip_deadline_seconds` the time spent waiting for its
     replies about one file, from opening it to the last requested frame; each further request for frames has as long
     again. `gives_way` lowers the process's priority. `stream` is FFmpeg's index of the stream to decode; None for the
-    best. `pictures` are the times of a folder's pictures.
+    best. `pictures` are the times of a folder's pictures. `subs` chooses the subtitles that are read (`Request.subs`).
     """
 
     isolated: bool = True
@@ -51,6 +53,7 @@ class Decoding:
     gives_way: bool = False
     stream: int | None = None
     pictures: PictureTimes = NO_TIMES
+    subs: str = OFF
 
 
 class VideoReader:
@@ -126,12 +129,13 @@ def open_video(
     stopped: Callable[[], bool] = never,
     stream: int | None = None,
     pictures: PictureTimes = NO_TIMES,
+    subs: str = OFF,
 ) -> VideoReader:
     """Open a video file; raise VideoError children, and Interrupted soon after `stopped` returns True.
 
     The deadlines are those of Decoding. Without isolation there are none, and `stopped` is not called.
     """
-    decoding = Decoding(isolated, deadline_seconds, clip_deadline_seconds, stream=stream, pictures=pictures)
+    decoding = Decoding(isolated, deadline_seconds, clip_deadline_seconds, False, stream, pictures, subs)
     return VideoReader(*open_source(path, decoding, stopped))
 
 
@@ -139,7 +143,7 @@ def open_source(path: str, decoding: Decoding, stopped: Callable[[], bool] = nev
     """Return a file's facts and its frames; raise as `open_video` does."""
     if not decoding.isolated:
         check_file(path)
-        return open_in_process(path, decoding.stream, decoding.pictures)
+        return open_in_process(path, decoding.stream, decoding.pictures, decoding.subs)
     decoder = start_decoder(decoding, stopped)
     try:
         info = decoder.open(path)
@@ -150,9 +154,9 @@ def open_source(path: str, decoding: Decoding, stopped: Callable[[], bool] = nev
     return info, decoder
 
 
-def probe_facts(path: str, stream: int | None = None, pictures: PictureTimes = NO_TIMES) -> VideoInfo:
+def probe_facts(path: str, stream: int | None = None, pictures: PictureTimes = NO_TIMES, subs: str = OFF) -> VideoInfo:
     """Return a file's facts, read in this process; raise VideoError children."""
-    with open_video(path, isolated=False, stream=stream, pictures=pictures) as reader:
+    with open_video(path, isolated=False, stream=stream, pictures=pictures, subs=subs) as reader:
         return reader.info
 
 
@@ -221,14 +225,16 @@ class DecoderProcess:
         An error of the file leaves the process running; an error of the process ends it.
         """
         self._path, self._waited_seconds = path, 0.0
-        identity = _identity(path)
+        decoding = self._decoding
+        identity = _identity(path, decoding.subs)
         if self._opened is not None and identity is not None and self._opened[0] == identity:
             return self._opened[1]
         check_file(path)
         self._opened = None
         self.file_count += 1
         try:
-            self._command({"open": path, "stream": self._decoding.stream, "pictures": astuple(self._decoding.pictures)})
+            pictures = astuple(decoding.pictures)
+            self._command({"open": path, "stream": decoding.stream, "pictures": pictures, "subs": decoding.subs})
             header, payload = self._receive()
         except BaseException:
             if self._replying:
@@ -338,10 +344,10 @@ class DecoderProcess:
         )
 
 
-def _identity(path: str) -> object:
+def _identity(path: str, subs: str) -> object:
     """Return what differs between two files or two versions of one at a path; None if there is no file."""
     try:
-        return path, file_identity(path)
+        return path, file_identity(path), subtitle_identity(path, subs)
     except (OSError, ValueError, VideoError):
         return None
 
@@ -367,6 +373,8 @@ def _info(values: dict[str, Any], payload: bytearray) -> VideoInfo:
     times = array.array("d")
     times.frombytes(payload)
     values["notes"] = tuple(values["notes"])
+    if (found := values["subtitles"]) is not None:
+        values["subtitles"] = Subtitles(found["source"], found["language"], tuple(Cue(**cue) for cue in found["cues"]))
     return VideoInfo(pts_seconds=tuple(times), **values)
 
 

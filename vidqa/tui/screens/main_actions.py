@@ -95,7 +95,8 @@ class MainActions(Screen[None]):
         if self.controller.answering:
             self.action_stop()
         self.show_status(f"opening {safe_line(Path(path).name)}…")
-        self.controller.thumbnail_loader.open(path, self.controller.picture_times(path))
+        controller = self.controller
+        controller.thumbnail_loader.open(path, controller.picture_times(path), controller.subtitles(path))
 
     def action_view_frames(self) -> None:
         """Show the sampled frames in full size."""

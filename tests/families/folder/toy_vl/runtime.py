@@ -14,6 +14,8 @@ from vidqa.models.decoder_layers import Rotary
 from vidqa.models.families.qwen2_vl.runtime import resize_frame, to_patches
 from vidqa.models.family import Segment, TextSegment, VisionGrid, VisionSegment
 from vidqa.models.spec import ModelSpec
+from vidqa.models.subtitle_prompt import block_after_video
+from vidqa.utils.cues import Cue
 
 __all__ = [
     "LANGUAGE_MODEL", "VISION_TOWER", "decoder_layer", "encode", "hf_classes", "hf_config", "hf_video_inputs", "layout",
@@ -127,9 +129,14 @@ def patch_vision_for_fp16(tower: Any, scaled: Callable[[Any], Any]) -> None:
 
 
 def layout(
-    head: Sequence[int], tail: Sequence[int], slice_times: Sequence[float], tokenizer: Any
+    head: Sequence[int],
+    tail: Sequence[int],
+    slice_times: Sequence[float],
+    tokenizer: Any,
+    subtitles: Sequence[Cue] = (),
 ) -> tuple[Segment, ...]:
-    """Put each slice's time before it."""
+    """Put each slice's time before it, and subtitles behind the video."""
+    tail = block_after_video(tail, subtitles, tokenizer) if subtitles else tail
     segments: list[Segment] = []
     for place, seconds in enumerate(slice_times):
         ids = tuple(tokenizer(f"<{seconds:.1f} seconds>", add_special_tokens=False)["input_ids"])

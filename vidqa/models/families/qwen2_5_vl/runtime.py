@@ -16,6 +16,7 @@ from vidqa.models.family_config import hf_language_values
 from vidqa.models.fp16 import Fp32ResidualNorm, ScaledMLP, ToHalf
 from vidqa.models.mrope import consecutive_components, grid_positions, loaded_rotary, made_rotary, mrope_sections
 from vidqa.models.spec import ModelSpec
+from vidqa.models.subtitle_prompt import block_after_video
 from vidqa.models.vision_tower import (
     attend_within_slices,
     axial_rotary,
@@ -24,6 +25,7 @@ from vidqa.models.vision_tower import (
     mlp_by_tiles,
     resize_frame,
 )
+from vidqa.utils.cues import Cue
 
 __all__ = [
     "LANGUAGE_MODEL", "VISION_TOWER", "decoder_layer", "encode", "hf_classes", "hf_config", "hf_video_inputs", "layout",
@@ -35,10 +37,15 @@ LANGUAGE_MODEL, VISION_TOWER = "model.language_model", "model.visual"
 
 
 def layout(
-    head: Sequence[int], tail: Sequence[int], slice_times: Sequence[float], tokenizer: Any
+    head: Sequence[int],
+    tail: Sequence[int],
+    slice_times: Sequence[float],
+    tokenizer: Any,
+    subtitles: Sequence[Cue] = (),
 ) -> tuple[Segment, ...]:
-    """Return a prompt's segments: all slices in one, without text about their times."""
-    return TextSegment(tuple(head)), VisionSegment(len(slice_times)), TextSegment(tuple(tail))
+    """Return a prompt's segments: all slices in one, without text about their times, then subtitles with theirs."""
+    after = block_after_video(tail, subtitles, tokenizer) if subtitles else tuple(tail)
+    return TextSegment(tuple(head)), VisionSegment(len(slice_times)), TextSegment(after)
 
 
 def vision_positions(spec: ModelSpec, start: int, grid: VisionGrid, first_slice: int = 0) -> Tensor:

@@ -1,5 +1,6 @@
 """Qwen3-VL's prompt layout, positions, vision tower and transformers classes: implements `FamilyRuntime`."""
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,6 +23,7 @@ from vidqa.models.vision_tower import (
     mlp_by_tiles,
     resize_frame,
 )
+from vidqa.utils.cues import Cue
 
 __all__ = [
     "LANGUAGE_MODEL", "VISION_TOWER", "decoder_layer", "encode", "hf_classes", "hf_config", "hf_video_inputs", "layout",
@@ -35,9 +37,15 @@ _THETA = 5e6  # of the released language models
 
 
 def layout(
-    head: Sequence[int], tail: Sequence[int], slice_times: Sequence[float], tokenizer: Any
+    head: Sequence[int],
+    tail: Sequence[int],
+    slice_times: Sequence[float],
+    tokenizer: Any,
+    subtitles: Sequence[Cue] = (),
 ) -> tuple[Segment, ...]:
     """Return a prompt's segments: each slice between its own brackets, and its time in seconds before it.
+
+    A subtitle stands with its own time before the first slice that is later than its start.
 
     The time is that of the frames, where transformers divides a frame's number by the header's rate. The brackets that
     the chat template puts around the video are replaced, as in training; transformers from 5.10 on keeps them
@@ -46,14 +54,34 @@ def layout(
     start, end = tokenizer.convert_tokens_to_ids([_START, _END])
     if tuple(head[-1:]) == (start,) and tuple(tail[:1]) == (end,):
         head, tail = head[:-1], tail[1:]
-    times = [f"<{seconds:.1f} seconds>" for seconds in slice_times]
-    before, first = _joined(head, times[0], tokenizer)
-    texts = [first, *tokenizer(times[1:], add_special_tokens=False)["input_ids"]] if times[1:] else [first]
+    texts = _in_time_order(slice_times, subtitles)
+    before, first = _joined(head, texts[0], tokenizer)
+    ids = [first, *tokenizer(texts[1:], add_special_tokens=False)["input_ids"]] if texts[1:] else [first]
     segments: list[Segment] = []
-    for text in texts:
-        segments += [TextSegment((*before, *text, start)), VisionSegment(1)]
-        before = (end,)
-    return (*segments, TextSegment((end, *tail)))
+    for text, these in zip(texts, ids, strict=True):
+        before = (*before, *these)
+        if not text.endswith("\n"):  # a slice's time
+            segments += [TextSegment((*before, start)), VisionSegment(1)]
+            before = (end,)
+    return (*segments, TextSegment((*before, *tail)))
+
+
+def _in_time_order(slice_times: Sequence[float], subtitles: Sequence[Cue]) -> list[str]:
+    """Return the times of slices and, as lines, the subtitles: each before the first slice after its start."""
+    waiting, texts = deque(subtitles), list[str]()
+    for seconds in slice_times:
+        while waiting and waiting[0].start_seconds < seconds:
+            texts.append(_line(waiting.popleft()))
+        texts.append(_time(seconds))
+    return [*texts, *map(_line, waiting)]
+
+
+def _line(cue: Cue) -> str:
+    return f"{_time(cue.start_seconds)}Subtitle: {cue.text}\n"
+
+
+def _time(seconds: float) -> str:
+    return f"<{seconds:.1f} seconds>"
 
 
 def _joined(head: Sequence[int], time: str, tokenizer: Any) -> tuple[tuple[int, ...], list[int]]:
