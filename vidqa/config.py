@@ -16,6 +16,7 @@ PLANNED_ONLY = ("fp8",)
 KV_CHOICES = ("native", "int8")
 DECODER_DEADLINE_SECONDS = 60.0  # for one reply of the decoder process
 CLIP_DEADLINE_SECONDS = 600.0  # for all replies about one video
+DEFAULT_PRUNE: Literal["auto", "off"] = "off"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,7 @@ class EngineConfig:
     planned and measured peaks in the user's state folder. `calibrate` measures the device's speed before a model is
     loaded on it for the first time, stores it and the times of answers there, and plans by them; else speeds are
     estimated. `count_tensors` counts live tensors where the device has no counter, for about 5 µs an operator.
+    `prune` is the share of the visual tokens that is kept, `auto` to drop those that repeat, or `off`.
     """
 
     model: str = "demo"
@@ -58,6 +60,7 @@ class EngineConfig:
     isolate_decoder: bool = True
     decoder_deadline_seconds: float = DECODER_DEADLINE_SECONDS
     clip_deadline_seconds: float = CLIP_DEADLINE_SECONDS
+    prune: Literal["auto", "off"] | float = DEFAULT_PRUNE
 
 
 def config_path(environment: Mapping[str, str] = os.environ) -> Path:

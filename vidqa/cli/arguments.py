@@ -189,6 +189,7 @@ def make_config(arguments: argparse.Namespace, settings: Settings, model: str) -
         calibrate=settings.calibrate,
         isolate_decoder=not arguments.decode_in_process,
         clip_deadline_seconds=arguments.deadline,
+        prune=settings.prune,
     )
 
 

@@ -217,7 +217,9 @@ class BatchItem:
     def prefix_key(self) -> tuple[object, ...]:
         """Return what must be equal for two prompts to begin with the same keys and values."""
         run_config = self.plan.run_config
-        return self.state.video_key, self.plan.indices, run_config.height, run_config.width, self.prompt.head
+        pruning = (run_config.visual_share, run_config.drop_repeats)
+        size = (run_config.height, run_config.width)
+        return self.state.video_key, self.plan.indices, *size, *pruning, self.prompt.head
 
 
 class BatchRunner:

@@ -246,7 +246,9 @@ class RequestState:
 
 
 def _frames_of(plan: Plan) -> tuple[object, ...]:
-    return plan.indices, plan.run_config.height, plan.run_config.width, plan.run_config.dtype
+    run_config = plan.run_config
+    pruning = (run_config.visual_share, run_config.drop_repeats)
+    return plan.indices, run_config.height, run_config.width, run_config.dtype, *pruning
 
 
 def ran_out_of_memory(state: RequestState, attempt: Generator[Event, None, object]) -> Generator[Event, None, bool]:

@@ -16,6 +16,7 @@ from vidqa.models.block_sizes import (
 )
 from vidqa.models.family import family_of
 from vidqa.models.spec import ModelSpec
+from vidqa.planner.kept_tokens import kept_video_tokens
 from vidqa.planner.weight_memory import QUANTIZED, runs_on_cpu_layers, weight_tensors
 from vidqa.types import ELEMENT_BYTES, RunConfig
 
@@ -63,7 +64,7 @@ def waiting_rows(spec: ModelSpec, run_config: RunConfig, phase: str) -> int:
     waits with its slices.
     """
     group = group_tokens(spec, run_config) + group_slices(spec, run_config) * spec.slice_text_tokens
-    total = spec.video_tokens(run_config.frames, run_config.height, run_config.width)
+    total = kept_video_tokens(spec, run_config)
     if run_config.placement.vision_offloaded:
         slice_tokens = spec.slice_tokens(run_config.height, run_config.width) if spec.slice_text_tokens else 0
         return group if phase == "vision" else min(slice_tokens, run_config.prefill_chunk)
@@ -75,7 +76,7 @@ def waiting_rows(spec: ModelSpec, run_config: RunConfig, phase: str) -> int:
 
 def prompt_tokens(spec: ModelSpec, run_config: RunConfig) -> int:
     """Return the tokens to prefill: visual tokens, the text around the video, and text between slices."""
-    return spec.video_tokens(run_config.frames, run_config.height, run_config.width) + run_config.text_tokens
+    return kept_video_tokens(spec, run_config) + run_config.text_tokens
 
 
 def chunk_tokens(spec: ModelSpec, run_config: RunConfig) -> int:

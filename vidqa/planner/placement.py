@@ -94,4 +94,5 @@ def candidates(problem: PlanningProblem) -> Iterator[RunConfig]:
                     spare_tokens=config.conversation_tokens,
                     sampled=problem.request.temperature > 0,
                     device=device.kind,
+                    drop_repeats=config.prune == "auto",
                 )

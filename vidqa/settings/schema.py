@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vidqa.config import ATTENTION_CHOICES, KV_CHOICES, QUALITY_CHOICES, WEIGHT_CHOICES
+from vidqa.config import ATTENTION_CHOICES, DEFAULT_PRUNE, KV_CHOICES, QUALITY_CHOICES, WEIGHT_CHOICES
 from vidqa.errors import UsageError
 from vidqa.utils.units import parse_bytes, parse_seconds
 
@@ -92,6 +92,18 @@ def _wait(value: Any) -> float | str | None:
     return _duration(value)
 
 
+def _prune(value: Any) -> str | float:
+    if value in ("auto", "off"):
+        return str(value)
+    if isinstance(value, bool):
+        raise ValueError(value)
+    text = str(value)
+    share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    if not 0 < share <= 1:
+        raise ValueError(value)
+    return share
+
+
 def _count(value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ValueError(value)
@@ -153,6 +165,11 @@ ENGINE_SETTINGS: tuple[Setting, ...] = (
     Setting(
         "max_tokens", "max_tokens", "longest answer, in tokens", _count, "a whole number from 1", 256, "--max-tokens",
         metavar="N",
+    ),
+    Setting(
+        "prune", "prune", "drop visual tokens that repeat, before they are read", _prune,
+        "auto for true repeats, off, or the share to keep such as 0.25 or 25%", DEFAULT_PRUNE, "--prune",
+        metavar="auto|off|SHARE",
     ),
 )  # fmt: skip
 TUI_SETTINGS: tuple[Setting, ...] = (
