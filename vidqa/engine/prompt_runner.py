@@ -129,10 +129,8 @@ class PromptRunner:
         model, total = self._model, len(self._plan.indices)
         model.visual.to(model.device)
         self.vision_embeddings = VisionEmbeddings.reserve(self._plan.visual_tokens, model)
-        encoder, self._pruner = (
-            GroupEncoder(model, self._plan.run_config.vision_chunk),
-            make_pruner(self._plan, model.spec),
-        )
+        self._pruner = make_pruner(self._plan, model.spec)
+        encoder = GroupEncoder(model, self._plan.run_config.vision_chunk)
         prefetcher = FramePrefetcher(reader, self._plan, model, self._stop_in_video, self._stages.tracker.count)
         frames = TimedIterator(prefetcher)
         try:
