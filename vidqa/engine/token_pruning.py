@@ -78,7 +78,8 @@ class TokenPruner:
     def prune(self, group: EncodedGroup) -> EncodedGroup:
         """Return the next slices with their kept tokens; places are indices in a slice, ascending, on the host."""
         embeddings = group.embeddings
-        kept = tuple(self._next_slice(rows[:, : self.hidden]) for rows in embeddings.split(self.slice_tokens))
+        slices = torch.split(embeddings, self.slice_tokens)
+        kept = tuple(self._next_slice(rows[:, : self.hidden]) for rows in slices)
         rows = torch.cat([places + number * self.slice_tokens for number, places in enumerate(kept)])
         if len(rows) < len(embeddings):
             embeddings = embeddings[to_device(rows, embeddings.device)]

@@ -19,8 +19,8 @@ from vidqa.planner.search import (
     best_run_config,
     chunked,
     fit,
-    frame_indices,
     has_too_many_tokens,
+    planned_indices,
     search_space,
     smallest,
 )
@@ -99,8 +99,7 @@ def _with_raised_wait(problem: PlanningProblem, space: SearchSpace) -> PlanningP
 
 def finish_plan(problem: PlanningProblem, space: SearchSpace, run_config: RunConfig) -> Plan:
     """Return the plan of a run configuration: frame indices, memory, limits, seconds and score."""
-    request, spec = problem.request, problem.spec
-    indices = frame_indices(problem, request.frames or (run_config.frames if request.fps is None else None))
+    spec, indices = problem.spec, planned_indices(problem, run_config.frames)
     phase, lines = memory_lines(spec, run_config, problem.overhead)
     phases = phase_bytes(spec, run_config, problem.overhead)
     return Plan(

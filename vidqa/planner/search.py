@@ -7,6 +7,7 @@ the same result on every machine.
 from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 from vidqa.planner import quality
 from vidqa.planner.kept_tokens import kept_tokens, kept_video_tokens, kept_visual_tokens
@@ -62,10 +63,8 @@ def search_space(problem: PlanningProblem) -> SearchSpace:
     sizes = fitting_sizes(problem.video, request.size, problem.bounds, floor * token, factor=spec.pixel_factor)
     if (most_slice := problem.most_slice_tokens) is not None:
         sizes = tuple(size for size in sizes if spec.slice_tokens(*size) <= most_slice) or sizes[:1]
-    shares = shares_of_counts(problem, counts, lambda count: _indices_of(problem, count))
-    least = kept_tokens(
-        spec, counts[0], *sizes[0], shares[0]
-    )  # the user's frames and size may exceed the quality's cap
+    shares = shares_of_counts(problem, counts, partial(planned_indices, problem))
+    least = kept_tokens(spec, counts[0], *sizes[0], shares[0])  # what the user set may exceed the quality's cap
     allowed = problem.context_left
     if not fixed_count:
         allowed = min(allowed, max(min(caps.visual_tokens, problem.bounds.total_pixels // token), least))
@@ -74,7 +73,8 @@ def search_space(problem: PlanningProblem) -> SearchSpace:
     return SearchSpace(counts, sizes, wanted, allowed, spec.slice_tokens(*sizes[-1]), shares)
 
 
-def _indices_of(problem: PlanningProblem, count: int) -> tuple[int, ...]:
+def planned_indices(problem: PlanningProblem, count: int) -> tuple[int, ...]:
+    """Return the indices of a plan's frames, of which there are so many."""
     request = problem.request
     return frame_indices(problem, request.frames or (count if request.fps is None else None))
 
