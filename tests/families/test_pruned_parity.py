@@ -1,7 +1,6 @@
 """Every family with dropped tokens against transformers' decoder on the same kept tokens at the same positions."""
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 

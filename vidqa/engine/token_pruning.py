@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
+from torch.linalg import vector_norm
 
 from vidqa.devices.torch_device import to_device
 from vidqa.engine.no_grad import no_grad_scope
@@ -90,25 +90,34 @@ class TokenPruner:
             self._last_kept = features.clone()
             return torch.arange(self.slice_tokens)
         similarities = on_host(cosine_similarities(features, self._last_kept))
-        new = int((similarities < REPEAT_SIMILARITY).sum())
-        count = self._budget.take(float((1 - similarities).clamp(min=0).sum()), new)
+        new = sum(one < REPEAT_SIMILARITY for one in similarities)
+        count = self._budget.take(sum(max(1 - one, 0.0) for one in similarities), new)
         if self.drop_repeats:
             self.dropped_new += max(new - count, 0)
-        kept = similarities.argsort(stable=True)[:count].sort().values
+        least_alike = sorted(range(self.slice_tokens), key=similarities.__getitem__)[:count]
+        kept = torch.tensor(sorted(least_alike))
         places = to_device(kept, features.device)
         self._last_kept[places] = features[places]
         return kept
 
 
 def cosine_similarities(features: Tensor, others: Tensor) -> Tensor:
-    """Return the cosine of each row with the other's row, in float32; -1 where it is not a number."""
-    cosines = (normalize(features.float(), dim=-1) * normalize(others.float(), dim=-1)).sum(-1)
-    return cosines.nan_to_num(nan=-1.0)
+    """Return the cosine of each row with the other's row, in float32; -1 where it is not a number.
+
+    One tensor of the rows' size is made: products of rows in their own precision, of which one is a unit vector, so
+    that no float16 product overflows.
+    """
+    lengths = vector_norm(features, dim=-1, dtype=torch.float32)
+    other_lengths = vector_norm(others, dim=-1, dtype=torch.float32)
+    divisors = other_lengths.to(others.dtype)
+    products = (others / divisors[:, None]).mul_(features).sum(-1, dtype=torch.float32)
+    return (products * divisors.float() / (lengths * other_lengths)).nan_to_num(nan=-1.0)
 
 
-def on_host(numbers: Tensor) -> Tensor:
-    """Return numbers on the host: how many are kept depends on them."""
-    return numbers.cpu()
+def on_host(numbers: Tensor) -> list[float]:
+    """Return numbers (n,) on the host: how many tokens are kept depends on them."""
+    values: list[float] = numbers.tolist()
+    return values
 
 
 def make_pruner(plan: Plan, spec: ModelSpec) -> TokenPruner | None:

@@ -16,7 +16,7 @@ from vidqa.models.block_sizes import (
 )
 from vidqa.models.family import family_of
 from vidqa.models.spec import ModelSpec
-from vidqa.planner.kept_tokens import kept_video_tokens
+from vidqa.planner.kept_tokens import drops_tokens, kept_video_tokens
 from vidqa.planner.weight_memory import QUANTIZED, runs_on_cpu_layers, weight_tensors
 from vidqa.types import ELEMENT_BYTES, RunConfig
 
@@ -61,13 +61,15 @@ def waiting_rows(spec: ModelSpec, run_config: RunConfig, phase: str) -> int:
     where n ≤ G, else in groups of less than n + G together (a bound that grows with G, as the search
     requires). If the tower is offloaded, embeddings wait on the host, and only the group that was just encoded is on
     the device; where text between slices shifts the chunks, also the slice of which a part was prefilled. The text
-    waits with its slices.
+    waits with its slices. Where tokens are dropped, groups may be small: less than n + G wait.
     """
     group = group_tokens(spec, run_config) + group_slices(spec, run_config) * spec.slice_text_tokens
     total = kept_video_tokens(spec, run_config)
     if run_config.placement.vision_offloaded:
         slice_tokens = spec.slice_tokens(run_config.height, run_config.width) if spec.slice_text_tokens else 0
         return group if phase == "vision" else min(slice_tokens, run_config.prefill_chunk)
+    if phase == "vision" and drops_tokens(run_config):
+        return min(total, run_config.prefill_chunk + group)
     if phase == "vision" and total <= group:
         return 0
     one_group = phase == "prefill" or run_config.prefill_chunk <= group
