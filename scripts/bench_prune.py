@@ -32,7 +32,7 @@ from vidqa.engine import token_pruning
 from vidqa.events import Answered
 
 SEED = 170_000_000
-SHARES = (0.5, 0.25)
+SHARES = (0.3, 0.15)
 STILL_FRAMES, CAMERA_FRAMES = 32, 16
 EVENT = 0.12  # how long a still recording's event takes, as a share of the clip
 BARS = {

@@ -168,7 +168,7 @@ ENGINE_SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         "prune", "prune", "drop visual tokens that repeat, before they are read", _prune,
-        "auto for true repeats, off, or the share to keep such as 0.25 or 25%", DEFAULT_PRUNE, "--prune",
+        "auto for true repeats, off, or the share to keep such as 0.25", DEFAULT_PRUNE, "--prune",
         metavar="auto|off|SHARE",
     ),
 )  # fmt: skip
