@@ -86,7 +86,7 @@ def test_the_forecast_of_a_share() -> None:
     assert kept_share([0.0] * 15) == pytest.approx((1 + 15 / 16) / 16)
     assert kept_share([1.0] * 15) == 1.0
     assert kept_share([]) == 1.0
-    assert kept_share([0.1, 0.9]) == pytest.approx((1 + 1 / 16 + 0.2 + 1) / 3)
+    assert kept_share([0.1, 0.9]) == pytest.approx((1 + 1 / 16 + 0.3 + 1) / 3)
 
 
 def test_changes_are_summed_from_a_slice_to_the_next() -> None:

@@ -203,6 +203,8 @@ class RequestState:
         """
         task, run_config, clock = self.task, plan.run_config, self.clock
         assert self.answer is not None
+        if plan.kept_tokens:  # the prefill read fewer than planned
+            run_config = replace(run_config, visual_share=plan.visual_tokens / plan.video_tokens)
         predicted = estimate_seconds(replace(task, speed=replace(task.speed, corrections={})), run_config)
         stages = clock.video + clock.vision + clock.prefill
         measured = {
