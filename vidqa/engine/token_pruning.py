@@ -19,8 +19,8 @@ from vidqa.models.spec import ModelSpec
 from vidqa.planner.kept_tokens import drops_tokens, least_slice_tokens
 from vidqa.types import Plan
 
-# Cosine from which a token repeats the one before. Of the demo model's tokens 90 % of those whose pixels changed by less
-# than 1 of 255 levels are above it, and 8 % of those that changed by more than 16 (still clips of scripts/bench_prune.py).
+# Cosine from which a token repeats the one before. In the demo model 90 % of the tokens whose pixels changed by less than
+# 1 of 255 levels are above it, and 8 % of those that changed by more than 16 (still clips of scripts/bench_prune.py).
 REPEAT_SIMILARITY = 0.9
 
 
@@ -114,7 +114,8 @@ def cosine_similarities(features: Tensor, others: Tensor) -> Tensor:
     other_lengths = vector_norm(others, dim=-1, dtype=torch.float32)
     divisors = other_lengths.to(others.dtype)
     products = (others / divisors[:, None]).mul_(features).sum(-1, dtype=torch.float32)
-    return (products * divisors.float() / (lengths * other_lengths)).nan_to_num(nan=-1.0)
+    cosines: Tensor = products * divisors.float() / (lengths * other_lengths)
+    return cosines.nan_to_num(nan=-1.0)
 
 
 def on_host(numbers: Tensor) -> list[float]:
