@@ -32,8 +32,8 @@ from vidqa.engine import token_pruning
 from vidqa.events import Answered
 
 SEED = 170_000_000
-SHARES = (0.3, 0.15)
-STILL_FRAMES, CAMERA_FRAMES = 32, 16
+SHARES = (0.3, 0.2)
+STILL_FRAMES, CAMERA_FRAMES = 32, 12
 EVENT = 0.12  # how long a still recording's event takes, as a share of the clip
 BARS = {
     "still: auto, times fewer tokens": Bar(4.0), "still: auto, points lost": Bar(1.0, "<="),

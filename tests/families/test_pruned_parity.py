@@ -13,8 +13,10 @@ from tests.families import test_qwen2_5_vl as tests_25
 from tests.families import test_qwen3_vl as tests_3
 from tests.families.parity import (
     CPU,
+    QUESTION,
     VIDEO_TOKEN,
     VOCABULARY,
+    MadeFrames,
     Pair,
     Ran,
     load_pair,
@@ -25,7 +27,13 @@ from tests.families.parity import (
     run_prompt,
     write_checkpoint,
 )
+from tests.planner.plan_builders import made_cpu
+from vidqa.devices.memory_tracker import Tracker
 from vidqa.engine.prefill import Prefill
+from vidqa.engine.prompt import build_prompt, layout_of
+from vidqa.engine.prompt_runner import PromptRunner
+from vidqa.engine.timers import Callbacks, PhaseTimer, StageContext
+from vidqa.events import Noted
 from vidqa.models.attention.selector import make_kernel
 from vidqa.models.families import qwen2_5_vl, qwen2_vl, qwen3_vl
 from vidqa.models.spec import ModelSpec, VisionSpec
@@ -161,3 +169,16 @@ def test_a_prompt_again_from_stored_embeddings(case: tuple[Family, Pair]) -> Non
             next(steps)
     except StopIteration as finished:
         assert torch.allclose(finished.value, ran.logits, atol=2e-4, rtol=0)
+
+
+def test_a_forecast_that_was_too_low_is_kept_and_said(case: tuple[Family, Pair]) -> None:
+    """Random pictures repeat nothing, and less than half of their tokens are planned for."""
+    plan = plan_of(case, 0.4, vision_chunk=2, drop_repeats=True)
+    loaded = case[1].loaded
+    layout = layout_of(build_prompt(loaded, QUESTION, None), plan, loaded)
+    stages = StageContext(Tracker(made_cpu(bf16=False)), Callbacks(lambda: False), PhaseTimer("test"))
+    runner = PromptRunner(loaded.model, plan, layout, Prefill(loaded.model, make_kernel("flash", CPU), 64), stages)
+    (note,) = [event.text for event in runner.run(MadeFrames(plan)) if isinstance(event, Noted)]  # type: ignore[arg-type]
+    embeddings = runner.vision_embeddings
+    assert embeddings is not None and embeddings.filled == plan.visual_tokens
+    assert note.startswith(f"{plan.video_tokens - plan.visual_tokens} visual tokens that do not repeat")

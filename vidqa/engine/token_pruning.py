@@ -19,8 +19,8 @@ from vidqa.models.spec import ModelSpec
 from vidqa.planner.kept_tokens import drops_tokens, least_slice_tokens
 from vidqa.types import Plan
 
-# Cosine from which a token repeats the one before. In the demo model 90 % of the tokens whose pixels changed by less than
-# 1 of 255 levels are above it, and 8 % of those that changed by more than 16 (still clips of scripts/bench_prune.py).
+# Cosine from which a token repeats the one before. In the demo model 90 % of the tokens whose pixels changed by less
+# than 1 of 255 levels are above it, and 8 % of those that changed by more than 16 (still clips of bench_prune.py).
 REPEAT_SIMILARITY = 0.9
 
 
