@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean, stdev
+from typing import Literal
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 import numpy as np
@@ -93,7 +94,7 @@ class Side:
     whole: int = 0
 
 
-def sides(frames: int) -> Iterator[tuple[str, str | float, int, bool]]:
+def sides(frames: int) -> Iterator[tuple[str, Literal["auto", "off"] | float, int, bool]]:
     """Yield name, `--prune`, frames and whether tokens are dropped at random."""
     yield "all", "off", frames, False
     yield "auto", "auto", frames, False
@@ -130,10 +131,11 @@ def _ask(session: Session, path: Path, turns: list[Turn], frames: int, side: Sid
     for turn in turns:
         *_, last = session.ask(Request(str(path), turn.question, frames=frames, max_tokens=64))
         assert isinstance(last, Answered)
-        marks.append(is_right(last.answer.text, turn.answer))
+        answer = last.answer
+        marks.append(is_right(answer.text, turn.answer))
     side.right.append(fmean(marks))
-    side.kept += last.answer.plan.visual_tokens
-    side.whole += last.answer.plan.video_tokens
+    side.kept += answer.plan.visual_tokens
+    side.whole += answer.plan.video_tokens
 
 
 def paired(one: list[float], other: list[float]) -> tuple[float, float]:
