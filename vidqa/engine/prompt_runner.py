@@ -20,6 +20,7 @@ from vidqa.engine.vision import GroupEncoder
 from vidqa.events import Event, Noted, StageProgress, StageStarted
 from vidqa.models.family import Segment, TextSegment
 from vidqa.models.vlm import VisionLanguageModel
+from vidqa.planner.kept_tokens import drops_tokens
 from vidqa.types import Plan
 from vidqa.video.reader import VideoReader
 
@@ -129,7 +130,7 @@ class PromptRunner:
         model, total = self._model, len(self._plan.indices)
         model.visual.to(model.device)
         self.vision_embeddings = VisionEmbeddings.reserve(self._plan.visual_tokens, model)
-        self._pruner = make_pruner(self._plan, model.spec)
+        self._pruner = make_pruner(self._plan, model.spec) if drops_tokens(self._plan.run_config) else None
         encoder = GroupEncoder(model, self._plan.run_config.vision_chunk)
         prefetcher = FramePrefetcher(reader, self._plan, model, self._stop_in_video, self._stages.tracker.count)
         frames = TimedIterator(prefetcher)
@@ -149,7 +150,7 @@ class PromptRunner:
         self.video_seconds = frames.seconds
         reader.check_coverage(self._plan.indices)
         self.vision_embeddings.complete = True
-        for note in (*reader.notes, *shortfall_note(self._pruner)):
+        for note in (*reader.notes, *(shortfall_note(self._pruner) if self._pruner else ())):
             yield Noted(note)
         self._pruner = None
 

@@ -16,7 +16,7 @@ from vidqa.devices.torch_device import to_device
 from vidqa.engine.no_grad import no_grad_scope
 from vidqa.engine.vision import EncodedGroup
 from vidqa.models.spec import ModelSpec
-from vidqa.planner.kept_tokens import drops_tokens, least_slice_tokens
+from vidqa.planner.kept_tokens import least_slice_tokens
 from vidqa.types import Plan
 
 # Cosine from which a token repeats the one before. In the demo model 90 % of the tokens whose pixels changed by less
@@ -124,19 +124,17 @@ def on_host(numbers: Tensor) -> list[float]:
     return values
 
 
-def make_pruner(plan: Plan, spec: ModelSpec) -> TokenPruner | None:
-    """Return the pruner of a plan; None if it keeps all tokens."""
+def make_pruner(plan: Plan, spec: ModelSpec) -> TokenPruner:
+    """Return the pruner of a plan that drops tokens."""
     run_config = plan.run_config
-    if not drops_tokens(run_config):
-        return None
     each = spec.slice_tokens(run_config.height, run_config.width)
     slices = spec.slices(len(plan.indices))
     return TokenPruner(slices, each, plan.visual_tokens, spec.hidden, run_config.drop_repeats)
 
 
-def shortfall_note(pruner: TokenPruner | None) -> Iterator[str]:
+def shortfall_note(pruner: TokenPruner) -> Iterator[str]:
     """Yield a note if the video repeats less than was planned for."""
-    if pruner is not None and pruner.dropped_new:
+    if pruner.dropped_new:
         yield (
             f"{pruner.dropped_new:,} visual tokens that do not repeat were dropped to keep the planned "
             f"{pruner.tokens:,}: the video changes more than was planned for; --prune off with fewer --frames keeps all"

@@ -63,7 +63,8 @@ def search_space(problem: PlanningProblem) -> SearchSpace:
     sizes = fitting_sizes(problem.video, request.size, problem.bounds, floor * token, factor=spec.pixel_factor)
     if (most_slice := problem.most_slice_tokens) is not None:
         sizes = tuple(size for size in sizes if spec.slice_tokens(*size) <= most_slice) or sizes[:1]
-    shares = shares_of_counts(problem, counts, partial(planned_indices, problem))
+    whole = problem.config.prune == "off"
+    shares = (1.0,) * len(counts) if whole else shares_of_counts(problem, counts, partial(planned_indices, problem))
     least = kept_tokens(spec, counts[0], *sizes[0], shares[0])  # what the user set may exceed the quality's cap
     allowed = problem.context_left
     if not fixed_count:
