@@ -8,7 +8,7 @@ from torch import Tensor
 
 from vidqa.engine.token_pruning import TokenBudget, TokenPruner, cosine_similarities, shortfall_note
 from vidqa.engine.vision import EncodedGroup
-from vidqa.planner.kept_tokens import least_slice_tokens
+from vidqa.planner.activation_memory import least_slice_tokens
 
 HIDDEN = 8
 

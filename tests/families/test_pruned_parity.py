@@ -37,7 +37,7 @@ from vidqa.events import Noted
 from vidqa.models.attention.selector import make_kernel
 from vidqa.models.families import qwen2_5_vl, qwen2_vl, qwen3_vl
 from vidqa.models.spec import ModelSpec, VisionSpec
-from vidqa.planner.kept_tokens import kept_visual_tokens
+from vidqa.planner.activation_memory import kept_visual_tokens
 from vidqa.types import Placement, Plan
 
 TIMES = tuple(index / 4 for index in range(7))  # an odd number of frames

@@ -6,8 +6,8 @@ from typing import Any
 from vidqa.config import EngineConfig
 from vidqa.models.families.qwen2_vl import REFERENCE_BOUNDS, RELEASED
 from vidqa.models.spec import ModelSpec
+from vidqa.planner.activation_memory import kept_visual_tokens
 from vidqa.planner.budget import RuntimeOverhead
-from vidqa.planner.kept_tokens import kept_visual_tokens
 from vidqa.planner.memory_model import kv_capacity
 from vidqa.planner.problem import PlanningProblem
 from vidqa.types import Device, Placement, Plan, Request, RunConfig, TimeEstimate, VideoInfo

@@ -15,7 +15,7 @@ from tests.planner.test_replay import SHALLOW, check_plans
 from vidqa.engine import token_pruning
 from vidqa.models.registry import released
 from vidqa.planner import quality
-from vidqa.planner.kept_tokens import kept_tokens, kept_visual_tokens
+from vidqa.planner.activation_memory import kept_tokens, kept_visual_tokens
 from vidqa.planner.memory_model import kv_capacity, required_bytes
 from vidqa.planner.planner import plan_video, try_plan
 from vidqa.planner.repeat_forecast import changes_of_slices, kept_share, shares_of_counts

@@ -20,7 +20,7 @@ from vidqa.engine.vision import GroupEncoder
 from vidqa.events import Event, Noted, StageProgress, StageStarted
 from vidqa.models.family import Segment, TextSegment
 from vidqa.models.vlm import VisionLanguageModel
-from vidqa.planner.kept_tokens import drops_tokens
+from vidqa.planner.activation_memory import drops_tokens
 from vidqa.types import Plan
 from vidqa.video.reader import VideoReader
 

@@ -16,7 +16,7 @@ from vidqa.devices.torch_device import to_device
 from vidqa.engine.no_grad import no_grad_scope
 from vidqa.engine.vision import EncodedGroup
 from vidqa.models.spec import ModelSpec
-from vidqa.planner.kept_tokens import least_slice_tokens
+from vidqa.planner.activation_memory import least_slice_tokens
 from vidqa.types import Plan
 
 # Cosine from which a token repeats the one before. In the demo model 90 % of the tokens whose pixels changed by less

@@ -16,7 +16,6 @@ from vidqa.models.block_sizes import (
 )
 from vidqa.models.family import family_of
 from vidqa.models.spec import ModelSpec
-from vidqa.planner.kept_tokens import drops_tokens, kept_video_tokens
 from vidqa.planner.weight_memory import QUANTIZED, runs_on_cpu_layers, weight_tensors
 from vidqa.types import ELEMENT_BYTES, RunConfig
 
@@ -26,6 +25,36 @@ _FUSED_4BIT_ROWS = 4  # bitsandbytes 0.50 multiplies up to 4 rows without a copy
 # Bytes per vocabulary entry to choose a token from float32 logits (engine/sampler.py): whether all are finite; with a
 # temperature also probabilities, sorted with their indices (int64), their sums twice, and masked.
 _GREEDY_BYTES, _SAMPLING_BYTES = 8, 32
+# Of dropped tokens (`--prune`): every temporal slice keeps at least one token in so many, and the first one is whole.
+LEAST_SHARE = 16
+
+
+def least_slice_tokens(slice_tokens: int) -> int:
+    """Return the fewest tokens that a slice keeps."""
+    return -(-slice_tokens // LEAST_SHARE)
+
+
+def kept_tokens(spec: ModelSpec, frames: int, height: int, width: int, share: float) -> int:
+    """Return the most visual tokens of frames of which a share is kept, and what every slice keeps at least."""
+    slices, each = spec.slices(frames), spec.slice_tokens(height, width)
+    if share >= 1:
+        return slices * each
+    return max(int(share * slices * each), each + (slices - 1) * least_slice_tokens(each))
+
+
+def kept_visual_tokens(spec: ModelSpec, run_config: RunConfig) -> int:
+    """Return the most visual tokens of a run's prompt."""
+    return kept_tokens(spec, run_config.frames, run_config.height, run_config.width, run_config.visual_share)
+
+
+def kept_video_tokens(spec: ModelSpec, run_config: RunConfig) -> int:
+    """Return the most tokens of a video in a prompt: its pictures', and the text's between its slices."""
+    return kept_visual_tokens(spec, run_config) + spec.slices(run_config.frames) * spec.slice_text_tokens
+
+
+def drops_tokens(run_config: RunConfig) -> bool:
+    """Return whether a run drops visual tokens."""
+    return run_config.drop_repeats or run_config.visual_share < 1
 
 
 def patches_per_slice(spec: ModelSpec, run_config: RunConfig) -> int:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from vidqa.planner import quality
-from vidqa.planner.kept_tokens import kept_video_tokens, kept_visual_tokens
+from vidqa.planner.activation_memory import kept_video_tokens, kept_visual_tokens
 from vidqa.planner.latency import cancel_check_seconds, estimate_seconds, most_at_once
 from vidqa.planner.memory_model import required_bytes
 from vidqa.planner.placement import compute_dtype, weight_choices

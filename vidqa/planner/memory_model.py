@@ -12,8 +12,8 @@ from vidqa.devices.device import BLOCK
 from vidqa.models.block_sizes import KV_BLOCK_TOKENS
 from vidqa.models.spec import ModelSpec
 from vidqa.planner import activation_memory as activations
+from vidqa.planner.activation_memory import drops_tokens, kept_visual_tokens
 from vidqa.planner.budget import RuntimeOverhead
-from vidqa.planner.kept_tokens import drops_tokens, kept_visual_tokens
 from vidqa.planner.weight_memory import parameters, part_bytes, part_precision, staging_bytes
 from vidqa.types import ELEMENT_BYTES, PHASES, MemoryLine, Plan, RunConfig
 

@@ -6,9 +6,8 @@ from typing import Any
 
 from vidqa.errors import DoesNotFit
 from vidqa.planner import quality
-from vidqa.planner.activation_memory import prompt_tokens
+from vidqa.planner.activation_memory import kept_video_tokens, kept_visual_tokens, prompt_tokens
 from vidqa.planner.explain import explain_limits, first_token_seconds, wait_option
-from vidqa.planner.kept_tokens import kept_video_tokens, kept_visual_tokens
 from vidqa.planner.latency import estimate_seconds
 from vidqa.planner.memory_model import kv_capacity, margin_bytes, memory_lines, phase_bytes, required_bytes
 from vidqa.planner.placement import candidates

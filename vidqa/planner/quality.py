@@ -11,7 +11,7 @@ from itertools import pairwise
 
 from vidqa.models.family import ScoreRow, family_of
 from vidqa.models.spec import ModelSpec
-from vidqa.planner.kept_tokens import kept_visual_tokens
+from vidqa.planner.activation_memory import kept_visual_tokens
 from vidqa.planner.weight_memory import parameters, runs_on_cpu_layers
 from vidqa.types import PixelBounds, RunConfig
 

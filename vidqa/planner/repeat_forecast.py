@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import accumulate
 
-from vidqa.planner.kept_tokens import LEAST_SHARE
+from vidqa.planner.activation_memory import LEAST_SHARE
 from vidqa.planner.problem import PlanningProblem
 from vidqa.video.change_signal import ChangeSignal
 from vidqa.video.frame_sampling import sampled_times

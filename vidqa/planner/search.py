@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from vidqa.planner import quality
-from vidqa.planner.kept_tokens import kept_tokens, kept_video_tokens, kept_visual_tokens
+from vidqa.planner.activation_memory import kept_tokens, kept_video_tokens, kept_visual_tokens
 from vidqa.planner.latency import estimate_seconds, most_at_once
 from vidqa.planner.memory_model import required_bytes
 from vidqa.planner.placement import candidates
