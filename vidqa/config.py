@@ -17,6 +17,7 @@ KV_CHOICES = ("native", "int8")
 DECODER_DEADLINE_SECONDS = 60.0  # for one reply of the decoder process
 CLIP_DEADLINE_SECONDS = 600.0  # for all replies about one video
 SUBTITLE_SHARE = 0.25  # of the context, and of the video's tokens
+DEFAULT_PRUNE: Literal["auto", "off"] = "off"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,7 @@ class EngineConfig:
     loaded on it for the first time, stores it and the times of answers there, and plans by them; else speeds are
     estimated. `subtitle_share` is the largest part of the context, and of the video's tokens, that subtitles take.
     `count_tensors` counts live tensors where the device has no counter, for about 5 µs an operator.
+    `prune` is the share of the visual tokens that is kept, `auto` to drop those that repeat, or `off`.
     """
 
     model: str = "demo"
@@ -61,6 +63,7 @@ class EngineConfig:
     decoder_deadline_seconds: float = DECODER_DEADLINE_SECONDS
     clip_deadline_seconds: float = CLIP_DEADLINE_SECONDS
     subtitle_share: float = SUBTITLE_SHARE
+    prune: Literal["auto", "off"] | float = DEFAULT_PRUNE
 
 
 def config_path(environment: Mapping[str, str] = os.environ) -> Path:

@@ -17,12 +17,22 @@ def model_label(name: str) -> str:
 
 def usage_text(answer: Answer) -> str:
     """Return the tokens, seconds and memory of an answer, measured and planned."""
-    timing = answer.timing
+    timing, kept = answer.timing, ""
+    if answer.plan.kept_tokens:
+        kept = f"{visual_tokens_text(answer.plan)} tokens kept · "
     return (
-        f"{timing.tokens} tokens{_STOPPED.get(answer.finish_reason, '')} · first after "
+        f"{kept}{timing.tokens} tokens{_STOPPED.get(answer.finish_reason, '')} · first after "
         f"{timing.first_token_seconds:.2f} s · {timing.tokens_per_second:.0f} tokens/s · "
         + memory_text(plan_memory(answer.plan), used_memory(answer))
     )
+
+
+def visual_tokens_text(plan: Plan) -> str:
+    """Return a plan's visual tokens, and of how many they are kept if some are dropped."""
+    kept, whole = f"{plan.visual_tokens:,}", f"{plan.video_tokens:,}"
+    if plan.kept_tokens or plan.visual_tokens < plan.video_tokens:
+        return f"{kept} of {whole} visual"
+    return f"at most {kept} visual" if plan.run_config.drop_repeats else f"{kept} visual"
 
 
 def time_text(plan: Plan) -> str:

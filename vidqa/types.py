@@ -202,7 +202,8 @@ class RunConfig:
     `prefill_chunk` in tokens. `spare_tokens` is room in the KV cache beyond prompt and answer, for further questions.
     `subtitle_tokens` of the `text_tokens` are for subtitles.
     `batch` sequences are decoded together: each has its cache, and they are encoded and prefilled one after the other.
-    `sampled` is True at a temperature above 0. `device` is the kind of the device.
+    `sampled` is True at a temperature above 0. `device` is the kind of the device. `visual_share` is the most of the
+    visual tokens that is kept for the prompt; with `drop_repeats` only those that are new are.
     """
 
     weights: str
@@ -222,6 +223,8 @@ class RunConfig:
     sampled: bool = False
     device: str = "cuda"
     subtitle_tokens: int = 0
+    visual_share: float = 1.0
+    drop_repeats: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,7 +275,8 @@ class Plan:
     """How a request runs, and the predicted memory and time. Sizes in pixels, memory in bytes.
 
     `lines` are the parts of the phase with the most memory; their sum is `required_bytes`. `limits` has a sentence for
-    each choice that a limit lowered.
+    each choice that a limit lowered. `visual_tokens` are those that are kept of `video_tokens`; once a plan ran,
+    `kept_tokens` has their number in each temporal slice if any were dropped.
     """
 
     model: str
@@ -292,6 +296,8 @@ class Plan:
     seconds: TimeEstimate
     score: float
     subtitles: PlannedSubtitles | None = None
+    video_tokens: int = 0
+    kept_tokens: tuple[int, ...] = ()
 
     @property
     def required_bytes(self) -> int:
@@ -312,6 +318,11 @@ class Plan:
     def runtime_bytes(self) -> int:
         """Return the planned memory of the process without its tensors."""
         return sum(line.bytes for line in self.lines if line.kind == "process")
+
+    @property
+    def slice_tokens(self) -> int:
+        """Return the visual tokens of a whole temporal slice, once the plan ran and dropped some; else 0."""
+        return self.video_tokens // len(self.kept_tokens) if self.kept_tokens else 0
 
     @property
     def interval_seconds(self) -> float:

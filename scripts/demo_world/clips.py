@@ -1,6 +1,7 @@
 """Video files of scenes in many sizes, rates, codecs and qualities."""
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -77,15 +78,15 @@ def _encoding(rng: random.Random, other: bool) -> tuple[str, tuple[tuple[str, st
     return "libx264", (("crf", str(crf)), ("preset", rng.choice(("ultrafast", "veryfast", "medium"))))
 
 
-def write_clip(spec: ClipSpec, path: Path) -> None:
-    """Render and encode a clip."""
+def write_clip(spec: ClipSpec, path: Path, render: Callable[[ClipSpec, list[float]], np.ndarray] | None = None) -> None:
+    """Render and encode a clip; `render` draws its pictures at some moments, by default its own renderer does."""
     times = [index / (spec.count - 1) for index in range(spec.count)]
     with av.open(str(path), "w") as container:
         stream: Any = container.add_stream(spec.codec, rate=Fraction(spec.fps), options=dict(spec.options))
         stream.width, stream.height, stream.pix_fmt = spec.width, spec.height, "yuv420p"
         stream.codec_context.thread_count = 1  # the same file on every machine
         for start in range(0, spec.count, 32):
-            for picture in _pictures(spec, times[start : start + 32]):
+            for picture in (render or _pictures)(spec, times[start : start + 32]):
                 for packet in stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")):
                     container.mux(packet)
         container.mux(stream.encode())

@@ -22,7 +22,7 @@ def render_frames(scene: Scene, times: Sequence[float], height: int, width: int)
     rng = random.Random(scene.seed)
     backdrop = _backdrop(scene, rng, height, width)
     hard = rng.random() < 0.5
-    return np.stack([np.asarray(_frame(scene, time, backdrop, hard)) for time in times])
+    return np.stack([np.asarray(draw_frame(scene, time, backdrop, hard)) for time in times])
 
 
 def _backdrop(scene: Scene, rng: random.Random, height: int, width: int) -> Image.Image:
@@ -44,7 +44,8 @@ def _backdrop(scene: Scene, rng: random.Random, height: int, width: int) -> Imag
     return Image.fromarray(picture.clip(0, 255).astype(np.uint8))
 
 
-def _frame(scene: Scene, time: float, backdrop: Image.Image, hard: bool) -> Image.Image:
+def draw_frame(scene: Scene, time: float, backdrop: Image.Image, hard: bool) -> Image.Image:
+    """Draw a scene at one moment over a backdrop, with hard or soft edges."""
     width, height = backdrop.size
     mask = Image.new("L", (width * _SCALE, height * _SCALE), 0)
     paint = (0, 0, 0)

@@ -216,10 +216,18 @@ def test_int8_keys_are_close_to_whole_ones() -> None:
     assert not caches[1].write(1, keys[:0], values[:0]).isnan().any()
 
 
+@pytest.mark.parametrize(("share", "drop_repeats", "kept"), [(0.5, False, 40), (1.0, True, None)])
+def test_visual_share_and_drop_repeats(plain: Plan, share: float, drop_repeats: bool, kept: int | None) -> None:
+    pruned = with_config(plain, visual_share=share, drop_repeats=drop_repeats)
+    ran = run(replace(pruned, visual_tokens=kept or pruned.visual_tokens))
+    assert sum(ran.result.plan.kept_tokens) == ran.result.plan.visual_tokens
+    assert ran.result.plan.visual_tokens == kept or ran.result.plan.visual_tokens < plain.visual_tokens == 80
+
+
 def test_every_field_of_a_run_config_is_tested() -> None:
     tried = {
         "frames", "height", "width", "vision_chunk", "prefill_chunk", "max_tokens", "kv", "weights", "dtype",
-        "attention", "placement", "spare_tokens",
+        "attention", "placement", "spare_tokens", "visual_share", "drop_repeats",
     }  # fmt: skip
     # The prompt itself says how long it is, one request is one sequence, and its temperature says whether it samples;
     # the model is on its device.

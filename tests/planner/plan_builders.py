@@ -6,6 +6,7 @@ from typing import Any
 from vidqa.config import EngineConfig
 from vidqa.models.families.qwen2_vl import REFERENCE_BOUNDS, RELEASED
 from vidqa.models.spec import ModelSpec
+from vidqa.planner.activation_memory import kept_visual_tokens
 from vidqa.planner.budget import RuntimeOverhead
 from vidqa.planner.memory_model import kv_capacity
 from vidqa.planner.problem import PlanningProblem
@@ -59,7 +60,7 @@ def made_problem(
 
 def plan_of(run_config: RunConfig, spec: ModelSpec) -> Plan:
     """A plan of a run configuration, without memory, budget or limits."""
-    visual = spec.visual_tokens(run_config.frames, run_config.height, run_config.width)
+    visual = kept_visual_tokens(spec, run_config)
     indices = tuple(range(run_config.frames))
     return Plan(
         model="a model", device="cuda:0", run_config=run_config, indices=indices,
@@ -67,6 +68,7 @@ def plan_of(run_config: RunConfig, spec: ModelSpec) -> Plan:
         prompt_tokens=visual + run_config.text_tokens, kv_capacity_tokens=kv_capacity(spec, run_config), lines=(),
         phase_bytes={}, peak_phase="prefill", margin_bytes=0, budget_bytes=0, limits=(),
         seconds=TimeEstimate(0, 0, 0, 0, 0), score=0.0,
+        video_tokens=spec.visual_tokens(run_config.frames, run_config.height, run_config.width),
     )  # fmt: skip
 
 

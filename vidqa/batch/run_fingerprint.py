@@ -33,6 +33,8 @@ def make_fingerprint(caption_request: CaptionRequest, config: EngineConfig, chec
     if config.max_wait_seconds != "auto":  # the default leaves older runs' keys as they were
         settings["max_wait"] = config.max_wait_seconds
     settings |= _subtitle_settings(caption_request.request.subs, config.subtitle_share)
+    if config.prune != "off":
+        settings["prune"] = config.prune
     revision, prompt = revision_of(checkpoint.local_folder()), caption_request.prompt.text
     encoded = json.dumps(settings, sort_keys=True)
     key = hash_of(checkpoint.name, revision, prompt, encoded)

@@ -191,6 +191,7 @@ def make_config(arguments: argparse.Namespace, settings: Settings, model: str) -
         isolate_decoder=not arguments.decode_in_process,
         clip_deadline_seconds=arguments.deadline,
         subtitle_share=settings.subtitle_share,
+        prune=settings.prune,
     )
 
 

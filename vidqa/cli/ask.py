@@ -22,7 +22,7 @@ from vidqa.cli.arguments import (
 from vidqa.cli.console import ExitCode, StderrReporter, handle_signals, interrupt, write_json
 from vidqa.cli.video_argument import as_named
 from vidqa.errors import Interrupted
-from vidqa.messages import degraded_text, model_label, time_text, usage_text
+from vidqa.messages import degraded_text, model_label, time_text, usage_text, visual_tokens_text
 from vidqa.types import Answer, Plan, Turn, VideoInfo
 from vidqa.utils.safe_text import safe_text
 from vidqa.utils.units import format_bytes, format_timestamp
@@ -149,6 +149,6 @@ def _plan_line(video: VideoInfo, plan: Plan) -> str:
         f"video: {video.width}×{video.height} {video.codec}, {format_timestamp(video.duration_seconds)}\n"
         f"plan: {plan.run_config.frames} frames of {plan.run_config.width}×{plan.run_config.height} "
         f"from {format_timestamp(first)} to "
-        f"{format_timestamp(last)} · {plan.visual_tokens} visual + {plan.prompt_tokens - plan.visual_tokens} text "
+        f"{format_timestamp(last)} · {visual_tokens_text(plan)} + {plan.prompt_tokens - plan.visual_tokens} text "
         f"tokens{_memory_text(plan)}"
     )

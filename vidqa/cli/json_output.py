@@ -37,6 +37,7 @@ def plan_object(plan: Plan) -> dict[str, Any]:
         "placement": asdict(run_config.placement),
         **_values(run_config, "frames height width"),
         **_values(plan, "visual_tokens prompt_tokens"),
+        "pruning": _pruning_object(plan),
         "timestamps_s": [round(seconds, 6) for seconds in plan.timestamps_seconds],
         **_values(run_config, "attention prefill_chunk vision_chunk"),
         **_values(plan, "kv_capacity_tokens predicted_peak_bytes tensor_bytes margin_bytes required_bytes"),
@@ -82,6 +83,20 @@ def _memory_object(answer: Answer) -> dict[str, Any]:
         "above_plan": above_plan(plan, memory) or None,
         **_values(memory, "host_peak_bytes other_bytes"),
         "phases": [asdict(use) | {"seconds": round(use.seconds, 6)} for use in memory.phases],
+    }
+
+
+def _pruning_object(plan: Plan) -> dict[str, Any] | None:
+    """Return how visual tokens are dropped; once the plan ran, kept and dropped ones of each temporal slice."""
+    run_config, kept = plan.run_config, plan.kept_tokens
+    if not (run_config.drop_repeats or run_config.visual_share < 1):
+        return None
+    return {
+        "mode": "auto" if run_config.drop_repeats else "share",
+        "planned_share": round(run_config.visual_share, 6),
+        "video_tokens": plan.video_tokens,
+        "kept_per_slice": list(kept),
+        "dropped_per_slice": [plan.slice_tokens - tokens for tokens in kept],
     }
 
 

@@ -8,6 +8,7 @@ from vidqa.cli.arguments import add_planned_video, make_config, make_request, pl
 from vidqa.cli.console import ExitCode, format_table, write_json
 from vidqa.cli.json_output import SCHEMA_VERSION, plan_object, video_object
 from vidqa.cli.video_argument import as_named
+from vidqa.messages import visual_tokens_text
 from vidqa.planner.memory_model import memory_shares
 from vidqa.types import Plan, VideoInfo
 from vidqa.utils.safe_text import safe_line, safe_text
@@ -98,7 +99,7 @@ def _text_lines(task: "PlanningProblem", plan: Plan, others: "tuple[Alternative,
         f"model     {safe_line(plan.model)}, {run_config.weights} weights, {run_config.kv} KV cache, "
         f"{run_config.attention} attention",
         f"device    {safe_line(task.device.name)} ({plan.device}), budget {format_bytes(plan.budget_bytes)}",
-        f"plan      {_size(plan)}, {plan.visual_tokens:,} visual + {plan.prompt_tokens - plan.visual_tokens} text "
+        f"plan      {_size(plan)}, {visual_tokens_text(plan)} + {plan.prompt_tokens - plan.visual_tokens} text "
         f"tokens, {run_config.max_tokens} for the answer",
         f"chunks    {run_config.vision_chunk} slices in the vision tower, "
         f"{run_config.prefill_chunk} tokens in the prefill",

@@ -219,8 +219,9 @@ class BatchItem:
     def prefix_key(self) -> tuple[object, ...]:
         """Return what must be equal for two prompts to begin with the same keys and values."""
         run_config = self.plan.run_config
-        size = run_config.height, run_config.width
-        return self.state.video_key, self.plan.indices, size, self.prompt.head, self.plan.subtitles
+        pruning = (run_config.visual_share, run_config.drop_repeats)
+        size = (run_config.height, run_config.width)
+        return self.state.video_key, self.plan.indices, *size, *pruning, self.prompt.head, self.plan.subtitles
 
 
 class BatchRunner:

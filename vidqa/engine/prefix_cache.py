@@ -18,30 +18,47 @@ from vidqa.types import Plan
 
 @dataclass(slots=True)
 class VisionEmbeddings:
-    """Embeddings (tokens, width) of a video's slices on the host, and the times of their frames in seconds."""
+    """Embeddings (tokens, width) of a video's slices on the host, and the times of their frames in seconds.
+
+    `kept` has the places of each slice's kept tokens (kept,), if some were dropped; it is empty if all are there.
+    """
 
     rows: Tensor
     slices: int = 0
     times: list[float] = field(default_factory=list)
     filled: int = 0
     complete: bool = False
+    kept: list[Tensor] = field(default_factory=list)
 
     @classmethod
     def reserve(cls, tokens: int, model: VisionLanguageModel) -> "VisionEmbeddings":
         """Allocate rows for `tokens`; page-locked for a CUDA device, so that copies do not wait."""
         return cls(page_locked((tokens, model.spec.embedding_width), model.dtype, model.device))
 
-    def add(self, embeddings: Tensor, slices: int, times: Sequence[float]) -> None:
-        """Copy a group's embeddings (tokens, width) to the host."""
+    def add(self, embeddings: Tensor, slices: int, times: Sequence[float], kept: Sequence[Tensor] = ()) -> None:
+        """Copy a group's embeddings (tokens, width) to the host; `kept` are the places of the kept ones by slice."""
         end = self.filled + len(embeddings)
         self.rows[self.filled : end].copy_(embeddings, non_blocking=True)
         self.filled, self.slices = end, self.slices + slices
         self.times += times
+        self.kept += kept
 
     def chunks(self, first_slice: int, slices: int, tokens: int) -> Iterator[Tensor]:
         """Yield the embeddings of some slices on the host, at most `tokens` at a time."""
-        each = self.filled // self.slices
-        yield from torch.split(self.rows[first_slice * each : (first_slice + slices) * each], tokens)
+        start, end = self._first_row(first_slice), self._first_row(first_slice + slices)
+        yield from torch.split(self.rows[start:end], tokens)
+
+    def kept_positions(self, first_slice: int, slices: int, positions: Tensor) -> Tensor:
+        """Return the positions (3, kept) of some slices' tokens, from those of their whole grid."""
+        if not self.kept:
+            return positions
+        each, kept = positions.shape[1] // slices, self.kept[first_slice : first_slice + slices]
+        return positions[:, torch.cat([places + number * each for number, places in enumerate(kept)])]
+
+    def _first_row(self, slice_index: int) -> int:
+        if self.kept:
+            return sum(map(len, self.kept[:slice_index]))
+        return slice_index * (self.filled // self.slices)
 
     def plan_that_ran(self, plan: Plan) -> Plan:
         """Return the plan with the frames that were really read: a damaged video gives fewer."""
@@ -51,6 +68,8 @@ class VisionEmbeddings:
             timestamps_seconds=tuple(self.times),
             visual_tokens=self.filled,
             prompt_tokens=plan.prompt_tokens - plan.visual_tokens + self.filled,
+            video_tokens=self.slices * len(self.kept[0]) if self.kept else self.filled,  # the first slice is whole
+            kept_tokens=tuple(map(len, self.kept)),
         )
 
 

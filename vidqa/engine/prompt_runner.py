@@ -15,10 +15,12 @@ from vidqa.engine.prefill import Prefill
 from vidqa.engine.prefix_cache import CachedPrompt, VisionEmbeddings
 from vidqa.engine.prompt import PromptCursor, text_positions, text_tokens
 from vidqa.engine.timers import StageContext, TimedIterator
+from vidqa.engine.token_pruning import TokenPruner, make_pruner, shortfall_note
 from vidqa.engine.vision import GroupEncoder
 from vidqa.events import Event, Noted, StageProgress, StageStarted
 from vidqa.models.family import Segment, TextSegment
 from vidqa.models.vlm import VisionLanguageModel
+from vidqa.planner.activation_memory import drops_tokens
 from vidqa.types import Plan
 from vidqa.video.reader import VideoReader
 
@@ -51,6 +53,7 @@ class PromptRunner:
         self._prefill, self._row = prefill, row
         self.vision_embeddings, self.cached_prompt = vision_embeddings, cached_prompt
         self._pushed, self._cursor = 0, PromptCursor(model, self._prefix, plan)
+        self._pruner: TokenPruner | None = None
         self.video_seconds = 0.0
 
     @property
@@ -127,6 +130,7 @@ class PromptRunner:
         model, total = self._model, len(self._plan.indices)
         model.visual.to(model.device)
         self.vision_embeddings = VisionEmbeddings.reserve(self._plan.visual_tokens, model)
+        self._pruner = make_pruner(self._plan, model.spec) if drops_tokens(self._plan.run_config) else None
         encoder = GroupEncoder(model, self._plan.run_config.vision_chunk)
         prefetcher = FramePrefetcher(reader, self._plan, model, self._stop_in_video, self._stages.tracker.count)
         frames = TimedIterator(prefetcher)
@@ -146,8 +150,9 @@ class PromptRunner:
         self.video_seconds = frames.seconds
         reader.check_coverage(self._plan.indices)
         self.vision_embeddings.complete = True
-        for note in reader.notes:
+        for note in (*reader.notes, *(shortfall_note(self._pruner) if self._pruner else ())):
             yield Noted(note)
+        self._pruner = None
 
     def _stop_in_video(self) -> None:
         self._stages.stop_if_cancelled("while the video was read")
@@ -156,21 +161,24 @@ class PromptRunner:
         assert self.vision_embeddings is not None
         with self._stages.phase("vision"):
             group = encoder.encode()
+            if group is not None and self._pruner is not None:
+                group = self._pruner.prune(group)
         if group is None:
             return
-        self.vision_embeddings.add(group.embeddings, group.slices, group.timestamps_seconds)
+        self.vision_embeddings.add(group.embeddings, group.slices, group.timestamps_seconds, group.kept)
         yield StageProgress("vision", seen, len(self._plan.indices))
         self._stop_in_video()
         if streaming:
             rows = len(group.embeddings)
-            yield from self._push_slices(VisionEmbeddings(group.embeddings, group.slices, filled=rows), rows)
+            encoded = VisionEmbeddings(group.embeddings, group.slices, filled=rows, kept=list(group.kept))
+            yield from self._push_slices(encoded, rows)
 
     def _push_slices(self, embeddings: VisionEmbeddings, rows_at_once: int) -> Events:
         """Push the next slices, with the text between them."""
         done = 0
         for part in self._cursor.take(embeddings.slices):
             yield from self._push_text(*part.text)
-            positions = part.positions
+            positions = embeddings.kept_positions(done, part.slices, part.positions)
             for rows in embeddings.chunks(done, part.slices, rows_at_once):
                 yield from self._push(rows.to(self._model.device, non_blocking=True), positions[:, : len(rows)])
                 positions = positions[:, len(rows) :]

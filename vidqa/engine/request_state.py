@@ -211,6 +211,8 @@ class RequestState:
         """
         task, run_config, clock = self.task, plan.run_config, self.clock
         assert self.answer is not None
+        if plan.kept_tokens:  # the prefill read fewer than planned
+            run_config = replace(run_config, visual_share=plan.visual_tokens / plan.video_tokens)
         predicted = estimate_seconds(replace(task, speed=replace(task.speed, corrections={})), run_config)
         stages = clock.video + clock.vision + clock.prefill
         measured = {
@@ -254,7 +256,9 @@ class RequestState:
 
 
 def _frames_of(plan: Plan) -> tuple[object, ...]:
-    return plan.indices, plan.run_config.height, plan.run_config.width, plan.run_config.dtype
+    run_config = plan.run_config
+    pruning = (run_config.visual_share, run_config.drop_repeats)
+    return plan.indices, run_config.height, run_config.width, run_config.dtype, *pruning
 
 
 def ran_out_of_memory(state: RequestState, attempt: Generator[Event, None, object]) -> Generator[Event, None, bool]:

@@ -25,11 +25,15 @@ class PreparedFrame:
 
 @dataclass(frozen=True, slots=True)
 class EncodedGroup:
-    """Embeddings (tokens, hidden) of `slices` temporal slices and their frames' times."""
+    """Embeddings (tokens, hidden) of `slices` temporal slices and their frames' times.
+
+    If tokens were dropped, `kept` has the places of each slice's kept ones.
+    """
 
     embeddings: Tensor
     slices: int
     timestamps_seconds: tuple[float, ...]
+    kept: tuple[Tensor, ...] = ()
 
 
 class GroupEncoder:

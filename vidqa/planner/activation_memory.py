@@ -25,6 +25,36 @@ _FUSED_4BIT_ROWS = 4  # bitsandbytes 0.50 multiplies up to 4 rows without a copy
 # Bytes per vocabulary entry to choose a token from float32 logits (engine/sampler.py): whether all are finite; with a
 # temperature also probabilities, sorted with their indices (int64), their sums twice, and masked.
 _GREEDY_BYTES, _SAMPLING_BYTES = 8, 32
+# Of dropped tokens (`--prune`): every temporal slice keeps at least one token in so many, and the first one is whole.
+LEAST_SHARE = 16
+
+
+def least_slice_tokens(slice_tokens: int) -> int:
+    """Return the fewest tokens that a slice keeps."""
+    return -(-slice_tokens // LEAST_SHARE)
+
+
+def kept_tokens(spec: ModelSpec, frames: int, height: int, width: int, share: float) -> int:
+    """Return the most visual tokens of frames of which a share is kept, and what every slice keeps at least."""
+    slices, each = spec.slices(frames), spec.slice_tokens(height, width)
+    if share >= 1:
+        return slices * each
+    return max(int(share * slices * each), each + (slices - 1) * least_slice_tokens(each))
+
+
+def kept_visual_tokens(spec: ModelSpec, run_config: RunConfig) -> int:
+    """Return the most visual tokens of a run's prompt."""
+    return kept_tokens(spec, run_config.frames, run_config.height, run_config.width, run_config.visual_share)
+
+
+def kept_video_tokens(spec: ModelSpec, run_config: RunConfig) -> int:
+    """Return the most tokens of a video in a prompt: its pictures', and the text's between its slices."""
+    return kept_visual_tokens(spec, run_config) + spec.slices(run_config.frames) * spec.slice_text_tokens
+
+
+def drops_tokens(run_config: RunConfig) -> bool:
+    """Return whether a run drops visual tokens."""
+    return run_config.drop_repeats or run_config.visual_share < 1
 
 
 def patches_per_slice(spec: ModelSpec, run_config: RunConfig) -> int:
@@ -61,16 +91,19 @@ def waiting_rows(spec: ModelSpec, run_config: RunConfig, phase: str) -> int:
     requires). If the tower is offloaded, embeddings wait on the host, and only the group that was just encoded is on
     the device; where text between slices shifts the chunks, also the slice of which a part was prefilled. The text
     waits with its slices. Subtitles, a long text between or after them, can with the question fill a chunk beside that
-    last group; between slices a piece of them stays whole too.
+    last group; between slices a piece of them stays whole too. Where tokens are dropped, groups may be small: less than
+    n + G wait.
     """
     group = group_tokens(spec, run_config) + group_slices(spec, run_config) * spec.slice_text_tokens
-    total = spec.video_tokens(run_config.frames, run_config.height, run_config.width)
+    total = kept_video_tokens(spec, run_config)
     between = run_config.subtitle_tokens if spec.slice_text_tokens else 0
     has_lines = run_config.subtitle_tokens > 0 and (phase == "prefill" or between > 0)
     lines = min(run_config.text_tokens, run_config.prefill_chunk) if has_lines else 0
     if run_config.placement.vision_offloaded:
         slice_tokens = spec.slice_tokens(run_config.height, run_config.width) if spec.slice_text_tokens else 0
         return group if phase == "vision" else min(slice_tokens, run_config.prefill_chunk) + lines
+    if phase == "vision" and drops_tokens(run_config):
+        return min(total, run_config.prefill_chunk + group) + lines
     if phase == "vision" and total <= group:
         return 0
     one_group = phase == "prefill" or run_config.prefill_chunk <= group
@@ -80,7 +113,7 @@ def waiting_rows(spec: ModelSpec, run_config: RunConfig, phase: str) -> int:
 
 def prompt_tokens(spec: ModelSpec, run_config: RunConfig) -> int:
     """Return the tokens to prefill: visual tokens, the text around the video, and text between slices."""
-    return spec.video_tokens(run_config.frames, run_config.height, run_config.width) + run_config.text_tokens
+    return kept_video_tokens(spec, run_config) + run_config.text_tokens
 
 
 def chunk_tokens(spec: ModelSpec, run_config: RunConfig) -> int:

@@ -37,7 +37,7 @@ def alternatives(problem: PlanningProblem, plan: Plan) -> tuple[Alternative, ...
 def _step(space: SearchSpace, run_config: RunConfig, direction: int) -> RunConfig | None:
     """Return more frames at the same size, else larger frames; or fewer frames, else smaller ones."""
     if (count := _neighbour(space.counts, run_config.frames, direction)) is not None:
-        return replace(run_config, frames=count)
+        return space.with_frames(run_config, count)
     size = _neighbour(space.sizes, (run_config.height, run_config.width), direction)
     return None if size is None else replace(run_config, height=size[0], width=size[1])
 

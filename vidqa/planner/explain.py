@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from vidqa.planner import quality
+from vidqa.planner.activation_memory import kept_video_tokens, kept_visual_tokens
 from vidqa.planner.latency import cancel_check_seconds, estimate_seconds, most_at_once
 from vidqa.planner.memory_model import required_bytes
 from vidqa.planner.placement import compute_dtype, weight_choices
@@ -42,8 +43,7 @@ def limiting_reason(
     problem: PlanningProblem, space: SearchSpace, run_config: RunConfig, otherwise: str = "frames go before pixels"
 ) -> str:
     """Return what forbids a run configuration: the context, the cap of the quality, memory or time; or `otherwise`."""
-    tokens = problem.spec.visual_tokens(run_config.frames, run_config.height, run_config.width)
-    in_prompt = problem.spec.video_tokens(run_config.frames, run_config.height, run_config.width)
+    tokens, in_prompt = kept_visual_tokens(problem.spec, run_config), kept_video_tokens(problem.spec, run_config)
     if tokens > space.most_tokens or in_prompt > problem.context_left:
         if in_prompt > problem.context_left:
             return f"the model's context of {problem.spec.context_tokens:,} tokens"
@@ -102,7 +102,7 @@ def _frames_limit(problem: PlanningProblem, space: SearchSpace, run_config: RunC
     more = [count for count in space.counts if count > run_config.frames]
     if more:
         height, width = space.sizes[0]
-        larger = replace(run_config, frames=more[0], height=height, width=width)
+        larger = replace(space.with_frames(run_config, more[0]), height=height, width=width)
         why = limiting_reason(problem, space, larger, "more would have to be smaller than is worth it")
         yield f"{lowered}: {why}"
     elif problem.request.frames is None and problem.request.fps is None:
@@ -172,7 +172,7 @@ def _limited_by_step(problem: PlanningProblem, run_config: RunConfig, seconds: f
 
 
 def _beyond_training(problem: PlanningProblem, run_config: RunConfig) -> Iterator[str]:
-    tokens = problem.spec.visual_tokens(run_config.frames, run_config.height, run_config.width)
+    tokens = kept_visual_tokens(problem.spec, run_config)
     if tokens > quality.MOST_TRAINED_TOKENS:
         yield f"{tokens:,} visual tokens: past {quality.MOST_TRAINED_TOKENS:,} scores fall; no model was trained there"
 

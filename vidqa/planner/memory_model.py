@@ -12,6 +12,7 @@ from vidqa.devices.device import BLOCK
 from vidqa.models.block_sizes import KV_BLOCK_TOKENS
 from vidqa.models.spec import ModelSpec
 from vidqa.planner import activation_memory as activations
+from vidqa.planner.activation_memory import drops_tokens, kept_visual_tokens
 from vidqa.planner.budget import RuntimeOverhead
 from vidqa.planner.weight_memory import parameters, part_bytes, part_precision, staging_bytes
 from vidqa.types import ELEMENT_BYTES, PHASES, MemoryLine, Plan, RunConfig
@@ -117,7 +118,8 @@ def _vision_parts(spec: ModelSpec, run_config: RunConfig, host_pixels: int) -> I
     patches = activations.patches_per_slice(spec, run_config)
     pixels = 9 * slices * patches * spec.vision.patch_values  # of a group on its way to patches: uint8, float32 twice
     row = spec.embedding_width * ELEMENT_BYTES[run_config.dtype]
-    tokens = spec.visual_tokens(run_config.frames, run_config.height, run_config.width)
+    tokens = kept_visual_tokens(spec, run_config)
+    compared = spec.slice_tokens(run_config.height, run_config.width) if drops_tokens(run_config) else 0
 
     def waiting_formula() -> str:
         group = activations.group_tokens(spec, run_config)
@@ -135,6 +137,11 @@ def _vision_parts(spec: ModelSpec, run_config: RunConfig, host_pixels: int) -> I
                         ("vision embeddings, waiting for a chunk", "prefill")):  # fmt: skip
         size = activations.waiting_rows(spec, run_config, phase) * row
         yield MemoryPart(name, (phase,), size, waiting_formula)
+    yield MemoryPart(
+        "vision embeddings, compared", ("vision", "prefill"),
+        compared * spec.hidden * ELEMENT_BYTES[run_config.dtype],
+        lambda: f"the last kept of {compared} places · {spec.hidden}",
+    )  # fmt: skip
     yield MemoryPart(  # the prefix cache stores them on the host
         "vision embeddings, kept", _AFTER_LOAD, tokens * run_config.batch * row if host_pixels else 0,
         lambda: f"{tokens} tokens · {spec.embedding_width} · {ELEMENT_BYTES[run_config.dtype]} B",

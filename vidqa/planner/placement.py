@@ -95,4 +95,5 @@ def candidates(problem: PlanningProblem) -> Iterator[RunConfig]:
                     sampled=problem.request.temperature > 0,
                     device=device.kind,
                     subtitle_tokens=problem.subtitle_tokens,
+                    drop_repeats=config.prune == "auto",
                 )

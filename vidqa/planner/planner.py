@@ -6,7 +6,7 @@ from typing import Any
 
 from vidqa.errors import DoesNotFit
 from vidqa.planner import quality
-from vidqa.planner.activation_memory import prompt_tokens
+from vidqa.planner.activation_memory import kept_video_tokens, kept_visual_tokens, prompt_tokens
 from vidqa.planner.explain import explain_limits, first_token_seconds, wait_option
 from vidqa.planner.latency import estimate_seconds
 from vidqa.planner.memory_model import kv_capacity, margin_bytes, memory_lines, phase_bytes, required_bytes
@@ -18,8 +18,8 @@ from vidqa.planner.search import (
     best_run_config,
     chunked,
     fit,
-    frame_indices,
     has_too_many_tokens,
+    planned_indices,
     search_space,
     smallest,
 )
@@ -111,8 +111,7 @@ def _with_raised_wait(problem: PlanningProblem, space: SearchSpace) -> PlanningP
 
 def finish_plan(problem: PlanningProblem, space: SearchSpace, run_config: RunConfig) -> Plan:
     """Return the plan of a run configuration: frame indices, memory, limits, seconds and score."""
-    request, spec = problem.request, problem.spec
-    indices = frame_indices(problem, request.frames or (run_config.frames if request.fps is None else None))
+    spec, indices = problem.spec, planned_indices(problem, run_config.frames)
     phase, lines = memory_lines(spec, run_config, problem.overhead)
     phases = phase_bytes(spec, run_config, problem.overhead)
     return Plan(
@@ -121,7 +120,7 @@ def finish_plan(problem: PlanningProblem, space: SearchSpace, run_config: RunCon
         run_config=run_config,
         indices=indices,
         timestamps_seconds=sampled_times(problem.video, indices),
-        visual_tokens=spec.visual_tokens(run_config.frames, run_config.height, run_config.width),
+        visual_tokens=kept_visual_tokens(spec, run_config),
         prompt_tokens=prompt_tokens(spec, run_config),
         kv_capacity_tokens=kv_capacity(spec, run_config),
         lines=lines,
@@ -132,6 +131,7 @@ def finish_plan(problem: PlanningProblem, space: SearchSpace, run_config: RunCon
         limits=explain_limits(problem, space, run_config),
         seconds=estimate_seconds(problem, run_config),
         score=quality.score(spec, run_config, space.most_slice_tokens),
+        video_tokens=spec.visual_tokens(run_config.frames, run_config.height, run_config.width),
     )
 
 
@@ -146,18 +146,14 @@ def _refusal(problem: PlanningProblem, space: SearchSpace) -> Forecast:
     """Return why nothing fits (context, memory or time), with the number that would be enough."""
     run_config = _smallest_run_config(problem, space)
     answer_tokens = problem.request.max_tokens
-    tokens = problem.spec.visual_tokens(run_config.frames, run_config.height, run_config.width)
+    tokens = kept_visual_tokens(problem.spec, run_config)
     frames = f"{run_config.frames} frames of {run_config.width}x{run_config.height} ({tokens:,} visual tokens)"
     needed: int | None = required_bytes(problem.spec, run_config, problem.overhead)
     assert needed is not None
     nearest = nearest_plan(problem)
     fits = _options(nearest) if nearest else ""
     if has_too_many_tokens(problem, space, run_config):
-        total = (
-            problem.spec.video_tokens(run_config.frames, run_config.height, run_config.width)
-            + problem.text_tokens
-            + answer_tokens
-        )
+        total = kept_video_tokens(problem.spec, run_config) + problem.text_tokens + answer_tokens
         what = (
             f"{frames}, the question and {answer_tokens} tokens of answer make {total:,} tokens, and the "
             f"model's context is {problem.spec.context_tokens:,}."

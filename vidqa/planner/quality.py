@@ -11,6 +11,7 @@ from itertools import pairwise
 
 from vidqa.models.family import ScoreRow, family_of
 from vidqa.models.spec import ModelSpec
+from vidqa.planner.activation_memory import kept_visual_tokens
 from vidqa.planner.weight_memory import parameters, runs_on_cpu_layers
 from vidqa.types import PixelBounds, RunConfig
 
@@ -24,6 +25,13 @@ FRAMES = (
     ScoreRow(128, 64.74, _QUICK),
     ScoreRow(256, 65.33, _QUICK),
     ScoreRow(1024, 61.97, _QUICK),
+)
+# Points lost where only a share of the visual tokens is kept, those least like the slice before.
+KEPT_SHARES = (
+    ScoreRow(0.20, -3.10, "EVS, Qwen3-VL-8B, Video-MME 78.1 to 75.0 (sglang#20857)"),
+    ScoreRow(0.25, -1.95, "EVS, Qwen3-VL-8B, Video-Bench subsets 74.23 to 72.28 (vllm#48912)"),
+    ScoreRow(0.35, -1.26, "VidCom2, Qwen3-VL-8B: 98.1 % of the mean 66.3 of three benchmarks"),
+    ScoreRow(1.00, 0.0, "all tokens"),
 )
 # Halving the pixels may cost no more than the smallest gain of doubling the frames (128 to 256:
 # 0.59), or the rule "frames before pixels" would not hold; Q-Frame (2506.22139) lost 0.85 with
@@ -115,7 +123,16 @@ def placement_points(spec: ModelSpec, run_config: RunConfig) -> float:
     return points + _KV_ON_HOST_POINTS * place.kv_on_host
 
 
+def pruning_points(spec: ModelSpec, run_config: RunConfig) -> float:
+    """Return the points that a share of the visual tokens loses; a token that only repeats loses none."""
+    if run_config.drop_repeats or run_config.visual_share >= 1:
+        return 0.0
+    whole = spec.visual_tokens(run_config.frames, run_config.height, run_config.width)
+    return interpolate(KEPT_SHARES, kept_visual_tokens(spec, run_config) / whole)
+
+
 def score(spec: ModelSpec, run_config: RunConfig, most_slice_tokens: int) -> float:
     """Return the expected points of a plan; only differences between plans mean anything."""
     slices = slice_points(spec.slice_tokens(run_config.height, run_config.width), most_slice_tokens)
-    return placement_points(spec, run_config) + frames_points(run_config.frames) + slices
+    points = placement_points(spec, run_config) + frames_points(run_config.frames) + slices
+    return points + pruning_points(spec, run_config)

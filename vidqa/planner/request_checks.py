@@ -49,8 +49,12 @@ def check_text(name: str, text: str) -> None:
 
 
 def check_config(config: EngineConfig) -> None:
-    """Raise UsageError for weights that can be planned but not run."""
+    """Raise UsageError for weights that can be planned but not run, or a share of tokens that is none."""
     if config.weights in PLANNED_ONLY:
         raise UsageError(
             f"{config.weights} weights can be planned, but vidqa does not run them yet.", "Use --weights int8 or nf4."
+        )
+    if config.prune not in ("auto", "off") and not (isinstance(config.prune, int | float) and 0 < config.prune <= 1):
+        raise UsageError(
+            f"--prune {config.prune} is no share of the visual tokens.", "Use auto, off, or for example 0.25."
         )

@@ -7,12 +7,15 @@ the same result on every machine.
 from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 from vidqa.planner import quality
+from vidqa.planner.activation_memory import kept_tokens, kept_video_tokens, kept_visual_tokens
 from vidqa.planner.latency import estimate_seconds, most_at_once
 from vidqa.planner.memory_model import required_bytes
 from vidqa.planner.placement import candidates
 from vidqa.planner.problem import PlanningProblem
+from vidqa.planner.repeat_forecast import shares_of_counts
 from vidqa.types import RunConfig
 from vidqa.video.frame_sampling import check_counts, choose_indices, fitting_sizes, frames_at_rate
 
@@ -24,13 +27,21 @@ _COUNTS = (2, 4, 6, 8, 10, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 
 
 @dataclass(frozen=True, slots=True)
 class SearchSpace:
-    """Frame counts and sizes to choose from, both ascending, and the caps on tokens."""
+    """Frame counts and sizes to choose from, both ascending, and the caps on tokens.
+
+    `shares` are the planned shares of the visual tokens that are kept, for each frame count.
+    """
 
     counts: tuple[int, ...]
     sizes: tuple[tuple[int, int], ...]
     wanted_frames: int
     most_tokens: int
     most_slice_tokens: int
+    shares: tuple[float, ...]
+
+    def with_frames(self, run_config: RunConfig, count: int) -> RunConfig:
+        """Return a run configuration with so many frames, and their planned share."""
+        return replace(run_config, frames=count, visual_share=self.shares[self.counts.index(count)])
 
 
 def search_space(problem: PlanningProblem) -> SearchSpace:
@@ -52,13 +63,21 @@ def search_space(problem: PlanningProblem) -> SearchSpace:
     sizes = fitting_sizes(problem.video, request.size, problem.bounds, floor * token, factor=spec.pixel_factor)
     if (most_slice := problem.most_slice_tokens) is not None:
         sizes = tuple(size for size in sizes if spec.slice_tokens(*size) <= most_slice) or sizes[:1]
-    least = spec.visual_tokens(counts[0], *sizes[0])  # the user's frames and size may exceed the quality's cap
+    whole = problem.config.prune == "off"
+    shares = (1.0,) * len(counts) if whole else shares_of_counts(problem, counts, partial(planned_indices, problem))
+    least = kept_tokens(spec, counts[0], *sizes[0], shares[0])  # what the user set may exceed the quality's cap
     allowed = problem.context_left
     if not fixed_count:
         allowed = min(allowed, max(min(caps.visual_tokens, problem.bounds.total_pixels // token), least))
     if problem.most_visual_tokens is not None:
         allowed = min(allowed, problem.most_visual_tokens)
-    return SearchSpace(counts, sizes, wanted, allowed, spec.slice_tokens(*sizes[-1]))
+    return SearchSpace(counts, sizes, wanted, allowed, spec.slice_tokens(*sizes[-1]), shares)
+
+
+def planned_indices(problem: PlanningProblem, count: int) -> tuple[int, ...]:
+    """Return the indices of a plan's frames, of which there are so many."""
+    request = problem.request
+    return frame_indices(problem, request.frames or (count if request.fps is None else None))
 
 
 def frame_indices(problem: PlanningProblem, frames: int | None) -> tuple[int, ...]:
@@ -98,7 +117,7 @@ def _best_of_candidate(
     for count in reversed(_fitting_counts(problem, space, candidate)):
         if points + quality.frames_points(count) + _most_slice_points(problem, space, count) <= to_beat:
             continue
-        found = _largest_fitting(problem, space, replace(candidate, frames=count))
+        found = _largest_fitting(problem, space, space.with_frames(candidate, count))
         if found and (reached := quality.score(problem.spec, found, space.most_slice_tokens)) > to_beat:
             best, to_beat = found, reached
     return best
@@ -106,7 +125,7 @@ def _best_of_candidate(
 
 def _has_room(problem: PlanningProblem, space: SearchSpace, run_config: RunConfig) -> bool:
     """Return whether all frames, or the largest size, would still fit the memory."""
-    most = replace(run_config, frames=space.counts[-1])
+    most = space.with_frames(run_config, space.counts[-1])
     return fits_memory(problem, most) and fits_memory(problem, _sized(run_config, space.sizes[-1]))
 
 
@@ -126,13 +145,17 @@ def _candidates_by_chunk(problem: PlanningProblem) -> Iterator[tuple[PlanningPro
 def _fitting_counts(problem: PlanningProblem, space: SearchSpace, candidate: RunConfig) -> tuple[int, ...]:
     """Return the frame counts that fit at the smallest size: memory, time and tokens grow with the frames."""
     least = _sized(candidate, space.sizes[0])
-    many = bisect_left(space.counts, True, key=lambda count: fit(problem, space, replace(least, frames=count)) is None)
+    many = bisect_left(
+        space.counts, True, key=lambda count: fit(problem, space, space.with_frames(least, count)) is None
+    )
     return space.counts[:many]
 
 
 def _most_slice_points(problem: PlanningProblem, space: SearchSpace, frames: int) -> float:
     """Return the points of the largest slices that so many frames leave tokens for."""
-    tokens = max(space.most_tokens // problem.spec.slices(frames), 1)
+    share = space.shares[space.counts.index(frames)]
+    most = space.most_tokens if share >= 1 else int((space.most_tokens + 1) / share)
+    tokens = max(most // problem.spec.slices(frames), 1)
     return quality.slice_points(tokens, space.most_slice_tokens)
 
 
@@ -144,7 +167,7 @@ def _largest_fitting(problem: PlanningProblem, space: SearchSpace, run_config: R
 
 def smallest(space: SearchSpace, candidate: RunConfig) -> RunConfig:
     """Return a candidate with the fewest and smallest frames."""
-    return replace(_sized(candidate, space.sizes[0]), frames=space.counts[0])
+    return space.with_frames(_sized(candidate, space.sizes[0]), space.counts[0])
 
 
 def _sized(run_config: RunConfig, size: tuple[int, int]) -> RunConfig:
@@ -153,8 +176,9 @@ def _sized(run_config: RunConfig, size: tuple[int, int]) -> RunConfig:
 
 def has_too_many_tokens(problem: PlanningProblem, space: SearchSpace, run_config: RunConfig) -> bool:
     """Return whether a video exceeds the visual tokens that may be chosen, or the model's context with its text."""
-    spec, size = problem.spec, (run_config.frames, run_config.height, run_config.width)
-    return spec.visual_tokens(*size) > space.most_tokens or spec.video_tokens(*size) > problem.context_left
+    spec = problem.spec
+    in_prompt = kept_video_tokens(spec, run_config)
+    return kept_visual_tokens(spec, run_config) > space.most_tokens or in_prompt > problem.context_left
 
 
 def fit(problem: PlanningProblem, space: SearchSpace, run_config: RunConfig) -> RunConfig | None:

@@ -47,7 +47,9 @@ CODE: dict[str, tuple[str, ...]] = {
         "vidqa.models.decoder_layers:Rotary.of_text", "vidqa.models.vision_tower:axial_rotary",
     ),
     QUERIES: ("vidqa.models.decoder_layers:_attention", "vidqa.models.vision_tower:attend_within_slices"),
-    EMBEDDINGS: ("vidqa.engine.prefix_cache", "vidqa.models.vlm:VisionLanguageModel.embed"),
+    EMBEDDINGS: (
+        "vidqa.engine.prefix_cache", "vidqa.engine.token_pruning", "vidqa.models.vlm:VisionLanguageModel.embed",
+    ),
     HIDDEN: ("vidqa.models.decoder_layers:run_layers", "vidqa.models.vision_tower:mlp_by_tiles"),
 }  # fmt: skip
 # Parts of the class names of the `nn.Module`s that allocate each kind, as transformers names them.

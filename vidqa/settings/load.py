@@ -50,6 +50,7 @@ class Settings:
     max_tokens: int
     subs: str
     subtitle_share: float
+    prune: Literal["auto", "off"] | float
     tui: TuiSettings
     keys: Mapping[str, str]
 

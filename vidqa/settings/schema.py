@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vidqa.config import ATTENTION_CHOICES, KV_CHOICES, QUALITY_CHOICES, WEIGHT_CHOICES
+from vidqa.config import ATTENTION_CHOICES, DEFAULT_PRUNE, KV_CHOICES, QUALITY_CHOICES, WEIGHT_CHOICES
 from vidqa.errors import UsageError
 from vidqa.utils.units import parse_bytes, parse_seconds
 
@@ -92,6 +92,18 @@ def _wait(value: Any) -> float | str | None:
     return _duration(value)
 
 
+def _prune(value: Any) -> str | float:
+    if value in ("auto", "off"):
+        return str(value)
+    if isinstance(value, bool):
+        raise ValueError(value)
+    text = str(value)
+    share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    if not 0 < share <= 1:
+        raise ValueError(value)
+    return share
+
+
 def _count(value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ValueError(value)
@@ -168,6 +180,11 @@ ENGINE_SETTINGS: tuple[Setting, ...] = (
     Setting(
         "subs_share", "subtitle_share", "largest part of the context, and of the frames' tokens, that subtitles take",
         _share, "a share above 0 and below 1", "0.25", "--subs-share", metavar="SHARE",
+    ),
+    Setting(
+        "prune", "prune", "drop visual tokens that repeat, before they are read", _prune,
+        "auto for true repeats, off, or the share to keep such as 0.25", DEFAULT_PRUNE, "--prune",
+        metavar="auto|off|SHARE",
     ),
 )  # fmt: skip
 TUI_SETTINGS: tuple[Setting, ...] = (

@@ -9,6 +9,7 @@ from textual.containers import Vertical
 from textual.content import Content
 from textual.widgets import Static
 
+from vidqa.messages import visual_tokens_text
 from vidqa.planner.planner import Forecast
 from vidqa.tui.plan_overrides import PLAN_OPTIONS, PlanOverrides, option_choices
 from vidqa.tui.widgets.budget_bar import BudgetBar
@@ -69,7 +70,7 @@ def _summary(plan: Plan) -> Content:
     run_config, text = plan.run_config, plan.prompt_tokens - plan.visual_tokens
     return Content.assemble(
         (f"{run_config.frames} frames of {run_config.width}×{run_config.height}", "bold"),
-        f"\n{plan.visual_tokens:,} visual + {text:,} text tokens",
+        f"\n{visual_tokens_text(plan)} + {text:,} text tokens",
         f"\nfirst word in {format_span(plan.seconds.first_token_seconds)}, "
         f"the end in {format_span(plan.seconds.total_seconds)}",
     )
