@@ -11,6 +11,7 @@ from vidqa.models.spec import ModelSpec
 from vidqa.planner.budget import RuntimeOverhead, budget_bytes, runtime_overhead
 from vidqa.planner.calibration import UNMEASURED, DeviceSpeed, device_key, stored_speed
 from vidqa.types import Device, PixelBounds, Placement, Request, VideoInfo
+from vidqa.video.change_signal import ChangeSignal
 
 # Vision group (temporal slices) and prefill chunk (tokens), from the fastest to the smallest.
 CHUNKS = ((8, 1024), (4, 1024), (2, 512), (1, 512), (1, 256), (1, 128))
@@ -30,7 +31,7 @@ class PlanningProblem:
     `speed` is what was measured of the device. The fields from `chunks` on narrow the search: to less than a plan that
     ran out of memory, and to how the model is already loaded (`pinned_weights`, and the lasting parts of
     `pinned_placement`). `raised_wait_seconds` replaces the automatic limit on time where the request's own frames and
-    size need longer.
+    size need longer. `signal` is how much the video changes, where it was scanned.
     """
 
     model: str
@@ -50,6 +51,7 @@ class PlanningProblem:
     pinned_weights: str | None = None
     pinned_placement: Placement | None = None
     raised_wait_seconds: float | None = None
+    signal: ChangeSignal | None = None
 
     def constrained_to(self, weights: str, placement: Placement) -> "PlanningProblem":
         """Return the problem for a model that is loaded in this precision and placement."""
