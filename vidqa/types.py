@@ -131,7 +131,8 @@ class Request:
 
     `stream` is the index of the video stream, as FFmpeg counts streams; None for the best. Where the video is a folder
     of numbered pictures, `picture_fps` is their rate, and `timestamps` a file with a time in seconds for each of them;
-    for a file neither counts.
+    for a file neither counts. `sample` places the frames evenly, by the video's change, or by change where that is far
+    from even.
     """
 
     video: str
@@ -150,6 +151,7 @@ class Request:
     stream: int | None = None
     picture_fps: float | None = None
     timestamps: str | None = None
+    sample: Literal["uniform", "change", "auto"] = "uniform"
 
     @property
     def picture_times(self) -> PictureTimes:
@@ -232,7 +234,8 @@ class Flops:
 class TimeEstimate:
     """Predicted seconds per stage, without loading; `decode_seconds` are those of the longest answer.
 
-    `calibrated` is whether the device's rates were measured on this machine.
+    `calibrated` is whether the device's rates were measured on this machine. `scan_seconds` are those of looking at the
+    whole video, where that decides on the frames.
     """
 
     start_seconds: float
@@ -241,6 +244,7 @@ class TimeEstimate:
     prefill_seconds: float
     decode_seconds: float
     calibrated: bool = False
+    scan_seconds: float = 0.0
 
     @property
     def source(self) -> str:
@@ -250,7 +254,8 @@ class TimeEstimate:
     @property
     def first_token_seconds(self) -> float:
         """Return the time from the question to the first word."""
-        return self.start_seconds + self.video_seconds + self.vision_seconds + self.prefill_seconds
+        frames = self.scan_seconds + self.video_seconds
+        return self.start_seconds + frames + self.vision_seconds + self.prefill_seconds
 
     @property
     def total_seconds(self) -> float:
@@ -259,11 +264,30 @@ class TimeEstimate:
 
 
 @dataclass(frozen=True, slots=True)
+class SampledPart:
+    """A part of a video that changes: when it is shown, how many frames it got, and its share (0 to 1) of all change."""
+
+    start_seconds: float
+    end_seconds: float
+    frames: int
+    change: float
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How a plan's frames were placed after a scan of the video, and why; `parts` are those that change most."""
+
+    kind: Literal["uniform", "change"]
+    reason: str
+    parts: tuple[SampledPart, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """How a request runs, and the predicted memory and time. Sizes in pixels, memory in bytes.
 
     `lines` are the parts of the phase with the most memory; their sum is `required_bytes`. `limits` has a sentence for
-    each choice that a limit lowered.
+    each choice that a limit lowered. `sampling` is None where the video was not scanned: its frames are even.
     """
 
     model: str
@@ -282,6 +306,7 @@ class Plan:
     limits: tuple[str, ...]
     seconds: TimeEstimate
     score: float
+    sampling: Sampling | None = None
 
     @property
     def required_bytes(self) -> int:

@@ -20,7 +20,7 @@ from vidqa.batch.caption_run import CaptionRun, RunPolicy
 from vidqa.batch.caption_writer import CaptionWriter
 from vidqa.batch.captioner import CaptionerConfig, Opener, PrefetchOptions, SessionCaptioner
 from vidqa.batch.clip_record import Clip, ClipRecord, PendingClip, RunFingerprint
-from vidqa.batch.content_hash import content_id
+from vidqa.utils.content_hash import content_id
 from vidqa.batch.discover import discover
 from vidqa.batch.journal import Journal, JournalIndex
 from vidqa.batch.prefetch import Prefetcher

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.batch.scripted import CARD, CONFIG, MODEL
 from vidqa.batch.caption_requests import CaptionRequest, PlannedQuestion, RequestPlanner, bucketed, request_for
 from vidqa.batch.clip_record import Clip, PendingClip
-from vidqa.batch.content_hash import content_id, hash_of
+from vidqa.utils.content_hash import content_id, hash_of
 from vidqa.batch.prompt_templates import PromptTemplate
 from vidqa.batch.run_fingerprint import make_fingerprint
 from vidqa.config import EngineConfig

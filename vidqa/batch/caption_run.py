@@ -18,7 +18,7 @@ from typing import Literal
 
 from vidqa.batch.caption_writer import CaptionWriter
 from vidqa.batch.clip_record import Captioner, Clip, ClipRecord, Failure, PendingClip, RunFingerprint, utc_now
-from vidqa.batch.content_hash import content_id
+from vidqa.utils.content_hash import content_id
 from vidqa.batch.journal import IndexEntry, Journal, JournalIndex
 from vidqa.errors import VidqaError
 from vidqa.utils.safe_text import safe_line

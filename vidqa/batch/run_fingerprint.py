@@ -9,7 +9,7 @@ from typing import Any
 
 from vidqa.batch.caption_requests import CaptionRequest, PlannedQuestion, request_for
 from vidqa.batch.clip_record import Clip, PendingClip, RunFingerprint
-from vidqa.batch.content_hash import content_id, hash_of
+from vidqa.utils.content_hash import content_id, hash_of
 from vidqa.config import EngineConfig
 from vidqa.devices.device import find_device
 from vidqa.errors import VideoError, VideoUnreadable
