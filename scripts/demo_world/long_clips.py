@@ -73,7 +73,7 @@ def write_long_clip(clip: LongClip, path: Path) -> None:
         stream: Any = container.add_stream(_CODEC, rate=Fraction(clip.fps), options=_options(clip))
         stream.width, stream.height, stream.pix_fmt = clip.width, clip.height, "yuv420p"
         stream.codec_context.thread_count = 1  # the same file on every machine
-        quiet = _encoded(stream.codec_context, clip, range(0, clip.group), events=())
+        quiet = _encoded(stream.codec_context, clip, range(clip.group), events=())
         tick = Fraction(1, clip.fps)
         for first in range(0, clip.count, clip.group):
             frames = range(first, min(first + clip.group, clip.count))

@@ -20,6 +20,7 @@ from vidqa.planner.latency import estimate_seconds
 from vidqa.planner.planner import plan_video
 from vidqa.planner.problem import PlanningProblem, cpu_threads, speed_of, with_cpu_threads
 from vidqa.types import Answer, FinishReason, MemoryUse, Plan, Request, Timing, VideoInfo
+from vidqa.video.change_signal import ChangeSignal
 from vidqa.video.picture_folder import file_identity
 from vidqa.video.reader import check_file, never
 
@@ -42,7 +43,7 @@ def video_cache_key(request: Request) -> VideoKey:
     identity = file_identity(request.video)
     if request.timestamps and os.path.isfile(request.timestamps):  # if it is gone, opening the video says so
         identity += file_identity(request.timestamps)
-    return (os.path.realpath(request.video), *identity, *sampling, request.picture_fps)
+    return (os.path.realpath(request.video), *identity, *sampling, request.picture_fps, request.sample)
 
 
 @dataclass(slots=True)
@@ -103,6 +104,10 @@ class RequestState:
             )
         yield from self.task.device.notes
         yield from sampling_gap_note(self.plan, self.request)
+
+    def use_signal(self, signal: ChangeSignal, scan_seconds: float) -> None:
+        """Plan again with what a scan of the video found, and the time that it took. Raises DoesNotFit."""
+        self._replan(replace(self.task, signal=signal, scan_seconds=scan_seconds))
 
     def replan_if_changed(self, config: EngineConfig) -> None:
         """Make a new plan if the old one no longer fits, or if the device's speed was measured. Raises DoesNotFit.
@@ -206,7 +211,7 @@ class RequestState:
         predicted = estimate_seconds(replace(task, speed=replace(task.speed, corrections={})), run_config)
         stages = clock.video + clock.vision + clock.prefill
         measured = {
-            "start": clock.first_token - stages,
+            "start": clock.first_token - stages - task.scan_seconds,
             "video": clock.video,
             "vision": clock.vision,
             "prefill": clock.prefill,

@@ -7,7 +7,7 @@ from typing import Any
 from vidqa.errors import DoesNotFit
 from vidqa.planner import quality
 from vidqa.planner.activation_memory import prompt_tokens
-from vidqa.planner.explain import explain_limits, first_token_seconds, wait_option
+from vidqa.planner.explain import explain_limits, explain_sampling, first_token_seconds, wait_option
 from vidqa.planner.latency import estimate_seconds
 from vidqa.planner.memory_model import kv_capacity, margin_bytes, memory_lines, phase_bytes, required_bytes
 from vidqa.planner.placement import candidates
@@ -20,6 +20,7 @@ from vidqa.planner.search import (
     fit,
     frame_indices,
     has_too_many_tokens,
+    placed_frames,
     search_space,
     smallest,
 )
@@ -99,7 +100,8 @@ def _with_raised_wait(problem: PlanningProblem, space: SearchSpace) -> PlanningP
 def finish_plan(problem: PlanningProblem, space: SearchSpace, run_config: RunConfig) -> Plan:
     """Return the plan of a run configuration: frame indices, memory, limits, seconds and score."""
     request, spec = problem.request, problem.spec
-    indices = frame_indices(problem, request.frames or (run_config.frames if request.fps is None else None))
+    even = frame_indices(problem, request.frames or (run_config.frames if request.fps is None else None))
+    indices, sampling = placed_frames(problem, even)
     phase, lines = memory_lines(spec, run_config, problem.overhead)
     phases = phase_bytes(spec, run_config, problem.overhead)
     return Plan(
@@ -116,9 +118,10 @@ def finish_plan(problem: PlanningProblem, space: SearchSpace, run_config: RunCon
         peak_phase=phase,
         margin_bytes=margin_bytes(phases[phase]),
         budget_bytes=problem.budget_bytes,
-        limits=explain_limits(problem, space, run_config),
+        limits=(*explain_limits(problem, space, run_config), *explain_sampling(sampling, len(indices))),
         seconds=estimate_seconds(problem, run_config),
         score=quality.score(spec, run_config, space.most_slice_tokens),
+        sampling=sampling,
     )
 
 

@@ -13,7 +13,8 @@ from vidqa.planner.latency import estimate_seconds, most_at_once
 from vidqa.planner.memory_model import required_bytes
 from vidqa.planner.placement import candidates
 from vidqa.planner.problem import PlanningProblem
-from vidqa.types import RunConfig
+from vidqa.types import RunConfig, Sampling
+from vidqa.video.change_sampling import sample_by_change
 from vidqa.video.frame_sampling import check_counts, choose_indices, fitting_sizes, frames_at_rate
 
 # Smaller prefill chunks for a limit on the time of a step (`step_seconds`): below these a chunk's time is that of
@@ -72,6 +73,14 @@ def frame_indices(problem: PlanningProblem, frames: int | None) -> tuple[int, ..
         end_seconds=request.end_seconds,
         bounds=problem.bounds,
     )
+
+
+def placed_frames(problem: PlanningProblem, even: tuple[int, ...]) -> tuple[tuple[int, ...], Sampling | None]:
+    """Return as many indices as the `even` ones, by the video's change where the request says so, and why."""
+    sample, signal = problem.request.sample, problem.signal
+    if sample == "uniform" or signal is None:
+        return even, None
+    return sample_by_change(problem.video, even, signal, always=sample == "change")
 
 
 def best_run_config(problem: PlanningProblem, space: SearchSpace) -> RunConfig | None:

@@ -47,6 +47,7 @@ class Settings:
     max_wait_seconds: float | Literal["auto"] | None
     calibrate: bool
     max_tokens: int
+    sample: Literal["uniform", "change", "auto"]
     tui: TuiSettings
     keys: Mapping[str, str]
 

@@ -6,7 +6,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vidqa.config import ATTENTION_CHOICES, KV_CHOICES, QUALITY_CHOICES, WEIGHT_CHOICES
+from vidqa.config import (
+    ATTENTION_CHOICES,
+    DEFAULT_SAMPLE,
+    KV_CHOICES,
+    QUALITY_CHOICES,
+    SAMPLE_CHOICES,
+    WEIGHT_CHOICES,
+)
 from vidqa.errors import UsageError
 from vidqa.utils.units import parse_bytes, parse_seconds
 
@@ -153,6 +160,10 @@ ENGINE_SETTINGS: tuple[Setting, ...] = (
     Setting(
         "max_tokens", "max_tokens", "longest answer, in tokens", _count, "a whole number from 1", 256, "--max-tokens",
         metavar="N",
+    ),
+    _choice(
+        "sample", "where frames lie: evenly, where the video changes (it is scanned once), or there if it changes "
+        "unevenly (auto)", SAMPLE_CHOICES, DEFAULT_SAMPLE,
     ),
 )  # fmt: skip
 TUI_SETTINGS: tuple[Setting, ...] = (

@@ -232,7 +232,9 @@ def _quantiles(sums: Sequence[float], start: int, end: int, count: int) -> list[
     if not count:
         return []
     share = (sums[end] - sums[start]) / count
-    found = [bisect.bisect_left(sums, sums[start] + share * (number + 0.5), start + 1, end) - 1 for number in range(count)]
+    found = [
+        bisect.bisect_left(sums, sums[start] + share * (number + 0.5), start + 1, end) - 1 for number in range(count)
+    ]
     for number in range(1, count):
         found[number] = max(found[number], found[number - 1] + 1)
     return [min(place, end - count + number) for number, place in enumerate(found)]
@@ -267,9 +269,7 @@ def _widest_gaps_filled(times: Sequence[float], places: Sequence[int]) -> list[i
     return found
 
 
-def _parts(
-    frames: _FrameTimes, indices: Sequence[int], weights: _Weights, first: int
-) -> tuple[SampledPart, ...]:
+def _parts(frames: _FrameTimes, indices: Sequence[int], weights: _Weights, first: int) -> tuple[SampledPart, ...]:
     """Return the events with most frames, in order of time: when each is, its frames, and its share of the change."""
     total, parts = math.fsum(weights.values), []
     for start, end in weights.events:

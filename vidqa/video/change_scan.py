@@ -31,7 +31,7 @@ _CHECKED_SECONDS = 0.3  # after which the speed of decoding is known
 _SLACK = 1.2  # the first pictures take longer: threads start
 _CHECKED_PICTURES = 16  # between two looks at the clock
 _WIDE = 640  # pixels that lowres, with which some decoders halve their pictures, leaves at least
-_OPTIONS = {"max_pixels": str(MAX_PIXELS), "skip_loop_filter": "all", "flags2": "+fast"}
+_OPTIONS = {"max_pixels": str(MAX_PIXELS), "skip_loop_filter": "all"}
 _PEAK_SHARE = 0.1  # a packet of 10 usual deviations above the median counts as much as a whole picture's change
 
 

@@ -1,8 +1,11 @@
 """The change signal of a video: how much of the picture changes, when, and where scenes are cut. Plain numbers."""
 
-from collections.abc import Generator, Sequence
+import bisect
+import math
+from array import array
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median_low
+from typing import Any
 
 from vidqa.types import VideoInfo
 
@@ -10,6 +13,8 @@ _CUT_SHARE = 0.5  # of the blocks, that a cut changes at least
 _CUT_TIMES = 3.0  # what it changes more than the frames around it: motion goes on, a cut does not
 _CUT_NEIGHBOURS = 5  # frames on each side that are compared
 _SCENE_SECONDS = 0.25  # a flash is no scene
+_BARS = "▁▂▃▄▅▆▇█"
+_LOST = 0.02  # the share of frames that may not be decoded in a scan that counts as complete
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +35,6 @@ class ChangeSignal:
 
 Scan = Generator[tuple[int, int], None, ChangeSignal]  # yields (frames done, frames in all)
 
-_LOST = 0.02  # the share of frames that may not be decoded in a scan that counts as complete
-
 
 def make_signal(info: VideoInfo, indices: Sequence[int], change: Sequence[float]) -> ChangeSignal:
     """Return the signal of scanned frames, by ascending index."""
@@ -43,6 +46,44 @@ def make_signal(info: VideoInfo, indices: Sequence[int], change: Sequence[float]
     return ChangeSignal(seconds, shares, find_cuts(seconds, shares), complete)
 
 
+def signal_of(header: Mapping[str, Any], payload: bytes | bytearray) -> ChangeSignal:
+    """Return a signal from its `lengths`, whether it is `complete`, and its numbers as doubles one after the other."""
+    numbers = array("d", bytes(payload))
+    first, second = header["lengths"][0], sum(header["lengths"][:2])
+    return ChangeSignal(
+        tuple(numbers[:first]), tuple(numbers[first:second]), tuple(numbers[second:]), header["complete"]
+    )
+
+
+def within(signal: ChangeSignal, start_seconds: float, end_seconds: float) -> ChangeSignal:
+    """Return the part of a signal in a range of time, with times that count from its start."""
+    low = bisect.bisect_left(signal.seconds, start_seconds)
+    high = bisect.bisect_right(signal.seconds, end_seconds)
+    cuts = [seconds - start_seconds for seconds in signal.cuts if start_seconds <= seconds <= end_seconds]
+    seconds = tuple(one - start_seconds for one in signal.seconds[low:high])
+    return ChangeSignal(seconds, signal.change[low:high], tuple(cuts), signal.complete)
+
+
+def binned(signal: ChangeSignal, duration_seconds: float, count: int) -> list[float]:
+    """Return the largest change (0 to 1) in each of `count` equal parts of a video; for a picture, by square roots."""
+    bins = [0.0] * count
+    for seconds, share in zip(signal.seconds, signal.change, strict=True):
+        place = min(int(seconds / duration_seconds * count), count - 1) if duration_seconds else 0
+        bins[place] = max(bins[place], share)
+    return [math.sqrt(share) for share in bins]
+
+
+def sparkline(signal: ChangeSignal, duration_seconds: float, count: int = 60) -> str:
+    """Return the signal as `count` characters, from `▁` for no change to `█` for the whole picture."""
+    return "".join(_BARS[round(height * (len(_BARS) - 1))] for height in binned(signal, duration_seconds, count))
+
+
+def change_levels(signal: ChangeSignal, duration_seconds: float, count: int) -> list[str]:
+    """Return a bar for each of `count` equal parts of a video, empty for parts without change."""
+    heights = binned(signal, duration_seconds, count)
+    return [_BARS[round(height * (len(_BARS) - 1))] if height else "" for height in heights]
+
+
 def find_cuts(seconds: Sequence[float], change: Sequence[float]) -> tuple[float, ...]:
     """Return the times at which most of the picture changes at once, and hardly before and after."""
     cuts: list[float] = []
@@ -50,6 +91,6 @@ def find_cuts(seconds: Sequence[float], change: Sequence[float]) -> tuple[float,
         if share < _CUT_SHARE or (cuts and seconds[index] - cuts[-1] < _SCENE_SECONDS):
             continue
         around = [*change[max(index - _CUT_NEIGHBOURS, 0) : index], *change[index + 1 : index + 1 + _CUT_NEIGHBOURS]]
-        if around and share >= _CUT_TIMES * median_low(around):
+        if around and share >= _CUT_TIMES * sorted(around)[len(around) // 2]:
             cuts.append(seconds[index])
     return tuple(cuts)
