@@ -265,7 +265,7 @@ class TimeEstimate:
 
 @dataclass(frozen=True, slots=True)
 class SampledPart:
-    """A part of a video that changes: when it is shown, how many frames it got, and its share (0 to 1) of all change."""
+    """A part of a video that changes: when it is shown, the frames it got, and its share (0 to 1) of all change."""
 
     start_seconds: float
     end_seconds: float

@@ -5,7 +5,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from vidqa.cli.arguments import add_planned_video, make_config, make_request, planned_model, settings_for
-from vidqa.cli.console import ExitCode, format_table, write_json
+from vidqa.cli.console import ExitCode, StderrReporter, format_table, write_json
 from vidqa.cli.json_output import SCHEMA_VERSION, plan_object, video_object
 from vidqa.cli.video_argument import as_named
 from vidqa.planner.memory_model import memory_shares
@@ -164,9 +164,11 @@ def _size(plan: Plan) -> str:
 
 def _seconds(plan: Plan) -> str:
     seconds = plan.seconds
+    start = f"start {seconds.start_seconds:.1f}"
+    start += f", scan {seconds.scan_seconds:.1f}" if seconds.scan_seconds else ""
     return (
-        f"first word in about {format_span(seconds.first_token_seconds)}: start {seconds.start_seconds:.1f}, video "
-        f"{seconds.scan_seconds + seconds.video_seconds:.1f}, vision {seconds.vision_seconds:.1f}, prefill {seconds.prefill_seconds:.1f} "
+        f"first word in about {format_span(seconds.first_token_seconds)}: {start}, video "
+        f"{seconds.video_seconds:.1f}, vision {seconds.vision_seconds:.1f}, prefill {seconds.prefill_seconds:.1f} "
         f"({seconds.source}, loading not counted)"
     )
 

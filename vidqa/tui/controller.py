@@ -170,7 +170,7 @@ class Controller:
         return last is not None and last.state == "running"
 
     def load_model(self) -> None:
-        """Load the model in the background, once for each model and device, and scan the video if the plan needs that."""
+        """Load the model in the background, once for each model and device; a video that is to be scanned is, too."""
         if self.video is None or self.forecast is None or self.forecast.plan is None or self.session_worker.busy:
             return
         config, request = self.config(), self.request(PLANNED_QUESTION)

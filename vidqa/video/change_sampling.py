@@ -21,8 +21,8 @@ _LEAST_EVEN, _MOST_EVEN, _EVEN_FRAMES = 0.25, 0.5, 8  # the even part: 8 frames,
 _GAP_DISTANCES, _GAP_SHARE = 4.0, 1 / 8  # the longest gap: 4 times the even distance, an eighth of the span
 _EVENT_SECONDS = 1.0  # quiet for less than this is within an event
 _BEFORE, _AFTER, _BESIDE_WEIGHT = 1, 3, 0.5  # frames beside an event that show what was before and came of it
-# A share of blocks that noise may change: twice what 9 of 10 pictures stay below, or a part of the largest change; small,
-# so that nothing is lost of a video that moves all the time.
+# A share of blocks that noise may change: twice what 9 of 10 pictures stay below, or a part of the largest change;
+# small, so that nothing is lost of a video that moves all the time.
 _NOISE_QUANTILE, _NOISE_TIMES, _LARGEST_SHARE, _MOST_NOISE = 0.9, 2.0, 0.05, 0.005
 _UNSEEN_WEIGHT = 0.3  # per frame between two scanned pictures that differ: change may have gone on all the time
 _UNEVEN_SHARE = 0.5  # auto: the change lies in fewer of the intervals between even frames than this
@@ -50,7 +50,7 @@ class _FrameTimes:
 
 @dataclass(frozen=True, slots=True)
 class _Weights:
-    """Weights of change of frames `first` to `last`; each of `events` is a (first, last) of frames that belong together."""
+    """Weights of change of a range of frames; `events` are (first, last) of frames that belong together, in it."""
 
     values: tuple[float, ...]
     events: tuple[tuple[int, int], ...]

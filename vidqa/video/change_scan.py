@@ -179,7 +179,7 @@ class _Scanner:
         small = self._reformatter.reformat(
             picture, width=width, height=height, format="yuv444p", interpolation="AREA", threads=1
         )
-        planes = [np.frombuffer(plane, np.uint8).reshape(height, plane.line_size) for plane in small.planes]
+        planes = [np.frombuffer(memoryview(plane), np.uint8).reshape(height, plane.line_size) for plane in small.planes]
         return np.stack([plane[:, :width] for plane in planes])
 
     def _scan_keyframes(self) -> Generator[tuple[int, int], None, None]:
@@ -232,8 +232,8 @@ class _Scanner:
         """Return how likely a group changes: by its packets' sizes, and by the keyframes around it."""
         group = self._groups[number]
         after = self._groups[number + 1].start if number + 1 < len(self._groups) else None
-        known = group.start is not None and after is not None
-        return max(self._changes.between(group.start, after) if known else 0.0, _PEAK_SHARE * group.peak)
+        differs = 0.0 if group.start is None or after is None else self._changes.between(group.start, after)
+        return max(differs, _PEAK_SHARE * group.peak)
 
     def _scan_group(self, group: _Group) -> None:
         self._changes.restart()
@@ -253,9 +253,9 @@ class _Scanner:
         """Yield a group's packets, then None for the pictures that the decoder still holds."""
         ticks = self._opened.pts
         for packet in self._packets_from(group):
-            if packet.is_keyframe and packet.pts is not None and group.last < self._count:
-                if packet.pts >= ticks[group.last]:
-                    break
+            is_key = packet.is_keyframe and packet.pts is not None
+            if is_key and group.last < self._count and packet.pts >= ticks[group.last]:
+                break
             if packet.size:
                 yield packet
         yield None

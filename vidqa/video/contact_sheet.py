@@ -64,8 +64,9 @@ def write_sheet(
 ) -> tuple[int, int]:
     """Write pictures (height, width, 3) uint8 of one size, in order of time, as one PNG; return its (width, height).
 
-    The video's change is drawn as a `strip` below them. If a damaged video gives fewer pictures than times, the last times are ignored. Raises UsageError for a sheet that
-    would be too large or cannot be written, ValueError for pictures that differ in size.
+    The video's change is drawn as a `strip` below them. If a damaged video gives fewer pictures than times, the last
+    times are ignored. Raises UsageError for a sheet that would be too large or cannot be written, ValueError for
+    pictures that differ in size.
     """
     from PIL import Image, ImageDraw, ImageFont
 

@@ -24,7 +24,8 @@ class Timeline(Widget, can_focus=True):
     BINDINGS: ClassVar[list[BindingType]] = bindings_for("timeline")
     help_title = "Timeline"
     help_text = (
-        "The dots are the times that the plan samples, bars show where the video changes once it was scanned, the brackets enclose the part of the video that is used, and "
+        "The dots are the times that the plan samples, bars show how much a scanned video changes, the brackets "
+        "enclose the part of the video that is used, and "
         "the arrow is the cursor. Set the start or the end at the cursor to sample a shorter part more closely."
     )
 
