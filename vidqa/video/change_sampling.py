@@ -18,7 +18,8 @@ from vidqa.video.change_signal import ChangeSignal
 CLOSE_SECONDS = 1.0  # frames further apart than this can miss what happens between them
 _FRAMES_PER_SLICE = 2
 _LEAST_EVEN, _MOST_EVEN, _EVEN_FRAMES = 0.25, 0.5, 8  # the even part: 8 frames, but a quarter to a half of them
-_GAP_DISTANCES, _GAP_SHARE = 4.0, 1 / 8  # the longest gap: 4 times the even distance, an eighth of the span
+# The longest gap: 4 times the even distance and an eighth of the span, but of few frames 3 times that distance.
+_GAP_DISTANCES, _GAP_SHARE, _FEW_DISTANCES = 4.0, 1 / 8, 3.0
 _EVENT_SECONDS = 1.0  # quiet for less than this is within an event
 _BEFORE, _AFTER, _BESIDE_WEIGHT = 1, 3, 0.5  # frames beside an event that show what was before and came of it
 # A share of blocks that noise may change: twice what 9 of 10 pictures stay below, or a part of the largest change;
@@ -84,13 +85,25 @@ def _sampled(
     spread = f"the change lies in about {busy:.0f} of the {intervals} intervals of {distance:.1f} s between even frames"
     if not always and distance <= CLOSE_SECONDS:
         return even, Sampling("uniform", f"even frames are {distance:.1f} s apart and miss little")
-    if not always and busy >= _UNEVEN_SHARE * intervals:
+    missed = None if always else _missed_scene(signal, frames, even)
+    if missed is not None:
+        spread = f"a scene at {format_timestamp(missed)} lies between even frames"
+    elif not always and busy >= _UNEVEN_SHARE * intervals:
         return even, Sampling("uniform", spread)
     chances = frame_chances(times, weights.values, count)
     bounds = _boundaries(signal, frames, first, last, weights.events, count)
     places = _widest_gaps_filled(times, _placed(chances, bounds, count))
     indices = tuple(first + place for place in places)
     return indices, Sampling("change", spread, _parts(frames, indices, weights, first))
+
+
+def _missed_scene(signal: ChangeSignal, frames: _FrameTimes, even: Sequence[int]) -> float | None:
+    """Return when the first scene between two cuts is shown that has no even frame; None if each has one."""
+    starts = [seconds for seconds in signal.cuts if even[0] < frames.index_at(seconds) <= even[-1]]
+    for start, end in pairwise(starts):
+        if bisect.bisect_left(even, frames.index_at(start)) == bisect.bisect_left(even, frames.index_at(end)):
+            return start
+    return None
 
 
 def busy_intervals(times: Sequence[float], weights: Sequence[float], intervals: int) -> float:
@@ -192,28 +205,31 @@ def _fill(values: list[float], first: int, last: int) -> None:
 
 def _boundaries(
     signal: ChangeSignal, frames: _FrameTimes, first: int, last: int, events: Sequence[tuple[int, int]], count: int
-) -> dict[int, bool]:
+) -> dict[int, float]:
     """Return the places that begin a part whose frames are not to share a slice with those before it.
 
-    They are cuts, and where an event begins (True) and ends if there are slices enough.
+    With each comes the chance from which on the part has a slice: 0 for scenes, 1 for events, none for the rest. Events
+    begin parts where there are slices enough.
     """
-    starts = {frames.index_at(seconds) - first: False for seconds in signal.cuts}
-    if len(events) <= count // _FRAMES_PER_SLICE:
-        starts |= {place: place == start for start, end in events for place in (end, start)}
+    slices = count // _FRAMES_PER_SLICE
+    starts: dict[int, float] = {}
+    if len(events) <= slices:
+        starts = {place: 1.0 if place == start else math.inf for start, end in events for place in (end, start)}
+    least = 0.0 if len(signal.cuts) <= slices // 2 else math.inf
+    starts |= {frames.index_at(seconds) - first: least for seconds in signal.cuts}
     return {place: starts[place] for place in sorted(starts) if 0 < place <= last - first}
 
 
-def _placed(chances: Sequence[float], boundaries: Mapping[int, bool], count: int) -> list[int]:
+def _placed(chances: Sequence[float], boundaries: Mapping[int, float], count: int) -> list[int]:
     """Return `count` ascending places, an even number in each part between boundaries, by equal sums of chances.
 
-    An event with the chances of one frame has a slice.
+    A part has a slice from the sum of chances on that its boundary says.
     """
     sums = [0.0, *accumulate(chances)]
     edges = [0, *boundaries, len(chances)]
     masses = [sums[end] - sums[start] for start, end in pairwise(edges)]
-    lifted = {
-        place for place, mass in enumerate(masses) if boundaries.get(edges[place]) and 1 <= mass < _FRAMES_PER_SLICE
-    }
+    least = [boundaries.get(start, math.inf) for start in edges[:-1]]
+    lifted = {place for place, mass in enumerate(masses) if least[place] <= mass < _FRAMES_PER_SLICE}
     others = math.fsum(mass for place, mass in enumerate(masses) if place not in lifted)
     shrunk = (count - _FRAMES_PER_SLICE * len(lifted)) / others if others else 0.0
     if shrunk >= _LEAST_SHRUNK:
@@ -243,7 +259,7 @@ def _quantiles(sums: Sequence[float], start: int, end: int, count: int) -> list[
 def longest_gap(span: float, count: int) -> float:
     """Return the longest time that may pass between two of `count` frames of a span."""
     even = span / (count - 1)
-    return min(_GAP_DISTANCES * even, max(_GAP_SHARE * span, 2 * even))
+    return min(_GAP_DISTANCES * even, max(_GAP_SHARE * span, _FEW_DISTANCES * even))
 
 
 def _widest_gaps_filled(times: Sequence[float], places: Sequence[int]) -> list[int]:

@@ -9,10 +9,10 @@ from typing import Any
 
 from vidqa.types import VideoInfo
 
-_CUT_SHARE = 0.5  # of the blocks, that a cut changes at least
-_CUT_TIMES = 3.0  # what it changes more than the frames around it: motion goes on, a cut does not
-_CUT_NEIGHBOURS = 5  # frames on each side that are compared
-_SCENE_SECONDS = 0.25  # a flash is no scene
+_CUT_SHARE = 0.3  # of the blocks, that a cut changes at least
+# Motion goes on, a cut does not: it changes so many times what the frames next to it do, and the median further around.
+_CUT_NEAR, _CUT_NEAR_TIMES, _CUT_AROUND, _CUT_TIMES = 2, 1.5, 5, 1.75
+_SCENE_SECONDS = 0.1  # a flash is no scene
 _BARS = "▁▂▃▄▅▆▇█"
 _LOST = 0.02  # the share of frames that may not be decoded in a scan that counts as complete
 
@@ -85,12 +85,15 @@ def change_levels(signal: ChangeSignal, duration_seconds: float, count: int) -> 
 
 
 def find_cuts(seconds: Sequence[float], change: Sequence[float]) -> tuple[float, ...]:
-    """Return the times at which most of the picture changes at once, and hardly before and after."""
+    """Return the times at which most of the picture changes at once, and much less of it right before and after."""
     cuts: list[float] = []
     for index, share in enumerate(change):
         if share < _CUT_SHARE or (cuts and seconds[index] - cuts[-1] < _SCENE_SECONDS):
             continue
-        around = [*change[max(index - _CUT_NEIGHBOURS, 0) : index], *change[index + 1 : index + 1 + _CUT_NEIGHBOURS]]
-        if around and share >= _CUT_TIMES * sorted(around)[len(around) // 2]:
+        near, around = (
+            [*change[max(index - reach, 0) : index], *change[index + 1 : index + 1 + reach]]
+            for reach in (_CUT_NEAR, _CUT_AROUND)
+        )
+        if around and share >= max(_CUT_NEAR_TIMES * max(near), _CUT_TIMES * sorted(around)[len(around) // 2]):
             cuts.append(seconds[index])
     return tuple(cuts)
