@@ -215,7 +215,7 @@ def _boundaries(
     starts: dict[int, float] = {}
     if len(events) <= slices:
         starts = {place: 1.0 if place == start else math.inf for start, end in events for place in (end, start)}
-    least = 0.0 if len(signal.cuts) <= slices // 2 else math.inf
+    least = 0.0 if len(signal.cuts) < slices else math.inf
     starts |= {frames.index_at(seconds) - first: least for seconds in signal.cuts}
     return {place: starts[place] for place in sorted(starts) if 0 < place <= last - first}
 
