@@ -114,7 +114,7 @@ def test_a_plan_by_change_says_why_and_an_even_one_prints_as_before(capsys: pyte
     assert plan(*words, "--sample", "change") == ExitCode.OK
     shown = capsys.readouterr().out
     assert "4 frames of" in shown and " by change, " in shown
-    assert "limit     frames by change: 4 of 4 where it happens" in shown and "change    ▁▂" in shown
+    assert "limit     frames by change: 4 of 4 where it happens" in shown and "change    ▁▁▁▂" in shown
     assert plan(*words, "--sample", "auto") == ExitCode.OK
     assert "sampling  even frames: the change lies in about 3 of the 3 intervals" in capsys.readouterr().out
 

@@ -121,7 +121,7 @@ def test_the_scan_has_a_part_of_the_time() -> None:
     ]
     assert limits == [5.0, 20.0, 30.0, 2.0, 50.0]
     video = replace(_video(), coded_width=19_200, coded_height=10_800)  # slow to decode
-    unscanned = Session(CONFIG).forecast(video, Request(CLIP, QUESTION, sample="auto"))
+    unscanned = Session(CONFIG).forecast(video, Request("not-scanned.mp4", QUESTION, sample="auto"))
     assert unscanned.required_plan().seconds.scan_seconds == 5.0
     assert "scan" not in str(unscanned.required_plan().limits)
 

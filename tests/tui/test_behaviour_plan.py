@@ -306,5 +306,6 @@ async def test_the_time_line_draws_the_change_of_a_scanned_video() -> None:
         await until(pilot, lambda: line.signal is not None, "the signal")
         assert "█" in line.render().plain
         assert line.timestamps != even and sum(2.4 <= one <= 2.75 for one in line.timestamps) >= 2
+        harness.session.signal = None
         main(pilot).post_message(VideoOpened(replace(video, path="other.mp4")))
         await until(pilot, lambda: line.signal is None, "the other video")

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 STRIP_HEIGHT = 56  # pixels
-_MARKS_HEIGHT, _BAR_PIXELS = 12, 2
+_MARKS_HEIGHT, _BAR_PIXELS = 12, 2  # a bar is at least so wide
 _BACKGROUND, _BAR, _CUT, _MARK = (24, 24, 24), (90, 150, 220), (120, 120, 120), (240, 180, 60)
 
 
@@ -36,12 +36,11 @@ class SignalStrip:
         for cut in part.cuts:
             x = round(cut / span * (width - 1))
             drawing.line((x, 0, x, bottom), _CUT)
-        heights = binned(part, span, max(width // _BAR_PIXELS, 1))
+        heights = binned(part, span, max(min(width // _BAR_PIXELS, len(part.seconds)), 1))
         for place, height in enumerate(heights):
             if height:
-                x = place * _BAR_PIXELS
-                top = bottom - max(round(height * bottom), 1)
-                drawing.rectangle((x, top, x + _BAR_PIXELS - 1, bottom), _BAR)
+                left, right = (round(edge * width / len(heights)) for edge in (place, place + 1))
+                drawing.rectangle((left, bottom - max(round(height * bottom), 1), right - 1, bottom), _BAR)
         for seconds in times_seconds:
             x = round((seconds - self.start_seconds) / span * (width - 1))
             drawing.line((x, bottom + 2, x, STRIP_HEIGHT), _MARK, 2)
