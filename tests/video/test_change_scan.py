@@ -14,12 +14,14 @@ from demo_world.long_clips import LongClip, LongEvent, frames_of, write_long_cli
 from demo_world.world import Actor, Scene
 from PIL import Image
 
-from tests.clips import encode, write_clip
+from tests.clips import encode, numbered_picture, write_clip
 from vidqa.types import Request
 from vidqa.video.block_changes import BlockChanges, grid_size
 from vidqa.video.change_scan import _Scanner, evenly_spread
+from vidqa.video.change_sampling import sample_by_change
 from vidqa.video.change_signal import ChangeSignal
-from vidqa.video.packet_sizes import size_peaks
+from vidqa.video.frame_sampling import spread
+from vidqa.video.packet_sizes import alike, mean_sizes, size_peaks
 from vidqa.video.reader import open_video
 from vidqa.video.signal_cache import SignalCache
 
@@ -161,6 +163,29 @@ def test_packets_above_their_neighbours_are_peaks() -> None:
     peaks = size_peaks(sizes, keyframes)
     assert len(peaks) == 4 and max(peaks) == peaks[2] > 10 and max(peaks[:2]) < 1
     assert size_peaks([10, 10], [False, False]) == [] and size_peaks([10], [True]) == [0.0]
+
+
+def test_groups_with_packets_of_one_size_change_alike() -> None:
+    assert mean_sizes([900, 10, 20, 800, 40], [True, False, False, True, False]) == [15.0, 40.0]
+    assert alike([0.0, 0.5, 0.6, 0.4], [10.0, 200.0, 210.0, 190.0], [205.0, 9.0]) == [0.5, 0.4]
+    assert alike([0.3], [5.0], [500.0]) == [0.3]
+
+
+def test_motion_between_equal_keyframes_is_not_taken_for_stillness(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every group of 20 pictures is the same, and few of them are scanned: the others move as well."""
+    pictures = [numbered_picture(number % 20, 128, 64) for number in range(1000)]
+    path = encode(tmp_path / "loop.mp4", pictures, options={"g": "20", "x264-params": "scenecut=0"})
+    monkeypatch.setattr("vidqa.video.change_scan._Scanner._is_too_slow", lambda self, index: True)
+    monkeypatch.setattr("vidqa.video.change_scan.time", SteppingClock())
+    signal = scan(path, 60.0)
+    assert not signal.complete and len(signal.seconds) < 600
+    with open_video(str(path), isolated=False) as reader:
+        even = spread(0, 999, 16)
+        assert sample_by_change(reader.info, even, signal, always=False)[1].reason.startswith(
+            "the change lies in about 15 of the 15 intervals"
+        )
 
 
 def test_a_part_of_the_order_is_spread_evenly() -> None:

@@ -13,7 +13,7 @@ from itertools import accumulate, pairwise
 
 from vidqa.types import SampledPart, Sampling, VideoInfo
 from vidqa.utils.units import format_timestamp
-from vidqa.video.change_signal import ChangeSignal
+from vidqa.video.change_signal import UNSEEN_WEIGHT, ChangeSignal
 
 CLOSE_SECONDS = 1.0  # frames further apart than this can miss what happens between them
 _FRAMES_PER_SLICE = 2
@@ -25,7 +25,6 @@ _BEFORE, _AFTER, _BESIDE_WEIGHT = 1, 3, 0.5  # frames beside an event that show 
 # A share of blocks that noise may change: twice what 9 of 10 pictures stay below, or a part of the largest change;
 # small, so that nothing is lost of a video that moves all the time.
 _NOISE_QUANTILE, _NOISE_TIMES, _LARGEST_SHARE, _MOST_NOISE = 0.9, 2.0, 0.05, 0.005
-_UNSEEN_WEIGHT = 0.3  # per frame between two scanned pictures that differ: change may have gone on all the time
 _UNEVEN_SHARE = 0.5  # auto: the change lies in fewer of the intervals between even frames than this
 _MOST_PARTS = 12
 _LEAST_SHRUNK = 0.5  # of the frames of quiet parts stay where events get a slice each
@@ -158,7 +157,7 @@ def _weights(signal: ChangeSignal, frames: _FrameTimes, first: int, last: int) -
         weight = math.sqrt(max(share - floor, 0.0))
         unseen = range(before, min(index, last + 1))
         if weight and len(unseen) > _AFTER:
-            values[before - first : unseen.stop - first] = [_UNSEEN_WEIGHT * weight] * len(unseen)
+            values[before - first : unseen.stop - first] = [UNSEEN_WEIGHT * weight] * len(unseen)
         if index <= last:
             values[index - first] = max(values[index - first], weight)
         before = index + 1

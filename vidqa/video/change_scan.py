@@ -10,6 +10,9 @@ import time
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
+from itertools import chain
+from math import sqrt
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -17,9 +20,9 @@ from av.video.reformatter import VideoReformatter
 
 from vidqa.errors import PictureTooLarge
 from vidqa.video.block_changes import BlockChanges, grid_size
-from vidqa.video.change_signal import ChangeSignal, Scan, make_signal
+from vidqa.video.change_signal import UNSEEN_WEIGHT, ChangeSignal, Scan, make_signal
 from vidqa.video.container import UNREADABLE, discard_other_streams, open_container, size_checked
-from vidqa.video.packet_sizes import size_peaks
+from vidqa.video.packet_sizes import alike, mean_sizes, size_peaks
 from vidqa.video.probe import Opened
 from vidqa.video.size_limits import MAX_PIXELS
 
@@ -40,7 +43,7 @@ class _Group:
     """Frames `first` to `last` (not included) from a keyframe on, and what was scanned of them.
 
     `start` are the block means of its first picture, `end` those after its last one, if it was scanned; `shares` has
-    (index, change) of its scanned frames.
+    (index, change) of its scanned frames. `size` is its packets' mean in bytes, `peak` their largest rise.
     """
 
     first: int
@@ -48,6 +51,7 @@ class _Group:
     pts: int
     dts: int
     peak: float = 0.0
+    size: float = 0.0
     start: Any = None
     end: Any = None
     shares: list[tuple[int, float]] = field(default_factory=list)
@@ -95,16 +99,35 @@ class _Scanner:
 
     def signal(self) -> ChangeSignal:
         """Return the signal of everything that was scanned."""
-        found, before = dict[int, float](), None
-        for group in self._groups:
-            if group.start is None:
-                continue
-            if not group.shares or group.shares[0][0] != group.first:
-                found[group.first] = 0.0 if before is None else self._changes.between(group.start, before)
-            found.update(group.shares)
-            before = group.start if group.end is None else group.end
+        found, before, unseen = dict[int, float](), None, list[float]()
+        for group, guess in zip(self._groups, self._unseen_shares(), strict=True):
+            if group.start is not None:
+                if not group.shares or group.shares[0][0] != group.first:
+                    differs = 0.0 if before is None else self._changes.between(group.start, before)
+                    found[group.first] = max([differs, *unseen])
+                found.update(group.shares)
+                before, unseen = (group.start if group.end is None else group.end), []
+            if group.end is None:
+                unseen = [*unseen[-1:], guess]
         indices = sorted(found)
         return make_signal(self._opened.info, indices, [found[index] for index in indices])
+
+    def _unseen_shares(self) -> list[float]:
+        """Return for each group the change that its unscanned frames are likely to have; 0 where they were scanned.
+
+        It is that of scanned groups with packets of similar size: equal keyframes do not mean that nothing moved.
+        """
+        scanned = [group for group in self._groups if group.end is not None and group.shares]
+        missing = [number for number, group in enumerate(self._groups) if group.end is None]
+        guesses = [0.0] * len(self._groups)
+        if scanned and missing:
+            means = [sum(map(sqrt, map(itemgetter(1), group.shares))) / len(group.shares) for group in scanned]
+            sizes = [group.size for group in scanned]
+            for number, mean in zip(
+                missing, alike(means, sizes, [self._groups[number].size for number in missing]), strict=True
+            ):
+                guesses[number] = min((mean / UNSEEN_WEIGHT) ** 2, 1.0)
+        return guesses
 
     def run(self) -> Generator[tuple[int, int], None, None]:
         """Scan; yields the frames done and in all."""
@@ -219,7 +242,11 @@ class _Scanner:
     def _scan_likely_groups(self) -> Generator[tuple[int, int], None, None]:
         """Scan every frame of the groups that change most, until the time is over."""
         left = [(self._likelihood(number), number) for number in range(len(self._groups)) if self._is_open(number)]
-        for _, number in sorted(left, reverse=True):
+        likely = [number for _, number in sorted(left, reverse=True)]
+        spread = [number for number in evenly_spread(len(self._groups)) if self._is_open(number)]
+        for number in chain.from_iterable(zip(likely, spread, strict=True)):  # some that tell what is usual
+            if not self._is_open(number):
+                continue
             self._flush()
             self._scan_group(self._groups[number])
             spent = min((time.monotonic() - self._began) / self._limit, 1.0)
@@ -276,10 +303,13 @@ def _groups_of(opened: Opened) -> list[_Group]:
     lasts = [*firsts[1:], len(opened.pts)]
     groups = [_Group(first, last, *key) for first, last, key in zip(firsts, lasts, chosen, strict=True)]
     entries = opened.stream.index_entries
-    peaks = size_peaks([entry.size for entry in entries], [entry.is_keyframe for entry in entries])
+    sizes, flags = [entry.size for entry in entries], [entry.is_keyframe for entry in entries]
+    peaks = size_peaks(sizes, flags)
     if len(peaks) == len(keyframes):
+        means = mean_sizes(sizes, flags)
         for number, group in enumerate(groups):
-            group.peak = max(peaks[number * step : (number + 1) * step])
+            part = slice(number * step, (number + 1) * step)
+            group.peak, group.size = max(peaks[part]), max(means[part])
     return [group for group in groups if group.first < group.last]
 
 

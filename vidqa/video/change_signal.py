@@ -13,6 +13,7 @@ _CUT_SHARE = 0.3  # of the blocks, that a cut changes at least
 # Motion goes on, a cut does not: it changes so many times what the frames next to it do, and the median further around.
 _CUT_NEAR, _CUT_NEAR_TIMES, _CUT_AROUND, _CUT_TIMES = 2, 1.5, 5, 1.75
 _SCENE_SECONDS = 0.1  # a flash is no scene
+UNSEEN_WEIGHT = 0.3  # per frame between two scanned pictures that differ: change may have gone on all the time
 _BARS = "▁▂▃▄▅▆▇█"
 _LOST = 0.02  # the share of frames that may not be decoded in a scan that counts as complete
 
