@@ -183,8 +183,9 @@ def test_cuts_are_sudden() -> None:
     change = [0.02] * 60
     change[20] = 0.9
     change[40:45] = [0.7] * 5  # motion of the camera
-    assert find_cuts(seconds, change) == (2.0,)
-    assert find_cuts((0.0,), (0.0,)) == ()
+    assert find_cuts(range(60), seconds, change) == (2.0,)
+    assert find_cuts(range(0, 120, 2), seconds, change) == ()  # every other frame
+    assert find_cuts((0,), (0.0,), (0.0,)) == ()
 
 
 def test_the_signal_is_drawn_in_bins() -> None:

@@ -44,7 +44,7 @@ def make_signal(info: VideoInfo, indices: Sequence[int], change: Sequence[float]
     if not indices:
         return ChangeSignal((), (), (), complete=False)
     complete = len(indices) >= info.frame_count * (1 - _LOST) and info.frame_count - 1 - indices[-1] <= 1
-    return ChangeSignal(seconds, shares, find_cuts(seconds, shares), complete)
+    return ChangeSignal(seconds, shares, find_cuts(indices, seconds, shares), complete)
 
 
 def signal_of(header: Mapping[str, Any], payload: bytes | bytearray) -> ChangeSignal:
@@ -85,11 +85,14 @@ def change_levels(signal: ChangeSignal, duration_seconds: float, count: int) -> 
     return [_BARS[round(height * (len(_BARS) - 1))] if height else "" for height in heights]
 
 
-def find_cuts(seconds: Sequence[float], change: Sequence[float]) -> tuple[float, ...]:
-    """Return the times at which most of the picture changes at once, and much less of it right before and after."""
+def find_cuts(indices: Sequence[int], seconds: Sequence[float], change: Sequence[float]) -> tuple[float, ...]:
+    """Return the times at which most of the picture changes at once, and much less of it right before and after.
+
+    `indices` are those of the scanned frames: what changed since an earlier one than the last tells nothing.
+    """
     cuts: list[float] = []
     for index, share in enumerate(change):
-        if share < _CUT_SHARE or (cuts and seconds[index] - cuts[-1] < _SCENE_SECONDS):
+        if share < _CUT_SHARE or indices[index] - indices[index - 1] != 1 or (cuts and seconds[index] - cuts[-1] < _SCENE_SECONDS):
             continue
         near, around = (
             [*change[max(index - reach, 0) : index], *change[index + 1 : index + 1 + reach]]
