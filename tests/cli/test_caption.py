@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from demo_world.long_clips import LongClip, LongEvent, write_long_clip
-from demo_world.world import Actor, Scene
 from PIL import Image
 
+from demo_world.long_clips import LongClip, LongEvent, write_long_clip
+from demo_world.world import Actor, Scene
 from tests.batch.commands import DEMO, SCRIPTED, environment, folder_of, names, records_of
 from tests.conftest import ROOT
 from vidqa.cli.console import ExitCode

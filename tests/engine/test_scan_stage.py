@@ -5,9 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
 from demo_world.long_clips import LongClip, LongEvent, write_long_clip
 from demo_world.world import Actor, Scene
-
 from tests.engine.asking import CLIP, CONFIG, QUESTION, answer_in, of_kind, stages_of
 from vidqa import Request, Session
 from vidqa.engine.request_state import video_cache_key
@@ -127,6 +127,5 @@ def test_the_scan_has_a_part_of_the_time() -> None:
 
 
 def _video() -> VideoInfo:
-
 
     return probe_facts(CLIP)

@@ -58,7 +58,9 @@ def test_an_event_that_stands_still_is_sampled_between_its_begin_and_end() -> No
 def test_each_of_several_events_gets_a_slice() -> None:
     video = made_video(600, fps=10)
     starts = range(200, 5800, 570)
-    indices = sampled(video, signal_of(video, {place: share for one in starts for place, share in event(one, 7).items()}), 32)
+    indices = sampled(
+        video, signal_of(video, {place: share for one in starts for place, share in event(one, 7).items()}), 32
+    )
     for start in starts:
         inside = [index for index in indices if start <= index < start + 7]
         assert len(inside) >= 2 and indices.index(inside[0]) % 2 == 0, start

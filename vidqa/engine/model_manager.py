@@ -28,7 +28,6 @@ from vidqa.planner.weight_memory import QUANTIZED, runs_on_cpu_layers
 from vidqa.types import Device, Request, RunConfig, VideoInfo
 from vidqa.video.change_signal import ChangeSignal
 from vidqa.video.reader import VideoReader
-from vidqa.video.signal_cache import SIGNALS
 
 if TYPE_CHECKING:
     from vidqa.devices.memory_tracker import Meter, Tracker
@@ -204,7 +203,11 @@ class ModelManager:
 
 def _known_signal(request: Request, config: EngineConfig) -> ChangeSignal | None:
     """Return what an earlier scan of the video found, if the request's frames depend on it."""
-    return None if request.sample == "uniform" else SIGNALS.find(request, on_disk=config.remember)
+    if request.sample == "uniform":
+        return None
+    from vidqa.video.signal_cache import SIGNALS
+
+    return SIGNALS.find(request, on_disk=config.remember)
 
 
 class BackgroundTask:

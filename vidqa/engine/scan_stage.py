@@ -13,7 +13,6 @@ from vidqa.planner.problem import scan_limit_seconds
 from vidqa.types import Request
 from vidqa.video.change_signal import ChangeSignal
 from vidqa.video.reader import VideoReader, never, open_video
-from vidqa.video.signal_cache import SIGNALS
 
 Result = TypeVar("Result")
 
@@ -28,6 +27,8 @@ def plan_with_scan(
     state = models.plan(reader, request, config, local=local)
     if request.sample == "uniform":
         return state
+    from vidqa.video.signal_cache import SIGNALS  # few questions need it
+
     watch, seconds = Stopwatch(), state.plan.seconds
     limit = scan_limit_seconds(state.task.device, config, seconds.first_token_seconds - seconds.scan_seconds)
     known = SIGNALS.find(request, limit, on_disk=config.remember)
@@ -54,6 +55,8 @@ def scan_stage(
         if is_cancelled():
             raise Interrupted("Stopped while the video was scanned.", "Nothing was answered yet.")
         yield StageProgress("scan", done, total)
+    from vidqa.video.signal_cache import SIGNALS
+
     yield StageProgress("scan", reader.info.frame_count, reader.info.frame_count)
     SIGNALS.store(request, signal, limit_seconds, on_disk=config.remember)
     return signal
@@ -63,6 +66,8 @@ def known_or_scanned(
     request: Request, config: EngineConfig, limit_seconds: float, report: Callable[[Event], None]
 ) -> ChangeSignal:
     """Return the signal of a request's video, from an earlier scan or a new one, whose events go to `report`."""
+    from vidqa.video.signal_cache import SIGNALS
+
     known = SIGNALS.find(request, limit_seconds, on_disk=config.remember)
     if known is not None:
         return known

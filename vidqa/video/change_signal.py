@@ -92,7 +92,11 @@ def find_cuts(indices: Sequence[int], seconds: Sequence[float], change: Sequence
     """
     cuts: list[float] = []
     for index, share in enumerate(change):
-        if share < _CUT_SHARE or indices[index] - indices[index - 1] != 1 or (cuts and seconds[index] - cuts[-1] < _SCENE_SECONDS):
+        if (
+            share < _CUT_SHARE
+            or indices[index] - indices[index - 1] != 1
+            or (cuts and seconds[index] - cuts[-1] < _SCENE_SECONDS)
+        ):
             continue
         near, around = (
             [*change[max(index - reach, 0) : index], *change[index + 1 : index + 1 + reach]]
