@@ -31,6 +31,7 @@ WRITTEN: dict[str, list[tuple[Any, Any]]] = {
     "kv": [("int8", "int8"), ("native", "native")],
     "attention": [("tiled", "tiled"), ("flash", "flash")],
     "max_tokens": [(7, 7), (1000, 1000)],
+    "sample": [("auto", "auto"), ("change", "change")],
     "tui.theme": [("nord", "nord"), ("dracula", "dracula")],
     "tui.images": [("half", "half"), ("none", "none")],
     "tui.ascii": [(True, True), (False, False)],
