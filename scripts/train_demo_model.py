@@ -39,6 +39,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints and the log")
     parser.add_argument("--export", type=Path, help="folder to write the model to, at every checkpoint")
     parser.add_argument("--family", choices=tuple(RECIPES), default="qwen2_vl")
+    parser.add_argument("--start", type=Path, help="checkpoint whose weights to begin with, instead of random ones")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--steps", type=int, nargs=3, default=(600, 300, 700), help="steps of stages 1, 2, 3")
@@ -70,6 +71,10 @@ class Trainer:
         self.checkpoint = arguments.work / "checkpoint.pt"
         if self.checkpoint.exists():
             self._resume()
+        elif arguments.start:
+            state = torch.load(arguments.start, map_location="cpu", weights_only=True)
+            self.model.load_state_dict(state["model"])
+            self.heads.load_state_dict(state["heads"], strict=False)  # an older run may have had fewer
 
     def _resume(self) -> None:
         state = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
@@ -126,6 +131,8 @@ class Trainer:
                 out = run_batch(self.model, self.heads, batch, self.recipe)
                 loss = 2 * out.answer + 0.4 * out.slices + 0.15 * out.clip
                 shown = {"answer": out.answer, "slices": out.slices, "clip": out.clip}
+                if self.recipe.timed:
+                    loss, shown = loss + 0.15 * out.timing, shown | {"timing": out.timing}
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step(rate_at(stage, self.step))
@@ -162,6 +169,9 @@ class Trainer:
         before = self.seconds
         while self.stage < len(self.stages):
             stage = self.stages[self.stage]
+            if not stage.steps:
+                self.stage += 1
+                continue
             shown = self.train_step(stage)
             self.step += 1
             now = time.monotonic()

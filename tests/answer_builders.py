@@ -3,7 +3,8 @@
 from dataclasses import replace
 
 from tests.planner.plan_builders import SPEC_2B, made_run_config, made_video, plan_of
-from vidqa.types import Answer, FinishReason, MemoryUse, Timing, VideoInfo
+from vidqa.metrics import MemoryUse, Timing
+from vidqa.types import Answer, FinishReason, VideoInfo
 
 CLIP = made_video(60)
 

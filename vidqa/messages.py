@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from vidqa.types import Answer, MemoryUse, Plan
+from vidqa.metrics import MemoryUse
+from vidqa.types import Answer, Plan
 from vidqa.utils.safe_text import safe_line
 from vidqa.utils.units import format_bytes, format_span
 

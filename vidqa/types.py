@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from vidqa.metrics import MemoryUse, Timing
 from vidqa.utils.cues import PlannedSubtitles, Subtitles
 
 if TYPE_CHECKING:
@@ -137,7 +138,8 @@ class Request:
     `stream` is the index of the video stream, as FFmpeg counts streams; None for the best. Where the video is a folder
     of numbered pictures, `picture_fps` is their rate, and `timestamps` a file with a time in seconds for each of them;
     for a file neither counts. `subs` chooses the subtitles that the model reads: `auto` for a file beside the video,
-    else a stream in it; `embedded` for a stream alone; `off`; or the path of a file.
+    else a stream in it; `embedded` for a stream alone; `off`; or the path of a file. `sample` places the frames evenly,
+    by the video's change, or by change where that is far from even.
     """
 
     video: str
@@ -157,6 +159,7 @@ class Request:
     picture_fps: float | None = None
     timestamps: str | None = None
     subs: str = "auto"
+    sample: Literal["uniform", "change", "auto"] = "uniform"
 
     @property
     def picture_times(self) -> PictureTimes:
@@ -244,7 +247,8 @@ class Flops:
 class TimeEstimate:
     """Predicted seconds per stage, without loading; `decode_seconds` are those of the longest answer.
 
-    `calibrated` is whether the device's rates were measured on this machine.
+    `calibrated` is whether the device's rates were measured on this machine. `scan_seconds` are those of looking at the
+    whole video, where that decides on the frames.
     """
 
     start_seconds: float
@@ -253,6 +257,7 @@ class TimeEstimate:
     prefill_seconds: float
     decode_seconds: float
     calibrated: bool = False
+    scan_seconds: float = 0.0
 
     @property
     def source(self) -> str:
@@ -262,7 +267,8 @@ class TimeEstimate:
     @property
     def first_token_seconds(self) -> float:
         """Return the time from the question to the first word."""
-        return self.start_seconds + self.video_seconds + self.vision_seconds + self.prefill_seconds
+        frames = self.scan_seconds + self.video_seconds
+        return self.start_seconds + frames + self.vision_seconds + self.prefill_seconds
 
     @property
     def total_seconds(self) -> float:
@@ -271,12 +277,32 @@ class TimeEstimate:
 
 
 @dataclass(frozen=True, slots=True)
+class SampledPart:
+    """A part of a video that changes: when it is shown, the frames it got, and its share (0 to 1) of all change."""
+
+    start_seconds: float
+    end_seconds: float
+    frames: int
+    change: float
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How a plan's frames were placed after a scan of the video, and why; `parts` are those that change most."""
+
+    kind: Literal["uniform", "change"]
+    reason: str
+    parts: tuple[SampledPart, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """How a request runs, and the predicted memory and time. Sizes in pixels, memory in bytes.
 
     `lines` are the parts of the phase with the most memory; their sum is `required_bytes`. `limits` has a sentence for
     each choice that a limit lowered. `visual_tokens` are those that are kept of `video_tokens`; once a plan ran,
-    `kept_tokens` has their number in each temporal slice if any were dropped.
+    `kept_tokens` has their number in each temporal slice if any were dropped. `sampling` is None where the video was
+    not scanned: its frames are even.
     """
 
     model: str
@@ -298,6 +324,7 @@ class Plan:
     subtitles: PlannedSubtitles | None = None
     video_tokens: int = 0
     kept_tokens: tuple[int, ...] = ()
+    sampling: Sampling | None = None
 
     @property
     def required_bytes(self) -> int:
@@ -329,56 +356,6 @@ class Plan:
         """Return the mean time between two frames; 0 for a single one."""
         times = self.timestamps_seconds
         return (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """Seconds per stage. `first_token_seconds` counts from the request, without loading."""
-
-    load_seconds: float
-    video_seconds: float
-    vision_seconds: float
-    prefill_seconds: float
-    first_token_seconds: float
-    decode_seconds: float
-    tokens: int
-
-    @property
-    def tokens_per_second(self) -> float:
-        """Return the decode rate; the first token belongs to the prefill."""
-        return (self.tokens - 1) / self.decode_seconds if self.tokens > 1 and self.decode_seconds > 0 else 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class PhaseMemory:
-    """Measured bytes of one phase: of tensors, and reserved by the allocator, where there is one."""
-
-    name: str
-    start_bytes: int
-    peak_bytes: int
-    end_bytes: int
-    reserved_start_bytes: int | None
-    reserved_peak_bytes: int | None
-    reserved_end_bytes: int | None
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class MemoryUse:
-    """Measured bytes of a request; `measured_peak_bytes` is the process's peak on the plan's device.
-
-    `runtime_bytes` is what the process held there before this request's tensors. `tensor_peak_bytes` is the peak of
-    all tensors, where it was counted.
-    """
-
-    weights_bytes: int
-    kv_bytes: int
-    runtime_bytes: int
-    measured_peak_bytes: int
-    host_peak_bytes: int
-    other_bytes: int
-    phases: tuple[PhaseMemory, ...]
-    tensor_peak_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,6 @@ from vidqa.batch.caption_run import CaptionRun, RunPolicy
 from vidqa.batch.caption_writer import CaptionWriter
 from vidqa.batch.captioner import CaptionerConfig, Opener, PrefetchOptions, SessionCaptioner
 from vidqa.batch.clip_record import Clip, ClipRecord, PendingClip, RunFingerprint
-from vidqa.batch.content_hash import content_id
 from vidqa.batch.discover import discover
 from vidqa.batch.journal import Journal, JournalIndex
 from vidqa.batch.prefetch import Prefetcher
@@ -31,6 +30,7 @@ from vidqa.devices.host import usable_cores
 from vidqa.events import Answered, Event
 from vidqa.models.registry import find_checkpoints
 from vidqa.types import Frame, VideoInfo
+from vidqa.utils.content_hash import content_id
 from vidqa.video.reader import VideoReader
 
 QUESTION = "what happens?"

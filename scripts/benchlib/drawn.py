@@ -8,6 +8,7 @@ from benchlib.runs import synthetic_video
 from demo_world.render import render_clips_at
 from demo_world.world import Actor, Scene
 from vidqa.types import Frame
+from vidqa.video.change_signal import Scan
 from vidqa.video.reader import VideoReader
 
 _RIGHT = Actor(
@@ -33,6 +34,9 @@ class MemorySource:
 
     def frames(self, indices: Sequence[int]) -> Iterator[Frame]:
         return (self._frames[index] for index in indices)
+
+    def scan(self, limit_seconds: float) -> Scan:
+        raise NotImplementedError("drawn clips are sampled evenly")
 
     def abandon(self) -> None:
         """Do nothing."""

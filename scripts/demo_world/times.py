@@ -56,7 +56,8 @@ def _appearing(rng: random.Random, scene: Scene, fractions: Sequence[float], sec
     if not scene.actors or rng.random() < 0.12:
         yield Turn("when", rng.choice(WHEN).format(what=absent_name(rng, scene)), NEVER)
         return
-    actor = rng.choice(scene.actors)
+    late = [actor for actor in scene.actors if actor.appear > fractions[0]]
+    actor = rng.choice(late if late and rng.random() < 0.9 else scene.actors)
     moment = seen_at(actor.appear, fractions, seconds)
     what, _ = actor.names
     if moment is None or any(what in other.names for other in scene.actors if other is not actor):

@@ -14,11 +14,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from demo_world.batches import CLIP_CLASSES, IGNORED, Batch, Targets, make_targets
+from demo_world.batches import Batch
 from demo_world.recipes import HIDDEN, Recipe
+from demo_world.targets import CLIP_CLASSES, IGNORED, Targets, make_targets
 
 MUON_SPEED = 2.0
 _SLICE_CLASSES = {"shape": 4, "color": 5, "motion": 5}
+_TIMING_CLASSES = {"tens": 10, "ones": 10, "tenths": 10, "onset": 5}
+_TIMING_LAYER = 2  # the decoder's layers whose output has to know times: those after it answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,16 +35,25 @@ class Stage:
 
 
 class Heads(nn.Module):
-    """Auxiliary classifiers: of mean-pooled slices, and of the language model after the video."""
+    """Auxiliary classifiers: of mean-pooled slices, in the language model too, and of that model after the video."""
 
     def __init__(self) -> None:
         super().__init__()
         self.slice = nn.ModuleDict({name: nn.Linear(HIDDEN, size) for name, size in _SLICE_CLASSES.items()})
+        self.timing = nn.ModuleDict({name: nn.Linear(HIDDEN, size) for name, size in _TIMING_CLASSES.items()})
         self.clip = nn.ModuleDict({name: nn.Linear(HIDDEN, size) for name, size in CLIP_CLASSES.items()})
 
     def slice_losses(self, pooled: Tensor, targets: Targets) -> Tensor:
         """Sum of the losses on (slices, hidden)."""
         return _sum(_loss(head(pooled), targets.slices[name]) for name, head in self.slice.items())
+
+    def timing_losses(self, hidden: Tensor, batch: Batch, visual: Tensor, targets: Targets) -> Tensor:
+        """Sum of the losses on the visual tokens' mean of each slice; hidden is (clips, tokens, hidden)."""
+        kept = batch.kept.to(hidden.device)
+        rows = hidden[visual]
+        slices = torch.arange(len(kept), device=hidden.device).repeat_interleave(kept.sum(1))
+        pooled = rows.new_zeros(len(kept), rows.shape[1]).index_add(0, slices, rows) / kept.sum(1, keepdim=True)
+        return _sum(_loss(head(pooled), targets.timing[name]) for name, head in self.timing.items())
 
     def clip_losses(self, hidden: Tensor, targets: Targets) -> Tensor:
         """Sum of the losses on (clips, hidden)."""
@@ -65,6 +77,7 @@ class Forward:
 
     answer: Tensor
     slices: Tensor
+    timing: Tensor
     clip: Tensor
     right: list[list[bool]]
 
@@ -88,9 +101,12 @@ def run_batch(model: Any, heads: Heads, batch: Batch, recipe: Recipe) -> Forward
     embeddings = embeddings.masked_scatter(visual[..., None], seen[kept].to(embeddings.dtype))
     deepstack = [features[kept.flatten()] for features in further]
     added = {"visual_pos_masks": visual, "deepstack_visual_embeds": deepstack} if deepstack else {}
-    hidden = model.model.language_model(
-        inputs_embeds=embeddings, position_ids=batch.positions.to(model.device), use_cache=False, **added
-    ).last_hidden_state
+    output = model.model.language_model(
+        inputs_embeds=embeddings, position_ids=batch.positions.to(model.device), use_cache=False,
+        output_hidden_states=True, **added,
+    )  # fmt: skip
+    hidden = output.last_hidden_state
+    timing = heads.timing_losses(output.hidden_states[_TIMING_LAYER], batch, visual, targets)
     after = hidden[torch.arange(len(ids)), batch.after_video.to(model.device)]
     wanted = batch.labels[:, 1:].to(model.device)
     asked = wanted != IGNORED
@@ -102,7 +118,7 @@ def run_batch(model: Any, heads: Heads, batch: Batch, recipe: Recipe) -> Forward
         [bool(correct[row, start - 1 : end - 1].all()) for start, end in spans]
         for row, spans in enumerate(batch.answers)
     ]
-    return Forward(loss, slice_loss, heads.clip_losses(after, targets), right)
+    return Forward(loss, slice_loss, timing, heads.clip_losses(after, targets), right)
 
 
 class Optimizer:

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from tests.batch.scripted import CARD, CONFIG, MODEL
 from vidqa.batch.caption_requests import CaptionRequest, PlannedQuestion, RequestPlanner, bucketed, request_for
 from vidqa.batch.clip_record import Clip, PendingClip
-from vidqa.batch.content_hash import content_id, hash_of
 from vidqa.batch.prompt_templates import PromptTemplate
 from vidqa.batch.run_fingerprint import make_fingerprint
 from vidqa.config import EngineConfig
@@ -21,6 +20,7 @@ from vidqa.planner.model_choice import forecast
 from vidqa.planner.planner import Forecast
 from vidqa.planner.problem import planning_problems
 from vidqa.types import Device, Request, VideoInfo
+from vidqa.utils.content_hash import content_id, hash_of
 
 LARGE_CARD = replace(CARD, free_bytes=80 * 2**30, total_bytes=80 * 2**30)
 

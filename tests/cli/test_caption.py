@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from demo_world.long_clips import LongClip, LongEvent, write_long_clip
+from demo_world.world import Actor, Scene
 from tests.batch.commands import DEMO, SCRIPTED, environment, folder_of, names, records_of
 from tests.conftest import ROOT
 from vidqa.cli.console import ExitCode
@@ -313,3 +315,27 @@ def test_every_real_clip_gets_a_caption_or_an_error(real_clips: Path, tmp_path: 
     assert all(line["caption"] for line in lines if line["path"] not in failed)
     (corrupted,) = (line for line in lines if line["path"] == "corrupted.mp4")
     assert any("the file is damaged" in note for note in corrupted["notes"])
+
+
+def test_clips_are_scanned_and_have_their_own_frames(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two clips of one shape, each with a second of its own event in a minute of stillness."""
+    monkeypatch.setenv("VIDQA_STATE", str(tmp_path / "state"))
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    events = {"red": ("circle", "right", 0.16, 0.84, 11.3), "blue": ("square", "left", 0.84, 0.16, 43.1)}
+    for colour, (shape, way, x, end_x, start) in events.items():
+        actor = Actor(
+            kind="moves", shape=shape, color=colour, end_color=colour, direction=way, across=0.34, x=x, y=0.5,
+            end_x=end_x, end_y=0.5, appear=0.0, leave=2.0, start=0.0, stop=1.0, change=0.5, turn_degrees=0,
+        )  # fmt: skip
+        event = LongEvent(Scene((actor,), "plain", 0), start, 1.0)
+        write_long_clip(LongClip(60.0, (event,), seed=3, fps=25), folder / f"{colour}.mp4")
+    assert caption(folder, "--frames", "12", "--sample", "auto", "--dry-run") == ExitCode.OK
+    assert "2 clips: 2 can be captioned" in capsys.readouterr().out
+    assert len(list((tmp_path / "state" / "scans").iterdir())) == 2
+    assert caption(folder, "--frames", "12", "--sample", "auto") == ExitCode.OK
+    assert {path.stem: path.read_text().strip() for path in folder.glob("*.txt")} == {
+        "red": "a red circle moves right.", "blue": "a blue square moves left.",
+    }  # fmt: skip

@@ -1,5 +1,6 @@
 """`vidqa frames` writes the frames that the model gets."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from vidqa import EngineConfig, Request, Session
 from vidqa.cli.console import ExitCode
 from vidqa.cli.main import run
 from vidqa.video.contact_sheet import lay_out
+from vidqa.video.signal_strip import STRIP_HEIGHT
 
 CLIP = str(Path(__file__).parents[2] / "assets" / "demo.mp4")
 
@@ -34,3 +36,24 @@ def test_the_sheet_shows_what_the_model_sees(tmp_path: Path, capsys: pytest.Capt
 def test_a_missing_folder_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["frames", CLIP, "-o", "/no/such/folder/x.png", "--model", "demo"]) == ExitCode.USAGE
     assert "/no/such/folder" in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_a_scanned_video_has_its_change_below_the_frames_and_in_json(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["frames", CLIP, "--model", "demo", "--frames", "6", "--decode-in-process", "-o"]
+    assert run([*command, str(tmp_path / "even.png")]) == ExitCode.OK
+    assert run([*command, str(tmp_path / "auto.png"), "--sample", "auto", "--json"]) == ExitCode.OK
+    out, err = capsys.readouterr()
+    printed = json.loads(out)
+    assert printed["plan"]["sampling"]["kind"] == "uniform" and "even frames: " in err
+    assert printed["signal"]["complete"] and len(printed["signal"]["seconds"]) == 96
+    with Image.open(tmp_path / "even.png") as even, Image.open(tmp_path / "auto.png") as auto:
+        assert auto.size == (even.width, even.height + STRIP_HEIGHT)
+        assert [printed["sheet"]["width"], printed["sheet"]["height"]] == list(auto.size)
+        plain, drawn = np.asarray(even.convert("RGB")), np.asarray(auto.convert("RGB"))
+    assert (drawn[: len(plain)] == plain).all()
+    strip = drawn[len(plain) :]
+    bars, marks = ((strip == colour).all(2).any(0) for colour in ((90, 150, 220), (240, 180, 60)))
+    assert bars.sum() > plain.shape[1] / 2  # the circle moves most of the time
+    assert 6 <= marks.sum() <= 12

@@ -5,10 +5,11 @@ from typing import Any
 import pytest
 import torch
 
-from demo_world.batches import IGNORED, Batch, assemble, make_batch, make_targets
+from demo_world.batches import Batch, assemble, make_batch
 from demo_world.questions import QUESTIONS, ask
 from demo_world.recipes import RECIPES
 from demo_world.sampled import even
+from demo_world.targets import IGNORED, make_targets
 from demo_world.tokenizer import DEFAULT_SYSTEM, build_tokenizer
 from demo_world.world import Shot
 from tests.demo_world.test_questions import ONE, TWO

@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 import torch
 
-from demo_world.batches import IGNORED, make_batch
+from demo_world.batches import make_batch
 from demo_world.questions import NOTHING
 from demo_world.recipes import RECIPES
+from demo_world.targets import IGNORED
 from demo_world.times import NEVER, is_near, seen_at, time_in, timed_turn
 from demo_world.tokenizer import build_tokenizer
 from demo_world.training import Heads, run_batch

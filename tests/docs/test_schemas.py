@@ -21,6 +21,8 @@ ROOT = Path(__file__).parents[2]
 DEMO = str(ROOT / "assets" / "demo.mp4")
 COMMANDS = {
     "plan": ["plan", DEMO, "--model", "2b", "--gpu", "rtx4060"],
+    "plan-sampled": ["plan", DEMO, "--model", "2b", "--gpu", "rtx4060", "--frames", "4", "--sample", "change"],
+    "frames": ["frames", DEMO, "--model", "demo", "--frames", "4", "--sample", "auto", "--quiet"],
     "plan-gpus": ["plan", DEMO, "--gpu", "all"],
     "models": ["models"],
     "models-known": ["models", "--known"],
@@ -66,7 +68,7 @@ def test_what_a_command_prints_fits_its_schema(
     assert run([*COMMANDS[name], "--json"]) == 0
     printed = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
     assert len(printed) == 1
-    schema = {"models-known": "models", "plan-models": "plan-gpus"}.get(name, name)
+    schema = {"models-known": "models", "plan-models": "plan-gpus", "plan-sampled": "plan"}.get(name, name)
     assert problems(schema, printed[0]) == []
 
 

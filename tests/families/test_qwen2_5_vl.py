@@ -27,6 +27,7 @@ from vidqa.errors import ModelError
 from vidqa.models.checkpoint import read_spec
 from vidqa.models.families.qwen2_5_vl.runtime import window_order
 from vidqa.models.registry import find_checkpoints, released
+from vidqa.types import Sampling
 
 SMALL = pytest.mark.parametrize("pair", [(QWEN2_5_VL, "3B")], indirect=True, ids=["3B"])
 
@@ -113,3 +114,16 @@ def test_the_release_is_read_as_it_is_planned(tmp_path: Path) -> None:
     """config.json as the hub has it, without what has no rule."""
     (tmp_path / "config.json").write_text(json.dumps(HUB_CONFIG))
     assert replace(read_spec(tmp_path), stop_tokens=()) == released()["Qwen/Qwen2.5-VL-3B-Instruct"]
+
+
+def test_uneven_frames_have_the_positions_of_their_own_times(pairs: dict[str, Pair]) -> None:
+    """Two positions a second; slices closer than half a second still follow each other."""
+    pair = pairs["3B"]
+    times = (0.0, 0.5, 10.0, 10.1, 10.2, 10.3, 30.0, 30.1)
+    plan = made_plan(pair.loaded.model.spec, times, (84, 84))
+    plan = replace(plan, sampling=Sampling("change", "it changes there"))
+    ran = run_prompt(pair, plan)
+    seen = ran.positions[0, 1 + rendered_head(pair) :: 9][:4]
+    assert (seen - seen[0]).tolist() == [0, 19, 20, 59]
+    after = ran.ids.index(764)  # vision_end
+    assert int(ran.positions[0, after]) == int(seen[3]) + 1

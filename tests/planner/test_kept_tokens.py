@@ -19,7 +19,7 @@ from vidqa.planner.activation_memory import kept_tokens, kept_visual_tokens
 from vidqa.planner.memory_model import kv_capacity, required_bytes
 from vidqa.planner.planner import plan_video, try_plan
 from vidqa.planner.repeat_forecast import changes_of_slices, kept_share, shares_of_counts
-from vidqa.planner.search import planned_indices
+from vidqa.planner.search import placed_frames
 from vidqa.types import Placement, RunConfig
 from vidqa.video.change_signal import ChangeSignal
 
@@ -104,7 +104,7 @@ def test_planned_slices_never_fall_with_the_frames(changes: list[float]) -> None
     counts = (2, 4, 8, 16, 24)
 
     def indices(count: int) -> Sequence[int]:
-        return planned_indices(problem, count)
+        return placed_frames(problem, count)[0]
 
     shares = shares_of_counts(problem, counts, indices)
     kept = [share * count for share, count in zip(shares, counts, strict=True)]

@@ -34,6 +34,7 @@ WRITTEN: dict[str, list[tuple[Any, Any]]] = {
     "subs": [("off", "off"), ("talk.srt", "talk.srt")],
     "subs_share": [(0.5, 0.5), ("0.1", 0.1)],
     "prune": [("25%", 0.25), (0.5, 0.5)],
+    "sample": [("auto", "auto"), ("change", "change")],
     "tui.theme": [("nord", "nord"), ("dracula", "dracula")],
     "tui.images": [("half", "half"), ("none", "none")],
     "tui.ascii": [(True, True), (False, False)],

@@ -22,6 +22,7 @@ from textual.widget import Widget
 from vidqa.config import EngineConfig
 from vidqa.errors import Interrupted
 from vidqa.events import Answered, Event, MemorySampled, Planned, StageProgress, StageStarted, TextDelta
+from vidqa.metrics import MemoryUse, Timing
 from vidqa.models.registry import find_checkpoints
 from vidqa.planner.model_choice import forecast
 from vidqa.planner.planner import Forecast
@@ -32,7 +33,8 @@ from vidqa.tui.launch_options import LaunchOptions
 from vidqa.tui.screens.main_screen import MainScreen
 from vidqa.tui.widgets.question_input import QuestionInput
 from vidqa.tui.worker_messages import VideoOpened
-from vidqa.types import Answer, Device, MemoryUse, Plan, Request, Timing, VideoInfo
+from vidqa.types import Answer, Device, Plan, Request, VideoInfo
+from vidqa.video.change_signal import ChangeSignal
 from vidqa.video.reader import open_video
 
 W = TypeVar("W", bound=Widget)
@@ -67,6 +69,7 @@ class ScriptedSession:
         self.config, self._script, self._loads = config, script, loads
         self.asked: list[Request] = []
         self.closed = False
+        self.signal: ChangeSignal | None = None  # what a scan of the video found
         self.hold: Gate | None = None  # delays the end after a cancel until it is opened
         self._cancelled = threading.Event()
         self._video: VideoInfo | None = None
@@ -74,7 +77,8 @@ class ScriptedSession:
     def forecast(self, video: VideoInfo, request: Request, config: EngineConfig | None = None) -> Forecast:
         self._video = video
         chosen = config or self.config
-        return forecast(planning_problems(find_checkpoints(chosen.model, local=False), video, request, chosen, CARD))
+        checkpoints = find_checkpoints(chosen.model, local=False)
+        return forecast(planning_problems(checkpoints, video, request, chosen, CARD, self.signal))
 
     def load(self, request: Request) -> Iterator[Event]:
         yield from self._play(self._loads or (lambda *_: ()), request)

@@ -40,7 +40,8 @@ from vidqa.tui.widgets.plan_panel import PlanPanel
 from vidqa.tui.widgets.question_input import dropped_path
 from vidqa.tui.widgets.timeline import Timeline
 from vidqa.tui.worker_messages import PlanForecast, VideoFailed, VideoOpened
-from vidqa.types import Plan, VideoInfo
+from vidqa.types import Plan, Request, VideoInfo
+from vidqa.video.change_signal import ChangeSignal
 
 
 async def plan_with(pilot: Pilot[int], **values: object) -> Plan:
@@ -288,3 +289,23 @@ async def test_another_model_answers_from_the_next_question_on() -> None:
         await planned(pilot)
         await asked(pilot, "and now?")
         assert harness.session.config.model == "demo" and len(harness.asked) == 2
+
+
+@pilot_test
+async def test_the_time_line_draws_the_change_of_a_scanned_video() -> None:
+    harness = AppHarness(says("x"))
+    request = Request(video="", question="", frames=4, sample="change")
+    async with harness.running(request=request) as pilot:
+        line, video = part(pilot, Timeline), demo_video()
+        assert line.signal is None and "█" not in line.render().plain
+        even = line.timestamps
+        seconds = tuple(map(video.shown_seconds, range(video.frame_count)))
+        change = tuple(1.0 if 60 <= index < 64 else 0.0 for index in range(video.frame_count))
+        harness.session.signal = ChangeSignal(seconds, change)
+        controller(pilot).plan()
+        await until(pilot, lambda: line.signal is not None, "the signal")
+        assert "█" in line.render().plain
+        assert line.timestamps != even and sum(2.4 <= one <= 2.75 for one in line.timestamps) >= 2
+        harness.session.signal = None
+        main(pilot).post_message(VideoOpened(replace(video, path="other.mp4")))
+        await until(pilot, lambda: line.signal is None, "the other video")

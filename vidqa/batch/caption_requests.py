@@ -12,12 +12,16 @@ from vidqa.batch.prompt_templates import PromptTemplate, clip_values, fill
 from vidqa.batch.scene_detection import find_scenes
 from vidqa.batch.segmentation import cut_evenly
 from vidqa.config import EngineConfig
+from vidqa.devices.device import find_device
 from vidqa.errors import VidqaError
 from vidqa.planner.planner import Forecast
+from vidqa.planner.problem import scan_limit_seconds
 from vidqa.planner.request_checks import check_request
 from vidqa.types import Placement, Plan, Request, VideoInfo
 from vidqa.video.decoder_pool import ReusedDecoder
+from vidqa.video.open import Source
 from vidqa.video.reader import Decoding, VideoReader, never
+from vidqa.video.signal_cache import SIGNALS
 
 _PLAN_CACHE_SECONDS, _PLAN_CACHE_SIZE = 5.0, 64
 _MAX_BATCH = {"cuda": 16, "mps": 1, "cpu": 8}
@@ -135,6 +139,7 @@ class RequestPlanner:
         """`batch` is the largest batch size; None takes the device's default."""
         self._caption_request, self._config, self._forecast, self._batch = caption_request, config, forecast, batch
         self._plans: dict[tuple[object, ...], tuple[float, int, Plan]] = {}
+        self._scan_seconds = scan_limit_seconds(find_device(config.device), config) if self.scans else 0.0
 
     def plan(self, question: PlannedQuestion, video: VideoInfo) -> Sequence[int]:
         """Set the question's request, plan and batch size; return the planned frame indices. Raises VidqaError."""
@@ -145,10 +150,29 @@ class RequestPlanner:
         question.batch_size, question.plan = self._cached_plan(video, question.request)
         return question.plan.indices
 
+    @property
+    def scans(self) -> bool:
+        """Whether clips are scanned before they are planned."""
+        return self._caption_request.request.sample != "uniform"
+
+    def scan(self, question: PlannedQuestion, source: Source) -> None:
+        """Scan a question's clip for change, unless it was scanned before; raises VideoError children."""
+        request = replace(self._caption_request.request, video=question.path)
+        if question.error is not None or SIGNALS.find(request, on_disk=self._config.remember) is not None:
+            return
+        scan, limit = source.scan(self._scan_seconds), self._scan_seconds
+        while True:
+            try:
+                next(scan)
+            except StopIteration as end:
+                SIGNALS.store(request, end.value, limit, on_disk=self._config.remember)
+                return
+
     def _cached_plan(self, video: VideoInfo, request: Request) -> tuple[int, Plan]:
         """Return the plan for clips of this shape, made anew after some seconds, as free memory changes."""
         size = (video.width, video.height, video.coded_width, video.coded_height)
-        key = (*size, video.lead_seconds, video.pts_seconds, video.subtitles, replace(request, video=""))
+        shape = replace(request, video=request.video if self.scans else "")  # each scanned clip has its own frames
+        key = (*size, video.lead_seconds, video.pts_seconds, video.subtitles, shape)
         now = time.monotonic()
         if key not in self._plans or now - self._plans[key][0] > _PLAN_CACHE_SECONDS:
             if len(self._plans) >= _PLAN_CACHE_SIZE:

@@ -18,9 +18,9 @@ from typing import Literal
 
 from vidqa.batch.caption_writer import CaptionWriter
 from vidqa.batch.clip_record import Captioner, Clip, ClipRecord, Failure, PendingClip, RunFingerprint, utc_now
-from vidqa.batch.content_hash import content_id, with_sidecar
 from vidqa.batch.journal import IndexEntry, Journal, JournalIndex
 from vidqa.errors import VidqaError
+from vidqa.utils.content_hash import content_id, with_sidecar
 from vidqa.utils.safe_text import safe_line
 from vidqa.video.subtitle_files import find_sidecar
 

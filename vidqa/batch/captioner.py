@@ -129,6 +129,7 @@ class SessionCaptioner:
         with Prefetcher(
             self._questions(pending), planner.plan, processes=config.prefetch.processes,
             max_bytes=config.prefetch.max_bytes, max_ready=_MAX_WAITING, decoding=config.decoding,
+            inspect=planner.scan if planner.scans else None,
         ) as self._prefetcher:  # fmt: skip
             for group in bucketed(self._prefetcher, lambda ready: ready.job.bucket, _MAX_WAITING):
                 self._busy = True

@@ -11,6 +11,7 @@ from contextlib import closing
 
 from vidqa.errors import Interrupted, VideoUnreadable, VidqaError
 from vidqa.types import Frame, VideoInfo
+from vidqa.video.change_signal import Scan
 from vidqa.video.open import Source
 from vidqa.video.reader import Decoding, open_source
 
@@ -184,6 +185,12 @@ class BufferedSource:
                 return
         if rest := indices[count:]:
             yield from self._read_file(rest)
+
+    def scan(self, limit_seconds: float) -> Scan:
+        """Scan the file, in a process that ends with it."""
+        _, source = open_source(self._buffered.path, self._decoding, lambda: self.abandoned)
+        with closing(source):
+            return (yield from source.scan(limit_seconds))
 
     def abandon(self) -> None:
         """Make `frames` end soon, from another thread."""

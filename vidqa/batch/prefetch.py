@@ -72,7 +72,10 @@ class Prefetcher(Generic[AnyJob]):
         max_bytes: int,
         max_ready: int,
         decoding: Decoding,
+        inspect: Callable[[AnyJob, Source], None] | None = None,
     ) -> None:
+        """`inspect` gets each job's opened file before `prepare`; several threads call it at once."""
+        self._inspect = inspect
         self._jobs, self._prepare, self._max_ready, self._decoding = jobs, prepare, max_ready, decoding
         self._budget = MemoryBudget(max_bytes)
         self._changed = self._budget.changed
@@ -173,6 +176,8 @@ class Prefetcher(Generic[AnyJob]):
         info = None
         try:
             info, source = decoder.open(job.path)
+            if self._inspect is not None:
+                self._inspect(job, source)
             with self._prepare_lock:
                 indices = self._prepare(job, info)
         except Interrupted:

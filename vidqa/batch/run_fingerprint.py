@@ -9,13 +9,13 @@ from typing import Any
 
 from vidqa.batch.caption_requests import CaptionRequest, PlannedQuestion, request_for
 from vidqa.batch.clip_record import Clip, PendingClip, RunFingerprint
-from vidqa.batch.content_hash import content_id, hash_of
 from vidqa.config import SUBTITLE_SHARE, EngineConfig
 from vidqa.devices.device import find_device
 from vidqa.errors import VideoError, VideoUnreadable
 from vidqa.models.registry import Checkpoint, find_checkpoints
 from vidqa.planner.model_choice import plan_best
 from vidqa.planner.problem import planning_problems
+from vidqa.utils.content_hash import content_id, hash_of
 from vidqa.video.reader import open_video
 from vidqa.video.subtitle_files import AUTO, CHOICES
 
@@ -27,6 +27,8 @@ def make_fingerprint(caption_request: CaptionRequest, config: EngineConfig, chec
     left_out = ("video", "question", "history", "picture_fps", "timestamps", "subs")
     request = asdict(caption_request.request)
     settings: dict[str, Any] = {key: value for key, value in request.items() if key not in left_out}
+    if settings["sample"] == "uniform":
+        del settings["sample"]  # the default leaves older runs' keys as they were
     settings |= {
         "segments": caption_request.segments, "weights": config.weights, "kv": config.kv, "quality": config.quality,
     }  # fmt: skip

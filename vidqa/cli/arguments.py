@@ -163,6 +163,7 @@ def make_request(arguments: argparse.Namespace, settings: Settings, question: st
         picture_fps=getattr(arguments, "picture_fps", None),
         timestamps=getattr(arguments, "timestamps", None),
         subs=settings.subs,
+        sample=settings.sample,
     )
 
 

@@ -3,6 +3,7 @@
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from vidqa.errors import UsageError, VidqaError
 from vidqa.types import Plan, VideoInfo
 from vidqa.utils.safe_text import safe_line
 from vidqa.utils.units import format_bytes, format_span
+from vidqa.video.reader import open_source
 
 _RECORD_BYTES = 1000  # of a line in the journal, about
 _CLASSES = ((0, "pictures"), (10, "up to 10 s"), (60, "up to 1 min"), (600, "up to 10 min"), (float("inf"), "longer"))
@@ -52,6 +54,9 @@ def show_plans(clips: Sequence[Clip], config: CaptionerConfig, *, as_json: bool)
     with ClipSegmenter(config.request.segments, config.decoding) as segmenter:
         for clip in clips:
             try:
+                if planner.scans:
+                    with closing(open_source(clip.path, config.decoding)[1]) as source:
+                        planner.scan(PlannedQuestion(PendingClip(clip, "")), source)
                 for question, video in segmenter.split(PendingClip(clip, "")):
                     planner.plan(question, video)
                     assert question.plan is not None

@@ -124,6 +124,13 @@ class StderrReporter:
         self._stages[event.stage] = (done, event.total)
         self._draw()
 
+    def event(self, event: object) -> None:
+        """Redraw the line of bars for an event of a stage; other events are not shown."""
+        from vidqa.events import StageProgress, StageStarted
+
+        if isinstance(event, StageStarted | StageProgress):
+            self.progress(event)
+
     def memory(self, sample: "MemorySampled", planned_bytes: int, planned_tensor_bytes: int = 0) -> None:
         """Show memory in use behind the bars: of the process, or of its tensors where those are counted."""
         if sample.tensor_peak_bytes is not None:

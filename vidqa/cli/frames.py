@@ -1,9 +1,14 @@
 """`vidqa frames VIDEO -o SHEET.png`: a contact sheet of the frames that `vidqa ask` gives the model."""
 
 import argparse
+from typing import TYPE_CHECKING
 
 from vidqa.cli.arguments import add_planned_video, make_config, make_request, planned_model, settings_for
-from vidqa.cli.console import ExitCode, StderrReporter
+from vidqa.cli.console import ExitCode, StderrReporter, write_json
+
+if TYPE_CHECKING:
+    from vidqa.types import Request
+    from vidqa.video.change_signal import ChangeSignal
 
 
 def add_frames_arguments(parser: argparse.ArgumentParser) -> None:
@@ -12,24 +17,51 @@ def add_frames_arguments(parser: argparse.ArgumentParser) -> None:
     add_planned_video(parser)
     parser.add_argument("-o", "--output", metavar="FILE", default="frames.png", help="default frames.png")
     parser.add_argument("--columns", type=int, metavar="N", help="frames side by side")
+    parser.add_argument(
+        "--json", action="store_true", help="print the plan and the video's change, if it was scanned, as JSON"
+    )
     parser.add_argument("--quiet", action="store_true", help="nothing but errors on stderr")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Plan, decode, resize and write the sheet; returns the exit code."""
+    from vidqa.cli.json_output import SCHEMA_VERSION, plan_object, signal_object
     from vidqa.engine.session import Session
     from vidqa.utils.safe_text import safe_line
+    from vidqa.video.change_sampling import describe_sampling
     from vidqa.video.contact_sheet import check_target, write_sheet
+    from vidqa.video.signal_cache import SIGNALS
+    from vidqa.video.signal_strip import SignalStrip
 
     check_target(arguments.output)
     settings = settings_for(arguments)
     request = make_request(arguments, settings, arguments.question)
     config = make_config(arguments, settings, settings.model or planned_model())
+    reporter = StderrReporter(arguments.quiet)
     with Session(config) as session:
-        plan, pictures = session.see(request)
-    width, height = write_sheet(pictures, plan.timestamps_seconds, arguments.output, columns=arguments.columns)
+        plan, pictures = session.see(request, reporter.event)
+    reporter.clear()
+    signal = None if request.sample == "uniform" else SIGNALS.find(request, on_disk=config.remember)
+    strip = None if signal is None else SignalStrip(signal, *_shown_span(request, signal))
+    width, height = write_sheet(
+        pictures, plan.timestamps_seconds, arguments.output, columns=arguments.columns, strip=strip
+    )
+    if arguments.json:
+        write_json(
+            {"plan": plan_object(plan), "signal": None if signal is None else signal_object(signal)}
+            | {"schema_version": SCHEMA_VERSION, "sheet": {"path": arguments.output, "width": width, "height": height}}
+        )
     run_config = plan.run_config
     summary = f"{run_config.frames} frames of {run_config.width}×{run_config.height} in {width}×{height} pixels"
-    StderrReporter(arguments.quiet).say(f"{safe_line(arguments.output)}: {summary}")
+    reporter.say(f"{safe_line(arguments.output)}: {summary}")
+    if plan.sampling is not None:
+        reporter.say(describe_sampling(plan.sampling, run_config.frames))
     return ExitCode.OK
+
+
+def _shown_span(request: "Request", signal: "ChangeSignal") -> tuple[float, float]:
+    """Return the part of the video that a request is about, in seconds."""
+    last = signal.seconds[-1] if signal.seconds else 0.0
+    start, end = request.start_seconds or 0.0, request.end_seconds
+    return start, last if end is None else min(end, last)

@@ -4,7 +4,8 @@ from dataclasses import asdict
 from typing import Any
 
 from vidqa.messages import above_plan, subtitle_values
-from vidqa.types import Answer, Plan, VideoInfo
+from vidqa.types import Answer, Plan, Sampling, VideoInfo
+from vidqa.video.change_signal import ChangeSignal
 
 SCHEMA_VERSION = 1
 
@@ -45,10 +46,36 @@ def plan_object(plan: Plan) -> dict[str, Any]:
         "phase_bytes": dict(plan.phase_bytes),
         "lines": [asdict(line) for line in plan.lines],
         "limits": list(plan.limits),
-        "predicted_s": _seconds(plan.seconds, "start video vision prefill first_token decode", digits=3, suffix=""),
+        "predicted_s": _seconds(
+            plan.seconds, "start scan video vision prefill first_token decode", digits=3, suffix=""
+        ),
         "speed": plan.seconds.source,
         "score": round(plan.score, 3),
         **subtitle_values(plan),
+        "sampling": None if plan.sampling is None else _sampling_object(plan.sampling),
+    }
+
+
+def _sampling_object(sampling: Sampling) -> dict[str, Any]:
+    """Return how frames were placed after a scan of the video."""
+    parts = [
+        {
+            **_seconds(part, "start end", digits=3, suffix="_s"),
+            "frames": part.frames,
+            "change": round(part.change, 4),
+        }
+        for part in sampling.parts
+    ]
+    return {"kind": sampling.kind, "reason": sampling.reason, "parts": parts}
+
+
+def signal_object(signal: ChangeSignal) -> dict[str, Any]:
+    """Return a video's change signal."""
+    return {
+        "complete": signal.complete,
+        "seconds": list(signal.seconds),
+        "change": list(signal.change),
+        "cuts_s": list(signal.cuts),
     }
 
 

@@ -5,7 +5,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from vidqa.cli.arguments import add_planned_video, make_config, make_request, planned_model, settings_for
-from vidqa.cli.console import ExitCode, format_table, write_json
+from vidqa.cli.console import ExitCode, StderrReporter, format_table, write_json
 from vidqa.cli.json_output import SCHEMA_VERSION, plan_object, video_object
 from vidqa.cli.video_argument import as_named
 from vidqa.messages import visual_tokens_text
@@ -17,8 +17,10 @@ from vidqa.utils.units import format_bytes, format_span, format_timestamp
 if TYPE_CHECKING:
     from vidqa.config import EngineConfig
     from vidqa.planner.alternatives import Alternative
+    from vidqa.planner.planner import Forecast
     from vidqa.planner.problem import PlanningProblem
-    from vidqa.types import Request
+    from vidqa.types import Device, Request
+    from vidqa.video.change_signal import ChangeSignal
 
 _EVERY_MODEL = "all"  # with `--gpu all`
 _BAR_CELLS = 60
@@ -59,8 +61,11 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.gpu == "all":
         return _print_matrix(arguments.json, config, video, request, named=settings.model is not None)
     device = as_device(find_gpu(arguments.gpu)) if arguments.gpu else find_device(config.device)
-    tasks = planning_problems(find_checkpoints(config.model, local=False), video, request, config, device)
-    found = forecast(tasks)
+    checkpoints = find_checkpoints(config.model, local=False)
+    found = forecast(planning_problems(checkpoints, video, request, config, device))
+    if request.sample != "uniform":
+        signal = _scanned(request, config, device, found)
+        found = forecast(planning_problems(checkpoints, video, request, config, device, signal))
     plan = found.required_plan()
     others = alternatives(found.task, plan)
     if arguments.json:
@@ -68,6 +73,19 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         sys.stdout.write(safe_text("\n".join(_text_lines(found.task, plan, others))) + "\n")
     return ExitCode.OK
+
+
+def _scanned(request: "Request", config: "EngineConfig", device: "Device", even: "Forecast") -> "ChangeSignal":
+    """Return the video's change signal, from an earlier scan or a new one; `even` is the plan without it."""
+    from vidqa.engine.scan_stage import known_or_scanned
+    from vidqa.planner.problem import scan_limit_seconds
+
+    seconds = even.plan.seconds if even.plan else None
+    first = seconds.first_token_seconds - seconds.scan_seconds if seconds else 0.0
+    reporter = StderrReporter(False)
+    signal = known_or_scanned(request, config, scan_limit_seconds(device, config, first), reporter.event)
+    reporter.clear()
+    return signal
 
 
 def _object(video: VideoInfo, plan: Plan, others: "tuple[Alternative, ...]") -> dict[str, Any]:
@@ -91,6 +109,8 @@ def _text_lines(task: "PlanningProblem", plan: Plan, others: "tuple[Alternative,
     """Return the plan, its memory and its alternatives as text."""
     from vidqa.planner.explain import sampling_gap_note, subtitle_note, unheard_note
     from vidqa.planner.transformers_memory import vanilla_peak_bytes
+    from vidqa.video.change_sampling import describe_sampling
+    from vidqa.video.change_signal import sparkline
 
     video, run_config = task.video, plan.run_config
     lines = [
@@ -116,6 +136,10 @@ def _text_lines(task: "PlanningProblem", plan: Plan, others: "tuple[Alternative,
     plain = vanilla_peak_bytes(task.spec, plan.visual_tokens, run_config.text_tokens, "bf16")
     lines += [f"compare   {format_bytes(plain)} in one pass with unfused attention and 16-bit weights"]
     lines += [f"limit     {limit}" for limit in plan.limits]
+    if plan.sampling is not None and plan.sampling.kind == "uniform":
+        lines.append(f"sampling  {describe_sampling(plan.sampling, run_config.frames)}")
+    if task.signal is not None:
+        lines.append(f"change    {sparkline(task.signal, video.duration_seconds)}")
     lines += [
         f"note      {note}"
         for note in (
@@ -137,14 +161,18 @@ def _times(plan: Plan) -> str:
 
 
 def _size(plan: Plan) -> str:
+    by_change = plan.sampling is not None and plan.sampling.kind == "change"
     every = f" every {plan.interval_seconds:.2f} s" if plan.interval_seconds else ""
+    every = " by change" if by_change else every
     return f"{plan.run_config.frames} frames of {plan.run_config.width}×{plan.run_config.height}{every}"
 
 
 def _seconds(plan: Plan) -> str:
     seconds = plan.seconds
+    start = f"start {seconds.start_seconds:.1f}"
+    start += f", scan {seconds.scan_seconds:.1f}" if seconds.scan_seconds else ""
     return (
-        f"first word in about {format_span(seconds.first_token_seconds)}: start {seconds.start_seconds:.1f}, video "
+        f"first word in about {format_span(seconds.first_token_seconds)}: {start}, video "
         f"{seconds.video_seconds:.1f}, vision {seconds.vision_seconds:.1f}, prefill {seconds.prefill_seconds:.1f} "
         f"({seconds.source}, loading not counted)"
     )

@@ -23,12 +23,14 @@ from vidqa.engine.prefill import Prefill
 from vidqa.engine.prompt import PromptTokens, layout_of
 from vidqa.engine.prompt_runner import PromptRunner
 from vidqa.engine.request_state import RequestState, prompt_of, video_cache_key
+from vidqa.engine.scan_stage import plan_with_scan
 from vidqa.engine.timers import PhaseTimer, StageContext, Stopwatch
 from vidqa.errors import DoesNotFit, Interrupted, VideoError, VidqaError
 from vidqa.events import Answered, Event, Failed, Planned, StageStarted, TextDelta
+from vidqa.metrics import MemoryUse
 from vidqa.models.attention.selector import make_kernel
 from vidqa.planner.explain import subtitle_note
-from vidqa.types import Answer, FinishReason, MemoryUse, Placement, Plan, Request, VideoInfo
+from vidqa.types import Answer, FinishReason, Placement, Plan, Request, VideoInfo
 from vidqa.video.reader import VideoReader
 
 if TYPE_CHECKING:
@@ -115,7 +117,8 @@ class BatchScheduler:
         loaded, tracker, states = None, None, dict[int, RequestState]()
         for number, request in requests.items():
             try:
-                states[number] = self._plan(readers[number], request, config, list(states.values()))
+                planning = self._plan(readers[number], request, config, list(states.values()))
+                states[number] = yield from _tagged(number, planning)
             except DoesNotFit:
                 raise
             except VidqaError as error:
@@ -142,14 +145,14 @@ class BatchScheduler:
 
     def _plan(
         self, reader: VideoReader, request: Request, config: EngineConfig, planned: Sequence[RequestState]
-    ) -> RequestState:
+    ) -> Generator[Event, None, RequestState]:
         """Plan a request, or reuse the plan of one with the same question, times and size."""
         for state in planned:
-            if _is_alike(state, reader.info, request):
+            if request.sample == "uniform" and _is_alike(state, reader.info, request):
                 task = replace(state.task, video=reader.info, request=request)
                 key = video_cache_key(request)
                 return RequestState(request, key, reader.info, state.checkpoint, task, state.plan)
-        return self._models.plan(reader, request, config, local=True)
+        return (yield from plan_with_scan(self._models, reader, request, config, local=True))
 
     def _ensure_loaded(self, state: RequestState) -> "Generator[Event, None, tuple[Loaded, Tracker]]":
         """Load the planned model; raises DoesNotFit if it cannot decode several sequences at once."""

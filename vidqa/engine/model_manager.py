@@ -26,6 +26,7 @@ from vidqa.planner.planner import Forecast
 from vidqa.planner.problem import PlanningProblem, cpu_threads, planning_problems
 from vidqa.planner.weight_memory import QUANTIZED, runs_on_cpu_layers
 from vidqa.types import Device, Request, RunConfig, VideoInfo
+from vidqa.video.change_signal import ChangeSignal
 from vidqa.video.reader import VideoReader
 
 if TYPE_CHECKING:
@@ -86,7 +87,8 @@ class ModelManager:
         """
         there = self._checkpoint
         checkpoints = [there] if there else find_checkpoints(config.model, local=local)
-        tasks = planning_problems(checkpoints, reader.info, request, config, find_device(config.device))
+        signal, device = _known_signal(request, config), find_device(config.device)
+        tasks = planning_problems(checkpoints, reader.info, request, config, device, signal)
         tasks = self._constrain_to_loaded(tasks)
         place, plan = plan_best(tasks)
         return RequestState(request, video_cache_key(request), reader.info, checkpoints[place], tasks[place], plan)
@@ -100,7 +102,8 @@ class ModelManager:
             if config.model not in self._known:
                 self._known[config.model] = find_checkpoints(config.model, local=False)
             checkpoints = self._known[config.model]
-        tasks = planning_problems(checkpoints, video, request, config, find_device(config.device))
+        signal, device = _known_signal(request, config), find_device(config.device)
+        tasks = planning_problems(checkpoints, video, request, config, device, signal)
         return forecast(self._constrain_to_loaded(tasks) if matches else [self._with_runtime(task) for task in tasks])
 
     def _constrain_to_loaded(self, tasks: list[PlanningProblem]) -> list[PlanningProblem]:
@@ -196,6 +199,15 @@ class ModelManager:
         if rates:
             seconds = f"{watch.seconds():.1f} s"
             yield from state.note(f"measured this machine's speed (once, {seconds}): {describe_rates(rates)}")
+
+
+def _known_signal(request: Request, config: EngineConfig) -> ChangeSignal | None:
+    """Return what an earlier scan of the video found, if the request's frames depend on it."""
+    if request.sample == "uniform":
+        return None
+    from vidqa.video.signal_cache import SIGNALS
+
+    return SIGNALS.find(request, on_disk=config.remember)
 
 
 class BackgroundTask:

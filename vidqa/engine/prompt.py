@@ -150,7 +150,11 @@ class PromptCursor:
     def __init__(self, model: "VisionLanguageModel", prefix: Sequence[Segment], plan: Plan) -> None:
         self._model, spec, run_config = model, model.spec, plan.run_config
         rows, columns = run_config.height // spec.pixel_factor, run_config.width // spec.pixel_factor
-        self._grid = VisionGrid(1, rows, columns, plan.interval_seconds * spec.vision.temporal_patch)  # of one slice
+        by_change = plan.sampling is not None and plan.sampling.kind == "change"
+        self._grid = VisionGrid(  # of one slice
+            1, rows, columns, plan.interval_seconds * spec.vision.temporal_patch,
+            tuple(slice_times(plan, spec)) if by_change else (),
+        )  # fmt: skip
         self._segments = deque(prefix)
         self._position = self._start = 0
         self._left = self._done = 0  # slices of the current segment

@@ -11,6 +11,7 @@ from vidqa.devices.device import reread
 from vidqa.engine.timers import Clock
 from vidqa.errors import UsageError
 from vidqa.events import Degraded, Event, Noted
+from vidqa.metrics import MemoryUse, Timing
 from vidqa.models.registry import Checkpoint
 from vidqa.planner import calibration
 from vidqa.planner.budget import budget_bytes
@@ -20,7 +21,8 @@ from vidqa.planner.latency import estimate_seconds
 from vidqa.planner.planner import plan_video
 from vidqa.planner.problem import PlanningProblem, cpu_threads, speed_of, with_cpu_threads
 from vidqa.planner.subtitle_budget import cues_in_range
-from vidqa.types import Answer, FinishReason, MemoryUse, Plan, Request, Timing, VideoInfo
+from vidqa.types import Answer, FinishReason, Plan, Request, VideoInfo
+from vidqa.video.change_signal import ChangeSignal
 from vidqa.video.picture_folder import file_identity
 from vidqa.video.reader import check_file, never
 from vidqa.video.subtitle_files import subtitle_identity
@@ -45,7 +47,7 @@ def video_cache_key(request: Request) -> VideoKey:
     if request.timestamps and os.path.isfile(request.timestamps):  # if it is gone, opening the video says so
         identity += file_identity(request.timestamps)
     subtitles = subtitle_identity(request.video, request.subs)
-    return (os.path.realpath(request.video), *identity, *sampling, request.picture_fps, *subtitles)
+    return (os.path.realpath(request.video), *identity, *sampling, request.picture_fps, request.sample, *subtitles)
 
 
 @dataclass(slots=True)
@@ -108,6 +110,10 @@ class RequestState:
             yield from subtitle_note(self.plan)
         yield from self.task.device.notes
         yield from sampling_gap_note(self.plan, self.request)
+
+    def use_signal(self, signal: ChangeSignal, scan_seconds: float) -> None:
+        """Plan again with what a scan of the video found, and the time that it took. Raises DoesNotFit."""
+        self._replan(replace(self.task, signal=signal, scan_seconds=scan_seconds))
 
     def replan_if_changed(self, config: EngineConfig) -> None:
         """Make a new plan if the old one no longer fits, or if the device's speed was measured. Raises DoesNotFit.
@@ -216,7 +222,7 @@ class RequestState:
         predicted = estimate_seconds(replace(task, speed=replace(task.speed, corrections={})), run_config)
         stages = clock.video + clock.vision + clock.prefill
         measured = {
-            "start": clock.first_token - stages,
+            "start": clock.first_token - stages - task.scan_seconds,
             "video": clock.video,
             "vision": clock.vision,
             "prefill": clock.prefill,

@@ -15,6 +15,7 @@ from vidqa.config import EngineConfig
 from vidqa.devices.device import allocator_environment, compiler_environment
 from vidqa.engine.model_manager import ModelManager
 from vidqa.engine.request_state import PreviousRequest, RequestState, prompt_of, ran_out_of_memory, resume_from
+from vidqa.engine.scan_stage import finished, plan_with_scan
 from vidqa.engine.timers import Callbacks, ignore_phase
 from vidqa.errors import Interrupted, UsageError
 from vidqa.events import Answered, Event, Planned
@@ -104,13 +105,18 @@ class Session:
         """Return the plan that `ask` would run now; reads the video's header and the model's config, no weights."""
         check_request(request)
         with self._open(request, never) as reader:
-            return self._models.plan(reader, request, self.config, local=False).plan
+            return finished(plan_with_scan(self._models, reader, request, self.config, local=False)).plan
 
-    def see(self, request: Request) -> tuple[Plan, "list[numpy.ndarray]"]:
-        """Return the plan and the frames (height, width, 3) uint8 that the model would get; loads no weights."""
+    def see(
+        self, request: Request, report: Callable[[Event], None] = lambda event: None
+    ) -> tuple[Plan, "list[numpy.ndarray]"]:
+        """Return the plan and the frames (height, width, 3) uint8 that the model would get; loads no weights.
+
+        `report` gets the progress of a scan of the video, if one is necessary.
+        """
         check_request(request)
         with self._open(request, never) as reader:
-            state = self._models.plan(reader, request, self.config, local=False)
+            state = finished(plan_with_scan(self._models, reader, request, self.config, local=False), report)
             from vidqa.engine.vision import planned_frames
 
             return planned_frames(reader, state.plan, state.task.spec)
@@ -183,7 +189,7 @@ class Session:
         try:
             if state is None:
                 reader = self._open(request)
-                state = self._models.plan(reader, request, self.config, local=True)
+                state = yield from plan_with_scan(self._models, reader, request, self.config, local=True)
             while (yield from ran_out_of_memory(state, self._attempt(state, reader))):
                 if reader is not None:
                     reader.close()
@@ -236,7 +242,7 @@ class Session:
 
     def _plan_and_load(self, request: Request) -> Generator[Event, None, None]:
         with self._open(request) as reader:
-            state = self._models.plan(reader, request, self.config, local=True)
+            state = yield from plan_with_scan(self._models, reader, request, self.config, local=True)
         yield Planned(state.video, state.plan)
         while (yield from ran_out_of_memory(state, self._models.ensure_loaded(state, self.config))):
             yield state.lower_plan(self.config)

@@ -45,12 +45,16 @@ Segment = TextSegment | VisionSegment
 
 @dataclass(frozen=True, slots=True)
 class VisionGrid:
-    """A vision segment in tokens: slices, rows and columns, and the seconds from one slice to the next."""
+    """A vision segment in tokens: slices, rows and columns, and the seconds from one slice to the next.
+
+    Where slices are not even, `slice_seconds` has the time of each slice of the prompt, from the first one on.
+    """
 
     slices: int
     rows: int
     columns: int
     seconds_per_slice: float
+    slice_seconds: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,9 @@ from vidqa.planner.memory_model import required_bytes
 from vidqa.planner.placement import compute_dtype, weight_choices
 from vidqa.planner.problem import PlanningProblem
 from vidqa.planner.search import SearchSpace
-from vidqa.types import Placement, Plan, Request, RunConfig, VideoInfo
+from vidqa.types import Placement, Plan, Request, RunConfig, Sampling, VideoInfo
 from vidqa.utils.units import format_bytes, format_timestamp
+from vidqa.video.change_sampling import CLOSE_SECONDS, describe_sampling
 
 _PLACEMENTS = {
     "embedding_on_host": "the embedding table stays in host memory",
@@ -22,7 +23,6 @@ _PLACEMENTS = {
 }
 _FIXED_IF_STORED = ("vision_quantized", "lm_head_quantized")
 _ON = {"cpu": " on a CPU", "cuda": " on a GPU", "mps": " on a GPU"}
-_CLOSE_SECONDS = 1.0  # frames further apart than this can miss what happens between them
 
 
 def explain_limits(problem: PlanningProblem, space: SearchSpace, run_config: RunConfig) -> tuple[str, ...]:
@@ -62,9 +62,16 @@ def limiting_reason(
     return otherwise
 
 
+def explain_sampling(sampling: Sampling | None, frames: int) -> Iterator[str]:
+    """Yield where the frames lie and why, if they are not even."""
+    if sampling is not None and sampling.kind == "change":
+        yield describe_sampling(sampling, frames)
+
+
 def sampling_gap_note(plan: Plan, request: Request) -> Iterator[str]:
     """Yield a note on the events that a plan can miss and the options that sample denser; nothing for dense frames."""
-    if plan.interval_seconds > _CLOSE_SECONDS:
+    by_change = plan.sampling is not None and plan.sampling.kind == "change"
+    if plan.interval_seconds > CLOSE_SECONDS and not by_change:
         start = request.start_seconds or 0.0
         end = start + plan.run_config.frames / quality.FRAMES_PER_SECOND
         yield (

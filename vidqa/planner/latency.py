@@ -54,6 +54,7 @@ def estimate_seconds(problem: PlanningProblem, run_config: RunConfig) -> TimeEst
         prefill_seconds=corrected("prefill", _prefill_seconds(problem, run_config)),
         decode_seconds=corrected("decode", run_config.max_tokens * _token_seconds(problem, run_config)),
         calibrated=_measured_rates(problem, run_config) is not None,
+        scan_seconds=problem.scan_seconds,
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from vidqa.errors import DoesNotFit
 from vidqa.planner import quality
 from vidqa.planner.activation_memory import kept_video_tokens, kept_visual_tokens, prompt_tokens
-from vidqa.planner.explain import explain_limits, first_token_seconds, wait_option
+from vidqa.planner.explain import explain_limits, explain_sampling, first_token_seconds, wait_option
 from vidqa.planner.latency import estimate_seconds
 from vidqa.planner.memory_model import kv_capacity, margin_bytes, memory_lines, phase_bytes, required_bytes
 from vidqa.planner.placement import candidates
@@ -19,7 +19,7 @@ from vidqa.planner.search import (
     chunked,
     fit,
     has_too_many_tokens,
-    planned_indices,
+    placed_frames,
     search_space,
     smallest,
 )
@@ -111,7 +111,8 @@ def _with_raised_wait(problem: PlanningProblem, space: SearchSpace) -> PlanningP
 
 def finish_plan(problem: PlanningProblem, space: SearchSpace, run_config: RunConfig) -> Plan:
     """Return the plan of a run configuration: frame indices, memory, limits, seconds and score."""
-    spec, indices = problem.spec, planned_indices(problem, run_config.frames)
+    spec = problem.spec
+    indices, sampling = placed_frames(problem, run_config.frames)
     phase, lines = memory_lines(spec, run_config, problem.overhead)
     phases = phase_bytes(spec, run_config, problem.overhead)
     return Plan(
@@ -128,10 +129,11 @@ def finish_plan(problem: PlanningProblem, space: SearchSpace, run_config: RunCon
         peak_phase=phase,
         margin_bytes=margin_bytes(phases[phase]),
         budget_bytes=problem.budget_bytes,
-        limits=explain_limits(problem, space, run_config),
+        limits=(*explain_limits(problem, space, run_config), *explain_sampling(sampling, len(indices))),
         seconds=estimate_seconds(problem, run_config),
         score=quality.score(spec, run_config, space.most_slice_tokens),
         video_tokens=spec.visual_tokens(run_config.frames, run_config.height, run_config.width),
+        sampling=sampling,
     )
 
 

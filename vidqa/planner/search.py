@@ -16,7 +16,8 @@ from vidqa.planner.memory_model import required_bytes
 from vidqa.planner.placement import candidates
 from vidqa.planner.problem import PlanningProblem
 from vidqa.planner.repeat_forecast import shares_of_counts
-from vidqa.types import RunConfig
+from vidqa.types import RunConfig, Sampling
+from vidqa.video.change_sampling import sample_by_change
 from vidqa.video.frame_sampling import check_counts, choose_indices, fitting_sizes, frames_at_rate
 
 # Smaller prefill chunks for a limit on the time of a step (`step_seconds`): below these a chunk's time is that of
@@ -64,7 +65,7 @@ def search_space(problem: PlanningProblem) -> SearchSpace:
     if (most_slice := problem.most_slice_tokens) is not None:
         sizes = tuple(size for size in sizes if spec.slice_tokens(*size) <= most_slice) or sizes[:1]
     whole = problem.config.prune == "off"
-    shares = (1.0,) * len(counts) if whole else shares_of_counts(problem, counts, partial(planned_indices, problem))
+    shares = (1.0,) * len(counts) if whole else shares_of_counts(problem, counts, partial(_placed_indices, problem))
     least = kept_tokens(spec, counts[0], *sizes[0], shares[0])  # what the user set may exceed the quality's cap
     allowed = problem.context_left
     if not fixed_count:
@@ -72,12 +73,6 @@ def search_space(problem: PlanningProblem) -> SearchSpace:
     if problem.most_visual_tokens is not None:
         allowed = min(allowed, problem.most_visual_tokens)
     return SearchSpace(counts, sizes, wanted, allowed, spec.slice_tokens(*sizes[-1]), shares)
-
-
-def planned_indices(problem: PlanningProblem, count: int) -> tuple[int, ...]:
-    """Return the indices of a plan's frames, of which there are so many."""
-    request = problem.request
-    return frame_indices(problem, request.frames or (count if request.fps is None else None))
 
 
 def frame_indices(problem: PlanningProblem, frames: int | None) -> tuple[int, ...]:
@@ -91,6 +86,19 @@ def frame_indices(problem: PlanningProblem, frames: int | None) -> tuple[int, ..
         end_seconds=request.end_seconds,
         bounds=problem.bounds,
     )
+
+
+def placed_frames(problem: PlanningProblem, count: int) -> tuple[tuple[int, ...], Sampling | None]:
+    """Return the indices of a plan's frames, of which there are so many, and why they are not even if they are not."""
+    request, signal = problem.request, problem.signal
+    even = frame_indices(problem, request.frames or (count if request.fps is None else None))
+    if request.sample == "uniform" or signal is None:
+        return even, None
+    return sample_by_change(problem.video, even, signal, always=request.sample == "change")
+
+
+def _placed_indices(problem: PlanningProblem, count: int) -> tuple[int, ...]:
+    return placed_frames(problem, count)[0]
 
 
 def best_run_config(problem: PlanningProblem, space: SearchSpace) -> RunConfig | None:

@@ -51,6 +51,7 @@ class Settings:
     subs: str
     subtitle_share: float
     prune: Literal["auto", "off"] | float
+    sample: Literal["uniform", "change", "auto"]
     tui: TuiSettings
     keys: Mapping[str, str]
 

@@ -6,7 +6,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vidqa.config import ATTENTION_CHOICES, DEFAULT_PRUNE, KV_CHOICES, QUALITY_CHOICES, WEIGHT_CHOICES
+from vidqa.config import (
+    ATTENTION_CHOICES,
+    DEFAULT_PRUNE,
+    DEFAULT_SAMPLE,
+    KV_CHOICES,
+    QUALITY_CHOICES,
+    SAMPLE_CHOICES,
+    WEIGHT_CHOICES,
+)
 from vidqa.errors import UsageError
 from vidqa.utils.units import parse_bytes, parse_seconds
 
@@ -185,6 +193,10 @@ ENGINE_SETTINGS: tuple[Setting, ...] = (
         "prune", "prune", "drop visual tokens that repeat, before they are read", _prune,
         "auto for true repeats, off, or the share to keep such as 0.25", DEFAULT_PRUNE, "--prune",
         metavar="auto|off|SHARE",
+    ),
+    _choice(
+        "sample", "where frames lie: evenly, where the video changes (it is scanned once), or there if it changes "
+        "unevenly (auto)", SAMPLE_CHOICES, DEFAULT_SAMPLE,
     ),
 )  # fmt: skip
 TUI_SETTINGS: tuple[Setting, ...] = (

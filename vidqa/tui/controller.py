@@ -43,7 +43,7 @@ class Controller:
         self._config = interactive_config(options.engine, os.cpu_count() or 1)
         self._plan_number = 0
         self._threads: list[threading.Thread] = []
-        self._loading_for: tuple[str, str] | None = None
+        self._loading_for: tuple[str, str, str] | None = None
 
     def start(
         self,
@@ -179,13 +179,14 @@ class Controller:
         return last is not None and last.state == "running"
 
     def load_model(self) -> None:
-        """Load the model in the background, once for each model and device."""
+        """Load the model in the background, once for each model and device; a video that is to be scanned is, too."""
         if self.video is None or self.forecast is None or self.forecast.plan is None or self.session_worker.busy:
             return
-        config = self.config()
-        if self._loading_for != (config.model, config.device):
-            self._loading_for = (config.model, config.device)
-            self.session_worker.submit(SessionJob(self.request(PLANNED_QUESTION), config))
+        config, request = self.config(), self.request(PLANNED_QUESTION)
+        wanted = (config.model, config.device, "" if request.sample == "uniform" else request.video)
+        if self._loading_for != wanted:
+            self._loading_for = wanted
+            self.session_worker.submit(SessionJob(request, config))
 
     def prepare(self, question: str, *, replaces: bool = False, resample: bool = False) -> SessionJob:
         """Return a question as a job to submit. `replaces` the last turn; `resample` for a different answer.

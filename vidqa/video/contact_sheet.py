@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from vidqa.errors import UsageError
 from vidqa.utils.atomic_write import replace_file
 from vidqa.utils.units import format_timestamp
+from vidqa.video.signal_strip import STRIP_HEIGHT, SignalStrip
 
 if TYPE_CHECKING:
     import numpy
@@ -54,12 +55,18 @@ class SheetLayout:
 
 
 def write_sheet(
-    pictures: Sequence["numpy.ndarray"], times_seconds: Sequence[float], path: str, *, columns: int | None = None
+    pictures: Sequence["numpy.ndarray"],
+    times_seconds: Sequence[float],
+    path: str,
+    *,
+    columns: int | None = None,
+    strip: SignalStrip | None = None,
 ) -> tuple[int, int]:
     """Write pictures (height, width, 3) uint8 of one size, in order of time, as one PNG; return its (width, height).
 
-    If a damaged video gives fewer pictures than times, the last times are ignored. Raises UsageError for a sheet that
-    would be too large or cannot be written, ValueError for pictures that differ in size.
+    The video's change is drawn as a `strip` below them. If a damaged video gives fewer pictures than times, the last
+    times are ignored. Raises UsageError for a sheet that would be too large or cannot be written, ValueError for
+    pictures that differ in size.
     """
     from PIL import Image, ImageDraw, ImageFont
 
@@ -76,6 +83,11 @@ def write_sheet(
         x, y = layout.corner(index)
         sheet.paste(Image.fromarray(picture), (x, y))
         draw.text((x, y + height + 2), caption, _TEXT_COLOUR, font)
+    if strip is not None:
+        grid, (wide, tall) = sheet, layout.size
+        sheet = Image.new("RGB", (wide, tall + STRIP_HEIGHT), _BACKGROUND)
+        sheet.paste(grid)
+        sheet.paste(strip.draw(wide, times_seconds), (0, tall))
     png = io.BytesIO()
     sheet.save(png, "PNG")
     target = Path(path)
@@ -83,7 +95,7 @@ def write_sheet(
         replace_file(target, [png.getvalue()], target.with_name(f".vidqa-{os.getpid()}.part"))
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error.strerror or error}.", "Choose another place.") from error
-    return layout.size
+    return sheet.size
 
 
 def check_target(path: str) -> None:

@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, fields
@@ -21,12 +22,14 @@ from typing import Any, BinaryIO
 
 from vidqa.errors import VideoError
 from vidqa.types import NO_TIMES, Frame, PictureTimes
+from vidqa.video.change_signal import ChangeSignal
 from vidqa.video.open import Source, open_in_process
 from vidqa.video.size_limits import limited_allocation
 from vidqa.video.subtitle_files import OFF
 
 _PR_SET_PDEATHSIG = 1
 _QUEUED_FRAMES = 2
+_PROGRESS_SECONDS = 0.1
 _LARGE_FRAME_BYTES = 32 * 2**20  # the next frame is decoded only after such a one is sent
 
 
@@ -40,7 +43,7 @@ def send(out: BinaryIO, header: dict[str, Any], payload: memoryview | bytes = b"
 
 
 def serve(commands: BinaryIO, out: BinaryIO) -> None:
-    """Execute `open` and `frames` commands until stdin ends."""
+    """Execute `open`, `scan` and `frames` commands until stdin ends."""
     source: Source | None = None
     path = ""
     for line in commands:
@@ -54,6 +57,8 @@ def serve(commands: BinaryIO, out: BinaryIO) -> None:
                 gc.collect()  # frees PyAV's threads and buffers, which would count as this file's memory
                 pictures = PictureTimes(*command.get("pictures", ()))
                 source = _open(path, out, command.get("stream"), pictures, command.get("subs", OFF))
+            elif source is not None and "scan" in command:
+                _send_signal(source, path, command["scan"], out)
             elif source is not None:
                 _send_frames(source, path, command["frames"], out)
         except VideoError as error:
@@ -90,6 +95,24 @@ def _send_frames(source: Source, path: str, indices: Sequence[int], out: BinaryI
         queue.put(None)
         writer.join()
     send(out, {"end": source.stopped})
+
+
+def _send_signal(source: Source, path: str, limit_seconds: float, out: BinaryIO) -> None:
+    """Send the progress of a scan ten times a second, then its signal."""
+    scan, sent = source.scan(limit_seconds), -_PROGRESS_SECONDS
+    with limited_allocation(path):
+        while True:
+            try:
+                done, total = next(scan)
+            except StopIteration as end:
+                signal_found: ChangeSignal = end.value
+                break
+            if time.monotonic() - sent >= _PROGRESS_SECONDS:
+                sent = time.monotonic()
+                send(out, {"done": done, "total": total})
+    parts = (signal_found.seconds, signal_found.change, signal_found.cuts)
+    header = {"lengths": [len(part) for part in parts], "complete": signal_found.complete}
+    send(out, header, b"".join(array.array("d", part).tobytes() for part in parts))
 
 
 def _write_frames(queue: "Queue[Frame | None]", out: BinaryIO) -> None:

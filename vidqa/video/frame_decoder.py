@@ -16,6 +16,7 @@ from av.video.reformatter import VideoReformatter
 
 from vidqa.errors import PictureTooLarge
 from vidqa.types import Frame
+from vidqa.video.change_signal import Scan
 from vidqa.video.container import UNREADABLE, rewind, size_checked
 from vidqa.video.deinterlacing import deinterlaced, is_interlaced
 from vidqa.video.probe import Opened
@@ -279,6 +280,12 @@ class FrameSource:
             raise out_of_memory_error(self._opened.info.path) from error
         except UNREADABLE as error:
             self.stopped = _reason(error)
+
+    def scan(self, limit_seconds: float) -> Scan:
+        """Scan the whole video for change for about `limit_seconds` at most; moves the file."""
+        from vidqa.video.change_scan import scan_video  # imported late: few questions need it
+
+        return scan_video(self._opened, limit_seconds)
 
     def abandon(self) -> None:
         """Do nothing: decoding in this process cannot be stopped before the current frame ends."""

@@ -14,6 +14,7 @@ from PIL import Image
 
 from vidqa.errors import VideoError, VideoUnreadable
 from vidqa.types import Frame, PictureTimes, VideoInfo
+from vidqa.video.change_signal import Scan
 from vidqa.video.frame_times import timing
 from vidqa.video.geometry import Crop, Orientation, Shape
 from vidqa.video.image_source import ImageSource
@@ -48,6 +49,12 @@ class ImageSequence:
             if frame is None:
                 return
             yield frame
+
+    def scan(self, limit_seconds: float) -> Scan:
+        """Scan the whole video for change for about `limit_seconds` at most; moves the file."""
+        from vidqa.video.picture_scan import scan_frames  # imported late: few questions need it
+
+        return scan_frames(self.info, self.frames, limit_seconds)
 
     def abandon(self) -> None:
         """Do nothing: within a process, reading ends after the current picture."""

@@ -16,6 +16,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from vidqa.errors import PictureTooLarge, VideoTooDamaged, VideoUnreadable
 from vidqa.types import Frame, VideoInfo
+from vidqa.video.change_signal import Scan
 from vidqa.video.container import REMEDY_FETCH
 from vidqa.video.size_limits import REMEDY_SMALLER, check_picture_size, out_of_memory_error
 
@@ -80,6 +81,12 @@ class ImageSource:
                 self.stopped = error.what.removesuffix(".")
                 return
             yield Frame(index, self.info.shown_seconds(index), rgb)
+
+    def scan(self, limit_seconds: float) -> Scan:
+        """Scan the whole video for change for about `limit_seconds` at most; moves the file."""
+        from vidqa.video.picture_scan import scan_frames  # imported late: few questions need it
+
+        return scan_frames(self.info, self.frames, limit_seconds)
 
     def abandon(self) -> None:
         """Do nothing: decoding in this process cannot be stopped before the current frame ends."""

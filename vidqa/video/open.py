@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from vidqa.errors import VideoUnreadable
 from vidqa.types import NO_TIMES, Frame, PictureTimes, VideoInfo
+from vidqa.video.change_signal import Scan
 from vidqa.video.subtitle_files import OFF
 
 _IMAGES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -20,6 +21,9 @@ class Source(Protocol):
 
     def frames(self, indices: Sequence[int]) -> Iterator[Frame]:
         """Yield a Frame per index (ascending, repeats allowed) until the end or the damage."""
+
+    def scan(self, limit_seconds: float) -> Scan:
+        """Scan the whole video for change for about `limit_seconds` at most: yield progress, return the signal."""
 
     def abandon(self) -> None:
         """Make `frames` end soon, from another thread."""

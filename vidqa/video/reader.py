@@ -25,6 +25,7 @@ from vidqa.errors import Interrupted, VideoError, VideoNotFound, VideoTooDamaged
 from vidqa.types import NO_TIMES, Frame, PictureTimes, VideoInfo
 from vidqa.utils.cues import Cue, Subtitles
 from vidqa.utils.units import format_timestamp
+from vidqa.video.change_signal import Scan, signal_of
 from vidqa.video.open import Source, open_in_process
 from vidqa.video.picture_folder import file_identity, numbered_pictures
 from vidqa.video.subtitle_files import OFF, subtitle_identity
@@ -105,6 +106,10 @@ class VideoReader:
             raise VideoTooDamaged(message, "Fetch it again, or ask about the part that is there with --end.")
         if message not in self._notes:  # the same frames are missing when read again
             self._notes.append(message)
+
+    def scan(self, limit_seconds: float) -> Scan:
+        """Scan the whole video for change for about `limit_seconds` at most: yield progress, return the signal."""
+        return self._source.scan(limit_seconds)
 
     def abandon(self) -> None:
         """End `frames` in another thread; only `close` may follow."""
@@ -258,6 +263,17 @@ class DecoderProcess:
             height, width = header["shape"]
             rgb = np.frombuffer(payload, np.uint8).reshape(height, width, 3)
             yield Frame(header["index"], header["seconds"], rgb, header.get("note", ""))
+
+    def scan(self, limit_seconds: float) -> Scan:
+        """Pass on the progress of a scan in the process; return its signal."""
+        self._command({"scan": limit_seconds})
+        while True:
+            header, payload = self._receive()
+            if "done" not in header:
+                break
+            yield header["done"], header["total"]
+        self._replying, self._waited_seconds = False, 0.0
+        return signal_of(header, payload)
 
     def abandon(self) -> None:
         """Kill the process, which ends reads from its pipe in other threads."""

@@ -96,7 +96,7 @@ class MainScreen(MainActions):
         self.controller.set_video(message.video)
         timeline = self.query_one(Timeline)
         timeline.duration, timeline.cursor, timeline.timestamps = message.video.duration_seconds, 0.0, ()
-        timeline.start = timeline.end = None
+        timeline.start = timeline.end = timeline.signal = None
         self.query_one(TitleBar).video = message.video
         self.query_one(QuestionInput).placeholder = "Ask about the video, then press Enter"
         await self.begin_conversation()
@@ -145,7 +145,8 @@ class MainScreen(MainActions):
         panel.show_device(forecast.task.device)
         if (plan := forecast.plan) is not None:
             self._show_plan(plan)
-            self.query_one(Timeline).timestamps = plan.timestamps_seconds
+            timeline = self.query_one(Timeline)
+            timeline.timestamps, timeline.signal = plan.timestamps_seconds, forecast.task.signal
             await self.query_one(ThumbnailStrip).show_plan(self.controller.video, plan)
             self.controller.load_model()
 

@@ -13,6 +13,7 @@ from textual.widget import Widget
 
 from vidqa.tui.bindings import bindings_for
 from vidqa.utils.units import format_timestamp
+from vidqa.video.change_signal import ChangeSignal, change_levels
 
 _STEPS = 50  # a key press moves the cursor by this fraction of the video
 
@@ -23,12 +24,14 @@ class Timeline(Widget, can_focus=True):
     BINDINGS: ClassVar[list[BindingType]] = bindings_for("timeline")
     help_title = "Timeline"
     help_text = (
-        "The dots are the times that the plan samples, the brackets enclose the part of the video that is used, and "
+        "The dots are the times that the plan samples, bars show how much a scanned video changes, the brackets "
+        "enclose the part of the video that is used, and "
         "the arrow is the cursor. Set the start or the end at the cursor to sample a shorter part more closely."
     )
 
     duration: reactive[float] = reactive(0.0)
     timestamps: reactive[tuple[float, ...]] = reactive(())
+    signal: reactive[ChangeSignal | None] = reactive(None)
     start: reactive[float | None] = reactive(None)
     end: reactive[float | None] = reactive(None)
     cursor: reactive[float] = reactive(0.0)
@@ -58,6 +61,9 @@ class Timeline(Widget, can_focus=True):
         cells = [("─", "$foreground-muted")] * width
         first, last = map(self._cell, self._range())
         cells[first : last + 1] = [("═", "$primary")] * (last + 1 - first)
+        if self.signal is not None:
+            levels = change_levels(self.signal, self.duration, width)
+            cells = [(bar or cell, style) for (cell, style), bar in zip(cells, levels, strict=True)]
         for seconds in self.timestamps:
             cells[self._cell(seconds)] = ("●", "$accent")
         if self.start is not None:

@@ -57,8 +57,25 @@ def vision_positions(spec: ModelSpec, start: int, grid: VisionGrid, first_slice:
 
 
 def _times(spec: ModelSpec, grid: VisionGrid, first_slice: int) -> Tensor:
-    """Return floor(slice · tokens_per_second · seconds per slice) of each slice, in float32 as transformers does."""
+    """Return floor(slice · tokens_per_second · seconds per slice) of each slice, in float32 as transformers does.
+
+    Slices that are not even have the positions of their own times.
+    """
+    if grid.slice_seconds:
+        return torch.tensor(uneven_times(spec, grid.slice_seconds)[first_slice : first_slice + grid.slices])
     return (torch.arange(first_slice, first_slice + grid.slices) * float(_interval(spec, grid))).long()
+
+
+def uneven_times(spec: ModelSpec, slice_seconds: Sequence[float]) -> list[int]:
+    """Return floor(seconds since the first slice · tokens_per_second) of each slice, at least 1 more than before.
+
+    Two slices at one position would be one moment to the model.
+    """
+    times: list[int] = []
+    for seconds in slice_seconds:
+        exact = int((seconds - slice_seconds[0]) * spec.vision.tokens_per_second)
+        times.append(max(exact, times[-1] + 1) if times else 0)
+    return times
 
 
 def _interval(spec: ModelSpec, grid: VisionGrid) -> numpy.float32:
@@ -73,6 +90,8 @@ def position_after(spec: ModelSpec, start: int, grid: VisionGrid) -> int:
     differ if the last slice's time exceeds rows and columns.
     """
     last = int(numpy.float32(grid.slices - 1) * _interval(spec, grid))
+    if grid.slice_seconds:
+        last = uneven_times(spec, grid.slice_seconds)[grid.slices - 1]
     return start + max(last + 1, grid.rows, grid.columns)
 
 
