@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 from tests.planner.plan_builders import SPEC_2B, made_run_config, made_video, plan_of
-from vidqa.metrics import MemoryUse, Timing
 from vidqa.types import Answer, FinishReason, VideoInfo
+from vidqa.utils.metrics import MemoryUse, Timing
 
 CLIP = made_video(60)
 

@@ -7,8 +7,8 @@ import pytest
 from tests.answer_builders import made_answer
 from vidqa.history.records import plan_figures, usage_figures
 from vidqa.messages import above_plan, memory_text, usage_text
-from vidqa.metrics import MemoryUse, PhaseMemory
 from vidqa.types import Answer, MemoryLine
+from vidqa.utils.metrics import MemoryUse, PhaseMemory
 
 MIB = 2**20
 

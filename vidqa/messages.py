@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from vidqa.metrics import MemoryUse
 from vidqa.types import Answer, Plan
+from vidqa.utils.metrics import MemoryUse
 from vidqa.utils.safe_text import safe_line
 from vidqa.utils.units import format_bytes, format_span
 

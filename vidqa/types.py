@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from vidqa.metrics import MemoryUse, Timing
 from vidqa.utils.cues import PlannedSubtitles, Subtitles
+from vidqa.utils.metrics import MemoryUse, Timing
 
 if TYPE_CHECKING:
     import numpy

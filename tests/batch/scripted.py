@@ -7,12 +7,12 @@ from vidqa.batch.captioner import Opener
 from vidqa.config import EngineConfig
 from vidqa.errors import Interrupted, VideoError
 from vidqa.events import Answered, Event, Failed, Planned
-from vidqa.metrics import MemoryUse, Timing
 from vidqa.models.registry import find_checkpoints
 from vidqa.planner.model_choice import forecast
 from vidqa.planner.planner import Forecast
 from vidqa.planner.problem import planning_problems
 from vidqa.types import Answer, Device, Plan, Request, VideoInfo
+from vidqa.utils.metrics import MemoryUse, Timing
 
 MODEL = "Qwen/Qwen2-VL-2B-Instruct"
 _GIB = 2**30

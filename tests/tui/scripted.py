@@ -22,7 +22,6 @@ from textual.widget import Widget
 from vidqa.config import EngineConfig
 from vidqa.errors import Interrupted
 from vidqa.events import Answered, Event, MemorySampled, Planned, StageProgress, StageStarted, TextDelta
-from vidqa.metrics import MemoryUse, Timing
 from vidqa.models.registry import find_checkpoints
 from vidqa.planner.model_choice import forecast
 from vidqa.planner.planner import Forecast
@@ -34,6 +33,7 @@ from vidqa.tui.screens.main_screen import MainScreen
 from vidqa.tui.widgets.question_input import QuestionInput
 from vidqa.tui.worker_messages import VideoOpened
 from vidqa.types import Answer, Device, Plan, Request, VideoInfo
+from vidqa.utils.metrics import MemoryUse, Timing
 from vidqa.video.change_signal import ChangeSignal
 from vidqa.video.reader import open_video
 

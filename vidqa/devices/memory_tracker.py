@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from vidqa.devices.device import find_device, reread, start_cuda
 from vidqa.events import MemorySampled
-from vidqa.metrics import PhaseMemory
 from vidqa.types import PHASE_MARK, PHASES, Device
+from vidqa.utils.metrics import PhaseMemory
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -27,10 +27,10 @@ from vidqa.engine.scan_stage import plan_with_scan
 from vidqa.engine.timers import PhaseTimer, StageContext, Stopwatch
 from vidqa.errors import DoesNotFit, Interrupted, VideoError, VidqaError
 from vidqa.events import Answered, Event, Failed, Planned, StageStarted, TextDelta
-from vidqa.metrics import MemoryUse
 from vidqa.models.attention.selector import make_kernel
 from vidqa.planner.explain import subtitle_note
 from vidqa.types import Answer, FinishReason, Placement, Plan, Request, VideoInfo
+from vidqa.utils.metrics import MemoryUse
 from vidqa.video.reader import VideoReader
 
 if TYPE_CHECKING:

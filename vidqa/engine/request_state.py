@@ -11,7 +11,6 @@ from vidqa.devices.device import reread
 from vidqa.engine.timers import Clock
 from vidqa.errors import UsageError
 from vidqa.events import Degraded, Event, Noted
-from vidqa.metrics import MemoryUse, Timing
 from vidqa.models.registry import Checkpoint
 from vidqa.planner import calibration
 from vidqa.planner.budget import budget_bytes
@@ -22,6 +21,7 @@ from vidqa.planner.planner import plan_video
 from vidqa.planner.problem import PlanningProblem, cpu_threads, speed_of, with_cpu_threads
 from vidqa.planner.subtitle_budget import cues_in_range
 from vidqa.types import Answer, FinishReason, Plan, Request, VideoInfo
+from vidqa.utils.metrics import MemoryUse, Timing
 from vidqa.video.change_signal import ChangeSignal
 from vidqa.video.picture_folder import file_identity
 from vidqa.video.reader import check_file, never
