@@ -14,6 +14,8 @@ QUALITY_CHOICES = ("fast", "balanced", "best")
 WEIGHT_CHOICES = ("fp32", "bf16", "fp16", "int8", "int4", "nf4", "nf4-dq", "fp8")
 PLANNED_ONLY = ("fp8",)
 KV_CHOICES = ("native", "int8")
+FOCUS_CHOICES = ("auto", "off")
+DEFAULT_FOCUS = "off"
 DECODER_DEADLINE_SECONDS = 60.0  # for one reply of the decoder process
 CLIP_DEADLINE_SECONDS = 600.0  # for all replies about one video
 

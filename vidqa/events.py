@@ -6,7 +6,7 @@ from typing import Literal
 from vidqa.errors import VidqaError
 from vidqa.types import Answer, Plan, VideoInfo
 
-Stage = Literal["load", "video", "vision", "prefill", "decode"]
+Stage = Literal["load", "video", "vision", "focus", "prefill", "decode"]
 
 
 @dataclass(frozen=True, slots=True)

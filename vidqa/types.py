@@ -131,7 +131,8 @@ class Request:
 
     `stream` is the index of the video stream, as FFmpeg counts streams; None for the best. Where the video is a folder
     of numbered pictures, `picture_fps` is their rate, and `timestamps` a file with a time in seconds for each of them;
-    for a file neither counts.
+    for a file neither counts. With `focus` a long video is encoded densely and the question selects what is read: for
+    `auto` where a plan cannot hold all, for `always` in any case.
     """
 
     video: str
@@ -150,6 +151,7 @@ class Request:
     stream: int | None = None
     picture_fps: float | None = None
     timestamps: str | None = None
+    focus: Literal["auto", "off", "always"] = "off"
 
     @property
     def picture_times(self) -> PictureTimes:
@@ -194,7 +196,8 @@ class RunConfig:
     `weights` and `kv` are precisions, `dtype` is that of the computation. `vision_chunk` is in temporal slices,
     `prefill_chunk` in tokens. `spare_tokens` is room in the KV cache beyond prompt and answer, for further questions.
     `batch` sequences are decoded together: each has its cache, and they are encoded and prefilled one after the other.
-    `sampled` is True at a temperature above 0. `device` is the kind of the device.
+    `sampled` is True at a temperature above 0. `device` is the kind of the device. Where a question selects the frames,
+    `candidate_frames` are encoded, and `frames` of them are read; 0 where all frames are read.
     """
 
     weights: str
@@ -213,6 +216,12 @@ class RunConfig:
     spare_tokens: int = 0
     sampled: bool = False
     device: str = "cuda"
+    candidate_frames: int = 0
+
+    @property
+    def encoded_frames(self) -> int:
+        """Return the frames that are decoded and go through the vision tower."""
+        return self.candidate_frames or self.frames
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,11 +268,28 @@ class TimeEstimate:
 
 
 @dataclass(frozen=True, slots=True)
+class SliceSelection:
+    """Which temporal slices of the candidates a question selected, and why.
+
+    `seconds` are the mean times of all slices; `scores` the question's attention to each of them, relative to an even
+    division (1 is even), or empty where none was measured; `chosen` the indices of those that are read, ascending.
+    """
+
+    seconds: tuple[float, ...]
+    scores: tuple[float, ...]
+    chosen: tuple[int, ...]
+    scoring_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """How a request runs, and the predicted memory and time. Sizes in pixels, memory in bytes.
 
     `lines` are the parts of the phase with the most memory; their sum is `required_bytes`. `limits` has a sentence for
-    each choice that a limit lowered.
+    each choice that a limit lowered. Where the question selects the frames, `candidates` are the indices of those that
+    are encoded, `candidate_seconds` their times, and `host_bytes` the memory for their embeddings on the host, if it is
+    not the device. Before the run `indices` are even; once it ran, they are those that were selected, `frame_places`
+    their places among the candidates, and `selection` says why.
     """
 
     model: str
@@ -282,6 +308,11 @@ class Plan:
     limits: tuple[str, ...]
     seconds: TimeEstimate
     score: float
+    candidates: tuple[int, ...] = ()
+    candidate_seconds: tuple[float, ...] = ()
+    host_bytes: int = 0
+    frame_places: tuple[int, ...] = ()
+    selection: SliceSelection | None = None
 
     @property
     def required_bytes(self) -> int:
@@ -305,8 +336,8 @@ class Plan:
 
     @property
     def interval_seconds(self) -> float:
-        """Return the mean time between two frames; 0 for a single one."""
-        times = self.timestamps_seconds
+        """Return the mean time between two frames, or between two candidates if they were selected; 0 for one."""
+        times = self.candidate_seconds if self.frame_places else self.timestamps_seconds
         return (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else 0.0
 
 

@@ -26,6 +26,8 @@ def make_fingerprint(caption_request: CaptionRequest, config: EngineConfig, chec
     left_out = ("video", "question", "history", "picture_fps", "timestamps")
     request = asdict(caption_request.request)
     settings: dict[str, Any] = {key: value for key, value in request.items() if key not in left_out}
+    if settings["focus"] == "off":
+        del settings["focus"]  # the default leaves older runs' keys as they were
     settings |= {
         "segments": caption_request.segments, "weights": config.weights, "kv": config.kv, "quality": config.quality,
     }  # fmt: skip

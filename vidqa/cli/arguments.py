@@ -162,6 +162,7 @@ def make_request(arguments: argparse.Namespace, settings: Settings, question: st
         stream=getattr(arguments, "stream", None),
         picture_fps=getattr(arguments, "picture_fps", None),
         timestamps=getattr(arguments, "timestamps", None),
+        focus=settings.focus,
     )
 
 

@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING, TypeVar
 from vidqa.config import EngineConfig
 from vidqa.devices.device import allocator_environment, compiler_environment
 from vidqa.engine.model_manager import ModelManager
-from vidqa.engine.request_state import PreviousRequest, RequestState, prompt_of, ran_out_of_memory, resume_from
+from vidqa.engine.request_state import (
+    PreviousRequest,
+    RequestState,
+    asked_tokens,
+    prompt_of,
+    ran_out_of_memory,
+    resume_from,
+)
 from vidqa.engine.timers import Callbacks, ignore_phase
 from vidqa.errors import Interrupted, UsageError
 from vidqa.events import Answered, Event, Planned
@@ -207,17 +214,19 @@ class Session:
         attempt = Attempt(
             loaded, plan, prompt, answer, tracker, replace(self._callbacks, on_phase=state.set_phase), state.clock,
             state.vision_embeddings, state.cached_prompt,
+            asked_tokens(state.request, plan, loaded, self._callbacks.is_cancelled),
         )  # fmt: skip
         yield Planned(state.video, plan)
         yield from state.note(*state.first_notes(), *attempt.compile_notes())
         try:
+            state.cached_prompt = None  # else it would stay while the attempt makes another one
             result = yield from state.with_each_note_once(attempt.run(reader))
         except Interrupted:
             if not answer.tokens:
                 raise
             result = AttemptResult(plan, "cancelled", 0)  # the text from before memory ran out is the answer
         finally:
-            state.take_caches(attempt.prompt_runner)
+            state.take_caches(attempt)
         yield from state.note(*(reader.notes if reader else ()))
         memory = state.memory_use(loaded, tracker, result.kv_bytes, self._models.runtime_bytes)
         if self.config.remember:

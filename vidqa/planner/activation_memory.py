@@ -44,7 +44,7 @@ def vision_bytes(spec: ModelSpec, run_config: RunConfig) -> int:
 
 def group_slices(spec: ModelSpec, run_config: RunConfig) -> int:
     """Return the temporal slices that are encoded together."""
-    return min(run_config.vision_chunk, spec.slices(run_config.frames))
+    return min(run_config.vision_chunk, spec.slices(run_config.encoded_frames))
 
 
 def group_tokens(spec: ModelSpec, run_config: RunConfig) -> int:
@@ -60,12 +60,13 @@ def waiting_rows(spec: ModelSpec, run_config: RunConfig, phase: str) -> int:
     where n ≤ G, else in groups of less than n + G together (a bound that grows with G, as the search
     requires). If the tower is offloaded, embeddings wait on the host, and only the group that was just encoded is on
     the device; where text between slices shifts the chunks, also the slice of which a part was prefilled. The text
-    waits with its slices.
+    waits with its slices. Frames that a question selects wait on the host too, slice by slice.
     """
     group = group_tokens(spec, run_config) + group_slices(spec, run_config) * spec.slice_text_tokens
     total = spec.video_tokens(run_config.frames, run_config.height, run_config.width)
-    if run_config.placement.vision_offloaded:
-        slice_tokens = spec.slice_tokens(run_config.height, run_config.width) if spec.slice_text_tokens else 0
+    if run_config.placement.vision_offloaded or run_config.candidate_frames:
+        by_slice = spec.slice_text_tokens or run_config.candidate_frames
+        slice_tokens = spec.slice_tokens(run_config.height, run_config.width) if by_slice else 0
         return group if phase == "vision" else min(slice_tokens, run_config.prefill_chunk)
     if phase == "vision" and total <= group:
         return 0

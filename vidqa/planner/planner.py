@@ -7,6 +7,7 @@ from typing import Any
 from vidqa.errors import DoesNotFit
 from vidqa.planner import quality
 from vidqa.planner.activation_memory import prompt_tokens
+from vidqa.planner.candidate_frames import explain_candidates, host_bytes, with_candidates
 from vidqa.planner.explain import explain_limits, first_token_seconds, wait_option
 from vidqa.planner.latency import estimate_seconds
 from vidqa.planner.memory_model import kv_capacity, margin_bytes, memory_lines, phase_bytes, required_bytes
@@ -80,7 +81,7 @@ def try_plan(problem: PlanningProblem) -> Forecast:
         problem, best = raised, best_run_config(raised, space)
     if best is None:
         return _refusal(problem, space)
-    plan = finish_plan(problem, space, best)
+    plan = finish_plan(problem, space, with_candidates(problem, space, best))
     return Forecast(problem, replace(plan, limits=(*_raised_wait_limit(problem, plan), *plan.limits)))
 
 
@@ -100,6 +101,8 @@ def finish_plan(problem: PlanningProblem, space: SearchSpace, run_config: RunCon
     """Return the plan of a run configuration: frame indices, memory, limits, seconds and score."""
     request, spec = problem.request, problem.spec
     indices = frame_indices(problem, request.frames or (run_config.frames if request.fps is None else None))
+    many = frame_indices(problem, run_config.candidate_frames) if run_config.candidate_frames else ()
+    run_config = replace(run_config, candidate_frames=len(many))
     phase, lines = memory_lines(spec, run_config, problem.overhead)
     phases = phase_bytes(spec, run_config, problem.overhead)
     return Plan(
@@ -116,9 +119,12 @@ def finish_plan(problem: PlanningProblem, space: SearchSpace, run_config: RunCon
         peak_phase=phase,
         margin_bytes=margin_bytes(phases[phase]),
         budget_bytes=problem.budget_bytes,
-        limits=explain_limits(problem, space, run_config),
+        limits=(*explain_limits(problem, space, run_config), *explain_candidates(problem, space, run_config)),
         seconds=estimate_seconds(problem, run_config),
         score=quality.score(spec, run_config, space.most_slice_tokens),
+        candidates=many,
+        candidate_seconds=sampled_times(problem.video, many),
+        host_bytes=host_bytes(problem, run_config),
     )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from vidqa.config import EngineConfig
-from vidqa.devices.host import usable_cores
+from vidqa.devices.host import free_host_bytes, usable_cores
 from vidqa.errors import UsageError
 from vidqa.models.registry import Checkpoint
 from vidqa.models.spec import ModelSpec
@@ -19,6 +19,7 @@ LARGE_CHUNKS = ((16, 4096), (16, 2048), *CHUNKS)
 _LARGE_GPU_BYTES = 20 * 2**30
 # The longest time to the first word that people wait for without being asked, in seconds (`--max-wait auto`).
 AUTO_WAIT_SECONDS = {"cuda": 30.0, "mps": 30.0, "cpu": 90.0}
+_HOST_SHARE = 0.5  # of the host's free memory, for embeddings of frames to select from
 _TURN_TOKENS = 16  # the template around one more question and answer
 _TEMPLATE_TOKENS = 32  # the chat template around a question, with Qwen's default system prompt
 
@@ -30,7 +31,8 @@ class PlanningProblem:
     `speed` is what was measured of the device. The fields from `chunks` on narrow the search: to less than a plan that
     ran out of memory, and to how the model is already loaded (`pinned_weights`, and the lasting parts of
     `pinned_placement`). `raised_wait_seconds` replaces the automatic limit on time where the request's own frames and
-    size need longer.
+    size need longer. `host_bytes` is the host's memory for embeddings of frames to select from; None where the host is
+    the device.
     """
 
     model: str
@@ -50,6 +52,7 @@ class PlanningProblem:
     pinned_weights: str | None = None
     pinned_placement: Placement | None = None
     raised_wait_seconds: float | None = None
+    host_bytes: int | None = None
 
     def constrained_to(self, weights: str, placement: Placement) -> "PlanningProblem":
         """Return the problem for a model that is loaded in this precision and placement."""
@@ -104,6 +107,7 @@ def planning_problems(
             chunks=LARGE_CHUNKS if large else CHUNKS,
             pinned_weights=checkpoint.spec.stored.weights if checkpoint.spec.stored else None,
             pinned_placement=_stored_placement(checkpoint.spec),
+            host_bytes=int(_HOST_SHARE * free_host_bytes()) if device.kind == "cuda" else None,
         )
         for checkpoint in checkpoints
     ]

@@ -47,6 +47,7 @@ class Settings:
     max_wait_seconds: float | Literal["auto"] | None
     calibrate: bool
     max_tokens: int
+    focus: Literal["auto", "off"]
     tui: TuiSettings
     keys: Mapping[str, str]
 

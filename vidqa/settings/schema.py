@@ -6,7 +6,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vidqa.config import ATTENTION_CHOICES, KV_CHOICES, QUALITY_CHOICES, WEIGHT_CHOICES
+from vidqa.config import (
+    ATTENTION_CHOICES,
+    DEFAULT_FOCUS,
+    FOCUS_CHOICES,
+    KV_CHOICES,
+    QUALITY_CHOICES,
+    WEIGHT_CHOICES,
+)
 from vidqa.errors import UsageError
 from vidqa.utils.units import parse_bytes, parse_seconds
 
@@ -153,6 +160,10 @@ ENGINE_SETTINGS: tuple[Setting, ...] = (
     Setting(
         "max_tokens", "max_tokens", "longest answer, in tokens", _count, "a whole number from 1", 256, "--max-tokens",
         metavar="N",
+    ),
+    _choice(
+        "focus", "whether the question selects the frames of a video that is too long to read: many more are encoded "
+        "once, and those that it points to are read (auto)", FOCUS_CHOICES, DEFAULT_FOCUS,
     ),
 )  # fmt: skip
 TUI_SETTINGS: tuple[Setting, ...] = (
