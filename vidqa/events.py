@@ -35,6 +35,14 @@ class StageProgress:
 
 
 @dataclass(frozen=True, slots=True)
+class Found:
+    """What a text points to in a video: the plan's `selection` has the score of every slice that was looked at."""
+
+    video: VideoInfo
+    plan: Plan
+
+
+@dataclass(frozen=True, slots=True)
 class Noted:
     """A note for the user, in one sentence."""
 
@@ -85,4 +93,6 @@ class Failed:
     error: VidqaError
 
 
-Event = Planned | StageStarted | StageProgress | MemorySampled | Degraded | Noted | TextDelta | Answered | Failed
+Event = (
+    Planned | StageStarted | StageProgress | MemorySampled | Degraded | Noted | TextDelta | Found | Answered | Failed
+)

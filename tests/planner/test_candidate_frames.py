@@ -19,7 +19,8 @@ NAMED = "what does the red circle do?"
 @pytest.mark.parametrize(
     "question",
     [
-        "Summarise the video.", "summarize this", "What happens?", "what is happening in this video?", "Describe the video",
+        "Summarise the video.", "summarize this", "What happens?", "what is happening in this video?",
+        "Describe the video",
         "describe the whole clip in detail", "What is the video about?", "give me an overview", "main events?", " ",
         "Fasse das Video zusammen.",
     ],

@@ -11,6 +11,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from vidqa.engine.kv_cache import make_cache
 from vidqa.engine.prefill import Prefill
@@ -63,7 +64,8 @@ def _equal(ids: Sequence[int], others: Sequence[int]) -> int:
 class FrameFocus:
     """Encodes a plan's candidates and selects those that a question points to; evenly if `asked` is None.
 
-    `embeddings` are those of all candidates, from an earlier question or this one.
+    `embeddings` are those of all candidates, from an earlier question or this one. `layer` replaces the family's
+    reference layer.
     """
 
     def __init__(
@@ -74,18 +76,18 @@ class FrameFocus:
         kernel: Kernel,
         stages: StageContext,
         embeddings: VisionEmbeddings | None = None,
+        layer: int | None = None,
     ) -> None:
         self._loaded, self._plan, self._asked, self._kernel, self._stages = loaded, plan, asked, kernel, stages
         self._model = stages.with_cancel_check(loaded.model)
         self._depth = self._model.spec.vision.temporal_patch
+        self._layer = reference_layer(self._model.spec) if layer is None else layer
         self.embeddings = embeddings
         self.video_seconds = 0.0
 
     def run(self, reader: VideoReader | None) -> Generator[Event, None, Plan]:
         """Encode the candidates if that was not done yet, and return the plan of the selected frames."""
-        if self.embeddings is None or not self.embeddings.complete:
-            assert reader is not None
-            yield from self._encode(reader)
+        yield from self.encode(reader)
         selection = yield from self.select()
         plan = replace(self._plan_of(selection.chosen), selection=selection)
         yield Noted(selection_note(selection, self._depth))
@@ -111,8 +113,11 @@ class FrameFocus:
         assert self.embeddings is not None
         return self.embeddings
 
-    def _encode(self, reader: VideoReader) -> Generator[Event, None, None]:
-        """Decode and encode the candidates; their embeddings are parked on the host."""
+    def encode(self, reader: VideoReader | None) -> Generator[Event, None, None]:
+        """Decode and encode the candidates unless that was done; their embeddings are parked on the host."""
+        if self.embeddings is not None and self.embeddings.complete:
+            return
+        assert reader is not None
         plan, spec = self._plan, self._model.spec
         run_config = replace(plan.run_config, frames=plan.run_config.candidate_frames)
         tokens = spec.visual_tokens(run_config.frames, run_config.height, run_config.width)
@@ -148,7 +153,7 @@ class FrameFocus:
     def _scores(self, asked: QuestionTokens) -> Generator[Event, None, list[float]]:
         """Return the score of every slice; only the states of one part at a time are on the device."""
         model, embeddings, run_config = self._model, self._parked(), self._plan.run_config
-        layer, spec = reference_layer(model.spec), model.spec
+        layer, spec = self._layer, model.spec
         scores, done = [0.0] * embeddings.slices, 0
         tokens = scoring_tokens(spec, run_config, len(asked.prompt.head) + len(asked.prompt.tail))
         with self._stages.phase("prefill"):
@@ -169,12 +174,18 @@ class FrameFocus:
             with self._stages.phase("prefill"):
                 for _ in prefill.flush(cache):
                     pass
-                attention = states.attention().tolist()
+                attention = on_host(states.attention())
             for place, rows in zip(part, slice_rows(layout, plan.visual_tokens // len(part)), strict=True):
                 scores[place] = sum(attention[rows]) * len(part)
             done += len(part)
             yield StageProgress("focus", done, embeddings.slices)
         return scores
+
+
+def on_host(numbers: Tensor) -> list[float]:
+    """Return numbers (n,) on the host: what is read depends on them."""
+    values: list[float] = numbers.tolist()
+    return values
 
 
 def slice_rows(layout: Sequence[Segment], slice_tokens: int) -> list[slice]:

@@ -22,9 +22,9 @@ from vidqa.engine.request_state import (
     ran_out_of_memory,
     resume_from,
 )
-from vidqa.engine.timers import Callbacks, ignore_phase
+from vidqa.engine.timers import Callbacks, PhaseTimer, StageContext, ignore_phase
 from vidqa.errors import Interrupted, UsageError
-from vidqa.events import Answered, Event, Planned
+from vidqa.events import Answered, Event, Found, Planned
 from vidqa.planner.planner import Forecast
 from vidqa.planner.request_checks import check_config, check_limits, check_request
 from vidqa.types import Plan, Request, VideoInfo
@@ -129,6 +129,24 @@ class Session:
         check_limits(request)
         return self._models.forecast(video, request, config or self.config)
 
+    def find(self, request: Request) -> Iterator[Event]:
+        """Look for the request's question, which may be any text, in the whole video; the last event is `Found`.
+
+        Raises VidqaError children.
+        """
+        request = replace(request, focus="always", max_tokens=1)
+        check_request(request)
+        check_config(self.config)
+        return self._start(self._answer(request, self._find))
+
+    def pictures(self, request: Request, plan: Plan) -> tuple[Plan, "list[numpy.ndarray]"]:
+        """Return a plan's frames (height, width, 3) uint8 and the plan with their times; a model has to be loaded."""
+        assert self.loaded is not None
+        from vidqa.engine.vision import planned_frames
+
+        with self._open(request, never) as reader:
+            return planned_frames(reader, plan, self.loaded.model.spec)
+
     def cancel(self) -> None:
         """Stop the running question at its next layer, chunk or token; callable from any thread."""
         self._cancelled.set()
@@ -180,8 +198,13 @@ class Session:
         finally:
             self._lock.release()
 
-    def _answer(self, request: Request) -> Generator[Event, None, None]:
+    def _answer(
+        self,
+        request: Request,
+        attempt: Callable[[RequestState, VideoReader | None], Generator[Event, None, None]] | None = None,
+    ) -> Generator[Event, None, None]:
         """Run attempts, each with a smaller plan, until one does not run out of memory."""
+        attempt = attempt or self._attempt
         previous, self._previous = self._previous, None  # freed before this question begins, unless it resumes it
         state, reader = resume_from(previous, request, self.config, self.loaded), None
         del previous
@@ -189,7 +212,7 @@ class Session:
             if state is None:
                 reader = self._open(request)
                 state = self._models.plan(reader, request, self.config, local=True)
-            while (yield from ran_out_of_memory(state, self._attempt(state, reader))):
+            while (yield from ran_out_of_memory(state, attempt(state, reader))):
                 if reader is not None:
                     reader.close()
                 yield state.lower_plan(self.config)
@@ -234,6 +257,20 @@ class Session:
         if self.config.calibrate and is_first and result.reason != "cancelled":
             state.remember_times(result.plan)
         yield Answered(state.finished_answer(result.plan, result.reason, memory))
+
+    def _find(self, state: RequestState, reader: VideoReader | None) -> Generator[Event, None, None]:
+        """Load the model if necessary, score the candidates of the state's plan, and yield what was found last."""
+        loaded, tracker = yield from self._models.ensure_loaded(state, self.config)
+        from vidqa.engine.find_stage import find_stage
+
+        yield from state.replan_attention(loaded, self.config)
+        plan = state.plan_for(prompt_of(state.request, loaded, self._callbacks.is_cancelled), loaded)
+        yield Planned(state.video, plan)
+        callbacks = replace(self._callbacks, on_phase=state.set_phase)
+        found = yield from state.with_each_note_once(
+            find_stage(loaded, plan, state.request, StageContext(tracker, callbacks, PhaseTimer(plan.device)), reader)
+        )
+        yield Found(state.video, found)
 
     def _plan_and_load(self, request: Request) -> Generator[Event, None, None]:
         with self._open(request) as reader:

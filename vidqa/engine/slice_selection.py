@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, pairwise
 
 EVEN_SHARE = 4  # one in so many of the slices that are read lies evenly in the video
 _HIGH_SHARE = 0.5  # of the way from the median to the highest score: from there on a slice belongs to a moment
@@ -66,7 +66,7 @@ def find_moments(scores: Sequence[float], seconds: Sequence[float], most: int) -
 def _runs(places: Sequence[int]) -> list[list[int]]:
     """Split ascending places wherever more than `_MOST_GAP` are missing between two."""
     starts = [0]
-    for before, place in zip(places, places[1:], strict=False):
+    for before, place in pairwise(places):
         starts.append(starts[-1] + (place - before > _MOST_GAP + 1))
     pairs = groupby(zip(starts, places, strict=False), key=lambda pair: pair[0])
     return [[place for _, place in run] for _, run in pairs]

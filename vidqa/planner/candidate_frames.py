@@ -39,9 +39,9 @@ def with_candidates(problem: PlanningProblem, space: SearchSpace, run_config: Ru
 
 def _counts(wanted: int, frames: int, *, always: bool) -> Iterator[int]:
     """Yield even numbers of candidates, the most first."""
-    least = frames if always else _FEWEST_PER_FRAME * frames
+    least = 2 if always else _FEWEST_PER_FRAME * frames
     count = wanted
-    while count >= least and count > 0:
+    while count >= least:
         yield count
         count = int(count * _STEP) // 2 * 2
 

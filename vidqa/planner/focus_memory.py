@@ -22,9 +22,9 @@ def reference_layer(spec: ModelSpec) -> int:
 
 
 def scored_slices(spec: ModelSpec, run_config: RunConfig) -> int:
-    """Return the slices that are scored together: about a prefill chunk of them, and no more than are read."""
-    each = spec.slice_tokens(run_config.height, run_config.width)
-    return max(min(run_config.prefill_chunk // each, spec.slices(run_config.frames)), _LEAST_SCORED)
+    """Return the slices that are scored together: a prefill chunk of them, if there are so many."""
+    each = spec.slice_tokens(run_config.height, run_config.width) + spec.slice_text_tokens
+    return max(min(run_config.prefill_chunk // each, spec.slices(run_config.candidate_frames)), _LEAST_SCORED)
 
 
 def scoring_tokens(spec: ModelSpec, run_config: RunConfig, text_tokens: int) -> int:

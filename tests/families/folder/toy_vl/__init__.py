@@ -15,9 +15,9 @@ from vidqa.models.spec import ModelSpec, VisionSpec
 from vidqa.types import ELEMENT_BYTES, Flops, PixelBounds, RunConfig
 
 __all__ = [
-    "ALLOCATION_CODE", "FOCUS_DEPTH", "MODEL_SCORES", "PLANNED_TYPES", "PRECISION_SCORES", "REFERENCE_BOUNDS", "RELEASED",
-    "RUNNABLE_TYPES", "SHORT_NAMES", "TITLE", "TOKENIZER_PATTERNS", "canonical_name", "check_config", "load_runtime",
-    "read_bounds", "spec_of", "vision_bytes", "vision_flops", "vision_shapes",
+    "ALLOCATION_CODE", "FOCUS_DEPTH", "MODEL_SCORES", "PLANNED_TYPES", "PRECISION_SCORES", "REFERENCE_BOUNDS",
+    "RELEASED", "RUNNABLE_TYPES", "SHORT_NAMES", "TITLE", "TOKENIZER_PATTERNS", "canonical_name", "check_config",
+    "load_runtime", "read_bounds", "spec_of", "vision_bytes", "vision_flops", "vision_shapes",
 ]  # fmt: skip
 
 TITLE = "Toy-VL"
