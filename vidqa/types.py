@@ -131,8 +131,7 @@ class Request:
 
     `stream` is the index of the video stream, as FFmpeg counts streams; None for the best. Where the video is a folder
     of numbered pictures, `picture_fps` is their rate, and `timestamps` a file with a time in seconds for each of them;
-    for a file neither counts. With `focus` a long video is encoded densely and the question selects what is read: for
-    `auto` where a plan cannot hold all, for `always` in any case.
+    for a file neither counts. With `focus` the question selects what is read: `auto` of long videos, `always` of all.
     """
 
     video: str
@@ -196,8 +195,8 @@ class RunConfig:
     `weights` and `kv` are precisions, `dtype` is that of the computation. `vision_chunk` is in temporal slices,
     `prefill_chunk` in tokens. `spare_tokens` is room in the KV cache beyond prompt and answer, for further questions.
     `batch` sequences are decoded together: each has its cache, and they are encoded and prefilled one after the other.
-    `sampled` is True at a temperature above 0. `device` is the kind of the device. Where a question selects the frames,
-    `candidate_frames` are encoded, and `frames` of them are read; 0 where all frames are read.
+    `sampled` is True at a temperature above 0. `device` is the kind of the device. If a question selects `frames`, they
+    are from `candidate_frames` that are encoded; else that is 0.
     """
 
     weights: str
@@ -217,11 +216,6 @@ class RunConfig:
     sampled: bool = False
     device: str = "cuda"
     candidate_frames: int = 0
-
-    @property
-    def encoded_frames(self) -> int:
-        """Return the frames that are decoded and go through the vision tower."""
-        return self.candidate_frames or self.frames
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,10 +263,10 @@ class TimeEstimate:
 
 @dataclass(frozen=True, slots=True)
 class SliceSelection:
-    """Which temporal slices of the candidates a question selected, and why.
+    """Which temporal slices of the candidates a question selected.
 
-    `seconds` are the mean times of all slices; `scores` the question's attention to each of them, relative to an even
-    division (1 is even), or empty where none was measured; `chosen` the indices of those that are read, ascending.
+    `seconds` are the mean times of all; `scores` the question's attention to each, where 1 is an even share, or empty
+    for an even choice; `chosen` the indices of those that are read, ascending.
     """
 
     seconds: tuple[float, ...]
@@ -286,10 +280,9 @@ class Plan:
     """How a request runs, and the predicted memory and time. Sizes in pixels, memory in bytes.
 
     `lines` are the parts of the phase with the most memory; their sum is `required_bytes`. `limits` has a sentence for
-    each choice that a limit lowered. Where the question selects the frames, `candidates` are the indices of those that
-    are encoded, `candidate_seconds` their times, and `host_bytes` the memory for their embeddings on the host, if it is
-    not the device. Before the run `indices` are even; once it ran, they are those that were selected, `frame_places`
-    their places among the candidates, and `selection` says why.
+    each choice that a limit lowered. If the question selects the frames, `candidates` are the indices of those that are
+    encoded, with their times, and `host_bytes` is for their embeddings, if the host is not the device. After the run
+    `indices` are the selected ones, `frame_places` their places among the candidates, and `selection` has the scores.
     """
 
     model: str

@@ -42,9 +42,14 @@ def vision_bytes(spec: ModelSpec, run_config: RunConfig) -> int:
     return family_of(spec).vision_bytes(spec, run_config) + quantized_copy_bytes(spec, run_config, "vision")
 
 
+def encoded_frames(run_config: RunConfig) -> int:
+    """Return the frames that are decoded and go through the vision tower."""
+    return run_config.candidate_frames or run_config.frames
+
+
 def group_slices(spec: ModelSpec, run_config: RunConfig) -> int:
     """Return the temporal slices that are encoded together."""
-    return min(run_config.vision_chunk, spec.slices(run_config.encoded_frames))
+    return min(run_config.vision_chunk, spec.slices(encoded_frames(run_config)))
 
 
 def group_tokens(spec: ModelSpec, run_config: RunConfig) -> int:

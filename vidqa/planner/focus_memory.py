@@ -45,8 +45,6 @@ def parked_bytes(spec: ModelSpec, run_config: RunConfig) -> int:
 
 def focus_parts(spec: ModelSpec, run_config: RunConfig) -> Iterator[tuple[str, int, str]]:
     """Yield name, bytes and formula of what the scoring takes in the prefill, beside the cache of the last question."""
-    if not run_config.candidate_frames:
-        return
     layer, tokens = reference_layer(spec), scoring_tokens(spec, run_config, run_config.text_tokens)
     capacity = -(-tokens // KV_BLOCK_TOKENS) * KV_BLOCK_TOKENS
     keys = capacity * spec.kv_heads * spec.head_dim * ELEMENT_BYTES[run_config.dtype]

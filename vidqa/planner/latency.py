@@ -5,7 +5,7 @@ from dataclasses import replace
 from vidqa.devices.gpu_catalog import OLDEST_FOR_TRITON
 from vidqa.models.family import family_of
 from vidqa.models.spec import ModelSpec
-from vidqa.planner.activation_memory import chunk_tokens, group_slices, prompt_tokens
+from vidqa.planner.activation_memory import chunk_tokens, encoded_frames, group_slices, prompt_tokens
 from vidqa.planner.calibration import Rates
 from vidqa.planner.focus_memory import reference_layer, scored_text_tokens
 from vidqa.planner.memory_model import kv_bytes, kv_capacity
@@ -137,13 +137,13 @@ def _compute_seconds(flops: Flops, rates: Rates) -> float:
 
 def _video_seconds(problem: PlanningProblem, run_config: RunConfig) -> float:
     video = problem.video
-    decoded_frames = min(video.frame_count, run_config.encoded_frames * _DECODED_PER_FRAME)
+    decoded_frames = min(video.frame_count, encoded_frames(run_config) * _DECODED_PER_FRAME)
     return decoded_frames * video.coded_width * video.coded_height / _DECODED_PIXELS_PER_SECOND
 
 
 def _vision_seconds(problem: PlanningProblem, run_config: RunConfig) -> float:
     """Return the seconds of the products and attention of all slices, and of launching every block once a group."""
-    spec, run_config = problem.spec, replace(run_config, frames=run_config.encoded_frames)
+    spec, run_config = problem.spec, replace(run_config, frames=encoded_frames(run_config))
     groups = -(-spec.slices(run_config.frames) // group_slices(spec, run_config))
     computing = _compute_seconds(family_of(spec).vision_flops(spec, run_config), _rates(problem, run_config))
     return _VISION_SECONDS + computing + groups * _group_start(problem, run_config)

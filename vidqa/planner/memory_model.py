@@ -78,7 +78,10 @@ def frames_ahead_bytes(spec: ModelSpec, run_config: RunConfig, host_pixels: int)
     if not host_pixels:
         return 0
     pixels = run_config.height * run_config.width
-    waiting = min((GROUPS_AHEAD + 1) * run_config.vision_chunk * spec.vision.temporal_patch, run_config.encoded_frames)
+    waiting = min(
+        (GROUPS_AHEAD + 1) * run_config.vision_chunk * spec.vision.temporal_patch,
+        activations.encoded_frames(run_config),
+    )
     return 3 * (waiting * pixels + 5 * host_pixels + 4 * math.isqrt(host_pixels * pixels) + 5 * pixels)
 
 
@@ -117,7 +120,7 @@ def _vision_parts(spec: ModelSpec, run_config: RunConfig, host_pixels: int) -> I
     patches = activations.patches_per_slice(spec, run_config)
     pixels = 9 * slices * patches * spec.vision.patch_values  # of a group on its way to patches: uint8, float32 twice
     row = spec.embedding_width * ELEMENT_BYTES[run_config.dtype]
-    tokens = spec.visual_tokens(run_config.encoded_frames, run_config.height, run_config.width)
+    tokens = spec.visual_tokens(activations.encoded_frames(run_config), run_config.height, run_config.width)
 
     def waiting_formula() -> str:
         group = activations.group_tokens(spec, run_config)
@@ -175,8 +178,9 @@ def _language_parts(spec: ModelSpec, run_config: RunConfig, *, on_host: bool) ->
         "small tensors", _AFTER_LOAD, _SMALL_TENSORS * BLOCK + positions,
         lambda: f"{_SMALL_TENSORS} tensors, {BLOCK} B of rounding each",
     )  # fmt: skip
-    for name, size, formula in focus_parts(spec, run_config):
-        yield MemoryPart(name, ("prefill",), size, partial(str, formula))
+    if run_config.candidate_frames:
+        for name, size, formula in focus_parts(spec, run_config):
+            yield MemoryPart(name, ("prefill",), size, partial(str, formula))
     yield MemoryPart("logits", ("decode",), logits + copied, lambda: f"{spec.vocabulary} · last position only")
 
 
