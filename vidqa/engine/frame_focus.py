@@ -101,6 +101,8 @@ class FrameFocus:
         if self._asked is None:
             return SliceSelection(seconds, (), even_slices(embeddings.slices, count))
         watch = Stopwatch()
+        if self._plan.run_config.placement.vision_offloaded:
+            self._model.visual.to("cpu")
         scores = yield from self._scores(self._asked)
         return SliceSelection(seconds, tuple(scores), select_slices(scores, count), watch.seconds())
 

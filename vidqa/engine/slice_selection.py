@@ -1,8 +1,8 @@
 """Which temporal slices of a densely encoded video are read for a question. Plain numbers; slices are indices."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import groupby, pairwise
+from itertools import groupby, pairwise, zip_longest
 
 EVEN_SHARE = 4  # one in so many of the slices that are read lies evenly in the video
 _HIGH_SHARE = 0.5  # of the way from the median to the highest score: from there on a slice belongs to a moment
@@ -29,13 +29,23 @@ def even_slices(slices: int, count: int) -> tuple[int, ...]:
 
 
 def select_slices(scores: Sequence[float], count: int) -> tuple[int, ...]:
-    """Return `count` slices, ascending: a quarter of them even, the rest those with the highest scores.
+    """Return `count` slices, ascending: a quarter of them even, the rest where the scores are high.
 
-    Of equal scores the earlier ones are taken.
+    Each moment of high slices gives its best one, then each its second best, and so on: where scores do not tell two
+    moments apart, both are read. Of equal scores the earlier ones are taken.
     """
-    even = even_slices(len(scores), max(count // EVEN_SHARE, 1))
-    best = sorted(set(range(len(scores))) - set(even), key=lambda place: (-scores[place], place))
-    return tuple(sorted({*even, *best[: max(count - len(even), 0)]}))
+    chosen = dict.fromkeys(even_slices(len(scores), max(count // EVEN_SHARE, 1)))
+
+    def by_score(places: Iterable[int]) -> list[int]:
+        return sorted(places, key=lambda place: (-scores[place], place))
+
+    moments = sorted(map(by_score, _high_runs(scores)), key=lambda run: (-scores[run[0]], run[0]))
+    in_turn = (place for turn in zip_longest(*moments) for place in turn if place is not None)
+    for place in (*in_turn, *by_score(range(len(scores)))):
+        if len(chosen) == min(count, len(scores)):
+            break
+        chosen[place] = None
+    return tuple(sorted(chosen))
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,18 +63,19 @@ def find_moments(scores: Sequence[float], seconds: Sequence[float], most: int) -
     `seconds` are the slices' mean times; a moment begins and ends half a slice beyond them. Slices are high from half
     way between the median and the highest score on.
     """
-    median, highest = sorted(scores)[len(scores) // 2], max(scores)
-    least = median + _HIGH_SHARE * (highest - median)
     half = (seconds[-1] - seconds[0]) / (len(seconds) - 1) / 2 if len(seconds) > 1 else 0.0
     moments = [
         Moment(max(seconds[run[0]] - half, 0.0), seconds[run[-1]] + half, max(scores[run[0] : run[-1] + 1]))
-        for run in _runs([place for place, score in enumerate(scores) if score >= least])
+        for run in _high_runs(scores)
     ]
     return tuple(sorted(moments, key=lambda moment: (-moment.score, moment.start_seconds))[:most])
 
 
-def _runs(places: Sequence[int]) -> list[list[int]]:
-    """Split ascending places wherever more than `_MOST_GAP` are missing between two."""
+def _high_runs(scores: Sequence[float]) -> list[list[int]]:
+    """Return the runs of high slices, which are at most `_MOST_GAP` lower ones apart."""
+    median, highest = sorted(scores)[len(scores) // 2], max(scores)
+    least = median + _HIGH_SHARE * (highest - median)
+    places = [place for place, score in enumerate(scores) if score >= least]
     starts = [0]
     for before, place in pairwise(places):
         starts.append(starts[-1] + (place - before > _MOST_GAP + 1))

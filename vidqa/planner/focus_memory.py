@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from vidqa.models.block_sizes import KV_BLOCK_TOKENS, PROBE_ROWS
 from vidqa.models.family import family_of
 from vidqa.models.spec import ModelSpec
-from vidqa.planner.activation_memory import tokens_bytes
+from vidqa.planner.activation_memory import attention_workspace_bytes, chunk_tokens, tokens_bytes
 from vidqa.types import ELEMENT_BYTES, RunConfig
 
 _LEAST_SCORED = 4  # slices that compete for a question's attention in a part of the video
@@ -53,12 +53,18 @@ def focus_parts(spec: ModelSpec, run_config: RunConfig) -> Iterator[tuple[str, i
         "focus: first layers' cache", (2 * layer + 1) * keys + queries,
         f"{capacity} tokens · {layer} of {spec.layers} layers, and the keys of one",
     )  # fmt: skip
+    rows = min(run_config.prefill_chunk, tokens)
+    chunk, planned = (_chunk_bytes(spec, run_config, many) for many in (rows, chunk_tokens(spec, run_config)))
+    yield "focus: chunk", max(chunk - planned, 0), f"{rows} tokens, beyond those of a prefill chunk"
     attention = PROBE_ROWS * spec.heads * capacity * (2 * _FLOAT32_BYTES + ELEMENT_BYTES[run_config.dtype]) + keys
-    chunk = tokens_bytes(spec, run_config, min(run_config.prefill_chunk, tokens))
     yield (
         "focus: attention", max(attention - chunk, 0),
         f"{PROBE_ROWS} tokens · {spec.heads} heads · {capacity}, beyond a prefill chunk",
     )  # fmt: skip
+
+
+def _chunk_bytes(spec: ModelSpec, run_config: RunConfig, tokens: int) -> int:
+    return tokens_bytes(spec, run_config, tokens) + attention_workspace_bytes(spec, run_config, tokens)
 
 
 def scored_text_tokens(spec: ModelSpec, run_config: RunConfig) -> int:
