@@ -33,11 +33,11 @@ from vidqa.video.reader import open_video
 
 _PATHS = {"left": (0.8, 0.5, 0.2, 0.5), "right": (0.2, 0.5, 0.8, 0.5),
           "up": (0.5, 0.8, 0.5, 0.2), "down": (0.5, 0.2, 0.5, 0.8)}  # fmt: skip
-Event = tuple[str, float]  # the shape's name, and when it is first seen
+Event = tuple[str, float, str]  # the shape's name, when it is first seen, and where it moves
 
 
 def draw_clip(rng: random.Random, path: Path, seconds: float, events: int, event_seconds: float) -> list[Event]:
-    """Write a clip of several moving shapes, one after the other; return their names and times."""
+    """Write a clip of several moving shapes, one after the other; return their names, times and directions."""
     named = rng.sample([(color, shape) for color in COLORS for shape in SHAPES], events)
     drawn, told = list[LongEvent](), list[Event]()
     for number, (color, shape) in enumerate(named):
@@ -48,7 +48,7 @@ def draw_clip(rng: random.Random, path: Path, seconds: float, events: int, event
             stop=0.95, change=2.0, turn_degrees=0.0,
         )  # fmt: skip
         drawn.append(LongEvent(Scene((actor,), "plain", 0), start, event_seconds))
-        told.append((f"{color} {shape}", start))
+        told.append((f"{color} {shape}", start, direction))
     write_long_clip(LongClip(seconds, tuple(drawn), seed=rng.randrange(2**31)), path)
     return told
 
@@ -70,7 +70,7 @@ def measure(session: Session, path: str, events: Sequence[Event], seconds: float
     results: dict[int, list[tuple[float, ...]]] = {}
     with no_grad_scope(), open_video(path, isolated=False) as reader:
         _finish(encoder.encode(reader))
-        for name, start in events:
+        for name, start, _ in events:
             asked = question_tokens(loaded, Request(path, f"what does the {name} do?"))
             for layer in range(1, loaded.model.spec.layers):
                 focus = FrameFocus(loaded, plan, asked, kernel, stages, encoder.embeddings, layer)

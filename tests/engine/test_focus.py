@@ -122,6 +122,16 @@ def test_a_question_that_selects_after_one_about_the_whole_encodes_candidates() 
     assert answer_in(events).plan.candidates
 
 
+def test_off_after_a_question_that_selected_reads_evenly() -> None:
+    with Session(TALKING) as session:
+        selected = answer_in(events_of(session, FOCUSED))
+        even = answer_in(events_of(session, replace(FOCUSED, focus="off")))
+        session.forget()
+        fresh = answer_in(events_of(session, replace(FOCUSED, focus="off")))
+    assert selected.plan.selection is not None
+    assert even.plan.selection is None and even.plan.indices == fresh.plan.indices and even.text == fresh.text
+
+
 @pytest.mark.parametrize("phase", ["prefill", "decode"])
 def test_memory_that_runs_out_keeps_the_candidates(phase: str) -> None:
     opener = CountingOpener()

@@ -45,7 +45,7 @@ def video_cache_key(request: Request) -> VideoKey:
     identity = file_identity(request.video)
     if request.timestamps and os.path.isfile(request.timestamps):  # if it is gone, opening the video says so
         identity += file_identity(request.timestamps)
-    return (os.path.realpath(request.video), *identity, *sampling, request.picture_fps)
+    return (os.path.realpath(request.video), *identity, *sampling, request.picture_fps, request.focus)
 
 
 @dataclass(slots=True)
