@@ -135,9 +135,7 @@ def assemble(
     if unusual and unusual.dropped and shot.frames > 2:
         kept = draw_kept(unusual.rng, pixels, recipe.token_pixels)
     samples = [
-        _sample(
-            tokenizer, turn, system, _layout(recipe, clip, index, unusual), _Grid(rows, columns, kept[index], unusual)
-        )
+        _sample(tokenizer, turn, system, _layout(recipe, clip, index, unusual), _Grid(rows, columns, kept[index], unusual))
         for index, (clip, turn, system) in enumerate(zip(clips, turns, systems, strict=True))
     ]
     longest = max(len(sample.ids) for sample in samples)

@@ -21,9 +21,7 @@ def draw_lines(rng: random.Random, seconds: float) -> list[tuple[float, str]]:
     return [(time, " ".join(rng.choices(_WORDS, k=rng.randint(1, 6))).capitalize() + ".") for time in times]
 
 
-def with_subtitles(
-    layout: Sequence[Any], slice_seconds: Sequence[float], lines: Sequence[tuple[float, str]]
-) -> list[Any]:
+def with_subtitles(layout: Sequence[Any], slice_seconds: Sequence[float], lines: Sequence[tuple[float, str]]) -> list[Any]:
     """Return a layout with each line before the first slice that is later, as vidqa writes them."""
     pieces = list(layout)
     for time, text in reversed(lines):
