@@ -6,7 +6,7 @@ from typing import Literal
 from vidqa.errors import VidqaError
 from vidqa.types import Answer, Plan, VideoInfo
 
-Stage = Literal["load", "scan", "video", "vision", "prefill", "decode"]
+Stage = Literal["load", "scan", "video", "vision", "focus", "prefill", "decode"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +32,14 @@ class StageProgress:
     stage: Stage
     done: int
     total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a text points to in a video: the plan's `selection` has the score of every slice that was looked at."""
+
+    video: VideoInfo
+    plan: Plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,4 +93,6 @@ class Failed:
     error: VidqaError
 
 
-Event = Planned | StageStarted | StageProgress | MemorySampled | Degraded | Noted | TextDelta | Answered | Failed
+Event = (
+    Planned | StageStarted | StageProgress | MemorySampled | Degraded | Noted | TextDelta | Found | Answered | Failed
+)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from vidqa.utils.cues import PlannedSubtitles, Subtitles
+from vidqa.utils.frame_choice import Sampling, SliceSelection
 from vidqa.utils.metrics import MemoryUse, Timing
 
 if TYPE_CHECKING:
@@ -139,7 +140,8 @@ class Request:
     of numbered pictures, `picture_fps` is their rate, and `timestamps` a file with a time in seconds for each of them;
     for a file neither counts. `subs` chooses the subtitles that the model reads: `auto` for a file beside the video,
     else a stream in it; `embedded` for a stream alone; `off`; or the path of a file. `sample` places the frames evenly,
-    by the video's change, or by change where that is far from even.
+    by the video's change, or by change where that is far from even. With `focus` the question selects what is read:
+    `auto` of long videos, `always` of all.
     """
 
     video: str
@@ -160,6 +162,7 @@ class Request:
     timestamps: str | None = None
     subs: str = "auto"
     sample: Literal["uniform", "change", "auto"] = "uniform"
+    focus: Literal["auto", "off", "always"] = "off"
 
     @property
     def picture_times(self) -> PictureTimes:
@@ -206,7 +209,8 @@ class RunConfig:
     `subtitle_tokens` of the `text_tokens` are for subtitles.
     `batch` sequences are decoded together: each has its cache, and they are encoded and prefilled one after the other.
     `sampled` is True at a temperature above 0. `device` is the kind of the device. `visual_share` is the most of the
-    visual tokens that is kept for the prompt; with `drop_repeats` only those that are new are.
+    visual tokens that is kept for the prompt; with `drop_repeats` only those that are new are. If a question selects
+    `frames`, they are from `candidate_frames` that are encoded; else that is 0.
     """
 
     weights: str
@@ -228,6 +232,7 @@ class RunConfig:
     subtitle_tokens: int = 0
     visual_share: float = 1.0
     drop_repeats: bool = False
+    candidate_frames: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,32 +282,15 @@ class TimeEstimate:
 
 
 @dataclass(frozen=True, slots=True)
-class SampledPart:
-    """A part of a video that changes: when it is shown, the frames it got, and its share (0 to 1) of all change."""
-
-    start_seconds: float
-    end_seconds: float
-    frames: int
-    change: float
-
-
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """How a plan's frames were placed after a scan of the video, and why; `parts` are those that change most."""
-
-    kind: Literal["uniform", "change"]
-    reason: str
-    parts: tuple[SampledPart, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
 class Plan:
     """How a request runs, and the predicted memory and time. Sizes in pixels, memory in bytes.
 
     `lines` are the parts of the phase with the most memory; their sum is `required_bytes`. `limits` has a sentence for
     each choice that a limit lowered. `visual_tokens` are those that are kept of `video_tokens`; once a plan ran,
     `kept_tokens` has their number in each temporal slice if any were dropped. `sampling` is None where the video was
-    not scanned: its frames are even.
+    not scanned: its frames are even. If the question selects the frames, `candidates` are the indices of those that are
+    encoded, with their times, and `host_bytes` is for their embeddings, if the host is not the device. After the run
+    `indices` are the selected ones, `frame_places` their places among the candidates, and `selection` has the scores.
     """
 
     model: str
@@ -325,6 +313,11 @@ class Plan:
     video_tokens: int = 0
     kept_tokens: tuple[int, ...] = ()
     sampling: Sampling | None = None
+    candidates: tuple[int, ...] = ()
+    candidate_seconds: tuple[float, ...] = ()
+    host_bytes: int = 0
+    frame_places: tuple[int, ...] = ()
+    selection: SliceSelection | None = None
 
     @property
     def required_bytes(self) -> int:
@@ -353,8 +346,8 @@ class Plan:
 
     @property
     def interval_seconds(self) -> float:
-        """Return the mean time between two frames; 0 for a single one."""
-        times = self.timestamps_seconds
+        """Return the mean time between two frames, or between two candidates if they were selected; 0 for one."""
+        times = self.candidate_seconds if self.frame_places else self.timestamps_seconds
         return (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else 0.0
 
 

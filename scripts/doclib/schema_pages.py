@@ -9,7 +9,8 @@ from doclib.markdown import page, table
 
 SCHEMAS = Path(__file__).resolve().parents[2] / "docs" / "schema"
 ORDER = (
-    "ask", "plan", "plan-gpus", "frames", "caption-record", "caption-progress", "caption-journal", "caption-plan",
+    "ask", "find", "plan", "plan-gpus", "frames", "caption-record", "caption-progress", "caption-journal",
+    "caption-plan",
     "caption-status", "history-export", "models", "doctor", "config", "sweep", "profile", "common",
 )  # fmt: skip
 Schema = dict[str, Any]

@@ -28,6 +28,20 @@ COMMANDS = {
     "models-known": ["models", "--known"],
     "plan-models": ["plan", DEMO, "--gpu", "all", "--model", "all"],
     "config": ["config", "show", "--vram", "8GiB"],
+    "find": ["find", DEMO, "a red circle", "--model", "demo", "--quiet", "--decode-in-process"],
+    "ask-focus": [
+        "ask",
+        DEMO,
+        "which way does the red circle move?",
+        "--frames",
+        "4",
+        "--focus",
+        "auto",
+        "--model",
+        "demo",
+        "--quiet",
+        "--decode-in-process",
+    ],
     "ask": ["ask", DEMO, "what happens?", "--model", "demo", "--quiet", "--decode-in-process"],
     "doctor": ["doctor", "--model", "demo"],
     "profile": ["profile", DEMO, "--model", "demo", "--frames", "4", "--picture", "none"],
@@ -68,7 +82,10 @@ def test_what_a_command_prints_fits_its_schema(
     assert run([*COMMANDS[name], "--json"]) == 0
     printed = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
     assert len(printed) == 1
-    schema = {"models-known": "models", "plan-models": "plan-gpus", "plan-sampled": "plan"}.get(name, name)
+    schema = {
+        "models-known": "models", "plan-models": "plan-gpus", "plan-sampled": "plan", "ask-focus": "ask",
+    }.get(name, name)  # fmt: skip
+    assert ("focus" in printed[0].get("plan", {})) == (name in ("ask-focus", "find"))
     assert problems(schema, printed[0]) == []
 
 

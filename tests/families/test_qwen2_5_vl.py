@@ -27,7 +27,7 @@ from vidqa.errors import ModelError
 from vidqa.models.checkpoint import read_spec
 from vidqa.models.families.qwen2_5_vl.runtime import window_order
 from vidqa.models.registry import find_checkpoints, released
-from vidqa.types import Sampling
+from vidqa.utils.frame_choice import Sampling
 
 SMALL = pytest.mark.parametrize("pair", [(QWEN2_5_VL, "3B")], indirect=True, ids=["3B"])
 

@@ -148,7 +148,7 @@ class RequestPlanner:
         question.request = request_for(question, video, self._caption_request)
         check_request(question.request)
         question.batch_size, question.plan = self._cached_plan(video, question.request)
-        return question.plan.indices
+        return question.plan.candidates or question.plan.indices
 
     @property
     def scans(self) -> bool:
@@ -190,6 +190,10 @@ class RequestPlanner:
             assert found.refusal is not None
             raise found.refusal
         single, placement = found.plan, self._config.placement or Placement()
+        if single.candidates:
+            return 1, single
+        if single.candidates:
+            return 1, single
         batch_size = self._batch or _MAX_BATCH[single.device.split(":")[0]]
         while batch_size > 1:
             config = replace(self._config, batch=batch_size, placement=placement)

@@ -27,8 +27,9 @@ def make_fingerprint(caption_request: CaptionRequest, config: EngineConfig, chec
     left_out = ("video", "question", "history", "picture_fps", "timestamps", "subs")
     request = asdict(caption_request.request)
     settings: dict[str, Any] = {key: value for key, value in request.items() if key not in left_out}
-    if settings["sample"] == "uniform":
-        del settings["sample"]  # the default leaves older runs' keys as they were
+    for name, default in (("sample", "uniform"), ("focus", "off")):
+        if settings[name] == default:
+            del settings[name]  # the default leaves older runs' keys as they were
     settings |= {
         "segments": caption_request.segments, "weights": config.weights, "kv": config.kv, "quality": config.quality,
     }  # fmt: skip

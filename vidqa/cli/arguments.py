@@ -164,6 +164,7 @@ def make_request(arguments: argparse.Namespace, settings: Settings, question: st
         timestamps=getattr(arguments, "timestamps", None),
         subs=settings.subs,
         sample=settings.sample,
+        focus=settings.focus,
     )
 
 

@@ -71,7 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
         for request in requests:
             try:
                 events = session.ask(replace(request, history=history))
-                answer = _render(events, reporter, arguments.json, introduce=not history)
+                answer = render(events, reporter, arguments.json, introduce=not history)
             except Interrupted as stopped:
                 reporter.say(str(stopped))
                 return received.exit_code()
@@ -84,7 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
-def _render(events: Iterator[Any], reporter: StderrReporter, as_object: bool, *, introduce: bool) -> Answer:
+def render(events: Iterator[Any], reporter: StderrReporter, as_object: bool, *, introduce: bool = False) -> Answer:
     """Print the events as they come; returns the answer."""
     from vidqa.events import Answered, Degraded, MemorySampled, Noted, Planned, StageProgress, StageStarted, TextDelta
 

@@ -1,10 +1,13 @@
 """The objects of `--json` (README, "JSON"), from plans, videos and answers."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from vidqa.engine.slice_selection import Moment
 from vidqa.messages import above_plan, subtitle_values
-from vidqa.types import Answer, Plan, Sampling, VideoInfo
+from vidqa.types import Answer, Plan, VideoInfo
+from vidqa.utils.frame_choice import Sampling
 from vidqa.video.change_signal import ChangeSignal
 
 SCHEMA_VERSION = 1
@@ -53,6 +56,7 @@ def plan_object(plan: Plan) -> dict[str, Any]:
         "score": round(plan.score, 3),
         **subtitle_values(plan),
         "sampling": None if plan.sampling is None else _sampling_object(plan.sampling),
+        **({"focus": _focus_object(plan)} if plan.candidates else {}),
     }
 
 
@@ -76,6 +80,37 @@ def signal_object(signal: ChangeSignal) -> dict[str, Any]:
         "seconds": list(signal.seconds),
         "change": list(signal.change),
         "cuts_s": list(signal.cuts),
+    }
+
+
+def _focus_object(plan: Plan) -> dict[str, Any]:
+    """Return how a question selects or selected the frames; scores and slices are null before the run."""
+    selection = plan.selection
+    return {
+        "candidates": len(plan.candidates),
+        "host_bytes": plan.host_bytes,
+        "slices": list(selection.chosen) if selection else None,
+        "scores": [round(score, 6) for score in selection.scores] if selection else None,
+        "slice_times_s": [round(seconds, 6) for seconds in selection.seconds] if selection else None,
+        "scoring_s": round(selection.scoring_seconds, 6) if selection else None,
+    }
+
+
+def find_object(video: VideoInfo, plan: Plan, text: str, moments: Sequence[Moment]) -> dict[str, Any]:
+    """Return the object of `vidqa find --json`."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "video": video_object(video),
+        "text": text,
+        "moments": [
+            {
+                "start_s": round(one.start_seconds, 6),
+                "end_s": round(one.end_seconds, 6),
+                "score": round(one.score, 6),
+            }
+            for one in moments
+        ],
+        "plan": plan_object(plan),
     }
 
 

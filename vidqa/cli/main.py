@@ -22,6 +22,7 @@ _EPILOG = """exit codes: 0 ok, 1 failed, 2 usage, 3 batch finished with failures
 COMMANDS = {
     "tui": ("arguments", "open an interactive session (also: vidqa without a command)"),
     "ask": ("ask", "answer questions about a video"),
+    "find": ("find", "find the moments of a video that a text points to"),
     "caption": ("caption", "caption folders of videos and images"),
     "plan": ("plan", "show how a question would run and its memory"),
     "frames": ("frames", "write the frames that the model would see as one picture"),

@@ -117,6 +117,11 @@ def host_memory(machine: Machine) -> HostMemory:
     return HostMemory(total, max(free, 0), process.rss, limited=total < memory.total)
 
 
+def free_host_bytes() -> int:
+    """Return the RAM that this process can still take on this machine."""
+    return host_memory(Machine()).free_bytes
+
+
 def _control_groups(machine: Machine) -> Iterator[tuple[int, int]]:
     """Yield (limit, free) in bytes of every limited control group of this process, up to the root.
 

@@ -11,6 +11,7 @@ from vidqa.engine import compile_cache
 from vidqa.engine.decode import decode
 from vidqa.engine.decode_runners import make_decode_runner
 from vidqa.engine.detokenizer import AnswerState
+from vidqa.engine.frame_focus import FrameFocus, QuestionTokens
 from vidqa.engine.kv_cache import KVCache
 from vidqa.engine.no_grad import no_grad_generator
 from vidqa.engine.prefill import Prefill
@@ -41,8 +42,9 @@ class AttemptResult:
 class Attempt:
     """Runs one request by one plan on a loaded model.
 
-    `vision_embeddings` and `cached_prompt` come from a former question about the same frames; afterwards those of
-    `prompt_runner` are this one's.
+    `vision_embeddings` and `cached_prompt` come from a former question about the same frames; afterwards they are this
+    one's. Where the question selects the frames, the embeddings are those of all candidates, and `asked` has its
+    tokens; it is None where the selection is even.
     """
 
     def __init__(
@@ -56,18 +58,38 @@ class Attempt:
         clock: Clock,
         vision_embeddings: VisionEmbeddings | None = None,
         cached_prompt: CachedPrompt | None = None,
+        asked: QuestionTokens | None = None,
     ) -> None:
         self._loaded, self._plan, self._answer, self._clock = loaded, plan, answer, clock
         self._callbacks, self._compiled = callbacks, dict[str, str]()
         self._stages = StageContext(tracker, callbacks, PhaseTimer(str(loaded.model.device)))
         self.kernel: Kernel = make_kernel(plan.run_config.attention, loaded.model.device)
-        *prefix, last = layout_of(prompt, plan, loaded)
+        self._prompt, self._model = prompt, self._stages.with_cancel_check(loaded.model)
+        self._focus: FrameFocus | None = None
+        if plan.candidates:
+            self._focus = FrameFocus(loaded, plan, asked, self.kernel, self._stages, vision_embeddings)
+            vision_embeddings = None
+        self.prompt_runner = self._runner(plan, vision_embeddings, cached_prompt)
+
+    @property
+    def vision_embeddings(self) -> VisionEmbeddings | None:
+        """The embeddings that the next question can reuse: where it selects frames, those of all candidates."""
+        return self._focus.embeddings if self._focus else self.prompt_runner.vision_embeddings
+
+    @property
+    def cached_prompt(self) -> CachedPrompt | None:
+        """The KV cache and the prompt in it."""
+        return self.prompt_runner.cached_prompt
+
+    def _runner(
+        self, plan: Plan, vision_embeddings: VisionEmbeddings | None, cached_prompt: CachedPrompt | None
+    ) -> PromptRunner:
+        *prefix, last = layout_of(self._prompt, plan, self._loaded)
         assert isinstance(last, TextSegment)
         self._tail = last.ids
-        layout = (*prefix, TextSegment((*last.ids, *answer.tokens)))
-        model = self._stages.with_cancel_check(loaded.model)
-        prefill = Prefill(model, self.kernel, plan.run_config.prefill_chunk)
-        self.prompt_runner = PromptRunner(model, plan, layout, prefill, self._stages, vision_embeddings, cached_prompt)
+        layout = (*prefix, TextSegment((*last.ids, *self._answer.tokens)))
+        prefill = Prefill(self._model, self.kernel, plan.run_config.prefill_chunk)
+        return PromptRunner(self._model, plan, layout, prefill, self._stages, vision_embeddings, cached_prompt)
 
     def compile_notes(self) -> Iterable[str]:
         """Return a note for each kernel that has to be compiled first."""
@@ -92,16 +114,28 @@ class Attempt:
         return result
 
     def _run(self, reader: VideoReader | None) -> Generator[Event, None, AttemptResult]:
-        prompt, timer = self.prompt_runner, self._stages.timer
+        plan, timer = self._plan, self._stages.timer
+        if self._focus:
+            plan = yield from self._select(self._focus, reader)
+        prompt = self.prompt_runner
         logits = yield from prompt.run(reader)
-        self._clock.video += prompt.video_seconds
+        self._clock.video += self._focus.video_seconds if self._focus else prompt.video_seconds
         self._clock.vision, self._clock.prefill = timer.seconds("vision"), timer.seconds("prefill")
         assert prompt.cached_prompt is not None and prompt.vision_embeddings is not None
         cache = prompt.cached_prompt.cache
         self._callbacks.on_phase("decode")
         with self._stages.tracker.phase("decode"):  # for all tokens: one is too short to measure around
             reason = yield from self._decode(logits, cache)
-        return AttemptResult(prompt.vision_embeddings.plan_that_ran(self._plan), reason, cache.bytes)
+        return AttemptResult(prompt.vision_embeddings.plan_that_ran(plan), reason, cache.bytes)
+
+    def _select(self, focus: FrameFocus, reader: VideoReader | None) -> Generator[Event, None, Plan]:
+        """Select the frames; return their plan. A cached prompt stays if it has the same ones."""
+        plan = yield from focus.run(reader)
+        cached = self.prompt_runner.cached_prompt
+        if cached is not None and cached.frame_places != plan.frame_places:
+            cached = None
+        self.prompt_runner = self._runner(plan, focus.selected(plan), cached)
+        return plan
 
     def _decode(self, logits: Tensor, cache: KVCache) -> Generator[Event, None, FinishReason]:
         """Decode the rest of the answer; return why it ended."""

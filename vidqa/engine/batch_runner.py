@@ -107,23 +107,35 @@ class BatchScheduler:
                     readers[number] = files.enter_context(self._open_video(request))
                 except VideoError as error:
                     yield number, Failed(error)
+            alone: list[int] = []
             if readers:
-                yield from self._run_group({number: requests[number] for number in readers}, readers)
+                yield from self._run_group({number: requests[number] for number in readers}, readers, alone)
+        for number in alone:
+            yield from self._answer_alone(number, requests[number])
 
-    def _run_group(self, requests: Mapping[int, Request], readers: Mapping[int, VideoReader]) -> TaggedEvents:
-        """Plan all for the memory that they share, load the model as the first plan says, and run."""
+    def _run_group(
+        self, requests: Mapping[int, Request], readers: Mapping[int, VideoReader], alone: list[int]
+    ) -> TaggedEvents:
+        """Plan all for the memory that they share, load the model as the first plan says, and run.
+
+        Those whose question selects frames go to `alone` instead: each scores its own candidates.
+        """
         # No placement that every step or row would wait for; a request alone may choose one.
         config = replace(self._config, batch=len(requests), placement=self._config.placement or Placement())
         loaded, tracker, states = None, None, dict[int, RequestState]()
         for number, request in requests.items():
             try:
                 planning = self._plan(readers[number], request, config, list(states.values()))
-                states[number] = yield from _tagged(number, planning)
+                planned = yield from _tagged(number, planning)
             except DoesNotFit:
                 raise
             except VidqaError as error:
                 yield number, Failed(error)
                 continue
+            if planned.plan.candidates:
+                alone.append(number)
+                continue
+            states[number] = planned
             if loaded is None:  # the first plan decides how all are run
                 loaded, tracker = yield from _tagged(number, self._ensure_loaded(states[number]))
                 config = _shared_config(config, states[number])

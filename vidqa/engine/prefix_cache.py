@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from vidqa.devices.torch_device import page_locked
+from vidqa.devices.torch_device import page_locked, register
 from vidqa.engine.kv_cache import KVCache
 from vidqa.models.family import Segment
 from vidqa.models.vlm import VisionLanguageModel
@@ -21,6 +21,7 @@ class VisionEmbeddings:
     """Embeddings (tokens, width) of a video's slices on the host, and the times of their frames in seconds.
 
     `kept` has the places of each slice's kept tokens (kept,), if some were dropped; it is empty if all are there.
+    If a question selected slices, `places` are their places in `rows`, which has those of all candidates.
     """
 
     rows: Tensor
@@ -29,6 +30,14 @@ class VisionEmbeddings:
     filled: int = 0
     complete: bool = False
     kept: list[Tensor] = field(default_factory=list)
+    places: tuple[int, ...] = ()
+
+    @classmethod
+    def park(cls, tokens: int, model: VisionLanguageModel) -> "VisionEmbeddings":
+        """Allocate rows for `tokens` of many candidates: page-locked in place, where `reserve` rounds the size up."""
+        rows = torch.empty((tokens, model.spec.embedding_width), dtype=model.dtype)
+        register(rows, model.device)
+        return cls(rows)
 
     @classmethod
     def reserve(cls, tokens: int, model: VisionLanguageModel) -> "VisionEmbeddings":
@@ -45,6 +54,11 @@ class VisionEmbeddings:
 
     def chunks(self, first_slice: int, slices: int, tokens: int) -> Iterator[Tensor]:
         """Yield the embeddings of some slices on the host, at most `tokens` at a time."""
+        if self.places:  # of candidates, no token is dropped
+            each = self.filled // self.slices
+            for place in self.places[first_slice : first_slice + slices]:
+                yield from torch.split(self.rows[place * each : (place + 1) * each], tokens)
+            return
         start, end = self._first_row(first_slice), self._first_row(first_slice + slices)
         yield from torch.split(self.rows[start:end], tokens)
 
@@ -59,6 +73,12 @@ class VisionEmbeddings:
         if self.kept:
             return sum(map(len, self.kept[:slice_index]))
         return slice_index * (self.filled // self.slices)
+
+    def select(self, places: Sequence[int], frames_per_slice: int) -> "VisionEmbeddings":
+        """Return the embeddings of some slices, in the same memory."""
+        times = [time for place in places for time in self.times[place * frames_per_slice :][:frames_per_slice]]
+        filled = self.filled // self.slices * len(places)
+        return VisionEmbeddings(self.rows, len(places), times, filled, complete=True, places=tuple(places))
 
     def plan_that_ran(self, plan: Plan) -> Plan:
         """Return the plan with the frames that were really read: a damaged video gives fewer."""
@@ -78,6 +98,7 @@ class CachedPrompt:
     """A KV cache and the prompt in it: segments through the video, and `tail`, the ids after it.
 
     `prefix_tokens` and `position`, of the first id of `tail`, are set once all of the video is in the cache.
+    `frame_places` are those of its plan.
     """
 
     cache: KVCache
@@ -85,6 +106,7 @@ class CachedPrompt:
     prefix_tokens: int | None = None
     position: int = 0
     tail: tuple[int, ...] = ()
+    frame_places: tuple[int, ...] = ()
 
     def common_tokens(self, prefix: tuple[Segment, ...], tail: Sequence[int]) -> int | None:
         """Return how many ids of `tail` are cached, except the last; None if the prefix or the video is not cached."""

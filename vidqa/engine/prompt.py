@@ -145,7 +145,11 @@ class VisionPart:
 
 
 class PromptCursor:
-    """Walks through a prompt's segments up to the text after the video, and counts M-RoPE positions."""
+    """Walks through a prompt's segments up to the text after the video, and counts M-RoPE positions.
+
+    Slices that a question selected have the positions that they would have between all candidates from the segment's
+    first slice to its last.
+    """
 
     def __init__(self, model: "VisionLanguageModel", prefix: Sequence[Segment], plan: Plan) -> None:
         self._model, spec, run_config = model, model.spec, plan.run_config
@@ -158,6 +162,8 @@ class PromptCursor:
         self._segments = deque(prefix)
         self._position = self._start = 0
         self._left = self._done = 0  # slices of the current segment
+        self._places = plan.frame_places[:: spec.vision.temporal_patch]  # of slices, in frames; none if all are read
+        self._depth, self._seen, self._last = spec.vision.temporal_patch, 0, 0
 
     def text(self) -> tuple[tuple[int, ...], int]:
         """Return the ids of the text that comes next, if any, and their position."""
@@ -175,10 +181,20 @@ class PromptCursor:
             if not self._left:
                 text = self._next_segment()
             count = min(slices, self._left)
-            grid = replace(self._grid, slices=count)
-            positions = self._model.family.vision_positions(self._model.spec, self._start, grid, self._done)
-            yield VisionPart(text, count, positions)
+            yield VisionPart(text, count, self._positions(count))
             self._done, self._left, slices = self._done + count, self._left - count, slices - count
+
+    def _positions(self, count: int) -> Tensor:
+        """Return the positions (3, tokens) of the segment's next slices."""
+        family, spec = self._model.family, self._model.spec
+        if not self._places:
+            self._last = self._done + count - 1
+            return family.vision_positions(spec, self._start, replace(self._grid, slices=count), self._done)
+        places = self._places[self._seen - self._done : self._seen + count]  # from the segment's first slice on
+        self._seen += count
+        later = [(place - places[0]) // self._depth for place in places[self._done :]]
+        self._last = later[-1]
+        return torch.cat([family.vision_positions(spec, self._start, self._grid, place) for place in later], dim=1)
 
     def _next_segment(self) -> tuple[tuple[int, ...], int]:
         self._end_segment()
@@ -195,6 +211,6 @@ class PromptCursor:
 
     def _end_segment(self) -> None:
         if self._done:
-            grid = replace(self._grid, slices=self._done)
+            grid = replace(self._grid, slices=self._last + 1)
             self._position = self._model.family.position_after(self._model.spec, self._start, grid)
         self._done = 0

@@ -105,7 +105,7 @@ class PromptRunner:
             assert reader is not None
             if not offloaded:
                 yield from self._make_cache()
-            yield from self._encode_video(reader, streaming=not offloaded)
+            yield from self.encode_video(reader, streaming=not offloaded)
         if offloaded:
             self._model.visual.to("cpu")
         if complete or offloaded:
@@ -121,15 +121,15 @@ class PromptRunner:
                 self._model.spec, self._plan.kv_capacity_tokens, self._model.dtype, self._model.device,
                 quantized=run_config.kv == "int8", on_host=run_config.placement.kv_on_host,
             )  # fmt: skip
-        self.cached_prompt = CachedPrompt(cache, self._prefix)
+        self.cached_prompt = CachedPrompt(cache, self._prefix, frame_places=self._plan.frame_places)
         self._cursor, self._pushed = PromptCursor(self._model, self._prefix, self._plan), 0
         yield StageStarted("prefill", self._total)
 
-    def _encode_video(self, reader: VideoReader, *, streaming: bool) -> Events:
-        """Decode, resize and encode all frames; push each group if `streaming`."""
+    def encode_video(self, reader: VideoReader, *, streaming: bool, parked: VisionEmbeddings | None = None) -> Events:
+        """Decode, resize and encode all frames, into `parked` if given; push each group if `streaming`."""
         model, total = self._model, len(self._plan.indices)
         model.visual.to(model.device)
-        self.vision_embeddings = VisionEmbeddings.reserve(self._plan.visual_tokens, model)
+        self.vision_embeddings = parked or VisionEmbeddings.reserve(self._plan.visual_tokens, model)
         self._pruner = make_pruner(self._plan, model.spec) if drops_tokens(self._plan.run_config) else None
         encoder = GroupEncoder(model, self._plan.run_config.vision_chunk)
         prefetcher = FramePrefetcher(reader, self._plan, model, self._stop_in_video, self._stages.tracker.count)

@@ -14,11 +14,13 @@ from vidqa.events import Degraded, Event, Noted
 from vidqa.models.registry import Checkpoint
 from vidqa.planner import calibration
 from vidqa.planner.budget import budget_bytes
+from vidqa.planner.candidate_frames import may_focus
 from vidqa.planner.explain import sampling_gap_note, subtitle_note
 from vidqa.planner.fallback import MAX_STEPS, gave_up, lower
 from vidqa.planner.latency import estimate_seconds
 from vidqa.planner.planner import plan_video
 from vidqa.planner.problem import PlanningProblem, cpu_threads, speed_of, with_cpu_threads
+from vidqa.planner.question_scope import asks_about_whole
 from vidqa.planner.subtitle_budget import cues_in_range
 from vidqa.types import Answer, FinishReason, Plan, Request, VideoInfo
 from vidqa.utils.metrics import MemoryUse, Timing
@@ -29,10 +31,11 @@ from vidqa.video.subtitle_files import subtitle_identity
 
 if TYPE_CHECKING:
     from vidqa.devices.memory_tracker import Tracker
+    from vidqa.engine.attempt import Attempt
     from vidqa.engine.detokenizer import AnswerState
+    from vidqa.engine.frame_focus import QuestionTokens
     from vidqa.engine.prefix_cache import CachedPrompt, VisionEmbeddings
     from vidqa.engine.prompt import PromptTokens
-    from vidqa.engine.prompt_runner import PromptRunner
     from vidqa.models.loader import Loaded
 
 _FEWEST_DECODED = 4  # fewer tokens say little about the speed of decoding
@@ -46,8 +49,14 @@ def video_cache_key(request: Request) -> VideoKey:
     identity = file_identity(request.video)
     if request.timestamps and os.path.isfile(request.timestamps):  # if it is gone, opening the video says so
         identity += file_identity(request.timestamps)
-    subtitles = subtitle_identity(request.video, request.subs)
-    return (os.path.realpath(request.video), *identity, *sampling, request.picture_fps, request.sample, *subtitles)
+    ways = (request.picture_fps, request.sample, request.focus)
+    return (
+        os.path.realpath(request.video),
+        *identity,
+        *sampling,
+        *ways,
+        *subtitle_identity(request.video, request.subs),
+    )
 
 
 @dataclass(slots=True)
@@ -74,9 +83,9 @@ class RequestState:
         """Record the current phase, for the message if it fails."""
         self.phase = phase
 
-    def take_caches(self, prompt_runner: "PromptRunner") -> None:
+    def take_caches(self, attempt: "Attempt") -> None:
         """Take over the embeddings and the cached prompt that an attempt left."""
-        self.vision_embeddings, self.cached_prompt = prompt_runner.vision_embeddings, prompt_runner.cached_prompt
+        self.vision_embeddings, self.cached_prompt = attempt.vision_embeddings, attempt.cached_prompt
 
     def note(self, *texts: str) -> Iterator[Event]:
         """Record notes and yield an event for each; the same text once only."""
@@ -264,7 +273,7 @@ class RequestState:
 def _frames_of(plan: Plan) -> tuple[object, ...]:
     run_config = plan.run_config
     pruning = (run_config.visual_share, run_config.drop_repeats)
-    return plan.indices, run_config.height, run_config.width, run_config.dtype, *pruning
+    return plan.candidates or plan.indices, run_config.height, run_config.width, run_config.dtype, *pruning
 
 
 def ran_out_of_memory(state: RequestState, attempt: Generator[Event, None, object]) -> Generator[Event, None, bool]:
@@ -304,7 +313,10 @@ def resume_from(
     last = previous.state
     if video_cache_key(request) != last.video_key or last.cached_prompt is None or last.vision_embeddings is None:
         return None
-    room = last.cached_prompt.cache.capacity - last.vision_embeddings.filled - request.max_tokens
+    if not last.plan.candidates and may_focus(request) and not may_focus(last.request):
+        return None  # this question may select frames, for which that one encoded no candidates
+    filled = min(last.vision_embeddings.filled, last.plan.visual_tokens)  # there may be more candidates
+    room = last.cached_prompt.cache.capacity - filled - request.max_tokens
     shorter = request
     while (tokens := _text_tokens(shorter, last.plan, loaded)) > room and shorter.history:
         shorter = replace(shorter, history=shorter.history[1:])
@@ -325,7 +337,22 @@ def prompt_of(request: Request, loaded: "Loaded", stopped: Callable[[], bool] = 
     return build_prompt(loaded, request.question, request.system, request.history, stopped)
 
 
+def asked_tokens(
+    request: Request, plan: Plan, loaded: "Loaded", stopped: Callable[[], bool] = never
+) -> "QuestionTokens | None":
+    """Return the tokens of a question that selects among a plan's candidates; None if there are none, or evenly."""
+    if not plan.candidates or asks_about_whole(request.question):
+        return None
+    from vidqa.engine.frame_focus import question_tokens
+
+    return question_tokens(loaded, request, stopped)
+
+
 def _text_tokens(request: Request, plan: Plan, loaded: "Loaded") -> int:
+    """Return the text tokens of a request's prompt; where its question selects frames, the most that there can be."""
     from vidqa.engine.prompt import layout_of, text_tokens
 
-    return text_tokens(layout_of(prompt_of(request, loaded), plan, loaded))
+    prompt, spec = prompt_of(request, loaded), loaded.model.spec
+    if plan.candidates:
+        return len(prompt.head) + len(prompt.tail) + spec.slices(plan.run_config.frames) * spec.slice_text_tokens
+    return text_tokens(layout_of(prompt, plan, loaded))

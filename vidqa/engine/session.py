@@ -14,11 +14,18 @@ from typing import TYPE_CHECKING, TypeVar
 from vidqa.config import EngineConfig
 from vidqa.devices.device import allocator_environment, compiler_environment
 from vidqa.engine.model_manager import ModelManager
-from vidqa.engine.request_state import PreviousRequest, RequestState, prompt_of, ran_out_of_memory, resume_from
+from vidqa.engine.request_state import (
+    PreviousRequest,
+    RequestState,
+    asked_tokens,
+    prompt_of,
+    ran_out_of_memory,
+    resume_from,
+)
 from vidqa.engine.scan_stage import finished, plan_with_scan
-from vidqa.engine.timers import Callbacks, ignore_phase
+from vidqa.engine.timers import Callbacks, PhaseTimer, StageContext, ignore_phase
 from vidqa.errors import Interrupted, UsageError
-from vidqa.events import Answered, Event, Planned
+from vidqa.events import Answered, Event, Found, Planned
 from vidqa.planner.explain import unheard_note
 from vidqa.planner.planner import Forecast
 from vidqa.planner.request_checks import check_config, check_limits, check_request
@@ -130,6 +137,24 @@ class Session:
         check_limits(request)
         return self._models.forecast(video, request, config or self.config)
 
+    def find(self, request: Request) -> Iterator[Event]:
+        """Look for the request's question, which may be any text, in the whole video; the last event is `Found`.
+
+        Raises VidqaError children.
+        """
+        request = replace(request, focus="always", max_tokens=1)
+        check_request(request)
+        check_config(self.config)
+        return self._start(self._answer(request, self._find))
+
+    def pictures(self, request: Request, plan: Plan) -> tuple[Plan, "list[numpy.ndarray]"]:
+        """Return a plan's frames (height, width, 3) uint8 and the plan with their times; a model has to be loaded."""
+        assert self.loaded is not None
+        from vidqa.engine.vision import planned_frames
+
+        with self._open(request, never) as reader:
+            return planned_frames(reader, plan, self.loaded.model.spec)
+
     def cancel(self) -> None:
         """Stop the running question at its next layer, chunk or token; callable from any thread."""
         self._cancelled.set()
@@ -181,8 +206,13 @@ class Session:
         finally:
             self._lock.release()
 
-    def _answer(self, request: Request) -> Generator[Event, None, None]:
+    def _answer(
+        self,
+        request: Request,
+        attempt: Callable[[RequestState, VideoReader | None], Generator[Event, None, None]] | None = None,
+    ) -> Generator[Event, None, None]:
         """Run attempts, each with a smaller plan, until one does not run out of memory."""
+        attempt = attempt or self._attempt
         previous, self._previous = self._previous, None  # freed before this question begins, unless it resumes it
         state, reader = resume_from(previous, request, self.config, self.loaded), None
         del previous
@@ -190,7 +220,7 @@ class Session:
             if state is None:
                 reader = self._open(request)
                 state = yield from plan_with_scan(self._models, reader, request, self.config, local=True)
-            while (yield from ran_out_of_memory(state, self._attempt(state, reader))):
+            while (yield from ran_out_of_memory(state, attempt(state, reader))):
                 if reader is not None:
                     reader.close()
                 yield state.lower_plan(self.config)
@@ -215,17 +245,19 @@ class Session:
         attempt = Attempt(
             loaded, plan, prompt, answer, tracker, replace(self._callbacks, on_phase=state.set_phase), state.clock,
             state.vision_embeddings, state.cached_prompt,
+            asked_tokens(state.request, plan, loaded, self._callbacks.is_cancelled),
         )  # fmt: skip
         yield Planned(state.video, plan)
         yield from state.note(*state.first_notes(), *self._sound_notes(state), *attempt.compile_notes())
         try:
+            state.cached_prompt = None  # else it would stay while the attempt makes another one
             result = yield from state.with_each_note_once(attempt.run(reader))
         except Interrupted:
             if not answer.tokens:
                 raise
             result = AttemptResult(plan, "cancelled", 0)  # the text from before memory ran out is the answer
         finally:
-            state.take_caches(attempt.prompt_runner)
+            state.take_caches(attempt)
         yield from state.note(*(reader.notes if reader else ()))
         memory = state.memory_use(loaded, tracker, result.kv_bytes, self._models.runtime_bytes)
         if self.config.remember:
@@ -239,6 +271,20 @@ class Session:
         notes = list(unheard_note(state.video, state.request)) if state.video.path not in self._unheard else []
         self._unheard.add(state.video.path)
         return notes
+
+    def _find(self, state: RequestState, reader: VideoReader | None) -> Generator[Event, None, None]:
+        """Load the model if necessary, score the candidates of the state's plan, and yield what was found last."""
+        loaded, tracker = yield from self._models.ensure_loaded(state, self.config)
+        from vidqa.engine.find_stage import find_stage
+
+        yield from state.replan_attention(loaded, self.config)
+        plan = state.plan_for(prompt_of(state.request, loaded, self._callbacks.is_cancelled), loaded)
+        yield Planned(state.video, plan)
+        callbacks = replace(self._callbacks, on_phase=state.set_phase)
+        found = yield from state.with_each_note_once(
+            find_stage(loaded, plan, state.request, StageContext(tracker, callbacks, PhaseTimer(plan.device)), reader)
+        )
+        yield Found(state.video, found)
 
     def _plan_and_load(self, request: Request) -> Generator[Event, None, None]:
         with self._open(request) as reader:

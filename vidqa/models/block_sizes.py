@@ -15,3 +15,4 @@ CPU_LINEAR_ROWS = 256  # rows that an int8 layer on a CPU multiplies at a time
 CPU_LINEAR_COLUMNS = 1024  # output channels that a 4-bit layer on a CPU dequantizes at a time
 QUANTIZATION_ROWS = 256  # output channels that are quantized at a time for a CPU
 VISION_MLP_ROWS = 2048  # rows that a vision block's MLP takes at a time
+PROBE_ROWS = 8  # query positions whose attention is computed at a time where a question selects slices

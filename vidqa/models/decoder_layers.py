@@ -60,11 +60,11 @@ def run_layers(
 
 
 def _attention(index: int, layer: Any, hidden: Tensor, rotary: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
-    out: Tensor = layer.self_attn.o_proj(attend(index, *_project(layer, hidden, rotary)))
+    out: Tensor = layer.self_attn.o_proj(attend(index, *project(layer, hidden, rotary)))
     return out
 
 
-def _project(layer: Any, hidden: Tensor, rotary: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+def project(layer: Any, hidden: Tensor, rotary: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     """Return rotated queries and keys, and values, of (rows, hidden): each (rows, heads, d)."""
     attention, normed = layer.self_attn, layer.input_layernorm(hidden)
     split = (hidden.shape[0], -1, attention.head_dim)

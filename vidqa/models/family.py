@@ -98,6 +98,10 @@ class ModelFamily(Protocol):
         """Published points by number of parameters, ascending."""
 
     @property
+    def FOCUS_DEPTH(self) -> float:
+        """The share (0 to 1) of the layers before the one whose attention to slices ranks them best (`--focus`)."""
+
+    @property
     def PRECISION_SCORES(self) -> Mapping[str, tuple[ScoreRow, ...]]:
         """Difference of quantized weights from 16-bit ones in points, by precision and number of parameters."""
 

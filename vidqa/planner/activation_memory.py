@@ -72,9 +72,14 @@ def vision_bytes(spec: ModelSpec, run_config: RunConfig) -> int:
     return family_of(spec).vision_bytes(spec, run_config) + quantized_copy_bytes(spec, run_config, "vision")
 
 
+def encoded_frames(run_config: RunConfig) -> int:
+    """Return the frames that are decoded and go through the vision tower."""
+    return run_config.candidate_frames or run_config.frames
+
+
 def group_slices(spec: ModelSpec, run_config: RunConfig) -> int:
     """Return the temporal slices that are encoded together."""
-    return min(run_config.vision_chunk, spec.slices(run_config.frames))
+    return min(run_config.vision_chunk, spec.slices(encoded_frames(run_config)))
 
 
 def group_tokens(spec: ModelSpec, run_config: RunConfig) -> int:
@@ -92,15 +97,16 @@ def waiting_rows(spec: ModelSpec, run_config: RunConfig, phase: str) -> int:
     the device; where text between slices shifts the chunks, also the slice of which a part was prefilled. The text
     waits with its slices. Subtitles, a long text between or after them, can with the question fill a chunk beside that
     last group; between slices a piece of them stays whole too. Where tokens are dropped, groups may be small: less than
-    n + G wait.
+    n + G wait. Frames that a question selects wait on the host, slice by slice.
     """
     group = group_tokens(spec, run_config) + group_slices(spec, run_config) * spec.slice_text_tokens
     total = kept_video_tokens(spec, run_config)
     between = run_config.subtitle_tokens if spec.slice_text_tokens else 0
     has_lines = run_config.subtitle_tokens > 0 and (phase == "prefill" or between > 0)
     lines = min(run_config.text_tokens, run_config.prefill_chunk) if has_lines else 0
-    if run_config.placement.vision_offloaded:
-        slice_tokens = spec.slice_tokens(run_config.height, run_config.width) if spec.slice_text_tokens else 0
+    if run_config.placement.vision_offloaded or run_config.candidate_frames:
+        by_slice = spec.slice_text_tokens or run_config.candidate_frames
+        slice_tokens = spec.slice_tokens(run_config.height, run_config.width) if by_slice else 0
         return group if phase == "vision" else min(slice_tokens, run_config.prefill_chunk) + lines
     if phase == "vision" and drops_tokens(run_config):
         return min(total, run_config.prefill_chunk + group) + lines

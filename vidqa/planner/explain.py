@@ -10,7 +10,8 @@ from vidqa.planner.memory_model import required_bytes
 from vidqa.planner.placement import compute_dtype, weight_choices
 from vidqa.planner.problem import PlanningProblem
 from vidqa.planner.search import SearchSpace
-from vidqa.types import Placement, Plan, Request, RunConfig, Sampling, VideoInfo
+from vidqa.types import Placement, Plan, Request, RunConfig, VideoInfo
+from vidqa.utils.frame_choice import Sampling
 from vidqa.utils.units import format_bytes, format_timestamp
 from vidqa.video.change_sampling import CLOSE_SECONDS, describe_sampling
 

@@ -5,8 +5,9 @@ from dataclasses import replace
 from vidqa.devices.gpu_catalog import OLDEST_FOR_TRITON
 from vidqa.models.family import family_of
 from vidqa.models.spec import ModelSpec
-from vidqa.planner.activation_memory import chunk_tokens, group_slices, prompt_tokens
+from vidqa.planner.activation_memory import chunk_tokens, encoded_frames, group_slices, prompt_tokens
 from vidqa.planner.calibration import Rates
+from vidqa.planner.focus_memory import reference_layer, scored_text_tokens
 from vidqa.planner.memory_model import kv_bytes, kv_capacity
 from vidqa.planner.problem import PlanningProblem
 from vidqa.planner.weight_memory import active_layer_bytes, active_parameters, part_bytes
@@ -137,13 +138,13 @@ def _compute_seconds(flops: Flops, rates: Rates) -> float:
 
 def _video_seconds(problem: PlanningProblem, run_config: RunConfig) -> float:
     video = problem.video
-    decoded_frames = min(video.frame_count, run_config.frames * _DECODED_PER_FRAME)
+    decoded_frames = min(video.frame_count, encoded_frames(run_config) * _DECODED_PER_FRAME)
     return decoded_frames * video.coded_width * video.coded_height / _DECODED_PIXELS_PER_SECOND
 
 
 def _vision_seconds(problem: PlanningProblem, run_config: RunConfig) -> float:
     """Return the seconds of the products and attention of all slices, and of launching every block once a group."""
-    spec = problem.spec
+    spec, run_config = problem.spec, replace(run_config, frames=encoded_frames(run_config))
     groups = -(-spec.slices(run_config.frames) // group_slices(spec, run_config))
     computing = _compute_seconds(family_of(spec).vision_flops(spec, run_config), _rates(problem, run_config))
     return _VISION_SECONDS + computing + groups * _group_start(problem, run_config)
@@ -170,7 +171,19 @@ def _prefill_seconds(problem: PlanningProblem, run_config: RunConfig) -> float:
     moved = 2 * _part_bytes(spec, run_config, "vision") if run_config.placement.vision_offloaded else 0
     start = spec.layers * _PLAIN_OPERATIONS * rates.operation_seconds + _cache_copy_seconds(spec, run_config) / 2
     computing = _compute_seconds(prefill_flops(spec, run_config), rates)
+    computing += _scoring_seconds(problem, run_config)
     return _PROMPT_SECONDS + computing + chunks * start + moved / _HOST_BUS_BYTES_PER_SECOND
+
+
+def _scoring_seconds(problem: PlanningProblem, run_config: RunConfig) -> float:
+    """Return the seconds in which a question scores its candidates: all their tokens through the first layers."""
+    if not run_config.candidate_frames:
+        return 0.0
+    spec, rates = problem.spec, _rates(problem, run_config)
+    tokens, layer = scored_text_tokens(spec, run_config), reference_layer(spec)
+    matmul = 2 * active_parameters(spec) * tokens * layer / spec.layers
+    start = layer * _PLAIN_OPERATIONS * rates.operation_seconds
+    return _compute_seconds(Flops(matmul, 0.0), rates) + tokens / run_config.prefill_chunk * start
 
 
 def _row_seconds(problem: PlanningProblem, run_config: RunConfig) -> float:

@@ -7,6 +7,7 @@ parts that are alive in it.
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 from vidqa.devices.device import BLOCK
 from vidqa.models.block_sizes import KV_BLOCK_TOKENS
@@ -14,6 +15,7 @@ from vidqa.models.spec import ModelSpec
 from vidqa.planner import activation_memory as activations
 from vidqa.planner.activation_memory import drops_tokens, kept_visual_tokens
 from vidqa.planner.budget import RuntimeOverhead
+from vidqa.planner.focus_memory import focus_parts
 from vidqa.planner.weight_memory import parameters, part_bytes, part_precision, staging_bytes
 from vidqa.types import ELEMENT_BYTES, PHASES, MemoryLine, Plan, RunConfig
 
@@ -77,7 +79,10 @@ def frames_ahead_bytes(spec: ModelSpec, run_config: RunConfig, host_pixels: int)
     if not host_pixels:
         return 0
     pixels = run_config.height * run_config.width
-    waiting = min((GROUPS_AHEAD + 1) * run_config.vision_chunk * spec.vision.temporal_patch, run_config.frames)
+    waiting = min(
+        (GROUPS_AHEAD + 1) * run_config.vision_chunk * spec.vision.temporal_patch,
+        activations.encoded_frames(run_config),
+    )
     return 3 * (waiting * pixels + 5 * host_pixels + 4 * math.isqrt(host_pixels * pixels) + 5 * pixels)
 
 
@@ -119,6 +124,8 @@ def _vision_parts(spec: ModelSpec, run_config: RunConfig, host_pixels: int) -> I
     pixels = 9 * slices * patches * spec.vision.patch_values  # of a group on its way to patches: uint8, float32 twice
     row = spec.embedding_width * ELEMENT_BYTES[run_config.dtype]
     tokens = kept_visual_tokens(spec, run_config)
+    if run_config.candidate_frames:
+        tokens = spec.visual_tokens(run_config.candidate_frames, run_config.height, run_config.width)
     compared = spec.slice_tokens(run_config.height, run_config.width) if drops_tokens(run_config) else 0
 
     def waiting_formula() -> str:
@@ -154,7 +161,7 @@ def _cache_parts(spec: ModelSpec, run_config: RunConfig, *, on_host: bool) -> It
     on_device = kv_bytes if on_host or not place.kv_on_host else _scale_bytes
     cache, scratch = on_device(spec, run_config), _kv_scratch_bytes(spec, run_config, on_host=on_host)
     heads = f"{spec.layers} layers · {spec.kv_heads} heads · {spec.head_dim}"
-    phases = _FROM_PREFILL if place.vision_offloaded else _AFTER_LOAD
+    phases = _FROM_PREFILL if place.vision_offloaded or run_config.candidate_frames else _AFTER_LOAD
     yield MemoryPart("KV cache", phases, cache, lambda: f"{capacity} tokens · 2 · {heads} in {run_config.kv}")
     yield MemoryPart("KV scratch", phases, scratch, lambda: f"{capacity} tokens of one layer in {run_config.dtype}")
 
@@ -182,6 +189,9 @@ def _language_parts(spec: ModelSpec, run_config: RunConfig, *, on_host: bool) ->
         "small tensors", _AFTER_LOAD, _SMALL_TENSORS * BLOCK + positions,
         lambda: f"{_SMALL_TENSORS} tensors, {BLOCK} B of rounding each",
     )  # fmt: skip
+    if run_config.candidate_frames:
+        for name, size, formula in focus_parts(spec, run_config):
+            yield MemoryPart(name, ("prefill",), size, partial(str, formula))
     yield MemoryPart("logits", ("decode",), logits + copied, lambda: f"{spec.vocabulary} · last position only")
 
 
@@ -251,7 +261,7 @@ def with_runtime(plan: Plan, overhead: RuntimeOverhead) -> Plan:
 
 SHARES = ("weights", "KV cache", "activations", "context", "margin")
 _ACTIVATIONS = (
-    "vision activations", "vision embeddings", "prefill chunk", "attention workspace", "decode step", "logits",
+    "vision activations", "vision embeddings", "prefill chunk", "attention workspace", "decode step", "logits", "focus",
 )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from vidqa.errors import DoesNotFit
 from vidqa.planner import quality
 from vidqa.planner.activation_memory import kept_video_tokens, kept_visual_tokens, prompt_tokens
+from vidqa.planner.candidate_frames import explain_candidates, host_bytes, with_candidates
 from vidqa.planner.explain import explain_limits, explain_sampling, first_token_seconds, wait_option
 from vidqa.planner.latency import estimate_seconds
 from vidqa.planner.memory_model import kv_capacity, margin_bytes, memory_lines, phase_bytes, required_bytes
@@ -16,8 +17,10 @@ from vidqa.planner.search import (
     SearchSpace,
     allowed_chunks,
     best_run_config,
+    by_change,
     chunked,
     fit,
+    frame_indices,
     has_too_many_tokens,
     placed_frames,
     search_space,
@@ -93,7 +96,7 @@ def _try_plan(problem: PlanningProblem) -> Forecast:
         problem, best = raised, best_run_config(raised, space)
     if best is None:
         return _refusal(problem, space)
-    plan = finish_plan(problem, space, best)
+    plan = finish_plan(problem, space, with_candidates(problem, space, best))
     return Forecast(problem, replace(plan, limits=(*_raised_wait_limit(problem, plan), *plan.limits)))
 
 
@@ -113,6 +116,10 @@ def finish_plan(problem: PlanningProblem, space: SearchSpace, run_config: RunCon
     """Return the plan of a run configuration: frame indices, memory, limits, seconds and score."""
     spec = problem.spec
     indices, sampling = placed_frames(problem, run_config.frames)
+    many: tuple[int, ...] = ()
+    if run_config.candidate_frames:
+        many, sampling = by_change(problem, frame_indices(problem, run_config.candidate_frames))
+        run_config = replace(run_config, candidate_frames=len(many))
     phase, lines = memory_lines(spec, run_config, problem.overhead)
     phases = phase_bytes(spec, run_config, problem.overhead)
     return Plan(
@@ -129,11 +136,18 @@ def finish_plan(problem: PlanningProblem, space: SearchSpace, run_config: RunCon
         peak_phase=phase,
         margin_bytes=margin_bytes(phases[phase]),
         budget_bytes=problem.budget_bytes,
-        limits=(*explain_limits(problem, space, run_config), *explain_sampling(sampling, len(indices))),
+        limits=(
+            *explain_limits(problem, space, run_config),
+            *explain_sampling(sampling, len(many or indices)),
+            *explain_candidates(problem, space, run_config),
+        ),
         seconds=estimate_seconds(problem, run_config),
         score=quality.score(spec, run_config, space.most_slice_tokens),
         video_tokens=spec.visual_tokens(run_config.frames, run_config.height, run_config.width),
         sampling=sampling,
+        candidates=many,
+        candidate_seconds=sampled_times(problem.video, many),
+        host_bytes=host_bytes(problem, run_config),
     )
 
 

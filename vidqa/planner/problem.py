@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from vidqa.config import EngineConfig
-from vidqa.devices.host import usable_cores
+from vidqa.devices.host import free_host_bytes, usable_cores
 from vidqa.errors import UsageError
 from vidqa.models.registry import Checkpoint
 from vidqa.models.spec import ModelSpec
@@ -24,6 +24,7 @@ AUTO_WAIT_SECONDS = {"cuda": 30.0, "mps": 30.0, "cpu": 90.0}
 _LEAST_SCAN_SECONDS = 5.0
 # 2 cores, shared with another program: 6,000 frames of 320x240 in 1.8 s, 132 of 1280x720 in 0.28 s.
 _SCANNED_FRAME_SECONDS, _SCANNED_PIXELS_PER_SECOND = 0.15e-3, 0.5e9
+_HOST_SHARE = 0.5  # of the host's free memory, for embeddings of frames to select from
 _TURN_TOKENS = 16  # the template around one more question and answer
 _TEMPLATE_TOKENS = 32  # the chat template around a question, with Qwen's default system prompt
 
@@ -36,7 +37,8 @@ class PlanningProblem:
     ran out of memory, and to how the model is already loaded (`pinned_weights`, and the lasting parts of
     `pinned_placement`). `raised_wait_seconds` replaces the automatic limit on time where the request's own frames and
     size need longer. `subtitle_tokens` is the room for subtitles, beside `text_tokens`. `signal` is how much the video
-    changes, where it was scanned; `scan_seconds` is the time that a scan took or will take.
+    changes, where it was scanned; `scan_seconds` is the time that a scan took or will take. `host_bytes` is the host's
+    memory for embeddings of frames to select from; None where the host is the device.
     """
 
     model: str
@@ -59,6 +61,7 @@ class PlanningProblem:
     subtitle_tokens: int = 0
     signal: ChangeSignal | None = None
     scan_seconds: float = 0.0
+    host_bytes: int | None = None
 
     def constrained_to(self, weights: str, placement: Placement) -> "PlanningProblem":
         """Return the problem for a model that is loaded in this precision and placement."""
@@ -123,6 +126,7 @@ def planning_problems(
             pinned_placement=_stored_placement(checkpoint.spec),
             signal=signal,
             scan_seconds=0.0 if signal or request.sample == "uniform" else _scan_seconds(video, device, config),
+            host_bytes=int(_HOST_SHARE * free_host_bytes()) if device.kind == "cuda" else None,
         )
         for checkpoint in checkpoints
     ]

@@ -16,7 +16,8 @@ from vidqa.planner.memory_model import required_bytes
 from vidqa.planner.placement import candidates
 from vidqa.planner.problem import PlanningProblem
 from vidqa.planner.repeat_forecast import shares_of_counts
-from vidqa.types import RunConfig, Sampling
+from vidqa.types import RunConfig
+from vidqa.utils.frame_choice import Sampling
 from vidqa.video.change_sampling import sample_by_change
 from vidqa.video.frame_sampling import check_counts, choose_indices, fitting_sizes, frames_at_rate
 
@@ -89,12 +90,17 @@ def frame_indices(problem: PlanningProblem, frames: int | None) -> tuple[int, ..
 
 
 def placed_frames(problem: PlanningProblem, count: int) -> tuple[tuple[int, ...], Sampling | None]:
-    """Return the indices of a plan's frames, of which there are so many, and why they are not even if they are not."""
-    request, signal = problem.request, problem.signal
-    even = frame_indices(problem, request.frames or (count if request.fps is None else None))
-    if request.sample == "uniform" or signal is None:
+    """Return the indices of a plan's frames, of which there are so many, and why they lie there after a scan."""
+    request = problem.request
+    return by_change(problem, frame_indices(problem, request.frames or (count if request.fps is None else None)))
+
+
+def by_change(problem: PlanningProblem, even: tuple[int, ...]) -> tuple[tuple[int, ...], Sampling | None]:
+    """Return as many indices as the `even` ones, by the video's change where the request says so, and why."""
+    sample, signal = problem.request.sample, problem.signal
+    if sample == "uniform" or signal is None:
         return even, None
-    return sample_by_change(problem.video, even, signal, always=request.sample == "change")
+    return sample_by_change(problem.video, even, signal, always=sample == "change")
 
 
 def _placed_indices(problem: PlanningProblem, count: int) -> tuple[int, ...]:

@@ -52,6 +52,7 @@ class Settings:
     subtitle_share: float
     prune: Literal["auto", "off"] | float
     sample: Literal["uniform", "change", "auto"]
+    focus: Literal["auto", "off"]
     tui: TuiSettings
     keys: Mapping[str, str]
 

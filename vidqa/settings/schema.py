@@ -8,8 +8,10 @@ from typing import Any
 
 from vidqa.config import (
     ATTENTION_CHOICES,
+    DEFAULT_FOCUS,
     DEFAULT_PRUNE,
     DEFAULT_SAMPLE,
+    FOCUS_CHOICES,
     KV_CHOICES,
     QUALITY_CHOICES,
     SAMPLE_CHOICES,
@@ -197,6 +199,10 @@ ENGINE_SETTINGS: tuple[Setting, ...] = (
     _choice(
         "sample", "where frames lie: evenly, where the video changes (it is scanned once), or there if it changes "
         "unevenly (auto)", SAMPLE_CHOICES, DEFAULT_SAMPLE,
+    ),
+    _choice(
+        "focus", "whether the question selects the frames of a video that is too long to read: many more are encoded "
+        "once, and those that it points to are read (auto)", FOCUS_CHOICES, DEFAULT_FOCUS,
     ),
 )  # fmt: skip
 TUI_SETTINGS: tuple[Setting, ...] = (

@@ -8,7 +8,9 @@ from vidqa.events import StageProgress, StageStarted
 from vidqa.history.export import describe_figures
 from vidqa.utils.units import format_bytes
 
-_UNITS = {"scan": "frames", "video": "frames", "vision": "slices", "prefill": "tokens", "decode": "tokens"}
+_UNITS = {
+    "scan": "frames", "video": "frames", "vision": "slices", "focus": "slices", "prefill": "tokens", "decode": "tokens",
+}  # fmt: skip
 _MIN_RATE_SECONDS = 0.2
 
 

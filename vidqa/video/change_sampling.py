@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate, pairwise
 
-from vidqa.types import SampledPart, Sampling, VideoInfo
+from vidqa.types import VideoInfo
+from vidqa.utils.frame_choice import SampledPart, Sampling
 from vidqa.utils.units import format_timestamp
 from vidqa.video.change_signal import UNSEEN_WEIGHT, ChangeSignal
 

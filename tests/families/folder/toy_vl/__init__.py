@@ -15,9 +15,9 @@ from vidqa.models.spec import ModelSpec, VisionSpec
 from vidqa.types import ELEMENT_BYTES, Flops, PixelBounds, RunConfig
 
 __all__ = [
-    "ALLOCATION_CODE", "MODEL_SCORES", "PLANNED_TYPES", "PRECISION_SCORES", "REFERENCE_BOUNDS", "RELEASED",
-    "RUNNABLE_TYPES", "SHORT_NAMES", "TITLE", "TOKENIZER_PATTERNS", "canonical_name", "check_config", "load_runtime",
-    "read_bounds", "spec_of", "vision_bytes", "vision_flops", "vision_shapes",
+    "ALLOCATION_CODE", "FOCUS_DEPTH", "MODEL_SCORES", "PLANNED_TYPES", "PRECISION_SCORES", "REFERENCE_BOUNDS",
+    "RELEASED", "RUNNABLE_TYPES", "SHORT_NAMES", "TITLE", "TOKENIZER_PATTERNS", "canonical_name", "check_config",
+    "load_runtime", "read_bounds", "spec_of", "vision_bytes", "vision_flops", "vision_shapes",
 ]  # fmt: skip
 
 TITLE = "Toy-VL"
@@ -29,6 +29,7 @@ _KEYS = (
     "video_token", "width", "eos_token_id",
 )  # fmt: skip
 SLICE_TEXT_TOKENS = 24
+FOCUS_DEPTH = 0.5
 ALLOCATION_CODE: Mapping[str, tuple[str, ...]] = {}
 
 

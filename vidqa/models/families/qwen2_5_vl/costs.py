@@ -22,10 +22,12 @@ from vidqa.models.tower_costs import (
 from vidqa.types import Flops, RunConfig
 
 __all__ = [
-    "ALLOCATION_CODE", "MODEL_SCORES", "PRECISION_SCORES", "canonical_name", "vision_bytes", "vision_flops",
-    "vision_shapes",
+    "ALLOCATION_CODE", "FOCUS_DEPTH", "MODEL_SCORES", "PRECISION_SCORES", "canonical_name", "vision_bytes",
+    "vision_flops", "vision_shapes",
 ]  # fmt: skip
 
+# LLaVA-Video-7B, whose language model is Qwen2-7B: layer 19 of 28 (FlexSelect, 2506.00993, figure 1).
+FOCUS_DEPTH = 19 / 28
 canonical_name = current_name
 _HF_MODULE = "transformers.models.qwen2_5_vl.modeling_qwen2_5_vl"
 _RUNTIME = "vidqa.models.families.qwen2_5_vl.runtime"

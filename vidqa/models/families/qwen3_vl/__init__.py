@@ -2,6 +2,7 @@
 
 from vidqa.models.families.qwen3_vl.costs import (
     ALLOCATION_CODE,
+    FOCUS_DEPTH,
     MODEL_SCORES,
     PRECISION_SCORES,
     canonical_name,
@@ -24,9 +25,9 @@ from vidqa.models.families.qwen3_vl.spec import (
 from vidqa.models.family import FamilyRuntime
 
 __all__ = [
-    "ALLOCATION_CODE", "MODEL_SCORES", "PLANNED_TYPES", "PRECISION_SCORES", "REFERENCE_BOUNDS", "RELEASED",
-    "RUNNABLE_TYPES", "SHORT_NAMES", "TITLE", "TOKENIZER_PATTERNS", "canonical_name", "check_config", "load_runtime",
-    "read_bounds", "spec_of", "vision_bytes", "vision_flops", "vision_shapes",
+    "ALLOCATION_CODE", "FOCUS_DEPTH", "MODEL_SCORES", "PLANNED_TYPES", "PRECISION_SCORES", "REFERENCE_BOUNDS",
+    "RELEASED", "RUNNABLE_TYPES", "SHORT_NAMES", "TITLE", "TOKENIZER_PATTERNS", "canonical_name", "check_config",
+    "load_runtime", "read_bounds", "spec_of", "vision_bytes", "vision_flops", "vision_shapes",
 ]  # fmt: skip
 
 

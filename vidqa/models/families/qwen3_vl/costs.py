@@ -24,10 +24,12 @@ from vidqa.models.tower_costs import (
 from vidqa.types import ELEMENT_BYTES, Flops, RunConfig
 
 __all__ = [
-    "ALLOCATION_CODE", "MODEL_SCORES", "PRECISION_SCORES", "canonical_name", "vision_bytes", "vision_flops",
-    "vision_shapes",
+    "ALLOCATION_CODE", "FOCUS_DEPTH", "MODEL_SCORES", "PRECISION_SCORES", "canonical_name", "vision_bytes",
+    "vision_flops", "vision_shapes",
 ]  # fmt: skip
 
+# Not published for Qwen3-VL: that of LLaVA-Video-7B, layer 19 of 28 (FlexSelect, 2506.00993, figure 1).
+FOCUS_DEPTH = 19 / 28
 canonical_name = current_name
 _HF_MODULE = "transformers.models.qwen3_vl.modeling_qwen3_vl"
 _RUNTIME = "vidqa.models.families.qwen3_vl.runtime"

@@ -1,0 +1,54 @@
+"""`vidqa find`: moments on stdout, a sheet, a further question about the best one, and errors with a remedy."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from vidqa.cli.main import run
+
+CLIP = str(Path(__file__).parents[2] / "assets" / "demo.mp4")
+COMMON = ("--model", "demo", "--decode-in-process", "--no-calibrate")
+LINE = re.compile(r"\d+:\d\d\.\d-\d+:\d\d\.\d  \d+\.\d\d")
+
+
+def test_moments_are_printed_the_best_first(capfd: pytest.CaptureFixture[str]) -> None:
+    assert run(["find", CLIP, "a red circle", *COMMON]) == 0
+    out, err = capfd.readouterr()
+    lines = out.splitlines()
+    assert lines and all(LINE.fullmatch(line) for line in lines)
+    scores = [float(line.split()[-1]) for line in lines]
+    assert scores == sorted(scores, reverse=True) and len(lines) <= 5
+    assert "frames are looked at" in err
+
+
+def test_json_a_sheet_and_a_question_about_the_best_moment(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    sheet = tmp_path / "found.png"
+    options = ["--json", "-o", str(sheet), "--then", "what color is it?", "--moments", "1", "--quiet"]
+    assert run(["find", CLIP, "a red circle", *COMMON, *options]) == 0
+    out, err = capfd.readouterr()
+    found, answer = map(json.loads, out.splitlines())
+    (moment,) = found["moments"]
+    focus: dict[str, Any] = found["plan"]["focus"]
+    assert moment["score"] == max(focus["scores"]) and moment["start_s"] < moment["end_s"]
+    assert len(focus["scores"]) == len(focus["slice_times_s"]) == focus["candidates"] // 2
+    assert answer["answer"].startswith("red") and err == ""
+    assert all(moment["start_s"] - 2 <= time <= moment["end_s"] + 2 for time in answer["plan"]["timestamps_s"])
+    with Image.open(sheet) as picture:
+        assert picture.width > 100
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["no.mp4", "a red circle"], "There is no video"),
+        ([CLIP, "a red circle", "--moments", "0"], "--moments 0 is not 1 or more"),
+        ([CLIP, ""], "question"),
+    ],
+)
+def test_bad_input_has_a_remedy(arguments: list[str], words: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert run(["find", *arguments, *COMMON]) != 0
+    assert words in capfd.readouterr().err

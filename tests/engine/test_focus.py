@@ -1,0 +1,174 @@
+"""A question selects its frames from candidates that are encoded once: in a session, with follow-ups and faults."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tests.engine.asking import ANSWER, CLIP, CONFIG, QUESTION, answer_in, of_kind, stages_of
+from tests.engine.test_fallback import failing
+from vidqa import Request, Session
+from vidqa.engine.slice_selection import even_slices
+from vidqa.errors import Interrupted
+from vidqa.events import Degraded, Event, Found, Noted, StageProgress, StageStarted
+from vidqa.types import Turn
+from vidqa.video.reader import open_video
+
+NAMED = "what does the red circle do?"
+COLOR = "what color is it?"
+FOCUSED = Request(CLIP, NAMED, frames=4, focus="always", max_tokens=24)
+TALKING = replace(CONFIG, conversation_tokens=512)
+
+
+class CountingOpener:
+    """Opens videos, and counts how often and which frames were read."""
+
+    def __init__(self) -> None:
+        self.opened = 0
+
+    def __call__(self, request: Request, stopped: Any) -> Any:
+        self.opened += 1
+        return open_video(request.video, isolated=False, stopped=stopped)
+
+
+def events_of(session: Session, request: Request) -> list[Event]:
+    return list(session.ask(request))
+
+
+def prefilled(events: list[Event]) -> list[int]:
+    return [event.done for event in of_kind(events, StageProgress) if event.stage == "prefill"]
+
+
+def test_off_and_a_short_clip_are_what_they_were() -> None:
+    plain = Request(CLIP, QUESTION, max_tokens=24)
+    with Session(CONFIG) as session:
+        answers = []
+        for request in (plain, replace(plain, focus="off"), replace(plain, focus="auto")):
+            session.forget()
+            events = events_of(session, request)
+            answers.append(answer_in(events))
+            assert "focus" not in stages_of(events)
+    first, *others = answers
+    assert first.text == ANSWER and first.plan.candidates == () and first.plan.selection is None
+    for other in others:
+        same = replace(other.plan, seconds=first.plan.seconds, budget_bytes=0, lines=(), phase_bytes={})
+        assert (other.text, same) == (
+            first.text, replace(first.plan, budget_bytes=0, lines=(), phase_bytes={})
+        )  # fmt: skip
+
+
+def test_a_question_selects_and_says_so() -> None:
+    with Session(CONFIG) as session:
+        events = events_of(session, FOCUSED)
+    answer, plan = answer_in(events), answer_in(events).plan
+    assert stages_of(events)[:4] == ["load", "video", "vision", "focus"]
+    assert plan.run_config.frames == len(plan.indices) == 4 < len(plan.candidates) == plan.run_config.candidate_frames
+    assert plan.selection is not None and len(plan.selection.scores) == len(plan.candidates) // 2
+    assert [place // 2 for place in plan.frame_places[::2]] == list(plan.selection.chosen)
+    assert plan.indices == tuple(plan.candidates[place] for place in plan.frame_places)
+    assert list(plan.timestamps_seconds) == sorted(plan.timestamps_seconds)
+    notes = [note for note in answer.notes if note.startswith("looked at")]
+    assert notes and f"looked at {len(plan.candidates)} frames, read the 4 that" in notes[0]
+    assert plan.selection.scoring_seconds > 0
+    assert "right" in answer.text  # also of a model that does not know questions by name
+
+
+def test_a_follow_up_selects_anew_without_opening_the_video() -> None:
+    opener = CountingOpener()
+    with Session(TALKING, opener=opener) as session:
+        first = events_of(session, FOCUSED)
+        answer = answer_in(first)
+        history = (Turn(NAMED, answer.text),)
+        second = events_of(session, replace(FOCUSED, question=COLOR, history=history))
+        again = events_of(session, replace(FOCUSED, question=COLOR, history=history))
+    assert opener.opened == 1
+    assert stages_of(second) == ["focus", "prefill", "decode"] == stages_of(again)
+    assert answer_in(second).text.startswith("red")
+    scores = [answer_in(events).plan.selection for events in (first, second, again)]
+    assert scores[0] is not None and scores[1] is not None and scores[2] is not None
+    assert scores[0].scores != scores[1].scores == scores[2].scores
+    # The same selection leaves its prompt in the cache: only the last ids run again.
+    assert len(prefilled(again)) == 1 and answer_in(again).text == answer_in(second).text
+
+
+def test_a_follow_up_is_what_a_fresh_session_answers() -> None:
+    with Session(TALKING) as session:
+        first = answer_in(events_of(session, FOCUSED))
+        request = replace(FOCUSED, question=COLOR, history=(Turn(NAMED, first.text),))
+        second = answer_in(events_of(session, request))
+        session.forget()
+        fresh = answer_in(events_of(session, request))
+    assert second.text == fresh.text and second.plan.indices == fresh.plan.indices
+
+
+def test_a_question_about_the_whole_stays_even_and_scores_nothing() -> None:
+    with Session(TALKING) as session:
+        events_of(session, FOCUSED)
+        events = events_of(session, replace(FOCUSED, question=QUESTION))
+    plan = answer_in(events).plan
+    assert stages_of(events) == ["prefill", "decode"]
+    assert plan.selection is not None and plan.selection.scores == ()
+    assert plan.selection.chosen == even_slices(len(plan.candidates) // 2, 2)
+    assert any("the question is about the whole" in event.text for event in of_kind(events, Noted))
+
+
+def test_a_question_that_selects_after_one_about_the_whole_encodes_candidates() -> None:
+    """The first encoded the frames of an even plan alone."""
+    request = replace(FOCUSED, focus="auto", frames=2)
+    with Session(TALKING) as session:
+        even = events_of(session, replace(request, question=QUESTION))
+        events = events_of(session, request)
+    assert answer_in(even).plan.candidates == () and "vision" in stages_of(events)
+    assert answer_in(events).plan.candidates
+
+
+def test_off_after_a_question_that_selected_reads_evenly() -> None:
+    with Session(TALKING) as session:
+        selected = answer_in(events_of(session, FOCUSED))
+        even = answer_in(events_of(session, replace(FOCUSED, focus="off")))
+        session.forget()
+        fresh = answer_in(events_of(session, replace(FOCUSED, focus="off")))
+    assert selected.plan.selection is not None
+    assert even.plan.selection is None and even.plan.indices == fresh.plan.indices and even.text == fresh.text
+
+
+@pytest.mark.parametrize("phase", ["prefill", "decode"])
+def test_memory_that_runs_out_keeps_the_candidates(phase: str) -> None:
+    opener = CountingOpener()
+    with Session(CONFIG, fault=failing(phase, times=1), opener=opener) as session:
+        events = events_of(session, FOCUSED)
+    assert [event.phase for event in of_kind(events, Degraded)] == [phase]
+    assert opener.opened == 1 and stages_of(events).count("vision") == 1
+    assert "right" in answer_in(events).text
+
+
+def test_a_stop_while_frames_are_selected_leaves_the_candidates_to_the_next_question() -> None:
+    opener = CountingOpener()
+    with Session(TALKING, opener=opener) as session:
+        events_of(session, FOCUSED)
+        with pytest.raises(Interrupted):
+            for event in session.ask(replace(FOCUSED, question="which way does it go?")):
+                if isinstance(event, StageStarted) and event.stage == "focus":
+                    session.cancel()
+        events = events_of(session, replace(FOCUSED, question=COLOR))
+    assert answer_in(events).text.startswith("red")
+
+
+def test_several_at_once_answer_those_that_select_alone() -> None:
+    even = Request(CLIP, QUESTION, frames=4, max_tokens=24)
+    with Session(CONFIG) as session:
+        answers = {number: event for number, event in session.ask_many([even, FOCUSED, even])}
+    texts = [answer_in([answers[number]]) for number in range(3)]
+    assert texts[0].text == texts[2].text == ANSWER
+    assert texts[1].plan.selection is not None and texts[0].plan.selection is None
+
+
+def test_find_scores_the_whole_video() -> None:
+    with Session(CONFIG) as session:
+        events = list(session.find(Request(CLIP, "a red circle")))
+        found = events[-1]
+        assert isinstance(found, Found) and found.plan.selection is not None
+        shown, pictures = session.pictures(Request(CLIP, ""), replace(found.plan, indices=(0, 5)))
+    assert stages_of(events) == ["load", "video", "vision", "focus"]
+    assert len(found.plan.selection.scores) == len(found.plan.selection.seconds) == len(found.plan.candidates) // 2
+    assert len(pictures) == 2 and pictures[0].shape[:2] == (shown.run_config.height, shown.run_config.width)

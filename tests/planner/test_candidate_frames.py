@@ -1,0 +1,103 @@
+"""How many frames are encoded for a question to select from, which questions select, and what it costs."""
+
+from dataclasses import replace
+
+import pytest
+
+from tests.planner.plan_builders import GIB, SPEC_7B, made_cpu, made_problem
+from vidqa.planner.candidate_frames import may_focus
+from vidqa.planner.focus_memory import parked_bytes, reference_layer, scored_slices
+from vidqa.planner.memory_model import tensor_bytes
+from vidqa.planner.planner import plan_video
+from vidqa.planner.question_scope import asks_about_whole
+from vidqa.types import Request
+
+LONG = 1200.0  # seconds
+NAMED = "what does the red circle do?"
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "Summarise the video.", "summarize this", "What happens?", "what is happening in this video?",
+        "Describe the video",
+        "describe the whole clip in detail", "What is the video about?", "give me an overview", "main events?", " ",
+        "Fasse das Video zusammen.",
+    ],
+)  # fmt: skip
+def test_questions_about_the_whole_stay_even(question: str) -> None:
+    assert asks_about_whole(question)
+    assert not may_focus(Request("clip.mp4", question, focus="auto"))
+
+
+@pytest.mark.parametrize(
+    "question",
+    [NAMED, "what happens when the door opens?", "which color is the car?", "describe the man with the hat",
+     "when does the dog bark?", "what happens after the blue square appears?"],
+)  # fmt: skip
+def test_questions_about_something_select(question: str) -> None:
+    assert may_focus(Request("clip.mp4", question, focus="auto"))
+    assert not may_focus(Request("clip.mp4", question)) and not may_focus(
+        Request("clip.mp4", question, focus="auto", fps=1.0)
+    )
+
+
+def test_off_is_the_plan_of_before_and_short_clips_stay_as_they_are() -> None:
+    for seconds in (10.0, LONG):
+        off = plan_video(made_problem(8, seconds, question=NAMED))
+        assert (off.candidates, off.host_bytes, off.run_config.candidate_frames) == ((), 0, 0)
+        if seconds < LONG:
+            assert plan_video(made_problem(8, seconds, question=NAMED, focus="auto")) == off
+
+
+def test_candidates_come_at_the_familys_rate_and_frames_are_those_of_the_plan() -> None:
+    off = plan_video(made_problem(8, LONG, question=NAMED, frames=32))
+    plan = plan_video(made_problem(8, LONG, question=NAMED, frames=32, focus="auto", host_bytes=8 * GIB))
+    assert plan.run_config.frames == 32 and plan.indices == off.indices
+    assert len(plan.candidates) == plan.run_config.candidate_frames == 2400
+    assert plan.candidate_seconds[-1] == pytest.approx(LONG, abs=0.1)
+    assert plan.host_bytes == parked_bytes(plan_spec(), plan.run_config) <= 8 * GIB
+    assert any("2400 frames are looked at, and the 32 that" in limit for limit in plan.limits)
+    assert plan.seconds.vision_seconds > 20 * off.seconds.vision_seconds
+    assert plan.seconds.prefill_seconds > off.seconds.prefill_seconds
+
+
+def plan_spec() -> object:
+    return made_problem(8).spec
+
+
+def test_host_memory_limits_the_candidates() -> None:
+    problem = made_problem(8, LONG, question=NAMED, frames=32, focus="auto", host_bytes=GIB // 8)
+    plan = plan_video(problem)
+    assert 64 <= len(plan.candidates) < 2400 and plan.host_bytes <= GIB // 8
+    none = plan_video(replace(problem, host_bytes=2**20))
+    assert none.candidates == () and any(limit.startswith("focus: even") for limit in none.limits)
+
+
+def test_the_wait_limits_the_candidates() -> None:
+    problem = made_problem(8, LONG, question=NAMED, frames=32, focus="auto", host_bytes=64 * GIB, max_wait_seconds=60.0)
+    plan = plan_video(problem)
+    assert plan.seconds.first_token_seconds <= 60.0
+    assert len(plan.candidates) < len(plan_video(made_problem(
+        8, LONG, question=NAMED, frames=32, focus="auto", host_bytes=64 * GIB
+    )).candidates)  # fmt: skip
+
+
+def test_where_the_host_is_the_device_the_budget_holds_them() -> None:
+    problem = made_problem(
+        16, LONG, device=made_cpu(bf16=True), question=NAMED, frames=16, focus="auto", max_wait_seconds=None
+    )
+    plan = plan_video(replace(problem, overhead=replace(problem.overhead, host_pixels=1280 * 720)))
+    assert plan.candidates and plan.host_bytes == 0 and plan.required_bytes <= plan.budget_bytes
+    names = [line.name for line in plan.lines]
+    assert "vision embeddings, kept" in names
+
+
+def test_scoring_takes_little_beside_the_cache() -> None:
+    plan = plan_video(made_problem(24, LONG, SPEC_7B, question=NAMED, frames=64, focus="auto", host_bytes=64 * GIB))
+    run_config = plan.run_config
+    plain = replace(run_config, candidate_frames=0)
+    more = tensor_bytes(SPEC_7B, run_config)["prefill"] - tensor_bytes(SPEC_7B, plain)["prefill"]
+    assert more < 0.2 * GIB
+    assert reference_layer(SPEC_7B) == 19
+    assert 4 <= scored_slices(SPEC_7B, run_config) <= 32

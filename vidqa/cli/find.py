@@ -1,0 +1,158 @@
+"""`vidqa find VIDEO TEXT`: the moments of a video that a text points to, the best first."""
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from vidqa.cli import ask
+from vidqa.cli.arguments import (
+    add_plan_options,
+    add_range_options,
+    add_stream_option,
+    add_timestamps_option,
+    add_video_argument,
+    choose_model,
+    make_config,
+    make_request,
+    settings_for,
+)
+from vidqa.cli.console import ExitCode, StderrReporter, handle_signals, interrupt, write_json
+from vidqa.cli.video_argument import as_named
+from vidqa.errors import Interrupted, UsageError
+from vidqa.messages import degraded_text
+from vidqa.types import Plan, Request
+from vidqa.utils.safe_text import safe_line
+from vidqa.utils.units import format_timestamp
+
+if TYPE_CHECKING:
+    from vidqa.engine.session import Session
+    from vidqa.engine.slice_selection import Moment
+    from vidqa.events import Event, Found
+
+_MOMENTS = 5
+_LEAST_SECONDS = 2.0  # of the range around a moment that a further question is asked about
+
+
+def add_find_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `vidqa find`."""
+    parser.description = (
+        "Prints the moments of a video that a text points to, the best first: start, end and score (1 is what every "
+        "part would get of an even division of the model's attention)."
+    )
+    add_video_argument(parser)
+    parser.add_argument("text", metavar="TEXT", help='for example "a red circle"')
+    group = parser.add_argument_group("frames (what is not set is planned)")
+    add_range_options(group)
+    group.add_argument("--size", metavar="WxH", help="size of the frames in pixels")
+    group.add_argument(
+        "--fps", type=float, metavar="F", dest="picture_fps",
+        help="for a folder of pictures: their rate, F pictures per second (default: 25)",
+    )  # fmt: skip
+    add_stream_option(parser)
+    add_timestamps_option(parser)
+    add_plan_options(parser)
+    group = parser.add_argument_group("result")
+    group.add_argument(
+        "--moments", type=int, default=_MOMENTS, metavar="N", help=f"most moments to print (default {_MOMENTS})"
+    )
+    group.add_argument("-o", "--output", metavar="FILE", help="write a picture of each moment to one PNG")
+    group.add_argument("--then", metavar="QUESTION", help="ask a question about the best moment")
+    group.add_argument("--json", action="store_true", help="print JSON instead of text")
+    group.add_argument("--quiet", action="store_true", help="nothing but errors on stderr")
+    parser.set_defaults(run=run, frames=None, fps=None)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Search, print and write the moments, and ask about the best one; returns the exit code."""
+    from vidqa.cli.json_output import answer_object, find_object
+    from vidqa.engine.session import Session
+    from vidqa.engine.slice_selection import find_moments
+    from vidqa.planner.request_checks import check_request
+    from vidqa.video.contact_sheet import check_target
+    from vidqa.video.reader import check_file
+
+    if arguments.moments < 1:
+        raise UsageError(f"--moments {arguments.moments} is not 1 or more.", "Leave it away for 5.")
+    settings = settings_for(arguments)
+    request = make_request(arguments, settings, arguments.text)
+    check_file(request.video)
+    check_request(request)
+    if arguments.output:
+        check_target(arguments.output)
+    reporter = StderrReporter(arguments.quiet)
+    config = make_config(arguments, settings, choose_model(settings.model, reporter))
+    with Session(config) as session, handle_signals(session.cancel, again=interrupt) as received:
+        try:
+            found = _search(session.find(request), reporter)
+            selection = found.plan.selection
+            assert selection is not None
+            moments = find_moments(selection.scores, selection.seconds, arguments.moments)
+            if arguments.json:
+                write_json(find_object(as_named(found.video, arguments), found.plan, arguments.text, moments))
+            else:
+                sys.stdout.writelines(f"{line}\n" for line in _lines(moments))
+            if arguments.output:
+                _write_sheet(session, request, found.plan, moments, arguments.output, reporter)
+            if arguments.then is None:
+                return ExitCode.OK
+            answer = ask.render(session.ask(_about(request, moments[0], arguments.then)), reporter, arguments.json)
+            if arguments.json:
+                write_json(answer_object(replace(answer, video=as_named(answer.video, arguments))))
+        except Interrupted as stopped:
+            reporter.say(str(stopped))
+            return received.exit_code()
+    return ExitCode.OK
+
+
+def _lines(moments: "Sequence[Moment]") -> Iterator[str]:
+    for one in moments:
+        yield f"{format_timestamp(one.start_seconds)}-{format_timestamp(one.end_seconds)}  {one.score:.2f}"
+
+
+def _about(request: Request, moment: "Moment", question: str) -> Request:
+    """Return a question about a moment, with some time around a very short one."""
+    short = max(_LEAST_SECONDS - (moment.end_seconds - moment.start_seconds), 0.0) / 2
+    start = max(moment.start_seconds - short, request.start_seconds or 0.0)
+    end = moment.end_seconds + short
+    if request.end_seconds is not None:
+        end = min(end, request.end_seconds)
+    return replace(request, question=question, start_seconds=start, end_seconds=end)
+
+
+def _search(events: "Iterator[Event]", reporter: StderrReporter) -> "Found":
+    """Report the events of a search; returns the last."""
+    from vidqa.events import Degraded, Found, Noted, Planned, StageProgress, StageStarted
+
+    for event in events:
+        match event:
+            case Planned(_, plan):
+                for limit in plan.limits:
+                    reporter.say(f"limit: {limit}")
+            case Degraded(phase, step, plan):
+                reporter.say(degraded_text(phase, step, plan))
+            case StageStarted() | StageProgress():
+                reporter.progress(event)
+            case Noted(text):
+                reporter.say(f"note: {text}")
+            case Found():
+                reporter.clear()
+                return event
+    raise RuntimeError("the session ended without a result")
+
+
+def _write_sheet(
+    session: "Session", request: Request, plan: Plan, moments: "Sequence[Moment]", path: str, reporter: StderrReporter
+) -> None:
+    """Write the frame in the middle of each moment, in order of time."""
+    from vidqa.video.contact_sheet import write_sheet
+
+    middles = sorted((one.start_seconds + one.end_seconds) / 2 for one in moments)
+    seconds: Any = plan.candidate_seconds
+    places = [min(range(len(seconds)), key=lambda place: abs(seconds[place] - middle)) for middle in middles]
+    indices = tuple(plan.candidates[min(place, len(plan.candidates) - 1)] for place in dict.fromkeys(places))
+    times = tuple(seconds[place] for place in dict.fromkeys(places))
+    shown, pictures = session.pictures(request, replace(plan, indices=indices, timestamps_seconds=times))
+    width, height = write_sheet(pictures, shown.timestamps_seconds, path)
+    reporter.say(f"{safe_line(path)}: {len(pictures)} moments in {width}×{height} pixels")

@@ -1,0 +1,83 @@
+"""Which temporal slices of a densely encoded video are read for a question. Plain numbers; slices are indices."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby, pairwise, zip_longest
+
+EVEN_SHARE = 4  # one in so many of the slices that are read lies evenly in the video
+_HIGH_SHARE = 0.5  # of the way from the median to the highest score: from there on a slice belongs to a moment
+_MOST_GAP = 1  # lower slices between two high ones of the same moment
+
+
+def interleaved(slices: int, most: int) -> list[range]:
+    """Return the parts in which slices are scored, of at most `most` slices: each part spans the whole video.
+
+    In a part that is spread over the video, an event competes with everything else that happens, and the slices of one
+    long event are in different parts.
+    """
+    parts = -(-slices // most)
+    return [range(first, slices, parts) for first in range(parts)]
+
+
+def even_slices(slices: int, count: int) -> tuple[int, ...]:
+    """Return so many slices at even distances; the first and the last are among them."""
+    if count >= slices:
+        return tuple(range(slices))
+    if count == 1:
+        return (0,)
+    return tuple(round(place * (slices - 1) / (count - 1)) for place in range(count))
+
+
+def select_slices(scores: Sequence[float], count: int) -> tuple[int, ...]:
+    """Return `count` slices, ascending: a quarter of them even, the rest where the scores are high.
+
+    Each moment of high slices gives its best one, then each its second best, and so on: where scores do not tell two
+    moments apart, both are read. Of equal scores the earlier ones are taken.
+    """
+    chosen = dict.fromkeys(even_slices(len(scores), max(count // EVEN_SHARE, 1)))
+
+    def by_score(places: Iterable[int]) -> list[int]:
+        return sorted(places, key=lambda place: (-scores[place], place))
+
+    moments = sorted(map(by_score, _high_runs(scores)), key=lambda run: (-scores[run[0]], run[0]))
+    in_turn = (place for turn in zip_longest(*moments) for place in turn if place is not None)
+    for place in (*in_turn, *by_score(range(len(scores)))):
+        if len(chosen) == min(count, len(scores)):
+            break
+        chosen[place] = None
+    return tuple(sorted(chosen))
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """A part of a video that a question points to, in seconds; `score` is its highest slice's."""
+
+    start_seconds: float
+    end_seconds: float
+    score: float
+
+
+def find_moments(scores: Sequence[float], seconds: Sequence[float], most: int) -> tuple[Moment, ...]:
+    """Return the moments with the highest scores, the best first: neighbouring high slices make one.
+
+    `seconds` are the slices' mean times; a moment begins and ends half a slice beyond them. Slices are high from half
+    way between the median and the highest score on.
+    """
+    half = (seconds[-1] - seconds[0]) / (len(seconds) - 1) / 2 if len(seconds) > 1 else 0.0
+    moments = [
+        Moment(max(seconds[run[0]] - half, 0.0), seconds[run[-1]] + half, max(scores[run[0] : run[-1] + 1]))
+        for run in _high_runs(scores)
+    ]
+    return tuple(sorted(moments, key=lambda moment: (-moment.score, moment.start_seconds))[:most])
+
+
+def _high_runs(scores: Sequence[float]) -> list[list[int]]:
+    """Return the runs of high slices, which are at most `_MOST_GAP` lower ones apart."""
+    median, highest = sorted(scores)[len(scores) // 2], max(scores)
+    least = median + _HIGH_SHARE * (highest - median)
+    places = [place for place, score in enumerate(scores) if score >= least]
+    starts = [0]
+    for before, place in pairwise(places):
+        starts.append(starts[-1] + (place - before > _MOST_GAP + 1))
+    pairs = groupby(zip(starts, places, strict=False), key=lambda pair: pair[0])
+    return [[place for _, place in run] for _, run in pairs]
