@@ -11,8 +11,8 @@ import pytest
 from tests.clips import add_sound
 from tests.engine.asking import ANSWER, CLIP, QUESTION, answer_in, of_kind, stages_of
 from tests.engine.test_follow_up import CONFIG, QUESTIONS
-from tests.families.parity import Pair
-from tests.families.test_qwen3_vl import config_of, pairs  # noqa: F401  # a fixture
+from tests.families.cases import QWEN3_VL
+from tests.families.parity import Pair, config_of, load_pair, write_checkpoint
 from tests.subtitle_files import CUES, srt
 from vidqa import Request, Session
 from vidqa.engine.prefill import Prefill
@@ -200,16 +200,21 @@ def test_a_batch_answers_as_one_by_one(session: Session, clip: Path) -> None:
     assert answers[0].plan.prompt_tokens > answers[1].plan.prompt_tokens
 
 
+@pytest.fixture(scope="module")
+def qwen3(tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    return load_pair(QWEN3_VL, write_checkpoint(QWEN3_VL, "2B", tmp_path_factory.mktemp("models") / "qwen3"))
+
+
 @pytest.mark.parametrize("placement", ["streamed", "small chunks"])
 def test_lines_between_slices_run_as_planned(
-    pairs: dict[str, Pair],  # noqa: F811
+    qwen3: Pair,
     clip: Path,
     placement: str,
     pushed: list[int],
 ) -> None:
     """Qwen3-VL's layout through a tiny random model: the cache holds the whole prompt, and a follow-up reuses it."""
     fields = {"prefill_chunk": 16, "vision_chunk": 1} if placement == "small chunks" else {}
-    config = replace(config_of(pairs["2B"], conversation_tokens=256), **fields)
+    config = replace(config_of(qwen3, conversation_tokens=256), **fields)
     with Session(config) as session:
         first = ask(session, clip, frames=8, size=(128, 96))
         plan = answer_in(first).plan

@@ -6,6 +6,7 @@ from tests.families.cases import CASES
 from tests.families.parity import Pair, load_pair, write_checkpoint
 
 _ALL = [(case, layout) for case in CASES for layout in case.specs]
+_FIRST = [(case, next(iter(case.specs))) for case in CASES]
 _LAST = [(case, list(case.specs)[-1]) for case in CASES]
 
 
@@ -35,4 +36,12 @@ def large(
     request: pytest.FixtureRequest, _pairs: dict[tuple[str, str], Pair], tmp_path_factory: pytest.TempPathFactory
 ) -> Pair:
     """Every family in one head layout: that of its 7B or 8B."""
+    return _load(request, _pairs, tmp_path_factory)
+
+
+@pytest.fixture(scope="session", params=_FIRST, ids=lambda one: f"{one[0]}-{one[1]}")
+def small(
+    request: pytest.FixtureRequest, _pairs: dict[tuple[str, str], Pair], tmp_path_factory: pytest.TempPathFactory
+) -> Pair:
+    """Every family in one head layout: that of its 2B or 3B."""
     return _load(request, _pairs, tmp_path_factory)

@@ -6,23 +6,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import Qwen2VLImageProcessor, Qwen2VLProcessor, Qwen2VLVideoProcessor
 
-from tests.families import test_qwen2_5_vl as tests_25
-from tests.families import test_qwen3_vl as tests_3
-from tests.families.parity import (
-    CPU,
-    QUESTION,
-    SYSTEM,
-    VIDEO_TOKEN,
-    VOCABULARY,
-    MadeFrames,
-    Pair,
-    load_pair,
-    made_plan,
-    rendered,
-    write_checkpoint,
-)
+from tests.families.cases import VIDEO_TOKEN
+from tests.families.parity import CPU, QUESTION, SYSTEM, MadeFrames, Pair, made_plan, rendered
 from tests.planner.plan_builders import made_cpu
 from vidqa.devices.memory_tracker import Tracker
 from vidqa.engine.frame_focus import FrameFocus, QuestionTokens, question_tokens
@@ -32,8 +18,6 @@ from vidqa.engine.prompt_runner import PromptRunner
 from vidqa.engine.slice_selection import interleaved
 from vidqa.engine.timers import Callbacks, PhaseTimer, StageContext
 from vidqa.models.attention.selector import make_kernel
-from vidqa.models.families import qwen2_5_vl, qwen2_vl, qwen3_vl
-from vidqa.models.spec import ModelSpec, VisionSpec
 from vidqa.planner.focus_memory import reference_layer
 from vidqa.types import Plan, Request
 from vidqa.utils.frame_choice import SliceSelection
@@ -42,30 +26,12 @@ FRAMES, CANDIDATES, INTERVAL = 8, 24, 0.25
 ASKED = Request("clip.mp4", QUESTION, system=SYSTEM)
 
 
-def spec_2() -> ModelSpec:
-    tower = VisionSpec(2, 64, 4, 14, 2, 2, 256)
-    return ModelSpec("qwen2_vl", 2, 192, 96, 12, 2, 16, VOCABULARY, 32768, VIDEO_TOKEN, False, tower)
-
-
-def processor_2(tokenizer: Any) -> Any:
-    video = Qwen2VLVideoProcessor(do_resize=False, cap_pixels_per_frame=True)
-    return Qwen2VLProcessor(Qwen2VLImageProcessor(), tokenizer, video)
-
-
-FAMILIES = {  # module, spec, processor, size of frames
-    "qwen2_vl": (qwen2_vl, spec_2(), processor_2, (84, 112)),
-    "qwen2_5_vl": (qwen2_5_vl, tests_25.spec_of("3B"), tests_25.processor, (140, 112)),
-    "qwen3_vl": (qwen3_vl, tests_3.spec_of("2B"), tests_3.processor, (96, 128)),
-}
-
-
 class Case:
     """A family's tiny checkpoint, a plan with candidates, and the engine's selection from random frames."""
 
-    def __init__(self, name: str, folder: Any) -> None:
-        self.module, spec, processor, self.size = FAMILIES[name]
-        self.pair: Pair = load_pair(self.module, write_checkpoint(self.module, spec, folder), processor)
-        self.spec = self.pair.loaded.model.spec
+    def __init__(self, pair: Pair) -> None:
+        self.pair, self.spec = pair, pair.spec
+        self.size = (3 * pair.spec.pixel_factor, 4 * pair.spec.pixel_factor)
         self.stages = StageContext(Tracker(made_cpu(bf16=False)), Callbacks(lambda: False), PhaseTimer("test"))
         self.kernel = make_kernel("flash", CPU)
         self.asked = question_tokens(self.pair.loaded, ASKED)
@@ -74,16 +40,16 @@ class Case:
         times = tuple(place * INTERVAL for place in range(CANDIDATES))
         step = CANDIDATES // FRAMES
         fields = {"vision_chunk": 2, "prefill_chunk": 32, "candidate_frames": CANDIDATES} | fields
-        plan = made_plan(self.spec, times[::step], self.size, **fields)
+        plan = made_plan(self.spec, (times[::step], self.size), **fields)
         return replace(plan, candidates=tuple(range(CANDIDATES)), candidate_seconds=times)
 
     def focus(self, plan: Plan, asked: QuestionTokens | None) -> FrameFocus:
         return FrameFocus(self.pair.loaded, plan, asked, self.kernel, self.stages)
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
-def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
-    return Case(request.param, tmp_path_factory.mktemp("models") / request.param)
+@pytest.fixture
+def case(small: Pair) -> Case:
+    return Case(small)
 
 
 def finished(steps: Any) -> Any:
