@@ -19,6 +19,7 @@ from demo_world.recipes import HIDDEN, Recipe
 from demo_world.targets import CLIP_CLASSES, IGNORED, Targets, make_targets
 
 MUON_SPEED = 2.0
+_TIME_WEIGHT = 4.0
 _SLICE_CLASSES = {"shape": 4, "color": 5, "motion": 5}
 _TIMING_CLASSES = {"tens": 10, "ones": 10, "tenths": 10, "onset": 5}
 _TIMING_LAYER = 2  # the decoder's layers whose output has to know times: those after it answer
@@ -111,7 +112,8 @@ def run_batch(model: Any, heads: Heads, batch: Batch, recipe: Recipe) -> Forward
     wanted = batch.labels[:, 1:].to(model.device)
     asked = wanted != IGNORED
     logits = model.lm_head(hidden[:, :-1][asked]).float()
-    loss = cross_entropy(logits, wanted[asked])
+    weights = _weights(batch)[:, 1:].to(model.device)[asked]
+    loss = (cross_entropy(logits, wanted[asked], reduction="none") * weights).sum() / weights.sum()
     correct = torch.ones_like(wanted, dtype=torch.bool)
     correct[asked] = logits.argmax(-1) == wanted[asked]
     right = [
@@ -119,6 +121,16 @@ def run_batch(model: Any, heads: Heads, batch: Batch, recipe: Recipe) -> Forward
         for row, spans in enumerate(batch.answers)
     ]
     return Forward(loss, slice_loss, timing, heads.clip_losses(after, targets), right)
+
+
+def _weights(batch: Batch) -> Tensor:
+    """Return what each token's loss counts (clips, tokens): few answers are times, and those are learned last."""
+    weights = torch.ones(batch.ids.shape)
+    for row, (turns, spans) in enumerate(zip(batch.turns, batch.answers, strict=True)):
+        for turn, (start, end) in zip(turns, spans, strict=True):
+            if turn.kind == "when":
+                weights[row, start:end] = _TIME_WEIGHT
+    return weights
 
 
 class Optimizer:
