@@ -228,6 +228,7 @@ def test_every_field_of_a_run_config_is_tested() -> None:
     tried = {
         "frames", "height", "width", "vision_chunk", "prefill_chunk", "max_tokens", "kv", "weights", "dtype",
         "attention", "placement", "spare_tokens", "visual_share", "drop_repeats",
+        "candidate_frames",  # in test_focus.py
     }  # fmt: skip
     # The prompt itself says how long it is, one request is one sequence, and its temperature says whether it samples;
     # the model is on its device.

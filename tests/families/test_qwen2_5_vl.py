@@ -116,14 +116,14 @@ def test_the_release_is_read_as_it_is_planned(tmp_path: Path) -> None:
     assert replace(read_spec(tmp_path), stop_tokens=()) == released()["Qwen/Qwen2.5-VL-3B-Instruct"]
 
 
-def test_uneven_frames_have_the_positions_of_their_own_times(pairs: dict[str, Pair]) -> None:
+@SMALL
+def test_uneven_frames_have_the_positions_of_their_own_times(pair: Pair) -> None:
     """Two positions a second; slices closer than half a second still follow each other."""
-    pair = pairs["3B"]
     times = (0.0, 0.5, 10.0, 10.1, 10.2, 10.3, 30.0, 30.1)
-    plan = made_plan(pair.loaded.model.spec, times, (84, 84))
+    plan = made_plan(pair.spec, (times, (84, 84)))
     plan = replace(plan, sampling=Sampling("change", "it changes there"))
     ran = run_prompt(pair, plan)
     seen = ran.positions[0, 1 + rendered_head(pair) :: 9][:4]
     assert (seen - seen[0]).tolist() == [0, 19, 20, 59]
-    after = ran.ids.index(764)  # vision_end
+    after = ran.ids.index(END)
     assert int(ran.positions[0, after]) == int(seen[3]) + 1
