@@ -32,6 +32,7 @@ ELSEWHERE = {
     "rows.py": {"table", "_line", "report", "Bar.met_by", "missed", "shown_bar"},  # other benches'; judging: below
     "runs.py": {"TimedRun.tokens_per_s"},  # bench_engine's
     "conversions.py": {"compare_conversions", "milliseconds", "render"},  # bench_video's
+    "drawn.py": {"MemorySource.scan"},  # frames are even there
     # Wrong arguments, signals, and sections that fail, are skipped or have no time: tested here and there.
     "gpu_check.py": {"chosen", "stopped", "main", "parent"},
     "sections.py": {
