@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,21 @@ def test_moments_are_printed_the_best_first(capfd: pytest.CaptureFixture[str]) -
     scores = [float(line.split()[-1]) for line in lines]
     assert scores == sorted(scores, reverse=True) and len(lines) <= 5
     assert "frames are looked at" in err
+
+
+def test_subtitles_and_dropped_tokens_are_no_obstacle(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Many lines beside the video, and a setting that drops tokens of what is read: nothing is read here."""
+    clip = Path(shutil.copy(CLIP, tmp_path / "clip.mp4"))
+    lines = (
+        f"{n}\n00:00:0{n // 10},{n % 10}00 --> 00:00:0{n // 10},{n % 10}90\nLine {n} is said.\n" for n in range(36)
+    )
+    clip.with_suffix(".srt").write_text("\n".join(lines))
+    assert run(["find", str(clip), "a red circle", "--prune", "auto", *COMMON]) == 0
+    assert LINE.fullmatch(capfd.readouterr().out.splitlines()[0])
+    asked = ["ask", str(clip), "what color is it?", "--frames", "4", "--focus", "auto", *COMMON]
+    assert run([*asked, "--then", "and what shape is it?"]) == 0
+    out, err = capfd.readouterr()
+    assert len(out.splitlines()) == 2 and "the question points to" in err and "subtitles: " in err
 
 
 def test_json_a_sheet_and_a_question_about_the_best_moment(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:

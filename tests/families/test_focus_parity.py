@@ -13,14 +13,14 @@ from tests.planner.plan_builders import made_cpu
 from vidqa.devices.memory_tracker import Tracker
 from vidqa.engine.frame_focus import FrameFocus, QuestionTokens, question_tokens
 from vidqa.engine.prefill import Prefill
-from vidqa.engine.prompt import build_prompt, layout_of
+from vidqa.engine.prompt import PromptCursor, build_prompt, layout_of
 from vidqa.engine.prompt_runner import PromptRunner
 from vidqa.engine.slice_selection import interleaved
 from vidqa.engine.timers import Callbacks, PhaseTimer, StageContext
 from vidqa.models.attention.selector import make_kernel
 from vidqa.planner.focus_memory import reference_layer
 from vidqa.types import Plan, Request
-from vidqa.utils.frame_choice import SliceSelection
+from vidqa.utils.frame_choice import Sampling, SliceSelection
 
 FRAMES, CANDIDATES, INTERVAL = 8, 24, 0.25
 ASKED = Request("clip.mp4", QUESTION, system=SYSTEM)
@@ -210,3 +210,25 @@ def test_all_candidates_at_once_are_what_a_plan_of_them_reads(case: Case) -> Non
         logits.append(finished(runner.run(None)))
         assert runner.cached_prompt is not None
     assert torch.allclose(*logits, atol=1e-5, rtol=0)
+
+
+def test_uneven_candidates_keep_the_positions_of_their_own_times(case: Case) -> None:
+    """Where a family's positions follow the time, those of selected slices do too (`--sample change`)."""
+    plan = case.plan()
+    times = tuple(place * INTERVAL if place < 12 else 3 + (place - 12) * 2 * INTERVAL for place in range(CANDIDATES))
+    plan = replace(plan, candidate_seconds=times, sampling=Sampling("change", "it changes there"))
+    _, focus = selected_plan(case, plan, None)
+    chosen = focus._plan_of((2, 5, 7, 11))
+    layout = layout_of(build_prompt(case.pair.loaded, QUESTION, SYSTEM), chosen, case.pair.loaded)
+    cursor = PromptCursor(case.pair.loaded.model, layout[:-1], chosen)
+    cursor.text()
+    parts = [part for _ in range(4) for part in cursor.take(1)]
+    firsts = [int(part.positions[0, 0]) for part in parts]
+    if case.spec.vision.tokens_per_second and not case.spec.slice_text_tokens:
+        # means of slices: 1.125, 2.625, 4.25 and 8.25 s; two positions a second from the first one on
+        assert [first - firsts[0] for first in firsts] == [0, 3, 6, 14]
+    elif not case.spec.slice_text_tokens:
+        assert [first - firsts[0] for first in firsts] == [0, 3, 5, 9]
+    else:
+        assert firsts == sorted(set(firsts))
+    assert cursor.finish() > firsts[-1]

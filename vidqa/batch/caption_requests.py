@@ -192,8 +192,6 @@ class RequestPlanner:
         single, placement = found.plan, self._config.placement or Placement()
         if single.candidates:
             return 1, single
-        if single.candidates:
-            return 1, single
         batch_size = self._batch or _MAX_BATCH[single.device.split(":")[0]]
         while batch_size > 1:
             config = replace(self._config, batch=batch_size, placement=placement)

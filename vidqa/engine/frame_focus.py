@@ -169,7 +169,7 @@ class FrameFocus:
         for part in interleaved(embeddings.slices, scored_slices(spec, run_config)):
             cache.truncate(0)
             states.begin(asked.count)
-            plan = self._plan_of(part)
+            plan = replace(self._plan_of(part), subtitles=None)  # the question alone ranks pictures
             layout = layout_of(asked.prompt, plan, self._loaded)
             runner = PromptRunner(probe, plan, layout, prefill, self._stages, self.selected(plan), row=cache)
             for _ in runner.push_prompt(None):

@@ -123,6 +123,15 @@ def slice_times(plan: Plan, spec: ModelSpec) -> list[float]:
     return means_of_slices(plan.timestamps_seconds, spec)
 
 
+def _uneven_times(plan: Plan, spec: ModelSpec) -> tuple[float, ...]:
+    """Return the times of slices that positions follow, if these are uneven: of all candidates from the first read."""
+    if plan.sampling is None or plan.sampling.kind != "change":
+        return ()
+    if not plan.frame_places:
+        return tuple(slice_times(plan, spec))
+    return tuple(means_of_slices(plan.candidate_seconds, spec)[plan.frame_places[0] // spec.vision.temporal_patch :])
+
+
 def means_of_slices(times: Sequence[float], spec: ModelSpec) -> list[float]:
     """Return the mean of the frames' times for each temporal slice; an odd last frame counts twice."""
     depth = spec.vision.temporal_patch
@@ -154,10 +163,8 @@ class PromptCursor:
     def __init__(self, model: "VisionLanguageModel", prefix: Sequence[Segment], plan: Plan) -> None:
         self._model, spec, run_config = model, model.spec, plan.run_config
         rows, columns = run_config.height // spec.pixel_factor, run_config.width // spec.pixel_factor
-        by_change = plan.sampling is not None and plan.sampling.kind == "change"
         self._grid = VisionGrid(  # of one slice
-            1, rows, columns, plan.interval_seconds * spec.vision.temporal_patch,
-            tuple(slice_times(plan, spec)) if by_change else (),
+            1, rows, columns, plan.interval_seconds * spec.vision.temporal_patch, _uneven_times(plan, spec)
         )  # fmt: skip
         self._segments = deque(prefix)
         self._position = self._start = 0

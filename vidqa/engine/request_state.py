@@ -354,5 +354,6 @@ def _text_tokens(request: Request, plan: Plan, loaded: "Loaded") -> int:
 
     prompt, spec = prompt_of(request, loaded), loaded.model.spec
     if plan.candidates:
-        return len(prompt.head) + len(prompt.tail) + spec.slices(plan.run_config.frames) * spec.slice_text_tokens
+        between = spec.slices(plan.run_config.frames) * spec.slice_text_tokens + plan.run_config.subtitle_tokens
+        return len(prompt.head) + len(prompt.tail) + between
     return text_tokens(layout_of(prompt, plan, loaded))

@@ -29,6 +29,8 @@ def with_candidates(problem: PlanningProblem, space: SearchSpace, run_config: Ru
     whose tokens are dropped.
     """
     plain = replace(run_config, candidate_frames=0)
+    if problem.request.focus == "always":  # a search reads nothing of what it finds
+        run_config = replace(run_config, visual_share=1.0, drop_repeats=False)
     if not may_focus(problem.request) or drops_tokens(run_config):
         return plain
     counts = _counts(space.wanted_frames, run_config.frames, always=problem.request.focus == "always")

@@ -71,8 +71,8 @@ def explain_sampling(sampling: Sampling | None, frames: int) -> Iterator[str]:
 
 def sampling_gap_note(plan: Plan, request: Request) -> Iterator[str]:
     """Yield a note on the events that a plan can miss and the options that sample denser; nothing for dense frames."""
-    by_change = plan.sampling is not None and plan.sampling.kind == "change"
-    if plan.interval_seconds > CLOSE_SECONDS and not by_change:
+    placed = plan.candidates or (plan.sampling is not None and plan.sampling.kind == "change")
+    if plan.interval_seconds > CLOSE_SECONDS and not placed:
         start = request.start_seconds or 0.0
         end = start + plan.run_config.frames / quality.FRAMES_PER_SECOND
         yield (

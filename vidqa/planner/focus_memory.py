@@ -45,10 +45,11 @@ def parked_bytes(spec: ModelSpec, run_config: RunConfig) -> int:
 
 def focus_parts(spec: ModelSpec, run_config: RunConfig) -> Iterator[tuple[str, int, str]]:
     """Yield name, bytes and formula of what the scoring takes in the prefill, beside the cache of the last question."""
-    layer, tokens = reference_layer(spec), scoring_tokens(spec, run_config, run_config.text_tokens)
+    text_tokens = _asked_tokens(run_config)
+    layer, tokens = reference_layer(spec), scoring_tokens(spec, run_config, text_tokens)
     capacity = -(-tokens // KV_BLOCK_TOKENS) * KV_BLOCK_TOKENS
     keys = capacity * spec.kv_heads * spec.head_dim * ELEMENT_BYTES[run_config.dtype]
-    queries = 2 * run_config.text_tokens * spec.query_width * ELEMENT_BYTES[run_config.dtype]
+    queries = 2 * text_tokens * spec.query_width * ELEMENT_BYTES[run_config.dtype]
     yield (
         "focus: first layers' cache", (2 * layer + 1) * keys + queries,
         f"{capacity} tokens · {layer} of {spec.layers} layers, and the keys of one",
@@ -63,6 +64,11 @@ def focus_parts(spec: ModelSpec, run_config: RunConfig) -> Iterator[tuple[str, i
     )  # fmt: skip
 
 
+def _asked_tokens(run_config: RunConfig) -> int:
+    """Return the text tokens beside a scored part: subtitles are left out."""
+    return run_config.text_tokens - run_config.subtitle_tokens
+
+
 def _chunk_bytes(spec: ModelSpec, run_config: RunConfig, tokens: int) -> int:
     return tokens_bytes(spec, run_config, tokens) + attention_workspace_bytes(spec, run_config, tokens)
 
@@ -71,4 +77,4 @@ def scored_text_tokens(spec: ModelSpec, run_config: RunConfig) -> int:
     """Return the tokens of all parts of the video with their texts, which run through the first layers."""
     slices = spec.slices(run_config.candidate_frames)
     parts = -(-slices // scored_slices(spec, run_config))
-    return slices * spec.slice_text_tokens + parts * run_config.text_tokens + candidate_tokens(spec, run_config)
+    return slices * spec.slice_text_tokens + parts * _asked_tokens(run_config) + candidate_tokens(spec, run_config)
