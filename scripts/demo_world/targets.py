@@ -10,6 +10,9 @@ from demo_world.sampled import SampledScene
 from demo_world.world import COLORS, DIRECTIONS, SHAPES, Actor, Scene
 
 IGNORED = -100
+TIMING_CLASSES = {"onset": 5} | {
+    f"{when}_{digit}": 10 for when in ("slice", "between") for digit in ("tens", "ones", "tenths")
+}
 _KINDS = ("moves", "still", "appears", "changes")
 
 
@@ -34,10 +37,9 @@ def make_targets(clips: Sequence[SampledScene]) -> Targets:
     flat = table.flatten(0, 1)
     classes = _clip_classes([clip.scene for clip in clips])
     timing = torch.tensor([row for clip in clips for row in _timing_classes(clip)])
-    names = {"tens": 0, "ones": 1, "tenths": 2, "onset": 3}
     return Targets(
         {"shape": flat[:, 0], "color": flat[:, 1], "motion": flat[:, 2]},
-        {name: timing[:, column] for name, column in names.items()},
+        {name: timing[:, column] for column, name in enumerate(TIMING_CLASSES)},
         classes,
     )
 
@@ -54,19 +56,24 @@ def _slice_classes(scene: Scene, first: float, second: float) -> tuple[int, int,
     return SHAPES.index(actor.shape), color, _slice_motion(actor, first, second)
 
 
-def _timing_classes(clip: SampledScene) -> list[tuple[int, int, int, int]]:
-    """Return for each slice the digits of its time, and its onset.
+def _timing_classes(clip: SampledScene) -> list[tuple[int, ...]]:
+    """Return for each slice its onset, the digits of its time, and those of the time between it and the one before.
 
-    An onset is 0 for none, 1 or 2 if a shape comes within the slice or since the one before, 3 or 4 if one takes its
-    second color there.
+    These two times are the possible answers for what comes there. An onset is 0 for none, 1 or 2 if a shape comes
+    within the slice or since the one before, 3 or 4 if one takes its second color there.
     """
-    rows, before = list[tuple[int, int, int, int]](), -1.0
+    rows, before = list[tuple[int, ...]](), -1.0
     for (first, second), seconds in zip(clip.frame_pairs, clip.slice_seconds, strict=True):
-        tenths = round(seconds * 10) if clip.timed else IGNORED
-        digits = (tenths // 100 % 10, tenths // 10 % 10, tenths % 10) if clip.timed else (IGNORED,) * 3
-        rows.append((*digits, _onset(clip.scene, before, first, second)))
+        between = clip.seconds * (before + first) / 2 if before >= 0 else 0.0
+        digits = (*_digits(seconds), *_digits(between)) if clip.timed else (IGNORED,) * 6
+        rows.append((_onset(clip.scene, before, first, second), *digits))
         before = second
     return rows
+
+
+def _digits(seconds: float) -> tuple[int, int, int]:
+    tenths = int(f"{seconds:.1f}".replace(".", ""))  # rounded as the prompt and answers are
+    return tenths // 100 % 10, tenths // 10 % 10, tenths % 10
 
 
 def _onset(scene: Scene, before: float, first: float, second: float) -> int:

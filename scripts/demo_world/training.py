@@ -16,12 +16,11 @@ from torch.nn.functional import cross_entropy
 
 from demo_world.batches import Batch
 from demo_world.recipes import HIDDEN, Recipe
-from demo_world.targets import CLIP_CLASSES, IGNORED, Targets, make_targets
+from demo_world.targets import CLIP_CLASSES, IGNORED, TIMING_CLASSES, Targets, make_targets
 
 MUON_SPEED = 2.0
 _TIME_WEIGHT = 4.0
 _SLICE_CLASSES = {"shape": 4, "color": 5, "motion": 5}
-_TIMING_CLASSES = {"tens": 10, "ones": 10, "tenths": 10, "onset": 5}
 _TIMING_LAYER = 2  # the decoder's layers whose output has to know times: those after it answer
 
 
@@ -41,7 +40,7 @@ class Heads(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.slice = nn.ModuleDict({name: nn.Linear(HIDDEN, size) for name, size in _SLICE_CLASSES.items()})
-        self.timing = nn.ModuleDict({name: nn.Linear(HIDDEN, size) for name, size in _TIMING_CLASSES.items()})
+        self.timing = nn.ModuleDict({name: nn.Linear(HIDDEN, size) for name, size in TIMING_CLASSES.items()})
         self.clip = nn.ModuleDict({name: nn.Linear(HIDDEN, size) for name, size in CLIP_CLASSES.items()})
 
     def slice_losses(self, pooled: Tensor, targets: Targets) -> Tensor:

@@ -13,6 +13,7 @@ from demo_world.recipes import RECIPES
 from demo_world.render import render_clips
 from demo_world.sampled import SampledScene, draw_brief, draw_crowd, even
 from demo_world.subtitles import with_subtitles
+from demo_world.targets import make_targets
 from demo_world.token_dropping import draw_kept
 from demo_world.tokenizer import DEFAULT_SYSTEM, build_tokenizer
 from demo_world.world import Shot
@@ -134,3 +135,12 @@ def test_a_moving_background_leaves_the_shapes_where_they_are() -> None:
     plain, moving = (render_clips([scene], moments, each).float() for each in (shot, replace(shot, pan=(1.0, 0.5))))
     changed = (plain - moving).abs().amax(2)[0]
     assert bool((changed[0] < 4).all()) and bool((changed[4] > 8).any())
+
+
+def test_slices_know_the_times_of_what_comes() -> None:
+    actor = replace(ONE.actors[0], appear=0.5)
+    clip = even(replace(ONE, actors=(actor,)), 8, 14.0)  # a frame every 2 s, the shape is there from 8 s on
+    timing = {name: values.tolist() for name, values in make_targets([clip]).timing.items()}
+    assert timing["onset"] == [0, 0, 2, 0]
+    assert timing["slice_ones"] == [1, 5, 9, 3] and timing["slice_tens"] == [0, 0, 0, 1]
+    assert timing["between_ones"] == [0, 3, 7, 1] and set(timing["between_tenths"]) == {0}

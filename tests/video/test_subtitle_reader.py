@@ -1,6 +1,7 @@
 """Subtitles of files: streams and sidecars of every format and encoding, and hostile ones."""
 
 import os
+import random
 from fractions import Fraction
 from pathlib import Path
 
@@ -115,7 +116,11 @@ def test_a_named_file_wins_and_a_missing_one_is_an_error(clip: Path, tmp_path: P
         open_video(str(clip), subs=str(tmp_path / "gone.srt"))
 
 
-@pytest.mark.parametrize("content", [b"", b"\0" * 100, os.urandom(4096), b"just a text\n" * 50, b"WEBVTT\n\n", b"1\n"])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\0" * 100, random.Random(1).randbytes(4096), b"just a text\n" * 50, b"WEBVTT\n\n", b"1\n"],
+    ids=["empty", "zeros", "noise", "text", "a header", "a number"],
+)
 def test_a_file_without_subtitles_is_a_note_or_an_error(content: bytes, clip: Path) -> None:
     """A sidecar is left aside and said; a file that was asked for is an error."""
     side = clip.with_suffix(".srt")
