@@ -35,6 +35,7 @@ WRITTEN: dict[str, list[tuple[Any, Any]]] = {
     "subs_share": [(0.5, 0.5), ("0.1", 0.1)],
     "prune": [("25%", 0.25), (0.5, 0.5)],
     "sample": [("auto", "auto"), ("change", "change")],
+    "focus": [("auto", "auto"), ("off", "off")],
     "tui.theme": [("nord", "nord"), ("dracula", "dracula")],
     "tui.images": [("half", "half"), ("none", "none")],
     "tui.ascii": [(True, True), (False, False)],
