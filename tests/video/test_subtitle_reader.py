@@ -96,8 +96,8 @@ def test_encodings(encoding: str, clip: Path) -> None:
     clip.with_suffix(".srt").write_bytes(srt(said).encode(encoding))
     video = probe_facts(str(clip), subs="auto")
     assert cues_of(video) == tuple(said)
-    told = ("clip.srt is not UTF-8: it is read as Windows-1252.",) if encoding == "cp1252" else ()
-    assert video.notes == told
+    notes = ("clip.srt is not UTF-8: it is read as Windows-1252.",) if encoding == "cp1252" else ()
+    assert video.notes == notes
 
 
 def test_short_and_empty_bytes_are_text() -> None:

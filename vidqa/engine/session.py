@@ -63,7 +63,7 @@ class Session:
         self._callbacks = Callbacks(self._cancelled.is_set, fault)
         self._models = ModelManager(self._callbacks, meter)
         self._previous: PreviousRequest | None = None
-        self._unheard: set[str] = set()  # videos of which the user was told that their sound is not heard
+        self._unheard: set[str] = set()  # videos whose unheard sound was noted
         # torch reads both when it starts
         os.environ.update(allocator_environment(os.environ) | compiler_environment(os.environ))
 
