@@ -39,7 +39,7 @@ Event = tuple[str, float, str]  # the shape's name, when it is first seen, and w
 def draw_clip(rng: random.Random, path: Path, seconds: float, events: int, event_seconds: float) -> list[Event]:
     """Write a clip of several moving shapes, one after the other; return their names, times and directions."""
     named = rng.sample([(color, shape) for color in COLORS for shape in SHAPES], events)
-    drawn, named = list[LongEvent](), list[Event]()
+    drawn, expected = list[LongEvent](), list[Event]()
     for number, (color, shape) in enumerate(named):
         start = (number + rng.uniform(0.1, 0.7)) * seconds / events
         direction, (x, y, end_x, end_y) = rng.choice(list(_PATHS.items()))
@@ -48,9 +48,9 @@ def draw_clip(rng: random.Random, path: Path, seconds: float, events: int, event
             stop=0.95, change=2.0, turn_degrees=0.0,
         )  # fmt: skip
         drawn.append(LongEvent(Scene((actor,), "plain", 0), start, event_seconds))
-        named.append((f"{color} {shape}", start, direction))
+        expected.append((f"{color} {shape}", start, direction))
     write_long_clip(LongClip(seconds, tuple(drawn), seed=rng.randrange(2**31)), path)
-    return named
+    return expected
 
 
 def precision(scores: Sequence[float], right: set[int], times: int) -> float:
