@@ -18,6 +18,7 @@ from vidqa.planner.planner import Forecast
 from vidqa.planner.problem import scan_limit_seconds
 from vidqa.planner.request_checks import check_request
 from vidqa.types import Placement, Plan, Request, VideoInfo
+from vidqa.utils.generators import finished
 from vidqa.video.decoder_pool import ReusedDecoder
 from vidqa.video.open import Source
 from vidqa.video.reader import Decoding, VideoReader, never
@@ -160,13 +161,8 @@ class RequestPlanner:
         request = replace(self._caption_request.request, video=question.path)
         if question.error is not None or SIGNALS.find(request, on_disk=self._config.remember) is not None:
             return
-        scan, limit = source.scan(self._scan_seconds), self._scan_seconds
-        while True:
-            try:
-                next(scan)
-            except StopIteration as end:
-                SIGNALS.store(request, end.value, limit, on_disk=self._config.remember)
-                return
+        signal = finished(source.scan(self._scan_seconds))
+        SIGNALS.store(request, signal, self._scan_seconds, on_disk=self._config.remember)
 
     def _cached_plan(self, video: VideoInfo, request: Request) -> tuple[int, Plan]:
         """Return the plan for clips of this shape, made anew after some seconds, as free memory changes."""

@@ -1,7 +1,6 @@
 """The scan of a video before its frames are chosen, as events. Imports no torch: `vidqa plan` scans too."""
 
 from collections.abc import Callable, Generator
-from typing import TypeVar
 
 from vidqa.config import EngineConfig
 from vidqa.engine.model_manager import ModelManager
@@ -11,10 +10,9 @@ from vidqa.errors import Interrupted
 from vidqa.events import Event, StageProgress, StageStarted
 from vidqa.planner.problem import scan_limit_seconds
 from vidqa.types import Request
+from vidqa.utils.generators import finished
 from vidqa.video.change_signal import ChangeSignal
 from vidqa.video.reader import VideoReader, never, open_video
-
-Result = TypeVar("Result")
 
 
 def plan_with_scan(
@@ -76,13 +74,3 @@ def known_or_scanned(
         clip_deadline_seconds=config.clip_deadline_seconds, stream=request.stream, pictures=request.picture_times,
     ) as reader:  # fmt: skip
         return finished(scan_stage(reader, request, config, limit_seconds, never), report)
-
-
-def finished(stage: Generator[Event, None, Result], report: Callable[[Event], None] = lambda event: None) -> Result:
-    """Run a stage to its end; return its result."""
-    while True:
-        try:
-            report(next(stage))
-        except StopIteration as end:
-            result: Result = end.value
-            return result

@@ -22,7 +22,7 @@ from vidqa.engine.request_state import (
     ran_out_of_memory,
     resume_from,
 )
-from vidqa.engine.scan_stage import finished, plan_with_scan
+from vidqa.engine.scan_stage import plan_with_scan
 from vidqa.engine.timers import Callbacks, PhaseTimer, StageContext, ignore_phase
 from vidqa.errors import Interrupted, UsageError
 from vidqa.events import Answered, Event, Found, Planned
@@ -30,6 +30,7 @@ from vidqa.planner.explain import unheard_note
 from vidqa.planner.planner import Forecast
 from vidqa.planner.request_checks import check_config, check_limits, check_request
 from vidqa.types import Plan, Request, VideoInfo
+from vidqa.utils.generators import finished
 from vidqa.video.reader import VideoReader, never, open_video
 
 if TYPE_CHECKING:
