@@ -33,7 +33,7 @@ _TIMED_SHARE, _NAMED_SHARE = 0.5, 0.12
 _BRIEF_SHARE, _CROWD_SHARE, _GRAIN_SHARE, _PAN_SHARE = 0.2, 0.2, 0.15, 0.08
 _DROPPED_SHARE, _GAPS_SHARE, _SUBTITLES_SHARE = 0.4, 0.15, 0.1
 # (frames, weight): mostly what the default plan gives real clips.
-_FRAMES = ((1, 3), (2, 5), (4, 18), (6, 14), (8, 20), (10, 12), (12, 10), (14, 6), (16, 10), (32, 2))
+_FRAMES = ((1, 3), (2, 5), (4, 18), (6, 14), (8, 20), (10, 12), (12, 10), (14, 6), (16, 10), (24, 4), (32, 10))
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,12 +17,16 @@ _NUMBERS = ("none", "one", "two")
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One question of a kind, and its answer; `seconds` is the true time that the answer names, where it names one."""
+    """One question of a kind, and its answer; `seconds` is the true time that the answer names, where it names one.
+
+    `span` is what the question asks about, as fractions of the clip: a shape's presence, or one moment twice.
+    """
 
     kind: str
     question: str
     answer: str
     seconds: float | None = None
+    span: tuple[float, float] | None = None
 
 
 def describe(actor: Actor, *, article: str = "a") -> str:
@@ -161,7 +165,8 @@ def draw_named(rng: random.Random, scene: Scene) -> Turn:
     if not scene.actors or rng.random() < 1 / 6:
         return Turn("named", rng.choice(NAMED).format(what=absent), f"there is no {absent}.")
     actor = rng.choice(scene.actors)
-    return Turn("named", rng.choice(NAMED).format(what=actor.names[0]), f"{describe(actor, article='the')}.")
+    question = rng.choice(NAMED).format(what=actor.names[0])
+    return Turn("named", question, f"{describe(actor, article='the')}.", span=(actor.appear, actor.leave))
 
 
 def absent_name(rng: random.Random, scene: Scene) -> str:

@@ -11,7 +11,7 @@ from demo_world.world import COLORS, DIRECTIONS, SHAPES, Actor, Scene
 
 IGNORED = -100
 TIMING_CLASSES = {"onset": 5} | {
-    f"{when}_{digit}": 10 for when in ("slice", "between") for digit in ("tens", "ones", "tenths")
+    f"{when}_{digit}": 10 for when in ("slice", "between", "seen") for digit in ("tens", "ones", "tenths")
 }
 _KINDS = ("moves", "still", "appears", "changes")
 
@@ -57,18 +57,28 @@ def _slice_classes(scene: Scene, first: float, second: float) -> tuple[int, int,
 
 
 def _timing_classes(clip: SampledScene) -> list[tuple[int, ...]]:
-    """Return for each slice its onset, the digits of its time, and those of the time between it and the one before.
+    """Return for each slice its onset, and digits: of its time, of the time between it and the one before, of the onset.
 
-    These two times are the possible answers for what comes there. An onset is 0 for none, 1 or 2 if a shape comes
+    The onset's time is one of the two others, IGNORED without an onset. An onset is 0 for none, 1 or 2 if a shape comes
     within the slice or since the one before, 3 or 4 if one takes its second color there.
     """
     rows, before = list[tuple[int, ...]](), -1.0
     for (first, second), seconds in zip(clip.frame_pairs, clip.slice_seconds, strict=True):
         between = clip.seconds * (before + first) / 2 if before >= 0 else 0.0
-        digits = (*_digits(seconds), *_digits(between)) if clip.timed else (IGNORED,) * 6
-        rows.append((_onset(clip.scene, before, first, second), *digits))
+        onset = _onset(clip.scene, before, first, second)
+        seen = _digits(seconds if onset % 2 else between) if onset else (IGNORED,) * 3
+        digits = (*_digits(seconds), *_digits(between), *seen) if clip.timed else (IGNORED,) * 9
+        rows.append((onset, *digits))
         before = second
     return rows
+
+
+def asked_slices(clip: SampledScene, span: tuple[float, float]) -> list[bool]:
+    """Return which slices show a span of the clip: of a single moment, the first one that shows what began there."""
+    begin, end = span
+    shown = [second >= begin and (first < end or begin == end) for first, second in clip.frame_pairs]
+    first = next((index for index, each in enumerate(shown) if each), -1)
+    return [each and (begin < end or index == first) for index, each in enumerate(shown)]
 
 
 def _digits(seconds: float) -> tuple[int, int, int]:

@@ -62,7 +62,8 @@ def _appearing(rng: random.Random, scene: Scene, fractions: Sequence[float], sec
     what, _ = actor.names
     if moment is None or any(what in other.names for other in scene.actors if other is not actor):
         return
-    yield Turn("when", rng.choice(WHEN).format(what=what), _answer(moment), actor.appear * seconds)
+    span = (actor.appear, actor.appear)
+    yield Turn("when", rng.choice(WHEN).format(what=what), _answer(moment), actor.appear * seconds, span)
 
 
 def _changing(rng: random.Random, scene: Scene, fractions: Sequence[float], seconds: float) -> Iterator[Turn]:
@@ -74,7 +75,7 @@ def _changing(rng: random.Random, scene: Scene, fractions: Sequence[float], seco
     if moment is None:
         return
     question = rng.choice(CHANGES).format(what=f"{actor.color} {actor.shape}", color=actor.end_color)
-    yield Turn("when", question, _answer(moment), actor.change * seconds)
+    yield Turn("when", question, _answer(moment), actor.change * seconds, (actor.change, actor.change))
 
 
 def _between(rng: random.Random, scene: Scene, fractions: Sequence[float], seconds: float) -> Iterator[Turn]:

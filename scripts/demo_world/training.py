@@ -16,10 +16,11 @@ from torch.nn.functional import cross_entropy
 
 from demo_world.batches import Batch
 from demo_world.recipes import HIDDEN, Recipe
-from demo_world.targets import CLIP_CLASSES, IGNORED, TIMING_CLASSES, Targets, make_targets
+from demo_world.targets import CLIP_CLASSES, IGNORED, TIMING_CLASSES, Targets, asked_slices, make_targets
 
 MUON_SPEED = 2.0
 _TIME_WEIGHT = 4.0
+_POINTER = 64  # how wide a pointer's queries and keys are
 _SLICE_CLASSES = {"shape": 4, "color": 5, "motion": 5}
 _TIMING_LAYER = 2  # the decoder's layers whose output has to know times: those after it answer
 
@@ -41,6 +42,7 @@ class Heads(nn.Module):
         super().__init__()
         self.slice = nn.ModuleDict({name: nn.Linear(HIDDEN, size) for name, size in _SLICE_CLASSES.items()})
         self.timing = nn.ModuleDict({name: nn.Linear(HIDDEN, size) for name, size in TIMING_CLASSES.items()})
+        self.query, self.key = nn.Linear(HIDDEN, _POINTER), nn.Linear(HIDDEN, _POINTER)
         self.clip = nn.ModuleDict({name: nn.Linear(HIDDEN, size) for name, size in CLIP_CLASSES.items()})
 
     def slice_losses(self, pooled: Tensor, targets: Targets) -> Tensor:
@@ -53,7 +55,18 @@ class Heads(nn.Module):
         rows = hidden[visual]
         slices = torch.arange(len(kept), device=hidden.device).repeat_interleave(kept.sum(1))
         pooled = rows.new_zeros(len(kept), rows.shape[1]).index_add(0, slices, rows) / kept.sum(1, keepdim=True)
-        return _sum(_loss(head(pooled), targets.timing[name]) for name, head in self.timing.items())
+        losses = _sum(_loss(head(pooled), targets.timing[name]) for name, head in self.timing.items())
+        return losses + self._pointer_loss(hidden, pooled.view(len(batch.clips), -1, HIDDEN), batch)
+
+    def _pointer_loss(self, hidden: Tensor, slices: Tensor, batch: Batch) -> Tensor:
+        """Return how far answers' tokens are from knowing the slices that they are about (a pointer network's loss)."""
+        keys, losses = self.key(slices), [hidden.new_zeros(())]
+        for row, (turns, spans) in enumerate(zip(batch.turns, batch.answers, strict=True)):
+            for turn, (start, end) in zip(turns, spans, strict=True):
+                if turn.span is not None and any(wanted := asked_slices(batch.clips[row], turn.span)):
+                    seen = torch.log_softmax((self.query(hidden[row, start - 1 : end - 1]) @ keys[row].T).float(), -1)
+                    losses.append(-torch.logsumexp(seen[:, torch.tensor(wanted)], -1).mean())
+        return torch.stack(losses).sum() / max(len(losses) - 1, 1)
 
     def clip_losses(self, hidden: Tensor, targets: Targets) -> Tensor:
         """Sum of the losses on (clips, hidden)."""
