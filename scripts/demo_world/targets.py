@@ -57,7 +57,7 @@ def _slice_classes(scene: Scene, first: float, second: float) -> tuple[int, int,
 
 
 def _timing_classes(clip: SampledScene) -> list[tuple[int, ...]]:
-    """Return for each slice its onset, and digits: of its time, of the time between it and the one before, of the onset.
+    """Return for each slice its onset, and digits of its time, of that between it and the one before, and of the onset.
 
     The onset's time is one of the two others, IGNORED without an onset. An onset is 0 for none, 1 or 2 if a shape comes
     within the slice or since the one before, 3 or 4 if one takes its second color there.
