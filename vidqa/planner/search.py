@@ -95,12 +95,17 @@ def placed_frames(problem: PlanningProblem, count: int) -> tuple[tuple[int, ...]
     return by_change(problem, frame_indices(problem, request.frames or (count if request.fps is None else None)))
 
 
-def by_change(problem: PlanningProblem, even: tuple[int, ...]) -> tuple[tuple[int, ...], Sampling | None]:
-    """Return as many indices as the `even` ones, by the video's change where the request says so, and why."""
+def by_change(
+    problem: PlanningProblem, even: tuple[int, ...], *, always: bool = False
+) -> tuple[tuple[int, ...], Sampling | None]:
+    """Return as many indices as the `even` ones, by the video's change where the request says so, and why.
+
+    `always` is as in `sample_by_change`, as a request for `change` is.
+    """
     sample, signal = problem.request.sample, problem.signal
     if sample == "uniform" or signal is None:
         return even, None
-    return sample_by_change(problem.video, even, signal, always=sample == "change")
+    return sample_by_change(problem.video, even, signal, always=always or sample == "change")
 
 
 def _placed_indices(problem: PlanningProblem, count: int) -> tuple[int, ...]:
