@@ -132,7 +132,8 @@ class Trainer:
                 loss = 2 * out.answer + 0.4 * out.slices + 0.15 * out.clip
                 shown = {"answer": out.answer, "slices": out.slices, "clip": out.clip}
                 if self.recipe.timed:
-                    loss, shown = loss + 0.15 * out.timing, shown | {"timing": out.timing}
+                    loss += 0.15 * out.timing + 0.1 * out.attention
+                    shown |= {"timing": out.timing, "attention": out.attention}
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step(rate_at(stage, self.step))

@@ -28,9 +28,9 @@ from vidqa.models.families.qwen2_vl.runtime import position_after, vision_positi
 from vidqa.models.family import VisionGrid
 
 # Of the turns, in a family that reads times.
-_TIMED_SHARE, _NAMED_SHARE = 0.5, 0.12
+_TIMED_SHARE, _NAMED_SHARE = 0.35, 0.3
 # Of the last stage's batches, in a family that reads times.
-_BRIEF_SHARE, _CROWD_SHARE, _GRAIN_SHARE, _PAN_SHARE = 0.2, 0.2, 0.15, 0.08
+_BRIEF_SHARE, _CROWD_SHARE, _GRAIN_SHARE, _PAN_SHARE = 0.15, 0.35, 0.15, 0.08
 _DROPPED_SHARE, _GAPS_SHARE, _SUBTITLES_SHARE = 0.4, 0.15, 0.1
 # (frames, weight): mostly what the default plan gives real clips.
 _FRAMES = ((1, 3), (2, 5), (4, 18), (6, 14), (8, 20), (10, 12), (12, 10), (14, 6), (16, 10), (24, 4), (32, 10))
@@ -41,8 +41,8 @@ class Batch:
     """Clips and conversations as tensors.
 
     patches: (clips·slices, patches, 1176); kept: (clips·slices, visual tokens) of those that the decoder gets;
-    ids, labels: (clips, tokens); positions: (3, clips, tokens); answers[i][j] is the (start, end) of turn j's answer
-    in clip i.
+    ids, labels: (clips, tokens); positions: (3, clips, tokens); answers[i][j] and questions[i][j] are
+    the (start, end) of turn j's in clip i.
     """
 
     shot: Shot
@@ -55,6 +55,7 @@ class Batch:
     positions: Tensor
     after_video: Tensor
     answers: tuple[tuple[tuple[int, int], ...], ...]
+    questions: tuple[tuple[tuple[int, int], ...], ...]
 
 
 def draw_shot(rng: random.Random, stage: int, progress: float, recipe: Recipe) -> Shot:
@@ -152,6 +153,7 @@ def assemble(
         positions=torch.stack([_pad_positions(sample.positions, longest) for sample in samples], dim=1),
         after_video=torch.tensor([sample.after_video for sample in samples]),
         answers=tuple(tuple(sample.answers) for sample in samples),
+        questions=tuple(tuple(sample.questions) for sample in samples),
     )
 
 
@@ -187,6 +189,7 @@ class _Sample:
     positions: Tensor
     after_video: int
     answers: list[tuple[int, int]]
+    questions: list[tuple[int, int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,15 +238,18 @@ def _sample(tokenizer: Any, turns: Sequence[Turn], system: str, pieces: Sequence
     before, after_video = len(ids), len(ids) - 1
     labels = [IGNORED] * len(ids)
     answers: list[tuple[int, int]] = []
+    questions: list[tuple[int, int]] = []
     for turn in turns:
         opening = "<|im_start|>user\n" if answers else ""
+        begin = len(ids) + len(_encode(tokenizer, opening))
+        questions.append((begin, begin + len(_encode(tokenizer, turn.question))))
         asked = _encode(tokenizer, f"{opening}{turn.question}<|im_end|>\n<|im_start|>assistant\n")
         answer = _encode(tokenizer, f"{turn.answer}<|im_end|>")
         answers.append((len(ids) + len(asked), len(ids) + len(asked) + len(answer)))
         ids += asked + answer + _encode(tokenizer, "\n")
         labels += [IGNORED] * len(asked) + answer + [IGNORED]
     positions.append(text_positions(after, len(ids) - before))
-    return _Sample(ids, labels, torch.cat(positions, dim=1), after_video, answers)
+    return _Sample(ids, labels, torch.cat(positions, dim=1), after_video, answers, questions)
 
 
 @lru_cache(maxsize=65536)

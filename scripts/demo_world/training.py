@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from transformers.models.qwen3_vl.modeling_qwen3_vl import apply_rotary_pos_emb
 
 from demo_world.batches import Batch
 from demo_world.recipes import HIDDEN, Recipe
@@ -20,6 +21,7 @@ from demo_world.targets import CLIP_CLASSES, IGNORED, TIMING_CLASSES, Targets, a
 
 MUON_SPEED = 2.0
 _TIME_WEIGHT = 4.0
+_ATTENTION_LAYER = 3  # the family's reference layer in a model of four
 _POINTER = 64  # how wide a pointer's queries and keys are
 _SLICE_CLASSES = {"shape": 4, "color": 5, "motion": 5}
 _TIMING_LAYER = 2  # the decoder's layers whose output has to know times: those after it answer
@@ -91,6 +93,7 @@ class Forward:
     answer: Tensor
     slices: Tensor
     timing: Tensor
+    attention: Tensor
     clip: Tensor
     right: list[list[bool]]
 
@@ -120,6 +123,9 @@ def run_batch(model: Any, heads: Heads, batch: Batch, recipe: Recipe) -> Forward
     )  # fmt: skip
     hidden = output.last_hidden_state
     timing = heads.timing_losses(output.hidden_states[_TIMING_LAYER], batch, visual, targets)
+    attention = slice_loss.new_zeros(())
+    if recipe.timed:
+        attention = attention_loss(model.model.language_model, output.hidden_states[_ATTENTION_LAYER], batch, visual)
     after = hidden[torch.arange(len(ids)), batch.after_video.to(model.device)]
     wanted = batch.labels[:, 1:].to(model.device)
     asked = wanted != IGNORED
@@ -132,7 +138,35 @@ def run_batch(model: Any, heads: Heads, batch: Batch, recipe: Recipe) -> Forward
         [bool(correct[row, start - 1 : end - 1].all()) for start, end in spans]
         for row, spans in enumerate(batch.answers)
     ]
-    return Forward(loss, slice_loss, timing, heads.clip_losses(after, targets), right)
+    return Forward(loss, slice_loss, timing, attention, heads.clip_losses(after, targets), right)
+
+
+def attention_loss(decoder: Any, hidden: Tensor, batch: Batch, visual: Tensor) -> Tensor:
+    """Return how little of a question's attention to pictures goes to the slices that show what it names.
+
+    The attention is that of the layer by which a question selects frames, mean over heads and the question's tokens;
+    hidden (clips, tokens, hidden) is that layer's input. Large models have such layers (FlexSelect, arXiv 2506.00993).
+    """
+    layer, losses = decoder.layers[_ATTENTION_LAYER], [hidden.new_zeros((), dtype=torch.float32)]
+    normed, attention = layer.input_layernorm(hidden), layer.self_attn
+    shape = (*hidden.shape[:2], -1, attention.head_dim)
+    query = attention.q_norm(attention.q_proj(normed).view(shape)).transpose(1, 2)
+    key = attention.k_norm(attention.k_proj(normed).view(shape)).transpose(1, 2)
+    query, key = apply_rotary_pos_emb(query, key, *decoder.rotary_emb(normed, batch.positions.to(hidden.device)))
+    key = key.repeat_interleave(query.shape[1] // key.shape[1], 1)
+    slices = batch.kept.view(len(batch.clips), -1, batch.kept.shape[1])
+    for row, (turns, spans) in enumerate(zip(batch.turns, batch.questions, strict=True)):
+        owners = torch.arange(slices.shape[1]).repeat_interleave(slices[row].sum(1))
+        for turn, (start, end) in zip(turns, spans, strict=True):
+            if (
+                turn.kind == "named"
+                and turn.span is not None
+                and any(wanted := asked_slices(batch.clips[row], turn.span))
+            ):
+                scores = query[row, :, start:end] @ key[row, :, visual[row]].transpose(1, 2) * attention.scaling
+                shares = scores.float().softmax(-1).mean((0, 1))
+                losses.append(-shares[torch.tensor(wanted)[owners]].sum().clamp_min(1e-6).log())
+    return torch.stack(losses).sum() / max(len(losses) - 1, 1)
 
 
 def _weights(batch: Batch) -> Tensor:
