@@ -50,6 +50,17 @@ class Noted:
 
 
 @dataclass(frozen=True, slots=True)
+class OutOfDomain:
+    """The video's pictures are unlike those that the model was trained on, so it cannot know what they show.
+
+    `knows` is what it was trained on, untrusted; `advice` names a model that fits here, or is empty.
+    """
+
+    knows: str
+    advice: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class MemorySampled:
     """Bytes in use on the plan's device by this process and by others, at most ten times a second.
 
@@ -94,5 +105,15 @@ class Failed:
 
 
 Event = (
-    Planned | StageStarted | StageProgress | MemorySampled | Degraded | Noted | TextDelta | Found | Answered | Failed
+    Planned
+    | StageStarted
+    | StageProgress
+    | MemorySampled
+    | Degraded
+    | Noted
+    | OutOfDomain
+    | TextDelta
+    | Found
+    | Answered
+    | Failed
 )

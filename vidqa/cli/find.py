@@ -21,7 +21,7 @@ from vidqa.cli.arguments import (
 from vidqa.cli.console import ExitCode, StderrReporter, handle_signals, interrupt, write_json
 from vidqa.cli.video_argument import as_named
 from vidqa.errors import Interrupted, UsageError
-from vidqa.messages import degraded_text
+from vidqa.messages import degraded_text, out_of_domain_text
 from vidqa.types import Plan, Request
 from vidqa.utils.safe_text import safe_line
 from vidqa.utils.units import format_timestamp
@@ -123,7 +123,7 @@ def _about(request: Request, moment: "Moment", question: str) -> Request:
 
 def _search(events: "Iterator[Event]", reporter: StderrReporter) -> "Found":
     """Report the events of a search; returns the last."""
-    from vidqa.events import Degraded, Found, Noted, Planned, StageProgress, StageStarted
+    from vidqa.events import Degraded, Found, Noted, OutOfDomain, Planned, StageProgress, StageStarted
 
     for event in events:
         match event:
@@ -136,6 +136,8 @@ def _search(events: "Iterator[Event]", reporter: StderrReporter) -> "Found":
                 reporter.progress(event)
             case Noted(text):
                 reporter.say(f"note: {text}")
+            case OutOfDomain(knows, advice):
+                reporter.say(f"warning: {out_of_domain_text(knows, advice)}")
             case Found():
                 reporter.clear()
                 return event

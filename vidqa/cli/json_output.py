@@ -131,6 +131,7 @@ def answer_object(answer: Answer) -> dict[str, Any]:
         },
         "notes": list(answer.notes),
         "degraded": list(answer.degraded),
+        **({} if answer.out_of_domain is None else {"out_of_domain": answer.out_of_domain}),
     }
 
 

@@ -267,6 +267,7 @@ class RequestState:
             memory=memory,
             notes=tuple(self.notes),
             degraded=tuple(self.degraded),
+            out_of_domain=self.vision_embeddings.out_of_domain if self.vision_embeddings else None,
         )
 
 
