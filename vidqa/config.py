@@ -42,7 +42,7 @@ class EngineConfig:
     estimated. `subtitle_share` is the largest part of the context, and of the video's tokens, that subtitles take.
     `count_tensors` counts live tensors where the device has no counter, for about 5 µs an operator.
     `prune` is the share of the visual tokens that is kept, `auto` to drop those that repeat, or `off`. With
-    `refuse_out_of_domain` a video that the model cannot know, as it knows only drawn shapes, is an error, not a warning.
+    `refuse_out_of_domain` a video that the model cannot know, as it knows only drawn shapes, is an error.
     """
 
     model: str = "demo"

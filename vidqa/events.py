@@ -36,10 +36,14 @@ class StageProgress:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a text points to in a video: the plan's `selection` has the score of every slice that was looked at."""
+    """What a text points to in a video: the plan's `selection` has the score of every slice that was looked at.
+
+    `out_of_domain` is as in `Answer`.
+    """
 
     video: VideoInfo
     plan: Plan
+    out_of_domain: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

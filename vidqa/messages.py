@@ -18,9 +18,7 @@ def model_label(name: str) -> str:
 
 def out_of_domain_text(knows: str, advice: str = "") -> str:
     """Return the warning for a video that the model cannot know; `advice` names a model that fits here, if any."""
-    warning = (
-        f"The demo model knows only {safe_line(knows)}; this video is not its world, so its answer means nothing."
-    )
+    warning = f"The demo model knows only {safe_line(knows)}; this video is not its world, so its answer means nothing."
     return f"{warning} {safe_line(advice)}".strip()
 
 

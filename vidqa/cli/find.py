@@ -90,7 +90,8 @@ def run(arguments: argparse.Namespace) -> int:
             assert selection is not None
             moments = find_moments(selection.scores, selection.seconds, arguments.moments)
             if arguments.json:
-                write_json(find_object(as_named(found.video, arguments), found.plan, arguments.text, moments))
+                named = replace(found, video=as_named(found.video, arguments))
+                write_json(find_object(named, arguments.text, moments))
             else:
                 sys.stdout.writelines(f"{line}\n" for line in _lines(moments))
             if arguments.output:

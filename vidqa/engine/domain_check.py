@@ -1,10 +1,11 @@
 """Does a video look like the clips that a model was trained on? Statistics of its pictures, compared with limits.
 
-For models that were trained on drawn clips alone: one flat shape of a few paints before a gray background, which may be
-graded, noisy or moving. A picture is reduced to cells of a few pixels, in which noise averages out. The limits come from
-the model's folder, so a model without them is never checked.
+For models that were trained on drawn clips alone: one flat shape of a few paints before a gray background, which may
+be graded, noisy or moving. A picture is reduced to cells of a few pixels, in which noise averages out. The limits come
+from the model's folder, so a model without them is never checked.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from math import pi
 
@@ -126,3 +127,11 @@ class DomainCheck:
     def out_of_domain(self) -> bool:
         """Whether more pictures than the domain allows are unlike it."""
         return self._unlike > self._domain.unlike_share * self._seen
+
+
+def is_out_of_domain(domain: TrainingDomain, pictures: Sequence[Array]) -> bool:
+    """Return whether pictures (height, width, 3) uint8 of a video are unlike those that a model knows."""
+    check = DomainCheck(domain, len(pictures))
+    for picture in pictures:
+        check.add(picture)
+    return check.out_of_domain

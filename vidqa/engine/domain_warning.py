@@ -29,7 +29,6 @@ def with_domain_warning(
 
     Raises VideoOutOfDomain instead if `config` refuses such videos.
     """
-    warned = False
     with closing(events):
         while True:
             try:
@@ -39,23 +38,23 @@ def with_domain_warning(
                 return result
             if not isinstance(event, OutOfDomain):
                 yield event
-            elif not warned:
-                warned = True
-                watch = Stopwatch()
-                event = replace(event, advice=better_model(state.video, state.request, config, forecast))
+            elif not state.out_of_domain:
+                state.out_of_domain, watch = True, Stopwatch()
+                event = with_advice(event, state, config, forecast)
                 state.clock.watch.exclude(watch.seconds())  # it is no part of the answer's time, which is predicted
-                state.notes.append(warning_text(event, refuse=config.refuse_out_of_domain))
+                state.notes.append(out_of_domain_text(event.knows, event.advice))
                 yield event
 
 
-def warning_text(event: OutOfDomain, *, refuse: bool) -> str:
-    """Return the warning; raise VideoOutOfDomain if such videos are refused."""
-    if refuse:
+def with_advice(event: OutOfDomain, state: RequestState, config: EngineConfig, forecast: Forecaster) -> OutOfDomain:
+    """Return the event with a better model's name; raise VideoOutOfDomain if `config` refuses such videos."""
+    advice = better_model(state.video, state.request, config, forecast)
+    if config.refuse_out_of_domain:
         raise VideoOutOfDomain(
             f"The demo model knows only {event.knows}, and this video is not its world: its answer would mean nothing.",
-            f"{event.advice or 'Use another --model.'} --allow-demo answers nevertheless.",
+            f"{advice or 'Use another --model.'} `--allow-demo --retry-failed` captions it nevertheless.",
         )
-    return out_of_domain_text(event.knows, event.advice)
+    return replace(event, advice=advice)
 
 
 def better_model(video: VideoInfo, request: Request, config: EngineConfig, forecast: Forecaster) -> str:

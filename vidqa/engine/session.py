@@ -286,7 +286,7 @@ class Session:
         stages = StageContext(tracker, callbacks, PhaseTimer(plan.device))
         searching = find_stage(loaded, plan, state.request, stages, reader)
         found = yield from state.with_each_note_once(self._warning(state, searching))
-        yield Found(state.video, found)
+        yield Found(state.video, found, None if loaded.model.domain is None else state.out_of_domain)
 
     def _warning(self, state: RequestState, events: Generator[Event, None, Item]) -> Generator[Event, None, Item]:
         return with_domain_warning(events, state, self.config, self._models.forecast)

@@ -86,9 +86,7 @@ def load_model(
     if device.type == "cpu":
         _keep_unpacked(model)
     model.eval()
-    adapter = VisionLanguageModel(
-        model, spec, device, model.dtype, weights_bytes(model), domain=read_domain(folder)
-    )
+    adapter = VisionLanguageModel(model, spec, device, model.dtype, weights_bytes(model), domain=read_domain(folder))
     if model.dtype == torch.float16:  # AWQ's kernels choose it themselves
         patch_for_fp16(adapter.language_model, adapter.visual, family, largest_weight)
     return Loaded(adapter, tokenizer, files.stop_ids, weights, placement, template)

@@ -1,4 +1,4 @@
-"""What a model can know at all, if it was trained on drawn clips alone: the file `training_domain.json` of its folder."""
+"""What a model that was trained on drawn clips alone can know: the file `training_domain.json` of its folder."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
