@@ -14,6 +14,8 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +49,7 @@ SHARES = {"training renderer": 0.2, "other renderer": 0.2, "moving camera": 0.2,
 FILES = {"files of seconds": 0.07, "files of minutes": 0.03}
 PATTERNS = (
     "testsrc", "testsrc2", "smptebars", "smptehdbars", "rgbtestsrc", "yuvtestsrc", "pal75bars", "mandelbrot", "life",
-    "cellauto", "sierpinski", "mptestsrc", "allrgb", "colorspectrum", "color=c=red", "color=c=orange",
+    "cellauto", "sierpinski", "gradients", "allrgb", "colorspectrum", "color=c=red", "color=c=orange",
 )  # fmt: skip
 BARS = {
     "drawn clips: all pass": Bar(0.99), "other videos: real files caught": Bar(0.95),
@@ -110,7 +112,8 @@ def write_pattern(source: str, path: Path) -> None:
     begin = graph.add(name, f"{size}r=5" + (f":{options}" if options else ""))
     end = graph.add("buffersink")
     scale, form = graph.add("scale", "320:240"), graph.add("format", "yuv420p")
-    begin.link_to(scale), scale.link_to(form), form.link_to(end)
+    for one, following in pairwise((begin, scale, form, end)):
+        one.link_to(following)
     graph.configure()
     with av.open(str(path), "w") as container:
         stream: Any = container.add_stream("libx264", rate=5, options={"crf": "23", "preset": "veryfast"})
@@ -170,17 +173,17 @@ def rows(clips: int, seed: int, videos: Path, domain: TrainingDomain) -> Iterato
                 if kind in SHARES:
                     pictures = drawn(kind, seed, index)
                 else:
-                    pictures = written(lambda kind=kind, index=index: write_drawn(kind, seed, index, path))
+                    pictures = written(partial(write_drawn, kind, seed, index, path))
                 unlike, took = judge(domain, pictures)
                 results.append(not unlike)
                 seconds.append(took)
             passed += results
             yield share_row("drawn clips", f"{kind} pass", results)
         yield share_row("drawn clips", "all pass", passed)
-        yield caught_row("real files", [(file.name, lambda file=file: seen(file)) for file in real(videos)], domain)
-        patterns = [(one, lambda one=one: written(lambda: write_pattern(one, path))) for one in PATTERNS]
+        yield caught_row("real files", [(file.name, partial(seen, file)) for file in real(videos)], domain)
+        patterns = [(one, partial(written, partial(write_pattern, one, path))) for one in PATTERNS]
         yield caught_row("test patterns", patterns, domain)
-        screens = [(f"page {number}", lambda number=number: page(number)) for number in range(20)]
+        screens = [(f"page {number}", partial(page, number)) for number in range(20)]
         yield caught_row("pages of text", screens, domain)
     samples = Samples.of(seconds)
     yield Row("cost", "seconds for an answer", samples.p50, "s", "median", samples)

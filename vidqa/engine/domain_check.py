@@ -68,7 +68,8 @@ def _cells(picture: Array) -> Array:
     rows, columns = max(height // side, 1), max(width // side, 1)
     whole = picture[: rows * side, : columns * side].reshape(rows, -1, min(columns * side, width) * 3)
     bands = whole.sum(1, dtype=np.uint32).reshape(rows, columns, -1, 3)  # whole rows first: three times as fast
-    return bands.sum(2) / np.float32(whole.shape[1] * bands.shape[2])
+    means: Array = bands.sum(2) / np.float32(whole.shape[1] * bands.shape[2])
+    return means
 
 
 def _opponent(colors: Array) -> Array:
@@ -80,7 +81,8 @@ def _opponent(colors: Array) -> Array:
 def _angles(offsets: Array, rays: Array) -> Array:
     """Return the angles (rows, columns, n) in radians between offsets (rows, columns, 2) and rays (n, 2)."""
     turn = np.arctan2(offsets[..., 1], offsets[..., 0])[..., None] - np.arctan2(rays[:, 1], rays[:, 0])
-    return np.abs((turn + pi) % (2 * pi) - pi)
+    angles: Array = np.abs((turn + pi) % (2 * pi) - pi)
+    return angles
 
 
 def _spread(shape: Array) -> float:
@@ -105,7 +107,8 @@ def _brightness_steps(brightness: Array, colored: Array) -> Array:
     across = np.where(away[:, 1:] & away[:, :-1], np.abs(np.diff(brightness, axis=1)), np.nan).T
     kept = [np.delete(one, np.nansum(one, axis=1).argmax(), axis=0).ravel() for one in (down, across) if len(one)]
     steps = np.concatenate(kept) if kept else np.empty(0)
-    return steps[~np.isnan(steps)]
+    known: Array = steps[~np.isnan(steps)]
+    return known
 
 
 class DomainCheck:

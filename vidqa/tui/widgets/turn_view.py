@@ -24,6 +24,7 @@ class TurnView(Vertical):
         self._answer = AnswerText()
         self._status = Static("waiting", classes="status", markup=False)
         self._notes: list[str | Content] = []
+        self._after: Content | None = None
         self.status: Content | str = "waiting"
 
     def compose(self) -> ComposeResult:
@@ -46,6 +47,8 @@ class TurnView(Vertical):
         if text is not None:
             self.text = text
         await self._answer.finish(safe_text(self.text.strip()))
+        if self._after is not None:
+            self._notes, self._after = [*self._notes, self._after], None
         self.set_status(status)
 
     def fold_outside(self, top: float, bottom: float, *, only_unfold: bool) -> None:
@@ -63,11 +66,10 @@ class TurnView(Vertical):
         self.set_status(self.status)
 
     def add_warning(self, text: str, after: str) -> None:
-        """Show a warning above the answer, and `after` below it."""
+        """Show a warning above the answer, and `after` below it once it is there."""
         self._warning.update(Content.styled(f"⚠ {safe_text(text)}", _WARNING))
         self._warning.display = True
-        self._notes.append(Content.styled(f"⚠ {safe_text(after)}", _WARNING))
-        self.set_status(self.status)
+        self._after = Content.styled(f"⚠ {safe_text(after)}", _WARNING)
 
     def set_status(self, status: Content | str) -> None:
         """Set the line below the answer."""
