@@ -53,7 +53,7 @@ PATTERNS = (
 )  # fmt: skip
 BARS = {
     "drawn clips: all pass": Bar(0.99), "other videos: real files caught": Bar(0.95),
-    "cost: seconds for an answer": Bar(0.005, "<="),
+    "other videos: pages of text caught": Bar(0.95), "cost: seconds for an answer": Bar(0.005, "<="),
 }  # fmt: skip
 
 
@@ -223,7 +223,7 @@ def share_row(section: str, name: str, results: Sequence[bool], note: str = "") 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--clips", type=int, default=1200, help="drawn ones")
-    parser.add_argument("--seed", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=4)
     parser.add_argument("--videos", type=Path, required=True, metavar="FOLDER", help="real videos")
     parser.add_argument("--out", type=Path, default=RESULTS / "domain-cpu.json")
     arguments = parser.parse_args()

@@ -10,7 +10,7 @@ from demo_world.render import RGB
 UNLIKE_SHARE = 0.2  # of a clip's pictures
 LIMITS = {
     "background_color": 36.0, "stray_color": 0.008, "shape_share": 0.28, "spread": 1.6, "roughness": 38.0,
-    "hard_edges": 0.004,
+    "hard_edges": 0.004, "sharpness": 14.0,
 }  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from vidqa.models.config_validation import JsonSection, ListOf, Number, Text, Values, read_object
 
 DOMAIN_FILE = "training_domain.json"
-_LIMITS = ("background_color", "stray_color", "shape_share", "spread", "roughness", "hard_edges")
+_LIMITS = ("background_color", "stray_color", "shape_share", "spread", "roughness", "hard_edges", "sharpness")
 _PAINT = ListOf(Number(0, 255), 3, 3)
 
 
