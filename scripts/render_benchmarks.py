@@ -2,8 +2,8 @@
 """benchmarks/README.md and its plots from benchmarks/results/*.json: the same results give the same page.
 
 Each result is known by its shape: gpu_check, bench_follow_up, bench_tui, bench_caption, bench_scaling, bench_cpu,
-bench_latency, bench_memory, eval_demo_model --precisions and `vidqa sweep --json`. Plots need matplotlib; without it
-the page is the same and the pictures stay as they are.
+bench_latency, bench_domain, bench_memory, eval_demo_model --precisions and `vidqa sweep --json`. Plots need matplotlib;
+without it the page is the same and the pictures stay as they are.
 """
 
 import argparse
@@ -26,7 +26,7 @@ _GIB = 2**30
 
 def kind_of(name: str, result: Result) -> str:
     """Return the benchmark that wrote a result; raises ValueError if none did."""
-    if result.get("kind") in ("gpu", "follow-up", "tui", "caption", "scaling", "cpu-weights", "latency"):
+    if result.get("kind") in ("gpu", "follow-up", "tui", "caption", "scaling", "cpu-weights", "latency", "domain"):
         return str(result["kind"])
     if "swept" in result:
         return "sweep"
@@ -209,6 +209,7 @@ _SECTIONS: dict[str, tuple[str, str, Callable[[str, Result], Iterator[str]]]] = 
     "scaling": ("Captioning on several workers", "Not measured yet: `scripts/bench_scaling.py`.", rows_section),
     "latency": ("Predicted against measured time", "Not measured yet: `scripts/bench_latency.py`.", rows_section),
     "cpu-weights": ("Precisions on a CPU", "Not measured yet: `scripts/bench_cpu.py`.", rows_section),
+    "domain": ("What the demo model's check lets pass", "Not measured yet: `scripts/bench_domain.py`.", rows_section),
     "memory": ("Planned against measured memory", "Not measured yet: `scripts/bench_memory.py`.", memory_section),
     "precisions": (
         "Precisions", "Not measured yet: `scripts/eval_demo_model.py --precisions all`.", precisions_section,

@@ -41,7 +41,8 @@ class EngineConfig:
     loaded on it for the first time, stores it and the times of answers there, and plans by them; else speeds are
     estimated. `subtitle_share` is the largest part of the context, and of the video's tokens, that subtitles take.
     `count_tensors` counts live tensors where the device has no counter, for about 5 µs an operator.
-    `prune` is the share of the visual tokens that is kept, `auto` to drop those that repeat, or `off`.
+    `prune` is the share of the visual tokens that is kept, `auto` to drop those that repeat, or `off`. With
+    `refuse_out_of_domain` a video that the model cannot know, as it knows only drawn shapes, is an error.
     """
 
     model: str = "demo"
@@ -68,6 +69,7 @@ class EngineConfig:
     clip_deadline_seconds: float = CLIP_DEADLINE_SECONDS
     subtitle_share: float = SUBTITLE_SHARE
     prune: Literal["auto", "off"] | float = DEFAULT_PRUNE
+    refuse_out_of_domain: bool = False
 
 
 def config_path(environment: Mapping[str, str] = os.environ) -> Path:

@@ -49,6 +49,10 @@ class VideoTooDamaged(VideoError):
     """Decoding stopped before half of the requested span."""
 
 
+class VideoOutOfDomain(VideoError):
+    """The video is unlike those that the model was trained on, and the settings refuse an answer about it."""
+
+
 class AttentionUnavailable(VidqaError):
     """The requested attention kernel would not be the one that runs."""
 

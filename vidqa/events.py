@@ -36,10 +36,14 @@ class StageProgress:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a text points to in a video: the plan's `selection` has the score of every slice that was looked at."""
+    """What a text points to in a video: the plan's `selection` has the score of every slice that was looked at.
+
+    `out_of_domain` is as in `Answer`.
+    """
 
     video: VideoInfo
     plan: Plan
+    out_of_domain: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +51,17 @@ class Noted:
     """A note for the user, in one sentence."""
 
     text: str
+
+
+@dataclass(frozen=True, slots=True)
+class OutOfDomain:
+    """The video's pictures are unlike those that the model was trained on, so it cannot know what they show.
+
+    `knows` is what it was trained on, untrusted; `advice` names a model that fits here, or is empty.
+    """
+
+    knows: str
+    advice: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,5 +109,15 @@ class Failed:
 
 
 Event = (
-    Planned | StageStarted | StageProgress | MemorySampled | Degraded | Noted | TextDelta | Found | Answered | Failed
+    Planned
+    | StageStarted
+    | StageProgress
+    | MemorySampled
+    | Degraded
+    | Noted
+    | OutOfDomain
+    | TextDelta
+    | Found
+    | Answered
+    | Failed
 )

@@ -16,6 +16,12 @@ def model_label(name: str) -> str:
     return "demo model: coloured shapes only" if name == "demo" else safe_line(name)
 
 
+def out_of_domain_text(knows: str, advice: str = "") -> str:
+    """Return the warning for a video that the model cannot know; `advice` names a model that fits here, if any."""
+    warning = f"The demo model knows only {safe_line(knows)}; this video is not its world, so its answer means nothing."
+    return f"{warning} {safe_line(advice)}".strip()
+
+
 def usage_text(answer: Answer) -> str:
     """Return the tokens, seconds and memory of an answer, measured and planned."""
     timing, kept = answer.timing, ""

@@ -353,7 +353,10 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An answer with its plan, times and memory."""
+    """An answer with its plan, times and memory.
+
+    `out_of_domain` is whether the model cannot know what the video shows; None for a model of real videos.
+    """
 
     text: str
     finish_reason: FinishReason
@@ -364,3 +367,4 @@ class Answer:
     memory: MemoryUse
     notes: tuple[str, ...] = ()
     degraded: tuple[str, ...] = ()
+    out_of_domain: bool | None = None

@@ -1,4 +1,4 @@
-"""Export of a trained demo model in transformers' format, with its processors' bounds."""
+"""Export of a trained demo model in transformers' format, with its processors' bounds and what it knows."""
 
 import copy
 import json
@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
+from demo_world.domain import training_domain
 from demo_world.recipes import Recipe
+from vidqa.models.training_domain import DOMAIN_FILE
 
 MIN_TOKENS, MAX_TOKENS = 9, 24  # of a temporal slice
 MIN_FRAMES, MAX_FRAMES = 4, 16
@@ -56,6 +58,7 @@ def export_model(model: Any, tokenizer: Any, folder: Path, recipe: Recipe) -> No
     common = _common(recipe)
     _write(folder / "preprocessor_config.json", common | {"image_processor_type": "Qwen2VLImageProcessor"})
     _write(folder / "video_preprocessor_config.json", common | _video(recipe))
+    _write(folder / DOMAIN_FILE, training_domain())
     (folder / "model.safetensors").chmod(0o644)
 
 

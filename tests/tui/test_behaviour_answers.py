@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from textual.pilot import Pilot
 
 from tests.tui.scripted import (
     AppHarness,
@@ -30,7 +31,7 @@ from tests.tui.scripted import (
     until,
 )
 from vidqa.errors import ModelError
-from vidqa.events import Degraded, Noted, StageProgress, StageStarted, TextDelta
+from vidqa.events import Degraded, Noted, OutOfDomain, StageProgress, StageStarted, TextDelta
 from vidqa.history.store import FILE_NAME, History
 from vidqa.tui.app import VidqaApp
 from vidqa.tui.widgets.memory_panel import MemoryPanel
@@ -197,6 +198,30 @@ async def test_degrade_steps_and_notes_appear_as_they_happen() -> None:
         gate.opened.set()
         await settled(pilot)
         assert "A square." in shown(pilot) and "prefill ran out of memory" in shown(pilot)
+
+
+@pilot_test
+async def test_a_video_that_the_model_cannot_know_is_said_above_and_below_the_answer_and_in_no_toast() -> None:
+    gate, warning = Gate(), OutOfDomain("drawn\x1b[2J [red]shapes", "`vidqa pull 3-vl-4b` fits here.")
+
+    def script(request: Request, plan: Plan, video: VideoInfo) -> Sequence[Step]:
+        return says("Two buses.", after_start=(warning, gate))(request, plan, video)  # type: ignore[return-value]
+
+    def sentences(pilot: Pilot[int]) -> list[int]:
+        return [row for row, line in enumerate(screen_text(pilot.app).splitlines()) if "The demo model knows" in line]
+
+    async with AppHarness(script).running(size=(240, 40)) as pilot:
+        await ask(pilot)
+        await until(pilot, lambda: bool(sentences(pilot)), "the warning, before the answer")
+        assert len(sentences(pilot)) == 1
+        assert controller(pilot).answering and "`vidqa pull 3-vl-4b` fits here." in shown(pilot)
+        assert "\\x1b[2J [red]shapes" in shown(pilot)
+        gate.opened.set()
+        await settled(pilot)
+        above, below = sentences(pilot)
+        answer = next(row for row, line in enumerate(screen_text(pilot.app).splitlines()) if "Two buses." in line)
+        assert above < answer < below
+        assert not pilot.app._notifications
 
 
 @pilot_test

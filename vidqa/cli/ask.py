@@ -22,7 +22,7 @@ from vidqa.cli.arguments import (
 from vidqa.cli.console import ExitCode, StderrReporter, handle_signals, interrupt, write_json
 from vidqa.cli.video_argument import as_named
 from vidqa.errors import Interrupted
-from vidqa.messages import degraded_text, model_label, time_text, usage_text, visual_tokens_text
+from vidqa.messages import degraded_text, model_label, out_of_domain_text, time_text, usage_text, visual_tokens_text
 from vidqa.types import Answer, Plan, Turn, VideoInfo
 from vidqa.utils.safe_text import safe_text
 from vidqa.utils.units import format_bytes, format_timestamp
@@ -86,9 +86,19 @@ def run(arguments: argparse.Namespace) -> int:
 
 def render(events: Iterator[Any], reporter: StderrReporter, as_object: bool, *, introduce: bool = False) -> Answer:
     """Print the events as they come; returns the answer."""
-    from vidqa.events import Answered, Degraded, MemorySampled, Noted, Planned, StageProgress, StageStarted, TextDelta
+    from vidqa.events import (
+        Answered,
+        Degraded,
+        MemorySampled,
+        Noted,
+        OutOfDomain,
+        Planned,
+        StageProgress,
+        StageStarted,
+        TextDelta,
+    )
 
-    streamed, planned_bytes, planned_tensors = False, 0, 0
+    streamed, planned_bytes, planned_tensors, warning = False, 0, 0, ""
     for event in events:
         match event:
             case Planned(video, plan):
@@ -104,6 +114,9 @@ def render(events: Iterator[Any], reporter: StderrReporter, as_object: bool, *, 
                     reporter.progress(event)
             case Noted(text):
                 reporter.say(f"note: {text}")
+            case OutOfDomain(knows, advice):
+                warning = f"warning: {out_of_domain_text(knows)}"
+                reporter.say(f"warning: {out_of_domain_text(knows, advice)}")
             case TextDelta(text) if not as_object:
                 reporter.clear()
                 shown = safe_text(text if streamed else text.lstrip())
@@ -115,6 +128,8 @@ def render(events: Iterator[Any], reporter: StderrReporter, as_object: bool, *, 
                 if streamed:
                     sys.stdout.write("\n")
                     sys.stdout.flush()
+                if warning:
+                    reporter.say(warning)
                 return answer
     raise RuntimeError("the session ended without an answer")
 

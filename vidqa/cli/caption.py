@@ -85,6 +85,10 @@ def _add_run(group: Any) -> None:
     group.add_argument(
         "--ray", nargs="?", const="auto", metavar="ADDRESS", help="run on a Ray cluster (needs vidqa[ray])"
     )
+    group.add_argument(
+        "--allow-demo", action="store_true",
+        help="let the demo model caption videos unlike those that it knows (default: such clips fail)",
+    )  # fmt: skip
     group.add_argument("--max-failures", metavar="N|P%", help="stop when more clips than this failed")
     group.add_argument("--dry-run", action="store_true", help="find and plan clips without captioning")
     group.add_argument("--status", action="store_true", help="print the journal's totals without captioning")
@@ -167,6 +171,7 @@ def _configure(
     # One core is left to the decoder processes: OpenMP's threads spin while they wait for one that lost its core.
     # Captioning shows no tensor sizes, so they are not counted.
     engine = replace(engine, model=checkpoint.name, cpu_threads=max(usable_cores() - 1, 1), count_tensors=False)
+    engine = replace(engine, refuse_out_of_domain=not arguments.allow_demo)
     fingerprint = make_fingerprint(caption_request, engine, checkpoint)
     prefetch = PrefetchOptions(clip_deadline_seconds=engine.clip_deadline_seconds)
     config = CaptionerConfig(engine, caption_request, fingerprint.key, _batch_size(arguments.batch), prefetch)

@@ -21,7 +21,7 @@ from vidqa.cli.arguments import (
 from vidqa.cli.console import ExitCode, StderrReporter, handle_signals, interrupt, write_json
 from vidqa.cli.video_argument import as_named
 from vidqa.errors import Interrupted, UsageError
-from vidqa.messages import degraded_text
+from vidqa.messages import degraded_text, out_of_domain_text
 from vidqa.types import Plan, Request
 from vidqa.utils.safe_text import safe_line
 from vidqa.utils.units import format_timestamp
@@ -90,7 +90,8 @@ def run(arguments: argparse.Namespace) -> int:
             assert selection is not None
             moments = find_moments(selection.scores, selection.seconds, arguments.moments)
             if arguments.json:
-                write_json(find_object(as_named(found.video, arguments), found.plan, arguments.text, moments))
+                named = replace(found, video=as_named(found.video, arguments))
+                write_json(find_object(named, arguments.text, moments))
             else:
                 sys.stdout.writelines(f"{line}\n" for line in _lines(moments))
             if arguments.output:
@@ -123,7 +124,7 @@ def _about(request: Request, moment: "Moment", question: str) -> Request:
 
 def _search(events: "Iterator[Event]", reporter: StderrReporter) -> "Found":
     """Report the events of a search; returns the last."""
-    from vidqa.events import Degraded, Found, Noted, Planned, StageProgress, StageStarted
+    from vidqa.events import Degraded, Found, Noted, OutOfDomain, Planned, StageProgress, StageStarted
 
     for event in events:
         match event:
@@ -136,6 +137,8 @@ def _search(events: "Iterator[Event]", reporter: StderrReporter) -> "Found":
                 reporter.progress(event)
             case Noted(text):
                 reporter.say(f"note: {text}")
+            case OutOfDomain(knows, advice):
+                reporter.say(f"warning: {out_of_domain_text(knows, advice)}")
             case Found():
                 reporter.clear()
                 return event

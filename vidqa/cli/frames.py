@@ -5,8 +5,11 @@ from typing import TYPE_CHECKING
 
 from vidqa.cli.arguments import add_planned_video, make_config, make_request, planned_model, settings_for
 from vidqa.cli.console import ExitCode, StderrReporter, write_json
+from vidqa.errors import ModelMissing
+from vidqa.messages import out_of_domain_text
 
 if TYPE_CHECKING:
+    from vidqa.models.training_domain import TrainingDomain
     from vidqa.types import Request
     from vidqa.video.change_signal import ChangeSignal
 
@@ -26,7 +29,8 @@ def add_frames_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Plan, decode, resize and write the sheet; returns the exit code."""
-    from vidqa.cli.json_output import SCHEMA_VERSION, plan_object, signal_object
+    from vidqa.cli.json_output import SCHEMA_VERSION, domain_object, plan_object, signal_object
+    from vidqa.engine.domain_check import is_out_of_domain
     from vidqa.engine.session import Session
     from vidqa.utils.safe_text import safe_line
     from vidqa.video.change_sampling import describe_sampling
@@ -47,9 +51,12 @@ def run(arguments: argparse.Namespace) -> int:
     width, height = write_sheet(
         pictures, plan.timestamps_seconds, arguments.output, columns=arguments.columns, strip=strip
     )
+    domain = _known_domain(plan.model)
+    unlike = None if domain is None else is_out_of_domain(domain, pictures)
     if arguments.json:
         write_json(
             {"plan": plan_object(plan), "signal": None if signal is None else signal_object(signal)}
+            | domain_object(unlike)
             | {"schema_version": SCHEMA_VERSION, "sheet": {"path": arguments.output, "width": width, "height": height}}
         )
     run_config = plan.run_config
@@ -57,7 +64,20 @@ def run(arguments: argparse.Namespace) -> int:
     reporter.say(f"{safe_line(arguments.output)}: {summary}")
     if plan.sampling is not None:
         reporter.say(describe_sampling(plan.sampling, run_config.frames))
+    if domain is not None and unlike:
+        reporter.say(f"warning: {out_of_domain_text(domain.knows)}")
     return ExitCode.OK
+
+
+def _known_domain(model: str) -> "TrainingDomain | None":
+    """Return what a model that is on this machine knows, None if it knows real videos or is not here."""
+    from vidqa.models.hub import resolve_model
+    from vidqa.models.training_domain import read_domain
+
+    try:
+        return read_domain(resolve_model(model))
+    except ModelMissing:
+        return None
 
 
 def _shown_span(request: "Request", signal: "ChangeSignal") -> tuple[float, float]:

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from vidqa.engine.slice_selection import Moment
+from vidqa.events import Found
 from vidqa.messages import above_plan, subtitle_values
 from vidqa.types import Answer, Plan, VideoInfo
 from vidqa.utils.frame_choice import Sampling
@@ -96,11 +97,11 @@ def _focus_object(plan: Plan) -> dict[str, Any]:
     }
 
 
-def find_object(video: VideoInfo, plan: Plan, text: str, moments: Sequence[Moment]) -> dict[str, Any]:
+def find_object(found: Found, text: str, moments: Sequence[Moment]) -> dict[str, Any]:
     """Return the object of `vidqa find --json`."""
     return {
         "schema_version": SCHEMA_VERSION,
-        "video": video_object(video),
+        "video": video_object(found.video),
         "text": text,
         "moments": [
             {
@@ -110,8 +111,14 @@ def find_object(video: VideoInfo, plan: Plan, text: str, moments: Sequence[Momen
             }
             for one in moments
         ],
-        "plan": plan_object(plan),
+        "plan": plan_object(found.plan),
+        **domain_object(found.out_of_domain),
     }
+
+
+def domain_object(out_of_domain: bool | None) -> dict[str, bool]:
+    """Return the entry `out_of_domain`; none for a model of real videos."""
+    return {} if out_of_domain is None else {"out_of_domain": out_of_domain}
 
 
 def answer_object(answer: Answer) -> dict[str, Any]:
@@ -131,6 +138,7 @@ def answer_object(answer: Answer) -> dict[str, Any]:
         },
         "notes": list(answer.notes),
         "degraded": list(answer.degraded),
+        **domain_object(answer.out_of_domain),
     }
 
 

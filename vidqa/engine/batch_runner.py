@@ -16,6 +16,7 @@ from vidqa.config import EngineConfig
 from vidqa.engine.decode import decode_batch
 from vidqa.engine.decode_runners import CudaGraphDecoder, DecodeRunner, capture_on, why_not_captured
 from vidqa.engine.detokenizer import AnswerState
+from vidqa.engine.domain_warning import with_advice
 from vidqa.engine.kv_cache import KVCache, Storage
 from vidqa.engine.model_manager import ModelManager
 from vidqa.engine.no_grad import no_grad_generator
@@ -26,7 +27,8 @@ from vidqa.engine.request_state import RequestState, prompt_of, video_cache_key
 from vidqa.engine.scan_stage import plan_with_scan
 from vidqa.engine.timers import PhaseTimer, StageContext, Stopwatch
 from vidqa.errors import DoesNotFit, Interrupted, VideoError, VidqaError
-from vidqa.events import Answered, Event, Failed, Planned, StageStarted, TextDelta
+from vidqa.events import Answered, Event, Failed, OutOfDomain, Planned, StageStarted, TextDelta
+from vidqa.messages import out_of_domain_text
 from vidqa.models.attention.selector import make_kernel
 from vidqa.planner.explain import subtitle_note
 from vidqa.types import Answer, FinishReason, Placement, Plan, Request, VideoInfo
@@ -146,7 +148,7 @@ class BatchScheduler:
         stages = StageContext(tracker, callbacks, PhaseTimer(str(loaded.model.device)))
         for number, item in zip(states, items, strict=True):
             yield number, Planned(item.state.video, item.plan)
-        batch = BatchRunner(loaded, items, stages)
+        batch = BatchRunner(loaded, items, stages, self._warn)
         numbers = list(states)
         for row, event in stages.with_tensor_count(batch.run()):
             yield numbers[row], event
@@ -154,6 +156,9 @@ class BatchScheduler:
             if item.error is None:
                 memory = item.state.memory_use(loaded, tracker, batch.kv_bytes, self._models.runtime_bytes)
                 yield number, Answered(item.finished_answer(memory))
+
+    def _warn(self, event: OutOfDomain, state: RequestState) -> OutOfDomain:
+        return with_advice(event, state, self._config, self._models.forecast)
 
     def _plan(
         self, reader: VideoReader, request: Request, config: EngineConfig, planned: Sequence[RequestState]
@@ -216,6 +221,7 @@ class BatchItem:
     prompt_runner: PromptRunner | None = None
     reason: FinishReason | None = None
     error: VideoError | None = None
+    warning: str = ""
 
     @classmethod
     def of(cls, state: RequestState, reader: VideoReader, loaded: "Loaded") -> "BatchItem":
@@ -228,7 +234,9 @@ class BatchItem:
         """Return the answer, with the plan that ran; loading counts for no request of a batch."""
         assert self.reason and self.prompt_runner and self.prompt_runner.vision_embeddings
         self.state.load_seconds, self.state.notes = 0.0, [*self.reader.notes, *subtitle_note(self.plan)]
-        plan = self.prompt_runner.vision_embeddings.plan_that_ran(self.plan)
+        self.state.notes += [self.warning] if self.warning else []
+        self.state.vision_embeddings = self.prompt_runner.vision_embeddings
+        plan = self.state.vision_embeddings.plan_that_ran(self.plan)
         return self.state.finished_answer(plan, self.reason, memory)
 
     def prefix_key(self) -> tuple[object, ...]:
@@ -240,10 +248,20 @@ class BatchItem:
 
 
 class BatchRunner:
-    """Runs items by their plans, which differ in frames and size alone."""
+    """Runs items by their plans, which differ in frames and size alone.
 
-    def __init__(self, loaded: "Loaded", items: Sequence[BatchItem], stages: StageContext) -> None:
+    `warn` completes the warning that a video is out of the model's domain, or raises VideoOutOfDomain.
+    """
+
+    def __init__(
+        self,
+        loaded: "Loaded",
+        items: Sequence[BatchItem],
+        stages: StageContext,
+        warn: Callable[[OutOfDomain, RequestState], OutOfDomain],
+    ) -> None:
         self._loaded, self._items, self._stages = loaded, items, stages
+        self._warn = warn
         run_config = items[0].plan.run_config
         self._storage = Storage.allocate(
             loaded.model.spec, max(item.plan.kv_capacity_tokens for item in items), loaded.model.dtype,
@@ -265,6 +283,9 @@ class BatchRunner:
         for row, item in enumerate(self._items):
             try:
                 for event in self._push_prompt(row, item):
+                    if isinstance(event, OutOfDomain):
+                        event = self._warn(event, item.state)
+                        item.warning = out_of_domain_text(event.knows, event.advice)
                     yield row, event
             except VideoError as error:
                 item.error = error

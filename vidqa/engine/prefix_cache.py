@@ -22,6 +22,7 @@ class VisionEmbeddings:
 
     `kept` has the places of each slice's kept tokens (kept,), if some were dropped; it is empty if all are there.
     If a question selected slices, `places` are their places in `rows`, which has those of all candidates.
+    `out_of_domain` is whether the pictures are unlike those that the model knows; None for a model of real videos.
     """
 
     rows: Tensor
@@ -31,6 +32,7 @@ class VisionEmbeddings:
     complete: bool = False
     kept: list[Tensor] = field(default_factory=list)
     places: tuple[int, ...] = ()
+    out_of_domain: bool | None = None
 
     @classmethod
     def park(cls, tokens: int, model: VisionLanguageModel) -> "VisionEmbeddings":
@@ -78,7 +80,9 @@ class VisionEmbeddings:
         """Return the embeddings of some slices, in the same memory."""
         times = [time for place in places for time in self.times[place * frames_per_slice :][:frames_per_slice]]
         filled = self.filled // self.slices * len(places)
-        return VisionEmbeddings(self.rows, len(places), times, filled, complete=True, places=tuple(places))
+        return VisionEmbeddings(
+            self.rows, len(places), times, filled, complete=True, places=tuple(places), out_of_domain=self.out_of_domain
+        )
 
     def plan_that_ran(self, plan: Plan) -> Plan:
         """Return the plan with the frames that were really read: a damaged video gives fewer."""

@@ -9,6 +9,7 @@ from collections.abc import Generator, Sequence
 import torch
 from torch import Tensor
 
+from vidqa.engine.domain_check import DomainCheck
 from vidqa.engine.frame_prefetcher import FramePrefetcher
 from vidqa.engine.kv_cache import KVCache, make_cache
 from vidqa.engine.prefill import Prefill
@@ -17,7 +18,7 @@ from vidqa.engine.prompt import PromptCursor, text_positions, text_tokens
 from vidqa.engine.timers import StageContext, TimedIterator
 from vidqa.engine.token_pruning import TokenPruner, make_pruner, shortfall_note
 from vidqa.engine.vision import GroupEncoder
-from vidqa.events import Event, Noted, StageProgress, StageStarted
+from vidqa.events import Event, Noted, OutOfDomain, StageProgress, StageStarted
 from vidqa.models.family import Segment, TextSegment
 from vidqa.models.vlm import VisionLanguageModel
 from vidqa.planner.activation_memory import drops_tokens
@@ -71,6 +72,8 @@ class PromptRunner:
 
     def push_prompt(self, reader: VideoReader | None) -> Events:
         """Push the whole prompt; rows that do not fill a chunk stay in the prefill's buffer."""
+        if self.vision_embeddings is not None and self.vision_embeddings.complete:
+            yield from self._domain_event()
         common = self.cached_prompt.common_tokens(self._prefix, self._tail) if self.cached_prompt else None
         if common is None:
             yield from self._push_prefix(reader)
@@ -132,6 +135,7 @@ class PromptRunner:
         self.vision_embeddings = parked or VisionEmbeddings.reserve(self._plan.visual_tokens, model)
         self._pruner = make_pruner(self._plan, model.spec) if drops_tokens(self._plan.run_config) else None
         encoder = GroupEncoder(model, self._plan.run_config.vision_chunk)
+        check = DomainCheck(model.domain, total) if model.domain else None
         prefetcher = FramePrefetcher(reader, self._plan, model, self._stop_in_video, self._stages.tracker.count)
         frames = TimedIterator(prefetcher)
         try:
@@ -142,6 +146,8 @@ class PromptRunner:
             for seen, frame in enumerate(frames, start=1):
                 self._stop_in_video()
                 yield StageProgress("video", seen, total)
+                if check is not None:
+                    check.add(frame.pixels.permute(1, 2, 0).numpy())
                 if encoder.push(frame):
                     yield from self._encode_group(encoder, seen, streaming)
             yield from self._encode_group(encoder, total, streaming)
@@ -150,9 +156,16 @@ class PromptRunner:
         self.video_seconds = frames.seconds
         reader.check_coverage(self._plan.indices)
         self.vision_embeddings.complete = True
+        if check is not None:
+            self.vision_embeddings.out_of_domain = check.out_of_domain
+            yield from self._domain_event()
         for note in (*reader.notes, *(shortfall_note(self._pruner) if self._pruner else ())):
             yield Noted(note)
         self._pruner = None
+
+    def _domain_event(self) -> Events:
+        if self._model.domain and self.vision_embeddings and self.vision_embeddings.out_of_domain:
+            yield OutOfDomain(self._model.domain.knows)
 
     def _stop_in_video(self) -> None:
         self._stages.stop_if_cancelled("while the video was read")

@@ -78,6 +78,7 @@ class RequestState:
     clock: Clock = field(default_factory=Clock)
     degraded: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    out_of_domain: bool = False  # that the video is was said
 
     def set_phase(self, phase: str) -> None:
         """Record the current phase, for the message if it fails."""
@@ -267,6 +268,7 @@ class RequestState:
             memory=memory,
             notes=tuple(self.notes),
             degraded=tuple(self.degraded),
+            out_of_domain=self.vision_embeddings.out_of_domain if self.vision_embeddings else None,
         )
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from vidqa.config import EngineConfig
 from vidqa.devices.device import allocator_environment, compiler_environment
+from vidqa.engine.domain_warning import with_domain_warning
 from vidqa.engine.model_manager import ModelManager
 from vidqa.engine.request_state import (
     PreviousRequest,
@@ -252,7 +253,7 @@ class Session:
         yield from state.note(*state.first_notes(), *self._sound_notes(state), *attempt.compile_notes())
         try:
             state.cached_prompt = None  # else it would stay while the attempt makes another one
-            result = yield from state.with_each_note_once(attempt.run(reader))
+            result = yield from state.with_each_note_once(self._warning(state, attempt.run(reader)))
         except Interrupted:
             if not answer.tokens:
                 raise
@@ -282,10 +283,13 @@ class Session:
         plan = state.plan_for(prompt_of(state.request, loaded, self._callbacks.is_cancelled), loaded)
         yield Planned(state.video, plan)
         callbacks = replace(self._callbacks, on_phase=state.set_phase)
-        found = yield from state.with_each_note_once(
-            find_stage(loaded, plan, state.request, StageContext(tracker, callbacks, PhaseTimer(plan.device)), reader)
-        )
-        yield Found(state.video, found)
+        stages = StageContext(tracker, callbacks, PhaseTimer(plan.device))
+        searching = find_stage(loaded, plan, state.request, stages, reader)
+        found = yield from state.with_each_note_once(self._warning(state, searching))
+        yield Found(state.video, found, None if loaded.model.domain is None else state.out_of_domain)
+
+    def _warning(self, state: RequestState, events: Generator[Event, None, Item]) -> Generator[Event, None, Item]:
+        return with_domain_warning(events, state, self.config, self._models.forecast)
 
     def _plan_and_load(self, request: Request) -> Generator[Event, None, None]:
         with self._open(request) as reader:

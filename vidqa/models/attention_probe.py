@@ -69,8 +69,8 @@ class AttentionProbe(VisionLanguageModel):
     def of(cls, model: VisionLanguageModel, layer: int, states: ProbedStates) -> "AttentionProbe":
         """Return the probe of a loaded model at a layer."""
         return cls(
-            model.model, model.spec, model.device, model.dtype, model.weights_bytes, model.check_cancel, None, layer,
-            states=states,
+            model.model, model.spec, model.device, model.dtype, model.weights_bytes, model.check_cancel,
+            layer=layer, states=states,
         )  # fmt: skip
 
     def run(self, parts: Sequence[SequenceChunk], kernel: Kernel) -> Tensor:

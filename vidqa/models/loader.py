@@ -19,6 +19,7 @@ from vidqa.models.config_validation import FETCH_AGAIN, quoted
 from vidqa.models.family import FamilyRuntime, family_of
 from vidqa.models.fp16 import largest_weight, patch_for_fp16
 from vidqa.models.tokenizer_files import TokenizerFiles, read_tokenizer_files
+from vidqa.models.training_domain import read_domain
 from vidqa.models.vlm import VisionLanguageModel
 from vidqa.models.weight_files import stored_tensors, tensor_sizes
 from vidqa.types import CPU_WEIGHTS, Placement
@@ -85,7 +86,7 @@ def load_model(
     if device.type == "cpu":
         _keep_unpacked(model)
     model.eval()
-    adapter = VisionLanguageModel(model, spec, device, model.dtype, weights_bytes(model))
+    adapter = VisionLanguageModel(model, spec, device, model.dtype, weights_bytes(model), domain=read_domain(folder))
     if model.dtype == torch.float16:  # AWQ's kernels choose it themselves
         patch_for_fp16(adapter.language_model, adapter.visual, family, largest_weight)
     return Loaded(adapter, tokenizer, files.stop_ids, weights, placement, template)

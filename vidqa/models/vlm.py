@@ -21,6 +21,7 @@ from vidqa.models.decoder_layers import Rotary, run_layers
 from vidqa.models.family import FamilyRuntime, family_of
 from vidqa.models.fused_decoder import FusedDecoder
 from vidqa.models.spec import ModelSpec
+from vidqa.models.training_domain import TrainingDomain
 
 
 class TokenCache(Protocol):
@@ -54,7 +55,8 @@ class VisionLanguageModel:
     """A loaded model.
 
     `check_cancel` is called before every layer; what it raises ends the forward pass before any cache has grown.
-    `fused` has the same layers for a decode step in few kernels, if the device runs them.
+    `fused` has the same layers for a decode step in few kernels, if the device runs them. `domain` has the videos that
+    the model can know, if it was trained on drawn ones alone.
     """
 
     model: Any
@@ -64,6 +66,7 @@ class VisionLanguageModel:
     weights_bytes: int
     check_cancel: Callable[[], None] = lambda: None
     fused: FusedDecoder | None = None
+    domain: TrainingDomain | None = None
 
     @cached_property
     def family(self) -> FamilyRuntime:

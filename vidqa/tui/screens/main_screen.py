@@ -11,9 +11,9 @@ from textual.content import Content
 from textual.widgets import Footer, Static
 
 from vidqa.errors import Interrupted, VidqaError
-from vidqa.events import Answered, Degraded, Event, Noted, Planned, StageStarted
+from vidqa.events import Answered, Degraded, Event, Noted, OutOfDomain, Planned, StageStarted
 from vidqa.history.records import plan_figures, usage_figures
-from vidqa.messages import degraded_text
+from vidqa.messages import degraded_text, out_of_domain_text
 from vidqa.tui.bindings import bindings_for
 from vidqa.tui.controller import Controller
 from vidqa.tui.progress_text import ProgressText, usage_line
@@ -219,6 +219,9 @@ class MainScreen(MainActions):
                 self._show_progress()
             case Noted(text):
                 self._add_note(text)
+            case OutOfDomain(knows, advice):
+                if self._turn is not None:
+                    self._turn.add_warning(out_of_domain_text(knows, advice), out_of_domain_text(knows))
             case Degraded(phase, step, plan):
                 text = degraded_text(phase, step, plan)
                 self.query_one(MemoryPanel).add_warning(text)
