@@ -10,11 +10,12 @@ import argparse
 import random
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Literal
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
@@ -22,15 +23,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchlib.paired import ClipResult, ask_all, current_session, measure_clips, of_side, paired, times_fewer
 from benchlib.rows import RESULTS, Bar, Row, report
 from demo_world.clips import ClipSpec, draw_clip, write_clip
 from demo_world.moving_camera import render_panned
-from demo_world.questions import QUESTIONS, Turn, ask, is_right
+from demo_world.questions import QUESTIONS, Turn, ask
 from demo_world.recipes import RECIPES, Recipe
 from demo_world.world import Actor, Scene
-from vidqa import EngineConfig, Request, Session
+from vidqa import EngineConfig
 from vidqa.engine import token_pruning
-from vidqa.events import Answered
 
 SEED = 170_000_000
 SHARES = (0.3, 0.2)
@@ -85,15 +86,6 @@ def random_tokens(seed: int) -> Iterator[None]:
         token_pruning.cosine_similarities = usual
 
 
-@dataclass(slots=True)
-class Side:
-    """What one way of dropping did: the share of right answers per clip, and kept and all tokens."""
-
-    right: list[float] = field(default_factory=list)
-    kept: int = 0
-    whole: int = 0
-
-
 def sides(frames: int) -> Iterator[tuple[str, Literal["auto", "off"] | float, int, bool]]:
     """Yield name, `--prune`, frames and whether tokens are dropped at random."""
     yield "all", "off", frames, False
@@ -104,88 +96,64 @@ def sides(frames: int) -> Iterator[tuple[str, Literal["auto", "off"] | float, in
         yield f"fewer frames {share:.0%}", "off", max(round(share * frames / 2) * 2, 2), False
 
 
-def measure(
-    session: Session, config: EngineConfig, clips: Iterator[tuple[ClipSpec, list[Turn]]],
-    render: Callable[[ClipSpec, list[float]], np.ndarray] | None, folder: Path,
-) -> dict[str, Side]:  # fmt: skip
-    """Ask every clip's questions on every side."""
-    found: dict[str, Side] = {}
-    for number, (spec, turns) in enumerate(clips):
-        path = folder / f"{number}.mp4"
-        write_clip(spec, path, render)
+def measure(family: str, kind: str, seed: int) -> ClipResult:
+    """Ask a clip's questions in every way."""
+    session, (spec, turns), results = current_session(), case(kind, seed, RECIPES[family]), ClipResult()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"{kind}-{seed}.mp4"
+        write_clip(spec, path, _panned if kind == "camera" else None)
         for name, prune, frames, at_random in sides(spec.asked_frames or CAMERA_FRAMES):
-            session.reconfigure(replace(config, prune=prune))
+            session.reconfigure(replace(session.config, prune=prune))
             session.forget()
-            if at_random:
-                with random_tokens(number):
-                    _ask(session, path, turns, frames, found.setdefault(name, Side()))
-            else:
-                _ask(session, path, turns, frames, found.setdefault(name, Side()))
-        path.unlink()
-        print({name: f"{fmean(side.right):.2f}" for name, side in found.items()}, file=sys.stderr)
-    return found
+            with random_tokens(seed) if at_random else nullcontext():
+                results[name] = ask_all(session, path, turns, frames=frames)
+    return results
 
 
-def _ask(session: Session, path: Path, turns: list[Turn], frames: int, side: Side) -> None:
-    marks = []
-    for turn in turns:
-        *_, last = session.ask(Request(str(path), turn.question, frames=frames, max_tokens=64))
-        assert isinstance(last, Answered)
-        answer = last.answer
-        marks.append(is_right(answer.text, turn.answer))
-    side.right.append(fmean(marks))
-    side.kept += answer.plan.visual_tokens
-    side.whole += answer.plan.video_tokens
-
-
-def paired(one: list[float], other: list[float]) -> tuple[float, float]:
-    """Return the mean difference in points, and half of its 95 % confidence interval."""
-    points = [100 * (a - b) for a, b in zip(one, other, strict=True)]
-    return fmean(points), 1.96 * stdev(points) / len(points) ** 0.5 if len(points) > 1 else 0.0
-
-
-def rows_of(section: str, found: Mapping[str, Side]) -> Iterator[Row]:
+def rows_of(kind: str, results: Sequence[ClipResult]) -> Iterator[Row]:
     """Yield accuracy, kept tokens and differences of one kind of clips."""
-    clips = f"{len(found['all'].right)} clips"
-    for name, side in found.items():
-        yield Row(section, f"{name}, right", fmean(side.right), "share", clips)
-        fewer = side.whole / side.kept if "frames" not in name else found["all"].kept / side.kept
-        yield Row(section, f"{name}, times fewer tokens", fewer, "×", "all tokens / kept tokens")
+    clips, every = f"{len(results)} clips", of_side(results, "all")
+    for name in results[0]:
+        right = of_side(results, name)
+        yield Row(kind, f"{name}, right", fmean(right), "share", clips)
+        yield Row(kind, f"{name}, times fewer tokens", times_fewer(results, name, "all"), "×", "all tokens / kept ones")
         if name != "all":
-            lost, half = paired(found["all"].right, side.right)
-            yield Row(section, f"{name}, points lost", lost, "points", "paired by clip", note=f"± {half:.1f}")
+            lost, half = paired(every, right)
+            yield Row(kind, f"{name}, points lost", lost, "points", "paired by clip", note=f"± {half:.1f}")
     for share in SHARES:
         for other in ("random", "fewer frames"):
-            gained, half = paired(found[f"similarity {share:.0%}"].right, found[f"{other} {share:.0%}"].right)
+            one, another = of_side(results, f"similarity {share:.0%}"), of_side(results, f"{other} {share:.0%}")
+            gained, half = paired(one, another)
             name = f"similarity {share:.0%} above {other}, points"
-            yield Row(section, name, gained, "points", "paired by clip", note=f"± {half:.1f}")
+            yield Row(kind, name, gained, "points", "paired by clip", note=f"± {half:.1f}")
 
 
-def cases(kind: str, clips: int, recipe: Recipe) -> Iterator[tuple[ClipSpec, list[Turn]]]:
-    """Yield clips with `what happens?` and one more question each."""
-    for seed in range(clips):
-        rng = random.Random(f"{kind} questions/{seed}")
-        spec = (still_clip if kind == "still" else camera_clip)(seed, recipe)
-        other = rng.choice([name for name in QUESTIONS if name != "happens"])
-        yield spec, [ask(spec.scene, name, rng.choice(QUESTIONS[name])) for name in ("happens", other)]
+def case(kind: str, seed: int, recipe: Recipe) -> tuple[ClipSpec, list[Turn]]:
+    """Return a clip, and `what happens?` with one more question about it."""
+    rng = random.Random(f"{kind} questions/{seed}")
+    spec = (still_clip if kind == "still" else camera_clip)(seed, recipe)
+    other = rng.choice([name for name in QUESTIONS if name != "happens"])
+    return spec, [ask(spec.scene, name, rng.choice(QUESTIONS[name])) for name in ("happens", other)]
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--clips", type=int, default=300, help="of each kind")
+    parser.add_argument("--first", type=int, default=0, help="seed of the first clip")
     parser.add_argument("--kinds", nargs="+", choices=("still", "camera"), default=["still", "camera"])
     parser.add_argument("--model", default="demo")
     parser.add_argument("--family", choices=tuple(RECIPES), default="qwen2_vl", help="of the model")
+    parser.add_argument("--jobs", type=int, default=2, help="processes")
+    parser.add_argument("--work", type=Path, required=True, help="folder that keeps each clip's answers")
     parser.add_argument("--out", type=Path, default=RESULTS / "prune-cpu.json")
     arguments = parser.parse_args()
     config = EngineConfig(model=arguments.model, isolate_decoder=False, remember=False)
+    seeds = range(arguments.first, arguments.first + arguments.clips)
 
     def rows() -> Iterator[Row]:
-        with tempfile.TemporaryDirectory() as folder, Session(config) as session:
-            for kind in arguments.kinds:
-                clips = cases(kind, arguments.clips, RECIPES[arguments.family])
-                render = _panned if kind == "camera" else None
-                yield from rows_of(kind, measure(session, config, clips, render, Path(folder)))
+        for kind in arguments.kinds:
+            one = partial(measure, arguments.family)
+            yield from rows_of(kind, measure_clips(kind, seeds, one, config, arguments.work, arguments.jobs))
 
     return report("prune", rows(), BARS, arguments.out)
 

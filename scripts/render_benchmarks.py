@@ -26,7 +26,18 @@ _GIB = 2**30
 
 def kind_of(name: str, result: Result) -> str:
     """Return the benchmark that wrote a result; raises ValueError if none did."""
-    if result.get("kind") in ("gpu", "follow-up", "tui", "caption", "scaling", "cpu-weights", "latency", "domain"):
+    if result.get("kind") in (
+        "gpu",
+        "follow-up",
+        "tui",
+        "caption",
+        "scaling",
+        "cpu-weights",
+        "latency",
+        "domain",
+        "focus",
+        "prune",
+    ):
         return str(result["kind"])
     if "swept" in result:
         return "sweep"
@@ -210,6 +221,8 @@ _SECTIONS: dict[str, tuple[str, str, Callable[[str, Result], Iterator[str]]]] = 
     "latency": ("Predicted against measured time", "Not measured yet: `scripts/bench_latency.py`.", rows_section),
     "cpu-weights": ("Precisions on a CPU", "Not measured yet: `scripts/bench_cpu.py`.", rows_section),
     "domain": ("What the demo model's check lets pass", "Not measured yet: `scripts/bench_domain.py`.", rows_section),
+    "focus": ("Frames by change and by question", "Not measured yet: `scripts/bench_focus.py`.", rows_section),
+    "prune": ("Dropped visual tokens", "Not measured yet: `scripts/bench_prune.py`.", rows_section),
     "memory": ("Planned against measured memory", "Not measured yet: `scripts/bench_memory.py`.", memory_section),
     "precisions": (
         "Precisions", "Not measured yet: `scripts/eval_demo_model.py --precisions all`.", precisions_section,

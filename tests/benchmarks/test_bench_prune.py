@@ -4,8 +4,9 @@ import bench_prune
 import numpy as np
 import pytest
 import torch
-from bench_prune import Side, camera_clip, paired, random_tokens, rows_of, sides, still_clip
+from bench_prune import camera_clip, random_tokens, rows_of, sides, still_clip
 
+from benchlib.paired import Marks
 from demo_world.moving_camera import render_panned
 from demo_world.recipes import RECIPES
 from vidqa.engine import token_pruning
@@ -38,15 +39,8 @@ def test_tokens_are_drawn_at_random_within_the_block_only() -> None:
     assert token_pruning.cosine_similarities(rows, rows).min() == pytest.approx(1)
 
 
-def test_differences_are_paired_by_clip() -> None:
-    lost, half = paired([1.0, 1.0, 0.5, 1.0], [1.0, 0.5, 0.5, 1.0])
-    assert lost == 12.5 and half == pytest.approx(1.96 * 25 / 2)
-    assert paired([1.0], [0.0]) == (100.0, 0.0)
-
-
 def test_rows_and_bars_have_the_same_names() -> None:
-    found = {name: Side([1.0, 0.5], 40, 160) for name, *_ in sides(16)}
-    found["all"] = Side([1.0, 1.0], 160, 160)
+    found = [{name: Marks(right, 20, 80) for name, *_ in sides(16)} | {"all": Marks(1.0, 80, 80)} for right in (1, 0.5)]
     keys = {row.key: row.value for section in ("still", "camera") for row in rows_of(section, found)}
     assert set(bench_prune.BARS) <= set(keys)
     assert keys["still: auto, times fewer tokens"] == 4.0 and keys["still: auto, points lost"] == 25.0
