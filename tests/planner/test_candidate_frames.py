@@ -11,6 +11,7 @@ from vidqa.planner.memory_model import tensor_bytes
 from vidqa.planner.planner import plan_video
 from vidqa.planner.question_scope import asks_about_whole
 from vidqa.types import Request
+from vidqa.video.change_signal import make_signal
 
 LONG = 1200.0  # seconds
 NAMED = "what does the red circle do?"
@@ -101,3 +102,13 @@ def test_scoring_takes_little_beside_the_cache() -> None:
     assert more < 0.2 * GIB
     assert reference_layer(SPEC_7B) == 19
     assert 4 <= scored_slices(SPEC_7B, run_config) <= 32
+
+
+def test_candidates_lie_where_the_video_changes_if_as_many_even_frames_as_are_read_would_miss_it() -> None:
+    problem = made_problem(8, 600.0, question=NAMED, frames=32, focus="auto", sample="auto", host_bytes=8 * GIB)
+    changing = [0.5 if 7500 <= index < 7520 else 0.0 for index in range(15_000)]  # 0.8 s at 5:00
+    signal = make_signal(problem.video, range(15_000), changing)
+    plan = plan_video(replace(problem, signal=signal))
+    assert len(plan.candidates) == 1200
+    assert len(set(range(7500, 7520)).intersection(plan.candidates)) >= 18  # even ones are 0.5 s apart: two of them
+    assert plan.sampling is not None and plan.sampling.kind == "change"
