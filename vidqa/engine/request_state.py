@@ -115,7 +115,7 @@ class RequestState:
                 f"the conversation outgrew its {self.plan.kv_capacity_tokens:,} planned tokens: the oldest "
                 f"{self.dropped_turns} of its questions and answers are no longer remembered"
             )
-        if self.cached_prompt is None:
+        if self.cached_prompt is None and not self.plan.candidates:  # else they follow the selection
             yield from subtitle_note(self.plan)
         yield from self.task.device.notes
         yield from sampling_gap_note(self.plan, self.request)

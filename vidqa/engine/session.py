@@ -29,6 +29,7 @@ from vidqa.events import Answered, Event, Found, Planned
 from vidqa.planner.explain import unheard_note
 from vidqa.planner.planner import Forecast
 from vidqa.planner.request_checks import check_config, check_limits, check_request
+from vidqa.planner.subtitle_budget import cues_in_range
 from vidqa.types import Plan, Request, VideoInfo
 from vidqa.utils.generators import finished
 from vidqa.video.reader import VideoReader, never, open_video
@@ -247,6 +248,7 @@ class Session:
             loaded, plan, prompt, answer, tracker, replace(self._callbacks, on_phase=state.set_phase), state.clock,
             state.vision_embeddings, state.cached_prompt,
             asked_tokens(state.request, plan, loaded, self._callbacks.is_cancelled),
+            cues_in_range(state.video, state.request) if plan.subtitles else (),
         )  # fmt: skip
         yield Planned(state.video, plan)
         yield from state.note(*state.first_notes(), *self._sound_notes(state), *attempt.compile_notes())
