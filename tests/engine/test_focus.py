@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.engine.asking import ANSWER, CLIP, CONFIG, QUESTION, answer_in, of_kind, stages_of
+from tests.engine.asking import ANSWER, CLIP, CONFIG, QUESTION, TWO_EVENTS, answer_in, of_kind, stages_of
 from tests.engine.test_fallback import failing
 from tests.subtitle_files import srt
 from vidqa import Request, Session
@@ -145,6 +145,19 @@ def test_memory_that_runs_out_keeps_the_candidates(phase: str) -> None:
     assert [event.phase for event in of_kind(events, Degraded)] == [phase]
     assert opener.opened == 1 and stages_of(events).count("vision") == 1
     assert "right" in answer_in(events).text
+
+
+def test_notes_of_a_larger_plan_end_with_it() -> None:
+    """Each attempt says what it selected; the answer has what the last one did, and what is true of the request."""
+    request = replace(FOCUSED, video=TWO_EVENTS, frames=None, system="Be brief.")
+    with Session(CONFIG, fault=failing("decode", times=2)) as session:
+        events = events_of(session, request)
+    answer, said = answer_in(events), [event.text for event in of_kind(events, Noted)]
+    assert [event.step for event in of_kind(events, Degraded)] == ["int8 KV cache", "half of the visual tokens"]
+    assert len(set(said)) == len(said) == sum(note.startswith("looked at") for note in said) == 2
+    assert answer.notes == (said[-1],)
+    assert f"looked at {len(answer.plan.candidates)} frames, read the {len(answer.plan.indices)} that" in said[-1]
+    assert len(answer.degraded) == 2
 
 
 def test_a_stop_while_frames_are_selected_leaves_the_candidates_to_the_next_question() -> None:

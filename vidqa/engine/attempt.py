@@ -144,7 +144,7 @@ class Attempt:
         if cached is not None and cached.frame_places != plan.frame_places:
             cached = None
         if cached is None:
-            yield from map(Noted, subtitle_note(plan))
+            yield from (Noted(text, "plan") for text in subtitle_note(plan))
         self.prompt_runner = self._runner(plan, focus.selected(plan), cached)
         return plan
 

@@ -30,8 +30,8 @@ Events = Generator[Event, None, None]
 class PromptRunner:
     """Runs one prompt, whose last segment is text after the video.
 
-    `vision_embeddings` and `cached_prompt` come from earlier prompts; afterwards they are this one's. With a `row` of a
-    batch the cache is that, and chunks are shared with the other rows.
+    `vision_embeddings` and `cached_prompt` come from earlier prompts; afterwards they are this one's. `notes` are on the
+    frames that were read. With a `row` of a batch the cache is that, and chunks are shared with the other rows.
     """
 
     def __init__(
@@ -55,6 +55,7 @@ class PromptRunner:
         self._pushed, self._cursor = 0, PromptCursor(model, self._prefix, plan)
         self._pruner: TokenPruner | None = None
         self.video_seconds = 0.0
+        self.notes: tuple[str, ...] = ()
 
     @property
     def next_position(self) -> int:
@@ -89,7 +90,7 @@ class PromptRunner:
         assert source is not None and source.prefix_tokens is not None and self._row is not None
         self._row.copy_from(source.cache, source.prefix_tokens)
         self.cached_prompt = CachedPrompt(self._row, source.prefix, source.prefix_tokens, source.position)
-        self.vision_embeddings = other.vision_embeddings
+        self.vision_embeddings, self.notes = other.vision_embeddings, other.notes
 
     @property
     def _cache(self) -> KVCache:
@@ -150,8 +151,8 @@ class PromptRunner:
         self.video_seconds = frames.seconds
         reader.check_coverage(self._plan.indices)
         self.vision_embeddings.complete = True
-        for note in (*reader.notes, *(shortfall_note(self._pruner) if self._pruner else ())):
-            yield Noted(note)
+        self.notes = (*reader.notes, *(shortfall_note(self._pruner) if self._pruner else ()))
+        yield from (Noted(text, "frames") for text in self.notes)
         self._pruner = None
 
     def _stop_in_video(self) -> None:

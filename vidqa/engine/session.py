@@ -25,7 +25,7 @@ from vidqa.engine.request_state import (
 from vidqa.engine.scan_stage import plan_with_scan
 from vidqa.engine.timers import Callbacks, PhaseTimer, StageContext, ignore_phase
 from vidqa.errors import Interrupted, UsageError
-from vidqa.events import Answered, Event, Found, Planned
+from vidqa.events import Answered, Event, Found, Noted, Planned
 from vidqa.planner.explain import unheard_note
 from vidqa.planner.planner import Forecast
 from vidqa.planner.request_checks import check_config, check_limits, check_request
@@ -251,7 +251,7 @@ class Session:
             cues_in_range(state.video, state.request) if plan.subtitles else (),
         )  # fmt: skip
         yield Planned(state.video, plan)
-        yield from state.note(*state.first_notes(), *self._sound_notes(state), *attempt.compile_notes())
+        yield from state.note(*state.first_notes(), *map(Noted, (*self._sound_notes(state), *attempt.compile_notes())))
         try:
             state.cached_prompt = None  # else it would stay while the attempt makes another one
             result = yield from state.with_each_note_once(attempt.run(reader))
@@ -261,7 +261,7 @@ class Session:
             result = AttemptResult(plan, "cancelled", 0)  # the text from before memory ran out is the answer
         finally:
             state.take_caches(attempt)
-        yield from state.note(*(reader.notes if reader else ()))
+        yield from state.note(*(Noted(text, "frames") for text in (reader.notes if reader else ())))
         memory = state.memory_use(loaded, tracker, result.kv_bytes, self._models.runtime_bytes)
         if self.config.remember:
             state.remember_peaks(memory)
