@@ -92,7 +92,12 @@ def test_a_long_question_is_planned_as_it_is_replayed(name: str) -> None:
     spec = shallow(released()[name])
     run_configs = tuple(
         run_config_of(spec, shape, vision_chunk=vision, prefill_chunk=chunk, text_tokens=425)
-        for shape, vision, chunk in (("many small", 1, 256), ("many small", 2, 512), ("some", 2, 512), ("some", 8, 1024))
+        for shape, vision, chunk in (
+            ("many small", 1, 256),
+            ("many small", 2, 512),
+            ("some", 2, 512),
+            ("some", 8, 1024),
+        )
     )
     check_plans(spec, run_configs)
     short = replace(run_configs[1], text_tokens=100)

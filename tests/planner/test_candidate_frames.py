@@ -9,6 +9,7 @@ from vidqa.planner.candidate_frames import may_focus
 from vidqa.planner.focus_memory import parked_bytes, reference_layer, scored_slices
 from vidqa.planner.memory_model import tensor_bytes
 from vidqa.planner.planner import plan_video
+from vidqa.planner.problem import most_text_tokens
 from vidqa.planner.question_scope import asks_about_whole
 from vidqa.types import Request
 
@@ -21,7 +22,7 @@ NAMED = "what does the red circle do?"
     [
         "Summarise the video.", "summarize this", "What happens?", "what is happening in this video?",
         "Describe the video",
-        "describe the whole clip in detail", "What is the video about?", "give me an overview", "main events?", " ",
+        "describe the whole clip in detail", "What is the video about?", "give me an overview", "main events?",
         "Fasse das Video zusammen.",
     ],
 )  # fmt: skip
@@ -101,3 +102,15 @@ def test_scoring_takes_little_beside_the_cache() -> None:
     assert more < 0.2 * GIB
     assert reference_layer(SPEC_7B) == 19
     assert 4 <= scored_slices(SPEC_7B, run_config) <= 32
+
+
+def test_a_plan_without_a_question_has_room_for_one_that_selects_and_claims_nothing_about_it() -> None:
+    settings = {"frames": 32, "focus": "auto", "host_bytes": 8 * GIB}
+    unasked, asked, even = (
+        plan_video(made_problem(8, LONG, question=question, **settings)) for question in ("", NAMED, "what happens?")
+    )
+    assert unasked.candidates == asked.candidates and unasked.lines == asked.lines and not even.candidates
+    assert any("the 32 that a question points to are read" in limit for limit in unasked.limits)
+    assert not any("about the whole" in limit for limit in unasked.limits)
+    assert any("about the whole" in limit for limit in even.limits)
+    assert most_text_tokens(Request("clip.mp4", "")) == most_text_tokens(Request("clip.mp4", "what happens?"))

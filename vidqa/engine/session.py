@@ -123,7 +123,7 @@ class Session:
 
         `report` gets the progress of a scan of the video, if one is necessary.
         """
-        check_request(request)
+        check_limits(request)
         with self._open(request, never) as reader:
             state = finished(plan_with_scan(self._models, reader, request, self.config, local=False), report)
             from vidqa.engine.vision import planned_frames
