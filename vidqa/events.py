@@ -48,9 +48,13 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Noted:
-    """A note for the user, in one sentence."""
+    """A note for the user, in one sentence.
+
+    One on the `plan` holds until a smaller plan is taken, one on the `frames` until other ones are read.
+    """
 
     text: str
+    about: Literal["request", "frames", "plan"] = "request"
 
 
 @dataclass(frozen=True, slots=True)

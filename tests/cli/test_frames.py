@@ -57,3 +57,9 @@ def test_a_scanned_video_has_its_change_below_the_frames_and_in_json(
     bars, marks = ((strip == colour).all(2).any(0) for colour in ((90, 150, 220), (240, 180, 60)))
     assert bars.sum() > plain.shape[1] / 2  # the circle moves most of the time
     assert 6 <= marks.sum() <= 12
+
+
+def test_with_focus_it_says_that_a_question_selects(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("--model", "demo", "--frames", "2", "--focus", "auto", "-o", str(tmp_path / "sheet.png"))
+    assert run(["frames", CLIP, *words]) == ExitCode.OK
+    assert "select its frames from 8" in capsys.readouterr().err

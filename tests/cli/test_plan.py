@@ -54,6 +54,21 @@ def test_it_is_the_object_of_ask(capsys: pytest.CaptureFixture[str]) -> None:
     assert {key: planned[key] for key in same} == {key: ran[key] for key in same}
 
 
+def test_a_plan_without_a_question_says_nothing_about_one(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = {}
+    words = ("--model", "demo", "--device", "cpu", "--frames", "2", "--focus", "auto")
+    for question in (None, "what happens?", "what color is the circle?"):
+        assert plan(*words, *(("--question", question) if question else ())) == ExitCode.OK
+        shown[question] = capsys.readouterr().out
+    assert "8 frames are looked at, and the 2 that a question points to are read" in shown[None]
+    assert "focus: even, the question is about the whole video" in shown["what happens?"]
+    assert (
+        "8 frames are looked at, and the 2 that the question points to are read" in shown["what color is the circle?"]
+    )
+    assert plan(*words, "--question", "") == ExitCode.USAGE
+    assert "The question is empty." in capsys.readouterr().err
+
+
 def test_every_gpu_of_the_catalog(capsys: pytest.CaptureFixture[str]) -> None:
     assert plan("--gpu", "all") == ExitCode.OK
     shown = capsys.readouterr().out

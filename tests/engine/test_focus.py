@@ -1,17 +1,22 @@
 """A question selects its frames from candidates that are encoded once: in a session, with follow-ups and faults."""
 
+import shutil
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.engine.asking import ANSWER, CLIP, CONFIG, QUESTION, answer_in, of_kind, stages_of
+from tests.engine.asking import ANSWER, CLIP, CONFIG, QUESTION, TWO_EVENTS, answer_in, of_kind, stages_of
 from tests.engine.test_fallback import failing
+from tests.subtitle_files import srt
 from vidqa import Request, Session
+from vidqa.engine.prompt import build_prompt, layout_of, text_tokens
 from vidqa.engine.slice_selection import even_slices
 from vidqa.errors import Interrupted
 from vidqa.events import Degraded, Event, Found, Noted, StageProgress, StageStarted
 from vidqa.types import Turn
+from vidqa.utils.cues import Cue
 from vidqa.video.reader import open_video
 
 NAMED = "what does the red circle do?"
@@ -142,6 +147,19 @@ def test_memory_that_runs_out_keeps_the_candidates(phase: str) -> None:
     assert "right" in answer_in(events).text
 
 
+def test_notes_of_a_larger_plan_end_with_it() -> None:
+    """Each attempt says what it selected; the answer has what the last one did, and what is true of the request."""
+    request = replace(FOCUSED, video=TWO_EVENTS, frames=None, system="Be brief.")
+    with Session(CONFIG, fault=failing("decode", times=2)) as session:
+        events = events_of(session, request)
+    answer, said = answer_in(events), [event.text for event in of_kind(events, Noted)]
+    assert [event.step for event in of_kind(events, Degraded)] == ["int8 KV cache", "half of the visual tokens"]
+    assert len(set(said)) == len(said) == sum(note.startswith("looked at") for note in said) == 2
+    assert answer.notes == (said[-1],)
+    assert f"looked at {len(answer.plan.candidates)} frames, read the {len(answer.plan.indices)} that" in said[-1]
+    assert len(answer.degraded) == 2
+
+
 def test_a_stop_while_frames_are_selected_leaves_the_candidates_to_the_next_question() -> None:
     opener = CountingOpener()
     with Session(TALKING, opener=opener) as session:
@@ -172,3 +190,37 @@ def test_find_scores_the_whole_video() -> None:
     assert stages_of(events) == ["load", "video", "vision", "focus"]
     assert len(found.plan.selection.scores) == len(found.plan.selection.seconds) == len(found.plan.candidates) // 2
     assert len(pictures) == 2 and pictures[0].shape[:2] == (shown.run_config.height, shown.run_config.width)
+
+
+def test_subtitles_follow_the_selected_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plan chose them for even frames; they are chosen anew, of all lines, within the tokens planned for them."""
+    clip = tmp_path / "clip.mp4"
+    shutil.copy(CLIP, clip)
+    lines = [Cue(n / 50, n / 50 + 0.01, f"line {n} of a talk") for n in range(199)]
+    clip.with_suffix(".srt").write_text(srt(lines))
+    request, selections = replace(FOCUSED, video=str(clip)), iter([(0, 3), (1, 2)])
+    monkeypatch.setattr("vidqa.engine.frame_focus.select_slices", lambda scores, count: next(selections))
+    read, places = set[tuple[Cue, ...]](), None
+    with Session(replace(TALKING, subtitle_share=0.01)) as session:
+        for question in (NAMED, COLOR, "what happens?"):
+            events = events_of(session, replace(request, question=question))
+            plan = answer_in(events).plan
+            assert plan.subtitles is not None and plan.subtitles.left_out > 100
+            for seconds in plan.timestamps_seconds:
+                nearest = min(abs(cue.start_seconds - seconds) for cue in plan.subtitles.cues)
+                assert nearest <= 0.021, (question, seconds)  # the time between two lines
+            assert session.loaded is not None
+            prompt = build_prompt(session.loaded, question, None)
+            text, bare = (
+                text_tokens(layout_of(prompt, one, session.loaded)) for one in (plan, replace(plan, subtitles=None))
+            )
+            assert text - bare <= plan.run_config.subtitle_tokens
+            assert plan.prompt_tokens == plan.visual_tokens + text
+            said = [event.text for event in of_kind(events, Noted) if event.text.startswith("subtitles: ")]
+            assert len(said) == (plan.frame_places != places)  # else the lines are in the cache already
+            for note in said:
+                assert note.startswith(f"subtitles: {len(plan.subtitles.cues)} line")
+                assert f"{plan.subtitles.left_out} left out" in note
+            read.add(plan.subtitles.cues)
+            places = plan.frame_places
+    assert len(read) == 2

@@ -113,6 +113,29 @@ def test_a_batch_answers_as_each_alone() -> None:
         assert (together[number].text, together[number].plan.kept_tokens) == (one.text, one.plan.kept_tokens)
 
 
+def test_every_answer_of_a_batch_says_that_new_tokens_were_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The forecast is far too low. Two questions about one clip look at it once."""
+    monkeypatch.setattr("vidqa.planner.search.shares_of_counts", lambda problem, counts, indices: (0.2,) * len(counts))
+    alone = answered(dropping("auto"), video=TWO_EVENTS)
+    (note,) = (note for note in alone.notes if "that do not repeat were dropped" in note)
+    requests = [Request(TWO_EVENTS, QUESTION), Request(CLIP, QUESTION), Request(TWO_EVENTS, "what color is it?")]
+    with Session(dropping("auto")) as session:
+        together = {number: event.answer for number, event in session.ask_many(requests) if isinstance(event, Answered)}
+    assert together[0].plan.kept_tokens == alone.plan.kept_tokens
+    assert together[0].notes.count(note) == together[2].notes.count(note) == 1 and note not in together[1].notes
+
+
+def test_notes_on_dropped_tokens_hold_for_the_frames_that_were_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vidqa.planner.search.shares_of_counts", lambda problem, counts, indices: (0.4,) * len(counts))
+    for times, reads in ((1, 1), (2, 2)):  # an int8 cache for the same frames, then half of the tokens
+        with Session(dropping("auto"), fault=failing("decode", times=times)) as session:
+            events = list(session.ask(Request(TWO_EVENTS, QUESTION)))
+        answer = answer_in(events)
+        assert stages_of(events).count("vision") == reads
+        notes = [note for note in answer.notes if "dropped" in note]
+        assert len(notes) == 1 and f"keep the planned {answer.plan.visual_tokens:,}:" in notes[0]
+
+
 @pytest.mark.parametrize("prune", [0.6, "auto"])
 def test_after_memory_ran_out_the_kept_embeddings_go_on(prune: Any) -> None:
     with Session(dropping(prune), fault=failing("decode", times=1)) as session:

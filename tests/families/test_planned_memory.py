@@ -9,7 +9,7 @@ from tests.planner.test_replay import check_plans, check_slopes
 from tests.replay import replayed
 from vidqa.models.registry import released
 from vidqa.models.spec import ModelSpec
-from vidqa.planner.activation_memory import prompt_tokens
+from vidqa.planner.activation_memory import prompt_tokens, waiting_rows
 from vidqa.planner.memory_model import tensor_bytes
 from vidqa.planner.weight_memory import parameters, staging_bytes
 from vidqa.types import Placement, RunConfig
@@ -84,6 +84,24 @@ def test_subtitles_are_planned_as_they_are_replayed(name: str) -> None:
         )
     )
     check_plans(spec, run_configs)
+
+
+@pytest.mark.parametrize("name", ["Qwen/Qwen2-VL-7B-Instruct", "Qwen/Qwen3-VL-4B-Instruct"])
+def test_a_long_question_is_planned_as_it_is_replayed(name: str) -> None:
+    """A question of 400 tokens without subtitles fills a chunk beside the last group, of which a part was prefilled."""
+    spec = shallow(released()[name])
+    run_configs = tuple(
+        run_config_of(spec, shape, vision_chunk=vision, prefill_chunk=chunk, text_tokens=425)
+        for shape, vision, chunk in (
+            ("many small", 1, 256),
+            ("many small", 2, 512),
+            ("some", 2, 512),
+            ("some", 8, 1024),
+        )
+    )
+    check_plans(spec, run_configs)
+    short = replace(run_configs[1], text_tokens=100)
+    assert waiting_rows(spec, short, "prefill") == waiting_rows(spec, replace(short, text_tokens=45), "prefill")
 
 
 @pytest.mark.parametrize("name", MODELS)

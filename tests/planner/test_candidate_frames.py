@@ -9,6 +9,7 @@ from vidqa.planner.candidate_frames import may_focus
 from vidqa.planner.focus_memory import parked_bytes, reference_layer, scored_slices
 from vidqa.planner.memory_model import tensor_bytes
 from vidqa.planner.planner import plan_video
+from vidqa.planner.problem import most_text_tokens
 from vidqa.planner.question_scope import asks_about_whole
 from vidqa.types import Request
 from vidqa.video.change_signal import make_signal
@@ -22,7 +23,7 @@ NAMED = "what does the red circle do?"
     [
         "Summarise the video.", "summarize this", "What happens?", "what is happening in this video?",
         "Describe the video",
-        "describe the whole clip in detail", "What is the video about?", "give me an overview", "main events?", " ",
+        "describe the whole clip in detail", "What is the video about?", "give me an overview", "main events?",
         "Fasse das Video zusammen.",
     ],
 )  # fmt: skip
@@ -112,3 +113,15 @@ def test_candidates_lie_where_the_video_changes_if_as_many_even_frames_as_are_re
     assert len(plan.candidates) == 1200
     assert len(set(range(7500, 7520)).intersection(plan.candidates)) >= 18  # even ones are 0.5 s apart: two of them
     assert plan.sampling is not None and plan.sampling.kind == "change"
+
+
+def test_a_plan_without_a_question_has_room_for_one_that_selects_and_claims_nothing_about_it() -> None:
+    settings = {"frames": 32, "focus": "auto", "host_bytes": 8 * GIB}
+    unasked, asked, even = (
+        plan_video(made_problem(8, LONG, question=question, **settings)) for question in ("", NAMED, "what happens?")
+    )
+    assert unasked.candidates == asked.candidates and unasked.lines == asked.lines and not even.candidates
+    assert any("the 32 that a question points to are read" in limit for limit in unasked.limits)
+    assert not any("about the whole" in limit for limit in unasked.limits)
+    assert any("about the whole" in limit for limit in even.limits)
+    assert most_text_tokens(Request("clip.mp4", "")) == most_text_tokens(Request("clip.mp4", "what happens?"))

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 _VIDEO_HELP = "a video file, a folder of numbered pictures, a file:// address, or - for standard input"
 _FPS_HELP = "sample F frames per second"
+PLANNED_QUESTION_HELP = (
+    "the question to plan for: one about text in the picture gets more pixels, and with --focus one about the whole "
+    "video reads it evenly"
+)
 FOLDER_FPS_HELP = f"{_FPS_HELP}; for a folder of pictures: their rate, F pictures per second (default: 25)"
 _MODEL_QUESTION = """No model was named and none is cached.
   1  fetch {} ({:.1f} GB)
@@ -57,13 +61,10 @@ def add_timestamps_option(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def add_planned_video(parser: argparse.ArgumentParser, **defaults: object) -> None:
+def add_planned_video(parser: argparse.ArgumentParser, *, question_help: str, **defaults: object) -> None:
     """Declare a video, an optional question and the options of a plan; `defaults` as for add_setting_options."""
     add_video_argument(parser)
-    parser.add_argument(
-        "--question", metavar="TEXT", default="what happens?",
-        help="the question to plan for: one about text in the picture gets more pixels",
-    )  # fmt: skip
+    parser.add_argument("--question", metavar="TEXT", help=question_help)
     add_video_options(parser, fps_help=FOLDER_FPS_HELP)
     add_stream_option(parser)
     add_timestamps_option(parser)
@@ -166,6 +167,19 @@ def make_request(arguments: argparse.Namespace, settings: Settings, question: st
         sample=settings.sample,
         focus=settings.focus,
     )
+
+
+def make_planned_request(arguments: argparse.Namespace, settings: Settings) -> "Request":
+    """Return the request of a plan, whose question is empty if none was given; raises UsageError as `check_request`."""
+    from vidqa.planner.request_checks import check_limits, check_request
+
+    given: str | None = arguments.question
+    request = make_request(arguments, settings, given or "")
+    if given is None:
+        check_limits(request)
+    else:
+        check_request(request)
+    return request
 
 
 def make_config(arguments: argparse.Namespace, settings: Settings, model: str) -> EngineConfig:

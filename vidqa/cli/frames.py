@@ -3,7 +3,14 @@
 import argparse
 from typing import TYPE_CHECKING
 
-from vidqa.cli.arguments import add_planned_video, make_config, make_request, planned_model, settings_for
+from vidqa.cli.arguments import (
+    PLANNED_QUESTION_HELP,
+    add_planned_video,
+    make_config,
+    make_planned_request,
+    planned_model,
+    settings_for,
+)
 from vidqa.cli.console import ExitCode, StderrReporter, write_json
 from vidqa.errors import ModelMissing
 from vidqa.messages import out_of_domain_text
@@ -17,7 +24,7 @@ if TYPE_CHECKING:
 def add_frames_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `vidqa frames`."""
     parser.description = "Writes the frames that a plan samples, at their size and with their times, as one PNG."
-    add_planned_video(parser)
+    add_planned_video(parser, question_help=PLANNED_QUESTION_HELP)
     parser.add_argument("-o", "--output", metavar="FILE", default="frames.png", help="default frames.png")
     parser.add_argument("--columns", type=int, metavar="N", help="frames side by side")
     parser.add_argument(
@@ -40,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     check_target(arguments.output)
     settings = settings_for(arguments)
-    request = make_request(arguments, settings, arguments.question)
+    request = make_planned_request(arguments, settings)
     config = make_config(arguments, settings, settings.model or planned_model())
     reporter = StderrReporter(arguments.quiet)
     with Session(config) as session:
@@ -63,7 +70,12 @@ def run(arguments: argparse.Namespace) -> int:
     summary = f"{run_config.frames} frames of {run_config.width}×{run_config.height} in {width}×{height} pixels"
     reporter.say(f"{safe_line(arguments.output)}: {summary}")
     if plan.sampling is not None:
-        reporter.say(describe_sampling(plan.sampling, run_config.frames))
+        reporter.say(describe_sampling(plan.sampling, len(plan.candidates or plan.indices)))
+    if plan.candidates:
+        reporter.say(
+            f"a question would select its frames from {len(plan.candidates)}: these are the frames of a plan without "
+            "--focus; vidqa find shows what a text points to"
+        )
     if domain is not None and unlike:
         reporter.say(f"warning: {out_of_domain_text(domain.knows)}")
     return ExitCode.OK

@@ -4,7 +4,14 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
-from vidqa.cli.arguments import add_planned_video, make_config, make_request, planned_model, settings_for
+from vidqa.cli.arguments import (
+    PLANNED_QUESTION_HELP,
+    add_planned_video,
+    make_config,
+    make_planned_request,
+    planned_model,
+    settings_for,
+)
 from vidqa.cli.console import ExitCode, StderrReporter, format_table, write_json
 from vidqa.cli.json_output import SCHEMA_VERSION, plan_object, video_object
 from vidqa.cli.video_argument import as_named
@@ -33,7 +40,7 @@ def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Shows frames, resolution, precision and chunks that fit, with the arithmetic. Loads no weights."
     )
-    add_planned_video(parser)
+    add_planned_video(parser, question_help=PLANNED_QUESTION_HELP)
     parser.add_argument(
         "--gpu", metavar="NAME",
         help="plan for another GPU, for example t4; `all` prints a table, with `--model all` of every known model",
@@ -50,12 +57,10 @@ def run(arguments: argparse.Namespace) -> int:
     from vidqa.planner.alternatives import alternatives
     from vidqa.planner.model_choice import forecast
     from vidqa.planner.problem import planning_problems
-    from vidqa.planner.request_checks import check_request
     from vidqa.video.reader import probe_facts
 
     settings = settings_for(arguments)
-    request = make_request(arguments, settings, arguments.question)
-    check_request(request)
+    request = make_planned_request(arguments, settings)
     video = as_named(probe_facts(request.video, request.stream, request.picture_times, request.subs), arguments)
     config = make_config(arguments, settings, settings.model or planned_model())
     if arguments.gpu == "all":

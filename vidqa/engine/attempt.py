@@ -1,7 +1,7 @@
 """One attempt to answer a request by one plan: prompt into the KV cache, then decode, as events."""
 
-from collections.abc import Generator, Iterable
-from dataclasses import dataclass
+from collections.abc import Generator, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -16,14 +16,16 @@ from vidqa.engine.kv_cache import KVCache
 from vidqa.engine.no_grad import no_grad_generator
 from vidqa.engine.prefill import Prefill
 from vidqa.engine.prefix_cache import CachedPrompt, VisionEmbeddings
-from vidqa.engine.prompt import PromptTokens, layout_of
+from vidqa.engine.prompt import PromptTokens, fit_subtitles, layout_of, text_tokens
 from vidqa.engine.prompt_runner import PromptRunner
 from vidqa.engine.timers import Callbacks, Clock, PhaseTimer, StageContext, Stopwatch
 from vidqa.errors import NotFinite
-from vidqa.events import Event, StageProgress, StageStarted, TextDelta
+from vidqa.events import Event, Noted, StageProgress, StageStarted, TextDelta
 from vidqa.models.attention.selector import Kernel, make_kernel
 from vidqa.models.family import TextSegment
+from vidqa.planner.explain import subtitle_note
 from vidqa.types import FinishReason, Plan
+from vidqa.utils.cues import Cue
 from vidqa.video.reader import VideoReader
 
 if TYPE_CHECKING:
@@ -44,7 +46,8 @@ class Attempt:
 
     `vision_embeddings` and `cached_prompt` come from a former question about the same frames; afterwards they are this
     one's. Where the question selects the frames, the embeddings are those of all candidates, and `asked` has its
-    tokens; it is None where the selection is even.
+    tokens; it is None where the selection is even. Of `cues`, all subtitles of the requested part, those near the
+    selected frames are read.
     """
 
     def __init__(
@@ -59,12 +62,13 @@ class Attempt:
         vision_embeddings: VisionEmbeddings | None = None,
         cached_prompt: CachedPrompt | None = None,
         asked: QuestionTokens | None = None,
+        cues: Sequence[Cue] = (),
     ) -> None:
         self._loaded, self._plan, self._answer, self._clock = loaded, plan, answer, clock
         self._callbacks, self._compiled = callbacks, dict[str, str]()
         self._stages = StageContext(tracker, callbacks, PhaseTimer(str(loaded.model.device)))
         self.kernel: Kernel = make_kernel(plan.run_config.attention, loaded.model.device)
-        self._prompt, self._model = prompt, self._stages.with_cancel_check(loaded.model)
+        self._prompt, self._cues, self._model = prompt, cues, self._stages.with_cancel_check(loaded.model)
         self._focus: FrameFocus | None = None
         if plan.candidates:
             self._focus = FrameFocus(loaded, plan, asked, self.kernel, self._stages, vision_embeddings)
@@ -129,11 +133,18 @@ class Attempt:
         return AttemptResult(prompt.vision_embeddings.plan_that_ran(plan), reason, cache.bytes)
 
     def _select(self, focus: FrameFocus, reader: VideoReader | None) -> Generator[Event, None, Plan]:
-        """Select the frames; return their plan. A cached prompt stays if it has the same ones."""
-        plan = yield from focus.run(reader)
+        """Select the frames; return their plan, with the subtitles near them and the prompt's exact length.
+
+        A cached prompt stays if it has the same frames.
+        """
+        plan = fit_subtitles(self._prompt, (yield from focus.run(reader)), self._cues, self._loaded)
+        tokens = plan.visual_tokens + text_tokens(layout_of(self._prompt, plan, self._loaded))
+        plan = replace(plan, prompt_tokens=tokens)
         cached = self.prompt_runner.cached_prompt
         if cached is not None and cached.frame_places != plan.frame_places:
             cached = None
+        if cached is None:
+            yield from (Noted(text, "plan") for text in subtitle_note(plan))
         self.prompt_runner = self._runner(plan, focus.selected(plan), cached)
         return plan
 

@@ -27,7 +27,7 @@ from vidqa.engine.request_state import RequestState, prompt_of, video_cache_key
 from vidqa.engine.scan_stage import plan_with_scan
 from vidqa.engine.timers import PhaseTimer, StageContext, Stopwatch
 from vidqa.errors import DoesNotFit, Interrupted, VideoError, VidqaError
-from vidqa.events import Answered, Event, Failed, OutOfDomain, Planned, StageStarted, TextDelta
+from vidqa.events import Answered, Event, Failed, Noted, OutOfDomain, Planned, StageStarted, TextDelta
 from vidqa.messages import out_of_domain_text
 from vidqa.models.attention.selector import make_kernel
 from vidqa.planner.explain import subtitle_note
@@ -233,8 +233,9 @@ class BatchItem:
     def finished_answer(self, memory: MemoryUse) -> Answer:
         """Return the answer, with the plan that ran; loading counts for no request of a batch."""
         assert self.reason and self.prompt_runner and self.prompt_runner.vision_embeddings
-        self.state.load_seconds, self.state.notes = 0.0, [*self.reader.notes, *subtitle_note(self.plan)]
-        self.state.notes += [self.warning] if self.warning else []
+        warning = (self.warning,) if self.warning else ()
+        texts = dict.fromkeys((*self.reader.notes, *self.prompt_runner.notes, *subtitle_note(self.plan), *warning))
+        self.state.load_seconds, self.state.notes = 0.0, [Noted(text) for text in texts]
         self.state.vision_embeddings = self.prompt_runner.vision_embeddings
         plan = self.state.vision_embeddings.plan_that_ran(self.plan)
         return self.state.finished_answer(plan, self.reason, memory)

@@ -9,7 +9,7 @@ from vidqa.config import EngineConfig
 from vidqa.engine.request_state import RequestState
 from vidqa.engine.timers import Stopwatch
 from vidqa.errors import VideoOutOfDomain, VidqaError
-from vidqa.events import Event, OutOfDomain
+from vidqa.events import Event, Noted, OutOfDomain
 from vidqa.messages import out_of_domain_text
 from vidqa.models.checkpoint import download_bytes
 from vidqa.models.hub import cached_names
@@ -42,7 +42,7 @@ def with_domain_warning(
                 state.out_of_domain, watch = True, Stopwatch()
                 event = with_advice(event, state, config, forecast)
                 state.clock.watch.exclude(watch.seconds())  # it is no part of the answer's time, which is predicted
-                state.notes.append(out_of_domain_text(event.knows, event.advice))
+                state.notes.append(Noted(out_of_domain_text(event.knows, event.advice)))
                 yield event
 
 

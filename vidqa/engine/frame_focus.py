@@ -91,7 +91,7 @@ class FrameFocus:
         yield from self.encode(reader)
         selection = yield from self.select()
         plan = replace(self._plan_of(selection.chosen), selection=selection)
-        yield Noted(selection_note(selection, self._depth))
+        yield Noted(selection_note(selection, self._depth), "plan")
         return plan
 
     def select(self) -> Generator[Event, None, SliceSelection]:

@@ -14,7 +14,7 @@ from vidqa.devices.device import find_device
 from vidqa.engine.request_state import RequestState, video_cache_key
 from vidqa.engine.timers import Callbacks, Stopwatch
 from vidqa.errors import Interrupted
-from vidqa.events import Event, StageProgress, StageStarted
+from vidqa.events import Event, Noted, StageProgress, StageStarted
 from vidqa.models.family import ModelFamily, family_of
 from vidqa.models.registry import Checkpoint, find_checkpoints
 from vidqa.models.weight_files import tensor_sizes
@@ -198,7 +198,8 @@ class ModelManager:
             self._set_runtime(state, runtime_bytes(task.device))  # with what the kernels' libraries hold now
         if rates:
             seconds = f"{watch.seconds():.1f} s"
-            yield from state.note(f"measured this machine's speed (once, {seconds}): {describe_rates(rates)}")
+            text = f"measured this machine's speed (once, {seconds}): {describe_rates(rates)}"
+            yield from state.note(Noted(text))
 
 
 def _known_signal(request: Request, config: EngineConfig) -> ChangeSignal | None:

@@ -31,8 +31,8 @@ Events = Generator[Event, None, None]
 class PromptRunner:
     """Runs one prompt, whose last segment is text after the video.
 
-    `vision_embeddings` and `cached_prompt` come from earlier prompts; afterwards they are this one's. With a `row` of a
-    batch the cache is that, and chunks are shared with the other rows.
+    `vision_embeddings` and `cached_prompt` come from earlier prompts; afterwards they are this one's. `notes` are on
+    the frames that were read. With a `row` of a batch the cache is that, and chunks are shared with the other rows.
     """
 
     def __init__(
@@ -56,6 +56,7 @@ class PromptRunner:
         self._pushed, self._cursor = 0, PromptCursor(model, self._prefix, plan)
         self._pruner: TokenPruner | None = None
         self.video_seconds = 0.0
+        self.notes: tuple[str, ...] = ()
 
     @property
     def next_position(self) -> int:
@@ -92,7 +93,7 @@ class PromptRunner:
         assert source is not None and source.prefix_tokens is not None and self._row is not None
         self._row.copy_from(source.cache, source.prefix_tokens)
         self.cached_prompt = CachedPrompt(self._row, source.prefix, source.prefix_tokens, source.position)
-        self.vision_embeddings = other.vision_embeddings
+        self.vision_embeddings, self.notes = other.vision_embeddings, other.notes
 
     @property
     def _cache(self) -> KVCache:
@@ -159,8 +160,8 @@ class PromptRunner:
         if check is not None:
             self.vision_embeddings.out_of_domain = check.out_of_domain
             yield from self._domain_event()
-        for note in (*reader.notes, *(shortfall_note(self._pruner) if self._pruner else ())):
-            yield Noted(note)
+        self.notes = (*reader.notes, *(shortfall_note(self._pruner) if self._pruner else ()))
+        yield from (Noted(text, "frames") for text in self.notes)
         self._pruner = None
 
     def _domain_event(self) -> Events:

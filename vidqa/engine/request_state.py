@@ -77,7 +77,8 @@ class RequestState:
     load_seconds: float = 0.0
     clock: Clock = field(default_factory=Clock)
     degraded: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    notes: list[Noted] = field(default_factory=list)  # that still hold
+    shown_notes: set[str] = field(default_factory=set)
     out_of_domain: bool = False  # that the video is was said
 
     def set_phase(self, phase: str) -> None:
@@ -88,12 +89,14 @@ class RequestState:
         """Take over the embeddings and the cached prompt that an attempt left."""
         self.vision_embeddings, self.cached_prompt = attempt.vision_embeddings, attempt.cached_prompt
 
-    def note(self, *texts: str) -> Iterator[Event]:
-        """Record notes and yield an event for each; the same text once only."""
-        for text in texts:
-            if text not in self.notes:
-                self.notes.append(text)
-                yield Noted(text)
+    def note(self, *notes: Noted) -> Iterator[Event]:
+        """Record notes and yield them; the same text once only."""
+        for note in notes:
+            if all(note.text != one.text for one in self.notes):
+                self.notes.append(note)
+            if note.text not in self.shown_notes:
+                self.shown_notes.add(note.text)
+                yield note
 
     def with_each_note_once(self, events: Generator[Event, None, Result]) -> Generator[Event, None, Result]:
         """Pass an attempt's events on without the notes that were given before; return what the attempt returns."""
@@ -105,18 +108,21 @@ class RequestState:
                     result: Result = end.value
                     return result
                 if isinstance(event, Noted):
-                    yield from self.note(event.text)
+                    yield from self.note(event)
                 else:
                     yield event
 
-    def first_notes(self) -> Iterator[str]:
+    def first_notes(self) -> Iterator[Noted]:
         """Yield what the user should know before the answer: dropped turns, the device's notes, sparse frames."""
+        return (Noted(text, "plan") for text in self._first_texts())
+
+    def _first_texts(self) -> Iterator[str]:
         if self.dropped_turns:
             yield (
                 f"the conversation outgrew its {self.plan.kv_capacity_tokens:,} planned tokens: the oldest "
                 f"{self.dropped_turns} of its questions and answers are no longer remembered"
             )
-        if self.cached_prompt is None:
+        if self.cached_prompt is None and not self.plan.candidates:  # else they follow the selection
             yield from subtitle_note(self.plan)
         yield from self.task.device.notes
         yield from sampling_gap_note(self.plan, self.request)
@@ -145,7 +151,7 @@ class RequestState:
         *failed, kernel = select_kernel(HeadLayout.of(model.spec), str(model.device), model.dtype)
         if kernel.name != self.plan.run_config.attention:
             why = "; ".join(f"{one.name}: {one.reason}" for one in failed)
-            yield from self.note(f"attention runs by the {kernel.name} kernel ({why})")
+            yield from self.note(Noted(f"attention runs by the {kernel.name} kernel ({why})"))
             task = replace(self.task, config=replace(self.task.config, attention=kernel.name))
             self._replan(task.constrained_to(loaded.weights, loaded.placement))
 
@@ -173,7 +179,8 @@ class RequestState:
     def lower_plan(self, config: EngineConfig) -> Degraded:
         """Take the next smaller plan after the current phase ran out of memory; raises DoesNotFit if there is none.
 
-        Vision embeddings are retained if the new plan has the same frames, size and precision.
+        Vision embeddings, and notes on the frames, are retained if the new plan has the same frames, size and
+        precision.
         """
         from vidqa.devices.torch_device import release_cached_memory
 
@@ -189,6 +196,8 @@ class RequestState:
         complete = self.vision_embeddings is not None and self.vision_embeddings.complete
         if not complete or _frames_of(self.plan) != _frames_of(lowered.plan):
             self.vision_embeddings = None
+        kept = ("request", "frames") if self.vision_embeddings else ("request",)
+        self.notes = [note for note in self.notes if note.about in kept]
         self.task, self.plan = lowered.task, lowered.plan
         self.degraded.append(f"{self.phase} ran out of memory: {lowered.step}")
         return Degraded(self.phase, lowered.step, lowered.plan)
@@ -266,7 +275,7 @@ class RequestState:
                 tokens=len(self.answer.tokens),
             ),
             memory=memory,
-            notes=tuple(self.notes),
+            notes=tuple(note.text for note in self.notes),
             degraded=tuple(self.degraded),
             out_of_domain=self.vision_embeddings.out_of_domain if self.vision_embeddings else None,
         )

@@ -26,10 +26,11 @@ from vidqa.engine.request_state import (
 from vidqa.engine.scan_stage import plan_with_scan
 from vidqa.engine.timers import Callbacks, PhaseTimer, StageContext, ignore_phase
 from vidqa.errors import Interrupted, UsageError
-from vidqa.events import Answered, Event, Found, Planned
+from vidqa.events import Answered, Event, Found, Noted, Planned
 from vidqa.planner.explain import unheard_note
 from vidqa.planner.planner import Forecast
 from vidqa.planner.request_checks import check_config, check_limits, check_request
+from vidqa.planner.subtitle_budget import cues_in_range
 from vidqa.types import Plan, Request, VideoInfo
 from vidqa.utils.generators import finished
 from vidqa.video.reader import VideoReader, never, open_video
@@ -123,7 +124,7 @@ class Session:
 
         `report` gets the progress of a scan of the video, if one is necessary.
         """
-        check_request(request)
+        check_limits(request)
         with self._open(request, never) as reader:
             state = finished(plan_with_scan(self._models, reader, request, self.config, local=False), report)
             from vidqa.engine.vision import planned_frames
@@ -248,9 +249,10 @@ class Session:
             loaded, plan, prompt, answer, tracker, replace(self._callbacks, on_phase=state.set_phase), state.clock,
             state.vision_embeddings, state.cached_prompt,
             asked_tokens(state.request, plan, loaded, self._callbacks.is_cancelled),
+            cues_in_range(state.video, state.request) if plan.subtitles else (),
         )  # fmt: skip
         yield Planned(state.video, plan)
-        yield from state.note(*state.first_notes(), *self._sound_notes(state), *attempt.compile_notes())
+        yield from state.note(*state.first_notes(), *map(Noted, (*self._sound_notes(state), *attempt.compile_notes())))
         try:
             state.cached_prompt = None  # else it would stay while the attempt makes another one
             result = yield from state.with_each_note_once(self._warning(state, attempt.run(reader)))
@@ -260,7 +262,7 @@ class Session:
             result = AttemptResult(plan, "cancelled", 0)  # the text from before memory ran out is the answer
         finally:
             state.take_caches(attempt)
-        yield from state.note(*(reader.notes if reader else ()))
+        yield from state.note(*(Noted(text, "frames") for text in (reader.notes if reader else ())))
         memory = state.memory_use(loaded, tracker, result.kv_bytes, self._models.runtime_bytes)
         if self.config.remember:
             state.remember_peaks(memory)

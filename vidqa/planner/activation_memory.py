@@ -25,6 +25,8 @@ _FUSED_4BIT_ROWS = 4  # bitsandbytes 0.50 multiplies up to 4 rows without a copy
 # Bytes per vocabulary entry to choose a token from float32 logits (engine/sampler.py): whether all are finite; with a
 # temperature also probabilities, sorted with their indices (int64), their sums twice, and masked.
 _GREEDY_BYTES, _SAMPLING_BYTES = 8, 32
+# A text is planned as its UTF-8 bytes: of so short a one about 20 rows follow the video, which the margin holds.
+_SHORT_TEXT_TOKENS = 100
 # Of dropped tokens (`--prune`): every temporal slice keeps at least one token in so many, and the first one is whole.
 LEAST_SHARE = 16
 
@@ -96,13 +98,15 @@ def waiting_rows(spec: ModelSpec, run_config: RunConfig, phase: str) -> int:
     requires). If the tower is offloaded, embeddings wait on the host, and only the group that was just encoded is on
     the device; where text between slices shifts the chunks, also the slice of which a part was prefilled. The text
     waits with its slices. Subtitles, a long text between or after them, can with the question fill a chunk beside that
-    last group; between slices a piece of them stays whole too. Where tokens are dropped, groups may be small: less than
-    n + G wait. Frames that a question selects wait on the host, slice by slice.
+    last group, and so can a long question or conversation; between slices a piece of subtitles stays whole too. Where
+    tokens are dropped, groups may be small: less than n + G wait. Frames that a question selects wait on the host,
+    slice by slice.
     """
     group = group_tokens(spec, run_config) + group_slices(spec, run_config) * spec.slice_text_tokens
     total = kept_video_tokens(spec, run_config)
     between = run_config.subtitle_tokens if spec.slice_text_tokens else 0
-    has_lines = run_config.subtitle_tokens > 0 and (phase == "prefill" or between > 0)
+    long_text = run_config.subtitle_tokens > 0 or run_config.text_tokens > _SHORT_TEXT_TOKENS
+    has_lines = long_text if phase == "prefill" else between > 0
     lines = min(run_config.text_tokens, run_config.prefill_chunk) if has_lines else 0
     if run_config.placement.vision_offloaded or run_config.candidate_frames:
         by_slice = spec.slice_text_tokens or run_config.candidate_frames

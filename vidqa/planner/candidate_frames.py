@@ -61,9 +61,10 @@ def explain_candidates(problem: PlanningProblem, space: SearchSpace, run_config:
     request = problem.request
     if run_config.candidate_frames:
         size = format_bytes(parked_bytes(problem.spec, run_config))
+        which = "the" if request.question else "a"
         yield (
-            f"focus: {run_config.candidate_frames} frames are looked at, and the {run_config.frames} that the question "
-            f"points to are read; their embeddings take {size} of the host's memory"
+            f"focus: {run_config.candidate_frames} frames are looked at, and the {run_config.frames} that {which} "
+            f"question points to are read; their embeddings take {size} of the host's memory"
         )
     elif request.focus == "auto" and space.wanted_frames >= _FEWEST_PER_FRAME * run_config.frames:
         if asks_about_whole(request.question):

@@ -26,6 +26,7 @@ _LEAST_SCAN_SECONDS = 5.0
 _SCANNED_FRAME_SECONDS, _SCANNED_PIXELS_PER_SECOND = 0.15e-3, 0.5e9
 _HOST_SHARE = 0.5  # of the host's free memory, for embeddings of frames to select from
 _TURN_TOKENS = 16  # the template around one more question and answer
+_USUAL_QUESTION = "what happens?"  # the room for a question in a plan without one
 _TEMPLATE_TOKENS = 32  # the chat template around a question, with Qwen's default system prompt
 
 
@@ -188,7 +189,7 @@ def speed_of(device: Device, config: EngineConfig, model: str) -> DeviceSpeed:
 def most_text_tokens(request: Request) -> int:
     """Return an upper bound of the tokens around the video: byte-level BPE makes no more tokens than UTF-8 bytes."""
     turns = [text for turn in request.history for text in (turn.question, turn.answer)]
-    texts = (request.question, request.system or "", *turns)
+    texts = (request.question or _USUAL_QUESTION, request.system or "", *turns)
     return _TEMPLATE_TOKENS + _TURN_TOKENS * len(request.history) + sum(map(_utf8_bytes, texts))
 
 

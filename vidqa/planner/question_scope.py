@@ -17,5 +17,8 @@ _WHOLE = re.compile(
 
 
 def asks_about_whole(question: str) -> bool:
-    """Return whether a question is about the video as a whole (`--focus` keeps its frames even)."""
-    return not question.strip() or _WHOLE.search(question) is not None
+    """Return whether a question is about the video as a whole (`--focus` keeps its frames even).
+
+    A plan without a question is not: it has room for one that selects frames.
+    """
+    return _WHOLE.search(question) is not None

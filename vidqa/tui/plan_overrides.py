@@ -12,7 +12,7 @@ from vidqa.planner.search import search_space
 from vidqa.types import Request, Turn
 from vidqa.utils.units import format_bytes, format_span
 
-PLANNED_QUESTION = "what happens?"  # planned for while there is no question yet
+PLANNED_QUESTION = ""  # there is none yet: the planner leaves room for a usual one
 _GIB = 2**30
 _WAITS = (5.0, 10.0, 20.0, 30.0, 60.0, 90.0, 120.0, 300.0, 600.0, inf)
 _BUDGETS = (2, 3, 4, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 80)
