@@ -33,6 +33,9 @@ ELSEWHERE = {
     "runs.py": {"TimedRun.tokens_per_s"},  # bench_engine's
     "conversions.py": {"compare_conversions", "milliseconds", "render"},  # bench_video's
     "drawn.py": {"MemorySource.scan"},  # frames are even there
+    "paired.py": {  # bench_focus's and bench_prune's
+        "Marks", "ask_all", "paired", "of_side", "times_fewer", "measure_clips", "_kept", "_begin", "current_session",
+    },
     # Wrong arguments, signals, and sections that fail, are skipped or have no time: tested here and there.
     "gpu_check.py": {"chosen", "stopped", "main", "parent"},
     "sections.py": {
