@@ -16,6 +16,7 @@ from demo_world.long_clips import LongClip, LongEvent, frames_of, write_long_cli
 from demo_world.world import Actor, Scene
 from tests.clips import encode, write_clip
 from vidqa.types import Request
+from vidqa.utils.generators import finished
 from vidqa.video.block_changes import BlockChanges, grid_size
 from vidqa.video.change_sampling import sample_by_change
 from vidqa.video.change_scan import _Scanner, evenly_spread
@@ -34,14 +35,11 @@ LONG = LongClip(120.0, (LongEvent(Scene((_RED,), "plain", 0), 71.3, 0.5),), seed
 
 def scan(path: Path, limit_seconds: float = 60.0, *, isolated: bool = False) -> ChangeSignal:
     with open_video(str(path), isolated=isolated) as reader:
-        running = reader.scan(limit_seconds)
-        while True:
-            try:
-                done, total = next(running)
-                assert 0 <= done <= total == reader.info.frame_count
-            except StopIteration as end:
-                found: ChangeSignal = end.value
-                return found
+
+        def check(progress: tuple[int, int]) -> None:
+            assert 0 <= progress[0] <= progress[1] == reader.info.frame_count
+
+        return finished(reader.scan(limit_seconds), check)
 
 
 def changed(signal: ChangeSignal, least: float = 0.01) -> list[float]:
