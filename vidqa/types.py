@@ -134,7 +134,9 @@ NO_TIMES = PictureTimes()
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A question about a video; it is empty in a plan that is made before there is one. `size` is (width, height) in pixels; `history` are the turns before it.
+    """A question about a video; it is empty in a plan that is made before there is one.
+
+    `size` is (width, height) in pixels; `history` are the turns before it.
 
     `stream` is the index of the video stream, as FFmpeg counts streams; None for the best. Where the video is a folder
     of numbered pictures, `picture_fps` is their rate, and `timestamps` a file with a time in seconds for each of them;
