@@ -284,8 +284,9 @@ class Session:
         plan = state.plan_for(prompt_of(state.request, loaded, self._callbacks.is_cancelled), loaded)
         yield Planned(state.video, plan)
         callbacks = replace(self._callbacks, on_phase=state.set_phase)
+        stages = StageContext(tracker, callbacks, PhaseTimer(plan.device))
         found = yield from state.with_each_note_once(
-            find_stage(loaded, plan, state.request, StageContext(tracker, callbacks, PhaseTimer(plan.device)), reader)
+            find_stage(loaded, plan, state.request, stages, reader, state.vision_embeddings)
         )
         yield Found(state.video, found)
 
