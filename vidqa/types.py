@@ -137,7 +137,6 @@ class Request:
     """A question about a video; it is empty in a plan that is made before there is one.
 
     `size` is (width, height) in pixels; `history` are the turns before it.
-
     `stream` is the index of the video stream, as FFmpeg counts streams; None for the best. Where the video is a folder
     of numbered pictures, `picture_fps` is their rate, and `timestamps` a file with a time in seconds for each of them;
     for a file neither counts. `subs` chooses the subtitles that the model reads: `auto` for a file beside the video,
