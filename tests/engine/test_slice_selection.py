@@ -47,3 +47,9 @@ def test_neighbouring_high_slices_are_one_moment() -> None:
 def test_a_moment_does_not_begin_before_the_video() -> None:
     assert find_moments([0.9, 0.1, 0.1, 0.1], [0.0, 1.0, 2.0, 3.0], 3) == (Moment(0.0, 0.5, 0.9),)
     assert find_moments([0.4], [3.0], 3) == (Moment(3.0, 3.0, 0.4),)
+
+
+def test_a_moment_ends_half_way_to_the_slice_beside_it_and_with_the_video() -> None:
+    uneven = [0.0, 10.0, 10.5, 11.0, 20.0]
+    assert find_moments([0.1, 0.1, 0.9, 0.1, 0.1], uneven, 1) == (Moment(10.25, 10.75, 0.9),)
+    assert find_moments([0.1, 0.1, 0.1, 0.1, 0.9], uneven, 1, last_seconds=20.2) == (Moment(15.5, 20.2, 0.9),)

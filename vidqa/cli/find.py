@@ -88,7 +88,9 @@ def run(arguments: argparse.Namespace) -> int:
             found = _search(session.find(request), reporter)
             selection = found.plan.selection
             assert selection is not None
-            moments = find_moments(selection.scores, selection.seconds, arguments.moments)
+            moments = find_moments(
+                selection.scores, selection.seconds, arguments.moments, found.plan.candidate_seconds[-1]
+            )
             if arguments.json:
                 named = replace(found, video=as_named(found.video, arguments))
                 write_json(find_object(named, arguments.text, moments))

@@ -91,7 +91,7 @@ class FrameFocus:
         yield from self.encode(reader)
         selection = yield from self.select()
         plan = replace(self._plan_of(selection.chosen), selection=selection)
-        yield Noted(selection_note(selection, self._depth), "plan")
+        yield Noted(selection_note(selection, self._depth, self._parked().times[-1]), "plan")
         return plan
 
     def select(self) -> Generator[Event, None, SliceSelection]:
@@ -204,11 +204,15 @@ def slice_rows(layout: Sequence[Segment], slice_tokens: int) -> list[slice]:
     return rows
 
 
-def selection_note(selection: SliceSelection, frames_per_slice: int) -> str:
-    """Return what was looked at and what is read, with the parts of the video that the question points to."""
+def selection_note(selection: SliceSelection, frames_per_slice: int, last_seconds: float) -> str:
+    """Return what was looked at and what is read, with the parts of the video that the question points to.
+
+    The last frame is at `last_seconds`.
+    """
     all_frames, read = (len(many) * frames_per_slice for many in (selection.seconds, selection.chosen))
     if not selection.scores:
         return f"looked at {all_frames} frames, read {read} of them at even distances: the question is about the whole"
-    moments = sorted(find_moments(selection.scores, selection.seconds, _NAMED), key=lambda one: one.start_seconds)
+    found = find_moments(selection.scores, selection.seconds, _NAMED, last_seconds)
+    moments = sorted(found, key=lambda one: one.start_seconds)
     times = [f"{format_timestamp(one.start_seconds)}-{format_timestamp(one.end_seconds)}" for one in moments]
     return f"looked at {all_frames} frames, read the {read} that the question points to (most to {', '.join(times)})"

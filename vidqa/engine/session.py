@@ -286,7 +286,7 @@ class Session:
         yield Planned(state.video, plan)
         callbacks = replace(self._callbacks, on_phase=state.set_phase)
         stages = StageContext(tracker, callbacks, PhaseTimer(plan.device))
-        searching = find_stage(loaded, plan, state.request, stages, reader)
+        searching = find_stage(loaded, plan, state.request, stages, reader, state.vision_embeddings)
         found = yield from state.with_each_note_once(self._warning(state, searching))
         yield Found(state.video, found, None if loaded.model.domain is None else state.out_of_domain)
 

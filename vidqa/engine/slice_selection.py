@@ -1,5 +1,6 @@
 """Which temporal slices of a densely encoded video are read for a question. Plain numbers; slices are indices."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise, zip_longest
@@ -57,15 +58,20 @@ class Moment:
     score: float
 
 
-def find_moments(scores: Sequence[float], seconds: Sequence[float], most: int) -> tuple[Moment, ...]:
+def find_moments(
+    scores: Sequence[float], seconds: Sequence[float], most: int, last_seconds: float = math.inf
+) -> tuple[Moment, ...]:
     """Return the moments with the highest scores, the best first: neighbouring high slices make one.
 
-    `seconds` are the slices' mean times; a moment begins and ends half a slice beyond them. Slices are high from half
-    way between the median and the highest score on.
+    `seconds` are the slices' mean times, which need not be even; a moment begins and ends half way to the slices
+    beside it, and not after the video's last frame, at `last_seconds`. Slices are high from half way between the median
+    and the highest score on.
     """
-    half = (seconds[-1] - seconds[0]) / (len(seconds) - 1) / 2 if len(seconds) > 1 else 0.0
+    gaps = [after - before for before, after in pairwise(seconds)] or [0.0]
+    bounds = [max(seconds[0] - gaps[0] / 2, 0.0)]
+    bounds += [one + gap / 2 for one, gap in zip(seconds, (*gaps, gaps[-1])[: len(seconds)], strict=True)]
     moments = [
-        Moment(max(seconds[run[0]] - half, 0.0), seconds[run[-1]] + half, max(scores[run[0] : run[-1] + 1]))
+        Moment(bounds[run[0]], min(bounds[run[-1] + 1], last_seconds), max(scores[run[0] : run[-1] + 1]))
         for run in _high_runs(scores)
     ]
     return tuple(sorted(moments, key=lambda moment: (-moment.score, moment.start_seconds))[:most])
