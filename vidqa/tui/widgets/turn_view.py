@@ -1,27 +1,21 @@
 """A question with its answer, and below it the progress or the figures of the answer."""
 
 from textual.app import ComposeResult
-from textual.containers import Vertical
 from textual.content import Content
-from textual.widgets import Static
 
 from vidqa.tui.widgets.answer_text import AnswerText
+from vidqa.tui.widgets.conversation_entry import ConversationEntry
 from vidqa.utils.safe_text import safe_text
 
 
-class TurnView(Vertical):
+class TurnView(ConversationEntry):
     """`add` streams the answer, `finish` completes it."""
 
     def __init__(self, question: str) -> None:
-        super().__init__()
+        super().__init__(question)
         self.question = question
         self.text = ""
-        shown = Content.assemble(("› ", "bold $accent"), (safe_text(question), "bold"))
-        self._question = Static(shown, classes="question")
         self._answer = AnswerText()
-        self._status = Static("waiting", classes="status", markup=False)
-        self._notes: list[str] = []
-        self.status: Content | str = "waiting"
 
     def compose(self) -> ComposeResult:
         """Yield question, answer and status."""
@@ -52,21 +46,3 @@ class TurnView(Vertical):
     def unfold(self) -> None:
         """Unfold the whole answer."""
         self._answer.unfold()
-
-    def add_note(self, text: str) -> None:
-        """Add a note above the status."""
-        self._notes.append(f"note: {safe_text(text)}")
-        self.set_status(self.status)
-
-    def set_status(self, status: Content | str) -> None:
-        """Set the line below the answer."""
-        self.status = status
-        shown = Content("\n").join([*map(Content, self._notes), Content("") + status])
-        self._status.update(shown, layout=False)  # a layout of a long conversation is slow, and rarely needed
-        if self._status.size.height != self._status_height():
-            self._status.refresh(layout=True)
-
-    def _status_height(self) -> int:
-        """Return the lines that the status needs; -1 before it has a width."""
-        width, visual = self._status.size.width, self._status.visual
-        return visual.get_height(self._status.styles, width) if width else -1  # type: ignore[arg-type]
