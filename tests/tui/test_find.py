@@ -175,7 +175,7 @@ async def test_bad_texts_and_failures_are_said_in_place() -> None:
         dialog.query_one(Input).value = "red \x1b[31m" + "circle " * 500
         await press(pilot, "enter", lambda: "✗ There is no video [b]demo.mp4[/b]." in shown(pilot), "the error")
         assert "Check the path." in shown(pilot) and not controller(pilot).answering
-        assert "\x1b" not in shown(pilot) and "circle…" in shown(pilot).replace(" …", "…")
+        assert "\x1b" not in shown(pilot) and 10 < shown(pilot).count("circle") < 30, "the text is cut"
         await asked(pilot, "what is it?")
         assert app.asked == ["what is it?"]
 
@@ -217,8 +217,8 @@ async def test_the_time_line_has_a_line_of_marks_where_there_is_room() -> None:
             await until(pilot, lambda high=high: timeline.size.height == high, f"{size}")
             lines = timeline.render().plain.splitlines()
             assert all(mark in lines[0] for mark in "12╎") and len(lines) == high
+            assert "2 moments" in lines[-1] and ("1 cut" in lines[-1]) is (size[0] > 60)
             assert ("●" in lines[0]) is (high == 2) and "●" in lines[high - 2]
-        assert "2 moments" in lines[1] and "1 cut" in lines[1]
 
 
 @pilot_test

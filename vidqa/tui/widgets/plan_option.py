@@ -57,7 +57,10 @@ class PlanOption(Widget, can_focus=True):
         else:
             shown = ("auto", "$foreground-muted")
         left, right = ("‹ ", " ›") if self.has_focus else ("  ", "  ")
-        return Content.assemble((f"{label:<9}", "$foreground-muted"), (left, "$accent"), shown, (right, "$accent"))
+        width = 7 if self._field in SETTING_OPTIONS else 9  # settings stand in two columns
+        return Content.assemble(
+            (f"{label:<{width}}", "$foreground-muted"), (left, "$accent"), shown, (right, "$accent")
+        )
 
     def action_step(self, step: int) -> None:
         """Choose the next (1) or previous (-1) value, counted from the planner's if none is chosen."""

@@ -5,7 +5,7 @@ from math import inf
 from typing import Any
 
 from textual.app import ComposeResult
-from textual.containers import Vertical
+from textual.containers import Grid, Vertical
 from textual.content import Content
 from textual.widgets import Static
 
@@ -13,7 +13,7 @@ from vidqa.messages import visual_tokens_text
 from vidqa.planner.explain_options import explain_options
 from vidqa.planner.planner import Forecast
 from vidqa.tui.found_moments import format_range
-from vidqa.tui.plan_overrides import PLAN_OPTIONS, PlanOverrides, option_choices
+from vidqa.tui.plan_overrides import PLAN_OPTIONS, SETTING_OPTIONS, PlanOverrides, option_choices
 from vidqa.tui.widgets.budget_bar import BudgetBar
 from vidqa.tui.widgets.plan_option import PlanOption, option_id
 from vidqa.types import Plan
@@ -30,8 +30,10 @@ class PlanPanel(Vertical):
         """Yield summary, bar, options and limits."""
         yield Static("open a video to see its plan", id="plan-summary", markup=False)
         yield BudgetBar(id="plan-bar")
-        for field, tooltip in PLAN_OPTIONS.items():
-            yield PlanOption(field, tooltip)
+        options = {field: PlanOption(field, tooltip) for field, tooltip in PLAN_OPTIONS.items()}
+        yield from (option for field, option in options.items() if field not in SETTING_OPTIONS)
+        with Grid(id="plan-settings"):
+            yield from (options[field] for field in SETTING_OPTIONS)
         yield Static("", id="plan-limits", markup=False)
 
     def show(self, forecast: Forecast, overrides: PlanOverrides, moment: int | None = None) -> None:

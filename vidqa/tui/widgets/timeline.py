@@ -77,8 +77,8 @@ class Timeline(Widget, can_focus=True):
         """Return the lines."""
         if not self.duration:
             return Content.styled("open a video to see its time line", "$foreground-muted")
-        caption = (self._caption()[: self.size.width], "$foreground-muted")
         width = max(self.size.width, 4)
+        caption = (self._caption(width), "$foreground-muted")
         track = self._range_cells(width)
         marks: Cells = [(" ", "")] * width if self.size.height > 2 else track
         self._draw_signal(marks)
@@ -134,7 +134,8 @@ class Timeline(Widget, can_focus=True):
     def _draw_cursor(self, cells: Cells) -> None:
         cells[self._cell(self.cursor)] = ("▲", "bold reverse" if self.has_focus else "bold")
 
-    def _caption(self) -> str:
+    def _caption(self, width: int) -> str:
+        """Return cursor and range, and as many counts as there is room for."""
         start, end = self._range()
         if self.chosen is not None and self.chosen < len(self.moments):
             part = f"moment {self.chosen + 1}: only {format_range(start, end)}"
@@ -143,11 +144,11 @@ class Timeline(Widget, can_focus=True):
         else:
             part = f"only {format_range(start, end)}"
         cuts = len(self.signal.cuts) if self.signal else 0
-        counts = (
-            (len(self.timestamps), "frame"), (len(self.moments), "moment"), (cuts, "cut"),
-        )  # fmt: skip
-        shown = "".join(f" · {count} {name}{'s' * (count != 1)}" for count, name in counts if count)
-        return f"▲ {format_timestamp(self.cursor)} of {format_timestamp(self.duration)} · {part}{shown}"
+        text = f"▲ {format_timestamp(self.cursor)} of {format_timestamp(self.duration)} · {part}"
+        for count, name in ((len(self.timestamps), "frame"), (len(self.moments), "moment"), (cuts, "cut")):
+            more = f" · {count} {name}{'s' * (count != 1)}" if count else ""
+            text += more if len(text) + len(more) <= width else ""
+        return text[:width]
 
     def _cell(self, seconds: float) -> int:
         last = max(self.size.width, 4) - 1
