@@ -133,3 +133,9 @@ async def test_a_closed_dialog_and_another_video_leave_no_file(tmp_path: Path) -
         main(pilot).post_message(VideoOpened(replace(demo_video(), path="other.mp4")))
         await until(pilot, lambda: state.video is not None and state.video.path == "other.mp4", "the other video")
         assert state.overrides.subs is None and state.request("what?").subs == "auto"
+        state.override(subs="off")
+        assert state.subtitles("a third.mp4") == "off", "a choice that is no file goes on to other videos"
+        state.override(subs=str(tmp_path / "said.srt"))
+        assert state.subtitles("a third.mp4") == "auto"
+        state.set_video(replace(demo_video(), path="other.mp4"))
+        assert state.overrides.subs == str(tmp_path / "said.srt"), "the same video again"

@@ -107,16 +107,18 @@ class Controller:
 
     def subtitles(self, path: str) -> str:
         """Return the choice of subtitles for a video; a file is about one video, as the option's is about the first."""
-        chosen = self.overrides.subs if self.video is not None and path == self.video.path else None
-        if chosen is not None:
+        chosen = self.overrides.subs
+        if chosen in CHOICES or (chosen is not None and self.video is not None and path == self.video.path):
             return chosen
         subs = self.options.request.subs
         return subs if subs in CHOICES or path == self.options.video else AUTO
 
     def set_video(self, video: VideoInfo) -> None:
         """Use another video, all of it; frames and size are again the planner's choice."""
-        self.video, self.forecast = video, None
-        self.overrides = self.overrides.for_another_video()
+        overrides = self.overrides.for_another_video()
+        if self.video is not None and self.video.path == video.path:  # it was read with the chosen subtitles
+            overrides = replace(overrides, subs=self.overrides.subs)
+        self.video, self.forecast, self.overrides = video, None, overrides
         self.found = self.moment = None
 
     def reread_subtitles(self, subs: str | None) -> None:
