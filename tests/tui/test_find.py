@@ -85,7 +85,7 @@ async def test_moments_are_listed_and_marked_and_the_next_question_is_about_the_
         text = shown(pilot)
         assert "› find a red circle" in text and "1 0:01.0–0:01.5 score 3.00" in text
         assert "2 0:03.0–0:03.5 score 2.00" in text and "note: a note" in text
-        assert "2 moments · 16 frames looked at" in text
+        assert "2 moments in 16 frames · Enter or 1–2: ask about it" in text
         assert (timeline.moments[0].score, timeline.moments[1].score) == (3.0, 2.0)
         assert timeline.cursor == 1.25, "the cursor is at the best one"
         (request,) = app.session.searched

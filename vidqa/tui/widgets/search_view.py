@@ -132,5 +132,5 @@ def _line(found: FoundMoments, index: int, *, chosen: bool) -> Content:
 
 def _summary(found: FoundMoments) -> str:
     count = len(found.moments)
-    moments = "1 moment" if count == 1 else f"{count} moments"
-    return f"{moments} · {found.looked_at} frames looked at · Enter or a number asks about one"
+    moments, numbers = ("1 moment", "1") if count == 1 else (f"{count} moments", f"1–{count}")
+    return f"{moments} in {found.looked_at} frames · Enter or {numbers}: ask about it"
