@@ -32,7 +32,7 @@ class MomentList(OptionList):
     )
 
     @dataclass
-    class Removed(Message):
+    class RemovePressed(Message):
         """The search is to be removed."""
 
     def on_key(self, event: events.Key) -> None:
@@ -45,7 +45,7 @@ class MomentList(OptionList):
 
     def action_remove_search(self) -> None:
         """Have the search removed."""
-        self.post_message(self.Removed())
+        self.post_message(self.RemovePressed())
 
 
 class SearchView(ConversationEntry):
@@ -114,7 +114,7 @@ class SearchView(ConversationEntry):
         if self.found is not None:
             self.post_message(self.Chosen(self.found, event.option_index))
 
-    def on_moment_list_removed(self, event: MomentList.Removed) -> None:
+    def on_moment_list_remove_pressed(self, event: MomentList.RemovePressed) -> None:
         """Post that this search is to be removed."""
         event.stop()
         self.post_message(self.Removed(self))
