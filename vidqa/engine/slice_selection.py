@@ -8,6 +8,8 @@ from itertools import groupby, pairwise, zip_longest
 EVEN_SHARE = 4  # one in so many of the slices that are read lies evenly in the video
 _HIGH_SHARE = 0.5  # of the way from the median to the highest score: from there on a slice belongs to a moment
 _MOST_GAP = 1  # lower slices between two high ones of the same moment
+MOST_MOMENTS = 5  # that a search names unless it was asked for another number
+_LEAST_SECONDS = 2.0  # of the range around a moment that a further question is asked about
 
 
 def interleaved(slices: int, most: int) -> list[range]:
@@ -56,6 +58,18 @@ class Moment:
     start_seconds: float
     end_seconds: float
     score: float
+
+
+def range_around(
+    moment: Moment, start_seconds: float | None = None, end_seconds: float | None = None
+) -> tuple[float, float]:
+    """Return the range in seconds of a question about a moment: a very short one gets some time around it.
+
+    It stays in the range that was searched, where `start_seconds` or `end_seconds` limits that.
+    """
+    short = max(_LEAST_SECONDS - (moment.end_seconds - moment.start_seconds), 0.0) / 2
+    start, end = max(moment.start_seconds - short, start_seconds or 0.0), moment.end_seconds + short
+    return start, end if end_seconds is None else min(end, end_seconds)
 
 
 def find_moments(
