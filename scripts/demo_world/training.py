@@ -155,10 +155,11 @@ def run_batch(model: Any, heads: Heads, batch: Batch, recipe: Recipe) -> Forward
 
 
 def attention_loss(decoder: Any, hidden: Tensor, batch: Batch, visual: Tensor) -> Tensor:
-    """Return how little of a question's attention to pictures goes to the slices that show what it names.
+    """Return how little of a question's attention goes to the slices that show what it names.
 
     The attention is that of the layer by which a question selects frames, mean over heads and the question's tokens;
     hidden (clips, tokens, hidden) is that layer's input. Large models have such layers (FlexSelect, arXiv 2506.00993).
+    If no slice shows it, none may have attention: slices are compared with those of other parts of a long video.
     """
     layer, losses = decoder.layers[_ATTENTION_LAYER], list[Tensor]()
     normed, attention = layer.input_layernorm(hidden), layer.self_attn
@@ -168,13 +169,24 @@ def attention_loss(decoder: Any, hidden: Tensor, batch: Batch, visual: Tensor) -
     query, key = apply_rotary_pos_emb(query, key, *decoder.rotary_emb(normed, batch.positions.to(hidden.device)))
     key = key.repeat_interleave(query.shape[1] // key.shape[1], 1)
     slices = batch.kept.view(len(batch.clips), -1, batch.kept.shape[1])
-    for row, turn, (start, end), wanted in _asked(batch, batch.questions):
-        if turn.kind == "named":
+    for row, turn, (start, end) in _named(batch):
+        scores = (query[row, :, start:end] @ key[row, :, :end].transpose(1, 2) * attention.scaling).float()
+        later = torch.ones(scores.shape[1:], dtype=torch.bool).triu(start + 1)
+        shares = scores.masked_fill(later, float("-inf")).softmax(-1).mean((0, 1))[visual[row, :end]]
+        if turn.span is None:
+            losses.append(-(1 - shares.sum()).clamp_min(1e-6).log())
+        elif any(wanted := asked_slices(batch.clips[row], turn.span)):
             owners = torch.arange(slices.shape[1]).repeat_interleave(slices[row].sum(1))
-            scores = query[row, :, start:end] @ key[row, :, visual[row]].transpose(1, 2) * attention.scaling
-            shares = scores.float().softmax(-1).mean((0, 1))
-            losses.append(-shares[wanted[owners]].sum().clamp_min(1e-6).log())
+            losses.append(-shares[torch.tensor(wanted)[owners]].sum().clamp_min(1e-6).log())
     return _mean(losses)
+
+
+def _named(batch: Batch) -> Iterator[tuple[int, Turn, tuple[int, int]]]:
+    """Yield clip, turn and the question's tokens of the turns that ask for a shape by its name."""
+    for row, (turns, spans) in enumerate(zip(batch.turns, batch.questions, strict=True)):
+        for turn, span in zip(turns, spans, strict=True):
+            if turn.kind == "named":
+                yield row, turn, span
 
 
 def _weights(batch: Batch) -> Tensor:

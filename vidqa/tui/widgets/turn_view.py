@@ -7,6 +7,7 @@ from vidqa.tui.widgets.answer_text import AnswerText
 from vidqa.tui.widgets.conversation_entry import ConversationEntry
 from vidqa.utils.safe_text import safe_text
 
+
 class TurnView(ConversationEntry):
     """`add` streams the answer, `finish` completes it."""
 
