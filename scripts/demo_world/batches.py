@@ -38,7 +38,7 @@ from vidqa.models.family import VisionGrid
 # Of the turns, in a family that reads times.
 _TIMED_SHARE, _NAMED_SHARE = 0.35, 0.3
 # Of the last stage's batches, in a family that reads times.
-_BRIEF_SHARE, _GLIMPSES_SHARE, _CROWD_SHARE = 0.15, 0.25, 0.25
+_BRIEF_SHARE, _GLIMPSES_SHARE, _CROWD_SHARE = 0.12, 0.15, 0.4
 _GRAIN_SHARE, _PAN_SHARE = 0.15, 0.08
 _DROPPED_SHARE, _GAPS_SHARE, _SUBTITLES_SHARE = 0.4, 0.15, 0.1
 # (frames, weight): mostly what the default plan gives real clips.

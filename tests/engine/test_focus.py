@@ -174,7 +174,7 @@ def test_a_stop_while_frames_are_selected_leaves_the_candidates_to_the_next_ques
 
 def test_a_stop_while_frames_are_selected_leaves_the_cached_prompt_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     """The cache holds the question before the stopped one: the same frames do not make it the stopped one's."""
-    monkeypatch.setattr("vidqa.engine.frame_focus.select_slices", lambda scores, count: (0, 3))
+    monkeypatch.setattr("vidqa.engine.frame_focus.select_slices", lambda scores, seconds, count: (0, 3))
     with Session(TALKING) as session:
         fresh = answer_in(events_of(session, replace(FOCUSED, question=COLOR)))
         session.forget()
@@ -226,7 +226,7 @@ def test_subtitles_follow_the_selected_frames(tmp_path: Path, monkeypatch: pytes
     lines = [Cue(n / 50, n / 50 + 0.01, f"line {n} of a talk") for n in range(199)]
     clip.with_suffix(".srt").write_text(srt(lines))
     request, selections = replace(FOCUSED, video=str(clip)), iter([(0, 3), (1, 2)])
-    monkeypatch.setattr("vidqa.engine.frame_focus.select_slices", lambda scores, count: next(selections))
+    monkeypatch.setattr("vidqa.engine.frame_focus.select_slices", lambda scores, seconds, count: next(selections))
     read, places = set[tuple[Cue, ...]](), None
     with Session(replace(TALKING, subtitle_share=0.01)) as session:
         for question in (NAMED, COLOR, "what happens?"):

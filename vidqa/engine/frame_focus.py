@@ -105,7 +105,7 @@ class FrameFocus:
         if self._plan.run_config.placement.vision_offloaded:
             self._model.visual.to("cpu")
         scores = yield from self._scores(self._asked)
-        return SliceSelection(seconds, tuple(scores), select_slices(scores, count), watch.seconds())
+        return SliceSelection(seconds, tuple(scores), select_slices(scores, seconds, count), watch.seconds())
 
     def selected(self, plan: Plan) -> VisionEmbeddings:
         """Return the embeddings of a plan's frames."""

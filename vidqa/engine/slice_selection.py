@@ -1,12 +1,15 @@
 """Which temporal slices of a densely encoded video are read for a question. Plain numbers; slices are indices."""
 
 import math
-from collections.abc import Iterable, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby, pairwise, zip_longest
+from heapq import heapify, heappop, heappush
+from itertools import groupby, pairwise
 
 EVEN_SHARE = 4  # one in so many of the slices that are read lies evenly in the video
 _HIGH_SHARE = 0.5  # of the way from the median to the highest score: from there on a slice belongs to a moment
+_BESIDE_SECONDS = 0.5  # a slice as near as this to a moment is read with it
 _MOST_GAP = 1  # lower slices between two high ones of the same moment
 MOST_MOMENTS = 5  # that a search names unless it was asked for another number
 _LEAST_SECONDS = 2.0  # of the range around a moment that a further question is asked about
@@ -31,24 +34,41 @@ def even_slices(slices: int, count: int) -> tuple[int, ...]:
     return tuple(round(place * (slices - 1) / (count - 1)) for place in range(count))
 
 
-def select_slices(scores: Sequence[float], count: int) -> tuple[int, ...]:
+def select_slices(scores: Sequence[float], seconds: Sequence[float], count: int) -> tuple[int, ...]:
     """Return `count` slices, ascending: a quarter of them even, the rest where the scores are high.
 
-    Each moment of high slices gives its best one, then each its second best, and so on: where scores do not tell two
-    moments apart, both are read. Of equal scores the earlier ones are taken.
+    Moments of high slices share them in proportion to their highest scores (by D'Hondt's method), so that two moments
+    which scores do not tell apart are both read. A moment gives its best slices first, and those shortly beside it
+    last: they show what came of it. `seconds` are the slices' mean times. Of equal scores the earlier ones are taken.
     """
     chosen = dict.fromkeys(even_slices(len(scores), max(count // EVEN_SHARE, 1)))
 
     def by_score(places: Iterable[int]) -> list[int]:
         return sorted(places, key=lambda place: (-scores[place], place))
 
-    moments = sorted(map(by_score, _high_runs(scores)), key=lambda run: (-scores[run[0]], run[0]))
-    in_turn = (place for turn in zip_longest(*moments) for place in turn if place is not None)
-    for place in (*in_turn, *by_score(range(len(scores)))):
+    moments = [by_score(run) + by_score(_beside(run, seconds)) for run in _high_runs(scores)]
+    for place in (*_shared(moments, scores), *by_score(range(len(scores)))):
         if len(chosen) == min(count, len(scores)):
             break
         chosen[place] = None
     return tuple(sorted(chosen))
+
+
+def _beside(run: Sequence[int], seconds: Sequence[float]) -> list[int]:
+    """Return the slices shortly before the first and after the last of a run."""
+    first, last = seconds[run[0]] - _BESIDE_SECONDS, seconds[run[-1]] + _BESIDE_SECONDS
+    return [place for place in range(bisect_left(seconds, first), bisect_right(seconds, last)) if place not in run]
+
+
+def _shared(moments: Sequence[Sequence[int]], scores: Sequence[float]) -> Iterator[int]:
+    """Yield the moments' slices, each time of the moment with the highest quotient of score and slices taken."""
+    queue = [(-scores[moment[0]], moment[0], 1, moment) for moment in moments]
+    heapify(queue)
+    while queue:
+        _, best, taken, moment = heappop(queue)
+        yield moment[taken - 1]
+        if taken < len(moment):
+            heappush(queue, (-scores[best] / (taken + 1), best, taken + 1, moment))
 
 
 @dataclass(frozen=True, slots=True)
