@@ -38,11 +38,11 @@ from vidqa.models.family import VisionGrid
 # Of the turns, in a family that reads times.
 _TIMED_SHARE, _NAMED_SHARE = 0.35, 0.3
 # Of the last stage's batches, in a family that reads times.
-_BRIEF_SHARE, _GLIMPSES_SHARE, _CROWD_SHARE = 0.12, 0.15, 0.4
+_BRIEF_SHARE, _GLIMPSES_SHARE, _CROWD_SHARE = 0.1, 0.1, 0.3
 _GRAIN_SHARE, _PAN_SHARE = 0.15, 0.08
 _DROPPED_SHARE, _GAPS_SHARE, _SUBTITLES_SHARE = 0.4, 0.15, 0.1
 # (frames, weight): mostly what the default plan gives real clips.
-_FRAMES = ((1, 3), (2, 5), (4, 18), (6, 14), (8, 20), (10, 12), (12, 10), (14, 6), (16, 10), (24, 4), (32, 10), (48, 6))
+_FRAMES = ((1, 3), (2, 5), (4, 18), (6, 14), (8, 20), (10, 12), (12, 10), (14, 6), (16, 10), (24, 4), (32, 16), (48, 5))
 
 
 @dataclass(frozen=True, slots=True)

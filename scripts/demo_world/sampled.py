@@ -10,6 +10,7 @@ from demo_world.world import BACKGROUNDS, Actor, Kind, Scene, Shot, draw_actor, 
 _LONGEST_SECONDS = 3600
 _LONGEST_TIMED_SECONDS = 60  # longer clips are asked for no times: those of a minute are copied, others are sums
 _MOST_EVENT_FRAMES = 12
+_CHANGES_WEIGHT = 2.0  # few events have frames enough for a change of color
 MIN_BRIEF_FRAMES, MIN_CROWD_FRAMES = 8, 12
 _MIN_FRAMES: dict[Kind, int] = {"moves": 3, "changes": 4, "appears": 2}  # that show an event
 
@@ -127,7 +128,8 @@ def _draw_apart(
     """Draw an actor whose event happens within a span, unlike the other ones."""
     kinds = [kind for kind, least in _MIN_FRAMES.items() if frames >= least]
     names = {name for other in others for name in other.names}
+    weights = [_CHANGES_WEIGHT if kind == "changes" else 1.0 for kind in kinds]
     while True:
-        actor = draw_actor(rng, shot, rng.choice(kinds), *span)
+        actor = draw_actor(rng, shot, rng.choices(kinds, weights)[0], *span)
         if not names & set(actor.names):
             return actor

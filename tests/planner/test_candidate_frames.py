@@ -135,3 +135,9 @@ def test_a_plan_without_a_question_has_room_for_one_that_selects_and_claims_noth
     assert not any("about the whole" in limit for limit in unasked.limits)
     assert any("about the whole" in limit for limit in even.limits)
     assert most_text_tokens(Request("clip.mp4", "")) == most_text_tokens(Request("clip.mp4", "what happens?"))
+
+
+def test_a_search_reads_none_of_the_frames_that_it_looks_at() -> None:
+    plan = plan_video(made_problem(8, LONG, question=NAMED, focus="always", host_bytes=8 * GIB))
+    (line,) = (limit for limit in plan.limits if limit.startswith("focus:"))
+    assert "frames are looked at; their embeddings take" in line

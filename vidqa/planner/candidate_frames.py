@@ -62,9 +62,12 @@ def explain_candidates(problem: PlanningProblem, space: SearchSpace, run_config:
     if run_config.candidate_frames:
         size = format_bytes(parked_bytes(problem.spec, run_config))
         which = "the" if request.question else "a"
+        read = "" if request.focus == "always" else (
+            f", and the {run_config.frames} that {which} question points to are read"
+        )  # fmt: skip
         yield (
-            f"focus: {run_config.candidate_frames} frames are looked at, and the {run_config.frames} that {which} "
-            f"question points to are read; their embeddings take {size} of the host's memory"
+            f"focus: {run_config.candidate_frames} frames are looked at{read}; their embeddings take {size} of the "
+            "host's memory"
         )
     elif request.focus == "auto" and space.wanted_frames >= _FEWEST_PER_FRAME * run_config.frames:
         yield why_even(problem, space, run_config)
