@@ -2,8 +2,8 @@
 """benchmarks/README.md and its plots from benchmarks/results/*.json: the same results give the same page.
 
 Each result is known by its shape: gpu_check, bench_follow_up, bench_tui, bench_caption, bench_scaling, bench_cpu,
-bench_latency, bench_domain, bench_memory, eval_demo_model --precisions and `vidqa sweep --json`. Plots need matplotlib;
-without it the page is the same and the pictures stay as they are.
+bench_latency, bench_domain, bench_focus, bench_prune, bench_hour, bench_memory, eval_demo_model --precisions and
+`vidqa sweep --json`. Plots need matplotlib; without it the page is the same and the pictures stay as they are.
 """
 
 import argparse
@@ -37,6 +37,7 @@ def kind_of(name: str, result: Result) -> str:
         "domain",
         "focus",
         "prune",
+        "hour",
     ):
         return str(result["kind"])
     if "swept" in result:
@@ -222,6 +223,7 @@ _SECTIONS: dict[str, tuple[str, str, Callable[[str, Result], Iterator[str]]]] = 
     "cpu-weights": ("Precisions on a CPU", "Not measured yet: `scripts/bench_cpu.py`.", rows_section),
     "domain": ("What the demo model's check lets pass", "Not measured yet: `scripts/bench_domain.py`.", rows_section),
     "focus": ("Frames by change and by question", "Not measured yet: `scripts/bench_focus.py`.", rows_section),
+    "hour": ("The first token of an hour", "Not measured yet: `scripts/bench_hour.py`.", rows_section),
     "prune": ("Dropped visual tokens", "Not measured yet: `scripts/bench_prune.py`.", rows_section),
     "memory": ("Planned against measured memory", "Not measured yet: `scripts/bench_memory.py`.", memory_section),
     "precisions": (

@@ -1,0 +1,105 @@
+#!/usr/bin/env python3
+"""First token of an hour at 1080p, read by 64 frames: with frames by change, the scan included, against even frames.
+
+Rounds alternate between the two; each begins with an empty state folder, so that every scan is a first one. The clip is
+H.264 with a keyframe every ten seconds, sensor noise and three short events. Bar: at most 1.5 times the time of even
+frames. Results go to benchmarks/results/. Needs about a gigabyte of disk; run it on a quiet machine.
+"""
+
+import argparse
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+from benchlib.rows import RESULTS, Bar, Row, report, seconds_row
+from demo_world.long_clips import LongClip, LongEvent, write_long_clip
+from demo_world.world import Actor, Scene
+from vidqa import EngineConfig, Request, Session
+from vidqa.events import StageProgress, StageStarted, TextDelta
+from vidqa.utils.generators import finished
+
+BARS = {"hour: first token, auto over uniform": Bar(1.5, "<=")}
+SAMPLES = ("uniform", "auto")
+_QUESTION = "what happens?"
+_RED = Actor("appears", "square", "red", "red", "right", 0.3, 0.5, 0.5, 0.5, 0.5, 0.0, 2.0, 0.0, 1.0, 2.0, 0.0)
+
+
+def write_hour(path: Path, seconds: float, height: int) -> None:
+    """Write the clip."""
+    events = tuple(LongEvent(Scene((_RED,), "plain", 0), seconds * share, 0.8) for share in (0.21, 0.52, 0.83))
+    width = height * 16 // 9 // 2 * 2
+    write_long_clip(LongClip(seconds, events, noise=3.0, seed=1, fps=25, width=width, height=height), path)
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """Seconds from the question to the first word, and of the scan in it."""
+
+    first_word: float
+    scan: float
+
+
+def measure(clip: Path, sample: str, frames: int, model: str, state: Path) -> Times:
+    """Ask once in a session that has no state, with the model loaded."""
+    shutil.rmtree(state, ignore_errors=True)
+    config = EngineConfig(model=model, remember=False, calibrate=False, max_wait_seconds=None)
+    with Session(config) as session:
+        finished(session.load(Request(str(clip), _QUESTION, frames=2, sample="uniform")))
+        return until_first_word(session, Request(str(clip), _QUESTION, frames=frames, sample=sample, max_tokens=2))
+
+
+def until_first_word(session: Session, request: Request) -> Times:
+    """Ask; return the times to the first word."""
+    begin, scan, scanning = time.perf_counter(), 0.0, None
+    for event in session.ask(request):
+        now = time.perf_counter()
+        if scanning is not None and not isinstance(event, StageProgress):
+            scan, scanning = now - scanning, None
+        if isinstance(event, StageStarted) and event.stage == "scan":
+            scanning = now
+        if isinstance(event, TextDelta):
+            return Times(now - begin, scan)
+    raise RuntimeError(f"no word came of {request.video}")
+
+
+def rows(arguments: argparse.Namespace) -> Iterator[Row]:
+    """Yield the times of both ways and their ratio."""
+    with tempfile.TemporaryDirectory() as temporary:
+        os.environ["VIDQA_STATE"] = str(Path(temporary) / "state")
+        clip = arguments.clip or Path(temporary) / "hour.mp4"
+        if not clip.exists():
+            write_hour(clip, arguments.seconds, arguments.height)
+        found: dict[str, list[Times]] = {sample: [] for sample in SAMPLES}
+        for _ in range(arguments.rounds):
+            for sample, timings in found.items():
+                timings.append(measure(clip, sample, arguments.frames, arguments.model, Path(temporary) / "state"))
+    what = f"{arguments.frames} frames of {arguments.seconds:.0f} s at {arguments.height} lines"
+    for sample, timings in found.items():
+        yield seconds_row("hour", f"first token, {sample}", [one.first_word for one in timings], what)
+    yield seconds_row("hour", "scan", [one.scan for one in found["auto"]])
+    even, auto = (median(one.first_word for one in found[sample]) for sample in SAMPLES)
+    yield Row("hour", "first token, auto over uniform", auto / even, "×", "medians of alternating runs")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clip", type=Path, help="where the clip is, or is to be kept")
+    parser.add_argument("--seconds", type=float, default=3600.0)
+    parser.add_argument("--height", type=int, default=1080)
+    parser.add_argument("--frames", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--model", default="demo")
+    parser.add_argument("--output", type=Path, default=RESULTS / "hour-cpu.json")
+    arguments = parser.parse_args()
+    return report("hour", rows(arguments), BARS, arguments.output)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,16 @@
+"""bench_hour: its clip has brief events between even frames, and both ways answer about it."""
+
+from pathlib import Path
+
+from bench_hour import measure, write_hour
+
+from vidqa.video.reader import open_video
+
+
+def test_a_short_rehearsal_measures_both_ways(tmp_path: Path) -> None:
+    clip, state = tmp_path / "clip.mp4", tmp_path / "state"
+    write_hour(clip, 40.0, 96)
+    with open_video(str(clip), isolated=False) as reader:
+        assert reader.info.frame_count == 1000 and reader.info.height == 96
+    even, auto = (measure(clip, sample, 8, "demo", state) for sample in ("uniform", "auto"))
+    assert even.scan == 0 < auto.scan < auto.first_word and even.first_word > 0
