@@ -67,6 +67,7 @@ class Trainer:
         )
         self.stage, self.step, self.seconds = 0, 0, 0.0
         self.curve: list[dict[str, float]] = []
+        self.earlier = {"runs": 0, "steps": 0, "minutes": 0.0}  # those that the weights come from
         self.optimizer = Optimizer(self.model, self.heads)
         self.checkpoint = arguments.work / "checkpoint.pt"
         if self.checkpoint.exists():
@@ -75,6 +76,8 @@ class Trainer:
             state = torch.load(arguments.start, map_location="cpu", weights_only=True)
             self.model.load_state_dict(state["model"])
             self.heads.load_state_dict(state["heads"], strict=False)  # an older run may have had fewer
+            own = {"runs": 1, "steps": state["steps_done"], "minutes": state["seconds"] / 60}
+            self.earlier = {name: value + own[name] for name, value in state["earlier"].items()}
 
     def _resume(self) -> None:
         state = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
@@ -82,14 +85,15 @@ class Trainer:
         self.heads.load_state_dict(state["heads"])
         if state["optimizer"]:
             self.optimizer.restore(state["optimizer"])
-        self.curve = state["curve"]
+        self.curve, self.earlier = state["curve"], state["earlier"]
         self.stage, self.step, self.seconds = state["stage"], state["step"], state["seconds"]
 
     def save(self) -> None:
         state = {
             "model": self.model.state_dict(), "heads": self.heads.state_dict(),
             "optimizer": self.optimizer.state(), "stage": self.stage, "step": self.step, "seconds": self.seconds,
-            "curve": self.curve,
+            "curve": self.curve, "earlier": self.earlier,
+            "steps_done": sum(stage.steps for stage in self.stages[: self.stage]) + self.step,
         }  # fmt: skip
         save_checkpoint(self.checkpoint, state)
         if self.arguments.export:
@@ -101,7 +105,8 @@ class Trainer:
         given = self.arguments
         first, second, third = given.steps
         steps = f"--steps {first} {second} {third}"
-        family = f"--family {given.family} --work WORK --export assets/demo-model"
+        start = " --start CHECKPOINT" if given.start else ""
+        family = f"--family {given.family} --work WORK --export assets/demo-model{start}"
         return training_card(
             recipe=self.recipe,
             command=f"scripts/train_demo_model.py {family} --seed {given.seed} {steps}",
@@ -111,6 +116,7 @@ class Trainer:
             minutes=self.seconds / 60,
             device=given.device,
             curve=self.curve,
+            earlier=self.earlier,
         )
 
     def precision(self) -> AbstractContextManager[Any]:

@@ -37,7 +37,7 @@ All of it comes from `scripts/demo_world`; no clip and no sentence from anywhere
 
 Seed {seed}; {steps} steps in three stages (the vision tower alone; short clips; everything); {minutes:.0f} minutes on
 {device}. Muon for the blocks' matrices, AdamW for the rest; auxiliary heads, thrown away afterwards, tell the vision
-tower about shape, color and motion.
+tower about shape, color and motion.{earlier}
 
 {curve}
 
@@ -45,6 +45,10 @@ tower about shape, color and motion.
 
 Not measured on video files yet: `scripts/eval_demo_model.py --card` does.
 """
+_EARLIER = """
+
+It began with the weights of earlier runs (runs: {runs}; together {steps:,} steps and {minutes:.0f} minutes), each of
+which began with those of the one before, while the world, the questions and the losses grew to what they are."""
 _TIMED = """\
 - Times: "when does the red circle appear?" is answered by the middle of the two frames between which it comes, "at
   0:03.5.", or "never."; "what happens between 0:02 and 0:05?" by what whole seconds show. Clips of up to a minute only.
@@ -67,8 +71,12 @@ def training_card(
     minutes: float,
     device: str,
     curve: Sequence[Mapping[str, float]],
+    earlier: Mapping[str, float],
 ) -> str:
-    """The card as training writes it; each point of the curve has stage, step, minutes and shares right."""
+    """The card as training writes it; each point of the curve has stage, step, minutes and shares right.
+
+    `earlier` has the `runs`, `steps` and `minutes` of the trainings that the first weights come from.
+    """
     sides = [side for height, width, _ in recipe.sizes for side in (height, width)]
     return _CARD.format(
         architecture=recipe.architecture,
@@ -90,6 +98,7 @@ def training_card(
         wordings=sum(len(wordings) for wordings in QUESTIONS.values()),
         names=", ".join(f"`{kind}`" for kind in QUESTIONS),
         curve=_curve(curve),
+        earlier=_EARLIER.format(**earlier) if earlier["runs"] else "",
     )
 
 

@@ -79,7 +79,9 @@ def test_a_card_takes_new_figures() -> None:
     card = training_card(
         recipe=RECIPE, command="train", seed=3, parameters=2_830_080, steps=9, minutes=4.2, device="cpu",
         curve=[{"stage": 2, "step": 9, "minutes": 4.2, "all": 0.5}],
+        earlier={"runs": 2, "steps": 1900, "minutes": 61.2},
     )  # fmt: skip
+    assert "runs: 2; together 1,900 steps and 61 minutes" in card
     assert "Seed 3" in card and "| 2 | 9 | 4 | one event 50.0 % |" in card and f"{len(QUESTIONS)} kinds" in card
     renewed = with_accuracy(card, "evaluate", {"all": {"right": 0.875, "count": 8}})
     assert "| all | 87.5 % | 8 |" in renewed and "Not measured" not in renewed and "Not measured" in card
