@@ -142,7 +142,7 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0, help="seed of the first clip")
     parser.add_argument("--kinds", nargs="+", choices=("still", "camera"), default=["still", "camera"])
     parser.add_argument("--model", default="demo")
-    parser.add_argument("--family", choices=tuple(RECIPES), default="qwen2_vl", help="of the model")
+    parser.add_argument("--family", choices=tuple(RECIPES), default="qwen3_vl", help="of the model")
     parser.add_argument("--jobs", type=int, default=2, help="processes")
     parser.add_argument("--work", type=Path, required=True, help="folder that keeps each clip's answers")
     parser.add_argument("--out", type=Path, default=RESULTS / "prune-cpu.json")

@@ -76,7 +76,7 @@ def draw_case(index: int, seed: int, questions: int, recipe: Recipe) -> tuple[Cl
     return spec, turns
 
 
-def evaluate(clips: int, seed: int, model: str, questions: int, family: str = "qwen2_vl") -> Iterator[Result]:
+def evaluate(clips: int, seed: int, model: str, questions: int, family: str = "qwen3_vl") -> Iterator[Result]:
     """Draw clips, write them, and ask a session their questions."""
     recipe = RECIPES[family]
     with tempfile.TemporaryDirectory() as folder, Session(EngineConfig(model=model, isolate_decoder=False)) as session:
@@ -99,7 +99,7 @@ def compare(clips: int, seed: int, questions: int, precisions: str, pictures: Pa
     with tempfile.TemporaryDirectory() as folder, Session(EngineConfig(isolate_decoder=False)) as session:
         copies = Copies(setups, Path(folder))
         for index in range(clips):
-            spec, turns = draw_case(index, seed, questions, RECIPES["qwen2_vl"])
+            spec, turns = draw_case(index, seed, questions, RECIPES["qwen3_vl"])
             kept = (pictures or Path(folder)) / f"{seed}-{index}.npy"
             copies.ask(seen(session, spec, kept), turns)
             if pictures is None:
@@ -150,7 +150,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--questions", type=int, default=4, help="questions per clip, `what happens?` first")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--model", default="demo")
-    parser.add_argument("--family", choices=tuple(RECIPES), default="qwen2_vl", help="of the model")
+    parser.add_argument("--family", choices=tuple(RECIPES), default="qwen3_vl", help="of the model")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--card", type=Path, help="model card whose accuracy section to replace")
     parser.add_argument("--precisions", help="`all` or a list: compare them with fp32 on the same clips")

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import Qwen2VLForConditionalGeneration
+from transformers import AutoModelForImageTextToText
 
 from demo_world.questions import Turn, is_right
 from vidqa.engine.decode import decode
@@ -86,7 +86,7 @@ class Measured:
 
 def with_separate_lm_head() -> Any:
     """The demo model in float32 with an lm_head of its own: the same numbers, but a matrix that can be quantized."""
-    model: Any = Qwen2VLForConditionalGeneration.from_pretrained(demo_folder(), dtype=torch.float32)
+    model: Any = AutoModelForImageTextToText.from_pretrained(demo_folder(), dtype=torch.float32)
     model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
     model.config.tie_word_embeddings = model.config.text_config.tie_word_embeddings = False
     return model
