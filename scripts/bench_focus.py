@@ -6,27 +6,24 @@ Cases: `short` ordinary clips at their default frames; ten minutes with one even
 minutes. Differences are paired by clip, with 95 % confidence intervals. Results go to benchmarks/results/.
 """
 
-import argparse
 import random
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Literal
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
-from benchlib.paired import ClipResult, ask_all, current_session, measure_clips, of_side, paired
-from benchlib.rows import RESULTS, Bar, Row, report
+from benchlib.paired import ClipResult, ask_all, compare_clips, current_session, of_side, paired
+from benchlib.rows import Bar, Row
 from demo_world.clips import draw_clip, write_clip
 from demo_world.export import pixel_bounds
 from demo_world.long_clips import LongClip, LongEvent, write_long_clip
 from demo_world.questions import NAMED, QUESTIONS, Turn, ask, describe, draw_named
 from demo_world.recipes import RECIPES, Recipe
 from demo_world.world import BACKGROUNDS, Actor, Kind, Scene, Shot, draw_actor
-from vidqa import EngineConfig
 from vidqa.video.frame_sampling import smart_resize
 
 SEED = 171_000_000
@@ -131,25 +128,7 @@ def rows_of(case: str, results: Sequence[ClipResult]) -> Iterator[Row]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--clips", type=int, default=300, help="of each case")
-    parser.add_argument("--first", type=int, default=0, help="seed of the first clip")
-    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
-    parser.add_argument("--model", default="demo")
-    parser.add_argument("--family", choices=tuple(RECIPES), default="qwen3_vl", help="of the model")
-    parser.add_argument("--jobs", type=int, default=2, help="processes")
-    parser.add_argument("--work", type=Path, required=True, help="folder that keeps each clip's answers")
-    parser.add_argument("--out", type=Path, default=RESULTS / "focus-cpu.json")
-    arguments = parser.parse_args()
-    config = EngineConfig(model=arguments.model, isolate_decoder=False, remember=False)
-    seeds = range(arguments.first, arguments.first + arguments.clips)
-
-    def rows() -> Iterator[Row]:
-        for case in arguments.cases:
-            one = partial(measure, arguments.family)
-            yield from rows_of(case, measure_clips(case, seeds, one, config, arguments.work, arguments.jobs))
-
-    return report("focus", rows(), BARS, arguments.out)
+    return compare_clips("focus", __doc__, CASES, measure, rows_of, BARS, "qwen3_vl")
 
 
 if __name__ == "__main__":

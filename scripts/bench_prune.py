@@ -6,14 +6,12 @@ scrolls). At equal shares: tokens by similarity (`--prune SHARE`), tokens at ran
 paired by clip, with 95 % confidence intervals. Results go to benchmarks/results/.
 """
 
-import argparse
 import random
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Literal
@@ -23,17 +21,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchlib.paired import ClipResult, ask_all, current_session, measure_clips, of_side, paired, times_fewer
-from benchlib.rows import RESULTS, Bar, Row, report
+from benchlib.paired import ClipResult, ask_all, compare_clips, current_session, of_side, paired, times_fewer
+from benchlib.rows import Bar, Row
 from demo_world.clips import ClipSpec, draw_clip, write_clip
 from demo_world.moving_camera import render_panned
 from demo_world.questions import QUESTIONS, Turn, ask
 from demo_world.recipes import RECIPES, Recipe
 from demo_world.world import Actor, Scene
-from vidqa import EngineConfig
 from vidqa.engine import token_pruning
 
 SEED = 170_000_000
+KINDS = ("still", "camera")
 SHARES = (0.3, 0.2)
 STILL_FRAMES, CAMERA_FRAMES = 32, 12
 EVENT = 0.12  # how long a still recording's event takes, as a share of the clip
@@ -137,25 +135,7 @@ def case(kind: str, seed: int, recipe: Recipe) -> tuple[ClipSpec, list[Turn]]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--clips", type=int, default=300, help="of each kind")
-    parser.add_argument("--first", type=int, default=0, help="seed of the first clip")
-    parser.add_argument("--kinds", nargs="+", choices=("still", "camera"), default=["still", "camera"])
-    parser.add_argument("--model", default="demo")
-    parser.add_argument("--family", choices=tuple(RECIPES), default="qwen3_vl", help="of the model")
-    parser.add_argument("--jobs", type=int, default=2, help="processes")
-    parser.add_argument("--work", type=Path, required=True, help="folder that keeps each clip's answers")
-    parser.add_argument("--out", type=Path, default=RESULTS / "prune-cpu.json")
-    arguments = parser.parse_args()
-    config = EngineConfig(model=arguments.model, isolate_decoder=False, remember=False)
-    seeds = range(arguments.first, arguments.first + arguments.clips)
-
-    def rows() -> Iterator[Row]:
-        for kind in arguments.kinds:
-            one = partial(measure, arguments.family)
-            yield from rows_of(kind, measure_clips(kind, seeds, one, config, arguments.work, arguments.jobs))
-
-    return report("prune", rows(), BARS, arguments.out)
+    return compare_clips("prune", __doc__, KINDS, measure, rows_of, BARS, "qwen2_vl")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -29,6 +28,7 @@ from vidqa.engine.timers import Callbacks, PhaseTimer, StageContext
 from vidqa.events import Found
 from vidqa.models.attention.selector import make_kernel
 from vidqa.planner.focus_memory import reference_layer
+from vidqa.utils.generators import finished
 from vidqa.video.reader import open_video
 
 _PATHS = {"left": (0.8, 0.5, 0.2, 0.5), "right": (0.2, 0.5, 0.8, 0.5),
@@ -69,25 +69,17 @@ def measure(session: Session, path: str, events: Sequence[Event], seconds: float
     encoder = FrameFocus(loaded, plan, None, kernel, stages)
     results: dict[int, list[tuple[float, ...]]] = {}
     with no_grad_scope(), open_video(path, isolated=False) as reader:
-        _finish(encoder.encode(reader))
+        finished(encoder.encode(reader))
         for name, start, _ in events:
             asked = question_tokens(loaded, Request(path, f"what does the {name} do?"))
             for layer in range(1, loaded.model.spec.layers):
                 focus = FrameFocus(loaded, plan, asked, kernel, stages, encoder.embeddings, layer)
-                selection = _finish(focus.select())
+                selection = finished(focus.select())
                 right = {place for place, at in enumerate(selection.seconds) if start <= at <= start + seconds}
                 if right:
                     pair = (precision(selection.scores, right, 1), precision(selection.scores, right, 2))
                     results.setdefault(layer, []).append((*pair, len(right) / len(selection.scores)))
     return results
-
-
-def _finish(steps: Any) -> Any:
-    try:
-        while True:
-            next(steps)
-    except StopIteration as end:
-        return end.value
 
 
 def main() -> int:

@@ -1,6 +1,7 @@
 """Marks and fixtures; tests use no network and not the user's state folder."""
 
 import os
+import sys
 import tempfile
 from pathlib import Path
 
@@ -35,6 +36,13 @@ def _has_cuda() -> bool:
     import torch
 
     return torch.cuda.is_available()
+
+
+@pytest.fixture(autouse=True)
+def seed_torch() -> None:
+    """Seed torch's generators, so that a test which draws numbers ends the same way on every run."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
 
 
 @pytest.fixture(scope="session")

@@ -3,10 +3,12 @@
 What one clip gave is kept in a file, so that a run that was stopped goes on where it was.
 """
 
+import argparse
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import fmean, stdev
@@ -14,7 +16,9 @@ from typing import Any
 
 import torch
 
+from benchlib.rows import RESULTS, Bar, Row, report
 from demo_world.questions import Turn, is_right
+from demo_world.recipes import RECIPES
 from vidqa import EngineConfig, Request, Session
 from vidqa.events import Answered
 
@@ -103,3 +107,37 @@ def _begin(config: EngineConfig) -> None:
 def current_session() -> Session:
     """Return the session of a measuring process."""
     return _SESSIONS[-1]
+
+
+def compare_clips(
+    kind: str,
+    description: str | None,
+    cases: Sequence[str],
+    measure: Callable[[str, str, int], ClipResult],
+    rows_of: Callable[[str, Sequence[ClipResult]], Iterator[Row]],
+    bars: Mapping[str, Bar],
+    family: str,
+) -> int:
+    """Run a benchmark of a demo model from the command line; return the exit code.
+
+    `measure(family, case, seed)` answers about one clip, `rows_of(case, results)` sums up. `family` is the default.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--clips", type=int, default=300, help="of each case")
+    parser.add_argument("--first", type=int, default=0, help="seed of the first clip")
+    parser.add_argument("--cases", nargs="+", choices=cases, default=list(cases))
+    parser.add_argument("--model", default="demo")
+    parser.add_argument("--family", choices=tuple(RECIPES), default=family, help="of the model")
+    parser.add_argument("--jobs", type=int, default=2, help="processes")
+    parser.add_argument("--work", type=Path, required=True, help="folder that keeps each clip's answers")
+    parser.add_argument("--out", type=Path, default=RESULTS / f"{kind}-cpu.json")
+    arguments = parser.parse_args()
+    config = EngineConfig(model=arguments.model, isolate_decoder=False, remember=False)
+    seeds = range(arguments.first, arguments.first + arguments.clips)
+
+    def rows() -> Iterator[Row]:
+        for case in arguments.cases:
+            one = partial(measure, arguments.family)
+            yield from rows_of(case, measure_clips(case, seeds, one, config, arguments.work, arguments.jobs))
+
+    return report(kind, rows(), bars, arguments.out)

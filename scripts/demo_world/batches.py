@@ -16,7 +16,15 @@ from torch import Tensor
 from demo_world.questions import STILL_PICTURE_QUESTIONS, SYSTEM_PROMPTS, Turn, ask, draw_named, draw_turns
 from demo_world.recipes import SPEC, Recipe
 from demo_world.render import render_clips
-from demo_world.sampled import MIN_BRIEF_FRAMES, MIN_CROWD_FRAMES, SampledScene, draw_brief, draw_crowd, draw_even
+from demo_world.sampled import (
+    MIN_BRIEF_FRAMES,
+    MIN_CROWD_FRAMES,
+    SampledScene,
+    draw_brief,
+    draw_crowd,
+    draw_even,
+    draw_glimpses,
+)
 from demo_world.subtitles import draw_lines, with_subtitles
 from demo_world.targets import IGNORED
 from demo_world.times import timed_turn
@@ -30,10 +38,11 @@ from vidqa.models.family import VisionGrid
 # Of the turns, in a family that reads times.
 _TIMED_SHARE, _NAMED_SHARE = 0.35, 0.3
 # Of the last stage's batches, in a family that reads times.
-_BRIEF_SHARE, _CROWD_SHARE, _GRAIN_SHARE, _PAN_SHARE = 0.15, 0.35, 0.15, 0.08
+_BRIEF_SHARE, _GLIMPSES_SHARE, _CROWD_SHARE = 0.12, 0.15, 0.4
+_GRAIN_SHARE, _PAN_SHARE = 0.15, 0.08
 _DROPPED_SHARE, _GAPS_SHARE, _SUBTITLES_SHARE = 0.4, 0.15, 0.1
 # (frames, weight): mostly what the default plan gives real clips.
-_FRAMES = ((1, 3), (2, 5), (4, 18), (6, 14), (8, 20), (10, 12), (12, 10), (14, 6), (16, 10), (24, 4), (32, 10))
+_FRAMES = ((1, 3), (2, 5), (4, 18), (6, 14), (8, 20), (10, 12), (12, 10), (14, 6), (16, 10), (24, 4), (32, 10), (48, 6))
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +91,8 @@ def _draw_clips(rng: random.Random, shot: Shot, count: int, *, timed: bool, unev
     chance = rng.random() if uneven else 1.0
     if chance < _BRIEF_SHARE and shot.frames >= MIN_BRIEF_FRAMES:
         return tuple(draw_brief(rng, shot) for _ in range(count))
+    if _BRIEF_SHARE <= chance < _BRIEF_SHARE + _GLIMPSES_SHARE and shot.frames >= MIN_BRIEF_FRAMES:
+        return tuple(draw_glimpses(rng, shot) for _ in range(count))
     if 1 - _CROWD_SHARE <= chance < 1 and shot.frames >= MIN_CROWD_FRAMES:
         return tuple(draw_crowd(rng, shot) for _ in range(count))
     return tuple(draw_even(rng, shot, timed=timed) for _ in range(count))
@@ -159,6 +170,8 @@ def assemble(
 
 def _turns(rng: random.Random, clip: SampledScene, count: int, recipe: Recipe) -> tuple[Turn, ...]:
     scene = clip.scene
+    if clip.searched:
+        return tuple(draw_named(rng, scene, absent_share=0.5) for _ in range(count))
     if len(clip.fractions) == 1 and rng.random() < 0.3:
         return (ask(scene, "caption", rng.choice(STILL_PICTURE_QUESTIONS)),)
     if len(scene.actors) > 2:

@@ -159,10 +159,10 @@ def ask(scene: Scene, kind: str, wording: str) -> Turn:
     return Turn(kind, wording, _ANSWERS[kind](scene))
 
 
-def draw_named(rng: random.Random, scene: Scene) -> Turn:
-    """Draw a question about a shape by its name, of which one in six is not in the scene."""
+def draw_named(rng: random.Random, scene: Scene, absent_share: float = 1 / 6) -> Turn:
+    """Draw a question about a shape by its name, of which a share is not in the scene."""
     absent = absent_name(rng, scene)
-    if not scene.actors or rng.random() < 1 / 6:
+    if not scene.actors or rng.random() < absent_share:
         return Turn("named", rng.choice(NAMED).format(what=absent), f"there is no {absent}.")
     actor = rng.choice(scene.actors)
     question = rng.choice(NAMED).format(what=actor.names[0])

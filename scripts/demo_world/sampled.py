@@ -19,12 +19,14 @@ class SampledScene:
     """A scene, the moments of its sampled frames as fractions of the clip, and the clip's length.
 
     `timed` is whether it can be asked for times; it has more than two actors only if it is asked for them by name.
+    A `searched` one is asked for shapes by name, of which half are not there.
     """
 
     scene: Scene
     fractions: tuple[float, ...]
     seconds: float = 0.0
     timed: bool = False
+    searched: bool = False
 
     @property
     def frame_pairs(self) -> list[tuple[float, float]]:
@@ -68,6 +70,13 @@ def draw_crowd(rng: random.Random, shot: Shot) -> SampledScene:
     """Draw three to six events, one after the other, of shapes that differ in shape or color."""
     count = rng.randint(3, min(6, (shot.frames - 2) // 3))
     return _with_events(rng, shot, [rng.randint(2, (shot.frames - 2) // count) for _ in range(count)])
+
+
+def draw_glimpses(rng: random.Random, shot: Shot) -> SampledScene:
+    """Draw up to eight events of which two frames each are sampled: as in a part of a long clip that is searched."""
+    count = rng.randint(1, min(8, (shot.frames - 2) // 2))
+    scene = _with_events(rng, shot, [2] * count)
+    return replace(scene, searched=True)
 
 
 def _with_events(rng: random.Random, shot: Shot, inside: Sequence[int]) -> SampledScene:

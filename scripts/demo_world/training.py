@@ -5,7 +5,7 @@ model, 3 everything. The answer loss is joined by auxiliary losses whose heads a
 away: with answers alone only colors were learned.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from torch.nn.functional import cross_entropy
 from transformers.models.qwen3_vl.modeling_qwen3_vl import apply_rotary_pos_emb
 
 from demo_world.batches import Batch
+from demo_world.questions import Turn
 from demo_world.recipes import HIDDEN, Recipe
 from demo_world.targets import CLIP_CLASSES, IGNORED, TIMING_CLASSES, Targets, asked_slices, make_targets
 
@@ -62,17 +63,29 @@ class Heads(nn.Module):
 
     def _pointer_loss(self, hidden: Tensor, slices: Tensor, batch: Batch) -> Tensor:
         """Return how far answers' tokens are from knowing the slices that they are about (a pointer network's loss)."""
-        keys, losses = self.key(slices), [hidden.new_zeros(())]
-        for row, (turns, spans) in enumerate(zip(batch.turns, batch.answers, strict=True)):
-            for turn, (start, end) in zip(turns, spans, strict=True):
-                if turn.span is not None and any(wanted := asked_slices(batch.clips[row], turn.span)):
-                    seen = torch.log_softmax((self.query(hidden[row, start - 1 : end - 1]) @ keys[row].T).float(), -1)
-                    losses.append(-torch.logsumexp(seen[:, torch.tensor(wanted)], -1).mean())
-        return torch.stack(losses).sum() / max(len(losses) - 1, 1)
+        keys, losses = self.key(slices), list[Tensor]()
+        for row, _, (start, end), wanted in _asked(batch, batch.answers):
+            seen = torch.log_softmax((self.query(hidden[row, start - 1 : end - 1]) @ keys[row].T).float(), -1)
+            losses.append(-torch.logsumexp(seen[:, wanted], -1).mean())
+        return _mean(losses)
 
     def clip_losses(self, hidden: Tensor, targets: Targets) -> Tensor:
         """Sum of the losses on (clips, hidden)."""
         return _sum(_loss(head(hidden), targets.clip[name]) for name, head in self.clip.items())
+
+
+def _asked(
+    batch: Batch, spans: Sequence[Sequence[tuple[int, int]]]
+) -> Iterator[tuple[int, Turn, tuple[int, int], Tensor]]:
+    """Yield clip, turn, the turn's span of tokens, and which slices (slices,) it is about, where any shows that."""
+    for row, (turns, places) in enumerate(zip(batch.turns, spans, strict=True)):
+        for turn, place in zip(turns, places, strict=True):
+            if turn.span is not None and any(wanted := asked_slices(batch.clips[row], turn.span)):
+                yield row, turn, place, torch.tensor(wanted)
+
+
+def _mean(losses: Sequence[Tensor]) -> Tensor:
+    return torch.stack(list(losses)).mean() if losses else torch.zeros(())
 
 
 def _sum(losses: Iterator[Tensor]) -> Tensor:
@@ -142,12 +155,13 @@ def run_batch(model: Any, heads: Heads, batch: Batch, recipe: Recipe) -> Forward
 
 
 def attention_loss(decoder: Any, hidden: Tensor, batch: Batch, visual: Tensor) -> Tensor:
-    """Return how little of a question's attention to pictures goes to the slices that show what it names.
+    """Return how little of a question's attention goes to the slices that show what it names.
 
     The attention is that of the layer by which a question selects frames, mean over heads and the question's tokens;
     hidden (clips, tokens, hidden) is that layer's input. Large models have such layers (FlexSelect, arXiv 2506.00993).
+    If no slice shows it, none may have attention: slices are compared with those of other parts of a long video.
     """
-    layer, losses = decoder.layers[_ATTENTION_LAYER], [hidden.new_zeros((), dtype=torch.float32)]
+    layer, losses = decoder.layers[_ATTENTION_LAYER], list[Tensor]()
     normed, attention = layer.input_layernorm(hidden), layer.self_attn
     shape = (*hidden.shape[:2], -1, attention.head_dim)
     query = attention.q_norm(attention.q_proj(normed).view(shape)).transpose(1, 2)
@@ -155,18 +169,24 @@ def attention_loss(decoder: Any, hidden: Tensor, batch: Batch, visual: Tensor) -
     query, key = apply_rotary_pos_emb(query, key, *decoder.rotary_emb(normed, batch.positions.to(hidden.device)))
     key = key.repeat_interleave(query.shape[1] // key.shape[1], 1)
     slices = batch.kept.view(len(batch.clips), -1, batch.kept.shape[1])
+    for row, turn, (start, end) in _named(batch):
+        scores = (query[row, :, start:end] @ key[row, :, :end].transpose(1, 2) * attention.scaling).float()
+        later = torch.ones(scores.shape[1:], dtype=torch.bool).triu(start + 1)
+        shares = scores.masked_fill(later, float("-inf")).softmax(-1).mean((0, 1))[visual[row, :end]]
+        if turn.span is None:
+            losses.append(-(1 - shares.sum()).clamp_min(1e-6).log())
+        elif any(wanted := asked_slices(batch.clips[row], turn.span)):
+            owners = torch.arange(slices.shape[1]).repeat_interleave(slices[row].sum(1))
+            losses.append(-shares[torch.tensor(wanted)[owners]].sum().clamp_min(1e-6).log())
+    return _mean(losses)
+
+
+def _named(batch: Batch) -> Iterator[tuple[int, Turn, tuple[int, int]]]:
+    """Yield clip, turn and the question's tokens of the turns that ask for a shape by its name."""
     for row, (turns, spans) in enumerate(zip(batch.turns, batch.questions, strict=True)):
-        owners = torch.arange(slices.shape[1]).repeat_interleave(slices[row].sum(1))
-        for turn, (start, end) in zip(turns, spans, strict=True):
-            if (
-                turn.kind == "named"
-                and turn.span is not None
-                and any(wanted := asked_slices(batch.clips[row], turn.span))
-            ):
-                scores = query[row, :, start:end] @ key[row, :, visual[row]].transpose(1, 2) * attention.scaling
-                shares = scores.float().softmax(-1).mean((0, 1))
-                losses.append(-shares[torch.tensor(wanted)[owners]].sum().clamp_min(1e-6).log())
-    return torch.stack(losses).sum() / max(len(losses) - 1, 1)
+        for turn, span in zip(turns, spans, strict=True):
+            if turn.kind == "named":
+                yield row, turn, span
 
 
 def _weights(batch: Batch) -> Tensor:

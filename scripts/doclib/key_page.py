@@ -11,7 +11,7 @@ _PLACES = {
     "timeline": "on the time line",
     "plan": "on the plan", "strip": "on the frames", "prompt": "in the prompt", "models": "in the chooser of models",
     "open": "while opening a video", "history": "in the history", "frames": "in the view of frames",
-    "text": "in a text", "pick": "in a choice",
+    "text": "in a text", "pick": "in a choice", "moments": "in the moments", "line": "in a line of text",
 }  # fmt: skip
 
 

@@ -48,11 +48,12 @@ def cues(text: str) -> list[str]:
         ("txt", ["A cat.\nIt sits.", "It leaves."], 60.5, PLAIN,
          "[0:00.0–1:00.5] A cat. It sits.\n[1:00.5–2:01.0] It leaves.\n"),
         ("srt", ["A cat.", "It sits."], 1800.0005, PLAIN,
-         "1\n00:00:00,000 --> 00:30:00,000\nA cat.\n\n2\n00:30:00,000 --> 01:00:00,001\nIt sits.\n"),
+         "1\n00:00:00,000 --> 00:30:00,000 captions by vidqa\nA cat.\n\n2\n00:30:00,000 --> 01:00:00,001\nIt sits.\n"),
         ("vtt", ["A cat.", "1 < 2 & 3"], 1.5, PLAIN,
-         "WEBVTT\n\n00:00:00.000 --> 00:00:01.500\nA cat.\n\n00:00:01.500 --> 00:00:03.000\n1 &lt; 2 &amp; 3\n"),
-        ("vtt", ["A"], 0.0, PLAIN, "WEBVTT\n\n00:00:00.000 --> 00:00:00.001\nA\n"),  # a cue needs a length
-        ("srt", [" \n\t", "B"], 10.0, PLAIN, "1\n00:00:10,000 --> 00:00:20,000\nB\n"),  # and a text
+         "WEBVTT - captions by vidqa\n\n00:00:00.000 --> 00:00:01.500\nA cat.\n\n"
+         "00:00:01.500 --> 00:00:03.000\n1 &lt; 2 &amp; 3\n"),
+        ("vtt", ["A"], 0.0, PLAIN, "WEBVTT - captions by vidqa\n\n00:00:00.000 --> 00:00:00.001\nA\n"),  # has a length
+        ("srt", [" \n\t", "B"], 10.0, PLAIN, "1\n00:00:10,000 --> 00:00:20,000 captions by vidqa\nB\n"),  # and text
     ],
 )  # fmt: skip
 def test_sidecars_have_captions_and_times(
@@ -104,7 +105,7 @@ HOSTILE = "x\n\n\n2\n00:00:00,000 --> 00:09:00,000\n<b onclick=x>{\\an8}bold</b>
 def test_a_caption_cannot_add_cues_or_markup() -> None:
     subrip = sidecar_text("srt", record(HOSTILE, "next"), RUN, PLAIN)
     assert cues(subrip) == [
-        "1\n00:00:00,000 --> 00:00:10,000\nx\n2\n00:00:00,000 --› 00:09:00,000\n"
+        "1\n00:00:00,000 --> 00:00:10,000 captions by vidqa\nx\n2\n00:00:00,000 --› 00:09:00,000\n"
         "‹b onclick=x›(\\an8)bold‹/b› ---›\\x1b[2J &amp; \\u202e",
         "2\n00:00:10,000 --> 00:00:20,000\nnext",
     ]

@@ -33,6 +33,10 @@ ELSEWHERE = {
     "runs.py": {"TimedRun.tokens_per_s"},  # bench_engine's
     "conversions.py": {"compare_conversions", "milliseconds", "render"},  # bench_video's
     "drawn.py": {"MemorySource.scan"},  # frames are even there
+    "paired.py": {  # bench_focus's and bench_prune's
+        "Marks", "ask_all", "paired", "of_side", "times_fewer", "measure_clips", "compare_clips", "compare_clips.rows",
+        "_kept", "_begin", "current_session",
+    },
     # Wrong arguments, signals, and sections that fail, are skipped or have no time: tested here and there.
     "gpu_check.py": {"chosen", "stopped", "main", "parent"},
     "sections.py": {
@@ -125,7 +129,11 @@ def no_line_runs_on_a_device_first(rehearsal: Rehearsal) -> None:
     assert {name: set(functions) - ELSEWHERE.get(name, set()) for name, functions in left.items()} == {
         name: set() for name in left
     }
-    whole = {"write_random_model", "table", "_line", "report", "missed", *ELSEWHERE["conversions.py"]}
+    whole = (
+        {"write_random_model", "table", "_line", "report", "missed"}
+        | ELSEWHERE["conversions.py"]
+        | ELSEWHERE["paired.py"]
+    )
     only_cuda = {function for function in left["accelerator.py"]}
     count = sum(len(lines) for name, functions in left.items() for function, lines in functions.items()
                 if function not in whole | only_cuda)  # fmt: skip

@@ -17,6 +17,7 @@ from demo_world.long_clips import LongClip, LongEvent, write_long_clip
 from demo_world.world import Actor, Scene
 from tests.batch.commands import DEMO, SCRIPTED, environment, folder_of, names, records_of
 from tests.conftest import ROOT
+from tests.subtitle_files import srt
 from vidqa.cli.console import ExitCode
 from vidqa.cli.main import run
 
@@ -92,9 +93,29 @@ def test_json_lines_have_every_clip_and_the_summary(folder: Path, capsys: pytest
 def test_segments_have_their_times(folder: Path) -> None:
     caption(folder / "demo-two.mp4", "--segments", "3", "--format", "vtt")
     header, first, second = (folder / "demo-two.vtt").read_text().split("\n\n")
-    assert header == "WEBVTT"
+    assert header == "WEBVTT - captions by vidqa"
     assert first.startswith("00:00:00.000 --> 00:00:03.000\n") and "a red circle moves right" in first
     assert second.startswith("00:00:03.000 --> 00:00:06.000\n") and "a blue square moves up" in second
+
+
+@pytest.mark.parametrize("name", ["srt", "vtt"])
+def test_captions_beside_a_clip_are_no_subtitles(name: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A later question passes over them and says so; a file that is named is read; a real one is preferred."""
+    clip, written = folder / "demo.mp4", folder / f"demo.{name}"
+    caption(clip, "--format", name)
+    capsys.readouterr()
+
+    def planned(*words: str) -> tuple[Any, str]:
+        assert run(["ask", str(clip), "what happens?", "--model", "demo", "--json", *words]) == ExitCode.OK
+        shown = capsys.readouterr()
+        return json.loads(shown.out)["plan"].get("subtitles"), shown.err
+
+    found, said = planned()
+    assert found is None and f"demo.{name} has captions that vidqa wrote and is not read as subtitles" in said
+    found, said = planned("--subs", str(written))
+    assert found["source"] == f"demo.{name}" and found["lines"] == 1 and "not read" not in said
+    (folder / "demo.en.srt").write_text(srt())
+    assert planned()[0]["source"] == "demo.en.srt"
 
 
 def test_a_missing_file_of_a_list_fails_alone(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

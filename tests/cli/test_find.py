@@ -68,3 +68,9 @@ def test_json_a_sheet_and_a_question_about_the_best_moment(capfd: pytest.Capture
 def test_bad_input_has_a_remedy(arguments: list[str], words: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert run(["find", *arguments, *COMMON]) != 0
     assert words in capfd.readouterr().err
+
+
+def test_a_single_picture_has_no_moments(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    Image.new("RGB", (64, 48)).save(tmp_path / "one.png")
+    assert run(["find", str(tmp_path / "one.png"), "a red circle", *COMMON]) == 2
+    assert "one.png is one picture: there are no moments to find in it." in capfd.readouterr().err

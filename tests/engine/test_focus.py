@@ -172,6 +172,33 @@ def test_a_stop_while_frames_are_selected_leaves_the_candidates_to_the_next_ques
     assert answer_in(events).text.startswith("red")
 
 
+def test_a_stop_while_frames_are_selected_leaves_the_cached_prompt_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cache holds the question before the stopped one: the same frames do not make it the stopped one's."""
+    monkeypatch.setattr("vidqa.engine.frame_focus.select_slices", lambda scores, seconds, count: (0, 3))
+    with Session(TALKING) as session:
+        fresh = answer_in(events_of(session, replace(FOCUSED, question=COLOR)))
+        session.forget()
+        events_of(session, FOCUSED)
+        with pytest.raises(Interrupted):
+            for event in session.ask(replace(FOCUSED, question=COLOR)):
+                if isinstance(event, StageStarted) and event.stage == "focus":
+                    session.cancel()
+        events = events_of(session, replace(FOCUSED, question=COLOR))
+    assert "vision" not in stages_of(events)
+    assert answer_in(events).text == fresh.text
+
+
+def test_a_search_after_a_question_reads_its_candidates() -> None:
+    opener = CountingOpener()
+    with Session(TALKING, opener=opener) as session:
+        question = Request(CLIP, "a red circle", focus="always", max_tokens=1)
+        events_of(session, question)
+        events = list(session.find(question))
+        again = events_of(session, question)
+    assert opener.opened == 1 and isinstance(events[-1], Found) and stages_of(events) == ["focus"]
+    assert stages_of(again) == ["focus", "prefill", "decode"]
+
+
 def test_several_at_once_answer_those_that_select_alone() -> None:
     even = Request(CLIP, QUESTION, frames=4, max_tokens=24)
     with Session(CONFIG) as session:
@@ -199,7 +226,7 @@ def test_subtitles_follow_the_selected_frames(tmp_path: Path, monkeypatch: pytes
     lines = [Cue(n / 50, n / 50 + 0.01, f"line {n} of a talk") for n in range(199)]
     clip.with_suffix(".srt").write_text(srt(lines))
     request, selections = replace(FOCUSED, video=str(clip)), iter([(0, 3), (1, 2)])
-    monkeypatch.setattr("vidqa.engine.frame_focus.select_slices", lambda scores, count: next(selections))
+    monkeypatch.setattr("vidqa.engine.frame_focus.select_slices", lambda scores, seconds, count: next(selections))
     read, places = set[tuple[Cue, ...]](), None
     with Session(replace(TALKING, subtitle_share=0.01)) as session:
         for question in (NAMED, COLOR, "what happens?"):

@@ -23,18 +23,34 @@ def test_the_highest_scores_are_read_beside_an_even_quarter() -> None:
     scores = [0.1] * 40
     for place, score in ((11, 0.9), (12, 0.8), (30, 0.7), (31, 0.6), (5, 0.5), (6, 0.4)):
         scores[place] = score
-    assert select_slices(scores, 8) == (0, 5, 6, 11, 12, 30, 31, 39)  # 0 and 39 are the even quarter
+    assert select_slices(scores, range(40), 8) == (0, 5, 6, 11, 12, 30, 31, 39)  # 0 and 39 are the even quarter
 
 
 def test_an_even_slice_with_a_high_score_leaves_room_for_another() -> None:
     scores = [0.0] * 9
     scores[0], scores[4], scores[5] = 0.9, 0.5, 0.4
-    assert select_slices(scores, 4) == (0, 1, 4, 5)
+    assert select_slices(scores, range(9), 4) == (0, 1, 4, 5)
 
 
 def test_all_are_read_where_there_are_few_and_equal_scores_take_the_earlier() -> None:
-    assert select_slices([0.5, 0.1, 0.3], 8) == (0, 1, 2)
-    assert select_slices([0.2] * 6, 3) == (0, 1, 2)
+    assert select_slices([0.5, 0.1, 0.3], range(3), 8) == (0, 1, 2)
+    assert select_slices([0.2] * 6, range(6), 3) == (0, 1, 2)
+
+
+def test_moments_share_the_slices_in_proportion_to_their_scores() -> None:
+    scores = [0.0] * 40
+    scores[10:16] = [0.9, 0.9, 0.8, 0.8, 0.8, 0.8]
+    scores[20:26] = [0.5, 0.5, 0.5, 0.5, 0.5, 0.5]
+    assert select_slices(scores, range(40), 8) == (0, 10, 11, 12, 13, 20, 21, 39)  # of six: four and two
+    scores[20:26] = [0.9] * 6
+    assert select_slices(scores, range(40), 8) == (0, 10, 11, 12, 20, 21, 22, 39)
+
+
+def test_slices_shortly_beside_a_moment_are_read_with_it() -> None:
+    scores, seconds = [0.1] * 12, [0.0, 8.0, 9.0, 9.3, 9.5, 9.7, 10.5, 15.0, 20.0, 21.0, 22.0, 30.0]
+    scores[4], scores[9] = 0.9, 0.4
+    assert select_slices(scores, seconds, 5) == (0, 2, 3, 4, 5)  # 9.0 and 9.7 rather than the next highest score
+    assert select_slices(scores, seconds, 6) == (0, 2, 3, 4, 5, 9)
 
 
 def test_neighbouring_high_slices_are_one_moment() -> None:
@@ -47,3 +63,9 @@ def test_neighbouring_high_slices_are_one_moment() -> None:
 def test_a_moment_does_not_begin_before_the_video() -> None:
     assert find_moments([0.9, 0.1, 0.1, 0.1], [0.0, 1.0, 2.0, 3.0], 3) == (Moment(0.0, 0.5, 0.9),)
     assert find_moments([0.4], [3.0], 3) == (Moment(3.0, 3.0, 0.4),)
+
+
+def test_a_moment_ends_half_way_to_the_slice_beside_it_and_with_the_video() -> None:
+    uneven = [0.0, 10.0, 10.5, 11.0, 20.0]
+    assert find_moments([0.1, 0.1, 0.9, 0.1, 0.1], uneven, 1) == (Moment(10.25, 10.75, 0.9),)
+    assert find_moments([0.1, 0.1, 0.1, 0.1, 0.9], uneven, 1, last_seconds=20.2) == (Moment(15.5, 20.2, 0.9),)

@@ -30,6 +30,7 @@ from vidqa.models.hub import demo_folder
 from vidqa.models.loader import Loaded, load_model
 from vidqa.models.spec import ModelSpec
 from vidqa.types import Answer, Frame, Placement, Plan, Request, Turn
+from vidqa.utils.generators import finished
 from vidqa.video.reader import open_video
 
 CPU = torch.device("cpu")
@@ -156,12 +157,7 @@ def run_prompt(pair: Pair, plan: Plan, system: str | None = SYSTEM, attention: s
 
     prefill.push = recorded  # type: ignore[method-assign]
     runner = PromptRunner(model, plan, layout, prefill, stages)
-    steps = runner.run(MadeFrames(plan))  # type: ignore[arg-type]
-    try:
-        while True:
-            next(steps)
-    except StopIteration as finished:
-        logits: Tensor = finished.value
+    logits = finished(runner.run(MadeFrames(plan)))  # type: ignore[arg-type]
     each = model.spec.slice_tokens(plan.run_config.height, plan.run_config.width)
     ids = [
         token

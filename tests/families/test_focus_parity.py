@@ -21,6 +21,7 @@ from vidqa.models.attention.selector import make_kernel
 from vidqa.planner.focus_memory import reference_layer
 from vidqa.types import Plan, Request
 from vidqa.utils.frame_choice import Sampling, SliceSelection
+from vidqa.utils.generators import finished
 
 FRAMES, CANDIDATES, INTERVAL = 8, 24, 0.25
 ASKED = Request("clip.mp4", QUESTION, system=SYSTEM)
@@ -50,14 +51,6 @@ class Case:
 @pytest.fixture
 def case(small: Pair) -> Case:
     return Case(small)
-
-
-def finished(steps: Any) -> Any:
-    try:
-        while True:
-            next(steps)
-    except StopIteration as end:
-        return end.value
 
 
 def candidate_frames(plan: Plan) -> MadeFrames:

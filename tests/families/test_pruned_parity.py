@@ -20,6 +20,7 @@ from vidqa.models.attention.selector import make_kernel
 from vidqa.models.spec import ModelSpec
 from vidqa.planner.activation_memory import kept_visual_tokens
 from vidqa.types import Placement, Plan
+from vidqa.utils.generators import finished
 
 TIMES = tuple(index / 4 for index in range(7))  # an odd number of frames
 SHARES = (0.4, 0.6)
@@ -106,12 +107,7 @@ def test_a_prompt_again_from_stored_embeddings(small: Pair) -> None:
     runner = ran.runner
     runner.cached_prompt = None
     runner._prefill = Prefill(pair.loaded.model, make_kernel("flash", CPU), 16)
-    steps = runner.run(None)
-    try:
-        while True:
-            next(steps)
-    except StopIteration as finished:
-        assert torch.allclose(finished.value, ran.logits, atol=2e-4, rtol=0)
+    assert torch.allclose(finished(runner.run(None)), ran.logits, atol=2e-4, rtol=0)
 
 
 def test_a_forecast_that_was_too_low_is_kept_and_said(small: Pair) -> None:

@@ -105,14 +105,24 @@ def test_scoring_takes_little_beside_the_cache() -> None:
     assert 4 <= scored_slices(SPEC_7B, run_config) <= 32
 
 
-def test_candidates_lie_where_the_video_changes_if_as_many_even_frames_as_are_read_would_miss_it() -> None:
+@pytest.mark.parametrize("events", [1, 25])  # as few that even frames would miss them, and more than are read
+def test_candidates_lie_where_the_video_changes(events: int) -> None:
     problem = made_problem(8, 600.0, question=NAMED, frames=32, focus="auto", sample="auto", host_bytes=8 * GIB)
-    changing = [0.5 if 7500 <= index < 7520 else 0.0 for index in range(15_000)]  # 0.8 s at 5:00
-    signal = make_signal(problem.video, range(15_000), changing)
+    starts = [round((number + 0.5) * 15_000 / events) for number in range(events)]
+    changing = {index for start in starts for index in range(start, start + 20)}  # 0.8 s each
+    signal = make_signal(problem.video, range(15_000), [0.5 if index in changing else 0.0 for index in range(15_000)])
     plan = plan_video(replace(problem, signal=signal))
     assert len(plan.candidates) == 1200
-    assert len(set(range(7500, 7520)).intersection(plan.candidates)) >= 18  # even ones are 0.5 s apart: two of them
+    seen = set(plan.candidates) & changing
+    assert len(seen) >= 18 * events  # even ones are 0.5 s apart: two of each
     assert plan.sampling is not None and plan.sampling.kind == "change"
+
+
+def test_candidates_stay_even_where_all_of_the_video_changes() -> None:
+    problem = made_problem(8, 600.0, question=NAMED, frames=32, focus="auto", sample="auto", host_bytes=8 * GIB)
+    plan = plan_video(replace(problem, signal=make_signal(problem.video, range(15_000), [0.5] * 15_000)))
+    even = plan_video(replace(problem, request=replace(problem.request, sample="uniform")))
+    assert plan.candidates == even.candidates and plan.sampling is not None and plan.sampling.kind == "uniform"
 
 
 def test_a_plan_without_a_question_has_room_for_one_that_selects_and_claims_nothing_about_it() -> None:

@@ -27,6 +27,7 @@ from vidqa.models.spec import ModelSpec
 from vidqa.planner.focus_memory import focus_parts, parked_bytes
 from vidqa.planner.memory_model import tensor_bytes
 from vidqa.types import Placement, Plan, RunConfig
+from vidqa.utils.generators import finished
 
 MODELS = ("Qwen/Qwen2-VL-7B-Instruct", "Qwen/Qwen2.5-VL-3B-Instruct", "Qwen/Qwen3-VL-4B-Instruct")
 ROWS, COLUMNS = 6, 8  # tokens of a slice
@@ -63,25 +64,17 @@ def run_phases(replay: Replay, plan: Plan, monkeypatch: pytest.MonkeyPatch) -> d
         for _ in range(2):
             focus = FrameFocus(loaded, plan, asked, kernel, stages, embeddings)
             reader: Any = BlankFrames(plan.run_config)
-            chosen = drained(focus.run(reader))
+            chosen = finished(focus.run(reader))
             embeddings = focus.embeddings
             layout = layout_of(prompt, chosen, loaded)
             prefill = Prefill(model, kernel, plan.run_config.prefill_chunk)
             runner = None  # as in a session, where the selection differs
             runner = PromptRunner(model, chosen, layout, prefill, stages, focus.selected(chosen))
-            drained(runner.run(None))
+            finished(runner.run(None))
     assert runner is not None and embeddings is not None
     assert embeddings.rows.device.type == "cpu"
     assert embeddings.rows.numel() * 2 == parked_bytes(model.spec, plan.run_config)
     return {use.name: use.peak_bytes for use in tracker.phases}
-
-
-def drained(steps: Any) -> Any:
-    try:
-        while True:
-            next(steps)
-    except StopIteration as end:
-        return end.value
 
 
 def check(spec: ModelSpec, run_config: RunConfig, peaks: dict[str, int]) -> None:

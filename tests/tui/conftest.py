@@ -1,6 +1,7 @@
 """Terminals for tests, in the environment of a new user."""
 
 import os
+import stat
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -48,3 +49,14 @@ def opened(home: Path) -> Iterator[Opener]:
     yield open_terminal
     for terminal in terminals:
         terminal.close()
+
+
+@pytest.fixture
+def clipboard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clipboard tool of our own, and nothing else on the PATH; what it is given lies in a file."""
+    tool = tmp_path / "bin" / "pbcopy"
+    tool.parent.mkdir()
+    tool.write_text(f"#!/bin/sh\nexec /bin/cat > '{tmp_path}/clipboard'\n")
+    tool.chmod(stat.S_IRWXU)
+    monkeypatch.setenv("PATH", str(tool.parent))
+    monkeypatch.chdir(tmp_path)

@@ -65,9 +65,12 @@ Script = Callable[[Request, Plan, VideoInfo], Iterable[Step]]
 class ScriptedSession:
     """Plays `script` for every question; `asked` has its requests."""
 
-    def __init__(self, config: EngineConfig, script: Script, loads: Script | None = None) -> None:
-        self.config, self._script, self._loads = config, script, loads
+    def __init__(
+        self, config: EngineConfig, script: Script, loads: Script | None = None, finds: Script | None = None
+    ) -> None:
+        self.config, self._script, self._loads, self._finds = config, script, loads, finds
         self.asked: list[Request] = []
+        self.searched: list[Request] = []
         self.closed = False
         self.signal: ChangeSignal | None = None  # what a scan of the video found
         self.hold: Gate | None = None  # delays the end after a cancel until it is opened
@@ -87,6 +90,12 @@ class ScriptedSession:
         self.asked.append(request)
         self._cancelled.clear()
         return self._play(self._script, request)
+
+    def find(self, request: Request) -> Iterator[Event]:
+        assert self._finds is not None
+        self.searched.append(request)
+        self._cancelled.clear()
+        return self._play(self._finds, request)
 
     def _play(self, script: Script, request: Request) -> Iterator[Event]:
         assert self._video is not None
@@ -173,10 +182,11 @@ class AppHarness:
 
     script: Script
     loads: Script | None = None
+    finds: Script | None = None
     sessions: list[ScriptedSession] = field(default_factory=list)
 
     def make(self, config: EngineConfig) -> ScriptedSession:
-        self.sessions.append(ScriptedSession(config, self.script, self.loads))
+        self.sessions.append(ScriptedSession(config, self.script, self.loads, self.finds))
         return self.sessions[-1]
 
     def app(self, **changes: object) -> VidqaApp:

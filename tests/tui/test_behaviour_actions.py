@@ -1,6 +1,5 @@
 """Every action by its key, from the palette, and with another key set for its id."""
 
-import stat
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -32,9 +31,10 @@ from tests.tui.scripted import (
     state,
     until,
 )
+from tests.tui.test_find import finds, found
 from vidqa.tui.bindings import ACTION_IDS, ACTIONS, LOCAL_ACTIONS, KeyAction, actions_in
 from vidqa.tui.command_palette import _NEED_FOCUS, ActionProvider, palette_actions
-from vidqa.tui.screens.dialogs import SelectDialog, TextViewer
+from vidqa.tui.screens.dialogs import LineDialog, SelectDialog, TextViewer
 from vidqa.tui.screens.frame_viewer import FrameViewer
 from vidqa.tui.screens.history_browser import HistoryBrowser
 from vidqa.tui.screens.model_chooser import ModelChooser
@@ -126,6 +126,7 @@ CASES = {
     "session.export": Case(opens(SelectDialog), asked),
     "log.show": Case(lambda pilot: is_open(pilot, TextViewer) and "Log" in screen_text(pilot.app)),
     "frames.view": Case(opens(FrameViewer)),
+    "find.moment": Case(opens(LineDialog)),
     "session.new": Case(lambda pilot: state(pilot) == "nothing", asked),
     "prompt.focus": Case(focused("#prompt"), focus="#transcript"),
     "app.interrupt": Case(lambda pilot: prompt(pilot).text == "", write),
@@ -210,6 +211,8 @@ LOCAL_CASES = {
     "prompt.newline": Case(lambda pilot: prompt(pilot).text == "now\n", now_typed),
     "prompt.earlier": Case(lambda pilot: prompt(pilot).text == "second", two_asked),
     "prompt.later": Case(lambda pilot: prompt(pilot).text == "", second_shown),
+    "moments.ask": Case(lambda pilot: controller(pilot).moment == 0, found, "MomentList"),
+    "moments.remove": Case(lambda pilot: not main(pilot).query("SearchView"), found, "MomentList"),
     "models.close": closes("f2", ModelChooser),
     "open.close": closes("ctrl+o", OpenVideoScreen),
     "open.clear": Case(lambda pilot: pilot.app.screen.query_one("#path", Input).value == "", path_typed),
@@ -224,6 +227,7 @@ LOCAL_CASES = {
     "frames.after": Case(frame_is(1), lambda pilot: opened(pilot, "f10", FrameViewer)),
     "text.close": closes("f1", TextViewer),
     "pick.close": closes("f8", SelectDialog, ask_first=True),
+    "line.close": closes("f12", LineDialog),
 }  # fmt: skip
 ALL_CASES = CASES | LOCAL_CASES
 
@@ -232,17 +236,6 @@ def script(request: Request, plan: Plan, video: VideoInfo) -> Sequence[Step]:
     """All questions are answered but one."""
     gates = (Gate(),) if request.question == WAITS else ()
     return says(ANSWER, before_end=gates)(request, plan, video)  # type: ignore[return-value]
-
-
-@pytest.fixture
-def clipboard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A clipboard tool of our own, and nothing else on the PATH; what it is given lies in a file."""
-    tool = tmp_path / "bin" / "pbcopy"
-    tool.parent.mkdir()
-    tool.write_text(f"#!/bin/sh\nexec /bin/cat > '{tmp_path}/clipboard'\n")
-    tool.chmod(stat.S_IRWXU)
-    monkeypatch.setenv("PATH", str(tool.parent))
-    monkeypatch.chdir(tmp_path)
 
 
 # Cases that can follow each other in one app.
@@ -258,7 +251,7 @@ GROUPS = [*SHARED, *([name] for name in ALL_CASES if not any(name in names for n
 
 async def do(names: list[str], act: Callable[[Pilot[int], KeyAction], Awaitable[None]], **options: object) -> None:
     """Arrange, act, and wait for what shall happen, which was not so before; then the next, in the same app."""
-    harness = AppHarness(script)
+    harness = AppHarness(script, finds=finds())
     async with harness.running(**{"images": "half", **options}) as pilot:  # type: ignore[arg-type]
         pilot.app.harness = harness  # type: ignore[attr-defined]
         for name in names:

@@ -30,6 +30,7 @@ from tests.tui.scripted import (
     demo_video,
     main,
     opened,
+    part,
     pilot_test,
     plays,
     press,
@@ -41,6 +42,7 @@ from tests.tui.scripted import (
     until,
 )
 from tests.tui.svg import slim, words
+from tests.tui.test_find import finds, found
 from vidqa.errors import ModelError
 from vidqa.events import Degraded, Event, StageProgress, StageStarted
 from vidqa.history.store import FILE_NAME, History
@@ -49,8 +51,10 @@ from vidqa.tui.half_blocks import HalfBlockImage
 from vidqa.tui.screens.dialogs import TextViewer
 from vidqa.tui.screens.history_browser import HistoryBrowser
 from vidqa.tui.widgets.plan_option import PlanOption
+from vidqa.tui.widgets.timeline import Timeline
 from vidqa.tui.worker_messages import FrameDecoded
 from vidqa.types import Plan, Request, VideoInfo
+from vidqa.video.change_signal import ChangeSignal
 
 SIZES = ((120, 36), (80, 24), (60, 20))
 ANSWER = ("A **red square** moves to the right ", "from 0:01 to 0:03.\n\n- it ", "slows down\n- then it stops")
@@ -107,6 +111,17 @@ async def history_opened(pilot: Pilot[int]) -> None:
     await opened(pilot, "f4", HistoryBrowser)
 
 
+async def moment_chosen(pilot: Pilot[int]) -> None:
+    """Search a scanned video, and choose the second moment."""
+    await found(pilot)
+    await press(pilot, "2", lambda: "(moment 2)" in shown(pilot) or "moment 2: only" in shown(pilot))
+    await until(pilot, lambda: not controller(pilot).session_worker.busy)
+    await until(pilot, lambda: len(part(pilot, Timeline).timestamps) == 2, "the plan of the moment")
+    seconds = tuple(number / 10 for number in range(40))
+    change = tuple(0.5 if number in (11, 12, 20, 31) else 0.01 for number in range(40))
+    part(pilot, Timeline).signal = ChangeSignal(seconds, change, (2.0,))
+
+
 def text_drawn(text: str) -> Callable[[Pilot[int]], Awaitable[None]]:
     """Ask, and wait until some text is drawn."""
     return partial(streaming, text=text)
@@ -136,6 +151,7 @@ STATES = {
     "decoding": State(HALF_WAY, text_drawn("video 3/8"), ("› what is there?", "video 3/8 frames")),
     "streaming": State(STOPS, text_drawn("slows down"), ("red square", "decode 0/256 tokens")),
     "answered": State(PLAIN, asked, ("red square", "then it stops", "51 tokens")),
+    "found": State(PLAIN, moment_chosen, ("› find a red circle", "score 3.00", "● 2", "moment 2: only")),
     "stopped": State(STOPS, stop_it, ("red square", "■ stopped")),
     "degraded": State(degrades, asked, ("note: prefill ran out of memory", "half the frames"), panel=False),
     "error": State(FAILS, failed, ("› what is there?", "No answer", "The weights are damaged. Fetch the model again")),
@@ -215,7 +231,7 @@ def test_looks_like_its_picture(
 
     @pilot_test
     async def draw() -> None:
-        async with AppHarness(state.script).running(SIZES[0], **options) as pilot:
+        async with AppHarness(state.script, finds=finds()).running(SIZES[0], **options) as pilot:
             await state.arrange(pilot)
             for size in SIZES:
                 await check(pilot, state, size, snapshot.use_extension(SVGImageExtension))

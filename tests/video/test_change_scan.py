@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import os
+import threading
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +18,8 @@ from demo_world.long_clips import LongClip, LongEvent, frames_of, write_long_cli
 from demo_world.world import Actor, Scene
 from tests.clips import encode, write_clip
 from vidqa.types import Request
+from vidqa.utils.atomic_write import write_whole
+from vidqa.utils.generators import finished
 from vidqa.video.block_changes import BlockChanges, grid_size
 from vidqa.video.change_sampling import sample_by_change
 from vidqa.video.change_scan import _Scanner, evenly_spread
@@ -34,14 +38,11 @@ LONG = LongClip(120.0, (LongEvent(Scene((_RED,), "plain", 0), 71.3, 0.5),), seed
 
 def scan(path: Path, limit_seconds: float = 60.0, *, isolated: bool = False) -> ChangeSignal:
     with open_video(str(path), isolated=isolated) as reader:
-        running = reader.scan(limit_seconds)
-        while True:
-            try:
-                done, total = next(running)
-                assert 0 <= done <= total == reader.info.frame_count
-            except StopIteration as end:
-                found: ChangeSignal = end.value
-                return found
+
+        def check(progress: tuple[int, int]) -> None:
+            assert 0 <= progress[0] <= progress[1] == reader.info.frame_count
+
+        return finished(reader.scan(limit_seconds), check)
 
 
 def changed(signal: ChangeSignal, least: float = 0.01) -> list[float]:
@@ -229,3 +230,38 @@ def test_a_scan_that_was_cut_short_is_repeated_with_far_more_time(tmp_path: Path
     cache.store(request, replace(scan(path), complete=False), 5.0, on_disk=False)
     assert cache.find(request, 9.0, on_disk=False) is not None
     assert cache.find(request, 11.0, on_disk=False) is None
+
+
+def test_no_damage_of_a_stored_signal_stops_a_question(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half-written files, and numbers that no scan gives, are as good as none; the next scan replaces them."""
+    monkeypatch.setenv("VIDQA_STATE", str(tmp_path / "state"))
+    (clip := tmp_path / "clip.mp4").write_bytes(b"a video")
+    request, signal = Request(str(clip), "?"), ChangeSignal((0.0, 0.5, 1.0), (0.0, 0.25, 1.0), (1.0,))
+    SignalCache().store(request, signal, 5.0, on_disk=True)
+    (stored,) = (tmp_path / "state" / "scans").iterdir()
+    whole = stored.read_text()
+    halves = [whole[:size] for size in range(0, len(whole) - 1, 7)]
+    huge, above = whole.replace("0.25", "1" + "0" * 400), whole.replace("0.25", "2.5")
+    empty = json.dumps({"limit_s": 5.0, "complete": True, "seconds": [], "change": [], "cuts": []})
+    for damaged in (*halves, huge, above, empty, "[]", "[" * 100_000, "\0" * 100):
+        stored.write_text(damaged)
+        assert SignalCache().find(request, on_disk=True) is None, damaged[:80]
+    SignalCache().store(request, signal, 5.0, on_disk=True)
+    assert SignalCache().find(request, on_disk=True) == signal
+
+
+def test_threads_that_write_one_file_leave_a_whole_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One is stopped in the middle of its file while the other writes and replaces it."""
+    path, synced, sync = tmp_path / "signal.json", list[str](), os.fsync
+
+    def slow(descriptor: int) -> None:
+        if not synced:
+            synced.append("first")
+            (other := threading.Thread(target=write_whole, args=(path, "of the other"))).start()
+            other.join()
+            assert path.read_text() == "of the other"
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", slow)
+    write_whole(path, "of the first")
+    assert path.read_text() == "of the first" and list(tmp_path.iterdir()) == [path]

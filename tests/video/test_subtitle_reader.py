@@ -84,6 +84,19 @@ def test_languages_are_not_searched_in_huge_folders(clip: Path, monkeypatch: pyt
     assert find_sidecar(str(clip)) is not None
 
 
+def test_captions_by_vidqa_are_passed_over_in_any_encoding(clip: Path) -> None:
+    marked = srt().replace("01,500\n", f"01,500 {subtitle_files.CAPTION_MARK}\n", 1)
+    assert marked != srt()
+    for encoding in ("utf-8", "utf-8-sig", "utf-16"):
+        clip.with_suffix(".srt").write_bytes(marked.replace("\n", "\r\n").encode(encoding))
+        assert find_sidecar(str(clip)) is None
+        found = probe_facts(str(clip), subs="auto")
+        assert found.subtitles is None and len(found.notes) == 1 and "clip.srt has captions" in found.notes[0]
+        assert cues_of(probe_facts(str(clip), subs=str(clip.with_suffix(".srt")))) == CUES
+    clip.with_suffix(".srt").write_text(srt((*CUES, Cue(3.6, 3.7, f"--> {subtitle_files.CAPTION_MARK}"))))
+    assert find_sidecar(str(clip)) is not None
+
+
 def test_languages_in_names() -> None:
     names = {"clip.en.srt": "en", "clip.pt-BR.srt": "pt-BR", "a.b.deu.vtt": "deu", "clip.srt": "", "clip.1080p.srt": ""}
     assert {name: language_of(name) for name in names} == names

@@ -12,6 +12,7 @@ from typing import Any
 from vidqa.batch.clip_record import ClipRecord, RunFingerprint, Segment
 from vidqa.utils.safe_text import safe_json, safe_text
 from vidqa.utils.units import format_timestamp
+from vidqa.video.subtitle_files import CAPTION_MARK
 
 _COLUMNS = ("path", "caption", "model", "prompt", "seconds", "error")
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
@@ -80,14 +81,15 @@ def _json(record: ClipRecord, run: RunFingerprint, affixes: CaptionAffixes) -> s
 
 
 def _subrip(record: ClipRecord, run: RunFingerprint, affixes: CaptionAffixes) -> str:
+    mark = f" {CAPTION_MARK}"  # behind the first times, where FFmpeg and players take no notice of it
     return "\n".join(
-        f"{number}\n{_clock(start, ',')} --> {_clock(end, ',')}\n{text.translate(_SUBRIP)}\n"
+        f"{number}\n{_clock(start, ',')} --> {_clock(end, ',')}{mark * (number == 1)}\n{text.translate(_SUBRIP)}\n"
         for number, (start, end, text) in enumerate(_cues(record, affixes), 1)
     )
 
 
 def _webvtt(record: ClipRecord, run: RunFingerprint, affixes: CaptionAffixes) -> str:
-    return "WEBVTT\n" + "".join(
+    return f"WEBVTT - {CAPTION_MARK}\n" + "".join(
         f"\n{_clock(start, '.')} --> {_clock(end, '.')}\n{text.translate(_WEBVTT)}\n"
         for start, end, text in _cues(record, affixes)
     )

@@ -250,13 +250,15 @@ class SessionCaptioner:
         names = [question.pending.clip.name for question in questions]
         try:
             started, engine = time.monotonic(), self._get_engine()
+            earlier = self._load_seconds
             for number, event in engine.ask_many(requests):
                 self._on_event(names, event)
                 if self._stopped or (self._finishing and _is_loading(event)):
                     engine.cancel()  # again, as the session forgets a cancel that precedes its question
                 match event:
                     case StageProgress("load", done, total) if done == total:
-                        self._load_seconds += time.monotonic() - started  # not counted for any clip
+                        # not counted for any clip; all bytes can be there a while before the model is
+                        self._load_seconds = earlier + time.monotonic() - started
                     case Answered(answer):
                         if answer.finish_reason == "cancelled":
                             raise Interrupted("Stopped while clips were captioned.")

@@ -31,9 +31,6 @@ if TYPE_CHECKING:
     from vidqa.engine.slice_selection import Moment
     from vidqa.events import Event, Found
 
-_MOMENTS = 5
-_LEAST_SECONDS = 2.0  # of the range around a moment that a further question is asked about
-
 
 def add_find_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `vidqa find`."""
@@ -41,6 +38,8 @@ def add_find_arguments(parser: argparse.ArgumentParser) -> None:
         "Prints the moments of a video that a text points to, the best first: start, end and score (1 is what every "
         "part would get of an even division of the model's attention)."
     )
+    from vidqa.engine.slice_selection import MOST_MOMENTS
+
     add_video_argument(parser)
     parser.add_argument("text", metavar="TEXT", help='for example "a red circle"')
     group = parser.add_argument_group("frames (what is not set is planned)")
@@ -55,7 +54,7 @@ def add_find_arguments(parser: argparse.ArgumentParser) -> None:
     add_plan_options(parser)
     group = parser.add_argument_group("result")
     group.add_argument(
-        "--moments", type=int, default=_MOMENTS, metavar="N", help=f"most moments to print (default {_MOMENTS})"
+        "--moments", type=int, default=MOST_MOMENTS, metavar="N", help=f"most moments to print (default {MOST_MOMENTS})"
     )
     group.add_argument("-o", "--output", metavar="FILE", help="write a picture of each moment to one PNG")
     group.add_argument("--then", metavar="QUESTION", help="ask a question about the best moment")
@@ -88,7 +87,9 @@ def run(arguments: argparse.Namespace) -> int:
             found = _search(session.find(request), reporter)
             selection = found.plan.selection
             assert selection is not None
-            moments = find_moments(selection.scores, selection.seconds, arguments.moments)
+            moments = find_moments(
+                selection.scores, selection.seconds, arguments.moments, found.plan.candidate_seconds[-1]
+            )
             if arguments.json:
                 named = replace(found, video=as_named(found.video, arguments))
                 write_json(find_object(named, arguments.text, moments))
@@ -114,11 +115,9 @@ def _lines(moments: "Sequence[Moment]") -> Iterator[str]:
 
 def _about(request: Request, moment: "Moment", question: str) -> Request:
     """Return a question about a moment, with some time around a very short one."""
-    short = max(_LEAST_SECONDS - (moment.end_seconds - moment.start_seconds), 0.0) / 2
-    start = max(moment.start_seconds - short, request.start_seconds or 0.0)
-    end = moment.end_seconds + short
-    if request.end_seconds is not None:
-        end = min(end, request.end_seconds)
+    from vidqa.engine.slice_selection import range_around
+
+    start, end = range_around(moment, request.start_seconds, request.end_seconds)
     return replace(request, question=question, start_seconds=start, end_seconds=end)
 
 

@@ -70,9 +70,10 @@ class Attempt:
         self.kernel: Kernel = make_kernel(plan.run_config.attention, loaded.model.device)
         self._prompt, self._cues, self._model = prompt, cues, self._stages.with_cancel_check(loaded.model)
         self._focus: FrameFocus | None = None
+        self._earlier_prompt: CachedPrompt | None = None  # of the last question, until the frames are selected
         if plan.candidates:
             self._focus = FrameFocus(loaded, plan, asked, self.kernel, self._stages, vision_embeddings)
-            vision_embeddings = None
+            self._earlier_prompt, vision_embeddings, cached_prompt = cached_prompt, None, None
         self.prompt_runner = self._runner(plan, vision_embeddings, cached_prompt)
 
     @property
@@ -83,7 +84,7 @@ class Attempt:
     @property
     def cached_prompt(self) -> CachedPrompt | None:
         """The KV cache and the prompt in it."""
-        return self.prompt_runner.cached_prompt
+        return self._earlier_prompt or self.prompt_runner.cached_prompt
 
     def _runner(
         self, plan: Plan, vision_embeddings: VisionEmbeddings | None, cached_prompt: CachedPrompt | None
@@ -140,7 +141,7 @@ class Attempt:
         plan = fit_subtitles(self._prompt, (yield from focus.run(reader)), self._cues, self._loaded)
         tokens = plan.visual_tokens + text_tokens(layout_of(self._prompt, plan, self._loaded))
         plan = replace(plan, prompt_tokens=tokens)
-        cached = self.prompt_runner.cached_prompt
+        cached, self._earlier_prompt = self._earlier_prompt, None
         if cached is not None and cached.frame_places != plan.frame_places:
             cached = None
         if cached is None:

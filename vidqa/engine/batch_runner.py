@@ -25,7 +25,7 @@ from vidqa.engine.prompt import PromptTokens, layout_of
 from vidqa.engine.prompt_runner import PromptRunner
 from vidqa.engine.request_state import RequestState, prompt_of, video_cache_key
 from vidqa.engine.scan_stage import plan_with_scan
-from vidqa.engine.timers import PhaseTimer, StageContext, Stopwatch
+from vidqa.engine.timers import PhaseTimer, StageContext, Stopwatch, flat_mapped
 from vidqa.errors import DoesNotFit, Interrupted, VideoError, VidqaError
 from vidqa.events import Answered, Event, Failed, Noted, OutOfDomain, Planned, StageStarted, TextDelta
 from vidqa.messages import out_of_domain_text
@@ -200,13 +200,7 @@ def _shared_config(config: EngineConfig, state: RequestState) -> EngineConfig:
 
 def _tagged(number: int, stage: Generator[Event, None, Result]) -> Generator[tuple[int, Event], None, Result]:
     """Yield a stage's events with the number of their request."""
-    while True:
-        try:
-            event = next(stage)
-        except StopIteration as finished:
-            result: Result = finished.value
-            return result
-        yield number, event
+    return flat_mapped(stage, lambda event: ((number, event),))
 
 
 @dataclass(slots=True)

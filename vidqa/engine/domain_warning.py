@@ -1,13 +1,12 @@
 """What happens where a video is out of the model's domain: a warning that names a better model, or a refusal."""
 
-from collections.abc import Callable, Generator
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from typing import TypeVar
 
 from vidqa.config import EngineConfig
 from vidqa.engine.request_state import RequestState
-from vidqa.engine.timers import Stopwatch
+from vidqa.engine.timers import Stopwatch, flat_mapped
 from vidqa.errors import VideoOutOfDomain, VidqaError
 from vidqa.events import Event, Noted, OutOfDomain
 from vidqa.messages import out_of_domain_text
@@ -29,21 +28,18 @@ def with_domain_warning(
 
     Raises VideoOutOfDomain instead if `config` refuses such videos.
     """
-    with closing(events):
-        while True:
-            try:
-                event = next(events)
-            except StopIteration as end:
-                result: Result = end.value
-                return result
-            if not isinstance(event, OutOfDomain):
-                yield event
-            elif not state.out_of_domain:
-                state.out_of_domain, watch = True, Stopwatch()
-                event = with_advice(event, state, config, forecast)
-                state.clock.watch.exclude(watch.seconds())  # it is no part of the answer's time, which is predicted
-                state.notes.append(Noted(out_of_domain_text(event.knows, event.advice)))
-                yield event
+
+    def warned_once(event: Event) -> Iterator[Event]:
+        if not isinstance(event, OutOfDomain):
+            yield event
+        elif not state.out_of_domain:
+            state.out_of_domain, watch = True, Stopwatch()
+            event = with_advice(event, state, config, forecast)
+            state.clock.watch.exclude(watch.seconds())  # it is no part of the answer's time, which is predicted
+            state.notes.append(Noted(out_of_domain_text(event.knows, event.advice)))
+            yield event
+
+    return flat_mapped(events, warned_once)
 
 
 def with_advice(event: OutOfDomain, state: RequestState, config: EngineConfig, forecast: Forecaster) -> OutOfDomain:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from vidqa.engine.frame_focus import FrameFocus, question_tokens
 from vidqa.engine.no_grad import no_grad_generator
+from vidqa.engine.prefix_cache import VisionEmbeddings
 from vidqa.engine.timers import StageContext
 from vidqa.errors import UsageError
 from vidqa.events import Event
@@ -19,9 +20,16 @@ if TYPE_CHECKING:
 
 @no_grad_generator
 def find_stage(
-    loaded: "Loaded", plan: Plan, request: Request, stages: StageContext, reader: VideoReader | None
+    loaded: "Loaded",
+    plan: Plan,
+    request: Request,
+    stages: StageContext,
+    reader: VideoReader | None,
+    embeddings: VisionEmbeddings | None = None,
 ) -> Generator[Event, None, Plan]:
     """Yield the search's events; return the plan with the scores of all slices.
+
+    `reader` is read unless the candidates' `embeddings` are there, from an earlier question.
 
     Raises UsageError if the plan has no candidates, and VideoError children.
     """
@@ -31,7 +39,7 @@ def find_stage(
         )
     kernel = make_kernel(plan.run_config.attention, loaded.model.device)
     asked = question_tokens(loaded, request, stages.callbacks.is_cancelled)
-    focus = FrameFocus(loaded, plan, asked, kernel, stages)
+    focus = FrameFocus(loaded, plan, asked, kernel, stages, embeddings)
     yield from stages.with_memory_samples(focus.encode(reader))
     selection = yield from stages.with_memory_samples(focus.select())
     assert focus.embeddings is not None

@@ -91,7 +91,7 @@ class FrameFocus:
         yield from self.encode(reader)
         selection = yield from self.select()
         plan = replace(self._plan_of(selection.chosen), selection=selection)
-        yield Noted(selection_note(selection, self._depth), "plan")
+        yield Noted(selection_note(selection, self._depth, self._parked().times[-1]), "plan")
         return plan
 
     def select(self) -> Generator[Event, None, SliceSelection]:
@@ -105,7 +105,7 @@ class FrameFocus:
         if self._plan.run_config.placement.vision_offloaded:
             self._model.visual.to("cpu")
         scores = yield from self._scores(self._asked)
-        return SliceSelection(seconds, tuple(scores), select_slices(scores, count), watch.seconds())
+        return SliceSelection(seconds, tuple(scores), select_slices(scores, seconds, count), watch.seconds())
 
     def selected(self, plan: Plan) -> VisionEmbeddings:
         """Return the embeddings of a plan's frames."""
@@ -155,9 +155,9 @@ class FrameFocus:
 
     def _scores(self, asked: QuestionTokens) -> Generator[Event, None, list[float]]:
         """Return the score of every slice; only the states of one part at a time are on the device."""
-        model, embeddings, run_config = self._model, self._parked(), self._plan.run_config
+        model, run_config, slices = self._model, self._plan.run_config, self._parked().slices
         layer, spec = self._layer, model.spec
-        scores, done = [0.0] * embeddings.slices, 0
+        scores, done = [0.0] * slices, 0
         tokens = scoring_tokens(spec, run_config, len(asked.prompt.head) + len(asked.prompt.tail))
         with self._stages.phase("prefill"):
             cache = make_cache(replace(spec, layers=layer), tokens, model.dtype, model.device)
@@ -165,13 +165,16 @@ class FrameFocus:
             states = ProbedStates(torch.empty(shape, dtype=model.dtype, device=model.device), asked.count)
         probe = AttentionProbe.of(model, layer, states)
         prefill = Prefill(probe, self._kernel, run_config.prefill_chunk)
-        yield StageStarted("focus", embeddings.slices)
-        for part in interleaved(embeddings.slices, scored_slices(spec, run_config)):
+        yield StageStarted("focus", slices)
+        for part in interleaved(slices, scored_slices(spec, run_config)):
             cache.truncate(0)
             states.begin(asked.count)
-            plan = replace(self._plan_of(part), subtitles=None)  # the question alone ranks pictures
+            plan = self._plan_of(part)
+            embeddings = self.selected(plan)
+            # The question alone ranks pictures, at the positions of a short video: scores do not depend on the length.
+            plan = replace(plan, subtitles=None, frame_places=())
             layout = layout_of(asked.prompt, plan, self._loaded)
-            runner = PromptRunner(probe, plan, layout, prefill, self._stages, self.selected(plan), row=cache)
+            runner = PromptRunner(probe, plan, layout, prefill, self._stages, embeddings, row=cache)
             for _ in runner.push_prompt(None):
                 self._stages.stop_if_cancelled("while frames were selected")
             with self._stages.phase("prefill"):
@@ -181,7 +184,7 @@ class FrameFocus:
             for place, rows in zip(part, slice_rows(layout, plan.visual_tokens // len(part)), strict=True):
                 scores[place] = sum(attention[rows]) * len(part)
             done += len(part)
-            yield StageProgress("focus", done, embeddings.slices)
+            yield StageProgress("focus", done, slices)
         return scores
 
 
@@ -204,11 +207,15 @@ def slice_rows(layout: Sequence[Segment], slice_tokens: int) -> list[slice]:
     return rows
 
 
-def selection_note(selection: SliceSelection, frames_per_slice: int) -> str:
-    """Return what was looked at and what is read, with the parts of the video that the question points to."""
+def selection_note(selection: SliceSelection, frames_per_slice: int, last_seconds: float) -> str:
+    """Return what was looked at and what is read, with the parts of the video that the question points to.
+
+    The last frame is at `last_seconds`.
+    """
     all_frames, read = (len(many) * frames_per_slice for many in (selection.seconds, selection.chosen))
     if not selection.scores:
         return f"looked at {all_frames} frames, read {read} of them at even distances: the question is about the whole"
-    moments = sorted(find_moments(selection.scores, selection.seconds, _NAMED), key=lambda one: one.start_seconds)
+    found = find_moments(selection.scores, selection.seconds, _NAMED, last_seconds)
+    moments = sorted(found, key=lambda one: one.start_seconds)
     times = [f"{format_timestamp(one.start_seconds)}-{format_timestamp(one.end_seconds)}" for one in moments]
     return f"looked at {all_frames} frames, read the {read} that the question points to (most to {', '.join(times)})"

@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 from vidqa.config import EngineConfig
 from vidqa.devices.device import find_device
 from vidqa.engine.request_state import RequestState, video_cache_key
-from vidqa.engine.timers import Callbacks, Stopwatch
+from vidqa.engine.timers import Callbacks, Stopwatch, flat_mapped
 from vidqa.errors import Interrupted
 from vidqa.events import Event, Noted, StageProgress, StageStarted
 from vidqa.models.family import ModelFamily, family_of
@@ -292,15 +292,13 @@ def _load_events(
     work: Generator[None, None, Result], progress: _LoadedBytes, tracker: "Tracker | None"
 ) -> Generator[Event, None, Result]:
     """Yield progress and samples of memory while the work goes on."""
-    while True:
-        try:
-            next(work)
-        except StopIteration as finished:
-            result: Result = finished.value
-            return result
+
+    def shown(_: None) -> Iterator[Event]:
         yield StageProgress("load", progress.done, progress.total)
         if tracker and (sample := tracker.sample()):
             yield sample
+
+    return flat_mapped(work, shown)
 
 
 def _prepare(family: ModelFamily, device: Device, name: str, config: EngineConfig, *, bitsandbytes: bool) -> int:

@@ -6,6 +6,7 @@ the device. If the tower has to leave the device first, all embeddings are store
 
 from collections.abc import Generator, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -148,7 +149,7 @@ class PromptRunner:
                 self._stop_in_video()
                 yield StageProgress("video", seen, total)
                 if check is not None:
-                    check.add(frame.pixels.permute(1, 2, 0).numpy())
+                    check.add(np.from_dlpack(frame.pixels).transpose(1, 2, 0))  # no tensor that would be counted
                 if encoder.push(frame):
                     yield from self._encode_group(encoder, seen, streaming)
             yield from self._encode_group(encoder, total, streaming)

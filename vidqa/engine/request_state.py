@@ -2,13 +2,13 @@
 
 import os
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
 
 from vidqa.config import EngineConfig
 from vidqa.devices.device import reread
-from vidqa.engine.timers import Clock
+from vidqa.engine.timers import Clock, flat_mapped
 from vidqa.errors import UsageError
 from vidqa.events import Degraded, Event, Noted
 from vidqa.models.registry import Checkpoint
@@ -79,7 +79,7 @@ class RequestState:
     degraded: list[str] = field(default_factory=list)
     notes: list[Noted] = field(default_factory=list)  # that still hold
     shown_notes: set[str] = field(default_factory=set)
-    out_of_domain: bool = False  # that the video is was said
+    out_of_domain: bool = False  # whether the warning of it was given
 
     def set_phase(self, phase: str) -> None:
         """Record the current phase, for the message if it fails."""
@@ -100,17 +100,7 @@ class RequestState:
 
     def with_each_note_once(self, events: Generator[Event, None, Result]) -> Generator[Event, None, Result]:
         """Pass an attempt's events on without the notes that were given before; return what the attempt returns."""
-        with closing(events):
-            while True:
-                try:
-                    event = next(events)
-                except StopIteration as end:
-                    result: Result = end.value
-                    return result
-                if isinstance(event, Noted):
-                    yield from self.note(event)
-                else:
-                    yield event
+        return flat_mapped(events, lambda event: self.note(event) if isinstance(event, Noted) else (event,))
 
     def first_notes(self) -> Iterator[Noted]:
         """Yield what the user should know before the answer: dropped turns, the device's notes, sparse frames."""

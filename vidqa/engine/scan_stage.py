@@ -1,11 +1,11 @@
 """The scan of a video before its frames are chosen, as events. Imports no torch: `vidqa plan` scans too."""
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 
 from vidqa.config import EngineConfig
 from vidqa.engine.model_manager import ModelManager
 from vidqa.engine.request_state import RequestState
-from vidqa.engine.timers import Stopwatch
+from vidqa.engine.timers import Stopwatch, flat_mapped
 from vidqa.errors import Interrupted
 from vidqa.events import Event, StageProgress, StageStarted
 from vidqa.planner.problem import scan_limit_seconds
@@ -42,17 +42,14 @@ def scan_stage(
     reader: VideoReader, request: Request, config: EngineConfig, limit_seconds: float, is_cancelled: Callable[[], bool]
 ) -> Generator[Event, None, ChangeSignal]:
     """Scan a video for about `limit_seconds` at most and keep its signal; raises Interrupted after a cancellation."""
-    scan = reader.scan(limit_seconds)
-    yield StageStarted("scan", reader.info.frame_count)
-    while True:
-        try:
-            done, total = next(scan)
-        except StopIteration as end:
-            signal: ChangeSignal = end.value
-            break
+
+    def shown(progress: tuple[int, int]) -> Iterator[Event]:
         if is_cancelled():
             raise Interrupted("Stopped while the video was scanned.", "Nothing was answered yet.")
-        yield StageProgress("scan", done, total)
+        yield StageProgress("scan", *progress)
+
+    yield StageStarted("scan", reader.info.frame_count)
+    signal = yield from flat_mapped(reader.scan(limit_seconds), shown)
     from vidqa.video.signal_cache import SIGNALS
 
     yield StageProgress("scan", reader.info.frame_count, reader.info.frame_count)

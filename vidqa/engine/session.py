@@ -29,7 +29,7 @@ from vidqa.errors import Interrupted, UsageError
 from vidqa.events import Answered, Event, Found, Noted, Planned
 from vidqa.planner.explain import unheard_note
 from vidqa.planner.planner import Forecast
-from vidqa.planner.request_checks import check_config, check_limits, check_request
+from vidqa.planner.request_checks import check_config, check_limits, check_request, check_searchable
 from vidqa.planner.subtitle_budget import cues_in_range
 from vidqa.types import Plan, Request, VideoInfo
 from vidqa.utils.generators import finished
@@ -278,6 +278,7 @@ class Session:
 
     def _find(self, state: RequestState, reader: VideoReader | None) -> Generator[Event, None, None]:
         """Load the model if necessary, score the candidates of the state's plan, and yield what was found last."""
+        check_searchable(state.video)
         loaded, tracker = yield from self._models.ensure_loaded(state, self.config)
         from vidqa.engine.find_stage import find_stage
 
@@ -286,7 +287,7 @@ class Session:
         yield Planned(state.video, plan)
         callbacks = replace(self._callbacks, on_phase=state.set_phase)
         stages = StageContext(tracker, callbacks, PhaseTimer(plan.device))
-        searching = find_stage(loaded, plan, state.request, stages, reader)
+        searching = find_stage(loaded, plan, state.request, stages, reader, state.vision_embeddings)
         found = yield from state.with_each_note_once(self._warning(state, searching))
         yield Found(state.video, found, None if loaded.model.domain is None else state.out_of_domain)
 

@@ -1,12 +1,18 @@
 """Which temporal slices of a densely encoded video are read for a question. Plain numbers; slices are indices."""
 
-from collections.abc import Iterable, Sequence
+import math
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby, pairwise, zip_longest
+from heapq import heapify, heappop, heappush
+from itertools import groupby, pairwise
 
 EVEN_SHARE = 4  # one in so many of the slices that are read lies evenly in the video
 _HIGH_SHARE = 0.5  # of the way from the median to the highest score: from there on a slice belongs to a moment
+_BESIDE_SECONDS = 0.5  # a slice as near as this to a moment is read with it
 _MOST_GAP = 1  # lower slices between two high ones of the same moment
+MOST_MOMENTS = 5  # that a search names unless it was asked for another number
+_LEAST_SECONDS = 2.0  # of the range around a moment that a further question is asked about
 
 
 def interleaved(slices: int, most: int) -> list[range]:
@@ -28,24 +34,41 @@ def even_slices(slices: int, count: int) -> tuple[int, ...]:
     return tuple(round(place * (slices - 1) / (count - 1)) for place in range(count))
 
 
-def select_slices(scores: Sequence[float], count: int) -> tuple[int, ...]:
+def select_slices(scores: Sequence[float], seconds: Sequence[float], count: int) -> tuple[int, ...]:
     """Return `count` slices, ascending: a quarter of them even, the rest where the scores are high.
 
-    Each moment of high slices gives its best one, then each its second best, and so on: where scores do not tell two
-    moments apart, both are read. Of equal scores the earlier ones are taken.
+    Moments of high slices share them in proportion to their highest scores (by D'Hondt's method), so that two moments
+    which scores do not tell apart are both read. A moment gives its best slices first, and those shortly beside it
+    last: they show what came of it. `seconds` are the slices' mean times. Of equal scores the earlier ones are taken.
     """
     chosen = dict.fromkeys(even_slices(len(scores), max(count // EVEN_SHARE, 1)))
 
     def by_score(places: Iterable[int]) -> list[int]:
         return sorted(places, key=lambda place: (-scores[place], place))
 
-    moments = sorted(map(by_score, _high_runs(scores)), key=lambda run: (-scores[run[0]], run[0]))
-    in_turn = (place for turn in zip_longest(*moments) for place in turn if place is not None)
-    for place in (*in_turn, *by_score(range(len(scores)))):
+    moments = [by_score(run) + by_score(_beside(run, seconds)) for run in _high_runs(scores)]
+    for place in (*_shared(moments, scores), *by_score(range(len(scores)))):
         if len(chosen) == min(count, len(scores)):
             break
         chosen[place] = None
     return tuple(sorted(chosen))
+
+
+def _beside(run: Sequence[int], seconds: Sequence[float]) -> list[int]:
+    """Return the slices shortly before the first and after the last of a run."""
+    first, last = seconds[run[0]] - _BESIDE_SECONDS, seconds[run[-1]] + _BESIDE_SECONDS
+    return [place for place in range(bisect_left(seconds, first), bisect_right(seconds, last)) if place not in run]
+
+
+def _shared(moments: Sequence[Sequence[int]], scores: Sequence[float]) -> Iterator[int]:
+    """Yield the moments' slices, each time of the moment with the highest quotient of score and slices taken."""
+    queue = [(-scores[moment[0]], moment[0], 1, moment) for moment in moments]
+    heapify(queue)
+    while queue:
+        _, best, taken, moment = heappop(queue)
+        yield moment[taken - 1]
+        if taken < len(moment):
+            heappush(queue, (-scores[best] / (taken + 1), best, taken + 1, moment))
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,15 +80,32 @@ class Moment:
     score: float
 
 
-def find_moments(scores: Sequence[float], seconds: Sequence[float], most: int) -> tuple[Moment, ...]:
+def range_around(
+    moment: Moment, start_seconds: float | None = None, end_seconds: float | None = None
+) -> tuple[float, float]:
+    """Return the range in seconds of a question about a moment: a very short one gets some time around it.
+
+    It stays in the range that was searched, where `start_seconds` or `end_seconds` limits that.
+    """
+    short = max(_LEAST_SECONDS - (moment.end_seconds - moment.start_seconds), 0.0) / 2
+    start, end = max(moment.start_seconds - short, start_seconds or 0.0), moment.end_seconds + short
+    return start, end if end_seconds is None else min(end, end_seconds)
+
+
+def find_moments(
+    scores: Sequence[float], seconds: Sequence[float], most: int, last_seconds: float = math.inf
+) -> tuple[Moment, ...]:
     """Return the moments with the highest scores, the best first: neighbouring high slices make one.
 
-    `seconds` are the slices' mean times; a moment begins and ends half a slice beyond them. Slices are high from half
-    way between the median and the highest score on.
+    `seconds` are the slices' mean times, which need not be even; a moment begins and ends half way to the slices
+    beside it, and not after the video's last frame, at `last_seconds`. Slices are high from half way between the median
+    and the highest score on.
     """
-    half = (seconds[-1] - seconds[0]) / (len(seconds) - 1) / 2 if len(seconds) > 1 else 0.0
+    gaps = [after - before for before, after in pairwise(seconds)] or [0.0]
+    bounds = [max(seconds[0] - gaps[0] / 2, 0.0)]
+    bounds += [one + gap / 2 for one, gap in zip(seconds, (*gaps, gaps[-1])[: len(seconds)], strict=True)]
     moments = [
-        Moment(max(seconds[run[0]] - half, 0.0), seconds[run[-1]] + half, max(scores[run[0] : run[-1] + 1]))
+        Moment(bounds[run[0]], min(bounds[run[-1] + 1], last_seconds), max(scores[run[0] : run[-1] + 1]))
         for run in _high_runs(scores)
     ]
     return tuple(sorted(moments, key=lambda moment: (-moment.score, moment.start_seconds))[:most])

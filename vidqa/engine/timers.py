@@ -1,9 +1,9 @@
-"""Timers of one question, and the context of its stages: phases of memory and time, cancellation, injected faults."""
+"""Timers of one question, and its stages: their events, phases of memory and time, cancellation, injected faults."""
 
 import time
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from vidqa.models.vlm import VisionLanguageModel
 
 Item = TypeVar("Item")
+Step = TypeVar("Step")
 Result = TypeVar("Result")
 
 
@@ -103,6 +104,23 @@ class PhaseTimer:
         return self._seconds[phase]
 
 
+def flat_mapped(
+    steps: Generator[Step, None, Result], make: Callable[[Step], Iterable[Item]]
+) -> Generator[Item, None, Result]:
+    """Yield what `make` makes of each step of a stage; return the stage's result.
+
+    The stage is closed at once if this one ends: an error's traceback would keep it, and its threads, alive.
+    """
+    with closing(steps):
+        while True:
+            try:
+                step = next(steps)
+            except StopIteration as end:
+                result: Result = end.value
+                return result
+            yield from make(step)
+
+
 def ignore_phase(phase: str) -> None:
     """Do nothing."""
 
@@ -143,19 +161,13 @@ class StageContext:
 
     def with_memory_samples(self, stage: Generator[Event, None, Result]) -> Generator[Event, None, Result]:
         """Yield a stage's events, its tensors counted, with samples of memory between them."""
-        counted = self.with_tensor_count(stage)
-        try:
-            while True:
-                try:
-                    event = next(counted)
-                except StopIteration as finished:
-                    result: Result = finished.value
-                    return result
-                yield event
-                if sample := self.tracker.sample():
-                    yield sample
-        finally:
-            counted.close()  # at once: an error's traceback would keep it, and its thread, alive
+
+        def sampled(event: Event) -> Iterator[Event]:
+            yield event
+            if sample := self.tracker.sample():
+                yield sample
+
+        return flat_mapped(self.with_tensor_count(stage), sampled)
 
     def with_tensor_count(self, stage: Generator[Item, None, Result]) -> Generator[Item, None, Result]:
         """Yield a stage's items; count the tensors that it makes, but not those of the consumer between items."""

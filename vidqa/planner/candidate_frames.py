@@ -67,12 +67,25 @@ def explain_candidates(problem: PlanningProblem, space: SearchSpace, run_config:
             f"question points to are read; their embeddings take {size} of the host's memory"
         )
     elif request.focus == "auto" and space.wanted_frames >= _FEWEST_PER_FRAME * run_config.frames:
-        if asks_about_whole(request.question):
-            yield "focus: even, the question is about the whole video"
-        elif drops_tokens(run_config):
-            yield "focus: even, since visual tokens are dropped (--prune)"
-        elif request.fps is None:
-            yield "focus: even, memory or time leave no room for more frames to choose from"
+        yield why_even(problem, space, run_config)
+
+
+def why_even(problem: PlanningProblem, space: SearchSpace, run_config: RunConfig) -> str:
+    """Return why a question selects no frames."""
+    return f"focus: even, {_why_even(problem, space, run_config)}"
+
+
+def _why_even(problem: PlanningProblem, space: SearchSpace, run_config: RunConfig) -> str:
+    request, wanted = problem.request, space.wanted_frames
+    if asks_about_whole(request.question):
+        return "the question is about the whole video"
+    if drops_tokens(run_config):
+        return "since visual tokens are dropped (--prune)"
+    if request.fps is not None:
+        return "at the rate that was asked for (--fps)"
+    if wanted < _FEWEST_PER_FRAME * run_config.frames:
+        return f"{run_config.frames} of {wanted} frames are read: too few are left to choose from"
+    return "memory or time leave no room for more frames to choose from"
 
 
 def host_bytes(problem: PlanningProblem, run_config: RunConfig) -> int:

@@ -1,8 +1,11 @@
-"""Checks of a request and of settings before any file is opened."""
+"""Checks of a request and of settings before any file is opened, and of a video that is searched."""
+
+import os
 
 from vidqa.config import PLANNED_ONLY, EngineConfig
 from vidqa.errors import UsageError
-from vidqa.types import Request
+from vidqa.types import Request, VideoInfo
+from vidqa.utils.safe_text import safe_line
 
 _LEAST_SEED, _LARGEST_SEED = -(2**63), 2**64 - 1  # as torch.Generator.manual_seed takes them
 _SURROGATE = 0xDC00  # added to a byte of an argument that is not UTF-8 (PEP 383)
@@ -35,6 +38,13 @@ def check_limits(request: Request) -> None:
             raise UsageError(what, remedy)
     check_text("The question", request.question)
     check_text("The system prompt (--system)", request.system or "")
+
+
+def check_searchable(video: VideoInfo) -> None:
+    """Raise UsageError for a single picture, which has no moments to find."""
+    if video.frame_count < 2:
+        name = safe_line(os.path.basename(video.path))
+        raise UsageError(f"{name} is one picture: there are no moments to find in it.", "Ask a question about it.")
 
 
 def check_text(name: str, text: str) -> None:

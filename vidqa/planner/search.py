@@ -18,7 +18,7 @@ from vidqa.planner.problem import PlanningProblem
 from vidqa.planner.repeat_forecast import shares_of_counts
 from vidqa.types import RunConfig
 from vidqa.utils.frame_choice import Sampling
-from vidqa.video.change_sampling import sample_by_change
+from vidqa.video.change_sampling import CLOSE_SECONDS, sample_by_change
 from vidqa.video.frame_sampling import check_counts, choose_indices, fitting_sizes, frames_at_rate
 
 # Smaller prefill chunks for a limit on the time of a step (`step_seconds`): below these a chunk's time is that of
@@ -96,16 +96,16 @@ def placed_frames(problem: PlanningProblem, count: int) -> tuple[tuple[int, ...]
 
 
 def by_change(
-    problem: PlanningProblem, even: tuple[int, ...], *, always: bool = False
+    problem: PlanningProblem, even: tuple[int, ...], close: float = CLOSE_SECONDS
 ) -> tuple[tuple[int, ...], Sampling | None]:
     """Return as many indices as the `even` ones, by the video's change where the request says so, and why.
 
-    `always` is as in `sample_by_change`, as a request for `change` is.
+    Even ones that are at most `close` seconds apart stay, unless the request is for change.
     """
     sample, signal = problem.request.sample, problem.signal
     if sample == "uniform" or signal is None:
         return even, None
-    return sample_by_change(problem.video, even, signal, always=always or sample == "change")
+    return sample_by_change(problem.video, even, signal, always=sample == "change", close=close)
 
 
 def _placed_indices(problem: PlanningProblem, count: int) -> tuple[int, ...]:

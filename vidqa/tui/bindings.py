@@ -8,7 +8,7 @@ from textual.binding import Binding, BindingType
 
 Place = Literal[
     "global", "app", "transcript", "timeline", "plan", "strip",
-    "prompt", "models", "open", "history", "frames", "text", "pick",
+    "prompt", "moments", "models", "open", "history", "frames", "text", "pick", "line",
 ]  # fmt: skip
 _KEY_DISPLAY = {"left_square_bracket": "[", "right_square_bracket": "]"}
 
@@ -43,6 +43,7 @@ ACTIONS = (
     KeyAction("session.export", "f8", "export", "Export", "Write this conversation as Markdown, JSON or SRT"),
     KeyAction("log.show", "f9", "show_log", "Log", "Show what libraries have printed"),
     KeyAction("frames.view", "f10", "view_frames", "View frames", "Show the sampled frames in full size"),
+    KeyAction("find.moment", "f12,ctrl+f", "find", "Find a moment", "Search the video for what a text names"),
     KeyAction("session.new", "ctrl+n", "new_conversation", "New conversation", "Start again with the same video"),
     KeyAction("prompt.focus", "ctrl+l", "focus_prompt", "Go to prompt", "Write a question"),
     KeyAction(
@@ -94,6 +95,8 @@ LOCAL_ACTIONS = (
     KeyAction("prompt.newline", "shift+enter,ctrl+j", "newline", "New line", "Start a new line", "prompt"),
     KeyAction("prompt.earlier", "up", "earlier", "Earlier", "Show the previous question", "prompt"),
     KeyAction("prompt.later", "down", "later", "Later", "Show the next question", "prompt"),
+    KeyAction("moments.ask", "enter", "select", "Ask", "Ask the next question about this moment", "moments", show=True),
+    KeyAction("moments.remove", "delete", "remove_search", "Remove", "Remove this search and its marks", "moments"),
     KeyAction("models.close", "escape", "dismiss", "Back", "Keep the current model", "models", show=True),
     KeyAction("open.close", "escape", "dismiss", "Back", "Close without opening a video", "open", show=True),
     KeyAction("open.clear", "ctrl+u", "clear", "Clear", "Clear the path", "open"),
@@ -105,6 +108,7 @@ LOCAL_ACTIONS = (
     KeyAction("frames.after", "right,down,space", "step(1)", "Next", "Show the next frame", "frames", show=True),
     KeyAction("text.close", "escape,q,f1,f9", "dismiss", "Close", "Close this text", "text", show=True),
     KeyAction("pick.close", "escape", "dismiss", "Back", "Close without a choice", "pick", show=True),
+    KeyAction("line.close", "escape", "dismiss", "Back", "Close without a text", "line", show=True),
 )
 ACTION_IDS = tuple(action.id for action in (*ACTIONS, *LOCAL_ACTIONS))
 

@@ -16,7 +16,9 @@ from vidqa.errors import DoesNotFit, UsageError, VidqaError
 from vidqa.history.store import FILE_NAME, History
 from vidqa.models.hub import demo_folder
 from vidqa.planner.planner import Forecast, sufficient_wait
+from vidqa.planner.request_checks import check_request
 from vidqa.tui.conversation import Conversation
+from vidqa.tui.found_moments import FoundMoments
 from vidqa.tui.launch_options import LaunchOptions
 from vidqa.tui.plan_overrides import PLANNED_QUESTION, PlanOverrides, interactive_config
 from vidqa.tui.session_worker import SessionFactory, SessionWorker
@@ -38,7 +40,10 @@ class Controller:
         self.video: VideoInfo | None = None
         self.forecast: Forecast | None = None
         self.history = History(options.state / FILE_NAME if options.state and options.keep_history else None)
-        self.job: SessionJob | None = None  # the question whose answer is on the screen
+        self.job: SessionJob | None = None  # the question or search that the screen shows
+        self.search: SessionJob | None = None  # the search that is running
+        self.found: FoundMoments | None = None  # the moments that are marked on the time line
+        self.moment: int | None = None  # the one of them that the next question is about
         self._factory = factory
         self._config = interactive_config(options.engine, os.cpu_count() or 1)
         self._plan_number = 0
@@ -101,14 +106,27 @@ class Controller:
         return self.options.request.picture_times if path == self.options.video else NO_TIMES
 
     def subtitles(self, path: str) -> str:
-        """Return the choice of subtitles for a video; a file is about the video that the session began with."""
+        """Return the choice of subtitles for a video; a file is about one video, as the option's is about the first."""
+        chosen = self.overrides.subs
+        if chosen in CHOICES or (chosen is not None and self.video is not None and path == self.video.path):
+            return chosen
         subs = self.options.request.subs
         return subs if subs in CHOICES or path == self.options.video else AUTO
 
     def set_video(self, video: VideoInfo) -> None:
         """Use another video, all of it; frames and size are again the planner's choice."""
-        self.video, self.forecast = video, None
-        self.overrides = replace(self.overrides, start_seconds=None, end_seconds=None, frames=None, size=None)
+        overrides = self.overrides.for_another_video()
+        if self.video is not None and self.video.path == video.path:  # it was read with the chosen subtitles
+            overrides = replace(overrides, subs=self.overrides.subs)
+        self.video, self.forecast, self.overrides = video, None, overrides
+        self.found = self.moment = None
+
+    def reread_subtitles(self, subs: str | None) -> None:
+        """Use other subtitles, None for those of the setting; they come with a `VideoOpened` that is marked so."""
+        self.overrides = replace(self.overrides, subs=subs)
+        if self.video is not None:
+            path = self.video.path
+            self.thumbnail_loader.open(path, self.picture_times(path), self.subtitles(path), reread=True)
 
     # The plan
 
@@ -174,9 +192,9 @@ class Controller:
 
     @property
     def answering(self) -> bool:
-        """Whether a question is being answered."""
+        """Whether a question is being answered, or a text is searched for."""
         last = self.conversation.last
-        return last is not None and last.state == "running"
+        return self.search is not None or (last is not None and last.state == "running")
 
     def load_model(self) -> None:
         """Load the model in the background, once for each model and device; a video that is to be scanned is, too."""
@@ -193,25 +211,34 @@ class Controller:
 
         Raises UsageError or DoesNotFit if it cannot be asked now.
         """
-        if self.video is None:
-            raise UsageError("No video is open.", "Open one with ctrl+o.")
-        if self.model is None:
-            raise UsageError("No model is chosen.", "Choose one with F2.")
-        if self.answering:
-            raise UsageError("Another question is being answered.", "Wait for the answer, or stop it with Esc.")
+        video, model = self._ready()
         if self.forecast is not None and self.forecast.plan is None and self.forecast.refusal is not None:
             refusal = self.forecast.refusal
             raise DoesNotFit(refusal.what, refusal.remedy)
         span = (self.overrides.start_seconds, self.overrides.end_seconds)
-        exchange = self.conversation.begin(self.video, self.model, question, span, replace=replaces)
+        exchange = self.conversation.begin(video, model, question, span, replace=replaces)
         request = self.request(question)
         if resample and not request.temperature:
             request = replace(request, temperature=_REGENERATE_TEMPERATURE, seed=None)
         save = partial(self.conversation.finish, exchange)
-        return SessionJob(request, self.config(), exchange, save, self.conversation.streaming_text(exchange))
+        return SessionJob(
+            request, self.config(), exchange, save=save, streamed=self.conversation.streaming_text(exchange)
+        )
+
+    def _ready(self) -> tuple[VideoInfo, str]:
+        """Return video and model; raise UsageError if a question cannot be asked now."""
+        if self.video is None:
+            raise UsageError("No video is open.", "Open one with ctrl+o.")
+        if self.model is None:
+            raise UsageError("No model is chosen.", "Choose one with F2.")
+        if self.search is not None:
+            raise UsageError("A search is running.", "Wait for it, or stop it with Esc.")
+        if self.answering:
+            raise UsageError("Another question is being answered.", "Wait for the answer, or stop it with Esc.")
+        return self.video, self.model
 
     def submit(self, job: SessionJob) -> None:
-        """Submit a question whose answer the screen shows from now on."""
+        """Submit a question or search that the screen shows from now on."""
         self.job = job
         self.session_worker.submit(job)
 
@@ -219,3 +246,29 @@ class Controller:
         """Start a new conversation; an answer that still comes for the old one goes to the history only."""
         self.job = None
         self.conversation.restart()
+
+    # Moments
+
+    def prepare_search(self, text: str) -> SessionJob:
+        """Return a search as a job to submit, in the range of time that is used, or was before a moment was chosen.
+
+        Raises UsageError if it cannot run now.
+        """
+        self._ready()
+        request = replace(self.request(text), history=(), frames=None, fps=None)
+        if self.found is not None and self.moment is not None:
+            start, end = self.found.start_seconds, self.found.end_seconds
+            request = replace(request, start_seconds=start, end_seconds=end)
+        check_request(request)
+        self.search = SessionJob(request, self.config(), search=True)
+        return self.search
+
+    def choose_moment(self, found: FoundMoments, index: int | None) -> None:
+        """Ask the next question about a moment; None, or the same again, is for all that was searched."""
+        assert self.video is not None
+        same = found is self.found and index == self.moment
+        self.found, self.moment = found, None if same else index
+        start, end = found.start_seconds, found.end_seconds
+        if self.moment is not None:
+            start, end = found.range_of(self.moment, self.video.duration_seconds)
+        self.override(start_seconds=start, end_seconds=end)

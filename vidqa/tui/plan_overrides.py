@@ -3,16 +3,21 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import inf
-from typing import Any
+from os.path import basename
+from typing import Any, Literal
 
-from vidqa.config import KV_CHOICES, QUALITY_CHOICES, EngineConfig
+from vidqa.config import FOCUS_CHOICES, KV_CHOICES, QUALITY_CHOICES, SAMPLE_CHOICES, EngineConfig
 from vidqa.planner.placement import weight_choices
 from vidqa.planner.problem import PlanningProblem
 from vidqa.planner.search import search_space
 from vidqa.types import Request, Turn
+from vidqa.utils.safe_text import safe_line
 from vidqa.utils.units import format_bytes, format_span
+from vidqa.video.subtitle_files import AUTO, CHOICES, EMBEDDED, OFF
 
 PLANNED_QUESTION = ""  # there is none yet: the planner leaves room for a usual one
+CHOOSE_FILE = ""  # the value of `subs` that asks for a file
+_SHARES = (0.5, 0.25, 0.125)
 _GIB = 2**30
 _WAITS = (5.0, 10.0, 20.0, 30.0, 60.0, 90.0, 120.0, 300.0, 600.0, inf)
 _BUDGETS = (2, 3, 4, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 80)
@@ -38,6 +43,10 @@ class PlanOverrides:
     vram_bytes: int | None = None
     quality: str | None = None
     max_wait_seconds: float | None = None
+    sample: Literal["uniform", "change", "auto"] | None = None
+    prune: Literal["auto", "off"] | float | None = None
+    focus: Literal["auto", "off"] | None = None
+    subs: str | None = None
 
     def request(self, base: Request, question: str, history: tuple[Turn, ...] = ()) -> Request:
         """Return a request with `base`'s video, system prompt and sampling."""
@@ -49,7 +58,15 @@ class PlanOverrides:
             size=(self.size[1], self.size[0]) if self.size else base.size,
             start_seconds=self.start_seconds,
             end_seconds=self.end_seconds,
+            sample=self.sample or base.sample,
+            focus=self.focus or base.focus,
+            subs=self.subs or base.subs,
         )
+
+    def for_another_video(self) -> "PlanOverrides":
+        """Return the overrides without those that are about one video."""
+        subs = self.subs if self.subs in CHOICES else None
+        return replace(self, start_seconds=None, end_seconds=None, frames=None, size=None, subs=subs)
 
     def config(self, base: EngineConfig) -> EngineConfig:
         """Return `base` with the overridden settings."""
@@ -60,6 +77,7 @@ class PlanOverrides:
             vram_bytes=self.vram_bytes or base.vram_bytes,
             quality=self.quality or base.quality,
             max_wait_seconds=self.max_wait_seconds or base.max_wait_seconds,
+            prune=self.prune or base.prune,
         )
 
 
@@ -82,7 +100,12 @@ PLAN_OPTIONS: Mapping[str, str] = {
     "weights": "Precision of the weights; a change loads the model again",
     "kv": "Precision of the KV cache",
     "vram_bytes": "The memory to plan for, instead of all free memory",
+    "sample": "Where frames lie: evenly, where the video changes, or there if it changes unevenly (auto)",
+    "prune": "Drop visual tokens that repeat (auto), or keep a share of them",
+    "focus": "Let the question select the frames of a video that is too long to read",
+    "subs": "Subtitles that the model reads: beside the video or in it (auto), in it (embedded), or a file",
 }
+SETTING_OPTIONS = ("sample", "prune", "focus", "subs")  # None is the setting of this name, not the planner's choice
 
 
 def option_choices(task: PlanningProblem) -> Mapping[str, tuple[Any, ...]]:
@@ -98,7 +121,21 @@ def option_choices(task: PlanningProblem) -> Mapping[str, tuple[Any, ...]]:
         "weights": weight_choices(task.device, task.spec) if not task.spec.stored else (),
         "kv": KV_CHOICES,
         "vram_bytes": tuple(size * _GIB for size in _BUDGETS if size * _GIB < total),
+        "sample": SAMPLE_CHOICES,
+        "prune": _prune_choices(task.config.prune),
+        "focus": FOCUS_CHOICES[::-1],
+        "subs": _subtitle_choices(task.request.subs),
     }
+
+
+def _prune_choices(current: str | float) -> tuple[str | float, ...]:
+    shares = {*_SHARES, current} if isinstance(current, int | float) else set(_SHARES)
+    return ("off", "auto", *sorted(shares, reverse=True))
+
+
+def _subtitle_choices(current: str) -> tuple[str, ...]:
+    file = () if current in CHOICES else (current,)
+    return (OFF, AUTO, EMBEDDED, *file, CHOOSE_FILE)
 
 
 def format_option(field: str, value: Any) -> str:
@@ -107,4 +144,6 @@ def format_option(field: str, value: Any) -> str:
         return f"{value[1]}×{value[0]}"
     if field == "max_wait_seconds":
         return "no limit" if value == inf else f"at most {format_span(value)}"
+    if field == "subs":
+        return "a file…" if value == CHOOSE_FILE else value if value in CHOICES else safe_line(basename(value))
     return format_bytes(value) if field == "vram_bytes" else str(value)

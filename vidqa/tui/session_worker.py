@@ -33,6 +33,9 @@ class SessionEngine(Protocol):
     def ask(self, request: Request) -> Iterator[Event]:
         """Answer the request."""
 
+    def find(self, request: Request) -> Iterator[Event]:
+        """Search the video for the request's question."""
+
     def reconfigure(self, config: EngineConfig) -> None:
         """Use other settings from now on."""
 
@@ -155,7 +158,8 @@ class SessionWorker:
         session.reconfigure(job.config)
         if job.stopped.is_set():
             raise Interrupted("Stopped before it began.")
-        events = session.load(job.request) if job.only_load else session.ask(job.request)
+        run = session.find if job.search else session.load if job.only_load else session.ask
+        events = run(job.request)
         if job.stopped.is_set():  # the call above resets an earlier cancel
             session.cancel()
         for event in events:

@@ -27,18 +27,19 @@ class ThumbnailLoader:
         self._post, self._isolated = post, isolated
         self._changed = threading.Condition()
         self._path: str | None = None
-        self._pictures, self._subs = NO_TIMES, OFF
+        self._pictures, self._subs, self._reread = NO_TIMES, OFF, False
         self._requested: Sequence[int] = ()
         self._closed = False
         self._reader: VideoReader | None = None
 
-    def open(self, path: str, pictures: PictureTimes = NO_TIMES, subs: str = OFF) -> None:
+    def open(self, path: str, pictures: PictureTimes = NO_TIMES, subs: str = OFF, *, reread: bool = False) -> None:
         """Open this video, instead of the previous one, even if the path is the same.
 
-        `pictures` are the times of its pictures, where it is a folder; `subs` chooses its subtitles.
+        `pictures` are the times of its pictures, where it is a folder; `subs` chooses its subtitles. `reread` says that
+        the screen has this video and needs its subtitles only.
         """
         with self._changed:
-            self._path, self._pictures, self._subs, self._requested = path, pictures, subs, ()
+            self._path, self._pictures, self._subs, self._reread, self._requested = path, pictures, subs, reread, ()
             self._changed.notify()
             if self._reader is not None:
                 self._reader.abandon()
@@ -65,36 +66,37 @@ class ThumbnailLoader:
                     while not (self._closed or self._path or (self._requested and self._reader)):
                         self._changed.wait()
                     path, pictures, subs, self._path = self._path, self._pictures, self._subs, None
+                    reread = self._reread
                 if self._closed:
                     return
                 if path is not None:
-                    self._open(path, pictures, subs)
+                    self._open(path, pictures, subs, reread)
                 else:
                     self._decode()
         finally:
             self._close_reader()
 
-    def _open(self, path: str, pictures: PictureTimes, subs: str) -> None:
+    def _open(self, path: str, pictures: PictureTimes, subs: str, reread: bool) -> None:
         self._close_reader()
         try:
             reader = open_video(path, isolated=self._isolated, pictures=pictures, subs=subs)
         except VidqaError as error:
-            self._fail(error)
+            self._fail(error, reread)
             return
         except Exception as error:
             traceback.print_exc()
-            self._fail(VideoError(f"The video cannot be opened: {type(error).__name__}: {error}."))
+            self._fail(VideoError(f"The video cannot be opened: {type(error).__name__}: {error}."), reread)
             return
         with self._changed:
             self._reader = reader
-        self._post(VideoOpened(reader.info))
+        self._post(VideoOpened(reader.info, reread))
 
-    def _fail(self, error: VidqaError) -> None:
+    def _fail(self, error: VidqaError, reread: bool) -> None:
         """Post the error, unless another video was requested meanwhile."""
         with self._changed:
             stale = self._closed or self._path is not None
         if not stale:
-            self._post(VideoFailed(error))
+            self._post(VideoFailed(error, reread))
 
     def _decode(self) -> None:
         """Decode the next batch of requested frames."""

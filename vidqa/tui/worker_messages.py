@@ -19,20 +19,23 @@ from vidqa.types import Answer, Request, VideoInfo
 class SessionJob:
     """A request to answer for `exchange`; without an exchange, only the model is loaded for it.
 
+    With `search` the video is searched for the request's question instead.
+
     `save` is called with the answer, in the worker's thread, before the screen gets it.
     """
 
     request: Request
     config: EngineConfig
     exchange: Exchange | None = None
+    search: bool = False
     save: Callable[[Answer], None] | None = None
     streamed: StreamingText = field(default_factory=StreamingText)
     stopped: threading.Event = field(default_factory=threading.Event)
 
     @property
     def only_load(self) -> bool:
-        """Whether there is no question to answer."""
-        return self.exchange is None
+        """Whether there is no question to answer and nothing to find."""
+        return self.exchange is None and not self.search
 
 
 class Replaceable(Message):
@@ -104,16 +107,18 @@ class PlanForecast(Message):
 
 @dataclass
 class VideoOpened(Message):
-    """A video was opened."""
+    """A video was opened; `reread` if it was open before, and other subtitles were chosen for it."""
 
     video: VideoInfo
+    reread: bool = False
 
 
 @dataclass
 class VideoFailed(Message):
-    """A video could not be opened."""
+    """A video could not be opened; `reread` as in `VideoOpened`."""
 
     error: VidqaError
+    reread: bool = False
 
 
 @dataclass

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import stat
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -14,7 +15,8 @@ def write_whole(path: Path, text: str) -> None:
     """
     target = Path(os.path.realpath(path))
     target.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(target, [text.encode()], target.with_name(f"{target.name}.{os.getpid()}.tmp"))
+    writer = f"{os.getpid()}-{threading.get_ident()}"  # of two threads, neither may replace the other's half file
+    replace_file(target, [text.encode()], target.with_name(f"{target.name}.{writer}.tmp"))
     sync_folder(target.parent)
 
 

@@ -58,20 +58,20 @@ class _Weights:
 
 
 def sample_by_change(
-    info: VideoInfo, even: tuple[int, ...], signal: ChangeSignal, *, always: bool
+    info: VideoInfo, even: tuple[int, ...], signal: ChangeSignal, *, always: bool, close: float = CLOSE_SECONDS
 ) -> tuple[tuple[int, ...], Sampling]:
     """Return as many indices as the `even` ones between their first and last, ascending, and why they were chosen.
 
-    The even ones are kept where nothing changes, where they are all frames, and, unless `always`, where they are close
-    together or the change is even too.
+    The even ones are kept where nothing changes, where they are all frames, and, unless `always`, where they are at
+    most `close` seconds apart or the change is even too.
     """
     times = _FrameTimes(info.pts_seconds, info.start_seconds - info.lead_seconds, info.fps)
-    return _sampled(times, even, signal, always)
+    return _sampled(times, even, signal, always, close)
 
 
 @lru_cache(maxsize=16)  # a session plans again with every key
 def _sampled(
-    frames: _FrameTimes, even: tuple[int, ...], signal: ChangeSignal, always: bool
+    frames: _FrameTimes, even: tuple[int, ...], signal: ChangeSignal, always: bool, close: float
 ) -> tuple[tuple[int, ...], Sampling]:
     first, last, count = even[0], even[-1], len(even)
     if count <= _FRAMES_PER_SLICE or last - first + 1 <= count:
@@ -83,7 +83,7 @@ def _sampled(
     busy, intervals = busy_intervals(times, weights.values, count - 1), count - 1
     distance = (times[-1] - times[0]) / intervals
     spread = f"the change lies in about {busy:.0f} of the {intervals} intervals of {distance:.1f} s between even frames"
-    if not always and distance <= CLOSE_SECONDS:
+    if not always and distance <= close:
         return even, Sampling("uniform", f"even frames are {distance:.1f} s apart and miss little")
     missed = None if always else _missed_scene(signal, frames, even)
     if missed is not None:

@@ -102,9 +102,10 @@ def _read(path: Path) -> tuple[ChangeSignal, float] | None:
         seconds, change, cuts = (_numbers(values[name]) for name in ("seconds", "change", "cuts"))
         (limit,) = _numbers([values["limit_s"]])
         complete = values["complete"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError):
         return None
     usual = len(seconds) == len(change) and list(seconds) == sorted(seconds) and isinstance(complete, bool)
+    usual = usual and max(change, default=0.0) <= 1 and (bool(seconds) or not complete)
     return (ChangeSignal(seconds, change, cuts, complete), limit) if usual else None
 
 

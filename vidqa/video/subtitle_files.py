@@ -4,7 +4,7 @@ import codecs
 import os
 import stat
 from collections.abc import Iterator
-from itertools import islice
+from itertools import islice, takewhile
 from pathlib import Path
 
 from vidqa.errors import VideoError, VideoNotFound, VideoUnreadable
@@ -17,6 +17,9 @@ CHOICES = (AUTO, EMBEDDED, OFF)  # anything else is the path of a file
 SUFFIXES = (".srt", ".vtt", ".ass", ".ssa")
 MAX_FILE_BYTES = 8 * 2**20
 _MAX_LISTED = 2_000  # names of a folder that are searched for languages: captioning opens every clip of large folders
+# In the first line with times of vidqa's captions as SubRip, where players ignore it, and in WebVTT's header.
+CAPTION_MARK = "captions by vidqa"
+_START_BYTES = 512  # of a file, in which the mark is
 _REMEDY = "Give a .srt, .vtt or .ass file with --subs, or use --subs off."
 # UTF-32 first: its mark begins like UTF-16's.
 _MARKS = (
@@ -29,16 +32,36 @@ def find_sidecar(video: str) -> str | None:
     """Return the subtitle file beside a video file: `NAME.srt`, else `NAME.LANGUAGE.srt`; None if there is none.
 
     Of several languages the system's is taken, then English, then the first by name. Languages are found in folders of
-    up to 2,000 files.
+    up to 2,000 files. Captions that vidqa wrote are no subtitles.
     """
-    stem = os.path.splitext(video)[0]
-    if not os.path.isfile(video):
-        return None
-    plain = (stem + suffix for suffix in SUFFIXES)
-    return next((path for path in plain if os.path.isfile(path)), None) or _in_any_language(stem)
+    return next((path for path in _beside(video) if not has_own_captions(path)), None)
 
 
-def _in_any_language(stem: str) -> str | None:
+def own_captions(video: str) -> list[str]:
+    """Return the files with vidqa's captions beside a video that `find_sidecar` passed over."""
+    return list(takewhile(has_own_captions, _beside(video)))
+
+
+def has_own_captions(path: str) -> bool:
+    """Return whether vidqa wrote the captions in a file; False if it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            lines = decoded(file.read(_START_BYTES))[0].lstrip("\ufeff").splitlines()
+    except OSError:
+        return False
+    marked = next((line for line in lines if line.startswith("WEBVTT") or "-->" in line), "")
+    return marked.rstrip().endswith(CAPTION_MARK)
+
+
+def _beside(video: str) -> Iterator[str]:
+    """Yield the subtitle files beside a video file, the preferred first."""
+    if os.path.isfile(video):
+        stem = os.path.splitext(video)[0]
+        yield from (path for suffix in SUFFIXES if os.path.isfile(path := stem + suffix))
+        yield from _in_any_language(stem)
+
+
+def _in_any_language(stem: str) -> Iterator[str]:
     folder, name = os.path.split(stem)
     system = (os.environ.get("LC_ALL") or os.environ.get("LANG") or "")[:2]
     found: list[tuple[int, str]] = []
@@ -46,15 +69,15 @@ def _in_any_language(stem: str) -> str | None:
         with os.scandir(folder or ".") as entries:
             names = [entry.name for entry in islice(entries, _MAX_LISTED + 1)]
     except OSError:
-        return None
+        return
     if len(names) > _MAX_LISTED:
-        return None
+        return
     for one in names:
         if one.startswith(f"{name}.") and one.endswith(SUFFIXES) and (language := language_of(one)):
             order = [system, "en"].index(language[:2]) if language[:2] in (system, "en") else 2
             found.append((order, one))
     paths = (os.path.join(folder, one) for _, one in sorted(found))
-    return next((path for path in paths if os.path.isfile(path)), None)
+    yield from (path for path in paths if os.path.isfile(path))
 
 
 def language_of(name: str) -> str:

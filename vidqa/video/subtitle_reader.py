@@ -17,7 +17,15 @@ from vidqa.utils.cues import Subtitles
 from vidqa.utils.safe_text import safe_line
 from vidqa.utils.units import format_timestamp
 from vidqa.video.container import UNREADABLE, as_video_errors, discard_other_streams, open_container
-from vidqa.video.subtitle_files import AUTO, CHOICES, OFF, find_sidecar, language_of, read_subtitle_file
+from vidqa.video.subtitle_files import (
+    AUTO,
+    CHOICES,
+    OFF,
+    find_sidecar,
+    language_of,
+    own_captions,
+    read_subtitle_file,
+)
 from vidqa.video.subtitle_text import ShownLines, event_lines, joined_cues
 
 _TEXT_CODECS = frozenset(("mov_text", "subrip", "srt", "ass", "ssa", "webvtt", "text"))
@@ -41,6 +49,8 @@ def with_subtitles(info: VideoInfo, path: str, subs: str, container: Any = None)
     if subs not in CHOICES:
         found, notes = read_sidecar(subs)
         return replace(info, subtitles=found, notes=(*info.notes, *notes))
+    if subs == AUTO and container is not None:
+        info = replace(info, notes=(*info.notes, *map(_own_captions_note, own_captions(path))))
     if subs == AUTO and container is not None and (sidecar := find_sidecar(path)) is not None:
         try:
             found, notes = read_sidecar(sidecar)
@@ -48,6 +58,11 @@ def with_subtitles(info: VideoInfo, path: str, subs: str, container: Any = None)
         except VideoError as error:
             info = replace(info, notes=(*info.notes, error.what))
     return info if container is None else _with_stream(info, path, container)
+
+
+def _own_captions_note(path: str) -> str:
+    name = safe_line(Path(path).name)
+    return f"{name} has captions that vidqa wrote and is not read as subtitles; --subs {name} reads it"
 
 
 def read_sidecar(path: str) -> tuple[Subtitles, tuple[str, ...]]:

@@ -1,6 +1,6 @@
-"""Two general dialogs: a list to choose from, and a text to read."""
+"""Three general dialogs: a list to choose from, a line to write, and a text to read."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 from textual.app import ComposeResult
@@ -8,7 +8,7 @@ from textual.binding import BindingType
 from textual.containers import Vertical, VerticalScroll
 from textual.content import Content
 from textual.screen import ModalScreen
-from textual.widgets import OptionList, Static
+from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
 from vidqa.tui.bindings import bindings_for
@@ -37,6 +37,39 @@ class SelectDialog(ModalScreen[int | None]):
     def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
         """Return the chosen line."""
         self.dismiss(event.option_index)
+
+
+class LineDialog(ModalScreen[str | None]):
+    """Returns a line of text, or None. `check` returns why a text cannot be used, else an empty text."""
+
+    BINDINGS: ClassVar[list[BindingType]] = bindings_for("line")
+    AUTO_FOCUS = "#line"
+    help_title = "A line of text"
+    help_text = "Write a text and press Enter; Escape closes without one."
+
+    def __init__(self, title: str, example: str, text: str, check: Callable[[str], str]) -> None:
+        super().__init__()
+        self._title, self._example, self._first, self._check = title, example, text, check
+
+    def compose(self) -> ComposeResult:
+        """Yield title, line, error and keys."""
+        with Vertical(classes="dialog"):
+            yield Static(safe_line(self._title), classes="title", markup=False)
+            yield Input(self._first, placeholder=self._example, id="line")
+            yield Static("", id="line-error", markup=False)
+            yield Static("Enter go on · Esc back", classes="keys", markup=False)
+
+    def on_input_changed(self, event: Input.Changed) -> None:
+        """Remove the error."""
+        self.query_one("#line-error", Static).update("")
+
+    def on_input_submitted(self, event: Input.Submitted) -> None:
+        """Return the text, or show why it cannot be used."""
+        text = event.value.strip()
+        if error := self._check(text):
+            self.query_one("#line-error", Static).update(safe_line(error))
+        else:
+            self.dismiss(text)
 
 
 class TextViewer(ModalScreen[None]):

@@ -25,6 +25,7 @@ from vidqa.tui.screens.history_browser import HistoryBrowser
 from vidqa.tui.screens.model_chooser import ModelChooser, ModelRow, list_models
 from vidqa.tui.screens.open_video import OpenVideoScreen
 from vidqa.tui.stdio_redirect import LOG_NAME, read_log
+from vidqa.tui.widgets.conversation_entry import ConversationEntry
 from vidqa.tui.widgets.memory_panel import MemoryPanel
 from vidqa.tui.widgets.plan_option import PlanOption
 from vidqa.tui.widgets.question_input import QuestionInput
@@ -65,13 +66,28 @@ class MainActions(Screen[None]):
         status.set_class(bool(text), "-busy")
         status.update(safe_line(text))
 
+    def running_entry(self) -> ConversationEntry | None:
+        """Return the entry of the conversation that shows the progress."""
+        return self._turn if self.controller.answering else None
+
+    def prompt_title(self) -> str:
+        """Return the title of the prompt."""
+        return "Edit the last question (Esc cancels)" if self.editing else "Question"
+
+    def show_prompt_title(self) -> None:
+        """Show what the prompt is for."""
+        self.query_one(QuestionInput).border_title = self.prompt_title()
+
     def hint(self) -> str:
         """Return what to do next, shown while there is no question."""
         if self.controller.model is None:
             return "First choose a model: press F2."
         if self.controller.video is None:
             return "Open a video: press ctrl+o, or drop a file on the prompt below.\nThen ask about it in plain words."
-        return "Ask about this video in the prompt below and press Enter.\nF1 explains the focused part."
+        return (
+            "Ask about this video in the prompt below and press Enter.\n"
+            "F12 finds a moment. F1 explains the focused part."
+        )
 
     # Video and frames
 
@@ -209,8 +225,8 @@ class MainActions(Screen[None]):
         """Stop the answer; without one, cancel an edit or focus the prompt."""
         if self.controller.answering and not self._stopping:
             self._stopping = True
-            if self._turn is not None:
-                self._turn.set_status("stopping…")
+            if (entry := self.running_entry()) is not None:
+                entry.set_status("stopping…")
             self.call_after_refresh(self.controller.session_worker.stop)  # draw "stopping…" before a quick end
         elif self.editing:
             self._end_edit()
@@ -233,13 +249,13 @@ class MainActions(Screen[None]):
         prompt = self.query_one(QuestionInput)
         prompt.text = last.question
         prompt.move_cursor(prompt.document.end)
-        prompt.border_title = "Edit the last question (Esc cancels)"
         self.editing = True
+        self.show_prompt_title()
         prompt.focus()
 
     def _end_edit(self) -> None:
         self.editing = False
-        self.query_one(QuestionInput).border_title = "Question"
+        self.show_prompt_title()
 
     # The conversation
 

@@ -11,14 +11,14 @@ from textual.content import Content
 from textual.widgets import Footer, Static
 
 from vidqa.errors import Interrupted, VidqaError
-from vidqa.events import Answered, Degraded, Event, Noted, OutOfDomain, Planned, StageStarted
+from vidqa.events import Answered, Degraded, Event, Found, Noted, OutOfDomain, Planned, StageStarted
 from vidqa.history.records import plan_figures, usage_figures
 from vidqa.messages import degraded_text, out_of_domain_text
 from vidqa.tui.bindings import bindings_for
 from vidqa.tui.controller import Controller
 from vidqa.tui.progress_text import ProgressText, usage_line
 from vidqa.tui.screens.frame_viewer import FrameViewer
-from vidqa.tui.screens.main_actions import MainActions
+from vidqa.tui.screens.search_actions import SearchActions
 from vidqa.tui.widgets.memory_panel import MemoryPanel, Sample
 from vidqa.tui.widgets.plan_option import PlanOption
 from vidqa.tui.widgets.plan_panel import PlanPanel
@@ -40,7 +40,7 @@ from vidqa.tui.worker_messages import (
     VideoFailed,
     VideoOpened,
 )
-from vidqa.types import Plan
+from vidqa.types import Plan, VideoInfo
 from vidqa.utils.safe_text import safe_text
 
 _TEXT_SECONDS = 0.05  # text that comes within this time is drawn together
@@ -49,7 +49,7 @@ _IDLE_RATIO = 3  # wait this many times as long as drawing the text took, so tha
 _STATUS_SECONDS = 0.1
 
 
-class MainScreen(MainActions):
+class MainScreen(SearchActions):
     """All of the session on one screen; parts are hidden on small terminals."""
 
     BINDINGS: ClassVar[list[BindingType]] = bindings_for("app")
@@ -92,11 +92,14 @@ class MainScreen(MainActions):
     # The video
 
     async def on_video_opened(self, message: VideoOpened) -> None:
-        """Show the video with an empty conversation, and plan for it."""
+        """Show the video with an empty conversation, and plan for it; of a video that is open, use the subtitles."""
+        if message.reread:
+            self._use_subtitles(message.video)
+            return
         self.controller.set_video(message.video)
         timeline = self.query_one(Timeline)
         timeline.duration, timeline.cursor, timeline.timestamps = message.video.duration_seconds, 0.0, ()
-        timeline.start = timeline.end = timeline.signal = None
+        timeline.signal = None
         self.query_one(TitleBar).video = message.video
         self.query_one(QuestionInput).placeholder = "Ask about the video, then press Enter"
         await self.begin_conversation()
@@ -106,9 +109,20 @@ class MainScreen(MainActions):
         self.controller.plan()
 
     def on_video_failed(self, message: VideoFailed) -> None:
-        """Notify; the current video stays open."""
+        """Notify; the current video stays open, with the subtitles that it had."""
         self.show_status("")
-        self.notify_error(message.error, "This video cannot be opened")
+        self.notify_error(
+            message.error, "These subtitles are not used" if message.reread else "This video cannot be opened"
+        )
+        if message.reread and self.controller.overrides.subs != self.previous_subs:
+            self.controller.reread_subtitles(self.previous_subs)
+
+    def _use_subtitles(self, video: VideoInfo) -> None:
+        if self.controller.video is not None and self.controller.video.path == video.path:
+            self.controller.video = video
+            for note in video.notes:
+                self.notify(safe_text(note), title="Video", markup=False)
+            self.controller.plan()
 
     def on_frame_decoded(self, message: FrameDecoded) -> None:
         """Show a frame in the strip, and in the viewer if it is open."""
@@ -119,12 +133,6 @@ class MainScreen(MainActions):
     def on_thumbnail_strip_requested(self, message: ThumbnailStrip.Requested) -> None:
         """Have frames decoded."""
         self.controller.thumbnail_loader.request(message.indices)
-
-    def on_timeline_range_chosen(self, message: Timeline.RangeChosen) -> None:
-        """Use another part of the video."""
-        timeline = self.query_one(Timeline)
-        timeline.start, timeline.end = message.start, message.end
-        self.controller.override(start_seconds=message.start, end_seconds=message.end)
 
     def on_transcript_timestamp_chosen(self, message: Transcript.TimestampChosen) -> None:
         """Move the cursor to a time in an answer."""
@@ -141,7 +149,7 @@ class MainScreen(MainActions):
             self.notify_error(message.error, "There is no plan")
             return
         forecast, panel = message.forecast, self.query_one(MemoryPanel)
-        self.query_one(PlanPanel).show(forecast, self.controller.overrides)
+        self.query_one(PlanPanel).show(forecast, self.controller.overrides, self.controller.moment)
         panel.show_device(forecast.task.device)
         if (plan := forecast.plan) is not None:
             self._show_plan(plan)
@@ -156,7 +164,10 @@ class MainScreen(MainActions):
 
     def on_plan_option_changed(self, message: PlanOption.Changed) -> None:
         """Plan with another value."""
-        self.controller.override(**{message.field: message.value})
+        if message.field == "subs":
+            self.choose_subtitles(message.value)
+        else:
+            self.controller.override(**{message.field: message.value})
 
     def on_memory_measured(self, message: MemoryMeasured) -> None:
         """Show a sample of a running phase."""
@@ -220,13 +231,15 @@ class MainScreen(MainActions):
             case Noted(text):
                 self._add_note(text)
             case OutOfDomain(knows, advice):
-                if self._turn is not None:
-                    self._turn.add_warning(out_of_domain_text(knows, advice), out_of_domain_text(knows))
+                if (entry := self.running_entry()) is not None:
+                    entry.add_warning(out_of_domain_text(knows, advice), out_of_domain_text(knows))
             case Degraded(phase, step, plan):
                 text = degraded_text(phase, step, plan)
                 self.query_one(MemoryPanel).add_warning(text)
                 self.query_one(MemoryPanel).show_plan(plan.predicted_peak_bytes, plan.tensor_bytes)
                 self._add_note(text)
+            case Found():
+                self.show_found(job, event)
             case Answered(answer):
                 await self._draw_text(job)
                 usage = usage_line(answer.finish_reason, plan_figures(answer.plan), usage_figures(answer))
@@ -234,8 +247,8 @@ class MainScreen(MainActions):
                     await self._turn.finish(answer.text.strip(), Content.styled(usage, "$foreground-muted"))
 
     def _add_note(self, text: str) -> None:
-        if self._turn is not None:
-            self._turn.add_note(text)
+        if (entry := self.running_entry()) is not None:
+            entry.add_note(text)
         else:
             self.notify(safe_text(text), markup=False)
 
@@ -249,14 +262,14 @@ class MainScreen(MainActions):
             self.set_timer(_STATUS_SECONDS, self._show_progress)
 
     def _show_progress(self) -> None:
-        """Show the progress below the question, or above the prompt while only the model is loaded."""
+        """Show the progress below the question or search, or above the prompt while only the model is loaded."""
         self._status_pending = False
         if not self.controller.session_worker.busy:
             return
-        if self._turn is None or not self.controller.answering:
+        if (entry := self.running_entry()) is None:
             self.show_status(self._progress.text())
         elif not self._stopping:
-            self._turn.set_status(self._progress.text())
+            entry.set_status(self._progress.text())
 
     def on_text_waiting(self, message: TextWaiting) -> None:
         """Draw the text soon, with what comes until then."""
@@ -279,7 +292,9 @@ class MainScreen(MainActions):
         job, error = message.job, message.error
         await self._draw_text(job)
         self.show_status("")
-        if not job.only_load:
+        if job.search:
+            self.end_search(job, error)
+        elif not job.only_load:
             await self._end_question(job, error)
         elif error is not None and not isinstance(error, Interrupted):
             self.notify_error(error, "The model was not loaded")

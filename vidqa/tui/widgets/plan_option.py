@@ -10,7 +10,7 @@ from textual.message import Message
 from textual.widget import Widget
 
 from vidqa.tui.bindings import bindings_for
-from vidqa.tui.plan_overrides import format_option
+from vidqa.tui.plan_overrides import SETTING_OPTIONS, format_option
 
 _LABELS = {"kv": "KV cache", "vram_bytes": "budget", "max_wait_seconds": "wait"}
 
@@ -22,7 +22,8 @@ class PlanOption(Widget, can_focus=True):
     help_title = "Plan"
     help_text = (
         "What the next question runs with. Left and Right change the focused line; Backspace lets the planner choose "
-        "it again. The planner fits the other lines to what you set: more frames are smaller, larger frames are fewer."
+        "it again; of sample, prune, focus and subs it takes the setting. The planner fits the other lines to what you "
+        "set: more frames are smaller, larger frames are fewer. The last lines say why an option does nothing."
     )
 
     @dataclass
@@ -51,11 +52,15 @@ class PlanOption(Widget, can_focus=True):
         if self._value is not None:
             shown = (format_option(self._field, self._value), "bold $text")
         elif self._planned is not None:
-            shown = (f"{format_option(self._field, self._planned)} (auto)", "$text")
+            mark = "" if self._field in SETTING_OPTIONS else " (auto)"
+            shown = (f"{format_option(self._field, self._planned)}{mark}", "$text")
         else:
             shown = ("auto", "$foreground-muted")
         left, right = ("‹ ", " ›") if self.has_focus else ("  ", "  ")
-        return Content.assemble((f"{label:<9}", "$foreground-muted"), (left, "$accent"), shown, (right, "$accent"))
+        width = 7 if self._field in SETTING_OPTIONS else 9  # settings stand in two columns
+        return Content.assemble(
+            (f"{label:<{width}}", "$foreground-muted"), (left, "$accent"), shown, (right, "$accent")
+        )
 
     def action_step(self, step: int) -> None:
         """Choose the next (1) or previous (-1) value, counted from the planner's if none is chosen."""

@@ -5,13 +5,15 @@ from math import inf
 from typing import Any
 
 from textual.app import ComposeResult
-from textual.containers import Vertical
+from textual.containers import Grid, Vertical
 from textual.content import Content
 from textual.widgets import Static
 
 from vidqa.messages import visual_tokens_text
+from vidqa.planner.explain_options import explain_options
 from vidqa.planner.planner import Forecast
-from vidqa.tui.plan_overrides import PLAN_OPTIONS, PlanOverrides, option_choices
+from vidqa.tui.found_moments import format_range
+from vidqa.tui.plan_overrides import PLAN_OPTIONS, SETTING_OPTIONS, PlanOverrides, option_choices
 from vidqa.tui.widgets.budget_bar import BudgetBar
 from vidqa.tui.widgets.plan_option import PlanOption, option_id
 from vidqa.types import Plan
@@ -28,23 +30,32 @@ class PlanPanel(Vertical):
         """Yield summary, bar, options and limits."""
         yield Static("open a video to see its plan", id="plan-summary", markup=False)
         yield BudgetBar(id="plan-bar")
-        for field, tooltip in PLAN_OPTIONS.items():
-            yield PlanOption(field, tooltip)
+        options = {field: PlanOption(field, tooltip) for field, tooltip in PLAN_OPTIONS.items()}
+        yield from (option for field, option in options.items() if field not in SETTING_OPTIONS)
+        with Grid(id="plan-settings"):
+            yield from (options[field] for field in SETTING_OPTIONS)
         yield Static("", id="plan-limits", markup=False)
 
-    def show(self, forecast: Forecast, overrides: PlanOverrides) -> None:
-        """Show a forecast and what was overridden for it."""
+    def show(self, forecast: Forecast, overrides: PlanOverrides, moment: int | None = None) -> None:
+        """Show a forecast, what was overridden for it, and the index of the moment that it is for."""
         plan = forecast.plan
         self.set_class(plan is None, "-refused")
-        self.query_one("#plan-summary", Static).update(_refusal(forecast) if plan is None else _summary(plan))
+        self.query_one("#plan-summary", Static).update(
+            _refusal(forecast) if plan is None else _summary(forecast, plan, moment)
+        )
         self.query_one(BudgetBar).show(plan or forecast.wanted, forecast.task.device)
         choices, planned = option_choices(forecast.task), _planned_values(forecast)
         for field in PLAN_OPTIONS:
             option = self.query_one(f"#{option_id(field)}", PlanOption)
             option.set(getattr(overrides, field), planned.get(field), choices[field])
         limits = self.query_one("#plan-limits", Static)
-        limits.update(safe_text("\n".join(f"· {limit}" for limit in plan.limits) if plan else ""))
-        limits.display = bool(plan and plan.limits)
+        lines = (
+            [*plan.limits, *explain_options(forecast.task, plan, subs_chosen=overrides.subs is not None)]
+            if plan
+            else []
+        )
+        limits.update(safe_text("\n".join(f"· {line}" for line in lines)))
+        limits.display = bool(lines)
 
 
 def _planned_values(forecast: Forecast) -> Mapping[str, Any]:
@@ -54,6 +65,10 @@ def _planned_values(forecast: Forecast) -> Mapping[str, Any]:
         "quality": config.quality,
         "max_wait_seconds": forecast.task.max_wait_seconds or inf,
         "vram_bytes": forecast.task.budget_bytes,
+        "prune": config.prune,
+        "sample": forecast.task.request.sample,
+        "focus": forecast.task.request.focus,
+        "subs": forecast.task.request.subs,
     }
     if plan is not None:
         run_config = plan.run_config
@@ -66,14 +81,25 @@ def _planned_values(forecast: Forecast) -> Mapping[str, Any]:
     return values
 
 
-def _summary(plan: Plan) -> Content:
+def _summary(forecast: Forecast, plan: Plan, moment: int | None) -> Content:
     run_config, text = plan.run_config, plan.prompt_tokens - plan.visual_tokens
     return Content.assemble(
         (f"{run_config.frames} frames of {run_config.width}×{run_config.height}", "bold"),
+        _range(forecast, moment),
         f"\n{visual_tokens_text(plan)} + {text:,} text tokens",
         f"\nfirst word in {format_span(plan.seconds.first_token_seconds)}, "
         f"the end in {format_span(plan.seconds.total_seconds)}",
     )
+
+
+def _range(forecast: Forecast, moment: int | None) -> str:
+    """Return the part of the video that the plan is for; empty for the whole video."""
+    request, duration = forecast.task.request, forecast.task.video.duration_seconds
+    if request.start_seconds is None and request.end_seconds is None:
+        return ""
+    end = duration if request.end_seconds is None else request.end_seconds
+    name = "" if moment is None else f" (moment {moment + 1})"
+    return f"\nonly {format_range(request.start_seconds or 0.0, end)}{name}"
 
 
 def _refusal(forecast: Forecast) -> Content:

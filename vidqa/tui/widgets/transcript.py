@@ -11,11 +11,13 @@ from textual.widgets import Markdown, Static
 
 from vidqa.tui.bindings import bindings_for
 from vidqa.tui.widgets.answer_text import linked_seconds
+from vidqa.tui.widgets.conversation_entry import ConversationEntry
+from vidqa.tui.widgets.search_view import SearchView
 from vidqa.tui.widgets.turn_view import TurnView
 
 
 class Transcript(VerticalScroll, can_focus=True):
-    """Holds a TurnView for each question."""
+    """Holds a TurnView for each question and a SearchView for each search."""
 
     BINDINGS: ClassVar[list[BindingType]] = bindings_for("transcript")
     help_title = "Conversation"
@@ -45,8 +47,8 @@ class Transcript(VerticalScroll, can_focus=True):
 
     def on_resize(self, event: Resize) -> None:
         """Unfold everything: the heights that were kept are wrong at another width."""
-        for turn in self.turns():
-            turn.unfold()
+        for entry in self.entries():
+            entry.unfold()
 
     def _fold_later(self) -> None:
         if not self._fold_pending:
@@ -58,12 +60,16 @@ class Transcript(VerticalScroll, can_focus=True):
         self._fold_unseen(only_unfold=False)
 
     def _fold_unseen(self, *, only_unfold: bool) -> None:
-        """Fold what is more than a screen away from the view, in turns that are laid out at the current width."""
+        """Fold what is more than a screen away from the view, in entries that are laid out at the current width."""
         top, height, width = -self.scroll_y, self.outer_size.height, self.scrollable_content_region.width
-        for turn in self.turns():
-            only = only_unfold or turn.outer_size.width != width
-            turn.fold_outside(-height - top, 2 * height - top, only_unfold=only)
-            top += turn.outer_size.height + turn.styles.margin.bottom
+        for entry in self.entries():
+            only = only_unfold or entry.outer_size.width != width
+            entry.fold_outside(-height - top, 2 * height - top, only_unfold=only)
+            top += entry.outer_size.height + entry.styles.margin.bottom
+
+    def entries(self) -> list[ConversationEntry]:
+        """Return all turns and searches, oldest first."""
+        return [child for child in self.children if isinstance(child, ConversationEntry)]
 
     def turns(self) -> list[TurnView]:
         """Return all turns, oldest first."""
@@ -72,10 +78,19 @@ class Transcript(VerticalScroll, can_focus=True):
     async def add_turn(self, question: str) -> TurnView:
         """Add a question at the end."""
         turn = TurnView(question)
-        await self.query(".hint").remove()
-        await self.mount(turn)
-        self.anchor()
+        await self._add(turn)
         return turn
+
+    async def add_search(self, text: str) -> SearchView:
+        """Add a search at the end."""
+        search = SearchView(text)
+        await self._add(search)
+        return search
+
+    async def _add(self, entry: ConversationEntry) -> None:
+        await self.query(".hint").remove()
+        await self.mount(entry)
+        self.anchor()
 
     async def remove_last(self) -> None:
         """Remove the last turn."""

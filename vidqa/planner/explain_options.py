@@ -1,0 +1,32 @@
+"""Explanations of the options that a session offers, beside a plan's limits: what one does, or why it does nothing."""
+
+from collections.abc import Iterator
+
+from vidqa.planner.candidate_frames import why_even
+from vidqa.planner.explain import subtitle_note
+from vidqa.planner.problem import PlanningProblem
+from vidqa.planner.search import search_space
+from vidqa.types import Plan
+from vidqa.video.change_sampling import describe_sampling
+
+_WHERE = {"auto": "in the video or beside it", "embedded": "in the video"}
+
+
+def explain_options(problem: PlanningProblem, plan: Plan, *, subs_chosen: bool) -> Iterator[str]:
+    """Yield what `sample`, `focus`, `prune` and `subs` do in a plan, where its limits do not say it; else nothing.
+
+    Missing subtitles are named if the user chose some in the session (`subs_chosen`): else an answer's note does.
+    """
+    request, sampling, prune = problem.request, plan.sampling, problem.config.prune
+    if request.sample != "uniform" and problem.signal is None:
+        yield "even frames: the video is not scanned yet"
+    elif sampling is not None and sampling.kind == "uniform":
+        yield describe_sampling(sampling, plan.run_config.frames)
+    if request.focus == "auto" and not any(limit.startswith("focus:") for limit in plan.limits):
+        yield why_even(problem, search_space(problem), plan.run_config)
+    if isinstance(prune, int | float) and plan.visual_tokens >= plan.video_tokens:
+        yield f"prune: no visual token is dropped at the share {prune:g}"
+    if plan.subtitles is not None:
+        yield from subtitle_note(plan)
+    elif subs_chosen and request.subs != "off" and problem.video.subtitles is None:
+        yield f"subtitles: there are none {_WHERE.get(request.subs, 'in the file')}"
