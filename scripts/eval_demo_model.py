@@ -100,23 +100,26 @@ def compare(clips: int, seed: int, questions: int, precisions: str, pictures: Pa
         copies = Copies(setups, Path(folder))
         for index in range(clips):
             spec, turns = draw_case(index, seed, questions, RECIPES["qwen3_vl"])
-            kept = (pictures or Path(folder)) / f"{seed}-{index}.npy"
-            copies.ask(seen(session, spec, kept), turns)
+            kept = (pictures or Path(folder)) / f"{seed}-{index}.npz"
+            copies.ask(*seen(session, spec, kept), turns)
             if pictures is None:
                 kept.unlink()
     return copies
 
 
-def seen(session: Session, spec: ClipSpec, kept: Path) -> "np.ndarray":
-    """Return the frames (n, height, width, 3) that the model gets of a clip, read from a written file."""
+def seen(session: Session, spec: ClipSpec, kept: Path) -> "tuple[np.ndarray, list[float]]":
+    """Return the frames (n, height, width, 3) that the model gets of a clip, read from a written file, and their times.
+
+    They are kept in the file `kept`, and taken from it if it is there.
+    """
     if not kept.exists():
         clip = kept.with_suffix(".mp4")
         write_clip(spec, clip)
-        _, pictures = session.see(Request(video=str(clip), question="?", frames=spec.asked_frames, max_tokens=64))
+        plan, pictures = session.see(Request(video=str(clip), question="?", frames=spec.asked_frames, max_tokens=64))
         clip.unlink()
-        np.save(kept, np.stack(pictures))
-    kept_pictures: np.ndarray = np.load(kept)
-    return kept_pictures
+        np.savez(kept, pictures=np.stack(pictures), seconds=plan.timestamps_seconds)
+    with np.load(kept) as stored:
+        return stored["pictures"], stored["seconds"].tolist()
 
 
 def answer_of(session: Session, path: str, question: str, frames: int | None) -> str:
