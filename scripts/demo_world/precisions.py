@@ -85,19 +85,23 @@ class Measured:
         }  # fmt: skip
 
 
-def with_separate_lm_head() -> Any:
-    """The demo model in float32 with an lm_head of its own: the same numbers, but a matrix that can be quantized."""
-    model: Any = AutoModelForImageTextToText.from_pretrained(demo_folder(), dtype=torch.float32)
+def with_separate_lm_head(source: Path | None = None) -> Any:
+    """A demo model in float32 with an untied lm_head: the same numbers, but a matrix that can be quantized.
+
+    `source` is its folder; default: the shipped one.
+    """
+    model: Any = AutoModelForImageTextToText.from_pretrained(source or demo_folder(), dtype=torch.float32)
     model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
     model.config.tie_word_embeddings = model.config.text_config.tie_word_embeddings = False
     return model
 
 
-def write_checkpoint(model: Any, folder: Path, **how: Any) -> Path:
-    """Save a changed demo model with the demo model's tokenizer and processor."""
+def write_checkpoint(model: Any, folder: Path, source: Path | None = None, **how: Any) -> Path:
+    """Save a changed demo model with tokenizer and processor of the demo model in `source`; default: the shipped one."""
     model.save_pretrained(folder, **how)
+    source = source or demo_folder()
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "video_preprocessor_config.json"):
-        (folder / name).write_bytes((demo_folder() / name).read_bytes())
+        (folder / name).write_bytes((source / name).read_bytes())
     return folder
 
 
