@@ -97,7 +97,7 @@ def with_separate_lm_head(source: Path | None = None) -> Any:
 
 
 def write_checkpoint(model: Any, folder: Path, source: Path | None = None, **how: Any) -> Path:
-    """Save a changed demo model with tokenizer and processor of the demo model in `source`; default: the shipped one."""
+    """Save a changed demo model with the tokenizer and processor in `source`; default: the shipped one's."""
     model.save_pretrained(folder, **how)
     source = source or demo_folder()
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "video_preprocessor_config.json"):
