@@ -38,13 +38,13 @@ from demo_world.world import BACKGROUNDS, Shot, draw_scene
 from vidqa import EngineConfig, Request, Session
 from vidqa.engine.domain_check import is_out_of_domain
 from vidqa.errors import VidqaError
-from vidqa.models.families.qwen2_vl.runtime import resize_frame
+from vidqa.models.families.qwen3_vl.runtime import resize_frame
 from vidqa.models.hub import demo_folder
 from vidqa.models.training_domain import TrainingDomain, read_domain
 from vidqa.video.frame_sampling import smart_resize
 
 Pictures = Sequence[np.ndarray]
-RECIPE = RECIPES["qwen2_vl"]
+RECIPE = RECIPES["qwen3_vl"]
 SHARES = {"training renderer": 0.2, "other renderer": 0.2, "moving camera": 0.2, "training batches": 0.3}
 FILES = {"files of seconds": 0.07, "files of minutes": 0.03}
 PATTERNS = (

@@ -135,7 +135,7 @@ def case(kind: str, seed: int, recipe: Recipe) -> tuple[ClipSpec, list[Turn]]:
 
 
 def main() -> int:
-    return compare_clips("prune", __doc__, KINDS, measure, rows_of, BARS, "qwen2_vl")
+    return compare_clips("prune", __doc__, KINDS, measure, rows_of, BARS, "qwen3_vl")
 
 
 if __name__ == "__main__":

@@ -76,7 +76,7 @@ def draw_case(index: int, seed: int, questions: int, recipe: Recipe) -> tuple[Cl
     return spec, turns
 
 
-def evaluate(clips: int, seed: int, model: str, questions: int, family: str = "qwen2_vl") -> Iterator[Result]:
+def evaluate(clips: int, seed: int, model: str, questions: int, family: str = "qwen3_vl") -> Iterator[Result]:
     """Draw clips, write them, and ask a session their questions."""
     recipe = RECIPES[family]
     with tempfile.TemporaryDirectory() as folder, Session(EngineConfig(model=model, isolate_decoder=False)) as session:
@@ -99,24 +99,27 @@ def compare(clips: int, seed: int, questions: int, precisions: str, pictures: Pa
     with tempfile.TemporaryDirectory() as folder, Session(EngineConfig(isolate_decoder=False)) as session:
         copies = Copies(setups, Path(folder))
         for index in range(clips):
-            spec, turns = draw_case(index, seed, questions, RECIPES["qwen2_vl"])
-            kept = (pictures or Path(folder)) / f"{seed}-{index}.npy"
-            copies.ask(seen(session, spec, kept), turns)
+            spec, turns = draw_case(index, seed, questions, RECIPES["qwen3_vl"])
+            kept = (pictures or Path(folder)) / f"{seed}-{index}.npz"
+            copies.ask(*seen(session, spec, kept), turns)
             if pictures is None:
                 kept.unlink()
     return copies
 
 
-def seen(session: Session, spec: ClipSpec, kept: Path) -> "np.ndarray":
-    """Return the frames (n, height, width, 3) that the model gets of a clip, read from a written file."""
+def seen(session: Session, spec: ClipSpec, kept: Path) -> "tuple[np.ndarray, list[float]]":
+    """Return the frames (n, height, width, 3) that the model gets of a clip, read from a written file, and their times.
+
+    They are kept in the file `kept`, and taken from it if it is there.
+    """
     if not kept.exists():
         clip = kept.with_suffix(".mp4")
         write_clip(spec, clip)
-        _, pictures = session.see(Request(video=str(clip), question="?", frames=spec.asked_frames, max_tokens=64))
+        plan, pictures = session.see(Request(video=str(clip), question="?", frames=spec.asked_frames, max_tokens=64))
         clip.unlink()
-        np.save(kept, np.stack(pictures))
-    kept_pictures: np.ndarray = np.load(kept)
-    return kept_pictures
+        np.savez(kept, pictures=np.stack(pictures), seconds=plan.timestamps_seconds)
+    with np.load(kept) as stored:
+        return stored["pictures"], stored["seconds"].tolist()
 
 
 def answer_of(session: Session, path: str, question: str, frames: int | None) -> str:
@@ -150,7 +153,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--questions", type=int, default=4, help="questions per clip, `what happens?` first")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--model", default="demo")
-    parser.add_argument("--family", choices=tuple(RECIPES), default="qwen2_vl", help="of the model")
+    parser.add_argument("--family", choices=tuple(RECIPES), default="qwen3_vl", help="of the model")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--card", type=Path, help="model card whose accuracy section to replace")
     parser.add_argument("--precisions", help="`all` or a list: compare them with fp32 on the same clips")

@@ -38,7 +38,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints and the log")
     parser.add_argument("--export", type=Path, help="folder to write the model to, at every checkpoint")
-    parser.add_argument("--family", choices=tuple(RECIPES), default="qwen2_vl")
+    parser.add_argument("--family", choices=tuple(RECIPES), default="qwen3_vl")
     parser.add_argument("--start", type=Path, help="checkpoint whose weights to begin with, instead of random ones")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--device", default="cpu")

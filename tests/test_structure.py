@@ -16,7 +16,9 @@ ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "vidqa").rglob("*.py"))
 ALL = SOURCES + sorted((ROOT / "scripts").rglob("*.py")) + sorted((ROOT / "tests").rglob("*.py"))
 MOST_TOP_LEVEL_MODULES = 5
-MOST_FILES_OF_A_QUESTION = 86  # that `vidqa ask` enters functions of; four of them are what model families share
+# That `vidqa ask` enters functions of; four of them are what model families share, and one lists the specs of a family
+# that the demo model is not of.
+MOST_FILES_OF_A_QUESTION = 87
 
 
 @cache

@@ -20,7 +20,7 @@ from vidqa.engine.prompt import PromptTokens
 from vidqa.models.chat_template import ChatTemplate
 from vidqa.models.config_validation import Values
 from vidqa.models.families.qwen2_vl import RELEASED, check_config, spec_of
-from vidqa.models.families.qwen2_vl.runtime import hf_config, mrope_sections
+from vidqa.models.families.qwen2_vl.runtime import hf_config
 from vidqa.models.hub import demo_folder
 from vidqa.models.loader import DTYPES, Loaded, weights_bytes
 from vidqa.models.spec import ModelSpec, VisionSpec
@@ -30,6 +30,8 @@ from vidqa.types import Placement
 FULL = {"2b": RELEASED["Qwen/Qwen2-VL-2B-Instruct"], "7b": RELEASED["Qwen/Qwen2-VL-7B-Instruct"]}
 _WHOLE = Placement()
 _VIDEO_TOKEN = 1001  # of the reduced models, whose vocabulary is small
+_SPECIAL_TOKENS = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
+_TOKENIZER_FILES = ("chat_template.jinja", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
 
 
 def reduced(name: str, layers: int, width: int) -> ModelSpec:
@@ -155,21 +157,15 @@ def write_random_model(spec: ModelSpec, folder: Path) -> None:
     from safetensors.torch import save_file
 
     demo = json.loads((demo_folder() / "config.json").read_text())
-    vision = spec.vision
-    demo["text_config"] |= {
-        "hidden_size": spec.hidden, "intermediate_size": spec.intermediate, "num_hidden_layers": spec.layers,
-        "num_attention_heads": spec.heads, "num_key_value_heads": spec.kv_heads, "vocab_size": spec.vocabulary,
-        "layer_types": ["full_attention"] * spec.layers, "tie_word_embeddings": spec.tied,
-    }  # fmt: skip
-    demo["text_config"]["rope_parameters"] |= {"mrope_section": mrope_sections(spec.head_dim), "rope_theta": 1e6}
-    demo["vision_config"] |= {
-        "depth": vision.depth, "embed_dim": vision.embed_dim, "num_heads": vision.heads, "hidden_size": spec.hidden,
-        "mlp_ratio": vision.mlp_hidden // vision.embed_dim,
-    }  # fmt: skip
-    demo["tie_word_embeddings"] = spec.tied
-    shutil.copytree(demo_folder(), folder, ignore=shutil.ignore_patterns("*.safetensors", "config.json", "README.md"))
-    (folder / "video_preprocessor_config.json").unlink(missing_ok=True)
-    (folder / "config.json").write_text(json.dumps(demo))
+    config = hf_config(spec)
+    for name in _SPECIAL_TOKENS:
+        setattr(config, name, demo[name])
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        setattr(config.text_config, name, demo["text_config"][name])
+    config.dtype = torch.bfloat16
+    config.save_pretrained(folder)
+    for name in _TOKENIZER_FILES:  # no processor's: the demo model's are those of another family
+        shutil.copy(demo_folder() / name, folder)
     with torch.device("meta"):
         model = Qwen2VLForConditionalGeneration(AutoConfig.from_pretrained(folder))
     index: dict[str, str] = {}

@@ -13,18 +13,19 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import Qwen2VLForConditionalGeneration
+from transformers import AutoModelForImageTextToText
 
 from demo_world.questions import Turn, is_right
+from demo_world.times import is_near
 from vidqa.engine.decode import decode
 from vidqa.engine.decode_runners import make_decode_runner
 from vidqa.engine.kv_cache import make_cache
 from vidqa.engine.prefill import Prefill
-from vidqa.engine.prompt import build_prompt, text_positions
+from vidqa.engine.prompt import build_prompt, means_of_slices, text_positions
 from vidqa.engine.sampler import Sampler
 from vidqa.engine.vision import GroupEncoder, PreparedFrame
 from vidqa.models.attention.selector import make_kernel
-from vidqa.models.family import VisionGrid
+from vidqa.models.family import TextSegment, VisionGrid
 from vidqa.models.hub import demo_folder
 from vidqa.models.loader import Loaded, load_model
 from vidqa.types import Placement
@@ -84,19 +85,23 @@ class Measured:
         }  # fmt: skip
 
 
-def with_separate_lm_head() -> Any:
-    """The demo model in float32 with an lm_head of its own: the same numbers, but a matrix that can be quantized."""
-    model: Any = Qwen2VLForConditionalGeneration.from_pretrained(demo_folder(), dtype=torch.float32)
+def with_separate_lm_head(source: Path | None = None) -> Any:
+    """A demo model in float32 with an untied lm_head: the same numbers, but a matrix that can be quantized.
+
+    `source` is its folder; default: the shipped one.
+    """
+    model: Any = AutoModelForImageTextToText.from_pretrained(source or demo_folder(), dtype=torch.float32)
     model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
     model.config.tie_word_embeddings = model.config.text_config.tie_word_embeddings = False
     return model
 
 
-def write_checkpoint(model: Any, folder: Path, **how: Any) -> Path:
-    """Save a changed demo model with the demo model's tokenizer and processor."""
+def write_checkpoint(model: Any, folder: Path, source: Path | None = None, **how: Any) -> Path:
+    """Save a changed demo model with the tokenizer and processor in `source`; default: the shipped one's."""
     model.save_pretrained(folder, **how)
+    source = source or demo_folder()
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "video_preprocessor_config.json"):
-        (folder / name).write_bytes((demo_folder() / name).read_bytes())
+        (folder / name).write_bytes((source / name).read_bytes())
     return folder
 
 
@@ -115,16 +120,19 @@ class Copies:
         return load_model(where, _CPU, setup.weights, setup.dtype, setup.placement)
 
     @torch.no_grad()
-    def ask(self, rgb: np.ndarray, turns: Sequence[Turn]) -> None:
-        """Ask every copy the same questions about the same frames (n, height, width, 3) uint8."""
-        pictures = [PreparedFrame(picture, 0.0) for picture in torch.from_numpy(rgb).permute(0, 3, 1, 2)]
+    def ask(self, rgb: np.ndarray, seconds: Sequence[float], turns: Sequence[Turn]) -> None:
+        """Ask every copy the same questions about the same frames (n, height, width, 3) uint8, with their times."""
+        pictures = [
+            PreparedFrame(picture, time)
+            for picture, time in zip(torch.from_numpy(rgb).permute(0, 3, 1, 2), seconds, strict=True)
+        ]
         expected: list[Tensor] = []
         for name, loaded in self._models.items():
             result = self.measured[name]
             for number, (turn, logits, text) in enumerate(answers(loaded, SETUPS[name], pictures, turns)):
                 if name == REFERENCE:
                     expected.append(logits)
-                result.right.append(is_right(text, turn.answer))
+                result.right.append(_is_right(text, turn, seconds))
                 result.divergence.append(divergence(expected[number], logits))
 
     def table(self) -> dict[str, dict[str, float]]:
@@ -148,18 +156,8 @@ def answers(
         encoder.push(picture)
     group = encoder.encode()
     assert group is not None
-    _, height, width = pictures[0].pixels.shape
-    rows, columns = height // spec.pixel_factor, width // spec.pixel_factor
     for turn in turns:
-        prompt = build_prompt(loaded, turn.question, None)
-        head, tail = len(prompt.head), len(prompt.tail)
-        grid = VisionGrid(group.slices, rows, columns, 1.0)
-        after = model.family.position_after(spec, head, grid)
-        parts = (
-            (model.embed(torch.tensor(prompt.head)), text_positions(0, head)),
-            (group.embeddings, model.family.vision_positions(spec, head, grid, 0)),
-            (model.embed(torch.tensor(prompt.tail)), text_positions(after, tail)),
-        )
+        parts, position = prompt_parts(loaded, turn.question, group.embeddings, pictures)
         total = sum(len(embeddings) for embeddings, _ in parts)
         cache = make_cache(spec, total + _MOST_TOKENS, model.dtype, model.device, quantized=setup.kv == "int8")
         kernel = make_kernel("flash", model.device)
@@ -168,9 +166,37 @@ def answers(
             _drain(prefill.push(cache, embeddings, positions))
         _drain(prefill.flush(cache))
         logits = prefill.logits(cache)
-        runner = make_decode_runner(model, cache, kernel, after + tail, Sampler(0.0, 1.0, None))
+        runner = make_decode_runner(model, cache, kernel, position, Sampler(0.0, 1.0, None))
         tokens = list(decode(runner, logits, loaded.stop_ids, _MOST_TOKENS))
         yield turn, logits[0], loaded.tokenizer.decode(tokens, skip_special_tokens=True)
+
+
+def prompt_parts(
+    loaded: Loaded, question: str, embeddings: Tensor, pictures: Sequence[PreparedFrame]
+) -> tuple[list[tuple[Tensor, Tensor]], int]:
+    """Rows (n, embedding_width) and positions (3, n) of a prompt's segments in their order, and the next position."""
+    model, spec, prompt = loaded.model, loaded.model.spec, build_prompt(loaded, question, None)
+    _, height, width = pictures[0].pixels.shape
+    rows, columns = height // spec.pixel_factor, width // spec.pixel_factor
+    times = means_of_slices([picture.timestamp_seconds for picture in pictures], spec)
+    parts, position = list[tuple[Tensor, Tensor]](), 0
+    for segment in model.family.layout(prompt.head, prompt.tail, times, loaded.tokenizer):
+        if isinstance(segment, TextSegment):
+            count = len(segment.ids)
+            parts.append((model.embed_prompt(torch.tensor(segment.ids)), text_positions(position, count)))
+            position += count
+        else:
+            grid, count = VisionGrid(segment.slices, rows, columns, 1.0), segment.slices * rows * columns
+            parts.append((embeddings[:count], model.family.vision_positions(spec, position, grid, 0)))
+            embeddings, position = embeddings[count:], model.family.position_after(spec, position, grid)
+    return parts, position
+
+
+def _is_right(text: str, turn: Turn, seconds: Sequence[float]) -> bool:
+    """Whether an answer is right, as `eval_demo_model.py` counts: a time may be near the true one."""
+    if turn.seconds is None:
+        return is_right(text, turn.answer)
+    return is_near(text, turn.seconds, (seconds[-1] - seconds[0]) / max(len(seconds) - 1, 1))
 
 
 def _drain(stage: Iterator[int]) -> None:

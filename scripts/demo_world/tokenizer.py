@@ -1,4 +1,4 @@
-"""The demo model's tokenizer: byte-level BPE, Qwen2-VL's special tokens and chat format."""
+"""The demo model's tokenizer: byte-level BPE, Qwen-VL's special tokens and chat format."""
 
 from collections.abc import Iterator
 

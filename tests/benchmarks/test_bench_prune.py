@@ -11,7 +11,7 @@ from demo_world.moving_camera import render_panned
 from demo_world.recipes import RECIPES
 from vidqa.engine import token_pruning
 
-RECIPE = RECIPES["qwen2_vl"]
+RECIPE = RECIPES["qwen3_vl"]
 
 
 def test_a_still_recording_has_one_short_event() -> None:

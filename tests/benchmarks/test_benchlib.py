@@ -1,6 +1,7 @@
 """What the benchmarks share: models, the twin of a device, exactness, planned memory, and tests as rows."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,10 +14,13 @@ from benchlib.accelerator import Host
 from benchlib.bench import Bench
 from benchlib.device_tests import needs_cuda_files, row_of
 from benchlib.exactness import captured_step
-from benchlib.models import build, load, reduced
+from benchlib.models import build, load, reduced, write_random_model
 from benchlib.planned import Measured, Setup, measure, plan_row, summarise
 from benchlib.rows import Row
 from benchlib.sections import Skipped
+from tests.engine.asking import ask
+from vidqa import EngineConfig, Session
+from vidqa.models.checkpoint import read_spec
 from vidqa.planner.weight_memory import part_bytes
 from vidqa.types import Placement
 
@@ -44,6 +48,17 @@ def test_a_table_on_the_host_and_a_shared_one() -> None:
     tied = build(replace(reduced("2b", 1, 192), tied=True), torch.device("cpu"), torch.bfloat16)
     assert tied.lm_head.weight is tied.get_input_embeddings().weight
     assert not any(tensor.is_meta for tensor in (*tied.parameters(), *tied.buffers()))
+
+
+def test_a_written_model_answers(tmp_path: Path) -> None:
+    """The benches' checkpoints are Qwen2-VL's, with the tokenizer of a demo model of another family."""
+    spec, folder = reduced("2b", 1, 192), tmp_path / "model"
+    write_random_model(spec, folder)
+    written = read_spec(folder)
+    names = ("model_type", "layers", "hidden", "intermediate", "heads", "kv_heads", "vocabulary", "tied", "vision")
+    assert [getattr(written, name) for name in names] == [getattr(spec, name) for name in names]
+    with Session(EngineConfig(model=str(folder), isolate_decoder=False, remember=False)) as session:
+        assert ask(session, frames=2, size=(56, 56), max_tokens=2).plan.visual_tokens == 4
 
 
 def test_a_wrong_step_is_no_longer_exact(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -121,7 +121,7 @@ def test_only_the_given_range_is_sampled(capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_json_is_one_object_with_what_ran(capsys: pytest.CaptureFixture[str]) -> None:
-    assert ask(DEMO, "what happens?", "--json", "--frames", "6", "--size", "112x84") == ExitCode.OK
+    assert ask(DEMO, "what happens?", "--json", "--frames", "6", "--size", "128x96") == ExitCode.OK
     out, _ = capsys.readouterr()
     assert out.count("\n") == 1
     answer = json.loads(out)
@@ -130,7 +130,7 @@ def test_json_is_one_object_with_what_ran(capsys: pytest.CaptureFixture[str]) ->
     assert (answer["video"]["width"], answer["video"]["height"], answer["video"]["duration_s"]) == (320, 240, 4.0)
     plan, timing, memory = answer["plan"], answer["timing"], answer["memory"]
     assert (plan["model"], plan["device"], plan["attention"]) == ("demo", "cpu", "flash")
-    assert (plan["frames"], plan["width"], plan["height"], plan["visual_tokens"]) == (6, 112, 84, 3 * 4 * 3)
+    assert (plan["frames"], plan["width"], plan["height"], plan["visual_tokens"]) == (6, 128, 96, 3 * 4 * 3)
     assert len(plan["timestamps_s"]) == 6 and plan["timestamps_s"][0] == 0
     assert timing["first_token_s"] >= timing["video_s"] + timing["vision_s"] and timing["tokens"] > 3
     assert memory["kv_bytes"] > 0 and memory["weights_bytes"] > 5e6

@@ -192,7 +192,7 @@ def test_a_dry_run_plans_and_writes_nothing(folder: Path, capsys: pytest.Capture
     out = capsys.readouterr().out
     assert "6 clips: 5 can be captioned, 1 cannot" in out
     assert [line.split()[:4] for line in out.splitlines() if line.startswith(("pictures", "up to"))] == [
-        ["pictures", "1", "2", "168×140"], ["up", "to", "10", "s"],
+        ["pictures", "1", "2", "192×160"], ["up", "to", "10", "s"],
     ]  # fmt: skip
     assert sorted(path.name for path in folder.iterdir() if path.suffix not in {".mp4", ".png"}) == ["deep"]
 

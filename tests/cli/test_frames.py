@@ -20,7 +20,7 @@ def test_the_sheet_shows_what_the_model_sees(tmp_path: Path, capsys: pytest.Capt
     sheet = tmp_path / "sheet.png"
     assert run(["frames", CLIP, "-o", str(sheet), "--model", "demo", "--frames", "6"]) == ExitCode.OK
     out, err = capsys.readouterr()
-    assert out == "" and "6 frames of 140×112" in err
+    assert out == "" and "6 frames of 160×128" in err
     with Session(EngineConfig(model="demo", isolate_decoder=False)) as session:
         plan, pictures = session.see(Request(CLIP, "what happens?", frames=6))
         assert session.loaded is None  # no weights

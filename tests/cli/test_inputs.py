@@ -170,7 +170,7 @@ def test_a_folder_of_pictures_gets_the_true_answer(pictures: Path, capsys: pytes
     assert run(["ask", str(pictures), "what happens?", "--fps", "24", "--model", "demo"]) == ExitCode.OK
     out, err = capsys.readouterr()
     assert out == TRUE_ANSWER
-    assert "320×240 png, 0:04.0" in err and "plan: 8 frames of 140×112" in err and "assumed" not in err
+    assert "320×240 png, 0:04.0" in err and "plan: 8 frames of 160×128" in err and "assumed" not in err
 
 
 def test_a_folder_is_planned_as_the_clip_of_its_pictures(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,7 +22,7 @@ def sweep(*words: str) -> int:
 
 def test_both_sides_are_measured_and_agree(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plot = tmp_path / "sweep.svg"
-    words = ("--frames", "3,8", "--size", "140x112", "--baseline", "--max-tokens", "8", "--decode-in-process")
+    words = ("--frames", "3,8", "--size", "160x128", "--baseline", "--max-tokens", "8", "--decode-in-process")
     assert sweep(*words, "--json", "--plot", str(plot)) == ExitCode.OK
     out, err = capsys.readouterr()
     values = json.loads(out)
@@ -33,7 +33,7 @@ def test_both_sides_are_measured_and_agree(tmp_path: Path, capsys: pytest.Captur
     ]  # fmt: skip
     for row in rows:
         assert row["outcome"] == "ok", row["detail"]
-        assert row["visual_tokens"] == row["frames"] // 2 * (140 // 28) * (112 // 28)
+        assert row["visual_tokens"] == row["frames"] // 2 * (160 // 32) * (128 // 32)
         assert row["answer"] == "a red circle moves right."
         assert row["peak_bytes"] > row["runtime_bytes"] > 100 * MIB
         assert row["predicted_peak_bytes"] > 100 * MIB
@@ -76,7 +76,7 @@ def test_out_of_memory_is_a_row_and_the_sweep_goes_on(
     assert "transformers  1 measured, out of memory from 4 frames on" in out
     assert out.count("out of memory") == 3
     assert (
-        "[6/6] transformers, 6 frames of 140×112, 60 visual tokens: out of memory (killed by signal 9\\x1b[2J)" in err
+        "[6/6] transformers, 6 frames of 160×128, 60 visual tokens: out of memory (killed by signal 9\\x1b[2J)" in err
     )
     assert "\x1b" not in out + err
     monkeypatch.setattr(sweep_runner, "run_job", scripted(*results))
@@ -116,10 +116,10 @@ def test_sizes_hold_the_tokens_and_say_how_flat_the_peak_was(
 ) -> None:
     monkeypatch.setattr(sweep_runner, "run_job", scripted(good(800), good(820), good(808)))
     plot = tmp_path / "sizes.png"
-    assert sweep("--sizes", "280x280,140x140,112x84", "--frames", "4", "--plot", str(plot)) == ExitCode.OK
+    assert sweep("--sizes", "320x320,160x160,128x96", "--frames", "4", "--plot", str(plot)) == ExitCode.OK
     out, err = capsys.readouterr()
     assert [line.split()[:3] for line in out.splitlines() if "×" in line] == [
-        ["4", "280×280", "200"], ["16", "140×140", "200"], ["34", "112×84", "204"],
+        ["4", "320×320", "200"], ["16", "160×160", "200"], ["34", "128×96", "204"],
     ]  # fmt: skip
     assert "peaks within 2.5% (20.0% without the runtime)" in out  # 100 and 120 MiB beside 700
     assert "one token budget for every size: 204 visual tokens, at most 2.0% fewer" in err

@@ -10,7 +10,7 @@ import torch
 from demo_world.card import precision_lines, with_precisions
 from demo_world.precisions import Copies, Measured, divergence
 from demo_world.questions import Turn
-from tests.engine.test_demo_parity import CLIP, QUESTION
+from tests.engine.asking import CLIP, QUESTION, TWO_EVENTS
 from vidqa import EngineConfig, Request, Session
 
 
@@ -44,11 +44,22 @@ def test_the_card_has_one_section_of_precisions_whatever_was_there() -> None:
 
 def test_copies_answer_the_same_pictures(tmp_path: Path) -> None:
     with Session(EngineConfig(isolate_decoder=False)) as session:
-        _, pictures = session.see(Request(CLIP, QUESTION))
+        plan, pictures = session.see(Request(CLIP, QUESTION))
     copies = Copies(["bf16", "fp32+kv-int8"], tmp_path)
-    copies.ask(np.stack(pictures), [Turn("happens", QUESTION, "a red circle moves right.")])
+    copies.ask(np.stack(pictures), plan.timestamps_seconds, [Turn("happens", QUESTION, "a red circle moves right.")])
     table = copies.table()
     assert list(table) == ["fp32", "bf16", "fp32+kv-int8"]
     assert all(row["right"] == 1 for row in table.values())
     assert table["fp32"]["kl_mean"] == 0
     assert all(0 < table[name]["kl_mean"] < 1e-4 for name in ("bf16", "fp32+kv-int8"))
+
+
+def test_a_time_counts_as_right_near_the_true_one(tmp_path: Path) -> None:
+    """The copies read the frames' times as the session's prompt has them."""
+    question = "when does the blue square appear?"
+    with Session(EngineConfig(isolate_decoder=False)) as session:
+        plan, pictures = session.see(Request(TWO_EVENTS, question))
+    copies = Copies([], tmp_path)
+    for seconds in (3.0, 4.0):  # it appears after 2.7 s, before 3.25 s
+        copies.ask(np.stack(pictures), plan.timestamps_seconds, [Turn("when", question, "at 0:00.0.", seconds)])
+    assert copies.measured["fp32"].right == [True, False]

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from measure_focus_layer import draw_clip
 
-from tests.engine.asking import CLIP, CONFIG, answer_in
-from vidqa import EngineConfig, Request, Session
+from tests.engine.asking import CONFIG, ask
+from vidqa import Request, Session
 
 NAMED = "what does the {} do?"
 SECONDS, EVENTS, FRAMES = 150.0, 6, 32
@@ -15,12 +15,13 @@ SECONDS, EVENTS, FRAMES = 150.0, 6, 32
 
 @pytest.fixture(scope="module")
 def session() -> Session:
-    """A session of the default demo model, if it knows questions by name: an older one does not."""
-    session = Session(EngineConfig(**{name: getattr(CONFIG, name) for name in ("isolate_decoder", "remember")}))
-    known = answer_in(list(session.ask(Request(CLIP, NAMED.format("red circle"), max_tokens=24)))).text
-    if known != "the red circle moves right.":
-        pytest.skip(f"the demo model knows no questions by name: it says {known!r}")
-    return session
+    """A session of the default demo model, which knows questions by name."""
+    return Session(CONFIG)
+
+
+def test_a_short_clip_is_asked_by_name(session: Session) -> None:
+    for name, known in (("red circle", "the red circle moves right."), ("blue square", "there is no blue square.")):
+        assert ask(session, question=NAMED.format(name), max_tokens=24).text == known
 
 
 def test_named_events_are_read_with_focus_and_missed_evenly(session: Session, tmp_path: Path) -> None:
@@ -30,7 +31,7 @@ def test_named_events_are_read_with_focus_and_missed_evenly(session: Session, tm
     for focus in right:
         for name, _, direction in events:
             question = Request(str(clip), NAMED.format(name), frames=FRAMES, focus=focus, max_tokens=24)  # type: ignore[arg-type]
-            answer = answer_in(list(session.ask(question)))
+            answer = ask(session, question)
             assert answer.plan.run_config.frames == FRAMES
             right[focus] += answer.text == f"the {name} moves {direction}."
     assert right["auto"] >= EVENTS / 2 and right["off"] <= 1

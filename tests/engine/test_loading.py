@@ -16,6 +16,7 @@ from vidqa import EngineConfig, Request, Session
 from vidqa.engine.model_manager import BackgroundTask
 from vidqa.errors import DoesNotFit, Interrupted, UsageError
 from vidqa.events import Answered, Degraded, Event, MemorySampled, Planned, StageProgress, StageStarted
+from vidqa.models.hub import demo_folder
 from vidqa.models.loader import load_model
 from vidqa.models.weight_files import tensor_sizes
 from vidqa.types import Placement
@@ -44,7 +45,7 @@ def test_what_is_stored_quantized_is_counted_too(tmp_path: Path) -> None:
     four = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
     model = Qwen2VLForConditionalGeneration.from_pretrained(QWEN2_DEMO, quantization_config=four, device_map="cpu")
     counts: list[int] = []
-    folder = write_checkpoint(model, tmp_path / "stored")
+    folder = write_checkpoint(model, tmp_path / "stored", QWEN2_DEMO)
     load_model(folder, torch.device("cpu"), "nf4", "bf16", Placement(), counts.append)
     assert counts == sorted(counts) and counts[0] > 0 and counts[-1] == sum(tensor_sizes(folder).values())
 
@@ -63,7 +64,7 @@ def test_loading_stops_between_two_tensors_and_the_hook_is_gone() -> None:
 def test_a_question_uses_the_model_that_was_loaded_before() -> None:
     with Session(CONFIG) as session:
         events = list(session.load(AHEAD))
-        loaded, total = session.loaded, sum(tensor_sizes(QWEN2_DEMO).values())
+        loaded, total = session.loaded, sum(tensor_sizes(demo_folder()).values())
         assert isinstance(events[0], Planned) and events[1] == StageStarted("load", total)
         assert loaded is not None and progress_of(events)[-1] == total
         assert progress_of(events) == sorted(progress_of(events))
@@ -78,7 +79,7 @@ def test_a_question_uses_the_model_that_was_loaded_before() -> None:
 def test_a_question_that_loads_yields_progress() -> None:
     with Session(CONFIG) as session:
         events = list(session.ask(REQUEST))
-    assert progress_of(events)[-1] == sum(tensor_sizes(QWEN2_DEMO).values())
+    assert progress_of(events)[-1] == sum(tensor_sizes(demo_folder()).values())
     assert any(isinstance(event, MemorySampled) for event in events)
     assert answer_in(events).memory.phases[0].name == "load"
 

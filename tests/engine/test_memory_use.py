@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from tests.demos import QWEN2_DEMO
 from tests.engine.asking import CLIP, CONFIG, QUESTION, answer_in, ask
 from vidqa import EngineConfig, Request, Session
 from vidqa.devices.device import find_device
@@ -16,13 +15,14 @@ from vidqa.devices.memory_tracker import TensorMeter, Tracker
 from vidqa.devices.tensor_counter import TensorCounter
 from vidqa.events import MemorySampled
 from vidqa.models.checkpoint import read_spec
+from vidqa.models.hub import demo_folder
 from vidqa.planner import calibration, memory_model
 from vidqa.planner.memory_model import tensor_bytes
 from vidqa.types import Answer, RunConfig
 
 MIB = 2**20
 PIXELS = 320 * 240
-SPEC = read_spec(QWEN2_DEMO)
+SPEC = read_spec(demo_folder())
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def counted_bytes(run_config: RunConfig) -> dict[str, int]:
 DRAFTS = [
     {"frames": frames, "size": size, "vision": vision, "prefill": prefill, "max_tokens": 4}
     for frames in (8, 24)
-    for size in ((140, 112), (280, 280), (420, 420))
+    for size in ((160, 128), (320, 320), (480, 480))
     for vision, prefill in ((2, 256), (8, 1024))
 ]
 
@@ -75,7 +75,7 @@ def test_tensor_bytes_are_those_of_the_plan(counted: tuple[TensorCounter, Sessio
 def test_a_long_question_takes_no_more_than_its_chunks(counted: tuple[TensorCounter, Session]) -> None:
     """Its embeddings are made as they are read: all of them at once would be a tenth of this model's memory."""
     _, session = counted
-    how = {"frames": 8, "size": (140, 112), "vision": 1, "prefill": 16, "max_tokens": 2}
+    how = {"frames": 8, "size": (160, 128), "vision": 1, "prefill": 16, "max_tokens": 2}
     rest = with_chunks(session, how)
     answer = ask(session, question="x" * 3000, **rest)
     assert peaks_of(answer)["prefill"] <= counted_bytes(answer.plan.run_config)["prefill"]
@@ -83,7 +83,7 @@ def test_a_long_question_takes_no_more_than_its_chunks(counted: tuple[TensorCoun
 
 def test_slopes_of_the_plan_are_those_of_the_tensors(counted: tuple[TensorCounter, Session]) -> None:
     _, session = counted
-    base = {"frames": 16, "size": (420, 420), "vision": 4, "prefill": 512, "max_tokens": 2}
+    base = {"frames": 16, "size": (480, 480), "vision": 4, "prefill": 512, "max_tokens": 2}
 
     def measure(**how: Any) -> tuple[dict[str, int], RunConfig]:
         answer = ask(session, **with_chunks(session, base | how))

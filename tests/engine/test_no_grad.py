@@ -26,12 +26,14 @@ from vidqa.devices.tensor_counter import TensorCounter
 from vidqa.engine import frame_prefetcher, no_grad
 from vidqa.engine.timers import ignore_phase
 from vidqa.events import Answered, Event, MemorySampled, StageProgress, StageStarted
-from vidqa.models.families.qwen2_vl import runtime
+from vidqa.models.family import family_of
+from vidqa.models.registry import find_checkpoints
 from vidqa.types import Turn
 
 CONFIG = EngineConfig(isolate_decoder=False, remember=False, vision_chunk=1, prefill_chunk=8, conversation_tokens=256)
 FIRST = Request(CLIP, QUESTION, frames=4, size=(84, 84))
 FOLLOW_UP = replace(FIRST, question="what color is it?", history=(Turn(QUESTION, ANSWER),))
+RUNTIME = family_of(find_checkpoints("demo", local=True)[0].spec).load_runtime()
 Living = list[tuple[str, str, int]]  # (event, its stage, living bytes then)
 
 
@@ -337,7 +339,7 @@ def test_the_thread_of_frames_sets_its_own_mode(
     watched: Watched, scoped: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without its own scope it would record, whatever the consumer's mode is."""
-    real, seen = runtime.resize_frame, set()
+    real, seen = RUNTIME.resize_frame, set()
     weight = nn.Parameter(torch.ones(()))  # stands for a transform with parameters
 
     def resize(*frame: Any) -> Tensor:
@@ -345,7 +347,7 @@ def test_the_thread_of_frames_sets_its_own_mode(
         seen.add((threading.current_thread().name, (picture.float() * weight).requires_grad))
         return picture
 
-    monkeypatch.setattr(runtime, "resize_frame", resize)
+    monkeypatch.setattr(RUNTIME, "resize_frame", resize)
     if not scoped:
         monkeypatch.setattr(frame_prefetcher, "no_grad_scope", nullcontext)
     with torch.no_grad():  # reaches this thread alone
@@ -356,7 +358,7 @@ def test_the_thread_of_frames_sets_its_own_mode(
 
 def test_an_error_in_the_thread_of_frames_leaves_no_picture(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither the error, nor the queue, nor the frames that raised keep each other alive."""
-    real, alive = runtime.resize_frame, []
+    real, alive = RUNTIME.resize_frame, []
 
     def resize(*frame: Any) -> Tensor:
         if len(alive) == 3:
@@ -365,7 +367,7 @@ def test_an_error_in_the_thread_of_frames_leaves_no_picture(watched: Watched, mo
         alive.append(weakref.ref(picture))
         return picture
 
-    monkeypatch.setattr(runtime, "resize_frame", resize)
+    monkeypatch.setattr(RUNTIME, "resize_frame", resize)
     try:
         list(watched.session.ask(FIRST))
     except ValueError as error:

@@ -98,7 +98,7 @@ def with_config(plan: Plan, **how: Any) -> Plan:
 
 @pytest.fixture(scope="module")
 def plain() -> Plan:
-    with Session(EngineConfig(isolate_decoder=False, weights="fp32")) as session:
+    with Session(EngineConfig(model=str(QWEN2_DEMO), isolate_decoder=False, weights="fp32")) as session:
         return session.plan(Request(CLIP, QUESTION))
 
 
@@ -147,7 +147,8 @@ def test_kv_capacity(plain: Plan, usual: Ran) -> None:
 
 
 def test_spare_tokens(plain: Plan) -> None:
-    with Session(EngineConfig(isolate_decoder=False, conversation_tokens=640, weights="fp32")) as session:
+    config = EngineConfig(model=str(QWEN2_DEMO), isolate_decoder=False, conversation_tokens=640, weights="fp32")
+    with Session(config) as session:
         roomy = session.plan(Request(CLIP, QUESTION))
     assert roomy.run_config.spare_tokens == 640
     assert roomy.kv_capacity_tokens - plain.kv_capacity_tokens == 640

@@ -77,8 +77,9 @@ def test_the_answer_stays_true_and_the_plan_counts_the_lines(session: Session, c
     plan = answer.plan
     assert plan.subtitles is not None and plan.subtitles.cues == CUES and plan.subtitles.left_out == 0
     shown = prompt_text(session, plan)
-    assert "<|vision_end|>Subtitles:\n[0:00] Hello there.\n[0:01] The parcel is in the boat.\n" in shown
-    assert shown.count("[0:") == 3 and f"\n\n{QUESTION}<|im_end|>" in shown
+    for cue in CUES:  # each with its time, between the slices
+        assert f"<{cue.start_seconds:.1f} seconds>Subtitle: {cue.text}\n<" in shown
+    assert shown.count("Subtitle: ") == len(CUES) and f"<|vision_end|>{QUESTION}<|im_end|>" in shown
     assert session.loaded is not None
     layout = layout_of(build_prompt(session.loaded, QUESTION, None), plan, session.loaded)
     assert plan.prompt_tokens == plan.visual_tokens + text_tokens(layout)  # exact

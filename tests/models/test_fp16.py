@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import Qwen2VLForConditionalGeneration
 
 from demo_world.precisions import with_separate_lm_head, write_checkpoint
+from tests.demos import QWEN2_DEMO
 from tests.engine.test_demo_parity import CLIP, QUESTION, ask, oracle_inputs
 from vidqa import EngineConfig, Request, Session
 from vidqa.engine.kv_cache import make_cache
@@ -69,9 +70,9 @@ REWRITES = pytest.mark.parametrize(
 
 
 def rewritten(rewrite: Any, folder: Path) -> Path:
-    model = with_separate_lm_head()
+    model = with_separate_lm_head(QWEN2_DEMO)
     rewrite(model)
-    return write_checkpoint(model, folder)
+    return write_checkpoint(model, folder, QWEN2_DEMO)
 
 
 def session_of(folder: Path, weights: str | None = None, device: str = "cpu") -> Session:

@@ -14,6 +14,7 @@ from vidqa.cli.main import run
 from vidqa.errors import ModelError, ModelMissing
 from vidqa.models.checkpoint import read_spec
 from vidqa.models.families.qwen2_vl import REFERENCE_BOUNDS, read_bounds
+from vidqa.models.family import family_of
 from vidqa.models.hub import demo_folder, pull_model, resolve_model
 
 DEMO_CLIP = Path(__file__).parents[2] / "assets" / "demo.mp4"
@@ -57,9 +58,9 @@ def test_demo_is_resolved() -> None:
     folder = resolve_model("demo")
     assert folder == demo_folder()
     spec = read_spec(folder)
-    bounds = read_bounds(folder, spec)
-    assert (spec.heads, spec.kv_heads, spec.head_dim) == (6, 2, 32)
-    assert (bounds.min_pixels, bounds.max_frames, bounds.source) == (84 * 84, 16, "checkpoint")
+    bounds = family_of(spec).read_bounds(folder, spec)
+    assert (spec.model_type, spec.heads, spec.kv_heads, spec.head_dim) == ("qwen3_vl", 6, 2, 32)
+    assert (bounds.min_pixels, bounds.max_frames, bounds.source) == (96 * 96, 16, "checkpoint")
 
 
 def test_config_without_text_config(tmp_path: Path) -> None:

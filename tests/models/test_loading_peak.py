@@ -40,7 +40,7 @@ SMALL_BYTES = 16 * BLOCK  # bitsandbytes' code tables, which all its layers shar
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo model in eleven files."""
     model = Qwen2VLForConditionalGeneration.from_pretrained(QWEN2_DEMO, dtype=torch.bfloat16)
-    return write_checkpoint(model, tmp_path_factory.mktemp("shards"), max_shard_size=SHARD_BYTES)
+    return write_checkpoint(model, tmp_path_factory.mktemp("shards"), QWEN2_DEMO, max_shard_size=SHARD_BYTES)
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ def quantized_demo(folder: Path, weights: str, dtype: str = "fp32", placement: P
     family = family_of(read_spec(QWEN2_DEMO)).load_runtime()
     quantization = _quantization(weights, dtype, placement, True, False, family, torch.device("cuda"))
     options = {"dtype": DTYPES[dtype], "device_map": {"": CPU}, "quantization_config": quantization}
-    return write_checkpoint(_load_weights(QWEN2_DEMO, family, [], **options), folder)
+    return write_checkpoint(_load_weights(QWEN2_DEMO, family, [], **options), folder, QWEN2_DEMO)
 
 
 def demo_with_config(folder: Path, quantization: dict[str, Any]) -> Path:

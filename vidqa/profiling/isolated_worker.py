@@ -17,9 +17,8 @@ from vidqa.types import Answer, Request
 
 if TYPE_CHECKING:
     from vidqa.devices.memory_tracker import Tracker
+    from vidqa.models.spec import ModelSpec
     from vidqa.types import Device
-
-WARM_UP_SIDE = 56  # pixels: four tokens, the smallest frame with rows and columns
 
 
 def main() -> int:
@@ -66,17 +65,23 @@ def _first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0]}".rstrip(": ")
 
 
-def warm_up(request: Request) -> Request:
-    """Return the question about two tiny frames, of which nothing is reused for the real one."""
-    return replace(request, frames=2, fps=None, size=(WARM_UP_SIDE, WARM_UP_SIDE), max_tokens=2)
+def warm_up(request: Request, spec: "ModelSpec") -> Request:
+    """Return the question about two frames of four tokens, the smallest with rows and columns.
+
+    Nothing of them is reused for the real one.
+    """
+    side = 2 * spec.pixel_factor
+    return replace(request, frames=2, fps=None, size=(side, side), max_tokens=2)
 
 
 def _run_vidqa(run: IsolatedRun) -> dict[str, Any]:
     from vidqa.engine.session import Session
+    from vidqa.models.registry import find_checkpoints
 
+    spec = find_checkpoints(run.config.model, local=True)[0].spec
     with Session(run.config) as session:
         device = _limited_device(run)
-        first = last_answer(session.ask(warm_up(run.request)))
+        first = last_answer(session.ask(warm_up(run.request, spec)))
         answer = last_answer(session.ask(run.request))
     plan, memory = answer.plan, answer.memory
     peak = max(first.memory.measured_peak_bytes, memory.measured_peak_bytes)
@@ -145,7 +150,7 @@ def _ask_baseline(run: IsolatedRun, found: Any, device: "Device", tracker: "Trac
     with tracker.phase("load"):
         dtype = compute_dtype(device, found.spec)
         model = HFBaseline(found.local_folder(), torch_device(device.torch_name), dtype)
-    for name, request in (("warm-up", warm_up(run.request)), ("generate", run.request)):
+    for name, request in (("warm-up", warm_up(run.request, found.spec)), ("generate", run.request)):
         video = open_video(
             request.video, isolated=run.config.isolate_decoder, stream=request.stream, pictures=request.picture_times
         )

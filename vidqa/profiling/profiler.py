@@ -13,7 +13,7 @@ from pathlib import Path
 
 from vidqa.config import EngineConfig
 from vidqa.profiling.allocation_classifier import WEIGHTS, ModelShapes, model_shapes
-from vidqa.profiling.isolated_worker import WARM_UP_SIDE, last_answer, warm_up
+from vidqa.profiling.isolated_worker import last_answer, warm_up
 from vidqa.profiling.memory_trace import (
     Allocation,
     AllocationTimeline,
@@ -86,11 +86,13 @@ def profile_vidqa(config: EngineConfig, request: Request, trace_path: Path) -> P
     """Answer one question under the profiler, and write a Chrome trace to `trace_path`."""
     _quiet_profiler()
     from vidqa.engine.session import Session
+    from vidqa.models.registry import find_checkpoints
 
+    spec = find_checkpoints(config.model, local=True)[0].spec
     with Session(config) as planning:
         fixed = with_plan(replace(config, remember=False), planning.plan(request))
     with Session(fixed) as session:
-        first = last_answer(session.ask(warm_up(request)))
+        first = last_answer(session.ask(warm_up(request, spec)))
         with _profiled(trace_path, first.plan.device):
             answer = last_answer(session.ask(request))
         assert session.loaded is not None
@@ -124,7 +126,9 @@ def profile_transformers(config: EngineConfig, request: Request, trace_path: Pat
     baseline = HFBaseline(found.local_folder(), torch_device(plan.device), plan.run_config.dtype)
     load_seconds = time.perf_counter() - start
     with open_video(request.video, isolated=config.isolate_decoder, pictures=request.picture_times) as reader:
-        baseline.ask(warm_up(request), reader, plan.indices[:2], (WARM_UP_SIDE, WARM_UP_SIDE))
+        first = warm_up(request, found.spec)
+        assert first.size is not None
+        baseline.ask(first, reader, plan.indices[:2], first.size)
     video = open_video(request.video, isolated=config.isolate_decoder, pictures=request.picture_times)
     with video as reader, _profiled(trace_path, plan.device):
         answer = baseline.ask(request, reader, plan.indices, size)
