@@ -12,10 +12,12 @@ import shutil
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import Literal
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 from benchlib.rows import RESULTS, Bar, Row, report, seconds_row
@@ -23,10 +25,10 @@ from demo_world.long_clips import LongClip, LongEvent, write_long_clip
 from demo_world.world import Actor, Scene
 from vidqa import EngineConfig, Request, Session
 from vidqa.events import StageProgress, StageStarted, TextDelta
-from vidqa.utils.generators import finished
 
 BARS = {"hour: first token, auto over uniform": Bar(1.5, "<=")}
-SAMPLES = ("uniform", "auto")
+Sample = Literal["uniform", "auto"]
+SAMPLES: tuple[Sample, ...] = ("uniform", "auto")
 _QUESTION = "what happens?"
 _RED = Actor("appears", "square", "red", "red", "right", 0.3, 0.5, 0.5, 0.5, 0.5, 0.0, 2.0, 0.0, 1.0, 2.0, 0.0)
 
@@ -46,12 +48,12 @@ class Times:
     scan: float
 
 
-def measure(clip: Path, sample: str, frames: int, model: str, state: Path) -> Times:
+def measure(clip: Path, sample: Sample, frames: int, model: str, state: Path) -> Times:
     """Ask once in a session that has no state, with the model loaded."""
     shutil.rmtree(state, ignore_errors=True)
     config = EngineConfig(model=model, remember=False, calibrate=False, max_wait_seconds=None)
     with Session(config) as session:
-        finished(session.load(Request(str(clip), _QUESTION, frames=2, sample="uniform")))
+        deque(session.load(Request(str(clip), _QUESTION, frames=2, sample="uniform")), maxlen=0)
         return until_first_word(session, Request(str(clip), _QUESTION, frames=frames, sample=sample, max_tokens=2))
 
 
@@ -76,7 +78,7 @@ def rows(arguments: argparse.Namespace) -> Iterator[Row]:
         clip = arguments.clip or Path(temporary) / "hour.mp4"
         if not clip.exists():
             write_hour(clip, arguments.seconds, arguments.height)
-        found: dict[str, list[Times]] = {sample: [] for sample in SAMPLES}
+        found: dict[Sample, list[Times]] = {sample: [] for sample in SAMPLES}
         for _ in range(arguments.rounds):
             for sample, timings in found.items():
                 timings.append(measure(clip, sample, arguments.frames, arguments.model, Path(temporary) / "state"))

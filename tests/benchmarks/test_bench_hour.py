@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from bench_hour import measure, write_hour
+from bench_hour import SAMPLES, measure, write_hour
 
 from vidqa.video.reader import open_video
 
@@ -12,5 +12,5 @@ def test_a_short_rehearsal_measures_both_ways(tmp_path: Path) -> None:
     write_hour(clip, 40.0, 96)
     with open_video(str(clip), isolated=False) as reader:
         assert reader.info.frame_count == 1000 and reader.info.height == 96
-    even, auto = (measure(clip, sample, 8, "demo", state) for sample in ("uniform", "auto"))
+    even, auto = (measure(clip, sample, 8, "demo", state) for sample in SAMPLES)
     assert even.scan == 0 < auto.scan < auto.first_word and even.first_word > 0
