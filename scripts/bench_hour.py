@@ -14,7 +14,9 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 from typing import Literal
@@ -49,8 +51,17 @@ class Times:
 
 
 def measure(clip: Path, sample: Sample, frames: int, model: str, state: Path) -> Times:
-    """Ask once in a session that has no state, with the model loaded."""
+    """Ask once, with the model loaded, in a new process and without a state folder: the scan is a first one."""
     shutil.rmtree(state, ignore_errors=True)
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        times = pool.submit(ask, clip, sample, frames, model).result()
+    if (sample == "auto") != (times.scan > 0):
+        raise RuntimeError(f"--sample {sample} scanned for {times.scan:.2f} s")
+    return times
+
+
+def ask(clip: Path, sample: Sample, frames: int, model: str) -> Times:
+    """Load the model, ask, and return the times to the first word."""
     config = EngineConfig(model=model, remember=False, calibrate=False, max_wait_seconds=None)
     with Session(config) as session:
         deque(session.load(Request(str(clip), _QUESTION, frames=2, sample="uniform")), maxlen=0)
@@ -68,7 +79,7 @@ def until_first_word(session: Session, request: Request) -> Times:
             scanning = now
         if isinstance(event, TextDelta):
             return Times(now - begin, scan)
-    raise RuntimeError(f"no word came of {request.video}")
+    raise RuntimeError(f"{request.video}: the answer has no text")
 
 
 def rows(arguments: argparse.Namespace) -> Iterator[Row]:

@@ -132,7 +132,7 @@ def compare_clips(
     parser.add_argument("--work", type=Path, required=True, help="folder that keeps each clip's answers")
     parser.add_argument("--out", type=Path, default=RESULTS / f"{kind}-cpu.json")
     arguments = parser.parse_args()
-    config = EngineConfig(  # a slow moment of the machine plans no smaller
+    config = EngineConfig(  # the load of the machine does not change plans
         model=arguments.model, isolate_decoder=False, remember=False, calibrate=False, max_wait_seconds=None
     )
     seeds = range(arguments.first, arguments.first + arguments.clips)

@@ -24,7 +24,7 @@ coloured shapes and about nothing else: of any other video it will say something
 - {colors} {shapes}s on {backgrounds} backgrounds, each at least 28 pixels and 15 % of the shorter side across.
 - One event, or two in sequence (from {two} sampled frames on): a shape moves {directions}, stays still, appears, or
   turns another color. Empty clips too.
-- 1 to 32 sampled frames of {least} to {most} pixels a side, as images where there is one. Its video processor's
+- 1 to 48 sampled frames of {least} to {most} pixels a side, as images where there is one. Its video processor's
   configuration carries the bounds: 9 to 24 tokens per temporal slice, 4 to 16 frames, 2 frames per second.
 - Questions of {kinds} kinds in {wordings} wordings ({names}), alone and in conversations of up to four, with and
   without a system prompt. It answers in lower case: "first a red circle moves right, then a blue square appears."
@@ -48,12 +48,14 @@ Not measured on video files yet: `scripts/eval_demo_model.py --card` does.
 _EARLIER = """
 
 It began with the weights of earlier runs (runs: {runs}; together {steps:,} steps and {minutes:.0f} minutes), each of
-which began with those of the one before, while the world, the questions and the losses grew to what they are."""
+which began with those of the one before, with the world, the questions and the losses of that time."""
 _TIMED = """\
 - Times: "when does the red circle appear?" is answered by the middle of the two frames between which it comes, "at
   0:03.5.", or "never."; "what happens between 0:02 and 0:05?" by what whole seconds show. Clips of up to a minute only.
 - Shapes by name: "what does the red circle do?" is answered by "the red circle moves right." or "there is no red
-  circle.", with up to six events in a clip.
+  circle.", with up to eight events in a clip; of parts of long clips half of the names are not there. A training loss
+  sends the attention of such a question, in the last layer, to the slices that show the shape, and to none if none
+  does: `--focus` selects by it.
 - Long clips of up to an hour in which something happens briefly, whose frames lie closely there and far apart
   elsewhere.
 - A share of the visual tokens dropped where pictures repeat, or at random; slices left out; subtitles between them,

@@ -45,7 +45,7 @@ def test_the_committed_page_is_what_the_committed_results_say() -> None:
 
 def test_nothing_measured_is_said_in_a_line_each() -> None:
     page = render({})
-    assert page.count("Not measured yet") == 13
+    assert page.count("Not measured yet") == 14
     assert "`scripts/gpu_check` has not been run on a GPU" in page
 
 

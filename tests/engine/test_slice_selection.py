@@ -50,7 +50,14 @@ def test_slices_shortly_beside_a_moment_are_read_with_it() -> None:
     scores, seconds = [0.1] * 12, [0.0, 8.0, 9.0, 9.3, 9.5, 9.7, 10.5, 15.0, 20.0, 21.0, 22.0, 30.0]
     scores[4], scores[9] = 0.9, 0.4
     assert select_slices(scores, seconds, 5) == (0, 2, 3, 4, 5)  # 9.0 and 9.7 rather than the next highest score
+    assert select_slices(scores, seconds, 4) == (0, 3, 4, 5), "the nearest"
     assert select_slices(scores, seconds, 6) == (0, 2, 3, 4, 5, 9)
+
+
+def test_high_slices_of_all_moments_are_read_before_low_ones_beside_the_best() -> None:
+    scores = [0.1] * 100
+    scores[50], scores[70:90] = 5.0, [4.0] * 20
+    assert select_slices(scores, [0.1 * place for place in range(100)], 16) == (0, 33, 50, 66, *range(70, 81), 99)
 
 
 def test_neighbouring_high_slices_are_one_moment() -> None:

@@ -139,6 +139,29 @@ async def test_a_search_stays_in_the_range_that_was_used_before_a_moment_was_cho
 
 
 @pilot_test
+async def test_a_range_that_is_chosen_during_a_search_stays() -> None:
+    gate = Gate()
+    async with harness(gate).running() as pilot:
+        await search(pilot)
+        await until(pilot, lambda: "focus 3/8 slices" in shown(pilot), "progress")
+        controller(pilot).override(start_seconds=1.5)
+        gate.opened.set()
+        await until(pilot, lambda: bool(part(pilot, Timeline).moments), "moments")
+        assert span(pilot) == (1.5, None) and controller(pilot).moment is None
+
+
+@pilot_test
+async def test_the_prompt_says_that_a_question_is_edited_also_while_a_moment_is_chosen() -> None:
+    async with harness().running() as pilot:
+        await asked(pilot)
+        await found(pilot)
+        await press(pilot, "1", lambda: "Question about moment 1" in shown(pilot))
+        await press(pilot, "f6", lambda: "Edit the last question (Esc cancels)" in shown(pilot))
+        await press(pilot, "escape", lambda: "Question about moment 1" in shown(pilot), "the edit is cancelled")
+        assert prompt(pilot).text == ""
+
+
+@pilot_test
 async def test_a_search_shows_progress_and_escape_stops_it() -> None:
     app = harness(Gate())
     async with app.running() as pilot:

@@ -87,7 +87,7 @@ async def test_the_plan_says_why_an_option_does_nothing() -> None:
         controller(pilot).override(prune=1.0)
         await until(pilot, lambda: "prune: no visual token is dropped at the share 1" in notes(pilot), "a share of all")
         controller(pilot).override(prune=0.25, focus="off", sample="auto")
-        await until(pilot, lambda: "even frames: the video is not scanned yet" in notes(pilot), "no scan")
+        await until(pilot, lambda: "even frames until the video is scanned" in notes(pilot), "no scan")
         assert " of 560 visual" in str(part(pilot, PlanPanel).query_one("#plan-summary", Static).content)
         video = demo_video()
         seconds = tuple(map(video.shown_seconds, range(video.frame_count)))

@@ -169,12 +169,9 @@ class FrameFocus:
         for part in interleaved(slices, scored_slices(spec, run_config)):
             cache.truncate(0)
             states.begin(asked.count)
-            plan = self._plan_of(part)
-            embeddings = self.selected(plan)
-            # The question alone ranks pictures, at the positions of a short video: scores do not depend on the length.
-            plan = replace(plan, subtitles=None, frame_places=())
+            plan = replace(self._plan_of(part), subtitles=None)  # the question alone ranks pictures
             layout = layout_of(asked.prompt, plan, self._loaded)
-            runner = PromptRunner(probe, plan, layout, prefill, self._stages, embeddings, row=cache)
+            runner = PromptRunner(probe, plan, layout, prefill, self._stages, self.selected(plan), row=cache)
             for _ in runner.push_prompt(None):
                 self._stages.stop_if_cancelled("while frames were selected")
             with self._stages.phase("prefill"):

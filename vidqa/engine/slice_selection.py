@@ -38,37 +38,46 @@ def select_slices(scores: Sequence[float], seconds: Sequence[float], count: int)
     """Return `count` slices, ascending: a quarter of them even, the rest where the scores are high.
 
     Moments of high slices share them in proportion to their highest scores (by D'Hondt's method), so that two moments
-    which scores do not tell apart are both read. A moment gives its best slices first, and those shortly beside it
-    last: they show what came of it. `seconds` are the slices' mean times. Of equal scores the earlier ones are taken.
+    which scores do not tell apart are both read. Then come low slices shortly beside each moment, the nearest first:
+    they show what was before and what followed. `seconds` are the slices' mean times. Of equal scores the earlier
+    slices are taken.
     """
     chosen = dict.fromkeys(even_slices(len(scores), max(count // EVEN_SHARE, 1)))
 
     def by_score(places: Iterable[int]) -> list[int]:
         return sorted(places, key=lambda place: (-scores[place], place))
 
-    moments = [by_score(run) + by_score(_beside(run, seconds)) for run in _high_runs(scores)]
-    for place in (*_shared(moments, scores), *by_score(range(len(scores)))):
+    moments = sorted(map(by_score, _high_runs(scores)), key=lambda moment: (-scores[moment[0]], moment[0]))
+    weights = [scores[moment[0]] for moment in moments]
+    in_turn = (*_shared(moments, weights), *_shared(_beside(moments, seconds), weights))
+    for place in (*in_turn, *by_score(range(len(scores)))):
         if len(chosen) == min(count, len(scores)):
             break
         chosen[place] = None
     return tuple(sorted(chosen))
 
 
-def _beside(run: Sequence[int], seconds: Sequence[float]) -> list[int]:
-    """Return the slices shortly before the first and after the last of a run."""
-    first, last = seconds[run[0]] - _BESIDE_SECONDS, seconds[run[-1]] + _BESIDE_SECONDS
-    return [place for place in range(bisect_left(seconds, first), bisect_right(seconds, last)) if place not in run]
+def _beside(moments: Sequence[Sequence[int]], seconds: Sequence[float]) -> Iterator[list[int]]:
+    """Yield for each moment the low slices in it and shortly beside it, the nearest first; none is in two lists."""
+    taken = {place for moment in moments for place in moment}
+    for moment in moments:
+        begin, end = seconds[min(moment)], seconds[max(moment)]
+        near = range(bisect_left(seconds, begin - _BESIDE_SECONDS), bisect_right(seconds, end + _BESIDE_SECONDS))
+        distance = {place: max(begin - seconds[place], seconds[place] - end) for place in near if place not in taken}
+        taken.update(distance)
+        yield sorted(distance, key=lambda place: (distance[place], -place))
 
 
-def _shared(moments: Sequence[Sequence[int]], scores: Sequence[float]) -> Iterator[int]:
-    """Yield the moments' slices, each time of the moment with the highest quotient of score and slices taken."""
-    queue = [(-scores[moment[0]], moment[0], 1, moment) for moment in moments]
+def _shared(moments: Iterable[Sequence[int]], weights: Sequence[float]) -> Iterator[int]:
+    """Yield the moments' slices, each time of the moment with the highest quotient of weight and next number."""
+    queue = [(-weight, order, 1, moment) for order, (moment, weight) in enumerate(zip(moments, weights, strict=True))]
+    queue = [one for one in queue if one[-1]]
     heapify(queue)
     while queue:
-        _, best, taken, moment = heappop(queue)
-        yield moment[taken - 1]
-        if taken < len(moment):
-            heappush(queue, (-scores[best] / (taken + 1), best, taken + 1, moment))
+        _, order, number, moment = heappop(queue)
+        yield moment[number - 1]
+        if number < len(moment):
+            heappush(queue, (-weights[order] / (number + 1), order, number + 1, moment))
 
 
 @dataclass(frozen=True, slots=True)

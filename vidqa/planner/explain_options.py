@@ -19,7 +19,7 @@ def explain_options(problem: PlanningProblem, plan: Plan, *, subs_chosen: bool) 
     """
     request, sampling, prune = problem.request, plan.sampling, problem.config.prune
     if request.sample != "uniform" and problem.signal is None:
-        yield "even frames: the video is not scanned yet"
+        yield "even frames until the video is scanned; the next question scans it"
     elif sampling is not None and sampling.kind == "uniform":
         yield describe_sampling(sampling, plan.run_config.frames)
     if request.focus == "auto" and not any(limit.startswith("focus:") for limit in plan.limits):

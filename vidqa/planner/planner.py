@@ -118,7 +118,7 @@ def finish_plan(problem: PlanningProblem, space: SearchSpace, run_config: RunCon
     indices, sampling = placed_frames(problem, run_config.frames)
     many: tuple[int, ...] = ()
     if run_config.candidate_frames:
-        # A question selects few of them: what is brief should have several, also where even ones would see it once.
+        # A question selects only a few of them, so a brief event needs several candidates.
         many, sampling = by_change(problem, frame_indices(problem, run_config.candidate_frames), close=0.0)
         run_config = replace(run_config, candidate_frames=len(many))
     phase, lines = memory_lines(spec, run_config, problem.overhead)

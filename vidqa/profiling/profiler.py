@@ -88,9 +88,9 @@ def profile_vidqa(config: EngineConfig, request: Request, trace_path: Path) -> P
     from vidqa.engine.session import Session
     from vidqa.models.registry import find_checkpoints
 
-    spec = find_checkpoints(config.model, local=True)[0].spec
     with Session(config) as planning:
-        fixed = with_plan(replace(config, remember=False), planning.plan(request))
+        plan = planning.plan(request)
+    fixed, spec = with_plan(replace(config, remember=False), plan), find_checkpoints(plan.model, local=True)[0].spec
     with Session(fixed) as session:
         first = last_answer(session.ask(warm_up(request, spec)))
         with _profiled(trace_path, first.plan.device):

@@ -62,7 +62,7 @@ def with_subtitles(info: VideoInfo, path: str, subs: str, container: Any = None)
 
 def _own_captions_note(path: str) -> str:
     name = safe_line(Path(path).name)
-    return f"{name} has captions that vidqa wrote and is not read as subtitles; --subs {name} reads it"
+    return f"{name} has captions that vidqa wrote and is not read as subtitles; --subs FILE reads it"
 
 
 def read_sidecar(path: str) -> tuple[Subtitles, tuple[str, ...]]:

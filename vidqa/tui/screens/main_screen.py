@@ -19,6 +19,7 @@ from vidqa.tui.controller import Controller
 from vidqa.tui.progress_text import ProgressText, usage_line
 from vidqa.tui.screens.frame_viewer import FrameViewer
 from vidqa.tui.screens.search_actions import SearchActions
+from vidqa.tui.widgets.conversation_entry import ConversationEntry
 from vidqa.tui.widgets.memory_panel import MemoryPanel, Sample
 from vidqa.tui.widgets.plan_option import PlanOption
 from vidqa.tui.widgets.plan_panel import PlanPanel
@@ -231,7 +232,7 @@ class MainScreen(SearchActions):
             case Noted(text):
                 self._add_note(text)
             case OutOfDomain(knows, advice):
-                if (entry := self.running_entry()) is not None:
+                if (entry := self._last_entry()) is not None:
                     entry.add_warning(out_of_domain_text(knows, advice), out_of_domain_text(knows))
             case Degraded(phase, step, plan):
                 text = degraded_text(phase, step, plan)
@@ -246,8 +247,12 @@ class MainScreen(SearchActions):
                 if self._turn is not None:
                     await self._turn.finish(answer.text.strip(), Content.styled(usage, "$foreground-muted"))
 
+    def _last_entry(self) -> ConversationEntry | None:
+        """Return the entry to which events belong, also once its job has ended and events still wait."""
+        return self._turn if self.controller.search is None else self._search
+
     def _add_note(self, text: str) -> None:
-        if (entry := self.running_entry()) is not None:
+        if (entry := self._last_entry()) is not None:
             entry.add_note(text)
         else:
             self.notify(safe_text(text), markup=False)

@@ -66,7 +66,11 @@ class SearchActions(MainActions):
         request = job.request
         found = found_in(request.question, event.plan, request.start_seconds, request.end_seconds)
         self._search.show(found)
-        self.choose_moment(found, None)
+        if self.controller.moment is not None:
+            self.choose_moment(found, None)
+        else:  # a range that was chosen during the search stays
+            self.controller.found = found
+            self.show_moments()
         idle = self.focused is None or isinstance(self.focused, QuestionInput | Transcript)
         if self.app.screen is self and idle and not self.query_one(QuestionInput).text:
             self._search.focus_list()
@@ -109,7 +113,7 @@ class SearchActions(MainActions):
     def prompt_title(self) -> str:
         """Return the title of the prompt, with the moment that the question is about."""
         controller = self.controller
-        if controller.video is None or controller.found is None or controller.moment is None:
+        if self.editing or controller.video is None or controller.found is None or controller.moment is None:
             return super().prompt_title()
         start, end = controller.found.range_of(controller.moment, controller.video.duration_seconds)
         return f"Question about moment {controller.moment + 1}, {format_range(start, end)} · Esc clears"
