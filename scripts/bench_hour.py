@@ -85,14 +85,15 @@ def until_first_word(session: Session, request: Request) -> Times:
 def rows(arguments: argparse.Namespace) -> Iterator[Row]:
     """Yield the times of both ways and their ratio."""
     with tempfile.TemporaryDirectory() as temporary:
-        os.environ["VIDQA_STATE"] = str(Path(temporary) / "state")
+        state = Path(temporary) / "state"
+        os.environ["VIDQA_STATE"] = str(state)
         clip = arguments.clip or Path(temporary) / "hour.mp4"
         if not clip.exists():
             write_hour(clip, arguments.seconds, arguments.height)
         found: dict[Sample, list[Times]] = {sample: [] for sample in SAMPLES}
         for _ in range(arguments.rounds):
             for sample, timings in found.items():
-                timings.append(measure(clip, sample, arguments.frames, arguments.model, Path(temporary) / "state"))
+                timings.append(measure(clip, sample, arguments.frames, arguments.model, state))
     what = f"{arguments.frames} frames of {arguments.seconds:.0f} s at {arguments.height} lines"
     for sample, timings in found.items():
         yield seconds_row("hour", f"first token, {sample}", [one.first_word for one in timings], what)

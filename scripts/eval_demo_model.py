@@ -23,9 +23,9 @@ import numpy as np
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 from demo_world.card import precision_lines, with_accuracy, with_precisions
 from demo_world.clips import ClipSpec, draw_clip, write_clip
-from demo_world.questions import QUESTIONS, Turn, ask, draw_named, is_right
+from demo_world.questions import QUESTIONS, Turn, ask, draw_named
 from demo_world.recipes import RECIPES, Recipe
-from demo_world.times import is_near, timed_turn
+from demo_world.times import is_right_or_near, timed_turn
 from vidqa import EngineConfig, Request, Session
 from vidqa.events import Answered
 
@@ -57,10 +57,8 @@ class Result:
     @property
     def right(self) -> bool:
         """Whether the answer matches exactly after normalisation, or names a time that is near the true one."""
-        if self.turn.seconds is None:
-            return is_right(self.answer, self.turn.answer)
-        frames = self.spec.sampled_frames
-        return is_near(self.answer, self.turn.seconds, self.spec.last_seconds / max(frames - 1, 1))
+        distance = self.spec.last_seconds / max(self.spec.sampled_frames - 1, 1)
+        return is_right_or_near(self.answer, self.turn, distance)
 
 
 def draw_case(index: int, seed: int, questions: int, recipe: Recipe) -> tuple[ClipSpec, list[Turn]]:

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForImageTextToText
 
-from demo_world.questions import Turn, is_right
-from demo_world.times import is_near
+from demo_world.questions import Turn
+from demo_world.times import is_right_or_near
 from vidqa.engine.decode import decode
 from vidqa.engine.decode_runners import make_decode_runner
 from vidqa.engine.kv_cache import make_cache
@@ -132,7 +132,8 @@ class Copies:
             for number, (turn, logits, text) in enumerate(answers(loaded, SETUPS[name], pictures, turns)):
                 if name == REFERENCE:
                     expected.append(logits)
-                result.right.append(_is_right(text, turn, seconds))
+                distance = (seconds[-1] - seconds[0]) / max(len(seconds) - 1, 1)
+                result.right.append(is_right_or_near(text, turn, distance))
                 result.divergence.append(divergence(expected[number], logits))
 
     def table(self) -> dict[str, dict[str, float]]:
@@ -190,13 +191,6 @@ def prompt_parts(
             parts.append((embeddings[:count], model.family.vision_positions(spec, position, grid, 0)))
             embeddings, position = embeddings[count:], model.family.position_after(spec, position, grid)
     return parts, position
-
-
-def _is_right(text: str, turn: Turn, seconds: Sequence[float]) -> bool:
-    """Whether an answer is right, as `eval_demo_model.py` counts: a time may be near the true one."""
-    if turn.seconds is None:
-        return is_right(text, turn.answer)
-    return is_near(text, turn.seconds, (seconds[-1] - seconds[0]) / max(len(seconds) - 1, 1))
 
 
 def _drain(stage: Iterator[int]) -> None:

@@ -9,7 +9,7 @@ import random
 import re
 from collections.abc import Callable, Iterator, Sequence
 
-from demo_world.questions import NOTHING, Turn, absent_name, describe, tell
+from demo_world.questions import NOTHING, Turn, absent_name, describe, is_right, tell
 from demo_world.world import Actor, Scene
 from vidqa.utils.units import format_timestamp
 
@@ -137,3 +137,10 @@ def is_near(answer: str, seconds: float, frame_distance: float) -> bool:
     """Return whether the time in an answer is within half a second, or half of the frames' distance, of the truth."""
     given = time_in(answer)
     return given is not None and abs(given - seconds) <= max(0.5, frame_distance / 2)
+
+
+def is_right_or_near(answer: str, turn: Turn, frame_distance: float) -> bool:
+    """Return whether an answer matches exactly after normalisation, or names a time that is near the true one."""
+    if turn.seconds is None:
+        return is_right(answer, turn.answer)
+    return is_near(answer, turn.seconds, frame_distance)

@@ -65,8 +65,9 @@ class Heads(nn.Module):
         """Return how far answers' tokens are from knowing the slices that they are about (a pointer network's loss)."""
         keys, losses = self.key(slices), list[Tensor]()
         for row, _, (start, end), wanted in _asked(batch, batch.answers):
-            seen = torch.log_softmax((self.query(hidden[row, start - 1 : end - 1]) @ keys[row].T).float(), -1)
-            losses.append(-torch.logsumexp(seen[:, wanted], -1).mean())
+            if wanted.any():
+                seen = torch.log_softmax((self.query(hidden[row, start - 1 : end - 1]) @ keys[row].T).float(), -1)
+                losses.append(-torch.logsumexp(seen[:, wanted], -1).mean())
         return _mean(losses)
 
     def clip_losses(self, hidden: Tensor, targets: Targets) -> Tensor:
@@ -77,11 +78,11 @@ class Heads(nn.Module):
 def _asked(
     batch: Batch, spans: Sequence[Sequence[tuple[int, int]]]
 ) -> Iterator[tuple[int, Turn, tuple[int, int], Tensor]]:
-    """Yield clip, turn, the turn's span of tokens, and which slices (slices,) it is about, where any shows that."""
-    for row, (turns, places) in enumerate(zip(batch.turns, spans, strict=True)):
+    """Yield clip, turn, the turn's span of tokens, and which slices (slices,) show what it is about: none may."""
+    for row, (clip, turns, places) in enumerate(zip(batch.clips, batch.turns, spans, strict=True)):
         for turn, place in zip(turns, places, strict=True):
-            if turn.span is not None and any(wanted := asked_slices(batch.clips[row], turn.span)):
-                yield row, turn, place, torch.tensor(wanted)
+            shown = [False] * len(clip.frame_pairs) if turn.span is None else asked_slices(clip, turn.span)
+            yield row, turn, place, torch.tensor(shown)
 
 
 def _mean(losses: Sequence[Tensor]) -> Tensor:
@@ -169,24 +170,18 @@ def attention_loss(decoder: Any, hidden: Tensor, batch: Batch, visual: Tensor) -
     query, key = apply_rotary_pos_emb(query, key, *decoder.rotary_emb(normed, batch.positions.to(hidden.device)))
     key = key.repeat_interleave(query.shape[1] // key.shape[1], 1)
     slices = batch.kept.view(len(batch.clips), -1, batch.kept.shape[1])
-    for row, turn, (start, end) in _named(batch):
+    for row, turn, (start, end), wanted in _asked(batch, batch.questions):
+        if turn.kind != "named":
+            continue
         scores = (query[row, :, start:end] @ key[row, :, :end].transpose(1, 2) * attention.scaling).float()
         later = torch.ones(scores.shape[1:], dtype=torch.bool).triu(start + 1)
         shares = scores.masked_fill(later, float("-inf")).softmax(-1).mean((0, 1))[visual[row, :end]]
         if turn.span is None:
             losses.append(-(1 - shares.sum()).clamp_min(1e-6).log())
-        elif any(wanted := asked_slices(batch.clips[row], turn.span)):
+        elif wanted.any():
             owners = torch.arange(slices.shape[1]).repeat_interleave(slices[row].sum(1))
-            losses.append(-shares[torch.tensor(wanted)[owners]].sum().clamp_min(1e-6).log())
+            losses.append(-shares[wanted[owners]].sum().clamp_min(1e-6).log())
     return _mean(losses)
-
-
-def _named(batch: Batch) -> Iterator[tuple[int, Turn, tuple[int, int]]]:
-    """Yield clip, turn and the question's tokens of the turns that ask for a shape by its name."""
-    for row, (turns, spans) in enumerate(zip(batch.turns, batch.questions, strict=True)):
-        for turn, span in zip(turns, spans, strict=True):
-            if turn.kind == "named":
-                yield row, turn, span
 
 
 def _weights(batch: Batch) -> Tensor:

@@ -1,7 +1,7 @@
 """One attempt to answer a request by one plan: prompt into the KV cache, then decode, as events."""
 
 from collections.abc import Generator, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -16,7 +16,7 @@ from vidqa.engine.kv_cache import KVCache
 from vidqa.engine.no_grad import no_grad_generator
 from vidqa.engine.prefill import Prefill
 from vidqa.engine.prefix_cache import CachedPrompt, VisionEmbeddings
-from vidqa.engine.prompt import PromptTokens, fit_subtitles, layout_of, text_tokens
+from vidqa.engine.prompt import PromptTokens, fit_subtitles, layout_of, with_prompt_length
 from vidqa.engine.prompt_runner import PromptRunner
 from vidqa.engine.timers import Callbacks, Clock, PhaseTimer, StageContext, Stopwatch
 from vidqa.errors import NotFinite
@@ -139,8 +139,7 @@ class Attempt:
         A cached prompt stays if it has the same frames.
         """
         plan = fit_subtitles(self._prompt, (yield from focus.run(reader)), self._cues, self._loaded)
-        tokens = plan.visual_tokens + text_tokens(layout_of(self._prompt, plan, self._loaded))
-        plan = replace(plan, prompt_tokens=tokens)
+        plan = with_prompt_length(self._prompt, plan, self._loaded)
         cached, self._earlier_prompt = self._earlier_prompt, None
         if cached is not None and cached.frame_places != plan.frame_places:
             cached = None

@@ -139,6 +139,11 @@ def means_of_slices(times: Sequence[float], spec: ModelSpec) -> list[float]:
     return [sum(whole[place : place + depth]) / depth for place in range(0, len(whole), depth)]
 
 
+def with_prompt_length(prompt: PromptTokens, plan: Plan, loaded: "Loaded") -> Plan:
+    """Return the plan with the prompt's exact length."""
+    return replace(plan, prompt_tokens=plan.visual_tokens + text_tokens(layout_of(prompt, plan, loaded)))
+
+
 def text_tokens(layout: Sequence[Segment]) -> int:
     """Return the number of text tokens of a prompt."""
     return sum(len(one.ids) for one in layout if isinstance(one, TextSegment))

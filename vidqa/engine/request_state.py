@@ -156,12 +156,11 @@ class RequestState:
 
     def plan_with(self, prompt: "PromptTokens", loaded: "Loaded") -> Plan:
         """Return the plan with the prompt's exact length, and with the subtitles that fit it."""
-        from vidqa.engine.prompt import fit_subtitles, layout_of, text_tokens
+        from vidqa.engine.prompt import fit_subtitles, with_prompt_length
 
         if self.cached_prompt is None and self.plan.subtitles is not None:
             self.plan = fit_subtitles(prompt, self.plan, cues_in_range(self.video, self.request), loaded)
-        text = text_tokens(layout_of(prompt, self.plan, loaded))
-        return replace(self.plan, prompt_tokens=self.plan.visual_tokens + text)
+        return with_prompt_length(prompt, self.plan, loaded)
 
     def _replan(self, task: PlanningProblem) -> None:
         self.task, self.plan = task, plan_video(task)

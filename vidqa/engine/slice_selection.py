@@ -70,8 +70,7 @@ def _beside(moments: Sequence[Sequence[int]], seconds: Sequence[float]) -> Itera
 
 def _shared(moments: Iterable[Sequence[int]], weights: Sequence[float]) -> Iterator[int]:
     """Yield the moments' slices, each time of the moment with the highest quotient of weight and next number."""
-    queue = [(-weight, order, 1, moment) for order, (moment, weight) in enumerate(zip(moments, weights, strict=True))]
-    queue = [one for one in queue if one[-1]]
+    queue = [(-weights[order], order, 1, moment) for order, moment in enumerate(moments) if moment]
     heapify(queue)
     while queue:
         _, order, number, moment = heappop(queue)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from vidqa.planner.candidate_frames import why_even
+from vidqa.planner.candidate_frames import explain_candidates, why_even
 from vidqa.planner.explain import subtitle_note
 from vidqa.planner.problem import PlanningProblem
 from vidqa.planner.search import search_space
@@ -22,8 +22,10 @@ def explain_options(problem: PlanningProblem, plan: Plan, *, subs_chosen: bool) 
         yield "even frames until the video is scanned; the next question scans it"
     elif sampling is not None and sampling.kind == "uniform":
         yield describe_sampling(sampling, plan.run_config.frames)
-    if request.focus == "auto" and not any(limit.startswith("focus:") for limit in plan.limits):
-        yield why_even(problem, search_space(problem), plan.run_config)
+    if request.focus == "auto":
+        space = search_space(problem)
+        if not any(explain_candidates(problem, space, plan.run_config)):
+            yield why_even(problem, space, plan.run_config)
     if isinstance(prune, int | float) and plan.visual_tokens >= plan.video_tokens:
         yield f"prune: no visual token is dropped at the share {prune:g}"
     if plan.subtitles is not None:

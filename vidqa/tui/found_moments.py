@@ -34,6 +34,11 @@ def found_in(text: str, plan: Plan, start_seconds: float | None, end_seconds: fl
     return FoundMoments(text, moments, start_seconds, end_seconds, len(plan.candidates))
 
 
+def moment_index(character: str | None) -> int:
+    """Return the index of the moment that a typed number names; -1 for another character."""
+    return int(character) - 1 if character and character in "123456789" else -1
+
+
 def format_range(start_seconds: float, end_seconds: float) -> str:
     """Return a range of time as text."""
     return f"{format_timestamp(start_seconds)}–{format_timestamp(end_seconds)}"

@@ -4,7 +4,7 @@ import codecs
 import os
 import stat
 from collections.abc import Iterator
-from itertools import islice, takewhile
+from itertools import islice
 from pathlib import Path
 
 from vidqa.errors import VideoError, VideoNotFound, VideoUnreadable
@@ -34,12 +34,17 @@ def find_sidecar(video: str) -> str | None:
     Of several languages the system's is taken, then English, then the first by name. Languages are found in folders of
     up to 2,000 files. Captions that vidqa wrote are no subtitles.
     """
-    return next((path for path in _beside(video) if not has_own_captions(path)), None)
+    return sidecar_and_own(video)[0]
 
 
-def own_captions(video: str) -> list[str]:
-    """Return the files with vidqa's captions beside a video that `find_sidecar` passed over."""
-    return list(takewhile(has_own_captions, _beside(video)))
+def sidecar_and_own(video: str) -> tuple[str | None, list[str]]:
+    """Return what `find_sidecar` finds, and the files with vidqa's own captions that it passed over."""
+    own: list[str] = []
+    for path in _beside(video):
+        if not has_own_captions(path):
+            return path, own
+        own.append(path)
+    return None, own
 
 
 def has_own_captions(path: str) -> bool:

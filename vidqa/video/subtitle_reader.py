@@ -21,10 +21,9 @@ from vidqa.video.subtitle_files import (
     AUTO,
     CHOICES,
     OFF,
-    find_sidecar,
     language_of,
-    own_captions,
     read_subtitle_file,
+    sidecar_and_own,
 )
 from vidqa.video.subtitle_text import ShownLines, event_lines, joined_cues
 
@@ -50,13 +49,14 @@ def with_subtitles(info: VideoInfo, path: str, subs: str, container: Any = None)
         found, notes = read_sidecar(subs)
         return replace(info, subtitles=found, notes=(*info.notes, *notes))
     if subs == AUTO and container is not None:
-        info = replace(info, notes=(*info.notes, *map(_own_captions_note, own_captions(path))))
-    if subs == AUTO and container is not None and (sidecar := find_sidecar(path)) is not None:
-        try:
-            found, notes = read_sidecar(sidecar)
-            return replace(info, subtitles=found, notes=(*info.notes, *notes))
-        except VideoError as error:
-            info = replace(info, notes=(*info.notes, error.what))
+        sidecar, own = sidecar_and_own(path)
+        info = replace(info, notes=(*info.notes, *map(_own_captions_note, own)))
+        if sidecar is not None:
+            try:
+                found, notes = read_sidecar(sidecar)
+                return replace(info, subtitles=found, notes=(*info.notes, *notes))
+            except VideoError as error:
+                info = replace(info, notes=(*info.notes, error.what))
     return info if container is None else _with_stream(info, path, container)
 
 

@@ -12,7 +12,7 @@ from textual.widgets import OptionList
 from textual.widgets.option_list import Option
 
 from vidqa.tui.bindings import bindings_for
-from vidqa.tui.found_moments import FoundMoments, format_range
+from vidqa.tui.found_moments import FoundMoments, format_range, moment_index
 from vidqa.tui.widgets.conversation_entry import ConversationEntry
 from vidqa.utils.safe_text import safe_line
 
@@ -37,10 +37,9 @@ class MomentList(OptionList):
 
     def on_key(self, event: events.Key) -> None:
         """Choose by number."""
-        number = int(event.character) if event.character and event.character in "123456789" else 0
-        if 0 < number <= self.option_count:
+        if 0 <= (index := moment_index(event.character)) < self.option_count:
             event.stop()
-            self.highlighted = number - 1
+            self.highlighted = index
             self.action_select()
 
     def action_remove_search(self) -> None:

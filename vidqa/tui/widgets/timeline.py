@@ -14,7 +14,7 @@ from textual.widget import Widget
 
 from vidqa.engine.slice_selection import Moment
 from vidqa.tui.bindings import bindings_for
-from vidqa.tui.found_moments import format_range
+from vidqa.tui.found_moments import format_range, moment_index
 from vidqa.utils.units import format_timestamp
 from vidqa.video.change_signal import ChangeSignal, change_levels
 
@@ -173,10 +173,9 @@ class Timeline(Widget, can_focus=True):
 
     def on_key(self, event: events.Key) -> None:
         """Choose a moment by its number."""
-        number = int(event.character) if event.character and event.character in "123456789" else 0
-        if 0 < number <= len(self.moments):
+        if 0 <= (index := moment_index(event.character)) < len(self.moments):
             event.stop()
-            self.post_message(self.MomentChosen(number - 1))
+            self.post_message(self.MomentChosen(index))
 
     def action_seek(self, steps: int) -> None:
         """Move the cursor by small steps."""
