@@ -16,7 +16,7 @@ from statistics import fmean
 from typing import Literal
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
-from benchlib.paired import ClipResult, ask_all, compare_clips, current_session, of_side, paired
+from benchlib.paired import ClipResult, ask_all, compare_clips, current_session, of_side, paired, with_sides
 from benchlib.rows import Bar, Row
 from demo_world.clips import draw_clip, write_clip
 from demo_world.export import pixel_bounds
@@ -98,8 +98,8 @@ def short_case(seed: int, recipe: Recipe, path: Path) -> list[Turn]:
     return [*turns, draw_named(rng, spec.scene)] if recipe.timed else turns
 
 
-def measure(family: str, case: str, seed: int) -> ClipResult:
-    """Ask a clip's questions in every way."""
+def measure(family: str, case: str, seed: int, sides: Sequence[str]) -> ClipResult:
+    """Ask a clip's questions in these ways."""
     session, recipe = current_session(), RECIPES[family]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"{case}-{seed}.mp4"
@@ -110,7 +110,8 @@ def measure(family: str, case: str, seed: int) -> ClipResult:
             write_long_clip(clip, path)
             turns, frames = [turn], FRAMES
         results = {}
-        for side, (sample, focus) in SIDES.items():
+        for side in sides:
+            sample, focus = SIDES[side]
             session.forget()
             results[side] = ask_all(session, path, turns, frames=frames, sample=sample, focus=focus)
     return results
@@ -118,17 +119,18 @@ def measure(family: str, case: str, seed: int) -> ClipResult:
 
 def rows_of(case: str, results: Sequence[ClipResult]) -> Iterator[Row]:
     """Yield the share of right answers of every way, and what it gained over even frames."""
-    even = of_side(results, "even")
     for side in SIDES:
-        right = of_side(results, side)
-        yield Row(case, f"{side}, right", fmean(right), "share", f"{len(results)} clips")
-        if side != "even":
-            gained, half = paired(right, even)
-            yield Row(case, f"{side}, points gained", gained, "points", "over even, by clip", note=f"± {half:.1f}")
+        if not (measured := with_sides(results, side)):
+            continue
+        yield Row(case, f"{side}, right", fmean(of_side(measured, side)), "share", f"{len(measured)} clips")
+        if side != "even" and (both := with_sides(results, side, "even")):
+            gained, half = paired(of_side(both, side), of_side(both, "even"))
+            what = f"over even, {len(both)} clips"
+            yield Row(case, f"{side}, points gained", gained, "points", what, note=f"± {half:.1f}")
 
 
 def main() -> int:
-    return compare_clips("focus", __doc__, CASES, measure, rows_of, BARS, "qwen3_vl")
+    return compare_clips("focus", __doc__, CASES, tuple(SIDES), measure, rows_of, BARS, "qwen3_vl")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchlib.paired import ClipResult, ask_all, compare_clips, current_session, of_side, paired, times_fewer
+from benchlib.paired import (
+    ClipResult,
+    ask_all,
+    compare_clips,
+    current_session,
+    of_side,
+    paired,
+    times_fewer,
+    with_sides,
+)
 from benchlib.rows import Bar, Row
 from demo_world.clips import ClipSpec, draw_clip, write_clip
 from demo_world.moving_camera import render_panned
@@ -94,13 +103,18 @@ def sides(frames: int) -> Iterator[tuple[str, Literal["auto", "off"] | float, in
         yield f"fewer frames {share:.0%}", "off", max(round(share * frames / 2) * 2, 2), False
 
 
-def measure(family: str, kind: str, seed: int) -> ClipResult:
-    """Ask a clip's questions in every way."""
+NAMES = tuple(name for name, *_ in sides(CAMERA_FRAMES))
+
+
+def measure(family: str, kind: str, seed: int, wanted: Sequence[str]) -> ClipResult:
+    """Ask a clip's questions in these ways."""
     session, (spec, turns), results = current_session(), case(kind, seed, RECIPES[family]), ClipResult()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"{kind}-{seed}.mp4"
         write_clip(spec, path, _panned if kind == "camera" else None)
         for name, prune, frames, at_random in sides(spec.asked_frames or CAMERA_FRAMES):
+            if name not in wanted:
+                continue
             session.reconfigure(replace(session.config, prune=prune))
             session.forget()
             with random_tokens(seed) if at_random else nullcontext():
@@ -109,9 +123,12 @@ def measure(family: str, kind: str, seed: int) -> ClipResult:
 
 
 def rows_of(kind: str, results: Sequence[ClipResult]) -> Iterator[Row]:
-    """Yield accuracy, kept tokens and differences of one kind of clips."""
+    """Yield accuracy, kept tokens and differences of one kind of clips, of those that were read in all ways."""
+    results = with_sides(results, *NAMES)
+    if not results:
+        return
     clips, every = f"{len(results)} clips", of_side(results, "all")
-    for name in results[0]:
+    for name in NAMES:
         right = of_side(results, name)
         yield Row(kind, f"{name}, right", fmean(right), "share", clips)
         yield Row(kind, f"{name}, times fewer tokens", times_fewer(results, name, "all"), "×", "all tokens / kept ones")
@@ -135,7 +152,7 @@ def case(kind: str, seed: int, recipe: Recipe) -> tuple[ClipSpec, list[Turn]]:
 
 
 def main() -> int:
-    return compare_clips("prune", __doc__, KINDS, measure, rows_of, BARS, "qwen3_vl")
+    return compare_clips("prune", __doc__, KINDS, NAMES, measure, rows_of, BARS, "qwen3_vl")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ What one clip gave is kept in a file, so that a run that was stopped goes on whe
 
 import argparse
 import json
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -22,7 +23,8 @@ from demo_world.recipes import RECIPES
 from vidqa import EngineConfig, Request, Session
 from vidqa.events import Answered
 
-ClipResult = dict[str, "Marks"]
+ClipResult = dict[str, "Marks"]  # by side
+Measure = Callable[[str, int, Sequence[str]], ClipResult]
 _STEP = 25  # clips from one line of progress to the next
 
 
@@ -64,36 +66,49 @@ def times_fewer(results: Sequence[ClipResult], side: str, base: str) -> float:
     return sum(result[base].kept for result in results) / sum(result[side].kept for result in results)
 
 
-def measure_clips(
-    case: str, seeds: range, measure: Callable[[str, int], ClipResult], config: EngineConfig, work: Path, jobs: int
-) -> list[ClipResult]:
-    """Return what each seed's clip gave, those from `work/CASE.jsonl` without measuring again.
+def with_sides(results: Sequence[ClipResult], *sides: str) -> list[ClipResult]:
+    """Return the results of the clips that were read in all of these ways."""
+    return [result for result in results if all(side in result for side in sides)]
 
-    `measure(case, seed)` runs in one of `jobs` processes, which share this machine's cores.
+
+def measure_clips(
+    case: str, seeds: range, sides: Sequence[str], measure: Measure, config: EngineConfig, work: Path, jobs: int
+) -> list[ClipResult]:
+    """Return what each seed's clip gave, and keep it in `work/CASE.jsonl`; sides that are there are not measured again.
+
+    `measure(case, seed, missing sides)` runs in one of `jobs` processes, which share this machine's cores.
     """
     work.mkdir(parents=True, exist_ok=True)
     path = work / f"{case}.jsonl"
-    done = dict(_kept(path))
-    left = [seed for seed in seeds if seed not in done]
+    results = _kept(path)
+    left = {seed: tuple(side for side in sides if side not in results[seed]) for seed in seeds}
+    left = {seed: missing for seed, missing in left.items() if missing}
     if left:
         with ProcessPoolExecutor(jobs, get_context("spawn"), _begin, (config,)) as pool, path.open("a") as kept:
-            waiting = {pool.submit(measure, case, seed): seed for seed in left}
-            for number, ready in enumerate(as_completed(waiting), len(done) + 1):
-                seed = waiting[ready]
-                done[seed] = ready.result()
-                sides = {side: [marks.right, marks.kept, marks.whole] for side, marks in done[seed].items()}
-                print(json.dumps({"seed": seed, "sides": sides}), file=kept, flush=True)
+            waiting = {pool.submit(measure, case, seed, missing): seed for seed, missing in left.items()}
+            for number, ready in enumerate(as_completed(waiting), len(seeds) - len(left) + 1):
+                seed, found = waiting[ready], ready.result()
+                results[seed].update(found)
+                shown = {side: [marks.right, marks.kept, marks.whole] for side, marks in found.items()}
+                print(json.dumps({"seed": seed, "sides": shown}), file=kept, flush=True)
                 if number % _STEP == 0:
-                    shown = {side: f"{fmean(of_side(list(done.values()), side)):.1%}" for side in sides}
-                    print(f"{case}: {number} of {len(seeds)} clips, {shown}", flush=True)
-    return [done[seed] for seed in seeds]
+                    print(
+                        f"{case}: {number} of {len(seeds)} clips, {_shares(list(results.values()), sides)}", flush=True
+                    )
+    return [results[seed] for seed in seeds]
 
 
-def _kept(path: Path) -> Iterator[tuple[int, ClipResult]]:
+def _shares(results: Sequence[ClipResult], sides: Sequence[str]) -> str:
+    return ", ".join(f"{side} {fmean(of_side(with_sides(results, side), side)):.1%}" for side in sides)
+
+
+def _kept(path: Path) -> defaultdict[int, ClipResult]:
+    results = defaultdict[int, ClipResult](dict)
     if path.exists():
         for line in path.read_text(encoding="utf-8").splitlines():
             content = json.loads(line)
-            yield content["seed"], {side: Marks(*marks) for side, marks in content["sides"].items()}
+            results[content["seed"]].update({side: Marks(*marks) for side, marks in content["sides"].items()})
+    return results
 
 
 _SESSIONS: list[Session] = []
@@ -113,19 +128,22 @@ def compare_clips(
     kind: str,
     description: str | None,
     cases: Sequence[str],
-    measure: Callable[[str, str, int], ClipResult],
+    sides: Sequence[str],
+    measure: Callable[[str, str, int, Sequence[str]], ClipResult],
     rows_of: Callable[[str, Sequence[ClipResult]], Iterator[Row]],
     bars: Mapping[str, Bar],
     family: str,
 ) -> int:
     """Run a benchmark of a demo model from the command line; return the exit code.
 
-    `measure(family, case, seed)` answers about one clip, `rows_of(case, results)` sums up. `family` is the default.
+    `measure(family, case, seed, sides)` answers about a clip in these ways, `rows_of(case, results)` sums up. `family`
+    is the default.
     """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--clips", type=int, default=300, help="of each case")
     parser.add_argument("--first", type=int, default=0, help="seed of the first clip")
     parser.add_argument("--cases", nargs="+", choices=cases, default=list(cases))
+    parser.add_argument("--sides", nargs="+", choices=sides, default=list(sides), help="ways to read that are measured")
     parser.add_argument("--model", default="demo")
     parser.add_argument("--family", choices=tuple(RECIPES), default=family, help="of the model")
     parser.add_argument("--jobs", type=int, default=2, help="processes")
@@ -140,6 +158,7 @@ def compare_clips(
     def rows() -> Iterator[Row]:
         for case in arguments.cases:
             one = partial(measure, arguments.family)
-            yield from rows_of(case, measure_clips(case, seeds, one, config, arguments.work, arguments.jobs))
+            results = measure_clips(case, seeds, arguments.sides, one, config, arguments.work, arguments.jobs)
+            yield from rows_of(case, results)
 
     return report(kind, rows(), bars, arguments.out)

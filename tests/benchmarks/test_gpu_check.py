@@ -34,8 +34,8 @@ ELSEWHERE = {
     "conversions.py": {"compare_conversions", "milliseconds", "render"},  # bench_video's
     "drawn.py": {"MemorySource.scan"},  # frames are even there
     "paired.py": {  # bench_focus's and bench_prune's
-        "Marks", "ask_all", "paired", "of_side", "times_fewer", "measure_clips", "compare_clips", "compare_clips.rows",
-        "_kept", "_begin", "current_session",
+        "Marks", "ask_all", "paired", "of_side", "times_fewer", "with_sides", "measure_clips",
+        "compare_clips", "compare_clips.rows", "_shares", "_kept", "_begin", "current_session",
     },
     # Wrong arguments, signals, and sections that fail, are skipped or have no time: tested here and there.
     "gpu_check.py": {"chosen", "stopped", "main", "parent"},
