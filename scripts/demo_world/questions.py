@@ -180,13 +180,23 @@ def absent_name(rng: random.Random, scene: Scene) -> str:
 def draw_turns(rng: random.Random, scene: Scene, count: int) -> tuple[Turn, ...]:
     """A conversation of `count` different questions about one scene."""
     kinds = list(QUESTIONS)
-    weights = [3.0 if kind == "happens" else 1.0 for kind in kinds]
+    weights = [_weight(kind, scene) for kind in kinds]
     chosen: list[str] = []
     while len(chosen) < count:
         kind = rng.choices(kinds, weights)[0]
         if kind not in chosen:
             chosen.append(kind)
     return tuple(ask(scene, kind, _wording(rng, kind)) for kind in chosen)
+
+
+def _weight(kind: str, scene: Scene) -> float:
+    """Return how often a kind is drawn, against other ones.
+
+    Colors of two shapes are the longest lists, longer where one turns another color, and would be the rarest questions.
+    """
+    if kind == "color" and len(scene.actors) == 2:
+        return 6.0 if any(actor.kind == "changes" for actor in scene.actors) else 4.0
+    return 3.0 if kind == "happens" else 1.0
 
 
 def _wording(rng: random.Random, kind: str) -> str:
