@@ -14,7 +14,9 @@ from vidqa.engine.request_state import video_cache_key
 from vidqa.errors import Interrupted
 from vidqa.events import Answered, Planned, StageProgress
 from vidqa.planner.problem import scan_limit_seconds
+from vidqa.planner.search import needs_scan
 from vidqa.types import Answer, VideoInfo
+from vidqa.utils.frame_choice import Sampling
 from vidqa.video.reader import probe_facts
 from vidqa.video.signal_cache import SIGNALS
 
@@ -77,10 +79,26 @@ def test_several_requests_at_once_have_their_own_frames(session: Session, clip: 
 
 def test_an_ordinary_clip_keeps_its_even_frames_and_its_answer(session: Session) -> None:
     even = answer_in(list(session.ask(Request(CLIP, QUESTION))))
-    auto = answer_in(list(session.ask(Request(CLIP, QUESTION, sample="auto"))))
+    events = list(session.ask(Request(CLIP, QUESTION, sample="auto")))
+    auto = answer_in(events)
     assert auto.text == even.text and auto.plan.indices == even.plan.indices
-    assert auto.plan.sampling is not None and auto.plan.sampling.kind == "uniform"
+    assert auto.plan.sampling == Sampling("uniform", "they are 0.6 s apart and miss little")
     assert auto.plan.limits == even.plan.limits
+    assert "scan" not in stages_of(events) and auto.plan.seconds.scan_seconds == 0
+
+
+def test_frames_that_lie_closely_are_scanned_where_repeats_make_room(session: Session) -> None:
+    request = Request(CLIP, QUESTION, sample="auto")
+    task = session.forecast(_video(), request).task
+    plan = session.forecast(_video(), request).required_plan()
+    assert not needs_scan(task, plan)
+    assert needs_scan(task, replace(plan, run_config=replace(plan.run_config, drop_repeats=True)))
+    few = session.forecast(_video(), replace(request, frames=6))
+    assert few.required_plan().interval_seconds < 1 and not needs_scan(few.task, few.required_plan())
+    distant = session.forecast(_video(), replace(request, frames=2))
+    assert distant.required_plan().sampling is None and needs_scan(distant.task, distant.required_plan())
+    change = session.forecast(_video(), replace(request, sample="change"))
+    assert needs_scan(change.task, change.required_plan())
 
 
 def test_frames_of_different_sampling_are_not_reused(clip: str) -> None:
@@ -121,9 +139,11 @@ def test_the_scan_has_a_part_of_the_time() -> None:
     ]
     assert limits == [5.0, 20.0, 30.0, 2.0, 50.0]
     video = replace(_video(), coded_width=19_200, coded_height=10_800)  # slow to decode
-    unscanned = Session(CONFIG).forecast(video, Request("not-scanned.mp4", QUESTION, sample="auto"))
+    unscanned = Session(CONFIG).forecast(video, Request("not-scanned.mp4", QUESTION, sample="change"))
     assert unscanned.required_plan().seconds.scan_seconds == 5.0
     assert "scan" not in str(unscanned.required_plan().limits)
+    close = Session(CONFIG).forecast(video, Request("not-scanned.mp4", QUESTION, sample="auto"))
+    assert close.required_plan().seconds.scan_seconds == 0
 
 
 def _video() -> VideoInfo:

@@ -86,7 +86,7 @@ async def test_the_plan_says_why_an_option_does_nothing() -> None:
         await until(pilot, lambda: "focus: even, since visual tokens are dropped (--prune)" in notes(pilot), "both")
         controller(pilot).override(prune=1.0)
         await until(pilot, lambda: "prune: no visual token is dropped at the share 1" in notes(pilot), "a share of all")
-        controller(pilot).override(prune=0.25, focus="off", sample="auto")
+        controller(pilot).override(prune=0.25, focus="off", sample="change")
         await until(pilot, lambda: "even frames until the video is scanned" in notes(pilot), "no scan")
         assert " of 560 visual" in str(part(pilot, PlanPanel).query_one("#plan-summary", Static).content)
         video = demo_video()

@@ -57,6 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
     from vidqa.planner.alternatives import alternatives
     from vidqa.planner.model_choice import forecast
     from vidqa.planner.problem import planning_problems
+    from vidqa.planner.search import needs_scan
     from vidqa.video.reader import probe_facts
 
     settings = settings_for(arguments)
@@ -68,7 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
     device = as_device(find_gpu(arguments.gpu)) if arguments.gpu else find_device(config.device)
     checkpoints = find_checkpoints(config.model, local=False)
     found = forecast(planning_problems(checkpoints, video, request, config, device))
-    if request.sample != "uniform":
+    if request.sample != "uniform" and (found.plan is None or needs_scan(found.task, found.plan)):
         signal = _scanned(request, config, device, found)
         found = forecast(planning_problems(checkpoints, video, request, config, device, signal))
     plan = found.required_plan()

@@ -9,6 +9,7 @@ from vidqa.engine.timers import Stopwatch, flat_mapped
 from vidqa.errors import Interrupted
 from vidqa.events import Event, StageProgress, StageStarted
 from vidqa.planner.problem import scan_limit_seconds
+from vidqa.planner.search import needs_scan
 from vidqa.types import Request
 from vidqa.utils.generators import finished
 from vidqa.video.change_signal import ChangeSignal
@@ -18,12 +19,15 @@ from vidqa.video.reader import VideoReader, never, open_video
 def plan_with_scan(
     models: ModelManager, reader: VideoReader, request: Request, config: EngineConfig, *, local: bool
 ) -> Generator[Event, None, RequestState]:
-    """Plan a request; where its frames depend on the video's change, scan the video first if it was not before.
+    """Plan a request; where a scan of the video may change the plan, scan it first if it was not before.
 
     Raises as `ModelManager.plan`, VideoError children, and Interrupted soon after a cancellation.
     """
     state = models.plan(reader, request, config, local=local)
     if request.sample == "uniform":
+        return state
+    if state.task.signal is None and not needs_scan(state.task, state.plan):
+        state.plan_without_scan()
         return state
     from vidqa.video.signal_cache import SIGNALS  # few questions need it
 

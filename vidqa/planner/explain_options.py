@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from vidqa.planner.candidate_frames import explain_candidates, why_even
 from vidqa.planner.explain import subtitle_note
 from vidqa.planner.problem import PlanningProblem
-from vidqa.planner.search import search_space
+from vidqa.planner.search import needs_scan, search_space
 from vidqa.types import Plan
 from vidqa.video.change_sampling import describe_sampling
 
@@ -18,7 +18,7 @@ def explain_options(problem: PlanningProblem, plan: Plan, *, subs_chosen: bool) 
     Missing subtitles are named if the user chose some in the session (`subs_chosen`): else an answer's note does.
     """
     request, sampling, prune = problem.request, plan.sampling, problem.config.prune
-    if request.sample != "uniform" and problem.signal is None:
+    if needs_scan(problem, plan):
         yield "even frames until the video is scanned; the next question scans it"
     elif sampling is not None and sampling.kind == "uniform":
         yield describe_sampling(sampling, plan.run_config.frames)

@@ -16,9 +16,9 @@ from vidqa.planner.memory_model import required_bytes
 from vidqa.planner.placement import candidates
 from vidqa.planner.problem import PlanningProblem
 from vidqa.planner.repeat_forecast import shares_of_counts
-from vidqa.types import RunConfig
+from vidqa.types import Plan, RunConfig
 from vidqa.utils.frame_choice import Sampling
-from vidqa.video.change_sampling import CLOSE_SECONDS, sample_by_change
+from vidqa.video.change_sampling import CLOSE_SECONDS, even_if_close, sample_by_change
 from vidqa.video.frame_sampling import check_counts, choose_indices, fitting_sizes, frames_at_rate
 
 # Smaller prefill chunks for a limit on the time of a step (`step_seconds`): below these a chunk's time is that of
@@ -100,12 +100,19 @@ def by_change(
 ) -> tuple[tuple[int, ...], Sampling | None]:
     """Return as many indices as the `even` ones, by the video's change where the request says so, and why.
 
-    Even ones that are at most `close` seconds apart stay, unless the request is for change.
+    Even ones that are at most `close` seconds apart stay unless the request is for change: that is known before a scan.
     """
     sample, signal = problem.request.sample, problem.signal
     if sample == "uniform" or signal is None:
-        return even, None
+        return even, even_if_close(problem.video, even, close) if sample == "auto" else None
     return sample_by_change(problem.video, even, signal, always=sample == "change", close=close)
+
+
+def needs_scan(problem: PlanningProblem, plan: Plan) -> bool:
+    """Return whether a scan of the video may change a plan: where frames lie, or how many its repeats make room for."""
+    if problem.signal is not None or problem.request.sample == "uniform":
+        return False
+    return plan.sampling is None or plan.run_config.drop_repeats
 
 
 def _placed_indices(problem: PlanningProblem, count: int) -> tuple[int, ...]:

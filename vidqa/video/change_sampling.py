@@ -69,6 +69,16 @@ def sample_by_change(
     return _sampled(times, even, signal, always, close)
 
 
+def even_if_close(info: VideoInfo, even: Sequence[int], close: float = CLOSE_SECONDS) -> Sampling | None:
+    """Return why even frames stay if they are at most `close` seconds apart, whatever a scan sees; else None."""
+    distance = (info.pts_seconds[even[-1]] - info.pts_seconds[even[0]]) / max(len(even) - 1, 1)
+    return _close_enough(distance) if distance <= close else None
+
+
+def _close_enough(distance: float) -> Sampling:
+    return Sampling("uniform", f"they are {distance:.1f} s apart and miss little")
+
+
 @lru_cache(maxsize=16)  # a session plans again with every key
 def _sampled(
     frames: _FrameTimes, even: tuple[int, ...], signal: ChangeSignal, always: bool, close: float
@@ -84,7 +94,7 @@ def _sampled(
     distance = (times[-1] - times[0]) / intervals
     spread = f"the change lies in about {busy:.0f} of the {intervals} intervals of {distance:.1f} s between even frames"
     if not always and distance <= close:
-        return even, Sampling("uniform", f"even frames are {distance:.1f} s apart and miss little")
+        return even, _close_enough(distance)
     missed = None if always else _missed_scene(signal, frames, even)
     if missed is not None:
         spread = f"a scene at {format_timestamp(missed)} lies between even frames"
