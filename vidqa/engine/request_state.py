@@ -310,8 +310,12 @@ class RequestCaches:
 
     def keep(self, config: EngineConfig, state: RequestState, *, searched: bool) -> None:
         """Keep what a question, or a search (`searched`), left, if it encoded all frames."""
-        if state.vision_embeddings is not None and state.vision_embeddings.complete:
-            setattr(self, "search" if searched else "question", PreviousRequest(config, state))
+        if state.vision_embeddings is None or not state.vision_embeddings.complete:
+            return
+        if searched:
+            self.search = PreviousRequest(config, state)
+        else:
+            self.question = PreviousRequest(config, state)
 
     def embedding_bytes(self, *others: RequestState) -> int:
         """Return the bytes of all vision embeddings on the host, also of `others`; shared ones count once."""

@@ -24,7 +24,8 @@ def plan_beside(problem: PlanningProblem, plan: Plan, kept: KeptBytes, *, search
 
     A search (`searches`) only scores slices, so a kept KV cache stands in the place of the one that its plan has.
     """
-    if problem.host_bytes is not None and _host_bytes(problem, plan) + kept.embeddings > problem.host_bytes:
+    on_host = 0 if problem.host_bytes is None else kept.embeddings
+    if problem.host_bytes is not None and _host_bytes(problem, plan) + on_host > problem.host_bytes:
         return None
     parts = [*memory_parts(problem.spec, plan.run_config, problem.overhead.host_pixels)]
     if searches and kept.kv:
@@ -33,7 +34,10 @@ def plan_beside(problem: PlanningProblem, plan: Plan, kept: KeptBytes, *, search
     phases, worst, lines = lines_of(parts, problem.overhead)
     if sum(line.bytes for line in lines) > problem.budget_bytes:
         return None
-    return replace(plan, lines=lines, phase_bytes=phases, peak_phase=worst, margin_bytes=margin_bytes(phases[worst]))
+    return replace(
+        plan, lines=lines, phase_bytes=phases, peak_phase=worst, margin_bytes=margin_bytes(phases[worst]),
+        host_bytes=plan.host_bytes + on_host,
+    )  # fmt: skip
 
 
 def _kept_parts(kept: KeptBytes, *, on_device: bool) -> Iterator[MemoryPart]:
