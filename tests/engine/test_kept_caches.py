@@ -1,4 +1,4 @@
-"""Questions and searches of a session reuse each other's embeddings, and a search keeps what the conversation cached."""
+"""Questions and searches of a session reuse each other's embeddings, and a search keeps the conversation's caches."""
 
 from collections.abc import Iterable
 from dataclasses import replace
