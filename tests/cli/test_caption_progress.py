@@ -9,8 +9,15 @@ import pytest
 from tests.batch.scripted import CARD
 from tests.batch.test_caption_requests import planned, video
 from vidqa.batch.caption_run import RunSummary, SkippedClip
-from vidqa.batch.clip_record import Clip, ClipRecord, Failure
-from vidqa.cli.caption_progress import JsonProgress, LogProgress, ProgressState, progress_lines, summary_lines
+from vidqa.batch.clip_record import Clip, ClipRecord, Failure, Segment, Span
+from vidqa.cli.caption_progress import (
+    JsonProgress,
+    LogProgress,
+    ProgressState,
+    progress_lines,
+    summary_lines,
+    summary_object,
+)
 from vidqa.events import MemorySampled, Planned, StageStarted
 
 COLUMNS = 60
@@ -130,3 +137,15 @@ def test_the_summary_has_skipped_clips_and_the_reason_of_an_early_end() -> None:
     assert summary_lines(summary) == [
         "3 captioned, 0 failed in 60 s", "skipped: 7 done", "ended early: stopped; the same command continues",
     ]  # fmt: skip
+
+
+def test_empty_captions_are_counted_once_a_clip_and_said_once() -> None:
+    whole, part = Segment(Span(0.0, 1.0), "red"), Segment(Span(1.0, 2.0), " \n")
+    summary = RunSummary()
+    for name, segments in (("a.mp4", (whole, part, part)), ("b.mp4", (part,)), ("c.mp4", (whole,))):
+        summary.add(ClipRecord(name, "", "", "done", 1, segments=segments))
+    summary.add(ClipRecord("d.mp4", "", "", "failed", 1, segments=(part,)))
+    assert (summary.captioned, summary.empty, summary_object(summary)["empty"]) == (3, 2, 2)
+    said = [line for line in summary_lines(summary) if "empty" in line]
+    assert said == ["2 clips have an empty caption: .srt and .vtt files have nothing there"]
+    assert "empty" not in summary_object(RunSummary())

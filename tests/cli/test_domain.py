@@ -46,7 +46,13 @@ def test_json_says_whether_the_video_is_out_of_the_domain(
         out, err = capfd.readouterr()
         found: dict[str, Any] = json.loads(out)
         assert found["out_of_domain"] is expected and not problems(schema, found)
-        assert (SENTENCE in err) is expected
+        assert (SENTENCE in err) is (expected and schema != "frames"), "a sheet of frames is no answer"
+
+
+def test_a_sheet_of_frames_warns_of_no_answer(bars: Path, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert run(["frames", str(bars), "-o", str(tmp_path / "sheet.png"), *COMMON]) == ExitCode.OK
+    err = capfd.readouterr().err
+    assert "pixels" in err and "warning" not in err and "answer" not in err
 
 
 def test_caption_refuses_what_the_demo_cannot_know_and_captions_the_rest(

@@ -56,7 +56,7 @@ class Watched:
 
     def kept(self) -> list[Tensor]:
         """Every tensor that outlives its question."""
-        previous = self.session._previous
+        previous = self.session._caches.question
         assert previous is not None
         embeddings, prompt = previous.state.vision_embeddings, previous.state.cached_prompt
         assert embeddings is not None and prompt is not None

@@ -24,7 +24,9 @@ NAMED = "what does the red circle do?"
         "Summarise the video.", "summarize this", "What happens?", "what is happening in this video?",
         "Describe the video",
         "describe the whole clip in detail", "What is the video about?", "give me an overview", "main events?",
-        "Fasse das Video zusammen.",
+        "Fasse das Video zusammen.", "what's happening?", "what happens at the end?", "what happens first?",
+        "what is the last thing that happens?", "how does it begin?", "Give a detailed description.",
+        "Describe everything you see in detail.", "describe it", "what do you see in this video?",
     ],
 )  # fmt: skip
 def test_questions_about_the_whole_stay_even(question: str) -> None:
@@ -35,7 +37,7 @@ def test_questions_about_the_whole_stay_even(question: str) -> None:
 @pytest.mark.parametrize(
     "question",
     [NAMED, "what happens when the door opens?", "which color is the car?", "describe the man with the hat",
-     "when does the dog bark?", "what happens after the blue square appears?"],
+     "when does the dog bark?", "describe this man", "what does the dog do at the end?", "what is the first goal?", "what happens after the blue square appears?"],
 )  # fmt: skip
 def test_questions_about_something_select(question: str) -> None:
     assert may_focus(Request("clip.mp4", question, focus="auto"))

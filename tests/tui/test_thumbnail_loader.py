@@ -78,3 +78,23 @@ def test_a_new_path_kills_the_decoder_that_another_one_keeps_busy(tmp_path: Path
         while not isinstance(message := receive(), VideoOpened):
             assert isinstance(message, FrameDecoded), "abandoning is no failure"
         assert message.video.path == str(copy)
+
+
+def test_frames_that_were_requested_come_also_if_other_subtitles_cannot_be_read(tmp_path: Path) -> None:
+    bad = tmp_path / "bad.srt"
+    bad.write_text("no subtitles")
+    with running_loader() as (loader, receive):
+        loader.open(DEMO)
+        assert isinstance(receive(), VideoOpened)
+        loader.request(range(0, 80, 2))
+        loader.open(DEMO, subs=str(bad), reread=True)
+        shown, failures = [], 0
+        while len(shown) < 40:
+            message = receive()
+            if isinstance(message, VideoFailed):
+                assert message.reread and "no subtitle" in message.error.what
+                failures += 1
+            else:
+                assert isinstance(message, FrameDecoded)
+                shown.append(message.index)
+        assert shown == list(range(0, 80, 2)) and failures == 1

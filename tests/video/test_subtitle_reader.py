@@ -144,6 +144,20 @@ def test_a_file_without_subtitles_is_a_note_or_an_error(content: bytes, clip: Pa
         probe_facts(str(clip), subs=str(side))
 
 
+@pytest.mark.parametrize("kind", ["srt", "vtt"])
+def test_empty_captions_are_said_once(kind: str, clip: Path) -> None:
+    lines = [Cue(float(n), n + 0.5, text) for n, text in enumerate(("one", "", "<i></i>", "four"))]
+    clip.with_suffix(f".{kind}").write_text(TEXTS[kind](lines))
+    video = probe_facts(str(clip), subs="auto")
+    assert [cue.text for cue in cues_of(video)] == ["one", "four"]
+    assert video.notes == (f"clip.{kind}: 2 of 4 captions are empty.",)
+    tight = "1\n00:00:01.000 --> 00:00:02.000\n\n2\n00:00:02.000 --> 00:00:03.000\ntwo\n"
+    clip.with_suffix(f".{kind}").write_text("WEBVTT\n\n" * (kind == "vtt") + tight)
+    assert probe_facts(str(clip), subs="auto").notes == (f"clip.{kind}: 1 of 2 captions is empty.",)
+    clip.with_suffix(f".{kind}").write_text(TEXTS[kind](lines[:1] * 2))  # the same twice is shown once, and not empty
+    assert probe_facts(str(clip), subs="auto").notes == ()
+
+
 def test_a_useless_sidecar_leaves_the_stream(tmp_path: Path) -> None:
     clip = with_stream(CLIP, tmp_path / "clip.mkv", srt(), "srt")
     clip.with_suffix(".srt").write_bytes(b"nothing")

@@ -17,7 +17,16 @@ from pathlib import Path
 from typing import Literal
 
 from vidqa.batch.caption_writer import CaptionWriter
-from vidqa.batch.clip_record import Captioner, Clip, ClipRecord, Failure, PendingClip, RunFingerprint, utc_now
+from vidqa.batch.clip_record import (
+    Captioner,
+    Clip,
+    ClipRecord,
+    Failure,
+    PendingClip,
+    RunFingerprint,
+    has_empty_caption,
+    utc_now,
+)
 from vidqa.batch.journal import IndexEntry, Journal, JournalIndex
 from vidqa.errors import VidqaError
 from vidqa.utils.content_hash import content_id, with_sidecar
@@ -51,7 +60,7 @@ class RunPolicy:
 class RunSummary:
     """Totals of a run. `clip_seconds` has each clip's share of the time; `ended` says why the run ended early.
 
-    `unheard` clips have sound and no subtitles.
+    `unheard` clips have sound and no subtitles; `empty` ones were captioned, and a caption of theirs has no text.
     """
 
     captioned: int = 0
@@ -60,6 +69,7 @@ class RunSummary:
     seconds: float = 0.0
     ended: str = ""
     unheard: int = 0
+    empty: int = 0
     skipped: Counter[SkipReason] = field(default_factory=Counter)
     clip_seconds: "array[float]" = field(default_factory=lambda: array("f"))  # 4 MB for a million clips
 
@@ -84,6 +94,7 @@ class RunSummary:
         self.failed += record.status == "failed"
         self.tokens += record.tokens
         self.unheard += bool(record.plan.get("unheard"))
+        self.empty += record.status == "done" and has_empty_caption(record)
         self.clip_seconds.append(record.seconds)
 
 

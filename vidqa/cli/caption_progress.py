@@ -233,7 +233,7 @@ def progress_lines(state: ProgressState) -> tuple[str, str]:
 
 
 def summary_lines(summary: RunSummary) -> list[str]:
-    """Return the totals of a run as up to five lines."""
+    """Return the totals of a run as up to six lines."""
     speed = (
         f" · {summary.clips_per_minute:.0f} clips/min · p50 {summary.percentile(50):.2f} s, p95 "
         f"{summary.percentile(95):.2f} s a clip"
@@ -247,6 +247,9 @@ def summary_lines(summary: RunSummary) -> list[str]:
     if summary.unheard:
         clips = f"{summary.unheard} clip{'s' * (summary.unheard != 1)}"
         lines.append(f"the sound of {clips} is not heard, and there are no subtitles (--subs)")
+    if summary.empty:
+        clips = f"{summary.empty} clip{'s have' if summary.empty != 1 else ' has'}"
+        lines.append(f"{clips} an empty caption: .srt and .vtt files have nothing there")
     if summary.ended:
         lines.append(f"ended early: {summary.ended}")
     return lines
@@ -259,6 +262,7 @@ def summary_object(summary: RunSummary) -> dict[str, Any]:
         "seconds": round(summary.seconds, 3), "clips_per_minute": round(summary.clips_per_minute, 2),
         "tokens": summary.tokens, "p50_s": round(summary.percentile(50), 4), "p95_s": round(summary.percentile(95), 4),
         "ended": summary.ended or None, **({"unheard": summary.unheard} if summary.unheard else {}),
+        **({"empty": summary.empty} if summary.empty else {}),
     }  # fmt: skip
 
 

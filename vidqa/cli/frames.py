@@ -13,7 +13,6 @@ from vidqa.cli.arguments import (
 )
 from vidqa.cli.console import ExitCode, StderrReporter, write_json
 from vidqa.errors import ModelMissing
-from vidqa.messages import out_of_domain_text
 
 if TYPE_CHECKING:
     from vidqa.models.training_domain import TrainingDomain
@@ -58,9 +57,9 @@ def run(arguments: argparse.Namespace) -> int:
     width, height = write_sheet(
         pictures, plan.timestamps_seconds, arguments.output, columns=arguments.columns, strip=strip
     )
-    domain = _known_domain(plan.model)
-    unlike = None if domain is None else is_out_of_domain(domain, pictures)
     if arguments.json:
+        domain = _known_domain(plan.model)
+        unlike = None if domain is None else is_out_of_domain(domain, pictures)
         write_json(
             {"plan": plan_object(plan), "signal": None if signal is None else signal_object(signal)}
             | domain_object(unlike)
@@ -76,8 +75,6 @@ def run(arguments: argparse.Namespace) -> int:
             f"a question would select its frames from {len(plan.candidates)}: these are the frames of a plan without "
             "--focus; vidqa find shows what a text points to"
         )
-    if domain is not None and unlike:
-        reporter.say(f"warning: {out_of_domain_text(domain.knows)}")
     return ExitCode.OK
 
 

@@ -84,8 +84,18 @@ class Storage:
     @property
     def bytes(self) -> int:
         """Bytes of all allocations."""
+        return sum(part.nbytes for part in self._parts)
+
+    @property
+    def device_bytes(self) -> int:
+        """Bytes of those on the model's device: all, but for a store on the host."""
+        parts = [part for part in self._parts if self.scratch is None or part.device == self.scratch.device]
+        return sum(part.nbytes for part in parts)
+
+    @property
+    def _parts(self) -> tuple[Tensor, ...]:
         parts = (self.store, self.scales, self.scratch, self.arrival)
-        return sum(part.numel() * part.element_size() for part in parts if part is not None)
+        return tuple(part for part in parts if part is not None)
 
 
 class KVCache:

@@ -80,20 +80,22 @@ class ModelManager:
         weights = config.weights in (self._config.weights, self.loaded.weights)
         return weights and _location(config) == _location(self._config)
 
-    def plan(self, reader: VideoReader, request: Request, config: EngineConfig, *, local: bool) -> RequestState:
+    def plan(
+        self, reader: VideoReader, request: Request, config: EngineConfig, *, local: bool, parked_bytes: int = 0
+    ) -> RequestState:
         """Return the state of a request with its best plan; `local` searches only checkpoints whose weights are here.
 
-        Raises DoesNotFit, UsageError and ModelError.
+        `parked_bytes` as in `planning_problems`. Raises DoesNotFit, UsageError and ModelError.
         """
         there = self._checkpoint
         checkpoints = [there] if there else find_checkpoints(config.model, local=local)
         signal, device = _known_signal(request, config), find_device(config.device)
-        tasks = planning_problems(checkpoints, reader.info, request, config, device, signal)
+        tasks = planning_problems(checkpoints, reader.info, request, config, device, signal, parked_bytes)
         tasks = self._constrain_to_loaded(tasks)
         place, plan = plan_best(tasks)
         return RequestState(request, video_cache_key(request), reader.info, checkpoints[place], tasks[place], plan)
 
-    def forecast(self, video: VideoInfo, request: Request, config: EngineConfig) -> Forecast:
+    def forecast(self, video: VideoInfo, request: Request, config: EngineConfig, parked_bytes: int = 0) -> Forecast:
         """Return what `plan` would find for a probed video on the device as it is now."""
         matches = self.matches(config)
         if matches and self._checkpoint is not None:
@@ -103,7 +105,7 @@ class ModelManager:
                 self._known[config.model] = find_checkpoints(config.model, local=False)
             checkpoints = self._known[config.model]
         signal, device = _known_signal(request, config), find_device(config.device)
-        tasks = planning_problems(checkpoints, video, request, config, device, signal)
+        tasks = planning_problems(checkpoints, video, request, config, device, signal, parked_bytes)
         return forecast(self._constrain_to_loaded(tasks) if matches else [self._with_runtime(task) for task in tasks])
 
     def _constrain_to_loaded(self, tasks: list[PlanningProblem]) -> list[PlanningProblem]:

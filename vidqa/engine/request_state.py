@@ -44,19 +44,21 @@ VideoKey = tuple[object, ...]
 
 
 def video_cache_key(request: Request) -> VideoKey:
-    """Return the identities of file and subtitles and the sampling options: equal for requests that see the same."""
-    sampling = (request.frames, request.fps, request.start_seconds, request.end_seconds, request.size, request.stream)
+    """Return the identities of file and subtitles and the sampling options: equal for requests that see the same.
+
+    The first item alone is equal for requests about the same part of the same pictures.
+    """
+    sampling = (request.frames, request.fps, request.size, request.sample, request.focus)
+    return (_part_key(request), *sampling, *subtitle_identity(request.video, request.subs))
+
+
+def _part_key(request: Request) -> VideoKey:
+    """Return the identity of a request's pictures, and the part of them that it is about."""
     identity = file_identity(request.video)
     if request.timestamps and os.path.isfile(request.timestamps):  # if it is gone, opening the video says so
         identity += file_identity(request.timestamps)
-    ways = (request.picture_fps, request.sample, request.focus)
-    return (
-        os.path.realpath(request.video),
-        *identity,
-        *sampling,
-        *ways,
-        *subtitle_identity(request.video, request.subs),
-    )
+    part = (request.start_seconds, request.end_seconds, request.stream, request.picture_fps)
+    return os.path.realpath(request.video), *identity, *part
 
 
 @dataclass(slots=True)
@@ -188,7 +190,7 @@ class RequestState:
             raise gave_up(task, self.plan, self.phase)
         lowered = lower(task, self.plan, self.phase)
         complete = self.vision_embeddings is not None and self.vision_embeddings.complete
-        if not complete or _frames_of(self.plan) != _frames_of(lowered.plan):
+        if not complete or frames_of(self.plan) != frames_of(lowered.plan):
             self.vision_embeddings = None
         kept = ("request", "frames") if self.vision_embeddings else ("request",)
         self.notes = [note for note in self.notes if note.about in kept]
@@ -209,12 +211,12 @@ class RequestState:
             tensor_peak_bytes=tracker.tensor_peak_bytes,
         )
 
-    def remember_peaks(self, memory: MemoryUse) -> None:
-        """Store planned and measured memory for the next plan on this machine.
+    def remember_peaks(self, plan: Plan, memory: MemoryUse) -> None:
+        """Store the memory that a plan predicted and what was measured, for the next plan on this machine.
 
         On CUDA it is the process's memory on the device; elsewhere its tensors, which alone are predicted there.
         """
-        plan, device = self.plan, self.task.device
+        device = self.task.device
         planned, measured, runtime = plan.predicted_peak_bytes, memory.measured_peak_bytes, memory.runtime_bytes or None
         if device.kind != "cuda":
             if memory.tensor_peak_bytes is None:
@@ -275,7 +277,8 @@ class RequestState:
         )
 
 
-def _frames_of(plan: Plan) -> tuple[object, ...]:
+def frames_of(plan: Plan) -> tuple[object, ...]:
+    """Return what a plan's vision embeddings follow from, within one part of a video."""
     run_config = plan.run_config
     pruning = (run_config.visual_share, run_config.drop_repeats)
     return plan.candidates or plan.indices, run_config.height, run_config.width, run_config.dtype, *pruning
@@ -301,6 +304,29 @@ class PreviousRequest:
 
     config: EngineConfig
     state: RequestState
+
+
+@dataclass(slots=True)
+class RequestCaches:
+    """The last question and the last search, with what they left in memory; all frames of both are encoded."""
+
+    question: PreviousRequest | None = None
+    search: PreviousRequest | None = None
+
+    def keep(self, config: EngineConfig, state: RequestState, *, searched: bool) -> None:
+        """Keep what a question, or a search (`searched`), left, if it encoded all frames."""
+        if state.vision_embeddings is None or not state.vision_embeddings.complete:
+            return
+        if searched:
+            self.search = PreviousRequest(config, state)
+        else:
+            self.question = PreviousRequest(config, state)
+
+    def embedding_bytes(self, *others: RequestState) -> int:
+        """Return the bytes of all vision embeddings on the host, also of `others`; shared ones count once."""
+        states = (*others, *(one.state for one in (self.question, self.search) if one is not None))
+        found = {id(one): one.rows.nbytes for state in states if (one := state.vision_embeddings) is not None}
+        return sum(found.values())
 
 
 def resume_from(

@@ -17,13 +17,19 @@ from vidqa.video.reader import VideoReader, never, open_video
 
 
 def plan_with_scan(
-    models: ModelManager, reader: VideoReader, request: Request, config: EngineConfig, *, local: bool
+    models: ModelManager,
+    reader: VideoReader,
+    request: Request,
+    config: EngineConfig,
+    *,
+    local: bool,
+    parked_bytes: int = 0,
 ) -> Generator[Event, None, RequestState]:
     """Plan a request; where a scan of the video may change the plan, scan it first if it was not before.
 
     Raises as `ModelManager.plan`, VideoError children, and Interrupted soon after a cancellation.
     """
-    state = models.plan(reader, request, config, local=local)
+    state = models.plan(reader, request, config, local=local, parked_bytes=parked_bytes)
     if request.sample == "uniform":
         return state
     if state.task.signal is None and not needs_scan(state.task, state.plan):

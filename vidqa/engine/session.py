@@ -16,7 +16,7 @@ from vidqa.devices.device import allocator_environment, compiler_environment
 from vidqa.engine.domain_warning import with_domain_warning
 from vidqa.engine.model_manager import ModelManager
 from vidqa.engine.request_state import (
-    PreviousRequest,
+    RequestCaches,
     RequestState,
     asked_tokens,
     prompt_of,
@@ -65,7 +65,7 @@ class Session:
         self._lock, self._cancelled = threading.Lock(), threading.Event()
         self._callbacks = Callbacks(self._cancelled.is_set, fault)
         self._models = ModelManager(self._callbacks, meter)
-        self._previous: PreviousRequest | None = None
+        self._caches = RequestCaches()
         self._unheard: set[str] = set()  # videos whose unheard sound was noted
         # torch reads both when it starts
         os.environ.update(allocator_environment(os.environ) | compiler_environment(os.environ))
@@ -138,17 +138,17 @@ class Session:
         `config`: same model, device, weights and placement. Raises UsageError and ModelError children.
         """
         check_limits(request)
-        return self._models.forecast(video, request, config or self.config)
+        return self._models.forecast(video, request, config or self.config, self._caches.embedding_bytes())
 
     def find(self, request: Request) -> Iterator[Event]:
         """Look for the request's question, which may be any text, in the whole video; the last event is `Found`.
 
-        Raises VidqaError children.
+        What is cached of the last question stays where memory holds it too. Raises VidqaError children.
         """
         request = replace(request, focus="always", max_tokens=1)
         check_request(request)
         check_config(self.config)
-        return self._start(self._answer(request, self._find))
+        return self._start(self._search(request))
 
     def pictures(self, request: Request, plan: Plan) -> tuple[Plan, "list[numpy.ndarray]"]:
         """Return a plan's frames (height, width, 3) uint8 and the plan with their times; a model has to be loaded."""
@@ -176,7 +176,7 @@ class Session:
 
     def forget(self) -> None:
         """Free what is cached of the last video."""
-        self._previous = None
+        self._caches = RequestCaches()
 
     def close(self) -> None:
         """Cancel what runs and free the model."""
@@ -209,30 +209,42 @@ class Session:
         finally:
             self._lock.release()
 
-    def _answer(
+    def _answer(self, request: Request) -> Generator[Event, None, None]:
+        previous, self._caches.question = self._caches.question, None  # freed now, unless this question resumes it
+        state = resume_from(previous, request, self.config, self.loaded)
+        del previous
+        yield from self._run_attempts(request, state, self._attempt)
+
+    def _search(self, request: Request) -> Generator[Event, None, None]:
+        yield from self._run_attempts(request, None, self._find, searches=True)
+
+    def _run_attempts(
         self,
         request: Request,
-        attempt: Callable[[RequestState, VideoReader | None], Generator[Event, None, None]] | None = None,
+        state: RequestState | None,
+        attempt: Callable[[RequestState, VideoReader | None], Generator[Event, None, None]],
+        *,
+        searches: bool = False,
     ) -> Generator[Event, None, None]:
         """Run attempts, each with a smaller plan, until one does not run out of memory."""
-        attempt = attempt or self._attempt
-        previous, self._previous = self._previous, None  # freed before this question begins, unless it resumes it
-        state, reader = resume_from(previous, request, self.config, self.loaded), None
-        del previous
+        reader, parked = None, self._caches.embedding_bytes()
         try:
             if state is None:
                 reader = self._open(request)
-                state = yield from plan_with_scan(self._models, reader, request, self.config, local=True)
+                state = yield from plan_with_scan(
+                    self._models, reader, request, self.config, local=True, parked_bytes=parked
+                )
             while (yield from ran_out_of_memory(state, attempt(state, reader))):
                 if reader is not None:
                     reader.close()
+                self.forget()
                 yield state.lower_plan(self.config)
                 reader = None if state.vision_embeddings else self._open(request)
         finally:
             if reader is not None:
                 reader.close()
-            if state is not None and state.vision_embeddings and state.vision_embeddings.complete:
-                self._previous = PreviousRequest(self.config, state) if self.loaded else None
+            if state is not None and self.loaded:
+                self._caches.keep(self.config, state, searched=searches)
 
     def _attempt(self, state: RequestState, reader: VideoReader | None) -> Generator[Event, None, None]:
         """Load the model if necessary, run the state's plan, and yield the answer last."""
@@ -242,8 +254,8 @@ class Session:
 
         yield from state.replan_attention(loaded, self.config)
         prompt = prompt_of(state.request, loaded, self._callbacks.is_cancelled)
+        plan = yield from self._claim_caches(state, state.plan_for(prompt, loaded))
         is_first = state.vision_embeddings is None and state.cached_prompt is None and not state.degraded
-        plan = state.plan_for(prompt, loaded)
         answer = state.answer = state.answer or AnswerState(state.request)
         attempt = Attempt(
             loaded, plan, prompt, answer, tracker, replace(self._callbacks, on_phase=state.set_phase), state.clock,
@@ -265,10 +277,18 @@ class Session:
         yield from state.note(*(Noted(text, "frames") for text in (reader.notes if reader else ())))
         memory = state.memory_use(loaded, tracker, result.kv_bytes, self._models.runtime_bytes)
         if self.config.remember:
-            state.remember_peaks(memory)
+            state.remember_peaks(result.plan, memory)
         if self.config.calibrate and is_first and result.reason != "cancelled":
             state.remember_times(result.plan)
         yield Answered(state.finished_answer(result.plan, result.reason, memory))
+
+    def _claim_caches(self, state: RequestState, plan: Plan, *, searches: bool = False) -> Generator[Event, None, Plan]:
+        """Reuse and free what is cached of earlier requests; return the plan with what stays."""
+        if self._caches == RequestCaches():
+            return plan
+        from vidqa.engine.kept_caches import claim_caches  # not in the path of a first question
+
+        return (yield from claim_caches(self._caches, state, plan, self.config, searches=searches))
 
     def _sound_notes(self, state: RequestState) -> list[str]:
         """Return, once for a video, that its sound is not heard."""
@@ -280,15 +300,20 @@ class Session:
         """Load the model if necessary, score the candidates of the state's plan, and yield what was found last."""
         check_searchable(state.video)
         loaded, tracker = yield from self._models.ensure_loaded(state, self.config)
-        from vidqa.engine.find_stage import find_stage
+        from vidqa.engine.find_stage import find_stage, focus_of
 
         yield from state.replan_attention(loaded, self.config)
         plan = state.plan_for(prompt_of(state.request, loaded, self._callbacks.is_cancelled), loaded)
+        plan = yield from self._claim_caches(state, plan, searches=True)
         yield Planned(state.video, plan)
         callbacks = replace(self._callbacks, on_phase=state.set_phase)
         stages = StageContext(tracker, callbacks, PhaseTimer(plan.device))
-        searching = find_stage(loaded, plan, state.request, stages, reader, state.vision_embeddings)
-        found = yield from state.with_each_note_once(self._warning(state, searching))
+        focus = focus_of(loaded, plan, state.request, stages, state.vision_embeddings)
+        try:
+            searching = find_stage(focus, loaded, plan, stages, reader)
+            found = yield from state.with_each_note_once(self._warning(state, searching))
+        finally:
+            state.vision_embeddings = focus.embeddings
         yield Found(state.video, found, None if loaded.model.domain is None else state.out_of_domain)
 
     def _warning(self, state: RequestState, events: Generator[Event, None, Item]) -> Generator[Event, None, Item]:

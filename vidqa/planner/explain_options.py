@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from vidqa.planner.candidate_frames import explain_candidates, why_even
 from vidqa.planner.explain import subtitle_note
 from vidqa.planner.problem import PlanningProblem
-from vidqa.planner.search import needs_scan, search_space
+from vidqa.planner.search import needs_scan, space_of_whole_frames
 from vidqa.types import Plan
 from vidqa.video.change_sampling import describe_sampling
 
@@ -23,7 +23,7 @@ def explain_options(problem: PlanningProblem, plan: Plan, *, subs_chosen: bool) 
     elif sampling is not None and sampling.kind == "uniform":
         yield describe_sampling(sampling, plan.run_config.frames)
     if request.focus == "auto":
-        space = search_space(problem)
+        space = space_of_whole_frames(problem)
         if not any(explain_candidates(problem, space, plan.run_config)):
             yield why_even(problem, space, plan.run_config)
     if isinstance(prune, int | float) and plan.visual_tokens >= plan.video_tokens:

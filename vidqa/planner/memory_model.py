@@ -5,7 +5,7 @@ parts that are alive in it.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -20,6 +20,7 @@ from vidqa.planner.weight_memory import parameters, part_bytes, part_precision, 
 from vidqa.types import ELEMENT_BYTES, PHASES, MemoryLine, Plan, RunConfig
 
 RUNTIME = "runtime"  # the line of what the process holds before any tensor
+KV_CACHE, KV_SCRATCH = "KV cache", "KV scratch"
 GROUPS_AHEAD = 2  # groups of frames that may be decoded before the vision tower takes them
 MARGIN_LIMIT_BYTES = 300 * 2**20
 _MARGIN_SHARE = 0.03  # of the predicted peak: what a prediction may be off by
@@ -162,8 +163,8 @@ def _cache_parts(spec: ModelSpec, run_config: RunConfig, *, on_host: bool) -> It
     cache, scratch = on_device(spec, run_config), _kv_scratch_bytes(spec, run_config, on_host=on_host)
     heads = f"{spec.layers} layers · {spec.kv_heads} heads · {spec.head_dim}"
     phases = _FROM_PREFILL if place.vision_offloaded or run_config.candidate_frames else _AFTER_LOAD
-    yield MemoryPart("KV cache", phases, cache, lambda: f"{capacity} tokens · 2 · {heads} in {run_config.kv}")
-    yield MemoryPart("KV scratch", phases, scratch, lambda: f"{capacity} tokens of one layer in {run_config.dtype}")
+    yield MemoryPart(KV_CACHE, phases, cache, lambda: f"{capacity} tokens · 2 · {heads} in {run_config.kv}")
+    yield MemoryPart(KV_SCRATCH, phases, scratch, lambda: f"{capacity} tokens of one layer in {run_config.dtype}")
 
 
 def _language_parts(spec: ModelSpec, run_config: RunConfig, *, on_host: bool) -> Iterator[MemoryPart]:
@@ -198,7 +199,11 @@ def _language_parts(spec: ModelSpec, run_config: RunConfig, *, on_host: bool) ->
 def tensor_bytes(spec: ModelSpec, run_config: RunConfig, *, host_pixels: int = 0) -> dict[str, int]:
     """Return the bytes of live tensors at each phase's peak."""
     parts = memory_parts(spec, run_config, host_pixels)
-    return {phase: sum(part.bytes for part in parts if phase in part.phases) for phase in PHASES}
+    return {phase: _bytes_in(parts, phase) for phase in PHASES}
+
+
+def _bytes_in(parts: Sequence[MemoryPart], phase: str) -> int:
+    return sum(part.bytes for part in parts if phase in part.phases)
 
 
 def phase_bytes(spec: ModelSpec, run_config: RunConfig, overhead: RuntimeOverhead) -> dict[str, int]:
@@ -222,13 +227,16 @@ def memory_lines(
     spec: ModelSpec, run_config: RunConfig, overhead: RuntimeOverhead
 ) -> tuple[str, tuple[MemoryLine, ...]]:
     """Return the largest phase, and its parts with their formulas; they add up to `required_bytes`."""
-    phases = phase_bytes(spec, run_config, overhead)
+    return lines_of(memory_parts(spec, run_config, overhead.host_pixels), overhead)[1:]
+
+
+def lines_of(
+    parts: Sequence[MemoryPart], overhead: RuntimeOverhead
+) -> tuple[dict[str, int], str, tuple[MemoryLine, ...]]:
+    """Return the process's bytes in each phase, the largest phase, and its lines; they have the margin too."""
+    phases = {phase: _bytes_in(parts, phase) + overhead.total_bytes for phase in PHASES}
     worst = max(phases, key=lambda phase: phases[phase])
-    lines = [
-        MemoryLine(part.name, part.bytes, part.formula())
-        for part in memory_parts(spec, run_config, overhead.host_pixels)
-        if worst in part.phases and part.bytes
-    ]
+    lines = [MemoryLine(part.name, part.bytes, part.formula()) for part in parts if worst in part.phases and part.bytes]
     lines += [
         _runtime_line(overhead),
         MemoryLine("matrix library workspace", overhead.workspace_bytes, "cuBLAS, one a stream", "process"),
@@ -237,7 +245,7 @@ def memory_lines(
         ),
         _margin_line(phases[worst]),
     ]
-    return worst, tuple(line for line in lines if line.bytes)
+    return phases, worst, tuple(line for line in lines if line.bytes)
 
 
 def _runtime_line(overhead: RuntimeOverhead) -> MemoryLine:

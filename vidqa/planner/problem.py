@@ -95,10 +95,12 @@ def planning_problems(
     config: EngineConfig,
     device: Device,
     signal: ChangeSignal | None = None,
+    parked_bytes: int = 0,
 ) -> list[PlanningProblem]:
     """Return one problem per model; raise UsageError for an empty budget, or weights that the only model lacks.
 
-    A request that needs a `signal` and has none will scan the video first.
+    A request that needs a `signal` and has none will scan the video first. `parked_bytes` of embeddings that lie on the
+    host now are reused or freed.
     """
     if len(checkpoints) == 1:
         _check_stored(checkpoints[0], config)
@@ -127,10 +129,15 @@ def planning_problems(
             pinned_placement=_stored_placement(checkpoint.spec),
             signal=signal,
             scan_seconds=0.0 if signal or request.sample == "uniform" else _scan_seconds(video, device, config),
-            host_bytes=int(_HOST_SHARE * free_host_bytes()) if device.kind == "cuda" else None,
+            host_bytes=host_share_bytes(parked_bytes) if device.kind == "cuda" else None,
         )
         for checkpoint in checkpoints
     ]
+
+
+def host_share_bytes(parked_bytes: int) -> int:
+    """Return the host's memory for embeddings; `parked_bytes` of it are in use for them."""
+    return int(_HOST_SHARE * (free_host_bytes() + parked_bytes))
 
 
 def _usual_wait_seconds(device: Device, config: EngineConfig) -> float | None:

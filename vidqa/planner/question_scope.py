@@ -4,12 +4,17 @@ import re
 
 # A question that asks for a whole: by a verb of retelling, by naming all of the video, or by its gist. A question such
 # as "what happens?" names nothing that could be looked for, and "what happens when the door opens?" does.
+_VIDEO = "(video|clip|film|movie|recording|footage)"
+_WHEN = f"(here|first|last|next|then|finally|at first|(at|in) the (start|beginning|end)|in (the |this )?{_VIDEO})"
 _WHOLE = re.compile(
-    r"\b(summar\w+|recap\w*|overview|outline|caption|synopsis|retell|gist|storyline|plot)\b"
-    r"|\bdescribe (the |this )?(whole |entire |full )?(video|clip|film|movie|recording|footage|scenes?)\b"
-    r"|\b(whole|entire|full) (video|clip|film|movie|recording|footage)\b"
-    r"|\bwhat (is|'s) (the |this )?(video|clip|film|movie|recording|footage) about\b"
-    r"|\bwhat (happens|is happening|happened|goes on|is going on)( in (the |this )?(video|clip|film|movie))?\W*$"
+    r"\b(detailed description|describe everything)\b|\bdescribe( it| this)?( in detail)?\W*$"
+    r"|\b(summar\w+|recap\w*|overview|outline|caption|synopsis|retell|gist|storyline|plot)\b"
+    rf"|\bdescribe (the |this )?(whole |entire |full )?({_VIDEO}|scenes?)\b"
+    rf"|\b(whole|entire|full) {_VIDEO}\b"
+    rf"|\bwhat( is|'s) (the |this )?{_VIDEO} about\b"
+    rf"|\bwhat(('s| is) (happening|going on)| happens| happened| goes on|( do| can) you see)( {_WHEN})*\W*$"
+    rf"|\bwhat (is|was|comes|came) (the )?(very )?(first|last)( thing| event)?( that happen(s|ed))?\W*$"
+    rf"|\bhow does it (begin|start|end)\W*$"
     r"|\b(main|key) (events?|points?|topics?|ideas?)\b"
     r"|\b(zusammenfass\w*|fasse?\b.*\bzusammen|beschreib\w* das (ganze )?video)\b",
     re.IGNORECASE,

@@ -76,6 +76,14 @@ def search_space(problem: PlanningProblem) -> SearchSpace:
     return SearchSpace(counts, sizes, wanted, allowed, spec.slice_tokens(*sizes[-1]), shares)
 
 
+def space_of_whole_frames(problem: PlanningProblem) -> SearchSpace:
+    """Return `search_space` as if no token was dropped: counts and sizes are the same, and no share is forecast.
+
+    A forecast for every count takes seconds where frames lie by the video's change.
+    """
+    return search_space(replace(problem, config=replace(problem.config, prune="off")))
+
+
 def frame_indices(problem: PlanningProblem, frames: int | None) -> tuple[int, ...]:
     """Return the indices of so many frames of the requested part of the video; None is the request's fps."""
     request = problem.request

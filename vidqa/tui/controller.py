@@ -38,6 +38,7 @@ class Controller:
         self.model = options.model
         self.overrides = PlanOverrides()
         self.video: VideoInfo | None = None
+        self.opening: str | None = None  # the path of another video, until it is open or has failed
         self.forecast: Forecast | None = None
         self.history = History(options.state / FILE_NAME if options.state and options.keep_history else None)
         self.job: SessionJob | None = None  # the question or search that the screen shows
@@ -113,8 +114,15 @@ class Controller:
         subs = self.options.request.subs
         return subs if subs in CHOICES or path == self.options.video else AUTO
 
+    def open_video(self, path: str) -> None:
+        """Open a video in the loader's thread; it comes as a `VideoOpened` or `VideoFailed`."""
+        self.opening = path
+        self.thumbnail_loader.open(path, self.picture_times(path), self.subtitles(path))
+
     def set_video(self, video: VideoInfo) -> None:
         """Use another video, all of it; frames and size are again the planner's choice."""
+        if self.opening == video.path:
+            self.opening = None
         overrides = self.overrides.for_another_video()
         if self.video is not None and self.video.path == video.path:  # it was read with the chosen subtitles
             overrides = replace(overrides, subs=self.overrides.subs)
@@ -122,9 +130,14 @@ class Controller:
         self.found = self.moment = None
 
     def reread_subtitles(self, subs: str | None) -> None:
-        """Use other subtitles, None for those of the setting; they come with a `VideoOpened` that is marked so."""
+        """Use other subtitles, None for those of the setting; they come with a `VideoOpened` that is marked so.
+
+        A video that is being opened is opened with them.
+        """
         self.overrides = replace(self.overrides, subs=subs)
-        if self.video is not None:
+        if self.opening is not None:
+            self.open_video(self.opening)
+        elif self.video is not None:
             path = self.video.path
             self.thumbnail_loader.open(path, self.picture_times(path), self.subtitles(path), reread=True)
 

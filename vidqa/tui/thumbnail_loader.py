@@ -36,13 +36,15 @@ class ThumbnailLoader:
         """Open this video, instead of the previous one, even if the path is the same.
 
         `pictures` are the times of its pictures, where it is a folder; `subs` chooses its subtitles. `reread` says that
-        the screen has this video and needs its subtitles only.
+        the screen has this video and needs its subtitles only: the frames that are requested stay so.
         """
         with self._changed:
-            self._path, self._pictures, self._subs, self._reread, self._requested = path, pictures, subs, reread, ()
+            self._path, self._pictures, self._subs, self._reread = path, pictures, subs, reread
             self._changed.notify()
-            if self._reader is not None:
-                self._reader.abandon()
+            if not reread:
+                self._requested = ()
+                if self._reader is not None:
+                    self._reader.abandon()
 
     def request(self, indices: Sequence[int]) -> None:
         """Decode these frames, instead of those requested before."""
@@ -77,7 +79,8 @@ class ThumbnailLoader:
             self._close_reader()
 
     def _open(self, path: str, pictures: PictureTimes, subs: str, reread: bool) -> None:
-        self._close_reader()
+        if not reread:  # else it stays in use if the subtitles cannot be read
+            self._close_reader()
         try:
             reader = open_video(path, isolated=self._isolated, pictures=pictures, subs=subs)
         except VidqaError as error:
@@ -88,7 +91,9 @@ class ThumbnailLoader:
             self._fail(VideoError(f"The video cannot be opened: {type(error).__name__}: {error}."), reread)
             return
         with self._changed:
-            self._reader = reader
+            previous, self._reader = self._reader, reader
+        if previous is not None:
+            previous.close()
         self._post(VideoOpened(reader.info, reread))
 
     def _fail(self, error: VidqaError, reread: bool) -> None:

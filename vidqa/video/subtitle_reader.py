@@ -2,10 +2,12 @@
 
 import io
 import os
+import re
 import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ from vidqa.video.subtitle_files import (
     read_subtitle_file,
     sidecar_and_own,
 )
-from vidqa.video.subtitle_text import ShownLines, event_lines, joined_cues
+from vidqa.video.subtitle_text import ShownLines, event_lines, joined_cues, plain_lines
 
 _TEXT_CODECS = frozenset(("mov_text", "subrip", "srt", "ass", "ssa", "webvtt", "text"))
 _MAX_EVENTS = 20_000
@@ -70,12 +72,27 @@ def read_sidecar(path: str) -> tuple[Subtitles, tuple[str, ...]]:
     text, notes = read_subtitle_file(path)
     name, more = safe_line(Path(path).name), list(notes)
     data = io.BytesIO(text.replace("\0", "").encode("utf-8", "replace"))
-    with as_video_errors(path), av.open(data, format=_format(text), options={"protocol_whitelist": "file"}) as file:
+    kind = _format(text)
+    with as_video_errors(path), av.open(data, format=kind, options={"protocol_whitelist": "file"}) as file:
         shown = list(_events(file, file.streams.subtitles[0], 0.0, more))
+    if kind != "ass" and len(more) == len(notes):  # else the end was not read
+        more += _empty_note(name, text, len(shown))
     cues = joined_cues(shown)
     if not cues:
         raise VideoUnreadable(f"{name} has no subtitle that can be read.", _REMEDY)
     return Subtitles(name, language_of(Path(path).name), cues), tuple(more)
+
+
+def _empty_note(name: str, text: str, read: int) -> Iterator[str]:
+    """Yield how many captions of a file, of which so many were `read`, show nothing.
+
+    FFmpeg leaves out empty ones and equal ones, so both numbers are needed.
+    """
+    _, *captions = re.split(r"-->.*\n?", "\n".join(text.splitlines()))
+    shown = (plain_lines("\n".join(takewhile(str.strip, caption.split("\n")))) for caption in captions)
+    empty = min(sum(not lines for lines in shown), len(captions) - read)
+    if read and empty > 0:
+        yield f"{name}: {empty} of {len(captions)} captions {'is' if empty == 1 else 'are'} empty."
 
 
 def _format(text: str) -> str:

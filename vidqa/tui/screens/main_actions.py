@@ -111,8 +111,7 @@ class MainActions(Screen[None]):
         if self.controller.answering:
             self.action_stop()
         self.show_status(f"opening {safe_line(Path(path).name)}…")
-        controller = self.controller
-        controller.thumbnail_loader.open(path, controller.picture_times(path), controller.subtitles(path))
+        self.controller.open_video(path)
 
     def action_view_frames(self) -> None:
         """Show the sampled frames in full size."""

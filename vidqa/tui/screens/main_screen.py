@@ -115,8 +115,12 @@ class MainScreen(SearchActions):
         self.notify_error(
             message.error, "These subtitles are not used" if message.reread else "This video cannot be opened"
         )
-        if message.reread and self.controller.overrides.subs != self.previous_subs:
-            self.controller.reread_subtitles(self.previous_subs)
+        controller = self.controller
+        if message.reread and controller.overrides.subs != self.previous_subs:
+            controller.reread_subtitles(self.previous_subs)
+        elif not message.reread:  # the loader has left the current video, and its subtitles may have been chosen anew
+            controller.opening = None
+            controller.reread_subtitles(controller.overrides.subs)
 
     def _use_subtitles(self, video: VideoInfo) -> None:
         if self.controller.video is not None and self.controller.video.path == video.path:
