@@ -13,7 +13,7 @@ from vidqa.planner.search import SearchSpace
 from vidqa.types import Placement, Plan, Request, RunConfig, VideoInfo
 from vidqa.utils.frame_choice import Sampling
 from vidqa.utils.units import format_bytes, format_timestamp
-from vidqa.video.change_sampling import CLOSE_SECONDS, describe_sampling
+from vidqa.video.change_sampling import describe_sampling
 
 _PLACEMENTS = {
     "embedding_on_host": "the embedding table stays in host memory",
@@ -22,6 +22,7 @@ _PLACEMENTS = {
     "lm_head_quantized": "lm_head is quantized too",
     "kv_on_host": "the KV cache stays in host memory: slow",
 }
+_SPARSE_SECONDS = 1.0  # frames further apart than this can miss what happens between them
 _FIXED_IF_STORED = ("vision_quantized", "lm_head_quantized")
 _ON = {"cpu": " on a CPU", "cuda": " on a GPU", "mps": " on a GPU"}
 
@@ -72,7 +73,7 @@ def explain_sampling(sampling: Sampling | None, frames: int) -> Iterator[str]:
 def sampling_gap_note(plan: Plan, request: Request) -> Iterator[str]:
     """Yield a note on the events that a plan can miss and the options that sample denser; nothing for dense frames."""
     placed = plan.candidates or (plan.sampling is not None and plan.sampling.kind == "change")
-    if plan.interval_seconds > CLOSE_SECONDS and not placed:
+    if plan.interval_seconds > _SPARSE_SECONDS and not placed:
         start = request.start_seconds or 0.0
         end = start + plan.run_config.frames / quality.FRAMES_PER_SECOND
         yield (
