@@ -14,12 +14,12 @@ from vidqa.cli.arguments import (
     add_plan_options,
     add_sampling_options,
     add_video_options,
-    choose_model,
     make_config,
     make_request,
     settings_for,
 )
 from vidqa.cli.console import ExitCode, ReceivedSignal, StderrReporter, handle_signals
+from vidqa.cli.model_offer import choose_model
 from vidqa.errors import Interrupted, UsageError, VidqaError
 from vidqa.video.subtitle_files import AUTO, CHOICES, EMBEDDED, SUFFIXES
 
@@ -166,7 +166,7 @@ def _configure(
     check_text("The prompt (--prompt)", arguments.prompt)
     segments = parse_segments(arguments.segments) if arguments.segments else None
     caption_request = CaptionRequest(find_prompt(arguments.prompt), request, segments)
-    engine = make_config(arguments, settings, choose_model(settings.model, reporter))
+    engine = make_config(arguments, settings, choose_model(arguments, settings, reporter))
     checkpoint = (choose or choose_checkpoint)(engine, caption_request, selection.clips)
     # One core is left to the decoder processes: OpenMP's threads spin while they wait for one that lost its core.
     # Captioning shows no tensor sizes, so they are not counted.

@@ -13,12 +13,12 @@ from vidqa.cli.arguments import (
     add_stream_option,
     add_timestamps_option,
     add_video_argument,
-    choose_model,
     make_config,
     make_request,
     settings_for,
 )
 from vidqa.cli.console import ExitCode, StderrReporter, handle_signals, interrupt, write_json
+from vidqa.cli.model_offer import choose_model
 from vidqa.cli.video_argument import as_named
 from vidqa.errors import Interrupted, UsageError
 from vidqa.messages import degraded_text, out_of_domain_text
@@ -81,7 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.output:
         check_target(arguments.output)
     reporter = StderrReporter(arguments.quiet)
-    config = make_config(arguments, settings, choose_model(settings.model, reporter))
+    config = make_config(arguments, settings, choose_model(arguments, settings, reporter, request))
     with Session(config) as session, handle_signals(session.cancel, again=interrupt) as received:
         try:
             found = _search(session.find(request), reporter)

@@ -8,10 +8,10 @@ from vidqa.cli.arguments import (
     add_planned_video,
     make_config,
     make_planned_request,
-    planned_model,
     settings_for,
 )
 from vidqa.cli.console import ExitCode, StderrReporter, write_json
+from vidqa.cli.model_offer import assumed_model
 from vidqa.errors import ModelMissing
 from vidqa.messages import out_of_domain_text
 
@@ -48,8 +48,8 @@ def run(arguments: argparse.Namespace) -> int:
     check_target(arguments.output)
     settings = settings_for(arguments)
     request = make_planned_request(arguments, settings)
-    config = make_config(arguments, settings, settings.model or planned_model())
     reporter = StderrReporter(arguments.quiet)
+    config = make_config(arguments, settings, assumed_model(arguments, settings, reporter, request))
     with Session(config) as session:
         plan, pictures = session.see(request, reporter.event)
     reporter.clear()

@@ -7,8 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vidqa.cli.arguments import add_planned_video, choose_model, make_config, make_request, settings_for
+from vidqa.cli.arguments import add_planned_video, make_config, make_request, settings_for
 from vidqa.cli.console import ExitCode, StderrReporter, format_table, write_json
+from vidqa.cli.model_offer import choose_model
 from vidqa.errors import UsageError
 from vidqa.utils.safe_text import safe_line, safe_text
 from vidqa.utils.units import format_bytes
@@ -47,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     request = make_request(arguments, settings, arguments.question)
     check_request(request)
     check_file(request.video)
-    config = make_config(arguments, settings, choose_model(settings.model, reporter))
+    config = make_config(arguments, settings, choose_model(arguments, settings, reporter, request))
     check_config(config)
     folder, picture = _folder(arguments.out), _picture(arguments, reporter)
     trace = folder / "trace.json"

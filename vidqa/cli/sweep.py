@@ -13,12 +13,12 @@ from vidqa.cli.arguments import (
     add_plan_options,
     add_range_options,
     add_video_argument,
-    choose_model,
     make_config,
     make_request,
     settings_for,
 )
 from vidqa.cli.console import ExitCode, StderrReporter, format_table, handle_signals, interrupt, write_json
+from vidqa.cli.model_offer import choose_model
 from vidqa.cli.video_argument import as_named
 from vidqa.errors import UsageError
 from vidqa.utils.safe_text import safe_line, safe_text
@@ -118,7 +118,7 @@ def _series(arguments: argparse.Namespace, reporter: StderrReporter) -> "Sweep":
     if sizes and request.size:
         raise UsageError("--size and --sizes exclude each other.", "Give one of them.")
     video = as_named(probe_facts(request.video, request.stream, request.picture_times), arguments)
-    config = make_config(arguments, settings, choose_model(settings.model, reporter))
+    config = make_config(arguments, settings, choose_model(arguments, settings, reporter, request))
     check_config(config)
     limit = None if arguments.limit is None else parse_bytes(arguments.limit)
     return prepare(video, request, config, counts, sizes, limit)
