@@ -4,7 +4,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -63,7 +63,7 @@ def hub_server(folder: Path) -> Iterator[HubServer]:
         def _answer(self, *, body: bool) -> None:
             path = unquote(urlsplit(self.path).path)
             if hub.status != 200:
-                self._send(hub.status, b"", {}, body=body)
+                self._send(hub.status, b"", {"X-Error-Code": "RepoNotFound"} if hub.status == 404 else {}, body=body)
             elif path.startswith("/api/models/"):
                 value = _tree(hub) if "/tree/" in path else _listing(hub, path)
                 self._send(200, json.dumps(value).encode(), {"Content-Type": "application/json"}, body=body)
@@ -82,7 +82,12 @@ def hub_server(folder: Path) -> Iterator[HubServer]:
                 self._send(200, content, facts, body=body)
             elif redirect is not None:  # as the hub sends large files from another host
                 facts |= {"X-Linked-Size": str(len(content)), "X-Linked-ETag": f'"{sha256}"'}
-                self._send(302, b"", facts | {"Location": f"{hub.url.replace('127.0.0.1', 'localhost')}/storage/{file.name}"}, body=body)
+                self._send(
+                    302,
+                    b"",
+                    facts | {"Location": f"{hub.url.replace('127.0.0.1', 'localhost')}/storage/{file.name}"},
+                    body=body,
+                )
             else:
                 self._large(b"\1" * len(content) if hub.damaged else content)
 
@@ -95,9 +100,10 @@ def hub_server(folder: Path) -> Iterator[HubServer]:
             self.end_headers()
             rest = content[begin:]
             cut = hub.cut_after.pop(0) if hub.cut_after else len(rest)
-            for at in range(0, cut, _BLOCK):
-                self.wfile.write(rest[at : min(at + _BLOCK, cut)])
-                time.sleep(hub.block_seconds)
+            with suppress(OSError):  # the client has stopped
+                for at in range(0, cut, _BLOCK):
+                    self.wfile.write(rest[at : min(at + _BLOCK, cut)])
+                    time.sleep(hub.block_seconds)
             if cut < len(rest):
                 self.close_connection = True
 

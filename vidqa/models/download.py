@@ -168,7 +168,7 @@ def _offline(repository: str, seconds: float, error: Exception | None) -> ModelM
     if isinstance(error, OfflineModeIsEnabled):
         return ModelMissing(
             f"{repository} is not fetched: HF_HUB_OFFLINE says that this machine is offline{rest}.",
-            f"Unset it, then type `vidqa pull {short}`.",
+            "Unset it and try again.",
         )
     answer = f"did not answer within {seconds:g} s" if error is None or _is_timeout(error) else "cannot be reached"
     return ModelMissing(
