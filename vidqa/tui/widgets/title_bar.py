@@ -33,7 +33,7 @@ class TitleBar(Widget):
             return "no model yet"
         name = model_label(self.model)
         if self.missing:
-            return f"{name} · not on this machine"
+            return f"not on this machine: {name}"  # first, since the end of a long line is cut
         return name if self.plan is None else f"{name} · {self.plan.device} {self.plan.run_config.weights}"
 
     def _video_text(self) -> str:
