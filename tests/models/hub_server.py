@@ -43,88 +43,103 @@ class HubServer:
         return {"HF_ENDPOINT": self.url, "HF_HUB_CACHE": str(cache), "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0"}
 
 
+class HubHandler(BaseHTTPRequestHandler):
+    """Answers for the hub of its server."""
+
+    protocol_version = "HTTP/1.1"
+
+    @property
+    def hub(self) -> HubServer:
+        assert isinstance(self.server, HubHTTPServer)
+        return self.server.hub
+
+    def log_message(self, *_: object) -> None:
+        """Print nothing."""
+
+    def do_HEAD(self) -> None:
+        self._answer(body=False)
+
+    def do_GET(self) -> None:
+        self._answer(body=True)
+
+    def _answer(self, *, body: bool) -> None:
+        path = unquote(urlsplit(self.path).path)
+        if self.hub.status != 200:
+            self._send(
+                self.hub.status, b"", {"X-Error-Code": "RepoNotFound"} if self.hub.status == 404 else {}, body=body
+            )
+        elif path.startswith("/api/models/"):
+            value = _tree(self.hub) if "/tree/" in path else _listing(self.hub, path)
+            self._send(200, json.dumps(value).encode(), {"Content-Type": "application/json"}, body=body)
+        elif "/resolve/" in path:
+            self._file(self.hub.folder / path.rsplit("/", 1)[-1], body=body, redirect=path)
+        else:
+            self._file(self.hub.folder / path.rsplit("/", 1)[-1], body=body, redirect=None)
+
+    def _file(self, file: Path, *, body: bool, redirect: str | None) -> None:
+        if not file.is_file():
+            self._send(404, b"", {"X-Error-Code": "EntryNotFound"}, body=body)
+            return
+        content, sha256 = file.read_bytes(), _sha256(file)
+        facts = {"X-Repo-Commit": COMMIT, "ETag": f'"{_etag(file)}"'}
+        if file.suffix != _LARGE:
+            self._send(200, content, facts, body=body)
+        elif redirect is not None:  # as the hub sends large files from another host
+            facts |= {"X-Linked-Size": str(len(content)), "X-Linked-ETag": f'"{sha256}"'}
+            self._send(
+                302,
+                b"",
+                facts | {"Location": f"{self.hub.url.replace('127.0.0.1', 'localhost')}/storage/{file.name}"},
+                body=body,
+            )
+        else:
+            self._large(b"\1" * len(content) if self.hub.damaged else content)
+
+    def _large(self, content: bytes) -> None:
+        asked = self.headers.get("Range", "")
+        self.hub.ranges.append(asked)
+        begin = 0 if self.hub.ignore_ranges or not asked else int(asked.removeprefix("bytes=").rstrip("-"))
+        self.send_response(206 if asked and not self.hub.ignore_ranges else 200)
+        self.send_header("Content-Length", str(len(content) - begin))
+        self.end_headers()
+        rest = content[begin:]
+        cut = self.hub.cut_after.pop(0) if self.hub.cut_after else len(rest)
+        with suppress(OSError):  # the client has stopped
+            for at in range(0, cut, _BLOCK):
+                self.wfile.write(rest[at : min(at + _BLOCK, cut)])
+                time.sleep(self.hub.block_seconds)
+        if cut < len(rest):
+            self.close_connection = True
+
+    def _send(self, status: int, content: bytes, headers: dict[str, str], *, body: bool) -> None:
+        self.send_response(status)
+        for name, value in (headers | {"Content-Length": str(len(content))}).items():
+            self.send_header(name, value)
+        self.end_headers()
+        if body:
+            self.wfile.write(content)
+
+
+class HubHTTPServer(ThreadingHTTPServer):
+    """Serves `hub` at a free port of this machine."""
+
+    daemon_threads = True
+
+    def __init__(self, hub: HubServer) -> None:
+        super().__init__(("127.0.0.1", 0), HubHandler)
+        self.hub = hub
+        hub.url = f"http://127.0.0.1:{self.server_address[1]}"
+
+
 @contextmanager
 def hub_server(folder: Path) -> Iterator[HubServer]:
     """Serve a folder until the block ends."""
-    hub = HubServer(folder)
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def log_message(self, *_: object) -> None:
-            """Print nothing."""
-
-        def do_HEAD(self) -> None:
-            self._answer(body=False)
-
-        def do_GET(self) -> None:
-            self._answer(body=True)
-
-        def _answer(self, *, body: bool) -> None:
-            path = unquote(urlsplit(self.path).path)
-            if hub.status != 200:
-                self._send(hub.status, b"", {"X-Error-Code": "RepoNotFound"} if hub.status == 404 else {}, body=body)
-            elif path.startswith("/api/models/"):
-                value = _tree(hub) if "/tree/" in path else _listing(hub, path)
-                self._send(200, json.dumps(value).encode(), {"Content-Type": "application/json"}, body=body)
-            elif "/resolve/" in path:
-                self._file(hub.folder / path.rsplit("/", 1)[-1], body=body, redirect=path)
-            else:
-                self._file(hub.folder / path.rsplit("/", 1)[-1], body=body, redirect=None)
-
-        def _file(self, file: Path, *, body: bool, redirect: str | None) -> None:
-            if not file.is_file():
-                self._send(404, b"", {"X-Error-Code": "EntryNotFound"}, body=body)
-                return
-            content, sha256 = file.read_bytes(), _sha256(file)
-            facts = {"X-Repo-Commit": COMMIT, "ETag": f'"{_etag(file)}"'}
-            if file.suffix != _LARGE:
-                self._send(200, content, facts, body=body)
-            elif redirect is not None:  # as the hub sends large files from another host
-                facts |= {"X-Linked-Size": str(len(content)), "X-Linked-ETag": f'"{sha256}"'}
-                self._send(
-                    302,
-                    b"",
-                    facts | {"Location": f"{hub.url.replace('127.0.0.1', 'localhost')}/storage/{file.name}"},
-                    body=body,
-                )
-            else:
-                self._large(b"\1" * len(content) if hub.damaged else content)
-
-        def _large(self, content: bytes) -> None:
-            asked = self.headers.get("Range", "")
-            hub.ranges.append(asked)
-            begin = 0 if hub.ignore_ranges or not asked else int(asked.removeprefix("bytes=").rstrip("-"))
-            self.send_response(206 if asked and not hub.ignore_ranges else 200)
-            self.send_header("Content-Length", str(len(content) - begin))
-            self.end_headers()
-            rest = content[begin:]
-            cut = hub.cut_after.pop(0) if hub.cut_after else len(rest)
-            with suppress(OSError):  # the client has stopped
-                for at in range(0, cut, _BLOCK):
-                    self.wfile.write(rest[at : min(at + _BLOCK, cut)])
-                    time.sleep(hub.block_seconds)
-            if cut < len(rest):
-                self.close_connection = True
-
-        def _send(self, status: int, content: bytes, headers: dict[str, str], *, body: bool) -> None:
-            self.send_response(status)
-            for name, value in (headers | {"Content-Length": str(len(content))}).items():
-                self.send_header(name, value)
-            self.end_headers()
-            if body:
-                self.wfile.write(content)
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    hub.url = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield hub
-    finally:
-        server.shutdown()
-        server.server_close()
+    with HubHTTPServer(hub := HubServer(folder)) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield hub
+        finally:
+            server.shutdown()
 
 
 def _sha256(file: Path) -> str:

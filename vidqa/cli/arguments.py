@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from vidqa.cli.console import StderrReporter, is_terminal
 from vidqa.config import CLIP_DEADLINE_SECONDS, EngineConfig
 from vidqa.errors import UsageError
 from vidqa.settings.load import Settings, load_settings
@@ -207,3 +208,18 @@ def make_config(arguments: argparse.Namespace, settings: Settings, model: str) -
 
 def _chosen(value: str) -> str | None:
     return None if value == "auto" else value
+
+
+def choose_model(
+    arguments: argparse.Namespace, settings: Settings, reporter: StderrReporter, request: "Request | None" = None
+) -> str:
+    """Return the named model, else the first cached one, else the choice of the person at the terminal.
+
+    On a terminal a model that is not on this machine is fetched if the person wants it; what is offered is planned for
+    the request's video, or for a typical one. Raises ModelMissing without a terminal, or where no choice is made.
+    """
+    if settings.model is not None and not is_terminal():
+        return settings.model  # what is wrong with it, if anything, is said when it is opened
+    from vidqa.cli.model_offer import offer_model
+
+    return offer_model(arguments, settings, reporter, request)

@@ -14,12 +14,12 @@ from vidqa.cli.arguments import (
     add_timestamps_option,
     add_video_argument,
     add_video_options,
+    choose_model,
     make_config,
     make_request,
     settings_for,
 )
 from vidqa.cli.console import ExitCode, StderrReporter, handle_signals, interrupt, write_json
-from vidqa.cli.model_offer import choose_model
 from vidqa.cli.video_argument import as_named
 from vidqa.errors import Interrupted
 from vidqa.messages import degraded_text, model_label, out_of_domain_text, time_text, usage_text, visual_tokens_text

@@ -14,12 +14,12 @@ from vidqa.cli.arguments import (
     add_plan_options,
     add_sampling_options,
     add_video_options,
+    choose_model,
     make_config,
     make_request,
     settings_for,
 )
 from vidqa.cli.console import ExitCode, ReceivedSignal, StderrReporter, handle_signals
-from vidqa.cli.model_offer import choose_model
 from vidqa.errors import Interrupted, UsageError, VidqaError
 from vidqa.video.subtitle_files import AUTO, CHOICES, EMBEDDED, SUFFIXES
 

@@ -95,6 +95,11 @@ def _columns() -> int:
     return max(columns, 20) if columns else 80
 
 
+def is_terminal() -> bool:
+    """Return whether there is a person to ask: standard input and stderr are terminals."""
+    return sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()
+
+
 class StderrReporter:
     """Notes and progress bars on stderr. Bars are drawn on a terminal only; `quiet` prints nothing."""
 

@@ -13,12 +13,12 @@ from vidqa.cli.arguments import (
     add_stream_option,
     add_timestamps_option,
     add_video_argument,
+    choose_model,
     make_config,
     make_request,
     settings_for,
 )
 from vidqa.cli.console import ExitCode, StderrReporter, handle_signals, interrupt, write_json
-from vidqa.cli.model_offer import choose_model
 from vidqa.cli.video_argument import as_named
 from vidqa.errors import Interrupted, UsageError
 from vidqa.messages import degraded_text, out_of_domain_text

@@ -5,7 +5,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from vidqa.cli.arguments import make_config
-from vidqa.cli.console import StderrReporter
+from vidqa.cli.console import StderrReporter, is_terminal
 from vidqa.errors import Interrupted, ModelMissing
 from vidqa.messages import download_text
 from vidqa.utils.safe_text import safe_line
@@ -23,13 +23,13 @@ _DEMO = ("use the demo model (coloured shapes only)", "demo")
 _STOP = ("stop here", None)
 
 
-def choose_model(
-    arguments: argparse.Namespace, settings: "Settings", reporter: StderrReporter, request: "Request | None" = None
+def offer_model(
+    arguments: argparse.Namespace, settings: "Settings", reporter: StderrReporter, request: "Request | None"
 ) -> str:
-    """Return the named model, else the first cached one, else the choice of the person at the terminal.
+    """Return the named model, fetched if the person at the terminal agrees; without a name the first cached one.
 
-    On a terminal a model that is not on this machine is fetched if the person wants it; what is offered is planned for
-    the request's video, or for a typical one. Raises ModelMissing without a terminal, or where no choice is made.
+    Without either, return the choice of the person among the models to fetch that fit the request's video, or a typical
+    one. Raises ModelMissing without a terminal, or where no choice is made.
     """
     if settings.model is not None:
         return _named_model(settings.model, reporter)
@@ -113,7 +113,7 @@ def _named_model(name: str, reporter: StderrReporter) -> str:
     from vidqa.models.registry import full_name, has_model, released
 
     repository = full_name(name)
-    if not is_terminal() or repository not in released() or has_model(repository):
+    if repository not in released() or has_model(repository):
         return name  # what is wrong with it, if anything, is said when it is opened
     check_supported(released()[repository], repository)
     size = format_decimal_bytes(download_bytes(repository))
@@ -177,7 +177,3 @@ def _chosen(title: str, choices: "list[tuple[str, str | None]]", reporter: Stder
     if name != "demo":
         fetch(name, reporter)
     return name
-
-
-def is_terminal() -> bool:
-    return sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()

@@ -4,7 +4,6 @@ import argparse
 import sys
 
 from vidqa.cli.console import ExitCode, StderrReporter, format_table, write_json
-from vidqa.cli.model_offer import fetch
 from vidqa.utils.safe_text import safe_line
 from vidqa.utils.units import format_bytes
 
@@ -77,6 +76,7 @@ def pull(arguments: argparse.Namespace) -> int:
 
     The name means what it means to `--model`; of the demo model or a folder nothing is fetched.
     """
+    from vidqa.cli.model_offer import fetch
     from vidqa.models.hub import is_repository, resolve_model
     from vidqa.models.registry import full_name
 

@@ -7,9 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vidqa.cli.arguments import add_planned_video, make_config, make_request, settings_for
+from vidqa.cli.arguments import add_planned_video, choose_model, make_config, make_request, settings_for
 from vidqa.cli.console import ExitCode, StderrReporter, format_table, write_json
-from vidqa.cli.model_offer import choose_model
 from vidqa.errors import UsageError
 from vidqa.utils.safe_text import safe_line, safe_text
 from vidqa.utils.units import format_bytes

@@ -13,12 +13,12 @@ from vidqa.cli.arguments import (
     add_plan_options,
     add_range_options,
     add_video_argument,
+    choose_model,
     make_config,
     make_request,
     settings_for,
 )
 from vidqa.cli.console import ExitCode, StderrReporter, format_table, handle_signals, interrupt, write_json
-from vidqa.cli.model_offer import choose_model
 from vidqa.cli.video_argument import as_named
 from vidqa.errors import UsageError
 from vidqa.utils.safe_text import safe_line, safe_text
