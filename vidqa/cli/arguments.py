@@ -222,4 +222,4 @@ def choose_model(
         return settings.model  # what is wrong with it, if anything, is said when it is opened
     from vidqa.cli.model_offer import offer_model
 
-    return offer_model(arguments, settings, reporter, request)
+    return offer_model(settings.model, make_config(arguments, settings, "auto"), reporter, request)

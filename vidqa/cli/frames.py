@@ -49,7 +49,8 @@ def run(arguments: argparse.Namespace) -> int:
     settings = settings_for(arguments)
     request = make_planned_request(arguments, settings)
     reporter = StderrReporter(arguments.quiet)
-    config = make_config(arguments, settings, assumed_model(arguments, settings, reporter, request))
+    model = assumed_model(settings.model, make_config(arguments, settings, "auto"), reporter, request)
+    config = make_config(arguments, settings, model)
     with Session(config) as session:
         plan, pictures = session.see(request, reporter.event)
     reporter.clear()

@@ -1,10 +1,8 @@
 """The model of a command where none is named or it is not on this machine: an offer to fetch one, or an error."""
 
-import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from vidqa.cli.arguments import make_config
 from vidqa.cli.console import StderrReporter, is_terminal
 from vidqa.errors import Interrupted, ModelMissing
 from vidqa.messages import download_text
@@ -14,29 +12,27 @@ from vidqa.utils.units import format_decimal_bytes, format_span
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from vidqa.config import EngineConfig
     from vidqa.models.download import DownloadProgress
     from vidqa.planner.model_choice import UsableModel
-    from vidqa.settings.load import Settings
     from vidqa.types import Device, Request
 
 _DEMO = ("use the demo model (coloured shapes only)", "demo")
 _STOP = ("stop here", None)
 
 
-def offer_model(
-    arguments: argparse.Namespace, settings: "Settings", reporter: StderrReporter, request: "Request | None"
-) -> str:
+def offer_model(named: str | None, config: "EngineConfig", reporter: StderrReporter, request: "Request | None") -> str:
     """Return the named model, fetched if the person at the terminal agrees; without a name the first cached one.
 
     Without either, return the choice of the person among the models to fetch that fit the request's video, or a typical
     one. Raises ModelMissing without a terminal, or where no choice is made.
     """
-    if settings.model is not None:
-        return _named_model(settings.model, reporter)
+    if named is not None:
+        return _named_model(named, reporter)
     if cached := _cached_model():
         return cached
-    device = _device(settings)
-    offers = _usable(arguments, settings, request, device)
+    device = _device(config)
+    offers = _usable(config, request, device)
     if not offers:
         raise ModelMissing(
             "No model is on this machine, and no released one fits the memory, time and disk of "
@@ -54,8 +50,8 @@ def offer_model(
 
 
 def assumed_model(
-    arguments: argparse.Namespace,
-    settings: "Settings",
+    named: str | None,
+    config: "EngineConfig",
     reporter: StderrReporter,
     request: "Request",
     device: "Device | None" = None,
@@ -64,12 +60,12 @@ def assumed_model(
     from vidqa.models.checkpoint import download_bytes, suggested_model
     from vidqa.models.registry import short_name
 
-    if settings.model is not None:
-        return settings.model
+    if named is not None:
+        return named
     if cached := _cached_model():
         reporter.say(f"model: {cached} is assumed, the first one on this machine; --model names another")
         return cached
-    offers = _usable(arguments, settings, request, device or _device(settings))
+    offers = _usable(config, request, device or _device(config))
     name, rank = (offers[0].repository, "best that fits") if offers else (suggested_model(), "smallest")
     reporter.say(
         f"model: {name} is assumed, the {rank}; no model is on this machine, `vidqa pull {short_name(name)}` fetches "
@@ -121,22 +117,19 @@ def _named_model(name: str, reporter: StderrReporter) -> str:
     return _chosen(f"{repository} is not on this machine.", choices, reporter)
 
 
-def _device(settings: "Settings") -> "Device":
+def _device(config: "EngineConfig") -> "Device":
     from vidqa.devices.device import find_device
 
-    return find_device(settings.device)
+    return find_device(config.device)
 
 
-def _usable(
-    arguments: argparse.Namespace, settings: "Settings", request: "Request | None", device: "Device"
-) -> "list[UsableModel]":
+def _usable(config: "EngineConfig", request: "Request | None", device: "Device") -> "list[UsableModel]":
     """Return the models to fetch that fit memory, time and disk, the best first."""
     from vidqa.models.hub import free_cache_bytes
     from vidqa.planner.model_choice import typical_video, usable_models
     from vidqa.types import Request
     from vidqa.video.reader import probe_facts
 
-    config = make_config(arguments, settings, "auto")
     if request is None:
         video, request = typical_video(), Request("", "what happens?")
     else:

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from vidqa.cli.arguments import (
@@ -67,8 +68,8 @@ def run(arguments: argparse.Namespace) -> int:
         config = make_config(arguments, settings, settings.model or suggested_model())
         return _print_matrix(arguments.json, config, video, request, named=settings.model is not None)
     device = as_device(find_gpu(arguments.gpu)) if arguments.gpu else find_device(settings.device)
-    model = assumed_model(arguments, settings, StderrReporter(False), request, device)
-    config = make_config(arguments, settings, model)
+    config = make_config(arguments, settings, "auto")
+    config = replace(config, model=assumed_model(settings.model, config, StderrReporter(False), request, device))
     checkpoints = find_checkpoints(config.model, local=False)
     found = forecast(planning_problems(checkpoints, video, request, config, device))
     if request.sample != "uniform":
