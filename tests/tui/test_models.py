@@ -99,7 +99,7 @@ async def test_escape_stops_a_download_that_can_go_on_later() -> None:
     async with harness.running(models=downloads.source, video=None) as pilot:
         main(pilot).post_message(VideoOpened(demo_video()))
         await until(pilot, lambda: controller(pilot).forecast is not None, "a plan")
-        await press(pilot, "f2", lambda: is_open(pilot, ModelChooser), "the chooser")
+        await press(pilot, "f2", lambda: is_open(pilot, ModelChooser) and "●" in shown(pilot), "the chooser")
         await press(pilot, "enter", lambda: "(25 %)" in status(pilot))
         prompt(pilot).focus()
         await press(pilot, "escape", lambda: status(pilot).startswith("stopped: "), "the end of the download")
@@ -116,7 +116,7 @@ async def test_a_download_that_fails_says_so_above_the_prompt_with_the_key() -> 
     async with AppHarness(says("x")).running(size=(80, 24), models=Downloads(offline).source, video=None) as pilot:
         main(pilot).post_message(VideoOpened(demo_video()))
         await until(pilot, lambda: controller(pilot).forecast is not None, "a plan")
-        await press(pilot, "f2", lambda: is_open(pilot, ModelChooser), "the chooser")
+        await press(pilot, "f2", lambda: is_open(pilot, ModelChooser) and "●" in shown(pilot), "the chooser")
         await press(pilot, "enter", lambda: "Offline" in status(pilot), "the error")
         assert status(pilot) == "Offline: https://hub cannot be reached. F2 tries again."
         assert not pilot.app.screen.query(Toast)
@@ -127,7 +127,7 @@ async def test_a_search_without_a_model_offers_one_too() -> None:
     async with AppHarness(says("x")).running(models=Downloads().source, video=None) as pilot:
         main(pilot).post_message(VideoOpened(demo_video()))
         await until(pilot, lambda: controller(pilot).forecast is not None, "a plan")
-        await press(pilot, "f12", lambda: is_open(pilot, ModelChooser), "the offer")
+        await press(pilot, "f12", lambda: "Which model should answer?" in shown(pilot), "the offer")
 
 
 @pilot_test
