@@ -18,7 +18,7 @@ from rich.text import Text
 from vidqa.config import EngineConfig
 from vidqa.engine.session import Session
 from vidqa.tui.app import VidqaApp
-from vidqa.tui.launch_options import LaunchOptions
+from vidqa.tui.launch_options import LaunchOptions, ModelSource
 from vidqa.tui.screens.model_chooser import ModelChooser
 from vidqa.types import Request
 
@@ -72,6 +72,7 @@ async def draw_session(size: tuple[int, int]) -> None:
         request=Request(video="", question=""),
         model="demo",
         video=str(ROOT / "assets" / "demo-two.mp4"),
+        models=ModelSource(has_model=lambda name: True),  # the plan of a model that is not fetched for a picture
     )
     app = VidqaApp(Session, options)
     controller = app.controller
@@ -87,7 +88,7 @@ async def draw_session(size: tuple[int, int]) -> None:
         save(app.export_screenshot(title="vidqa"), "session-models.svg")
         await pilot.press("escape")
         controller.override(vram_bytes=21 * 2**28, weights="bf16", frames=160)  # 5.25 GiB
-        app.main.use_model("Qwen/Qwen2-VL-2B-Instruct")
+        await app.main.use_model("Qwen/Qwen2-VL-2B-Instruct")
         await until(app, lambda: controller.forecast and controller.forecast.refusal)
         await asyncio.sleep(_SETTLE_SECONDS)
         save(app.export_screenshot(title="vidqa"), "session-plan.svg")

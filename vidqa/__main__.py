@@ -18,6 +18,7 @@ def open_session(arguments: argparse.Namespace) -> int:
     os.environ.setdefault("ESCDELAY", "50")
     from vidqa.cli.arguments import given_flags, make_config, make_request
     from vidqa.config import config_path, state_folder
+    from vidqa.models.registry import full_name
     from vidqa.settings.load import load_settings
     from vidqa.tui.bindings import ACTION_IDS
     from vidqa.tui.launch import default_model, open_app
@@ -25,7 +26,7 @@ def open_session(arguments: argparse.Namespace) -> int:
 
     settings = load_settings(flags=given_flags(arguments), key_ids=ACTION_IDS)
     video, arguments.video = arguments.video, arguments.video or ""
-    model = settings.model or default_model()
+    model = full_name(settings.model) if settings.model else default_model()
     options = LaunchOptions(
         engine=make_config(arguments, settings, model or "demo"),
         request=make_request(arguments, settings, ""),

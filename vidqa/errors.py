@@ -22,7 +22,14 @@ class ModelError(VidqaError):
 
 
 class ModelMissing(ModelError):
-    """The model is neither cached nor reachable; the remedy names the command that fetches it."""
+    """The model is neither cached nor reachable; the remedy names the command that fetches it.
+
+    `repository` is what that command would fetch, where it is known.
+    """
+
+    def __init__(self, what: str, remedy: str = "", *, repository: str | None = None) -> None:
+        super().__init__(what, remedy)
+        self.repository = repository
 
 
 class NotFinite(ModelError):

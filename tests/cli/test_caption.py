@@ -215,6 +215,8 @@ def test_shards_divide_the_work_and_the_status_is_of_the_whole(
     assert caption(folder, "--status", "--json") == ExitCode.OK
     (task,) = json.loads(capsys.readouterr().out)["tasks"]
     assert (task["done"], task["failed"], task["to_do"]) == (5, 1, 0)
+    assert caption(folder, "--status") == ExitCode.OK
+    assert f"  {task['prompt']}\n" in capsys.readouterr().out
 
 
 def test_a_second_run_of_one_folder_is_refused(tmp_path: Path) -> None:

@@ -120,3 +120,28 @@ def test_the_options_of_a_command_are_those_of_the_whole_parser(
         assert ended.value.code == 0
     out = capsys.readouterr().out
     assert out[: len(out) // 2] == out[len(out) // 2 :] and "--debug" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["ask", "clip.mp4"], "vidqa: `vidqa ask` needs QUESTION. `vidqa ask --help` lists its arguments."),
+        (
+            ["aks", "clip.mp4"],
+            "There is no command 'aks'. Did you mean `vidqa ask`? `vidqa --help` lists",
+        ),
+        (["frobnicate"], "There is no command 'frobnicate'. `vidqa --help` lists the commands."),
+        (
+            ["ask", "a.mp4", "what", "happens?"],
+            "arguments: happens? Put a text of several words in quotes.",
+        ),
+        (["ask", "a.mp4", "what?", "--bogus"], "unrecognized arguments: --bogus. `vidqa --help`"),
+        ([__file__], "is no command. To ask about this file type `vidqa ask "),
+    ],
+)
+def test_wrong_usage_is_one_paragraph(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exited:
+        run(words)
+    out, err = capsys.readouterr()
+    assert exited.value.code == ExitCode.USAGE and out == ""
+    assert said in " ".join(err.split()) and "usage:" not in err

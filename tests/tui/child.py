@@ -19,7 +19,7 @@ from vidqa.config import EngineConfig, state_folder
 from vidqa.errors import VidqaError
 from vidqa.events import Answered, Event, MemorySampled, Noted, Planned, StageProgress, StageStarted, TextDelta
 from vidqa.tui.launch import make_session, open_app
-from vidqa.tui.launch_options import LaunchOptions
+from vidqa.tui.launch_options import LaunchOptions, ModelSource
 from vidqa.tui.session_worker import SessionEngine, SessionFactory
 from vidqa.types import Plan, Request, VideoInfo
 
@@ -151,6 +151,7 @@ def open_scene(arguments: argparse.Namespace) -> int:
         state=state_folder(),
         images="none",
         tick_seconds=1.0 if scene in MEASURED else None,
+        models=ModelSource(has_model=lambda name: True),
     )
     when_requested("make-noise", make_noise)
     return open_app(options, make_factory(scene))

@@ -28,7 +28,7 @@ from vidqa.planner.planner import Forecast
 from vidqa.planner.problem import planning_problems
 from vidqa.tui.app import VidqaApp
 from vidqa.tui.controller import Controller
-from vidqa.tui.launch_options import LaunchOptions
+from vidqa.tui.launch_options import LaunchOptions, ModelSource
 from vidqa.tui.screens.main_screen import MainScreen
 from vidqa.tui.widgets.question_input import QuestionInput
 from vidqa.tui.worker_messages import VideoOpened
@@ -198,6 +198,7 @@ class AppHarness:
             video=DEMO,
             images="none",
             tick_seconds=None,
+            models=ModelSource(has_model=lambda name: True),
         )
         app = VidqaApp(self.make, replace(options, **changes))  # type: ignore[arg-type]
         app.animation_level = "none"

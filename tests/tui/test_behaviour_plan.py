@@ -188,7 +188,8 @@ async def test_what_does_not_fit_is_red_with_the_nearest_and_ctrl_t_uses_it() ->
         assert "✗" in str(panel.query_one(BudgetBar).render()) and " over" in shown(pilot)
         prompt(pilot).text = "what?"
         prompt(pilot).focus()
-        await press(pilot, "enter", lambda: "The question was not asked" in shown(pilot))
+        status = main(pilot).query_one("#status", Static)
+        await press(pilot, "enter", lambda: "GiB" in str(status.content), "why the question is not asked")
         assert prompt(pilot).text == "what?" and harness.asked == []
         await press(pilot, "ctrl+t", lambda: not panel.has_class("-refused"), "a plan")
         used = current_plan(pilot)
@@ -259,21 +260,25 @@ async def test_without_a_model_the_chooser_comes_first_and_says_what_fits() -> N
         text = shown(pilot)
         assert "Which model should answer?" in text and "shapes only" in text
         assert "Qwen/Qwen2-VL-7B-Instruct" in text and "to download" in text
-        assert "✓ fits" in text and "✗ does not fit: needs" in text
+        assert "✓ fits" in text and "✗ does not fit: needs" in text and "best here" in text
+        await pilot.press("home")
         await opened(pilot, "enter", OpenVideoScreen)
         assert controller(pilot).model == "demo"
         await press(pilot, "escape", lambda: "demo model: coloured shapes only" in shown(pilot), "the title bar")
 
 
 @pilot_test
-async def test_without_any_model_a_question_says_so() -> None:
-    async with AppHarness(says("x")).running(model=None, video=None) as pilot:
+async def test_without_any_model_a_question_opens_the_chooser_and_is_asked_then() -> None:
+    harness = AppHarness(says("Fine."))
+    async with harness.running(model=None, video=None) as pilot:
         await until(pilot, lambda: is_open(pilot, ModelChooser), "the chooser")
         await press(pilot, "escape", lambda: "no model yet" in shown(pilot) and "press F2" in shown(pilot))
         main(pilot).post_message(VideoOpened(demo_video()))
         await until(pilot, lambda: controller(pilot).video is not None, "a video")
         prompt(pilot).text = "what?"
-        await press(pilot, "enter", lambda: "No model is chosen. Choose one with F2." in shown(pilot))
+        await press(pilot, "enter", lambda: "Which model should answer your question?" in shown(pilot))
+        await press(pilot, "home enter", lambda: "Fine." in shown(pilot), "the answer of the demo model")
+        assert harness.asked == ["what?"] and prompt(pilot).text == ""
 
 
 @pilot_test

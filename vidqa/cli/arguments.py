@@ -1,18 +1,17 @@
 """Options that several commands share, and their conversion into a Request, an EngineConfig and a model's name."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from vidqa.cli.console import StderrReporter, is_terminal
 from vidqa.config import CLIP_DEADLINE_SECONDS, EngineConfig
-from vidqa.errors import ModelMissing, UsageError
+from vidqa.errors import UsageError
 from vidqa.settings.load import Settings, load_settings
 from vidqa.settings.schema import ENGINE_SETTINGS, SETTINGS, TUI_SETTINGS, Setting
 from vidqa.utils.units import parse_size, parse_timestamp
 
 if TYPE_CHECKING:
-    from vidqa.cli.console import StderrReporter
     from vidqa.types import Request
 
 _VIDEO_HELP = "a video file, a folder of numbered pictures, a file:// address, or - for standard input"
@@ -22,10 +21,6 @@ PLANNED_QUESTION_HELP = (
     "video reads it evenly"
 )
 FOLDER_FPS_HELP = f"{_FPS_HELP}; for a folder of pictures: their rate, F pictures per second (default: 25)"
-_MODEL_QUESTION = """No model was named and none is cached.
-  1  fetch {} ({:.1f} GB)
-  2  use the demo model (coloured shapes only)
-Which one? [1/2] """
 
 
 def add_video_options(parser: argparse.ArgumentParser, *, fps_help: str = _FPS_HELP) -> None:
@@ -215,55 +210,16 @@ def _chosen(value: str) -> str | None:
     return None if value == "auto" else value
 
 
-def choose_model(named: str | None, reporter: "StderrReporter") -> str:
+def choose_model(
+    arguments: argparse.Namespace, settings: Settings, reporter: StderrReporter, request: "Request | None" = None
+) -> str:
     """Return the named model, else the first cached one, else the choice of the person at the terminal.
 
-    Raises ModelMissing without a terminal, or where no choice is made.
+    On a terminal a model that is not on this machine is fetched if the person wants it; what is offered is planned for
+    the request's video, or for a typical one. Raises ModelMissing without a terminal, or where no choice is made.
     """
-    if model := named or _cached_model():
-        return model
-    if sys.stdin is None or not (sys.stdin.isatty() and sys.stderr.isatty()):
-        raise ModelMissing(
-            "No model was named and none that runs is cached.",
-            "Fetch one with `vidqa pull {}` ({:.1f} GB), or add --model demo (coloured shapes only).".format(
-                *_suggested()
-            ),
-        )
-    return _prompt_for_model(reporter)
+    if settings.model is not None and not is_terminal():
+        return settings.model  # what is wrong with it, if anything, is said when it is opened
+    from vidqa.cli.model_offer import offer_model
 
-
-def planned_model() -> str:
-    """Return the first cached model, else the one that most GPUs can run. Fetches nothing."""
-    return _cached_model() or _suggested()[0]
-
-
-def _suggested() -> tuple[str, float]:
-    """Return the suggested model and the gigabytes of its download."""
-    from vidqa.models.checkpoint import download_bytes, suggested_model
-
-    name = suggested_model()
-    return name, download_bytes(name) / 1e9
-
-
-def _cached_model() -> str | None:
-    from vidqa.models.hub import cached_models
-
-    return next((model.repository for model in cached_models() if model.runnable), None)
-
-
-def _prompt_for_model(reporter: "StderrReporter") -> str:
-    sys.stderr.write(_MODEL_QUESTION.format(*_suggested()))
-    sys.stderr.flush()
-    while (reply := sys.stdin.readline().strip()) not in {"1", "2"}:
-        if not reply:
-            raise ModelMissing("No model was chosen.", "Add --model demo, or name one with --model.")
-        sys.stderr.write("Type 1 or 2: ")
-        sys.stderr.flush()
-    if reply == "2":
-        return "demo"
-    from vidqa.models.hub import pull_model
-
-    suggested, _ = _suggested()
-    reporter.say(f"fetching {suggested}")
-    pull_model(suggested)
-    return suggested
+    return offer_model(settings.model, make_config(arguments, settings, "auto"), reporter, request)

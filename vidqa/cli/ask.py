@@ -64,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
     for request in requests:
         check_request(request)
     reporter = StderrReporter(arguments.quiet)
-    config = make_config(arguments, settings, choose_model(settings.model, reporter))
+    config = make_config(arguments, settings, choose_model(arguments, settings, reporter, requests[0]))
     config = replace(config, conversation_tokens=sum(map(most_turn_tokens, requests[1:])))
     history: tuple[Turn, ...] = ()
     with Session(config) as session, handle_signals(session.cancel, again=interrupt) as received:

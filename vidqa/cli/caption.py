@@ -166,7 +166,7 @@ def _configure(
     check_text("The prompt (--prompt)", arguments.prompt)
     segments = parse_segments(arguments.segments) if arguments.segments else None
     caption_request = CaptionRequest(find_prompt(arguments.prompt), request, segments)
-    engine = make_config(arguments, settings, choose_model(settings.model, reporter))
+    engine = make_config(arguments, settings, choose_model(arguments, settings, reporter))
     checkpoint = (choose or choose_checkpoint)(engine, caption_request, selection.clips)
     # One core is left to the decoder processes: OpenMP's threads spin while they wait for one that lost its core.
     # Captioning shows no tensor sizes, so they are not counted.

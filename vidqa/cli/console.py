@@ -95,6 +95,11 @@ def _columns() -> int:
     return max(columns, 20) if columns else 80
 
 
+def is_terminal() -> bool:
+    """Return whether there is a person to ask: standard input and stderr are terminals."""
+    return sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()
+
+
 class StderrReporter:
     """Notes and progress bars on stderr. Bars are drawn on a terminal only; `quiet` prints nothing."""
 
@@ -123,6 +128,14 @@ class StderrReporter:
             self._stages.clear()
         self._stages[event.stage] = (done, event.total)
         self._draw()
+
+    def bar(self, name: str, done: int, total: int, text: str) -> None:
+        """Redraw the line as one bar with a text behind it."""
+        if not self._bars:
+            return
+        self._stages = {name: (done, total)}
+        self._stream.write(f"\r\x1b[2K{f'{name} {_cells(done, total)} {text}'[: _columns() - 1]}")
+        self._stream.flush()
 
     def event(self, event: object) -> None:
         """Redraw the line of bars for an event of a stage; other events are not shown."""
@@ -162,10 +175,14 @@ def _of_planned(planned_bytes: int) -> str:
 
 
 def _bar(stage: str, done: int, total: int) -> str:
+    counts = f"{format_bytes(done)}/{format_bytes(total)}" if stage == "load" else f"{done}/{total}"
+    return f"{stage} {_cells(done, total)} {counts}"
+
+
+def _cells(done: int, total: int) -> str:
     cells = 12
     filled = cells * done // max(total, 1)
-    counts = f"{format_bytes(done)}/{format_bytes(total)}" if stage == "load" else f"{done}/{total}"
-    return f"{stage} {'█' * filled}{'░' * (cells - filled)} {counts}"
+    return "█" * filled + "░" * (cells - filled)
 
 
 class ReceivedSignal:

@@ -81,7 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.output:
         check_target(arguments.output)
     reporter = StderrReporter(arguments.quiet)
-    config = make_config(arguments, settings, choose_model(settings.model, reporter))
+    config = make_config(arguments, settings, choose_model(arguments, settings, reporter, request))
     with Session(config) as session, handle_signals(session.cancel, again=interrupt) as received:
         try:
             found = _search(session.find(request), reporter)

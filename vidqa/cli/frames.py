@@ -8,10 +8,10 @@ from vidqa.cli.arguments import (
     add_planned_video,
     make_config,
     make_planned_request,
-    planned_model,
     settings_for,
 )
 from vidqa.cli.console import ExitCode, StderrReporter, write_json
+from vidqa.cli.model_offer import assumed_model
 from vidqa.errors import ModelMissing
 
 if TYPE_CHECKING:
@@ -47,8 +47,9 @@ def run(arguments: argparse.Namespace) -> int:
     check_target(arguments.output)
     settings = settings_for(arguments)
     request = make_planned_request(arguments, settings)
-    config = make_config(arguments, settings, settings.model or planned_model())
     reporter = StderrReporter(arguments.quiet)
+    model = assumed_model(settings.model, make_config(arguments, settings, "auto"), reporter, request)
+    config = make_config(arguments, settings, model)
     with Session(config) as session:
         plan, pictures = session.see(request, reporter.event)
     reporter.clear()

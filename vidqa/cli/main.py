@@ -6,18 +6,21 @@ traceback.
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Callable, Collection, Sequence
+from difflib import get_close_matches
 from importlib import import_module
 from typing import NoReturn
 
 import vidqa
 from vidqa.cli.console import ExitCode, exit_code_for, quiet_closed_pipe, report_error
 from vidqa.cli.video_argument import local_video
-from vidqa.errors import VidqaError
+from vidqa.errors import UsageError, VidqaError
 
 _EPILOG = """exit codes: 0 ok, 1 failed, 2 usage, 3 batch finished with failures, 4 does not fit,
 5 model missing, 6 unreadable video, 130 interrupted, 143 terminated"""
+_PROGRAM = "vidqa"
 # The module below vidqa.cli that has the command's add_NAME_arguments, and the command's line in `vidqa --help`.
 COMMANDS = {
     "tui": ("arguments", "open an interactive session (also: vidqa without a command)"),
@@ -38,19 +41,28 @@ COMMANDS = {
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse with a remedy for file names that look like options."""
+    """argparse with one paragraph in place of a screen of usage, and a remedy for file names that look like options."""
 
     def error(self, message: str) -> NoReturn:
-        self.print_usage(sys.stderr)
-        hint = " For a name that starts with a dash write ./-name, or put -- before it."
-        dashed = any(word.startswith("-") and "." in word for word in sys.argv[1:])
-        self.exit(ExitCode.USAGE, f"vidqa: {message}.{hint if dashed else ''}\n")
+        """Print what is wrong and how to see more; exit with the code of a wrong usage."""
+        hint = ""
+        if missing := re.fullmatch(r"the following arguments are required: (.*)", message):
+            message = f"`{self.prog}` needs {missing[1]}"
+        elif re.match(r"unrecognized arguments: [^-]", message):
+            hint = " Put a text of several words in quotes."
+        if any(word.startswith("-") and "." in word for word in sys.argv[1:]):
+            hint += " For a name that starts with a dash write ./-name, or put -- before it."
+        shown = "the commands" if self.prog == _PROGRAM else "its arguments"
+        report_error(
+            UsageError(f"{message}{'' if message.endswith('?') else '.'}{hint}", f"`{self.prog} --help` lists {shown}.")
+        )
+        self.exit(ExitCode.USAGE)
 
 
 def build_parser(names: Collection[str | None] = tuple(COMMANDS)) -> argparse.ArgumentParser:
     """Return the parser of the command line; only the commands in `names` get their options."""
     parser = _Parser(
-        prog="vidqa",
+        prog=_PROGRAM,
         description="Answers questions about videos with Qwen-VL models on your own GPU or CPU.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -63,6 +75,14 @@ def build_parser(names: Collection[str | None] = tuple(COMMANDS)) -> argparse.Ar
             getattr(import_module(f"vidqa.cli.{module}"), f"add_{name}_arguments")(command)
             command.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
+
+
+def _unknown_command(word: str) -> str:
+    """Return what to say about a command that does not exist: a similar one, or what to do with a file."""
+    if os.path.exists(word):
+        return f"{word!r} is no command. To ask about this file type `vidqa ask {word} QUESTION`, or `vidqa tui {word}`"
+    similar = get_close_matches(word, COMMANDS, n=1)
+    return f"There is no command {word!r}" + (f". Did you mean `{_PROGRAM} {similar[0]}`?" if similar else "")
 
 
 def run(arguments: Sequence[str], open_session: Callable[[argparse.Namespace], int] | None = None) -> int:
@@ -80,6 +100,8 @@ def run(arguments: Sequence[str], open_session: Callable[[argparse.Namespace], i
         arguments = ["tui"]
     named = next((word for word in arguments if not word.startswith("-")), None)  # no option before it has a value
     parser = build_parser([named])
+    if named is not None and named not in COMMANDS:
+        parser.error(_unknown_command(named))
     parsed = parser.parse_args(arguments)
     if parsed.command is None:
         parser.print_help()

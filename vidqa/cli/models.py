@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from vidqa.cli.console import ExitCode, format_table, write_json
+from vidqa.cli.console import ExitCode, StderrReporter, format_table, write_json
 from vidqa.utils.safe_text import safe_line
 from vidqa.utils.units import format_bytes
 
@@ -72,13 +72,19 @@ def add_pull_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def pull(arguments: argparse.Namespace) -> int:
-    """Fetch a model into the Hugging Face cache and print its folder; returns the exit code."""
-    from vidqa.models.checkpoint import check_supported
-    from vidqa.models.hub import pull_model
-    from vidqa.models.registry import full_name, released
+    """Fetch a model into the Hugging Face cache and print its folder; returns the exit code.
 
-    repository = full_name(arguments.repository)
-    if repository in released():
-        check_supported(released()[repository], repository)  # before the hub is asked
-    sys.stdout.write(f"{safe_line(str(pull_model(repository)))}\n")
+    The name means what it means to `--model`; of the demo model or a folder nothing is fetched.
+    """
+    from vidqa.cli.model_offer import fetch
+    from vidqa.models.hub import is_repository, resolve_model
+    from vidqa.models.registry import full_name
+
+    reporter, name = StderrReporter(False), full_name(arguments.repository)
+    if is_repository(name):
+        folder = fetch(name, reporter)
+    else:
+        folder = resolve_model(name)
+        reporter.say("this model is on this machine: nothing is fetched")
+    sys.stdout.write(f"{safe_line(str(folder))}\n")
     return ExitCode.OK

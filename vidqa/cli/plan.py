@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from vidqa.cli.arguments import (
@@ -9,11 +10,11 @@ from vidqa.cli.arguments import (
     add_planned_video,
     make_config,
     make_planned_request,
-    planned_model,
     settings_for,
 )
 from vidqa.cli.console import ExitCode, StderrReporter, format_table, write_json
 from vidqa.cli.json_output import SCHEMA_VERSION, plan_object, video_object
+from vidqa.cli.model_offer import assumed_model
 from vidqa.cli.video_argument import as_named
 from vidqa.messages import visual_tokens_text
 from vidqa.planner.memory_model import memory_shares
@@ -53,6 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Plan and print; returns the exit code."""
     from vidqa.devices.device import find_device
     from vidqa.devices.gpu_catalog import as_device, find_gpu
+    from vidqa.models.checkpoint import suggested_model
     from vidqa.models.registry import find_checkpoints
     from vidqa.planner.alternatives import alternatives
     from vidqa.planner.model_choice import forecast
@@ -63,10 +65,12 @@ def run(arguments: argparse.Namespace) -> int:
     settings = settings_for(arguments)
     request = make_planned_request(arguments, settings)
     video = as_named(probe_facts(request.video, request.stream, request.picture_times, request.subs), arguments)
-    config = make_config(arguments, settings, settings.model or planned_model())
     if arguments.gpu == "all":
+        config = make_config(arguments, settings, settings.model or suggested_model())
         return _print_matrix(arguments.json, config, video, request, named=settings.model is not None)
-    device = as_device(find_gpu(arguments.gpu)) if arguments.gpu else find_device(config.device)
+    device = as_device(find_gpu(arguments.gpu)) if arguments.gpu else find_device(settings.device)
+    config = make_config(arguments, settings, "auto")
+    config = replace(config, model=assumed_model(settings.model, config, StderrReporter(False), request, device))
     checkpoints = find_checkpoints(config.model, local=False)
     found = forecast(planning_problems(checkpoints, video, request, config, device))
     if request.sample != "uniform" and (found.plan is None or needs_scan(found.task, found.plan)):

@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     request = make_request(arguments, settings, arguments.question)
     check_request(request)
     check_file(request.video)
-    config = make_config(arguments, settings, choose_model(settings.model, reporter))
+    config = make_config(arguments, settings, choose_model(arguments, settings, reporter, request))
     check_config(config)
     folder, picture = _folder(arguments.out), _picture(arguments, reporter)
     trace = folder / "trace.json"

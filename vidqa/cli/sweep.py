@@ -118,7 +118,7 @@ def _series(arguments: argparse.Namespace, reporter: StderrReporter) -> "Sweep":
     if sizes and request.size:
         raise UsageError("--size and --sizes exclude each other.", "Give one of them.")
     video = as_named(probe_facts(request.video, request.stream, request.picture_times), arguments)
-    config = make_config(arguments, settings, choose_model(settings.model, reporter))
+    config = make_config(arguments, settings, choose_model(arguments, settings, reporter, request))
     check_config(config)
     limit = None if arguments.limit is None else parse_bytes(arguments.limit)
     return prepare(video, request, config, counts, sizes, limit)

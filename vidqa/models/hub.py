@@ -1,26 +1,25 @@
-"""Local folders of models: the demo, a path, or a repository in the Hugging Face cache; and downloads to the cache.
+"""Local folders of models: the demo, a path, or a repository in the Hugging Face cache. Downloads: download.py.
 
-huggingface_hub reads HF_HOME, HF_HUB_CACHE, HF_HUB_OFFLINE and HF_TOKEN. Only `pull_model` downloads, and only
-safetensors. No torch.
+huggingface_hub reads HF_HOME, HF_HUB_CACHE, HF_HUB_OFFLINE and HF_TOKEN. Nothing here uses the network. No torch.
 """
 
 import contextlib
 import os
 import re
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vidqa.errors import ModelError, ModelMissing
-from vidqa.models.checkpoint import check_supported, read_spec
 from vidqa.models.config_validation import read_object
 from vidqa.models.family import planned_types, runnable_types
 from vidqa.models.weight_files import weight_files
 
 DEMO = "demo"
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
-_DOWNLOADED = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.txt", "*.model"]
+DOWNLOADED = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.txt", "*.model"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,23 +56,49 @@ def resolve_model(name: str) -> Path:
                 f"There is no model {name!r}: neither a folder, nor OWNER/NAME, nor a short name.",
                 "`vidqa models --known` lists the short names. Use for example demo.",
             )
-        folder = _cached_folder(name)
+        return _whole_snapshot(name)
     if not (folder / "config.json").exists():
         raise ModelMissing(f"{folder} holds no model: config.json is missing.", "Give a checkpoint's folder.")
     weight_files(folder)
     return folder
 
 
+def is_repository(name: str) -> bool:
+    """Return whether a name is looked up in the cache: neither the demo model nor a folder, but OWNER/NAME."""
+    return name != DEMO and not Path(name).expanduser().is_dir() and _REPOSITORY.fullmatch(name) is not None
+
+
+def _whole_snapshot(repository: str) -> Path:
+    """Return a cached repository's folder; raise ModelMissing if its download is not complete."""
+    folder = _cached_folder(repository)
+    try:
+        if (folder / "config.json").exists():
+            weight_files(folder)
+            return folder
+    except ModelMissing:
+        pass
+    raise ModelMissing(
+        f"The download of {repository} is not complete in {cache_folder()}.",
+        f"Type `vidqa pull {repository}`, which goes on with it, or try --model demo (coloured shapes only).",
+        repository=repository,
+    )
+
+
 def _cached_folder(repository: str) -> Path:
-    if not (cache_folder() / f"models--{repository.replace('/', '--')}").is_dir():
+    if not repository_folder(repository).is_dir():
         raise model_missing(repository)  # before huggingface_hub is imported, which is slow
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(repository, local_files_only=True, allow_patterns=_DOWNLOADED))
+        return Path(snapshot_download(repository, local_files_only=True, allow_patterns=DOWNLOADED))
     except (LocalEntryNotFoundError, HFValidationError, OSError) as error:
         raise model_missing(repository) from error
+
+
+def repository_folder(repository: str) -> Path:
+    """Return the folder in the cache where a repository is, or would be."""
+    return cache_folder() / f"models--{repository.replace('/', '--')}"
 
 
 def model_missing(repository: str) -> ModelMissing:
@@ -81,6 +106,7 @@ def model_missing(repository: str) -> ModelMissing:
     return ModelMissing(
         f"The model {repository} is not in the cache, {cache_folder()}.",
         f"Fetch it with `vidqa pull {repository}`, or try --model demo (coloured shapes only).",
+        repository=repository,
     )
 
 
@@ -90,6 +116,12 @@ def cache_folder(environment: Mapping[str, str] = os.environ) -> Path:
     home = _expanded(environment.get("HF_HOME", os.path.join(cache, "huggingface")))
     older = environment.get("HUGGINGFACE_HUB_CACHE", os.path.join(home, "hub"))
     return Path(_expanded(environment.get("HF_HUB_CACHE", older)))
+
+
+def free_cache_bytes() -> int:
+    """Return the free disk space for the cache, whose folder may not exist yet."""
+    folder = cache_folder().absolute()
+    return shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
 
 
 def _expanded(path: str) -> str:
@@ -145,36 +177,3 @@ def _has_weights(folder: Path) -> bool:
         return bool(weight_files(folder))
     except ModelError:
         return False
-
-
-def pull_model(repository: str) -> Path:
-    """Download a repository to the cache, or resume an earlier download.
-
-    The type is checked before gigabytes are downloaded. Raise ModelMissing if the repository cannot be reached,
-    ModelError if it cannot be downloaded or would not run.
-    """
-    from huggingface_hub import hf_hub_download, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    # A broken download raises the HTTP library's own error; which library depends on huggingface_hub's version.
-    transport_error: type[Exception] = HfHubHTTPError.__bases__[0]
-    try:
-        check_supported(read_spec(Path(hf_hub_download(repository, "config.json")).parent), repository)
-        folder = Path(snapshot_download(repository, allow_patterns=_DOWNLOADED))
-    except (HFValidationError, HfHubHTTPError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"{repository} cannot be fetched: {reason}", "Check the name and your HF_TOKEN.") from error
-    except (LocalEntryNotFoundError, OSError, transport_error) as error:
-        raise _incomplete(repository) from error
-    if not _has_weights(folder):  # offline, huggingface_hub returns an interrupted download
-        raise _incomplete(repository)
-    return folder
-
-
-def _incomplete(repository: str) -> ModelMissing:
-    return ModelMissing(
-        f"{repository} is incomplete in {cache_folder()}: the Hugging Face hub cannot be reached, or has no "
-        "safetensors weights for it.",
-        f"Check the connection (and HF_HUB_OFFLINE) and run `vidqa pull {repository}` again, which resumes the "
-        "download. Or use --model demo.",
-    )

@@ -36,6 +36,24 @@ def full_name(name: str) -> str:
     return short_names().get(name.lower(), name)
 
 
+def short_name(repository: str) -> str:
+    """Return the short name of a repository; one without stays as it is."""
+    return next((short for short, name in short_names().items() if name == repository), repository)
+
+
+def has_model(name: str) -> bool:
+    """Return whether a model is whole on this machine; for `auto`, whether any is that runs."""
+    if name == AUTO:
+        return any(model.runnable for model in cached_models())
+    try:
+        resolve_model(full_name(name))
+    except ModelMissing:
+        return False
+    except ModelError:
+        return True  # its files are here; what is wrong with them is said when it is used
+    return True
+
+
 @cache
 def runnable_models() -> tuple[str, ...]:
     """Return the repositories with a short name that the engine runs."""
@@ -77,6 +95,12 @@ def find_checkpoints(name: str, *, local: bool) -> list[Checkpoint]:
             raise
         return [_released(name)]
     return [_read_checkpoint(name, folder, local)]
+
+
+def missing_checkpoints() -> list[Checkpoint]:
+    """Return the released checkpoints that run and are not in the cache."""
+    cached = {model.repository for model in cached_models() if model.runnable}
+    return [_released(name) for name in runnable_models() if name not in cached]
 
 
 def _released(name: str) -> Checkpoint:

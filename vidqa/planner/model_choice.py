@@ -7,7 +7,7 @@ from vidqa.config import EngineConfig
 from vidqa.devices.gpu_catalog import as_device, find_gpu
 from vidqa.models.checkpoint import download_bytes
 from vidqa.models.family import family_of
-from vidqa.models.registry import Checkpoint, released, runnable_models, short_names
+from vidqa.models.registry import Checkpoint, missing_checkpoints, released, runnable_models, short_name, short_names
 from vidqa.models.spec import ModelSpec
 from vidqa.planner.placement import weight_choices
 from vidqa.planner.planner import Forecast, try_plan
@@ -51,6 +51,32 @@ def plan_best(problems: Sequence[PlanningProblem]) -> tuple[int, Plan]:
     """Return the plan with the highest score and the index of its problem; raise the first DoesNotFit if none fits."""
     place, best = _best(problems)
     return place, best.required_plan()
+
+
+@dataclass(frozen=True, slots=True)
+class UsableModel:
+    """A released checkpoint that is not on this machine and would answer here, with what it downloads and its plan."""
+
+    repository: str
+    short_name: str
+    download_bytes: int
+    plan: Plan
+
+
+def usable_models(
+    video: VideoInfo, request: Request, config: EngineConfig, device: Device, *, download_limit: int | None = None
+) -> list[UsableModel]:
+    """Return the missing models whose plans fit the memory and the time, the highest score first.
+
+    A download above `download_limit`, the free disk space in bytes, is left out.
+    """
+    config, found = replace(config, weights=None, placement=None), []
+    for one in missing_checkpoints():
+        size = download_bytes(one.name)
+        plan = try_plan(*planning_problems([one], video, request, config, device)).plan
+        if plan is not None and (download_limit is None or size <= download_limit):
+            found.append(UsableModel(one.name, short_name(one.name), size, plan))
+    return sorted(found, key=lambda one: -one.plan.score)
 
 
 def typical_video() -> VideoInfo:

@@ -12,8 +12,9 @@ from textual.message import Message
 
 from vidqa.config import EngineConfig
 from vidqa.devices.device import reread
-from vidqa.errors import DoesNotFit, UsageError, VidqaError
+from vidqa.errors import DoesNotFit, Interrupted, UsageError, VidqaError
 from vidqa.history.store import FILE_NAME, History
+from vidqa.models.download import DownloadProgress
 from vidqa.models.hub import demo_folder
 from vidqa.planner.planner import Forecast, sufficient_wait
 from vidqa.planner.request_checks import check_request
@@ -23,7 +24,7 @@ from vidqa.tui.launch_options import LaunchOptions
 from vidqa.tui.plan_overrides import PLANNED_QUESTION, PlanOverrides, interactive_config
 from vidqa.tui.session_worker import SessionFactory, SessionWorker
 from vidqa.tui.thumbnail_loader import ThumbnailLoader
-from vidqa.tui.worker_messages import DeviceMemoryRead, PlanForecast, SessionJob
+from vidqa.tui.worker_messages import DeviceMemoryRead, DownloadEnded, DownloadProgressed, PlanForecast, SessionJob
 from vidqa.types import NO_TIMES, Device, PictureTimes, Request, VideoInfo
 from vidqa.video.subtitle_files import AUTO, CHOICES
 
@@ -36,6 +37,8 @@ class Controller:
     def __init__(self, factory: SessionFactory, options: LaunchOptions) -> None:
         self.options = options
         self.model = options.model
+        self.model_missing = options.model is not None and not options.models.has_model(options.model)
+        self.fetching: str | None = None  # the model that is downloaded
         self.overrides = PlanOverrides()
         self.video: VideoInfo | None = None
         self.opening: str | None = None  # the path of another video, until it is open or has failed
@@ -141,6 +144,37 @@ class Controller:
             path = self.video.path
             self.thumbnail_loader.open(path, self.picture_times(path), self.subtitles(path), reread=True)
 
+    # The model
+
+    def use_model(self, name: str) -> None:
+        """Use another model from the next question on."""
+        self.model, self.model_missing = name, not self.options.models.has_model(name)
+
+    def fetch(self, name: str) -> None:
+        """Download a model in a thread, with `DownloadProgressed` and at last `DownloadEnded`."""
+        self.fetching, self._stop_download = name, threading.Event()
+        # A plain thread, which does not delay the app's end: what came until then stays.
+        threading.Thread(target=self._fetch, args=(name, self._stop_download), name="download", daemon=True).start()
+
+    def _fetch(self, name: str, stop: threading.Event) -> None:
+        def report(progress: DownloadProgress) -> None:
+            if stop.is_set():
+                raise Interrupted("Stopped.")
+            self._post(DownloadProgressed(name, progress))
+
+        error = None
+        try:
+            self.options.models.pull(name, report)
+        except VidqaError as caught:
+            error = caught
+        except Exception as caught:
+            error = VidqaError(f"The download failed: {type(caught).__name__}: {caught}.", "See the log (F9).")
+        self._post(DownloadEnded(name, error))
+
+    def stop_download(self) -> None:
+        """Stop the download; what came until then stays."""
+        self._stop_download.set()
+
     # The plan
 
     def override(self, **values: Any) -> None:
@@ -212,6 +246,8 @@ class Controller:
     def load_model(self) -> None:
         """Load the model in the background, once for each model and device; a video that is to be scanned is, too."""
         if self.video is None or self.forecast is None or self.forecast.plan is None or self.session_worker.busy:
+            return
+        if self.model_missing:
             return
         config, request = self.config(), self.request(PLANNED_QUESTION)
         wanted = (config.model, config.device, "" if request.sample == "uniform" else request.video)

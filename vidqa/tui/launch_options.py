@@ -1,11 +1,21 @@
 """The options that the app is started with."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from vidqa.config import EngineConfig
+from vidqa.models.download import Report, pull_model
+from vidqa.models.registry import has_model
 from vidqa.types import Request
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSource:
+    """Says whether a model is whole on this machine, and downloads one; `pull` is called as `pull_model`."""
+
+    has_model: Callable[[str], bool] = has_model
+    pull: Callable[[str, Report], object] = pull_model
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,3 +39,4 @@ class LaunchOptions:
     keep_history: bool = True
     keys: Mapping[str, str] = field(default_factory=dict)
     tick_seconds: float | None = 1.0
+    models: ModelSource = field(default_factory=ModelSource)

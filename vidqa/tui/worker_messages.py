@@ -9,6 +9,7 @@ from textual.message import Message
 from vidqa.config import EngineConfig
 from vidqa.errors import VidqaError
 from vidqa.events import Event, MemorySampled, StageProgress
+from vidqa.models.download import DownloadProgress
 from vidqa.planner.planner import Forecast
 from vidqa.tui.conversation import Exchange, StreamingText
 from vidqa.tui.half_blocks import HalfBlockImage
@@ -127,3 +128,19 @@ class FrameDecoded(Message):
 
     index: int
     picture: HalfBlockImage
+
+
+@dataclass
+class DownloadProgressed(Replaceable):
+    """How much of a model's download is here."""
+
+    name: str
+    progress: DownloadProgress
+
+
+@dataclass
+class DownloadEnded(Message):
+    """A model's download is complete, or ended with an error."""
+
+    name: str
+    error: VidqaError | None

@@ -5,6 +5,7 @@ import re
 from vidqa.errors import UsageError
 
 _BINARY = ("B", "KiB", "MiB", "GiB", "TiB")
+_DECIMAL = ("B", "kB", "MB", "GB", "TB")
 _SIZE = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*(?:([kmgt])(ib|b|)|b)?")
 _SPAN = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*(s|sec|m|min)?")
 _CLOCK = re.compile(r"(?:(?:(\d+):)?(\d+):)?(\d+(?:\.\d*)?|\.\d+)")
@@ -18,6 +19,16 @@ def format_bytes(count: int) -> str:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1024
     return f"{size:.1f} {_BINARY[-1]}"
+
+
+def format_decimal_bytes(count: int) -> str:
+    """Format the size of a download as the hub shows it, in 1000s: 4,255,140,312 is `4.3 GB`."""
+    size = float(count)
+    for unit in _DECIMAL[:-1]:
+        if abs(size) < 999.95:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} {_DECIMAL[-1]}"
 
 
 def parse_bytes(text: str) -> int:

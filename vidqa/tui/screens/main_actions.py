@@ -2,7 +2,6 @@
 
 import gc
 import os
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,10 @@ from vidqa.history.records import SavedSession
 from vidqa.history.timestamps import find_timestamps
 from vidqa.tui.clipboard import CopyResult, copy_text
 from vidqa.tui.controller import Controller
-from vidqa.tui.plan_overrides import PLANNED_QUESTION
 from vidqa.tui.progress_text import usage_line
 from vidqa.tui.screens.dialogs import SelectDialog, TextViewer
 from vidqa.tui.screens.frame_viewer import FrameViewer
 from vidqa.tui.screens.history_browser import HistoryBrowser
-from vidqa.tui.screens.model_chooser import ModelChooser, ModelRow, list_models
 from vidqa.tui.screens.open_video import OpenVideoScreen
 from vidqa.tui.stdio_redirect import LOG_NAME, read_log
 from vidqa.tui.widgets.conversation_entry import ConversationEntry
@@ -31,7 +28,6 @@ from vidqa.tui.widgets.plan_option import PlanOption
 from vidqa.tui.widgets.question_input import QuestionInput
 from vidqa.tui.widgets.thumbnail_strip import ThumbnailStrip
 from vidqa.tui.widgets.timeline import Timeline
-from vidqa.tui.widgets.title_bar import TitleBar
 from vidqa.tui.widgets.transcript import Transcript
 from vidqa.tui.widgets.turn_view import TurnView
 from vidqa.utils.safe_text import safe_line, safe_text
@@ -53,6 +49,7 @@ class MainActions(Screen[None]):
         self.editing = False
         self._turn: TurnView | None = None
         self._stopping = False
+        self._error_shown = False
         self._timestamp_index = -1
         self._resumed: SavedSession | None = None
 
@@ -63,8 +60,20 @@ class MainActions(Screen[None]):
     def show_status(self, text: str) -> None:
         """Show a line above the prompt; an empty text removes it."""
         status = self.query_one("#status", Static)
+        self._error_shown = False
         status.set_class(bool(text), "-busy")
         status.update(safe_line(text))
+
+    def show_error(self, error: VidqaError) -> None:
+        """Show an error and its remedy above the prompt, where it covers nothing, until the next plan or question."""
+        self.show_status(str(error))
+        self.query_one("#status", Static).update(Content.styled(safe_line(str(error)), "$text-error"))
+        self._error_shown = True
+
+    def clear_error(self) -> None:
+        """Remove what `show_error` shows."""
+        if self._error_shown:
+            self.show_status("")
 
     def running_entry(self) -> ConversationEntry | None:
         """Return the entry of the conversation that shows the progress."""
@@ -146,50 +155,6 @@ class MainActions(Screen[None]):
             self.remove_class("-panel")
         self.query_one(QuestionInput).focus()
 
-    # Model
-
-    def action_choose_model(self) -> None:
-        """Open the chooser of models; planning for all of them takes a moment, so it is done in a thread."""
-        self.run_worker(self._list_models, thread=True, group="models", exclusive=True, exit_on_error=False)
-
-    def _list_models(self) -> None:
-        controller = self.controller
-        request = replace(controller.options.request, question=PLANNED_QUESTION)
-        rows = list_models(controller.session_worker.session(), controller.config(), request, controller.video)
-        self.app.call_from_thread(self.app.push_screen, ModelChooser(rows, controller.model), self._model_chosen)
-
-    def _model_chosen(self, row: ModelRow | None) -> None:
-        if row is None:
-            return
-        if row.cached:
-            self.use_model(row.name)
-        else:
-            self.show_status(f"downloading {row.name} ({row.verdict}); you can go on meanwhile")
-            self.run_worker(partial(self._download, row.name), thread=True, group="download", exit_on_error=False)
-
-    def _download(self, name: str) -> None:
-        from vidqa.models.hub import pull_model
-
-        try:
-            pull_model(name)
-        except VidqaError as error:
-            self.app.call_from_thread(self.show_status, "")
-            self.app.call_from_thread(self.notify_error, error, "The model was not downloaded")
-            return
-        self.app.call_from_thread(self.use_model, name)
-
-    def use_model(self, name: str) -> None:
-        """Use another model from the next question on."""
-        self.controller.model = name
-        title_bar = self.query_one(TitleBar)
-        title_bar.model, title_bar.plan = name, None
-        self.show_status("")
-        if self.controller.conversation.last is None:
-            self.query_one(Transcript).set_hint(self.hint())
-        self.controller.plan()
-        if self.controller.video is None and self.controller.options.video is None:
-            self.action_open_video()
-
     # Questions
 
     async def ask(self, question: str, *, replaces: bool = False, resample: bool = False) -> bool:
@@ -201,8 +166,9 @@ class MainActions(Screen[None]):
         try:
             job = self.controller.prepare(question, replaces=replaces, resample=resample)
         except VidqaError as error:
-            self.notify_error(error, "The question was not asked")
+            self.show_error(error)
             return False
+        self.clear_error()
         transcript = self.query_one(Transcript)
         if replaces:
             await transcript.remove_last()

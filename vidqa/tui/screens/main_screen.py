@@ -18,6 +18,7 @@ from vidqa.tui.bindings import bindings_for
 from vidqa.tui.controller import Controller
 from vidqa.tui.progress_text import ProgressText, usage_line
 from vidqa.tui.screens.frame_viewer import FrameViewer
+from vidqa.tui.screens.model_actions import for_session
 from vidqa.tui.screens.search_actions import SearchActions
 from vidqa.tui.widgets.conversation_entry import ConversationEntry
 from vidqa.tui.widgets.memory_panel import MemoryPanel, Sample
@@ -87,7 +88,7 @@ class MainScreen(SearchActions):
     async def on_mount(self) -> None:
         """Show the model and the first hint."""
         self.set_class(self.controller.options.images != "none", "-pictures")
-        self.query_one(TitleBar).model = self.controller.model
+        self.show_model()
         await self.query_one(Transcript).clear(self.hint())
 
     # The video
@@ -151,8 +152,9 @@ class MainScreen(SearchActions):
             return
         if message.forecast is None:
             assert message.error is not None
-            self.notify_error(message.error, "There is no plan")
+            self.show_error(for_session(message.error))
             return
+        self.clear_error()
         forecast, panel = message.forecast, self.query_one(MemoryPanel)
         self.query_one(PlanPanel).show(forecast, self.controller.overrides, self.controller.moment)
         panel.show_device(forecast.task.device)
@@ -306,7 +308,7 @@ class MainScreen(SearchActions):
         elif not job.only_load:
             await self._end_question(job, error)
         elif error is not None and not isinstance(error, Interrupted):
-            self.notify_error(error, "The model was not loaded")
+            self.show_error(for_session(error))
         self.controller.plan()
 
     async def _end_question(self, job: SessionJob, error: VidqaError | None) -> None:
@@ -316,7 +318,7 @@ class MainScreen(SearchActions):
             self._stopping = False
         if exchange is None or exchange.state != "running":
             return
-        error = error or Interrupted("Stopped.")
+        error = for_session(error or Interrupted("Stopped."))
         stopped = isinstance(error, Interrupted)
         self.controller.conversation.fail(exchange, str(error), "stopped" if stopped else "failed", job.streamed.text)
         if not self._is_shown(job):
@@ -325,5 +327,3 @@ class MainScreen(SearchActions):
         reason = ("stopped", "$text-warning") if stopped else (f"✗ {safe_text(error.what)}", "$text-error")
         if self._turn is not None:
             await self._turn.finish(None, Content.assemble(reason, (remedy, "bold")))
-        if not stopped:
-            self.notify_error(error, "No answer")

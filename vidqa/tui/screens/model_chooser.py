@@ -23,14 +23,17 @@ from vidqa.tui.bindings import bindings_for
 from vidqa.tui.session_worker import SessionEngine
 from vidqa.types import Request, VideoInfo
 from vidqa.utils.safe_text import safe_line
-from vidqa.utils.units import format_bytes, format_span
+from vidqa.utils.units import format_bytes, format_decimal_bytes, format_span
 
 _BYTES_PER_PARAMETER = 2  # the released checkpoints are bfloat16
 
 
 @dataclass(frozen=True, slots=True)
 class ModelRow:
-    """A model to choose. `fits` is None where the planner cannot say; one that is not `cached` is downloaded first."""
+    """A model to choose. `fits` is None where the planner cannot say; one that is not `cached` is downloaded first.
+
+    `score` is that of its plan; the demo's means nothing on other videos and is 0.
+    """
 
     name: str
     note: str
@@ -38,6 +41,7 @@ class ModelRow:
     cached: bool
     fits: bool | None = None
     verdict: str = ""
+    score: float = 0.0
 
 
 def list_models(
@@ -78,7 +82,7 @@ def _planned(
     if forecast.plan is not None:
         run_config, wait = forecast.plan.run_config, format_span(forecast.plan.seconds.first_token_seconds)
         verdict = f"fits: {run_config.frames} frames of {label} in {run_config.weights}, first word in about {wait}"
-        return replace(row, fits=True, verdict=verdict)
+        return replace(row, fits=True, verdict=verdict, score=0.0 if row.name == DEMO else forecast.plan.score)
     wanted, budget = forecast.wanted, format_bytes(forecast.task.budget_bytes)
     needs = f"needs {format_bytes(wanted.required_bytes)} of {budget}" if wanted else str(forecast.refusal)
     return replace(row, fits=False, verdict=f"does not fit: {needs}")
@@ -95,26 +99,32 @@ class ModelChooser(ModalScreen[ModelRow | None]):
         "Face Hub. The second line says whether the model fits into the memory that is free now."
     )
 
-    def __init__(self, rows: Sequence[ModelRow], current: str | None) -> None:
+    def __init__(self, rows: Sequence[ModelRow], current: str | None, *, waiting: bool = False) -> None:
+        """`waiting`: a question is asked once a model is chosen and here."""
         super().__init__()
-        self._rows, self._current = tuple(rows), current
+        self._rows, self._current, self._waiting = tuple(rows), current, waiting
+        self._best = max((row for row in rows if row.score), key=lambda row: row.score, default=None)
 
     def compose(self) -> ComposeResult:
         """Yield title, list and keys."""
         with Vertical(classes="dialog"):
-            yield Static("Which model should answer?", classes="title", markup=False)
+            title = "Which model should answer your question?" if self._waiting else "Which model should answer?"
+            yield Static(title, classes="title", markup=False)
             yield OptionList(*(Option(self._line(row)) for row in self._rows), id="models")
-            yield Static("↑ ↓ select · Enter choose · Esc back", classes="keys", markup=False)
+            yield Static("↑ ↓ select · Enter choose or fetch · Esc back", classes="keys", markup=False)
 
     def on_mount(self) -> None:
-        """Select the current model, else the first."""
+        """Select the current model, else the best that fits here, else the first."""
         names = [row.name for row in self._rows]
-        self.query_one(OptionList).highlighted = names.index(self._current) if self._current in names else 0
+        best = self._best.name if self._best else names[0]
+        self.query_one(OptionList).highlighted = names.index(self._current if self._current in names else best)
 
     def _line(self, row: ModelRow) -> Content:
         marks = {None: ("? ", "$foreground-muted"), True: ("✓ ", "$text-success"), False: ("✗ ", "$text-error")}
         name = ("● " if row.name == self._current else "  ") + safe_line(row.name)
-        facts = f"{format_bytes(row.size_bytes):>9} {'cached' if row.cached else 'to download'} · {row.note}"
+        size = format_bytes(row.size_bytes) if row.cached else format_decimal_bytes(row.size_bytes)
+        facts = f"{size:>9} {'cached' if row.cached else 'to download'} · {row.note}"
+        facts += " · best here" if row is self._best else ""
         return Content.assemble(
             (f"{name:<34}", "bold"), facts, "\n    ", marks[row.fits], (safe_line(row.verdict), "$foreground-muted")
         )

@@ -10,7 +10,7 @@ from vidqa.tui.controller import Controller
 from vidqa.tui.found_moments import FoundMoments, format_range, found_in
 from vidqa.tui.plan_overrides import CHOOSE_FILE
 from vidqa.tui.screens.dialogs import LineDialog
-from vidqa.tui.screens.main_actions import MainActions
+from vidqa.tui.screens.model_actions import ModelActions
 from vidqa.tui.widgets.conversation_entry import ConversationEntry
 from vidqa.tui.widgets.plan_panel import PlanPanel
 from vidqa.tui.widgets.question_input import QuestionInput
@@ -21,7 +21,7 @@ from vidqa.tui.worker_messages import SessionJob
 from vidqa.utils.safe_text import safe_text
 
 
-class SearchActions(MainActions):
+class SearchActions(ModelActions):
     """Adds the searches, and the file of the plan's subtitles."""
 
     def __init__(self, controller: Controller) -> None:
@@ -35,6 +35,8 @@ class SearchActions(MainActions):
         if self.controller.video is None:
             self.notify("Open a video first.", markup=False)
             self.action_open_video()
+            return
+        if self.offer_model():
             return
         dialog = LineDialog("Find a moment", "for example: a red circle", self._search_text, _no_text)
         self.app.push_screen(dialog, self._search_for)

@@ -17,6 +17,7 @@ class TitleBar(Widget):
     help_text = "The model, its device and the open video. F2 chooses another model."
 
     model: reactive[str | None] = reactive(None)
+    missing: reactive[bool] = reactive(False)  # the model is not on this machine
     plan: reactive[Plan | None] = reactive(None)
     video: reactive[VideoInfo | None] = reactive(None)
 
@@ -31,6 +32,8 @@ class TitleBar(Widget):
         if self.model is None:
             return "no model yet"
         name = model_label(self.model)
+        if self.missing:
+            return f"not on this machine: {name}"  # first, since the end of a long line is cut
         return name if self.plan is None else f"{name} · {self.plan.device} {self.plan.run_config.weights}"
 
     def _video_text(self) -> str:
