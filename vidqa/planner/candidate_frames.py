@@ -12,7 +12,7 @@ from vidqa.types import Request, RunConfig
 from vidqa.utils.units import format_bytes
 
 # A clip of which a plan reads more than a quarter stays even: even frames miss little of it, and a selection misses what
-# the question does not name (bench_focus.py, `short`: 2 to 3 points lost where clips of twice the frames were selected from).
+# the question does not name (bench_focus.py, `short`: 2 to 3 points less right where twice the frames were candidates).
 _LONG_CLIP = 4
 _FEWEST_PER_FRAME = 2  # candidates for each frame that is read: fewer leave too little to choose from
 _STEP = 0.8  # from one number of candidates to the next smaller one
@@ -28,8 +28,8 @@ def may_focus(request: Request) -> bool:
 def with_candidates(problem: PlanningProblem, space: SearchSpace, run_config: RunConfig) -> RunConfig:
     """Return the run configuration with as many candidates as memory and time allow; without any if that is too few.
 
-    The most are those at the family's rate. A video of which a plan can read more than a quarter of them is read evenly,
-    and so is one whose tokens are dropped.
+    The most are those at the family's rate. A video of which a plan can read more than a quarter of them is read
+    evenly, and so is one whose tokens are dropped.
     """
     plain = replace(run_config, candidate_frames=0)
     if problem.request.focus == "always":  # a search reads nothing of what it finds

@@ -16,8 +16,8 @@ from vidqa.utils.frame_choice import SampledPart, Sampling
 from vidqa.utils.units import format_timestamp
 from vidqa.video.change_signal import UNSEEN_WEIGHT, ChangeSignal
 
-# auto: even frames at most so far apart stay. Between them little is missed, and an even distance is what models have been
-# trained with (bench_focus.py, `short`, with 1 s: two events became one in 3 of 226 clips, and 1 clip gained).
+# auto: even frames at most so far apart stay. Between them little is missed, and models are trained with even distances
+# (bench_focus.py, `short`, with 1 s: two events became one in 3 of 226 clips, and 1 clip gained).
 CLOSE_SECONDS = 1.5
 _FRAMES_PER_SLICE = 2
 _LEAST_EVEN, _MOST_EVEN, _EVEN_FRAMES = 0.25, 0.5, 8  # the even part: 8 frames, but a quarter to a half of them
