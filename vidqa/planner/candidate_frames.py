@@ -11,8 +11,8 @@ from vidqa.planner.search import SearchSpace, fits_memory, fits_wait
 from vidqa.types import Request, RunConfig
 from vidqa.utils.units import format_bytes
 
-# A clip of which a plan reads more than a quarter stays even: even frames miss little of it, and a selection misses what
-# the question does not name (bench_focus.py, `short`: 2 to 3 points less right where twice the frames were candidates).
+# A clip of which a plan reads more than a quarter stays even: even frames miss little, and a selection misses what the
+# question does not name (bench_focus.py, `short`: 2 to 3 points less right where twice the frames were candidates).
 _LONG_CLIP = 4
 _FEWEST_PER_FRAME = 2  # candidates for each frame that is read: fewer leave too little to choose from
 _STEP = 0.8  # from one number of candidates to the next smaller one
