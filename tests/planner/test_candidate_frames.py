@@ -38,7 +38,8 @@ def test_questions_about_the_whole_stay_even(question: str) -> None:
     "question",
     [NAMED, "what happens when the door opens?", "which color is the car?", "describe the man with the hat",
      "when does the dog bark?",
-     "describe this man", "what does the dog do at the end?", "what is the first goal?", "what happens after the blue square appears?"],
+     "describe this man", "what does the dog do at the end?", "what is the first goal?",
+     "what happens after the blue square appears?"],
 )  # fmt: skip
 def test_questions_about_something_select(question: str) -> None:
     assert may_focus(Request("clip.mp4", question, focus="auto"))
