@@ -16,6 +16,11 @@ class Timing:
     tokens: int
 
     @property
+    def total_seconds(self) -> float:
+        """Return the time from the request to the end of the answer, with loading."""
+        return self.load_seconds + self.first_token_seconds + self.decode_seconds
+
+    @property
     def tokens_per_second(self) -> float:
         """Return the decode rate; the first token belongs to the prefill."""
         return (self.tokens - 1) / self.decode_seconds if self.tokens > 1 and self.decode_seconds > 0 else 0.0

@@ -160,7 +160,7 @@ class MainScreen(SearchActions):
             self.controller.load_model()
 
     def _show_plan(self, plan: Plan) -> None:
-        self.query_one(MemoryPanel).show_plan(plan.predicted_peak_bytes, plan.tensor_bytes)
+        self.query_one(MemoryPanel).show_plan(plan)
         self.query_one(TitleBar).plan = plan
 
     def on_plan_option_changed(self, message: PlanOption.Changed) -> None:
@@ -178,7 +178,9 @@ class MainScreen(SearchActions):
 
     def tick(self) -> None:
         """Move the graph by a second; read the memory if no phase has sampled it (between answers, during a load)."""
-        self.query_one(MemoryPanel).tick()
+        panel, busy = self.query_one(MemoryPanel), self.controller.session_worker.busy
+        panel.show_activity("question" if self.controller.answering else "loading" if busy else "nothing")
+        panel.tick()
         if not self._phase_sampled:
             self.controller.read_memory()
         self._phase_sampled = False
@@ -237,7 +239,7 @@ class MainScreen(SearchActions):
             case Degraded(phase, step, plan):
                 text = degraded_text(phase, step, plan)
                 self.query_one(MemoryPanel).add_warning(text)
-                self.query_one(MemoryPanel).show_plan(plan.predicted_peak_bytes, plan.tensor_bytes)
+                self.query_one(MemoryPanel).show_plan(plan)
                 self._add_note(text)
             case Found():
                 self.show_found(job, event)
