@@ -15,7 +15,7 @@ from vidqa.batch.prompt_templates import PromptTemplate
 from vidqa.config import CLIP_DEADLINE_SECONDS, EngineConfig
 from vidqa.devices.host import usable_cores
 from vidqa.errors import DoesNotFit, Interrupted, ModelError, NotFinite, UsageError, VideoError, VidqaError
-from vidqa.events import Answered, Event, Failed, StageProgress, StageStarted
+from vidqa.events import LOADING, Answered, Event, Failed, StageProgress, StageStarted
 from vidqa.planner.planner import Forecast
 from vidqa.types import Placement, Request, VideoInfo
 from vidqa.video.reader import Decoding, VideoReader, open_source
@@ -277,7 +277,7 @@ def make_captioner(values: Mapping[str, Any]) -> SessionCaptioner:
 
 
 def _is_loading(event: Event) -> bool:
-    return isinstance(event, StageStarted | StageProgress) and event.stage == "load"
+    return isinstance(event, StageStarted | StageProgress) and event.stage in LOADING
 
 
 def failure_of(error: Exception, stage: FailedStage) -> Failure:
