@@ -74,9 +74,10 @@ def describe_figures(plan: Mapping[str, Any], usage: Mapping[str, Any]) -> str:
 
 
 def _duration(usage: Mapping[str, Any]) -> str:
-    """Return how long an answer took with loading, from `usage_figures`, whose total is without."""
+    """Return how long an answer took with loading; older records have only the time without."""
     loading = usage.get("load_s", 0.0)
-    return duration_text(loading + usage.get("total_s", 0.0), loading, usage["first_token_s"])
+    whole = usage.get("answer_s", loading + usage.get("total_s", usage["first_token_s"]))
+    return duration_text(whole, loading, usage["first_token_s"])
 
 
 def _markdown_answer(text: str) -> str:
