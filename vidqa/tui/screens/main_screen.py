@@ -16,6 +16,7 @@ from vidqa.history.records import plan_figures, usage_figures
 from vidqa.messages import degraded_text, out_of_domain_text
 from vidqa.tui.bindings import bindings_for
 from vidqa.tui.controller import Controller
+from vidqa.tui.option_words import in_session_words
 from vidqa.tui.progress_text import ProgressText, usage_line
 from vidqa.tui.screens.frame_viewer import FrameViewer
 from vidqa.tui.screens.search_actions import SearchActions
@@ -254,6 +255,7 @@ class MainScreen(SearchActions):
         return self._turn if self.controller.search is None else self._search
 
     def _add_note(self, text: str) -> None:
+        text = in_session_words(text)
         if (entry := self._last_entry()) is not None:
             entry.add_note(text)
         else:
