@@ -23,5 +23,6 @@ def test_options_become_the_panels_words(text: str, shown: str) -> None:
 def test_every_option_of_the_panel_has_a_word() -> None:
     flags = {setting.dest: setting.flag for setting in ENGINE_SETTINGS}
     for field in PLAN_OPTIONS:
-        flag = flags.get(field, flags.get(field.removesuffix("_bytes"), f"--{field}"))
+        name = field.removesuffix("_bytes").removesuffix("_seconds")
+        flag = flags.get(name, f"--{name}")
         assert "--" not in in_session_words(f"{flag} x")
