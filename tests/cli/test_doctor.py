@@ -51,7 +51,9 @@ def test_without_deep_nothing_slow_is_loaded() -> None:
     (found,) = health_checks._guarded("bitsandbytes", health_checks._CHECKS["bitsandbytes"], subject)
     assert found.status == "ok" and "not loaded" in found.detail and found.remedy.startswith("--deep")
     card = machine(ScriptedNvml(Card("NVIDIA A10G", total=22 * GIB, reserved=0, free=20 * GIB, capability=(8, 6))))
-    step = health_checks._guarded("decode step", health_checks._CHECKS["decode step"], Subject(None, "auto", False, card))
+    step = health_checks._guarded(
+        "decode step", health_checks._CHECKS["decode step"], Subject(None, "auto", False, card)
+    )
     assert [(check.status, check.detail) for check in step] == [("absent", "not tried")]
 
 

@@ -128,11 +128,13 @@ def test_auto_says_which_model_and_why(capsys: pytest.CaptureFixture[str]) -> No
         (["--gpu", "abacus"], ExitCode.USAGE, "abacus"),
         (["--vram", "100MiB", "--model", "2b"], ExitCode.DOES_NOT_FIT, "100.0 MiB are allowed by --vram"),
         (
-            ["--gpu", "t4", "--vram", "4GiB", "--model", "7b"], ExitCode.DOES_NOT_FIT,
+            ["--gpu", "t4", "--vram", "4GiB", "--model", "7b"],
+            ExitCode.DOES_NOT_FIT,
             "Qwen3-VL-4B-Instruct would fit: --model 3-vl-4b, ",
         ),
         (
-            ["--gpu", "t4", "--vram", "1GiB", "--model", "7b"], ExitCode.DOES_NOT_FIT,
+            ["--gpu", "t4", "--vram", "1GiB", "--model", "7b"],
+            ExitCode.DOES_NOT_FIT,
             "No released model fits; the smallest is Qwen2-VL-2B-Instruct (--model 2b), from 2.0 GiB.",
         ),
         (["--vram", "1GiB", "--reserve", "2GiB", "--model", "2b"], ExitCode.USAGE, "Nothing is left"),

@@ -22,7 +22,9 @@ def mebibytes(size: str) -> float:
 
 def test_the_picture_of_a_plan_agrees_with_itself() -> None:
     shown = text_of("session-plan.svg")
-    refused = re.search(r"needs (\S+ GiB) for (\d+) frames of (\d+)x(\d+) .* in (\w+), and (\S+ GiB) are allowed", shown)
+    refused = re.search(
+        r"needs (\S+ GiB) for (\d+) frames of (\d+)x(\d+) .* in (\w+), and (\S+ GiB) are allowed", shown
+    )
     assert refused is not None
     needed, frames, width, height, weights, allowed = refused.groups()
     assert re.search(rf"\bframes {frames}\b", shown), "the option has the number of the message"

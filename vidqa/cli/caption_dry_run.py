@@ -51,9 +51,7 @@ class _PlanRow:
     batches: Counter[int] = field(default_factory=Counter)
 
 
-def show_plans(
-    clips: Sequence[Clip], config: CaptionerConfig, selector: ClipSelector, *, as_json: bool
-) -> int:
+def show_plans(clips: Sequence[Clip], config: CaptionerConfig, selector: ClipSelector, *, as_json: bool) -> int:
     """Open and plan every clip that is due, without a model; print a table or a JSON object. Returns the exit code."""
     found = _plan(clips, config, selector)
     groups = found.groups()
@@ -101,7 +99,9 @@ def _plan_clip(
         found.questions.append((question, video))
 
 
-def _rows(found: _Found, groups: Sequence[Sequence[PlannedQuestion]], forecast: RunForecast) -> dict[_PlanKey, _PlanRow]:
+def _rows(
+    found: _Found, groups: Sequence[Sequence[PlannedQuestion]], forecast: RunForecast
+) -> dict[_PlanKey, _PlanRow]:
     """Return a row for each plan: frames, size and weights."""
     rows: dict[_PlanKey, _PlanRow] = {}
     for question, video in found.questions:

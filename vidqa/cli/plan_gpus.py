@@ -1,4 +1,4 @@
-"""`vidqa plan --gpu all`: what to run on every card of the catalog, with a recommendation; `--model all` is a matrix."""
+"""`vidqa plan --gpu all`: what to run on every card of the catalog; `--model all` prints every model's plan."""
 
 import sys
 import textwrap
@@ -43,7 +43,7 @@ def print_gpus(as_json: bool, config: "EngineConfig", video: VideoInfo, request:
 
 def _best_lines(table: Sequence["GpuRow"]) -> list[str]:
     """Return a recommendation, and a row for the cards of one memory that run the same plan, the smallest first."""
-    groups: dict[tuple[int, tuple[str, ...]], list[tuple[Device, Plan]]] = {}
+    groups: dict[tuple[int, tuple[str, str, str, str]], list[tuple[Device, Plan]]] = {}
     without = [row.device for row in table if row.best is None]
     for row in sorted(table, key=lambda row: row.device.total_bytes):
         if row.best is not None:
@@ -52,9 +52,9 @@ def _best_lines(table: Sequence["GpuRow"]) -> list[str]:
             key = (_short(row.best.model), run_config.weights, str(run_config.frames), size)
             groups.setdefault((round(row.best.budget_bytes / _GIB), key), []).append((row.device, row.best))
     cells: list[Sequence[str]] = [_HEADS]
-    for (_, key), cards in groups.items():
+    for (_, same), cards in groups.items():
         first, *more = textwrap.wrap(", ".join(_card(device) for device, _ in cards), _CARD_COLUMNS)
-        cells.append((first, *key, *_spreads(plan for _, plan in cards)))
+        cells.append((first, *same, *_spreads(plan for _, plan in cards)))
         cells += [(line, *[""] * (len(_HEADS) - 1)) for line in more]
     plans = [plan for cards in groups.values() for _, plan in cards]
     one_model = len(table[0].plans) == 1

@@ -25,9 +25,7 @@ class CountedWork:
     done: int = 0
 
 
-def starting_libraries(
-    work: Generator[None, None, Result], *, bitsandbytes: bool
-) -> Generator[Event, None, Result]:
+def starting_libraries(work: Generator[None, None, Result], *, bitsandbytes: bool) -> Generator[Event, None, Result]:
     """Yield the imported modules as the stage `libraries` while the work imports them; nothing where torch was."""
     if "torch" in sys.modules:
         return (yield from flat_mapped(work, lambda _: ()))

@@ -1,7 +1,8 @@
 """What was measured on this machine: peaks of memory, rates of devices, and stage times of answers.
 
-Kept in the user's state folder: `memory.jsonl` and `times.jsonl` have a line per answer, `caption_runs.jsonl` a line
-per captioning run, `rates.json` the rates by device and precision. A folder that cannot be written is no error: it must not stop an answer.
+Kept in the user's state folder: `memory.jsonl` and `times.jsonl` have a line per answer, `caption_runs.jsonl` one per
+captioning run, `rates.json` the rates by device and precision. A folder that cannot be written is no error: it must not
+stop an answer.
 """
 
 import contextlib

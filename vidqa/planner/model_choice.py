@@ -1,6 +1,5 @@
 """The choice among models: the best plan of several, and the table of plans by GPU and model."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -63,7 +62,14 @@ def _with_another_model(refused: Forecast) -> Forecast:
             f"{run_config.width}x{run_config.height} in {run_config.weights}, {format_bytes(plan.required_bytes)}."
         )
     else:
-        least, name = min((_budget_of(one), one.task.model) for one in others)
+        budgets = [
+            (one.refusal.smallest_budget_bytes, one.task.model)
+            for one in others
+            if one.refusal is not None and one.refusal.smallest_budget_bytes is not None
+        ]
+        if not budgets:
+            return refused
+        least, name = min(budgets)
         hint = (
             f"No released model fits; the smallest is {_base_name(name)} (--model {short_name(name)}), from "
             f"{format_bytes(least)}."
@@ -72,12 +78,6 @@ def _with_another_model(refused: Forecast) -> Forecast:
     return replace(
         refused, refusal=DoesNotFit(refusal.what, remedy, smallest_budget_bytes=refusal.smallest_budget_bytes)
     )
-
-
-def _budget_of(refused: Forecast) -> float:
-    """Return the least budget of a refused model; infinite where something else forbids it."""
-    budget = refused.refusal.smallest_budget_bytes if refused.refusal else None
-    return math.inf if budget is None else budget
 
 
 def _base_name(model: str) -> str:
@@ -186,7 +186,8 @@ def gpu_model_matrix(
     def planned(checkpoint: Checkpoint, device: Device) -> Plan | None:
         stored = checkpoint.spec.stored
         if config.weights is not None and (
-            config.weights not in weight_choices(device, checkpoint.spec) or (stored and stored.weights != config.weights)
+            config.weights not in weight_choices(device, checkpoint.spec)
+            or (stored and stored.weights != config.weights)
         ):
             return None
         return try_plan(*planning_problems([checkpoint], video, request, config, device)).plan
