@@ -20,6 +20,7 @@ from tests.conftest import ROOT
 from tests.subtitle_files import srt
 from vidqa.cli.console import ExitCode
 from vidqa.cli.main import run
+from vidqa.engine import calibrator
 
 ASSETS = ROOT / "assets"
 
@@ -203,6 +204,8 @@ def test_a_dry_run_after_a_run_leaves_done_clips_out_and_is_calibrated(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("VIDQA_STATE", str(tmp_path / "state"))
+    monkeypatch.setenv("VIDQA_CALIBRATE", "true")
+    monkeypatch.setattr(calibrator, "unmeasured_precisions", lambda task: ())
     assert caption(folder, "--limit", "3") == ExitCode.SOME_FAILED
     capsys.readouterr()
     assert caption(folder, "--dry-run", "--json") == ExitCode.OK
@@ -211,6 +214,9 @@ def test_a_dry_run_after_a_run_leaves_done_clips_out_and_is_calibrated(
     assert sum(row["clips"] for row in found["plans"]) == 3
     for row in found["plans"]:
         assert sum(int(size) * number for size, number in row["batches"].items()) >= row["captions"]
+    monkeypatch.setenv("VIDQA_CALIBRATE", "false")
+    assert caption(folder, "--dry-run", "--json") == ExitCode.OK
+    assert not json.loads(capsys.readouterr().out)["calibrated"]
     assert 2 <= found["answer_tokens"] <= 20 and found["seconds"] >= found["start_seconds"] >= 0
 
 

@@ -33,13 +33,18 @@ class RunForecast:
 
 
 def forecast_run(
-    groups: Sequence[Sequence[PlannedQuestion]], device_key: str, weights_bytes: int, processes: int
+    groups: Sequence[Sequence[PlannedQuestion]], device_key: str | None, weights_bytes: int, processes: int
 ) -> RunForecast:
-    """Predict a run of these groups, in their order; `processes` decode beside it. None of them may be unplanned."""
+    """Predict a run of these groups, in their order; `processes` decode beside it.
+
+    Without a device's key, earlier runs do not count.
+    """
     plan = next((one.plan for group in groups for one in group), None)
     if plan is None:
         return RunForecast(0.0, (), 0.0, 0)
-    earlier = earlier_captions(device_key, plan.model, plan.run_config.weights)[-_RECENT:]
+    earlier = []
+    if device_key is not None:
+        earlier = earlier_captions(device_key, plan.model, plan.run_config.weights)[-_RECENT:]
     longest = float(plan.run_config.max_tokens)
     if not earlier:
         seconds = tuple(_seconds([one.plan.seconds for one in group if one.plan], longest, longest, processes)

@@ -57,7 +57,8 @@ def show_plans(clips: Sequence[Clip], config: CaptionerConfig, selector: ClipSel
     groups = found.groups()
     weights = next((sum(line.bytes for line in one.plan.lines if line.name.startswith("weights"))
                     for one, _ in found.questions if one.plan), 0)  # fmt: skip
-    forecast = forecast_run(groups, config.device_key, weights, config.prefetch.processes)
+    key = config.device_key if config.engine.calibrate else None
+    forecast = forecast_run(groups, key, weights, config.prefetch.processes)
     rows = _rows(found, groups, forecast)
     if as_json:
         write_json(_object(found, rows, forecast, len(clips)))
