@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from statistics import median
 
 from vidqa.batch.caption_requests import PlannedQuestion
 from vidqa.events import Answered, Event, StageStarted
@@ -51,9 +52,9 @@ def forecast_run(
                         for group in groups)  # fmt: skip
         return RunForecast(_ASSUMED_START_SECONDS + weights_bytes / _LOADED_BYTES_PER_SECOND, seconds, longest, 0)
     tokens = min(sum(one.answer_tokens for one in earlier) / max(sum(one.answers for one in earlier), 1), longest)
-    ratio = _median([one.seconds / one.reference_seconds for one in earlier if one.reference_seconds])
+    ratio = median([one.seconds / one.reference_seconds for one in earlier if one.reference_seconds] or [1.0])
     seconds = tuple(ratio * reference_seconds(group, tokens, processes) for group in groups)
-    return RunForecast(_median([one.start_seconds for one in earlier]), seconds, tokens, len(earlier))
+    return RunForecast(median([one.start_seconds for one in earlier]), seconds, tokens, len(earlier))
 
 
 def reference_seconds(group: Iterable[PlannedQuestion], answer_tokens: float, processes: int) -> float:
@@ -69,10 +70,6 @@ def _seconds(estimates: Sequence[TimeEstimate], tokens: float, longest: float, p
     prompts = sum(one.start_seconds + one.vision_seconds + one.prefill_seconds for one in estimates)
     decoding = max((one.decode_seconds for one in estimates), default=0.0) * tokens / longest
     return max(prompts + decoding, sum(one.video_seconds for one in estimates) / processes)
-
-
-def _median(values: Sequence[float]) -> float:
-    return sorted(values)[len(values) // 2] if values else 1.0
 
 
 @dataclass(slots=True)
