@@ -15,8 +15,8 @@ from tests.demos import QWEN2_DEMO
 from tests.engine.asking import ANSWER, CLIP, CONFIG, DEMO_WEIGHTS, QUESTION, answer_in, ask
 from tests.engine.test_fallback import failing
 from vidqa import EngineConfig, Request, Session
-from vidqa.engine.load_progress import stage_events, starting_libraries
 from vidqa.engine.model_manager import BackgroundTask
+from vidqa.engine.timers import stage_events, starting_libraries
 from vidqa.errors import DoesNotFit, Interrupted, UsageError
 from vidqa.events import Answered, Degraded, Event, MemorySampled, Planned, StageProgress, StageStarted
 from vidqa.models.hub import demo_folder

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vidqa.devices.torch_device import release_cached_memory
-from vidqa.engine.load_progress import CountedWork
+from vidqa.engine.timers import CountedWork
 from vidqa.models.cpu_linear import layer_class
 from vidqa.models.loader import DTYPES
 from vidqa.planner.calibration import Rates, device_key, store_rates, stored_precisions

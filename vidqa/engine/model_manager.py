@@ -11,9 +11,15 @@ from typing import TYPE_CHECKING, TypeVar
 
 from vidqa.config import EngineConfig
 from vidqa.devices.device import find_device
-from vidqa.engine.load_progress import CountedWork, loading_weights, stage_events, starting_libraries
 from vidqa.engine.request_state import RequestState, video_cache_key
-from vidqa.engine.timers import Callbacks, Stopwatch
+from vidqa.engine.timers import (
+    Callbacks,
+    CountedWork,
+    Stopwatch,
+    loading_weights,
+    stage_events,
+    starting_libraries,
+)
 from vidqa.errors import Interrupted
 from vidqa.events import Event, Noted, StageProgress, StageStarted
 from vidqa.models.family import ModelFamily, family_of
