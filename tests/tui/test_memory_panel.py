@@ -6,8 +6,9 @@ import pytest
 
 from tests.planner.plan_builders import SPEC_2B, made_run_config, plan_of
 from tests.tui.scripted import CARD, AppHarness, Gate, demo_video, main, pilot_test, plays, says, shown, until
-from vidqa.events import StageStarted
+from vidqa.events import StageProgress, StageStarted
 from vidqa.tui import controller
+from vidqa.tui.progress_text import ProgressText
 from vidqa.tui.widgets.memory_panel import MemoryPanel, Sample
 from vidqa.tui.worker_messages import VideoOpened
 from vidqa.types import MemoryLine
@@ -91,3 +92,18 @@ async def test_the_memory_is_read_while_a_model_loads(monkeypatch: pytest.Monkey
         main(pilot).tick()
         await until(pilot, lambda: "700.0 MiB now" in shown(pilot), "the reading")
         main(pilot).controller.session_worker.stop()
+
+
+def test_each_step_of_loading_has_a_text() -> None:
+    progress = ProgressText()
+    for stage, done, said in (
+        ("libraries", 128, "loading the model: starting libraries 5 %"),
+        ("speed", 3, "loading the model: measuring this machine's speed, once, 0 %"),
+        ("load", 2**20, "loading the model: 1.0 MiB of 2.0 MiB"),
+    ):
+        total = {"libraries": 2560, "speed": 2560, "load": 2**21}[stage]
+        progress.start(StageStarted(stage, total))  # type: ignore[arg-type]
+        progress.update(StageProgress(stage, done, total))  # type: ignore[arg-type]
+        assert progress.text().endswith(said)
+        progress.update(StageProgress(stage, total, total))  # type: ignore[arg-type]
+    assert progress.text() == "model loaded"

@@ -46,10 +46,9 @@ class ProgressText:
 
     def _stage_text(self, stage: str, done: int, total: int) -> str:
         if stage in LOADING and done < total:
-            loaded = f"{_LOADING_STEPS[stage]} {100 * done // total} %"
             if stage == "load":
-                loaded = f"{format_bytes(done)} of {format_bytes(total)}"
-            return f"loading the model: {loaded}"
+                return f"loading the model: {format_bytes(done)} of {format_bytes(total)}"
+            return f"loading the model: {_LOADING_STEPS[stage]} {100 * done // total} %"
         if stage in LOADING:
             return "model loaded" if stage == "load" else ""
         if done >= total and stage != "decode":
