@@ -1,6 +1,7 @@
 """Draw the pictures of README and docs: vidqa in a pseudo-terminal (terminal.svg) and in its session (session-*.svg).
 
-All with the demo model, which answers while they are drawn.
+All with the demo model, which answers while they are drawn. `scripts/make_screenshots.py plan` draws session-plan.svg
+alone, for which no model is loaded.
 """
 
 import asyncio
@@ -23,7 +24,9 @@ from vidqa.tui.screens.model_chooser import ModelChooser
 from vidqa.types import Request
 
 ROOT = Path(__file__).parents[1]
-README_PICTURE = "session-answer.svg"
+README_PICTURE, PLAN_PICTURE = "session-answer.svg", "session-plan.svg"
+SIZE = (120, 36)
+PLANNED_FRAMES = 128  # of the clip's 144
 COMMANDS = (
     ("ask", "assets/demo.mp4", "what happens?", "--model", "demo"),
     ("ask", "assets/demo-two.mp4", "what happens?", "--model", "demo"),
@@ -66,15 +69,8 @@ async def until(app: VidqaApp, is_so: Callable[[], object]) -> None:
 
 
 async def draw_session(size: tuple[int, int]) -> None:
-    """Draw an answer, the chooser of models, and a plan that does not fit."""
-    options = LaunchOptions(
-        engine=EngineConfig(model="demo", remember=False),
-        request=Request(video="", question=""),
-        model="demo",
-        video=str(ROOT / "assets" / "demo-two.mp4"),
-        models=ModelSource(has_model=lambda name: True),  # the plan of a model that is not fetched for a picture
-    )
-    app = VidqaApp(Session, options)
+    """Draw an answer and the chooser of models."""
+    app = session_of("demo")
     controller = app.controller
     async with app.run_test(size=size) as pilot:
         await until(app, lambda: controller.forecast and not controller.session_worker.busy)
@@ -86,12 +82,30 @@ async def draw_session(size: tuple[int, int]) -> None:
         await pilot.press("f2")
         await until(app, lambda: isinstance(app.screen, ModelChooser))
         save(app.export_screenshot(title="vidqa"), "session-models.svg")
-        await pilot.press("escape")
-        controller.override(vram_bytes=21 * 2**28, weights="bf16", frames=160)  # 5.25 GiB
-        await app.main.use_model("Qwen/Qwen2-VL-2B-Instruct")
+
+
+async def draw_plan(size: tuple[int, int]) -> None:
+    """Draw a plan that does not fit: more frames than the budget holds."""
+    app = session_of("Qwen/Qwen2-VL-2B-Instruct")
+    controller = app.controller
+    async with app.run_test(size=size):
+        await until(app, lambda: controller.video)
+        controller.override(vram_bytes=5 * 2**30, weights="bf16", frames=PLANNED_FRAMES)
         await until(app, lambda: controller.forecast and controller.forecast.refusal)
         await asyncio.sleep(_SETTLE_SECONDS)
-        save(app.export_screenshot(title="vidqa"), "session-plan.svg")
+        save(app.export_screenshot(title="vidqa"), PLAN_PICTURE)
+
+
+def session_of(model: str) -> VidqaApp:
+    """Return a session that opens a demo clip with a model."""
+    options = LaunchOptions(
+        engine=EngineConfig(model=model, remember=False),
+        request=Request(video="", question=""),
+        model=model,
+        video=str(ROOT / "assets" / "demo-two.mp4"),
+        models=ModelSource(has_model=lambda name: True),  # the plan of a model that is not fetched for a picture
+    )
+    return VidqaApp(Session, options)
 
 
 def save(svg: str, name: str) -> None:
@@ -104,7 +118,10 @@ def save(svg: str, name: str) -> None:
 def main() -> int:
     os.chdir(ROOT)
     os.environ.update(COLUMNS="108", TERM="xterm-256color")
-    asyncio.run(draw_session((120, 36)))
+    asyncio.run(draw_plan(SIZE))
+    if sys.argv[1:] == ["plan"]:
+        return 0
+    asyncio.run(draw_session(SIZE))
     console = Console(record=True, width=108, file=StringIO())
     for arguments in COMMANDS:
         shown = " ".join(f'"{word}"' if " " in word else word for word in arguments)

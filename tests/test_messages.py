@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 
 from tests.answer_builders import made_answer
+from vidqa.history.export import describe_figures
 from vidqa.history.records import plan_figures, usage_figures
-from vidqa.messages import above_plan, memory_text, usage_text
+from vidqa.messages import above_plan, duration_text, memory_text, usage_text
 from vidqa.types import Answer, MemoryLine
 from vidqa.utils.metrics import MemoryUse, PhaseMemory
 
@@ -31,30 +32,33 @@ def answer_of(device: str, tensors: int | None, runtime: int, process: int) -> A
     return replace(made, plan=plan, memory=memory)
 
 
+PLANNED = "of 800.0 MiB planned + 64.0 MiB margin"
+
+
 @pytest.mark.parametrize(
     ("answer", "expected"),
     [
-        (answer_of("cpu", 90, 660, 790), "tensors 90.0 MiB of 100.0 MiB planned · process 790.0 MiB"),
+        (answer_of("cpu", 90, 660, 790), f"peak 790.0 MiB {PLANNED} · tensors 90.0 MiB of 100.0 MiB"),
         (
             answer_of("cpu", 90, 660, 812),
-            "tensors 90.0 MiB of 100.0 MiB planned · process 812.0 MiB (12.0 MiB above plan: the process itself grew "
-            "by 62.0 MiB outside its tensors)",
+            f"peak 812.0 MiB {PLANNED} · tensors 90.0 MiB of 100.0 MiB (12.0 MiB above plan, within the margin: the "
+            "process itself grew by 62.0 MiB outside its tensors)",
         ),
         (
             answer_of("cpu", 103, 660, 790),
-            "tensors 103.0 MiB of 100.0 MiB planned · process 790.0 MiB (3.0 MiB above plan: the vision phase's "
-            "tensors took more than planned)",
+            f"peak 790.0 MiB {PLANNED} · tensors 103.0 MiB of 100.0 MiB (3.0 MiB above plan, within the margin: the "
+            "vision phase's tensors took more than planned)",
         ),
-        (answer_of("cpu", None, 660, 790), "peak 790.0 MiB of 800.0 MiB planned"),
-        (answer_of("cuda:0", 90, 700, 790), "peak 790.0 MiB of 800.0 MiB planned"),
+        (answer_of("cpu", None, 660, 790), f"peak 790.0 MiB {PLANNED}"),
+        (answer_of("cuda:0", 90, 700, 790), f"peak 790.0 MiB {PLANNED}"),
         (
-            answer_of("cuda:0", 90, 720, 812),
-            "peak 812.0 MiB of 800.0 MiB planned (12.0 MiB above plan: CUDA's context took 20.0 MiB more than was "
-            "planned for it)",
+            answer_of("cuda:0", 90, 720, 864),
+            f"peak 864.0 MiB {PLANNED} (64.0 MiB above plan, within the margin: CUDA's context took 20.0 MiB more "
+            "than was planned for it)",
         ),
         (
-            answer_of("cuda:0", 90, 700, 812),
-            "peak 812.0 MiB of 800.0 MiB planned (12.0 MiB above plan: torch's allocator held more than the 90.0 MiB "
+            answer_of("cuda:0", 90, 700, 876),
+            f"peak 876.0 MiB {PLANNED} (12.0 MiB above plan and margin: torch's allocator held more than the 90.0 MiB "
             "that were in tensors)",
         ),
     ],
@@ -69,4 +73,13 @@ def test_memory_in_words(answer: Answer, expected: str) -> None:
 
 def test_an_older_record_without_tensor_bytes_has_a_text() -> None:
     plan, usage = {"device": "cpu", "predicted_peak_bytes": 800 * MIB}, {"measured_peak_bytes": 804 * MIB}
-    assert memory_text(plan, usage) == "peak 804.0 MiB of 800.0 MiB planned (4.0 MiB above plan)"
+    assert memory_text(plan, usage) == "peak 804.0 MiB of 800.0 MiB planned (4.0 MiB above plan and margin)"
+
+
+def test_the_time_to_an_answer_includes_loading() -> None:
+    answer = made_answer("yes")  # 1 s to load, 2 s to the first word, 1 s of decoding
+    assert answer.timing.total_seconds == 4
+    expected = "answer in 4.0 s (1.0 to load, first word after 2.0)"
+    assert usage_text(answer).startswith(f"{expected} · 11 tokens at 10/s · ")
+    assert f" · {expected} · " in describe_figures(plan_figures(answer.plan), usage_figures(answer))
+    assert duration_text(0.5, 0.0, 0.2) == "answer in 0.5 s (first word after 0.2)"

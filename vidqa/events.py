@@ -6,7 +6,11 @@ from typing import Literal
 from vidqa.errors import VidqaError
 from vidqa.types import Answer, Plan, VideoInfo
 
-Stage = Literal["load", "scan", "video", "vision", "focus", "prefill", "decode"]
+Stage = Literal["libraries", "speed", "load", "scan", "video", "vision", "focus", "prefill", "decode"]
+
+
+# What comes before the first frame: libraries start, the device's speed is measured once, weights are read.
+LOADING: frozenset[Stage] = frozenset({"libraries", "speed", "load"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +23,7 @@ class Planned:
 
 @dataclass(frozen=True, slots=True)
 class StageStarted:
-    """A stage begins; `total` counts its units (frames, slices, tokens)."""
+    """A stage begins; `total` counts its units (modules, measurements, bytes, frames, slices, tokens)."""
 
     stage: Stage
     total: int

@@ -34,15 +34,24 @@ def download_text(done_bytes: int, total_bytes: int, resumed_bytes: int, seconds
 
 
 def usage_text(answer: Answer) -> str:
-    """Return the tokens, seconds and memory of an answer, measured and planned."""
+    """Return the seconds, tokens and memory of an answer, measured and planned."""
     timing, kept = answer.timing, ""
     if answer.plan.kept_tokens:
-        kept = f"{visual_tokens_text(answer.plan)} tokens kept · "
+        kept = f" · {visual_tokens_text(answer.plan)} tokens kept"
     return (
-        f"{kept}{timing.tokens} tokens{_STOPPED.get(answer.finish_reason, '')} · first after "
-        f"{timing.first_token_seconds:.2f} s · {timing.tokens_per_second:.0f} tokens/s · "
+        f"{duration_text(timing.total_seconds, timing.load_seconds, timing.first_token_seconds)}{kept} · "
+        f"{timing.tokens} tokens{_STOPPED.get(answer.finish_reason, '')} at {timing.tokens_per_second:.0f}/s · "
         + memory_text(plan_memory(answer.plan), used_memory(answer))
     )
+
+
+def duration_text(total_seconds: float, load_seconds: float, first_token_seconds: float) -> str:
+    """Return how long an answer took, with its parts: `answer in 12.4 s (8.9 to load, first word after 0.8)`.
+
+    The total includes loading; the first word counts from a loaded model.
+    """
+    loading = f"{load_seconds:.1f} to load, " if load_seconds else ""
+    return f"answer in {total_seconds:.1f} s ({loading}first word after {first_token_seconds:.1f})"
 
 
 def visual_tokens_text(plan: Plan) -> str:
@@ -75,6 +84,7 @@ def plan_memory(plan: Plan) -> dict[str, Any]:
     return {
         "device": plan.device,
         "predicted_peak_bytes": plan.predicted_peak_bytes,
+        "margin_bytes": plan.margin_bytes,
         "tensor_bytes": plan.tensor_bytes,
     }
 
@@ -91,41 +101,50 @@ def used_memory(answer: Answer) -> dict[str, Any]:
 def memory_text(plan: Mapping[str, Any], used: Mapping[str, Any]) -> str:
     """Return measured and planned memory, from `plan_memory` and `used_memory`; older records have some of their keys.
 
-    On a GPU the process's memory is compared with the plan; on a CPU its tensors are, since the process holds the
-    interpreter too.
+    The process's memory is compared with the plan and its margin. On a CPU its tensors are compared too, since the
+    process holds the interpreter.
     """
-    planned, measured = plan["predicted_peak_bytes"], used["measured_peak_bytes"]
-    tensors = used.get("tensor_peak_bytes")
+    planned, measured, margin = plan["predicted_peak_bytes"], used["measured_peak_bytes"], plan.get("margin_bytes")
+    summary = f"peak {format_bytes(measured)} of {format_bytes(planned)} planned"
+    summary += f" + {format_bytes(margin)} margin" if margin else ""
+    tensors, above = used.get("tensor_peak_bytes"), ""
     if plan["device"].startswith("cuda") or tensors is None or not plan.get("tensor_bytes"):
-        summary = f"peak {format_bytes(measured)} of {format_bytes(planned)} planned"
-        above = f"{format_bytes(measured - planned)} above plan" if measured > planned else ""
+        above = above_text(measured - planned, margin or 0) if measured > planned else ""
     else:
-        summary = f"tensors {format_bytes(tensors)} of {format_bytes(plan['tensor_bytes'])} planned"
-        summary, above = f"{summary} · process {format_bytes(measured)}", ""
+        summary += f" · tensors {format_bytes(tensors)} of {format_bytes(plan['tensor_bytes'])}"
     above = used.get("above_plan") or above
     return f"{summary} ({above})" if above else summary
 
 
 def above_plan(plan: Plan, memory: MemoryUse) -> str:
-    """Return by how much the memory exceeded the plan, and why; empty if it did not."""
+    """Return by how much the memory exceeded the plan, or plan and margin, and why; empty if it did not."""
+    over_bytes, why = _excess(plan, memory)
+    return f"{above_text(over_bytes, plan.margin_bytes)}: {why}" if over_bytes else ""
+
+
+def above_text(over_bytes: int, margin_bytes: int) -> str:
+    """Return an excess over the plan: the bytes above it if the margin holds them, else those above both."""
+    if over_bytes <= margin_bytes:
+        return f"{format_bytes(over_bytes)} above plan, within the margin"
+    return f"{format_bytes(over_bytes - margin_bytes)} above plan and margin"
+
+
+def _excess(plan: Plan, memory: MemoryUse) -> tuple[int, str]:
+    """Return the bytes above the plan and their cause; 0 if there are none."""
     tensors = memory.tensor_peak_bytes or 0
     if tensors > plan.tensor_bytes > 0:
         phase = max(memory.phases, key=lambda use: use.peak_bytes).name if memory.phases else plan.peak_phase
-        return _above(tensors - plan.tensor_bytes, f"the {phase} phase's tensors took more than planned")
+        return tensors - plan.tensor_bytes, f"the {phase} phase's tensors took more than planned"
     over = memory.measured_peak_bytes - plan.predicted_peak_bytes
     if over <= 0:
-        return ""
+        return 0, ""
     if plan.device.startswith("cuda"):
         grown = memory.runtime_bytes - sum(line.bytes for line in plan.lines if line.name == "runtime")
         if grown > 0:
-            return _above(over, f"CUDA's context took {format_bytes(grown)} more than was planned for it")
-        return _above(over, f"torch's allocator held more than the {format_bytes(tensors)} that were in tensors")
+            return over, f"CUDA's context took {format_bytes(grown)} more than was planned for it"
+        return over, f"torch's allocator held more than the {format_bytes(tensors)} that were in tensors"
     grown = memory.measured_peak_bytes - memory.runtime_bytes - tensors
-    return _above(over, f"the process itself grew by {format_bytes(grown)} outside its tensors")
-
-
-def _above(over_bytes: int, cause: str) -> str:
-    return f"{format_bytes(over_bytes)} above plan: {cause}"
+    return over, f"the process itself grew by {format_bytes(grown)} outside its tensors"
 
 
 def degraded_text(phase: str, step: str, plan: Plan) -> str:

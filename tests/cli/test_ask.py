@@ -103,7 +103,7 @@ def test_then_asks_further_questions_about_the_same_video(capsys: pytest.Capture
     assert ask(DEMO, "what happens?", "--then", "what color is it?", "--then", "which way does it move?") == ExitCode.OK
     out, err = capsys.readouterr()
     assert out == "a red circle moves right.\nred.\nright.\n"
-    assert err.count("plan: ") == 1 and err.count("first after") == 3
+    assert err.count("plan: ") == 1 and err.count("first word after") == 3
 
 
 def test_then_gives_a_line_of_json_for_each_question(capsys: pytest.CaptureFixture[str]) -> None:

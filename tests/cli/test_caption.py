@@ -20,6 +20,7 @@ from tests.conftest import ROOT
 from tests.subtitle_files import srt
 from vidqa.cli.console import ExitCode
 from vidqa.cli.main import run
+from vidqa.engine import calibrator
 
 ASSETS = ROOT / "assets"
 
@@ -190,11 +191,33 @@ def test_two_folders_do_not_share_an_output_and_a_moved_one_keeps_its_own(
 def test_a_dry_run_plans_and_writes_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert caption(folder, "--dry-run") == ExitCode.SOME_FAILED
     out = capsys.readouterr().out
-    assert "6 clips: 5 can be captioned, 1 cannot" in out
-    assert [line.split()[:4] for line in out.splitlines() if line.startswith(("pictures", "up to"))] == [
-        ["pictures", "1", "2", "192×160"], ["up", "to", "10", "s"],
-    ]  # fmt: skip
+    assert "6 clips: 5 to caption, 1 cannot be captioned" in out
+    head, *rows = [line.split() for line in out.splitlines() if line[:1] == " " or line.startswith("clips")]
+    assert head[:5] == ["clips", "captions", "frames", "size", "weights"]
+    assert sum(int(row[0]) for row in rows) == 5
+    assert {tuple(row[2:4]) for row in rows} == {("2", "192×160"), ("8", "160×128"), ("12", "160×128")}
+    assert "answers as long as they may be; the first run measures this machine" in out
     assert sorted(path.name for path in folder.iterdir() if path.suffix not in {".mp4", ".png"}) == ["deep"]
+
+
+def test_a_dry_run_after_a_run_leaves_done_clips_out_and_is_calibrated(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VIDQA_STATE", str(tmp_path / "state"))
+    monkeypatch.setenv("VIDQA_CALIBRATE", "true")
+    monkeypatch.setattr(calibrator, "unmeasured_precisions", lambda task: ())
+    assert caption(folder, "--limit", "3") == ExitCode.SOME_FAILED
+    capsys.readouterr()
+    assert caption(folder, "--dry-run", "--json") == ExitCode.OK
+    found = json.loads(capsys.readouterr().out)
+    assert found["skipped"]["done"] == 2 and found["calibrated"]
+    assert sum(row["clips"] for row in found["plans"]) == 3
+    for row in found["plans"]:
+        assert sum(int(size) * number for size, number in row["batches"].items()) >= row["captions"]
+    monkeypatch.setenv("VIDQA_CALIBRATE", "false")
+    assert caption(folder, "--dry-run", "--json") == ExitCode.OK
+    assert not json.loads(capsys.readouterr().out)["calibrated"]
+    assert 2 <= found["answer_tokens"] <= 20 and found["seconds"] >= found["start_seconds"] >= 0
 
 
 def test_shards_divide_the_work_and_the_status_is_of_the_whole(
@@ -356,7 +379,7 @@ def test_clips_are_scanned_and_have_their_own_frames(
         event = LongEvent(Scene((actor,), "plain", 0), start, 1.0)
         write_long_clip(LongClip(60.0, (event,), seed=3, fps=25), folder / f"{colour}.mp4")
     assert caption(folder, "--frames", "12", "--sample", "auto", "--dry-run") == ExitCode.OK
-    assert "2 clips: 2 can be captioned" in capsys.readouterr().out
+    assert "2 clips: 2 to caption" in capsys.readouterr().out
     assert len(list((tmp_path / "state" / "scans").iterdir())) == 2
     assert caption(folder, "--frames", "12", "--sample", "auto") == ExitCode.OK
     assert {path.stem: path.read_text().strip() for path in folder.glob("*.txt")} == {

@@ -27,7 +27,7 @@ def call(*words: str) -> int:
 
 def look(*names: str, device: str = "auto", model: str | None = None, here: Machine = HERE) -> dict[str, Check]:
     """The findings of the questions with these names."""
-    subject = Subject(model, device, False, here)
+    subject = Subject(model, device, False, here, deep=True)
     found = [check for name in names for check in health_checks._guarded(name, health_checks._CHECKS[name], subject)]
     return {check.name: check for check in found}
 
@@ -44,6 +44,17 @@ def test_on_a_processor_all_is_well(
         assert any(line[2:].startswith(name) for line in lines)
     dtype = "bfloat16" if find_device("cpu").bf16 else "float32"
     assert f"6/2 heads of 32, {dtype}" in out
+
+
+def test_without_deep_nothing_slow_is_loaded() -> None:
+    subject = Subject(None, "cpu", False, HERE)
+    (found,) = health_checks._guarded("bitsandbytes", health_checks._CHECKS["bitsandbytes"], subject)
+    assert found.status == "ok" and "not loaded" in found.detail and found.remedy.startswith("--deep")
+    card = machine(ScriptedNvml(Card("NVIDIA A10G", total=22 * GIB, reserved=0, free=20 * GIB, capability=(8, 6))))
+    step = health_checks._guarded(
+        "decode step", health_checks._CHECKS["decode step"], Subject(None, "auto", False, card)
+    )
+    assert [(check.status, check.detail) for check in step] == [("absent", "not tried")]
 
 
 def test_json_is_one_object(capsys: pytest.CaptureFixture[str]) -> None:

@@ -27,9 +27,30 @@ def test_the_table_shows_the_arithmetic(capsys: pytest.CaptureFixture[str]) -> N
     assert plan("--gpu", "rtx4060", "--model", "7b") == ExitCode.OK
     shown = capsys.readouterr().out
     for word in ("nf4 weights", "8 frames", "budget 7.6 GiB", "6,525,621,760 parameters in nf4", "margin", "total",
-                 "phases", "compare", "limit     nf4 weights: bf16 would need", "frames at 0:00.0 0:00.6"):  # fmt: skip
+                 "phases", "limit     nf4 weights: bf16 would need", "frames at 0:00.0 0:00.6"):  # fmt: skip
         assert word in shown
     assert "[█" in shown
+
+
+def test_the_table_and_the_legend_use_the_same_words_and_add_up(capsys: pytest.CaptureFixture[str]) -> None:
+    assert plan("--gpu", "rtx4060", "--model", "7b") == ExitCode.OK
+    lines = capsys.readouterr().out.splitlines()
+    rows = lines[lines.index("memory at its peak, in the prefill phase") + 1 :]
+    table = [line for line in rows[: next(n for n, line in enumerate(rows) if line.startswith("  ["))]]
+    shares = list(dict.fromkeys(line[2:15].strip() for line in table))
+    assert shares == ["weights", "KV cache", "activations", "runtime", "margin", "total"]
+    legend = next(line for line in rows if line.startswith("  [")).partition("] ")[2]
+    assert [part[2:].rsplit(" ", 2)[0] for part in legend.split(", ")] == shares[:-1]
+    assert "· margin 198.3 MiB" in legend and "  margin " in table[-2] and "198.3 MiB" in table[-2]
+
+
+def test_one_pass_is_compared_with_the_same_weights_frames_runtime_and_margin(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert plan("--gpu", "rtx4060", "--model", "7b") == ExitCode.OK
+    shown = capsys.readouterr().out
+    assert "compare   6.6 GiB here, 7.7 GiB in one pass with unfused attention: same weights and frames" in shown
+    assert "96 frames of 392×280 fit here in 7.0 GiB; one pass would need 19.5 GiB for them, and holds none" in shown
 
 
 def test_the_object_has_the_documented_fields(capsys: pytest.CaptureFixture[str]) -> None:
@@ -72,10 +93,22 @@ def test_a_plan_without_a_question_says_nothing_about_one(capsys: pytest.Capture
 def test_every_gpu_of_the_catalog(capsys: pytest.CaptureFixture[str]) -> None:
     assert plan("--gpu", "all") == ExitCode.OK
     shown = capsys.readouterr().out
-    assert "Qwen2-VL-2B native" in shown and "Qwen2-VL-7B nf4" in shown
-    assert len(shown.splitlines()) > 30
-    t4 = next(line for line in shown.splitlines() if "NVIDIA T4" in line)
-    assert "8 × 392×280" in t4 and "–" in t4
+    first, *others = shown.splitlines()
+    assert first == (
+        "recommended: Qwen3-VL-8B (vidqa pull 3-vl-8b, 17.5 GB): the best expected score on 33 of 36 cards"
+    )
+    assert "Qwen3-VL-4B on 2 (--model 3-vl-4b)" in shown
+    heads = next(line for line in others if line.startswith("cards"))
+    assert heads.split()[-5:] == ["size", "first", "word", "memory", "head-room"]
+    twelve = next(line for line in others if "RTX 4070, RTX 3060 12 GB, RTX 3080 12 GB" in line)
+    assert {"Qwen3-VL-8B", "int8", "8", "448×320"} <= set(twelve.split())  # cards with the same plan share a row
+    assert sum(line.count("RTX 4070") for line in others) == 1
+    assert plan("--gpu", "all", "--model", "7b") == ExitCode.OK
+    named = capsys.readouterr().out
+    assert named.startswith("Qwen2-VL-7B fits on 33 of 36 cards") and "nothing fits on: Apple M1 8 GB" in named
+    assert plan("--gpu", "all", "--model", "all") == ExitCode.OK
+    matrix = capsys.readouterr().out.splitlines()
+    assert len(matrix) > 30 and "8 × 392×280 nf4 118" in next(line for line in matrix if "NVIDIA T4" in line)
     cells = plan_object(capsys, "--gpu", "all", "--model", "demo", "--weights", "nf4")["matrix"]
     assert {cell["model"] for cell in cells} == {"demo"}
     assert all(cell["plan"]["weights"] == "nf4" for cell in cells if cell["plan"])
@@ -94,6 +127,16 @@ def test_auto_says_which_model_and_why(capsys: pytest.CaptureFixture[str]) -> No
         (["--gpu", "rtx4060", "--model", "7b", "--weights", "bf16"], ExitCode.DOES_NOT_FIT, "What fits: --weights nf4"),
         (["--gpu", "abacus"], ExitCode.USAGE, "abacus"),
         (["--vram", "100MiB", "--model", "2b"], ExitCode.DOES_NOT_FIT, "100.0 MiB are allowed by --vram"),
+        (
+            ["--gpu", "t4", "--vram", "4GiB", "--model", "7b"],
+            ExitCode.DOES_NOT_FIT,
+            "Qwen3-VL-4B-Instruct would fit: --model 3-vl-4b, ",
+        ),
+        (
+            ["--gpu", "t4", "--vram", "1GiB", "--model", "7b"],
+            ExitCode.DOES_NOT_FIT,
+            "No released model fits; the smallest is Qwen2-VL-2B-Instruct (--model 2b), from 2.0 GiB.",
+        ),
         (["--vram", "1GiB", "--reserve", "2GiB", "--model", "2b"], ExitCode.USAGE, "Nothing is left"),
         (["--max-wait", "never"], ExitCode.USAGE, "--max-wait never is not allowed. Allowed: a time"),
         (["--prefill-chunk", "0"], ExitCode.USAGE, "--prefill-chunk 0"),

@@ -1,6 +1,8 @@
 """`vidqa profile` end to end on the demo model: phases, files, and cumulative never below peak."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -85,3 +87,17 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path, capsys: pytest.Cap
     (tmp_path / "file").write_text("")
     assert profile(tmp_path / "file" / "out") == ExitCode.USAGE
     assert "cannot be written" in capsys.readouterr().err
+
+
+def test_the_profiler_says_nothing_where_the_model_loads_in_a_thread() -> None:
+    """In a fresh process, as torch reports the thread that it was first imported in."""
+    code = (
+        "import threading\n"
+        "from vidqa.profiling.profiler import _quiet_profiler\n"
+        "_quiet_profiler()\n"
+        "thread = threading.Thread(target=__import__, args=('torch.profiler',)); thread.start(); thread.join()\n"
+        "import torch\n"
+        "with torch.profiler.profile():\n    torch.ones(1)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")

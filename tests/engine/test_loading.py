@@ -1,7 +1,9 @@
 """Loading before a question: progress in bytes, cancellation, and reuse by the question."""
 
+import sys
 import threading
 import time
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from tests.engine.asking import ANSWER, CLIP, CONFIG, DEMO_WEIGHTS, QUESTION, an
 from tests.engine.test_fallback import failing
 from vidqa import EngineConfig, Request, Session
 from vidqa.engine.model_manager import BackgroundTask
+from vidqa.engine.timers import stage_events, starting_libraries
 from vidqa.errors import DoesNotFit, Interrupted, UsageError
 from vidqa.events import Answered, Degraded, Event, MemorySampled, Planned, StageProgress, StageStarted
 from vidqa.models.hub import demo_folder
@@ -170,3 +173,29 @@ def test_cpu_threads_are_those_of_the_settings() -> None:
             assert torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(before)
+
+
+def test_libraries_that_start_are_counted_from_the_first_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    def importing() -> Generator[None, None, str]:
+        for number in range(3):
+            monkeypatch.setitem(sys.modules, f"library_{number}", sys)
+            yield
+        return "started"
+
+    assert (list(starting_libraries(importing(), bitsandbytes=False))) == []  # nothing to wait for: torch is there
+    monkeypatch.delitem(sys.modules, "library_0")
+    monkeypatch.delitem(sys.modules, "torch")
+    events = list(starting_libraries(importing(), bitsandbytes=False))
+    total = events[0].total if isinstance(events[0], StageStarted) else 0
+    assert events[0] == StageStarted("libraries", total) and total > 1000
+    assert events[1] == StageProgress("libraries", 1, total) and events[-1] == StageProgress("libraries", total, total)
+
+
+def test_a_count_past_its_estimate_is_not_done_before_the_end() -> None:
+    def work() -> Generator[None, None, int]:
+        yield
+        return 7
+
+    assert list(stage_events("speed", work(), 10, lambda: 99)) == [
+        StageStarted("speed", 10), StageProgress("speed", 9, 10), StageProgress("speed", 10, 10),
+    ]  # fmt: skip

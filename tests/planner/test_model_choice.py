@@ -49,10 +49,11 @@ def test_the_table_of_all_models_has_the_planners_choice_for_each() -> None:
     checkpoints = [found for name in ("2b", "3-vl-8b") for found in find_checkpoints(name, local=False)]
     cards = [as_device(find_gpu(name)) for name in ("rtx4060", "a100-80")]
     request, config = Request("clip.mp4", "what happens?"), EngineConfig()
-    (small, (first, second)), (large, _) = gpu_model_matrix(
-        checkpoints, cards, ["auto"], made_video(60), request, config
-    )
-    assert "4060" in small.name and "A100" in large.name
-    (_, weights, plan), (_, _, other) = first, second
-    assert weights == "auto" and plan is not None and plan.run_config.weights == "bf16"
+    small, large = gpu_model_matrix(checkpoints, cards, made_video(60), request, config)
+    assert "4060" in small.device.name and "A100" in large.device.name
+    (_, plan), (_, other) = small.plans
+    assert plan is not None and plan.run_config.weights == "bf16"
     assert other is not None and other.run_config.weights in ("nf4", "nf4-dq") and other.score > plan.score
+    assert small.best is other
+    only = gpu_model_matrix(checkpoints, cards[:1], made_video(60), request, EngineConfig(weights="bf16"))
+    assert [plan is None for _, plan in only[0].plans] == [False, True] and only[0].best is only[0].plans[0][1]

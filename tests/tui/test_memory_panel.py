@@ -4,19 +4,32 @@ from dataclasses import replace
 
 import pytest
 
+from tests.planner.plan_builders import SPEC_2B, made_run_config, plan_of
 from tests.tui.scripted import CARD, AppHarness, Gate, demo_video, main, pilot_test, plays, says, shown, until
-from vidqa.events import StageStarted
+from vidqa.events import StageProgress, StageStarted
 from vidqa.tui import controller
+from vidqa.tui.progress_text import ProgressText
 from vidqa.tui.widgets.memory_panel import MemoryPanel, Sample
 from vidqa.tui.worker_messages import VideoOpened
+from vidqa.types import MemoryLine
 
 MIB = 2**20
+# 800 MiB at the peak, 100 of them tensors, and a margin of 64.
+PLAN = replace(
+    plan_of(made_run_config(), SPEC_2B),
+    lines=(
+        MemoryLine("weights", 100 * MIB, ""),
+        MemoryLine("runtime", 700 * MIB, "", "process"),
+        MemoryLine("margin", 64 * MIB, "", "margin"),
+    ),
+    margin_bytes=64 * MIB,
+)
 
 
 def panel(process: int, tensors: int | None) -> str:
     """The panel after a vision phase that took so many MiB; 800 are planned, 100 of them tensors."""
     shown = MemoryPanel(id="memory")
-    shown.show_plan(800 * MIB, 100 * MIB)
+    shown.show_plan(PLAN)
     counted = None if tensors is None else tensors * MIB
     shown.add_sample(Sample(process * MIB, 0), "vision", process * MIB, counted)
     return shown.render().plain
@@ -25,19 +38,38 @@ def panel(process: int, tensors: int | None) -> str:
 def test_tensors_are_listed_and_a_peak_below_its_plan_has_no_warning() -> None:
     drawn = panel(790, 90)
     assert "790.0 MiB now · 800.0 MiB planned" in drawn and "tensors: 90.0 MiB of 100.0 MiB planned" in drawn
-    assert "above plan" not in drawn
+    assert "above plan" not in drawn and "10.0 MiB below plan, 64.0 MiB margin unused" in drawn
     assert "tensors" not in panel(790, None)
 
 
 def test_a_peak_above_its_plan_has_a_warning_with_its_cause() -> None:
-    assert "! 12.0 MiB above plan: the process grew besides its tensors" in panel(812, 90)
-    assert "! 3.0 MiB above plan: the tensors are larger than planned" in panel(812, 103)
-    assert "! 12.0 MiB above plan: the process uses more than planned" in panel(812, None)
+    assert "! 12.0 MiB above plan, within the margin: the process grew besides its tensors" in panel(812, 90)
+    assert "! 3.0 MiB above plan, within the margin: the tensors are larger than planned" in panel(812, 103)
+    assert "! 12.0 MiB above plan and margin: the process uses more than planned" in panel(876, None)
+    assert "below plan" not in panel(812, 90)
+
+
+def test_a_line_says_why_the_memory_moves_while_nothing_runs() -> None:
+    shown = MemoryPanel(id="memory")
+    shown.show_device(CARD)
+    shown.show_activity("loading")
+    assert "loading the model, before you ask" in shown.render().plain
+    shown.show_activity("nothing")
+    for own, others in ((300, 50), (304, 50), (302, 70)):
+        assert "nothing runs: what is loaded stays" in shown.render().plain or own > 300
+        shown.add_sample(Sample(own * MIB, others * MIB))
+        shown.tick()
+        shown.show_activity("nothing")
+    assert "nothing runs: 4.0 MiB moved by torch's cache, 20.0 MiB by other programs" in shown.render().plain
+    shown.show_device(replace(CARD, kind="cpu"))
+    assert "4.0 MiB moved by drawing and pictures" in shown.render().plain
+    shown.show_activity("question")
+    assert "moved" not in shown.render().plain and "nothing runs" not in shown.render().plain
 
 
 def test_a_new_question_has_no_peak_yet() -> None:
     shown = MemoryPanel(id="memory")
-    shown.show_plan(800 * MIB, 100 * MIB)
+    shown.show_plan(PLAN)
     shown.add_sample(Sample(812 * MIB, 0), "vision", 812 * MIB, 103 * MIB)
     shown.reset_peaks()
     assert "above plan" not in shown.render().plain and "tensors" not in shown.render().plain
@@ -60,3 +92,18 @@ async def test_the_memory_is_read_while_a_model_loads(monkeypatch: pytest.Monkey
         main(pilot).tick()
         await until(pilot, lambda: "700.0 MiB now" in shown(pilot), "the reading")
         main(pilot).controller.session_worker.stop()
+
+
+def test_each_step_of_loading_has_a_text() -> None:
+    progress = ProgressText()
+    for stage, done, said in (
+        ("libraries", 128, "loading the model: starting libraries 5 %"),
+        ("speed", 3, "loading the model: measuring this machine's speed, once, 0 %"),
+        ("load", 2**20, "loading the model: 1.0 MiB of 2.0 MiB"),
+    ):
+        total = {"libraries": 2560, "speed": 2560, "load": 2**21}[stage]
+        progress.start(StageStarted(stage, total))  # type: ignore[arg-type]
+        progress.update(StageProgress(stage, done, total))  # type: ignore[arg-type]
+        assert progress.text().endswith(said)
+        progress.update(StageProgress(stage, total, total))  # type: ignore[arg-type]
+    assert progress.text() == "model loaded"

@@ -14,10 +14,12 @@ from vidqa.batch.segmentation import cut_evenly
 from vidqa.config import EngineConfig
 from vidqa.devices.device import find_device
 from vidqa.errors import VidqaError
+from vidqa.planner.calibration import UNMEASURED
+from vidqa.planner.latency import estimate_seconds
 from vidqa.planner.planner import Forecast
 from vidqa.planner.problem import scan_limit_seconds
 from vidqa.planner.request_checks import check_request
-from vidqa.types import Placement, Plan, Request, VideoInfo
+from vidqa.types import Placement, Plan, Request, TimeEstimate, VideoInfo
 from vidqa.utils.generators import finished
 from vidqa.video.decoder_pool import ReusedDecoder
 from vidqa.video.open import Source
@@ -40,10 +42,11 @@ class CaptionRequest:
 
 @dataclass(slots=True)
 class PlannedQuestion:
-    """A question about a segment of a clip; RequestPlanner sets `request`, `plan` and `batch_size`.
+    """A question about a segment of a clip; RequestPlanner sets `request`, `plan`, `reference` and `batch_size`.
 
     `span` is None for the whole clip; `index` of `count` numbers the segment; `batch_size` is how many such questions
-    are answered at once; `error` is why the clip could not be split.
+    are answered at once; `reference` is the plan's time at the catalog's speed; `error` is why the clip could not be
+    split.
     """
 
     pending: PendingClip
@@ -52,6 +55,7 @@ class PlannedQuestion:
     count: int = 1
     request: Request | None = None
     plan: Plan | None = None
+    reference: TimeEstimate | None = None
     batch_size: int = 1
     error: VidqaError | None = None
 
@@ -139,7 +143,7 @@ class RequestPlanner:
     ) -> None:
         """`batch` is the largest batch size; None takes the device's default."""
         self._caption_request, self._config, self._forecast, self._batch = caption_request, config, forecast, batch
-        self._plans: dict[tuple[object, ...], tuple[float, int, Plan]] = {}
+        self._plans: dict[tuple[object, ...], tuple[float, _BatchPlan]] = {}
         self._scan_seconds = scan_limit_seconds(find_device(config.device), config) if self.scans else 0.0
 
     def plan(self, question: PlannedQuestion, video: VideoInfo) -> Sequence[int]:
@@ -148,7 +152,8 @@ class RequestPlanner:
             raise question.error
         question.request = request_for(question, video, self._caption_request)
         check_request(question.request)
-        question.batch_size, question.plan = self._cached_plan(video, question.request)
+        found = self._cached_plan(video, question.request)
+        question.batch_size, question.plan, question.reference = found.batch_size, found.plan, found.reference
         return question.plan.candidates or question.plan.indices
 
     @property
@@ -164,7 +169,7 @@ class RequestPlanner:
         signal = finished(source.scan(self._scan_seconds))
         SIGNALS.store(request, signal, self._scan_seconds, on_disk=self._config.remember)
 
-    def _cached_plan(self, video: VideoInfo, request: Request) -> tuple[int, Plan]:
+    def _cached_plan(self, video: VideoInfo, request: Request) -> "_BatchPlan":
         """Return the plan for clips of this shape, made anew after some seconds, as free memory changes."""
         size = (video.width, video.height, video.coded_width, video.coded_height)
         shape = replace(request, video=request.video if self.scans else "")  # each scanned clip has its own frames
@@ -173,10 +178,10 @@ class RequestPlanner:
         if key not in self._plans or now - self._plans[key][0] > _PLAN_CACHE_SECONDS:
             if len(self._plans) >= _PLAN_CACHE_SIZE:
                 self._plans.clear()
-            self._plans[key] = (now, *self._plan(video, request))
-        return self._plans[key][1:]
+            self._plans[key] = now, self._plan(video, request)
+        return self._plans[key][1]
 
-    def _plan(self, video: VideoInfo, request: Request) -> tuple[int, Plan]:
+    def _plan(self, video: VideoInfo, request: Request) -> "_BatchPlan":
         """Plan the largest batch in which a clip loses neither frames nor resolution nor precision.
 
         Sizes are halved from the maximum, since every size is captured and compiled separately.
@@ -186,16 +191,26 @@ class RequestPlanner:
             assert found.refusal is not None
             raise found.refusal
         single, placement = found.plan, self._config.placement or Placement()
+        task = replace(found.task, speed=UNMEASURED)
         if single.candidates:
-            return 1, single
+            return _BatchPlan(1, single, estimate_seconds(task, single.run_config))
         batch_size = self._batch or _MAX_BATCH[single.device.split(":")[0]]
         while batch_size > 1:
             config = replace(self._config, batch=batch_size, placement=placement)
             plan = self._forecast(video, request, config).plan
             if plan is not None and _quality(plan) == _quality(single):
-                return batch_size, plan
+                return _BatchPlan(batch_size, plan, estimate_seconds(task, plan.run_config))
             batch_size //= 2
-        return 1, single
+        return _BatchPlan(1, single, estimate_seconds(task, single.run_config))
+
+
+@dataclass(frozen=True, slots=True)
+class _BatchPlan:
+    """How many clips of a shape are answered at once, each one's plan, and its time at the catalog's speed."""
+
+    batch_size: int
+    plan: Plan
+    reference: TimeEstimate
 
 
 def request_for(question: PlannedQuestion, video: VideoInfo, caption_request: CaptionRequest) -> Request:

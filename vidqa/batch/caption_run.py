@@ -102,6 +102,48 @@ class DiskFull(VidqaError):
     """The disk is full; what was written before is kept."""
 
 
+@dataclass(frozen=True, slots=True)
+class ClipSelector:
+    """Decides which clips a run takes: those without a result of the run's `key` in the index.
+
+    `reads_existing`: the prompt contains a clip's caption so far; `reads_sidecars`: or its subtitles.
+    """
+
+    key: str
+    policy: RunPolicy
+    index: JournalIndex
+    writer: CaptionWriter
+    reads_existing: bool = False
+    reads_sidecars: bool = False
+
+    def examine(self, clip: Clip) -> PendingClip | SkippedClip | ClipRecord:
+        """Decide whether a clip is due; one that cannot be read is a failed record. Changes nothing."""
+        entry = self.index.entry(clip.name, self.key)
+        if self.policy.retry_failed and (entry is None or entry.status != "failed"):
+            return SkippedClip(clip, "not failed")
+        try:
+            status = os.stat(clip.path)
+            known = entry is not None and (entry.modified_ns, entry.size_bytes) == (status.st_mtime_ns, status.st_size)
+            content = entry.content if entry is not None and known else content_id(clip.path)
+            content = with_sidecar(content, find_sidecar(clip.path) if self.reads_sidecars else None)
+            attempt = 1
+            if entry is not None and entry.content == content:
+                if entry.status == "done":
+                    return SkippedClip(clip, "done", entry)
+                if not self.policy.retry_failed:
+                    return SkippedClip(clip, "failed before")
+                attempt = entry.attempt + 1
+            if self.writer.has_foreign_caption(clip.name):
+                return SkippedClip(clip, "has a caption of its own")
+            existing = self.writer.existing_text(clip.name) if self.reads_existing else ""
+            return PendingClip(clip, content, attempt, existing, status.st_mtime_ns)
+        except OSError as error:
+            _raise_if_disk_full(error)
+            message = f"{clip.name}: {error.strerror}."
+            failure = Failure("open", type(error).__name__, message, "Check that the file exists and is readable.")
+            return ClipRecord(clip.name, "", self.key, "failed", 1, at=utc_now(), error=failure)
+
+
 class CaptionRun:
     """Captions the clips that are due, with one journal record each."""
 
@@ -120,8 +162,8 @@ class CaptionRun:
     ) -> None:
         """`reads_existing`: the prompt contains a clip's caption so far; `reads_sidecars`: or its subtitles."""
         self._clips, self._run, self._policy, self._captioner = clips, run, policy, captioner
-        self._journal, self._index, self._writer, self._reads_existing = journal, index, writer, reads_existing
-        self._reads_sidecars = reads_sidecars
+        self._journal, self._index, self._writer = journal, index, writer
+        self._selector = ClipSelector(run.key, policy, index, writer, reads_existing, reads_sidecars)
         self._not_captioned: queue.SimpleQueue[SkippedClip | ClipRecord] = queue.SimpleQueue()  # from prefetch threads
         self._pending: dict[str, PendingClip] = {}
         self.summary = RunSummary()
@@ -153,40 +195,13 @@ class CaptionRun:
         for clip in self._clips:
             if count == self._policy.limit:
                 return
-            found = self._examine(clip)
+            found = self._selector.examine(clip)
             if isinstance(found, PendingClip):
                 count += 1
                 self._pending[clip.name] = found
                 yield found
             else:
                 self._not_captioned.put(found)
-
-    def _examine(self, clip: Clip) -> PendingClip | SkippedClip | ClipRecord:
-        """Decide whether a clip is due; one that cannot be read is a failed record."""
-        entry = self._index.entry(clip.name, self._run.key)
-        if self._policy.retry_failed and (entry is None or entry.status != "failed"):
-            return SkippedClip(clip, "not failed")
-        try:
-            status = os.stat(clip.path)
-            known = entry is not None and (entry.modified_ns, entry.size_bytes) == (status.st_mtime_ns, status.st_size)
-            content = entry.content if entry is not None and known else content_id(clip.path)
-            content = with_sidecar(content, find_sidecar(clip.path) if self._reads_sidecars else None)
-            attempt = 1
-            if entry is not None and entry.content == content:
-                if entry.status == "done":
-                    return SkippedClip(clip, "done", entry)
-                if not self._policy.retry_failed:
-                    return SkippedClip(clip, "failed before")
-                attempt = entry.attempt + 1
-            if self._writer.has_foreign_caption(clip.name):
-                return SkippedClip(clip, "has a caption of its own")
-            existing = self._writer.existing_text(clip.name) if self._reads_existing else ""
-            return PendingClip(clip, content, attempt, existing, status.st_mtime_ns)
-        except OSError as error:
-            _raise_if_disk_full(error)
-            message = f"{clip.name}: {error.strerror}."
-            failure = Failure("open", type(error).__name__, message, "Check that the file exists and is readable.")
-            return ClipRecord(clip.name, "", self._run.key, "failed", 1, at=utc_now(), error=failure)
 
     def _drain_not_captioned(self) -> Iterator[SkippedClip | ClipRecord]:
         """Yield the clips that were examined since and need no captioner."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from vidqa.batch import sidecars
 from vidqa.batch.caption_formats import SIDECARS, CaptionAffixes, run_lines, sidecar_text
 from vidqa.batch.clip_record import ClipRecord, RunFingerprint
-from vidqa.batch.journal import Journal, JournalIndex
+from vidqa.batch.journal import Journal, JournalIndex, JournalPlace
 from vidqa.batch.sidecars import OnExisting
 from vidqa.utils.atomic_write import replace_file, sync_folder
 
@@ -18,7 +18,7 @@ class CaptionWriter:
 
     def __init__(
         self,
-        journal: Journal,
+        journal: Journal | JournalPlace,
         index: JournalIndex,
         run: RunFingerprint,
         names: Iterable[str],

@@ -12,16 +12,20 @@ from vidqa.batch.clip_record import ClipRecord, FailedStage, Failure, PendingCli
 from vidqa.batch.clip_result import ClipResult
 from vidqa.batch.prefetch import PrefetchedClip, Prefetcher
 from vidqa.batch.prompt_templates import PromptTemplate
+from vidqa.batch.run_forecast import RunTimer
 from vidqa.config import CLIP_DEADLINE_SECONDS, EngineConfig
+from vidqa.devices.device import find_device
 from vidqa.devices.host import usable_cores
 from vidqa.errors import DoesNotFit, Interrupted, ModelError, NotFinite, UsageError, VideoError, VidqaError
-from vidqa.events import Answered, Event, Failed, StageProgress, StageStarted
+from vidqa.events import LOADING, Answered, Event, Failed, StageProgress, StageStarted
+from vidqa.planner.calibration import device_key
 from vidqa.planner.planner import Forecast
+from vidqa.planner.problem import cpu_threads
 from vidqa.types import Placement, Request, VideoInfo
 from vidqa.video.reader import Decoding, VideoReader, open_source
 from vidqa.video.subtitle_files import OFF
 
-_MAX_WAITING = 48  # clips that wait for others of their bucket, and that are prefetched
+MAX_WAITING = 48  # clips that wait for others of their bucket, and that are prefetched
 
 
 class BatchEngine(Protocol):
@@ -80,6 +84,11 @@ class CaptionerConfig:
         subs = self.request.request.subs
         return Decoding(self.engine.isolate_decoder, seconds, deadline, gives_way=True, subs=subs)
 
+    @property
+    def device_key(self) -> str:
+        """What measured times of the device belong to."""
+        return device_key(find_device(self.engine.device), cpu_threads(self.engine))
+
     def to_object(self) -> dict[str, Any]:
         """Return it as JSON types, for a worker process."""
         return asdict(self)
@@ -121,6 +130,7 @@ class SessionCaptioner:
         self._readable: dict[Request, PrefetchedClip[PlannedQuestion]] = {}
         self._results: dict[str, ClipResult] = {}
         self._load_seconds = 0.0
+        self._timer = RunTimer(config.prefetch.processes)
 
     def captions(self, pending: Iterable[PendingClip]) -> Iterator[ClipRecord]:
         """Yield a record for every clip; see Captioner. Raises ModelError if the model cannot be used at all."""
@@ -128,15 +138,19 @@ class SessionCaptioner:
         planner = RequestPlanner(config.request, config.engine, self.forecast, config.batch)
         with Prefetcher(
             self._questions(pending), planner.plan, processes=config.prefetch.processes,
-            max_bytes=config.prefetch.max_bytes, max_ready=_MAX_WAITING, decoding=config.decoding,
+            max_bytes=config.prefetch.max_bytes, max_ready=MAX_WAITING, decoding=config.decoding,
             inspect=planner.scan if planner.scans else None,
         ) as self._prefetcher:  # fmt: skip
-            for group in bucketed(self._prefetcher, lambda ready: ready.job.bucket, _MAX_WAITING):
+            self._timer = RunTimer(config.prefetch.processes)
+            for group in bucketed(self._prefetcher, lambda ready: ready.job.bucket, MAX_WAITING):
                 self._busy = True
                 if accepted := [ready for ready in group if self._is_accepted(ready.job)]:
+                    self._timer.begin_group(ready.job for ready in accepted)
                     yield from self._process(accepted)
                 self._busy = bool(self._results)
                 self._close_if_idle()
+            if config.engine.remember and config.engine.calibrate:
+                self._timer.remember(config.device_key)
 
     def finish(self) -> None:
         """End after the current group; during loading, immediately."""
@@ -213,6 +227,7 @@ class SessionCaptioner:
                 self._fail(ready.job, ready.error, "open" if ready.info is None else "plan")
         if readable := [ready for ready in group if ready.error is None]:
             self._answer(readable)
+        self._timer.load_seconds += self._load_seconds
         share = (time.monotonic() - started - self._load_seconds) / len(group)
         for ready in group:
             self._result(ready.job).seconds += share
@@ -253,6 +268,7 @@ class SessionCaptioner:
             earlier = self._load_seconds
             for number, event in engine.ask_many(requests):
                 self._on_event(names, event)
+                self._timer.on_event(event)
                 if self._stopped or (self._finishing and _is_loading(event)):
                     engine.cancel()  # again, as the session forgets a cancel that precedes its question
                 match event:
@@ -277,7 +293,7 @@ def make_captioner(values: Mapping[str, Any]) -> SessionCaptioner:
 
 
 def _is_loading(event: Event) -> bool:
-    return isinstance(event, StageStarted | StageProgress) and event.stage == "load"
+    return isinstance(event, StageStarted | StageProgress) and event.stage in LOADING
 
 
 def failure_of(error: Exception, stage: FailedStage) -> Failure:

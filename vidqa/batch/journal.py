@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import json
 import os
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -26,6 +27,20 @@ FOLDER = ".vidqa"
 _VERSION = 1
 _READ_BYTES = 2**20
 _LOCK_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+
+
+@dataclass(frozen=True, slots=True)
+class JournalPlace:
+    """Where a shard's journal is or will be: its folder. Creates nothing."""
+
+    folder: Path
+    shard: Shard
+
+    @property
+    def created_ns(self) -> int:
+        """When the folder's first run began, or now: lock files are created then and never written."""
+        locks = (self.folder / FOLDER).glob("lock-of-*")
+        return min((path.stat().st_mtime_ns for path in locks), default=time.time_ns())
 
 
 class Journal:
@@ -59,7 +74,7 @@ class Journal:
     @property
     def created_ns(self) -> int:
         """When the folder's first run began: lock files are created then and never written."""
-        return min(path.stat().st_mtime_ns for path in self._path.parent.glob("lock-of-*"))
+        return JournalPlace(self.folder, self.shard).created_ns
 
     def bind_source(self, source: Path) -> None:
         """Record which folder's clips are captioned into this one; raises UsageError if it is another existing folder.

@@ -151,11 +151,13 @@ def _model_line(plan: Plan) -> str:
 
 def _memory_text(plan: Plan) -> str:
     """Return the planned memory; on a CPU that of tensors and of the process, which holds the interpreter, apart."""
-    budget = format_bytes(plan.budget_bytes)
+    budget, margin = format_bytes(plan.budget_bytes), format_bytes(plan.margin_bytes)
     if plan.device != "cpu":
-        return f" · {format_bytes(plan.predicted_peak_bytes)} of {budget}"
+        return f"\nmemory: {format_bytes(plan.predicted_peak_bytes)} + {margin} margin, of {budget}"
     tensors, process = format_bytes(plan.tensor_bytes), format_bytes(plan.runtime_bytes)
-    return f"\nmemory: {tensors} of tensors and {process} for Python and its libraries, of {budget}"
+    return (
+        f"\nmemory: {tensors} of tensors + {process} runtime (Python and its libraries) + {margin} margin, of {budget}"
+    )
 
 
 def _plan_line(video: VideoInfo, plan: Plan) -> str:

@@ -24,7 +24,7 @@ from vidqa.errors import Interrupted, UsageError, VidqaError
 from vidqa.video.subtitle_files import AUTO, CHOICES, EMBEDDED, SUFFIXES
 
 if TYPE_CHECKING:
-    from vidqa.batch.caption_run import CaptionRun
+    from vidqa.batch.caption_run import CaptionRun, ClipSelector, RunPolicy
     from vidqa.batch.captioner import CaptionerConfig, EngineFactory
     from vidqa.batch.clip_record import Captioner, Clip, RunFingerprint
     from vidqa.batch.run_fingerprint import CheckpointChooser
@@ -123,7 +123,9 @@ def run(
         raise UsageError("There is nothing to caption.", "Name a folder with videos or images; -r looks below it.")
     config, fingerprint = _configure(arguments, selection, reporter, choose)
     if arguments.dry_run:
-        return show_plans(selection.clips, config, as_json=arguments.json)
+        return show_plans(
+            selection.clips, config, _selector(arguments, selection, config, fingerprint), as_json=arguments.json
+        )
     return _caption(arguments, selection, config, fingerprint, make_engine)
 
 
@@ -192,6 +194,31 @@ def _subtitles(subs: str, arguments: argparse.Namespace, clips: int) -> str:
     return EMBEDDED if own else subs
 
 
+def _selector(
+    arguments: argparse.Namespace, selection: _Selection, config: "CaptionerConfig", fingerprint: "RunFingerprint"
+) -> "ClipSelector":
+    """Return what decides which clips the run would take; creates no file."""
+    from vidqa.batch.caption_run import ClipSelector
+    from vidqa.batch.caption_writer import CaptionWriter
+    from vidqa.batch.journal import JournalIndex, JournalPlace
+
+    index, place = JournalIndex(selection.folder), JournalPlace(selection.folder, selection.shard)
+    names = [clip.name for clip in selection.all_clips]
+    writer = CaptionWriter(place, index, fingerprint, names, arguments.format, arguments.on_existing)
+    return ClipSelector(
+        fingerprint.key, _policy(arguments), index, writer, "existing" in config.request.prompt.fields,
+        config.request.request.subs == AUTO,
+    )  # fmt: skip
+
+
+def _policy(arguments: argparse.Namespace) -> "RunPolicy":
+    from vidqa.batch.caption_run import RunPolicy
+
+    if arguments.limit is not None and arguments.limit < 1:
+        raise UsageError(f"--limit {arguments.limit} leaves no clip.", "Use 1 or more.")
+    return RunPolicy(arguments.retry_failed, *_max_failures(arguments.max_failures), arguments.limit)
+
+
 def _caption(
     arguments: argparse.Namespace,
     selection: _Selection,
@@ -200,14 +227,12 @@ def _caption(
     make_engine: "EngineFactory | None",
 ) -> int:
     from vidqa.batch.caption_formats import CaptionAffixes
-    from vidqa.batch.caption_run import CaptionRun, RunPolicy
+    from vidqa.batch.caption_run import CaptionRun
     from vidqa.batch.caption_writer import CaptionWriter
     from vidqa.batch.journal import Journal, JournalIndex
     from vidqa.cli.caption_progress import make_progress
 
-    if arguments.limit is not None and arguments.limit < 1:
-        raise UsageError(f"--limit {arguments.limit} leaves no clip.", "Use 1 or more.")
-    policy = RunPolicy(arguments.retry_failed, *_max_failures(arguments.max_failures), arguments.limit)
+    policy = _policy(arguments)
     affixes = CaptionAffixes(arguments.prefix, arguments.suffix)
     progress = make_progress(len(selection.clips), as_json=arguments.json, quiet=arguments.quiet)
     with ExitStack() as stack:

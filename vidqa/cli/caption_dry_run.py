@@ -1,4 +1,4 @@
-"""`vidqa caption --dry-run` (the plans of all clips) and `--status` (the journals' totals)."""
+"""`vidqa caption --dry-run` (what the run would do) and `--status` (the journals' totals)."""
 
 import sys
 from collections import Counter
@@ -8,69 +8,120 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vidqa.batch.caption_requests import ClipSegmenter, PlannedQuestion, RequestPlanner
-from vidqa.batch.captioner import CaptionerConfig, SessionCaptioner
+from vidqa.batch.caption_requests import ClipSegmenter, PlannedQuestion, RequestPlanner, bucketed
+from vidqa.batch.caption_run import ClipSelector, SkippedClip
+from vidqa.batch.captioner import MAX_WAITING, CaptionerConfig, SessionCaptioner
 from vidqa.batch.clip_record import Clip, PendingClip
 from vidqa.batch.journal import JournalIndex
-from vidqa.cli.console import ExitCode, write_json
+from vidqa.batch.run_forecast import RunForecast, forecast_run
+from vidqa.cli.console import ExitCode, format_table, write_json
 from vidqa.errors import UsageError, VidqaError
-from vidqa.types import Plan, VideoInfo
+from vidqa.types import VideoInfo
 from vidqa.utils.safe_text import safe_line
 from vidqa.utils.units import format_bytes, format_span
 from vidqa.video.reader import open_source
 
 _RECORD_BYTES = 1000  # of a line in the journal, about
-_CLASSES = ((0, "pictures"), (10, "up to 10 s"), (60, "up to 1 min"), (600, "up to 10 min"), (float("inf"), "longer"))
+_HEADS = ("clips", "captions", "frames", "size", "weights", "at once", "tokens", "time")
+_PlanKey = tuple[int, str, str]  # frames, size, weights
 
 
 @dataclass(slots=True)
-class _LengthClass:
-    """Clips of similar length, and the totals of their plans."""
+class _Found:
+    """What a dry run found: questions with a plan, in groups as they are answered, and clips that need none."""
 
-    clips: int = 0
+    questions: list[tuple[PlannedQuestion, VideoInfo]] = field(default_factory=list)
+    errors: list[tuple[str, VidqaError]] = field(default_factory=list)
+    skipped: Counter[str] = field(default_factory=Counter)
+
+    def groups(self) -> list[list[PlannedQuestion]]:
+        """Return the questions in the groups that are answered at once."""
+        return list(bucketed((question for question, _ in self.questions), lambda one: one.bucket, MAX_WAITING))
+
+
+@dataclass(slots=True)
+class _PlanRow:
+    """The questions of one plan, and the totals of their groups."""
+
+    clips: set[str] = field(default_factory=set)
+    captions: int = 0
+    tokens: float = 0.0
     seconds: float = 0.0
-    tokens: int = 0
     video_seconds: float = 0.0
-    frames: Counter[int] = field(default_factory=Counter)
-    sizes: Counter[str] = field(default_factory=Counter)
-    batch_sizes: Counter[int] = field(default_factory=Counter)
-
-    def add(self, question: PlannedQuestion, plan: Plan, video_seconds: float) -> None:
-        """Add a segment of a clip."""
-        self.clips += question.index == 0
-        self.seconds += plan.seconds.total_seconds / question.batch_size
-        self.tokens += plan.prompt_tokens + plan.run_config.max_tokens
-        self.video_seconds += video_seconds
-        self.frames[plan.run_config.frames] += 1
-        self.sizes[f"{plan.run_config.width}×{plan.run_config.height}"] += 1
-        self.batch_sizes[question.batch_size] += 1
+    batches: Counter[int] = field(default_factory=Counter)
 
 
-def show_plans(clips: Sequence[Clip], config: CaptionerConfig, *, as_json: bool) -> int:
-    """Open and plan every clip without a model; print a table or a JSON object. Returns the exit code."""
-    classes: dict[str, _LengthClass] = {}
-    failed: list[tuple[str, VidqaError]] = []
+def show_plans(clips: Sequence[Clip], config: CaptionerConfig, selector: ClipSelector, *, as_json: bool) -> int:
+    """Open and plan every clip that is due, without a model; print a table or a JSON object. Returns the exit code."""
+    found = _plan(clips, config, selector)
+    groups = found.groups()
+    weights = next((sum(line.bytes for line in one.plan.lines if line.name.startswith("weights"))
+                    for one, _ in found.questions if one.plan), 0)  # fmt: skip
+    key = config.device_key if config.engine.calibrate else None
+    forecast = forecast_run(groups, key, weights, config.prefetch.processes)
+    rows = _rows(found, groups, forecast)
+    if as_json:
+        write_json(_object(found, rows, forecast, len(clips)))
+    else:
+        sys.stdout.write("\n".join(_lines(found, rows, forecast, len(clips))) + "\n")
+    return ExitCode.SOME_FAILED if found.errors else ExitCode.OK
+
+
+def _plan(clips: Sequence[Clip], config: CaptionerConfig, selector: ClipSelector) -> _Found:
+    found, taken = _Found(), 0
     planner = RequestPlanner(config.request, config.engine, SessionCaptioner(config).forecast, config.batch)
     with ClipSegmenter(config.request.segments, config.decoding) as segmenter:
         for clip in clips:
+            if taken == selector.policy.limit:
+                break
+            pending = selector.examine(clip)
+            if isinstance(pending, SkippedClip):
+                found.skipped[pending.reason] += 1
+                continue
+            taken += isinstance(pending, PendingClip)
             try:
-                if planner.scans:
-                    with closing(open_source(clip.path, config.decoding)[1]) as source:
-                        planner.scan(PlannedQuestion(PendingClip(clip, "")), source)
-                for question, video in segmenter.split(PendingClip(clip, "")):
-                    planner.plan(question, video)
-                    assert question.plan is not None
-                    seconds = _seconds(question, video)
-                    length = next(name for longest, name in _CLASSES if seconds <= longest)
-                    classes.setdefault(length, _LengthClass()).add(question, question.plan, seconds)
+                _plan_clip(clip, planner, segmenter, config, pending, found)
             except VidqaError as error:
-                failed.append((clip.name, error))
-    classes = {name: classes[name] for _, name in _CLASSES if name in classes}
-    if as_json:
-        write_json(_plans_object(classes, failed, len(clips)))
-    else:
-        sys.stdout.write("\n".join(_plan_lines(classes, failed, len(clips))) + "\n")
-    return ExitCode.SOME_FAILED if failed else ExitCode.OK
+                found.errors.append((clip.name, error))
+    return found
+
+
+def _plan_clip(
+    clip: Clip, planner: RequestPlanner, segmenter: ClipSegmenter, config: CaptionerConfig, pending: Any, found: _Found
+) -> None:
+    """Plan a clip's questions; raises VidqaError for a clip that cannot be captioned."""
+    if not isinstance(pending, PendingClip):
+        pending = PendingClip(clip, "")  # opening it says why it cannot be read
+    if planner.scans:
+        with closing(open_source(clip.path, config.decoding)[1]) as source:
+            planner.scan(PlannedQuestion(pending), source)
+    for question, video in segmenter.split(pending):
+        planner.plan(question, video)
+        found.questions.append((question, video))
+
+
+def _rows(
+    found: _Found, groups: Sequence[Sequence[PlannedQuestion]], forecast: RunForecast
+) -> dict[_PlanKey, _PlanRow]:
+    """Return a row for each plan: frames, size and weights."""
+    rows: dict[_PlanKey, _PlanRow] = {}
+    for question, video in found.questions:
+        row = rows.setdefault(_key(question), _PlanRow())
+        row.clips.add(question.pending.clip.name)
+        row.captions += 1
+        row.video_seconds += _seconds(question, video)
+        row.tokens += (question.plan.prompt_tokens if question.plan else 0) + forecast.answer_tokens
+    for group, seconds in zip(groups, forecast.groups, strict=True):
+        for key, share in Counter(map(_key, group)).items():
+            rows[key].batches[len(group)] += 1
+            rows[key].seconds += seconds * share / len(group)
+    return rows
+
+
+def _key(question: PlannedQuestion) -> _PlanKey:
+    assert question.plan is not None
+    run_config = question.plan.run_config
+    return run_config.frames, f"{run_config.width}×{run_config.height}", run_config.weights
 
 
 def _seconds(question: PlannedQuestion, video: VideoInfo) -> float:
@@ -80,49 +131,76 @@ def _seconds(question: PlannedQuestion, video: VideoInfo) -> float:
     return question.span.end_seconds - question.span.start_seconds if question.span else video.duration_seconds
 
 
-def _plan_lines(
-    classes: dict[str, _LengthClass], failed: Sequence[tuple[str, VidqaError]], count: int
-) -> Iterator[str]:
-    yield f"{count} clips: {count - len(failed)} can be captioned, {len(failed)} cannot"
-    if classes:
-        yield f"{'length':<14}{'clips':>8}{'frames':>8}{'size':>12}{'at once':>9}{'tokens':>12}{'time':>10}"
-    for name, one in classes.items():
-        frames, size, batch = (values.most_common(1)[0][0] for values in (one.frames, one.sizes, one.batch_sizes))
+def _lines(found: _Found, rows: dict[_PlanKey, _PlanRow], forecast: RunForecast, count: int) -> Iterator[str]:
+    due = len({question.pending.clip.name for question, _ in found.questions})
+    skipped = "".join(f", {number} {reason}" for reason, number in found.skipped.items())
+    yield f"{count} clips: {due} to caption, {len(found.errors)} cannot be captioned{skipped}"
+    if rows:
+        cells = [
+            (
+                f"{len(row.clips)}", f"{row.captions}", f"{frames}", size, weights, _batches(row.batches),
+                f"{row.tokens:,.0f}", format_span(row.seconds),
+            )
+            for (frames, size, weights), row in rows.items()
+        ]  # fmt: skip
+        yield from format_table([_HEADS, *cells], ">>>>>>>>")
         yield (
-            f"{name:<14}{one.clips:>8}{frames:>8}{size:>12}{batch:>9}{one.tokens:>12,}{format_span(one.seconds):>10}"
+            f"in all {format_span(forecast.total_seconds)}: {format_span(forecast.start_seconds)} to start and load, "
+            f"{format_span(sum(forecast.groups))} for {_total(rows):,.0f} tokens ({_source(forecast)})"
         )
-    totals = _totals(classes)
-    yield f"in all {totals['tokens']:,} tokens (with answers of the longest length), {format_span(totals['seconds'])}"
-    yield f"disk: about {format_bytes(totals['bytes'])} for journal and captions"
-    for name, error in failed:
+        yield f"disk: about {format_bytes(due * _RECORD_BYTES)} for journal and captions"
+    for name, error in found.errors:
         yield safe_line(f"cannot: {name}: {error}")
 
 
-def _totals(classes: dict[str, _LengthClass]) -> dict[str, Any]:
-    return {
-        "tokens": sum(one.tokens for one in classes.values()),
-        "seconds": round(sum(one.seconds for one in classes.values()), 1),
-        "bytes": sum(one.clips for one in classes.values()) * _RECORD_BYTES,
-    }
+def _batches(batches: Counter[int]) -> str:
+    """Return the sizes of groups with their number: `2×8 + 1×4`."""
+    return " + ".join(f"{number}×{size}" for size, number in sorted(batches.items(), reverse=True))
 
 
-def _plans_object(
-    classes: dict[str, _LengthClass], failed: Sequence[tuple[str, VidqaError]], count: int
-) -> dict[str, Any]:
-    rows = {
-        name: {
-            "clips": one.clips,
-            "tokens": one.tokens,
-            "seconds": round(one.seconds, 3),
-            "video_seconds": round(one.video_seconds, 3),
+def _total(rows: dict[_PlanKey, _PlanRow]) -> float:
+    return sum(row.tokens for row in rows.values())
+
+
+def _source(forecast: RunForecast) -> str:
+    """Return what a forecast rests on."""
+    if not forecast.runs:
+        return "estimated, answers as long as they may be; the first run measures this machine"
+    runs = f"{forecast.runs} earlier run{'s' * (forecast.runs != 1)} here"
+    return f"calibrated by {runs}, answers of {forecast.answer_tokens:.0f} tokens"
+
+
+def _object(found: _Found, rows: dict[_PlanKey, _PlanRow], forecast: RunForecast, count: int) -> dict[str, Any]:
+    plans = [
+        {
+            "frames": frames,
+            "size": size,
+            "weights": weights,
+            "clips": len(row.clips),
+            "captions": row.captions,
+            "batches": {str(size): number for size, number in row.batches.items()},
+            "tokens": round(row.tokens),
+            "seconds": round(row.seconds, 3),
+            "video_seconds": round(row.video_seconds, 3),
         }
-        for name, one in classes.items()
-    }
+        for (frames, size, weights), row in rows.items()
+    ]
     errors = [
         {"path": name, "class": type(error).__name__, "message": error.what, "hint": error.remedy}
-        for name, error in failed
+        for name, error in found.errors
     ]
-    return {"clips": count, "failed": errors, "classes": rows, **_totals(classes)}
+    return {
+        "clips": count,
+        "skipped": dict(found.skipped),
+        "failed": errors,
+        "plans": plans,
+        "tokens": round(_total(rows)),
+        "answer_tokens": round(forecast.answer_tokens, 1),
+        "start_seconds": round(forecast.start_seconds, 1),
+        "seconds": round(forecast.total_seconds, 1),
+        "calibrated": forecast.runs > 0,
+        "bytes": len({question.pending.clip.name for question, _ in found.questions}) * _RECORD_BYTES,
+    }
 
 
 def show_status(folder: Path, clips: Sequence[Clip], *, as_json: bool) -> int:

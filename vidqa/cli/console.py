@@ -174,8 +174,13 @@ def _of_planned(planned_bytes: int) -> str:
     return f" of {format_bytes(planned_bytes)} planned" if planned_bytes else ""  # 0 until there is a plan
 
 
+_STAGE_LABELS = {"libraries": "starting libraries", "speed": "measuring this machine once"}
+
+
 def _bar(stage: str, done: int, total: int) -> str:
     counts = f"{format_bytes(done)}/{format_bytes(total)}" if stage == "load" else f"{done}/{total}"
+    if stage in _STAGE_LABELS:
+        stage, counts = _STAGE_LABELS[stage], f"{100 * done // max(total, 1)} %"
     return f"{stage} {_cells(done, total)} {counts}"
 
 

@@ -23,6 +23,7 @@ def add_doctor_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     add_model_options(parser)
+    parser.add_argument("--deep", action="store_true", help="load bitsandbytes and try Triton's kernels too (seconds)")
     parser.add_argument("--flex", action="store_true", help="compile FlexAttention too (half a minute)")
     parser.set_defaults(run=run)
 
@@ -32,7 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
     from vidqa.diagnostics.health_checks import Subject, findings, passed, run_checks
 
     settings = settings_for(arguments)
-    subject = Subject(settings.model, settings.device, arguments.flex)
+    subject = Subject(settings.model, settings.device, arguments.flex, deep=arguments.deep)
     checks = []
     for check in run_checks(subject):
         checks.append(check)

@@ -132,7 +132,7 @@ def answer_object(answer: Answer) -> dict[str, Any]:
         "plan": plan_object(answer.plan),
         "memory": _memory_object(answer),
         "timing": {
-            **_seconds(answer.timing, "load video vision prefill first_token decode", digits=6, suffix="_s"),
+            **_seconds(answer.timing, "open load video vision prefill first_token decode total", digits=6, suffix="_s"),
             "tokens": answer.timing.tokens,
             "tokens_per_s": round(answer.timing.tokens_per_second, 3),
         },

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +16,10 @@ from vidqa.cli.arguments import (
 from vidqa.cli.console import ExitCode, StderrReporter, format_table, write_json
 from vidqa.cli.json_output import SCHEMA_VERSION, plan_object, video_object
 from vidqa.cli.model_offer import assumed_model
+from vidqa.cli.plan_gpus import print_gpus
 from vidqa.cli.video_argument import as_named
 from vidqa.messages import visual_tokens_text
-from vidqa.planner.memory_model import memory_shares
+from vidqa.planner.memory_model import SHARES, memory_share, memory_shares
 from vidqa.types import Plan, VideoInfo
 from vidqa.utils.safe_text import safe_line, safe_text
 from vidqa.utils.units import format_bytes, format_span, format_timestamp
@@ -30,7 +32,6 @@ if TYPE_CHECKING:
     from vidqa.types import Device, Request
     from vidqa.video.change_signal import ChangeSignal
 
-_EVERY_MODEL = "all"  # with `--gpu all`
 _BAR_CELLS = 60
 _TIMES_SHOWN = 24
 _SHADES = "█▓▒░·"
@@ -67,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
     video = as_named(probe_facts(request.video, request.stream, request.picture_times, request.subs), arguments)
     if arguments.gpu == "all":
         config = make_config(arguments, settings, settings.model or suggested_model())
-        return _print_matrix(arguments.json, config, video, request, named=settings.model is not None)
+        return print_gpus(arguments.json, config, video, request, named=settings.model is not None)
     device = as_device(find_gpu(arguments.gpu)) if arguments.gpu else find_device(settings.device)
     config = make_config(arguments, settings, "auto")
     config = replace(config, model=assumed_model(settings.model, config, StderrReporter(False), request, device))
@@ -118,7 +119,6 @@ def _object(video: VideoInfo, plan: Plan, others: "tuple[Alternative, ...]") -> 
 def _text_lines(task: "PlanningProblem", plan: Plan, others: "tuple[Alternative, ...]") -> list[str]:
     """Return the plan, its memory and its alternatives as text."""
     from vidqa.planner.explain import sampling_gap_note, subtitle_note, unheard_note
-    from vidqa.planner.transformers_memory import vanilla_peak_bytes
     from vidqa.video.change_sampling import describe_sampling
     from vidqa.video.change_signal import sparkline
 
@@ -138,13 +138,11 @@ def _text_lines(task: "PlanningProblem", plan: Plan, others: "tuple[Alternative,
         "",
         f"memory at its peak, in the {plan.peak_phase} phase",
     ]
-    parts = [(line.name, format_bytes(line.bytes), line.formula) for line in plan.lines]
-    total = ("total", format_bytes(plan.required_bytes), f"of {format_bytes(plan.budget_bytes)}")
-    lines += [f"  {line}" for line in format_table([*parts, total], "<><")]
+    total = ("total", "", format_bytes(plan.required_bytes), f"of {format_bytes(plan.budget_bytes)}")
+    lines += [f"  {line}" for line in format_table([*_parts(plan), total], "<<><")]
     phases = ", ".join(f"{name} {format_bytes(size)}" for name, size in plan.phase_bytes.items())
     lines += [f"  {_bar(plan)}", "", f"phases    {phases}"]
-    plain = vanilla_peak_bytes(task.spec, plan.visual_tokens, run_config.text_tokens, "bf16")
-    lines += [f"compare   {format_bytes(plain)} in one pass with unfused attention and 16-bit weights"]
+    lines += _compared(task, plan)
     lines += [f"limit     {limit}" for limit in plan.limits]
     if plan.sampling is not None and plan.sampling.kind == "uniform":
         lines.append(f"sampling  {describe_sampling(plan.sampling, run_config.frames)}")
@@ -159,6 +157,28 @@ def _text_lines(task: "PlanningProblem", plan: Plan, others: "tuple[Alternative,
     ]  # fmt: skip
     lines += [f"{other.kind:<10}{_alternative(other)}" for other in others]
     return [*lines, f"frames at {_times(plan)}"]
+
+
+def _parts(plan: Plan) -> Iterator[tuple[str, str, str, str]]:
+    """Yield the lines of the memory, in the order and with the names of the bar's legend."""
+    for share in SHARES:
+        for line in plan.lines:
+            if memory_share(line) == share:
+                name = line.name.removeprefix(share).removeprefix(": ")
+                yield share, name, format_bytes(line.bytes), line.formula
+
+
+def _compared(task: "PlanningProblem", plan: Plan) -> list[str]:
+    """Return the plan beside one pass of plain transformers, both with runtime and margin; and each one's most."""
+    from vidqa.planner.transformers_memory import compare
+
+    found, size = compare(task, plan), f"{plan.run_config.width}×{plan.run_config.height}"
+    return [
+        f"compare   {format_bytes(plan.required_bytes)} here, {format_bytes(found.plain_bytes)} in one pass with "
+        "unfused attention: same weights and frames, both with runtime and margin",
+        f"most      {found.most_frames} frames of {size} fit here in {format_bytes(found.most_bytes)}; one pass would "
+        f"need {format_bytes(found.plain_most_bytes)} for them, and holds {found.plain_frames or 'none'}",
+    ]
 
 
 def _times(plan: Plan) -> str:
@@ -209,46 +229,7 @@ def _bar(plan: Plan) -> str:
     drawn = "".join(
         shade * round(size / whole * _BAR_CELLS) for shade, size in zip(_SHADES, shares.values(), strict=True)
     )
-    legend = ", ".join(f"{shade} {name}" for shade, name in zip(_SHADES, shares, strict=True))
+    legend = ", ".join(
+        f"{shade} {name} {format_bytes(size)}" for shade, (name, size) in zip(_SHADES, shares.items(), strict=True)
+    )
     return f"[{drawn[:_BAR_CELLS]:<{_BAR_CELLS}}] {legend}"
-
-
-def _print_matrix(as_json: bool, config: "EngineConfig", video: VideoInfo, request: "Request", *, named: bool) -> int:
-    """Print the frames of a plan for every GPU of the catalog, model and precision; returns the exit code."""
-    from vidqa.devices.gpu_catalog import CATALOG, as_device
-    from vidqa.models.registry import find_checkpoints, runnable_models
-    from vidqa.planner.model_choice import gpu_model_matrix
-
-    every = config.model == _EVERY_MODEL
-    names = [config.model] if named and not every else list(runnable_models()[: None if every else 2])
-    checkpoints = [found for name in names for found in find_checkpoints(name, local=False)]
-    precisions = [config.weights] if config.weights else ["auto"] if every else ["native", "int8", "nf4"]
-    table = gpu_model_matrix(checkpoints, [as_device(gpu) for gpu in CATALOG], precisions, video, request, config)
-    if as_json:
-        write_json(_matrix_object(table))
-        return ExitCode.OK
-    heads = [
-        f"{model.rsplit('/', 1)[-1].removesuffix('-Instruct')} {'' if every else weights}".strip()
-        for model, weights, _ in table[0][1]
-    ]
-    rows = [["", *heads], *([device.name, *(_cell(plan, every) for *_, plan in row)] for device, row in table)]
-    sys.stdout.write(safe_text("\n".join(format_table(rows, "<" + ">" * len(heads)))) + "\n")
-    return ExitCode.OK
-
-
-def _cell(plan: Plan | None, with_score: bool) -> str:
-    """Return frames and size of a plan, if wanted with its precision and expected score."""
-    if plan is None:
-        return "–"
-    run_config = plan.run_config
-    cell = f"{run_config.frames} × {run_config.width}×{run_config.height}"
-    return f"{cell} {run_config.weights} {plan.score:.0f}" if with_score else cell
-
-
-def _matrix_object(table: Any) -> dict[str, Any]:
-    cells = [
-        {"gpu": device.name, "model": model, "weights": weights, "plan": None if plan is None else plan_object(plan)}
-        for device, row in table
-        for model, weights, plan in row
-    ]
-    return {"schema_version": SCHEMA_VERSION, "matrix": cells}

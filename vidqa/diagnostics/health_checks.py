@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from vidqa.devices import nvml
@@ -33,6 +34,7 @@ Status = Literal["ok", "bad", "absent"]
 _SAFE_AVCODEC = (62, 28)
 # Compilers that torch calls: C++ for code on a CPU, C for Triton's launchers. The first is an environment variable.
 _COMPILERS = {"cpu": ("CXX", "g++", "clang++", "c++", "cl"), "cuda": ("CC", "gcc", "clang", "cc", "cl")}
+_DEEP = "--deep tries it (some seconds)."
 _MAX_EXCESS_PERCENT = 3  # of measured over planned peaks; above it a report is worth it
 
 
@@ -52,12 +54,16 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What to check: a model (None: the default), a device, whether to compile flex attention, and the machine."""
+    """What to check: a model (None: the default), a device, whether to compile flex attention, and the machine.
+
+    `deep` runs what takes seconds: loading bitsandbytes, and Triton's kernels.
+    """
 
     model: str | None
     device: str
     flex: bool
     machine: Machine = THIS_MACHINE
+    deep: bool = False
 
     def find_device(self) -> Device:
         """Return the device; raises UsageError if there is no such device."""
@@ -173,16 +179,28 @@ def _bitsandbytes(subject: Subject) -> Iterator[Check]:
     if importlib.util.find_spec(name) is None:
         yield Check(name, "absent", "not installed: no int8 and nf4 weights", _REMEDIES[name])
         return
+    version = importlib.metadata.version(name)
+    if not subject.deep:
+        yield _native_library(version, "cuda" if _kind(subject) == "cuda" else "cpu")
+        return
     # Importing it warns about optional kernels on stderr.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     library = import_module("bitsandbytes.cextension").lib
-    version = importlib.metadata.version(name)
     if "ErrorHandler" in type(library).__name__:  # its substitute for a library that did not load
         yield Check(name, "bad", f"{version}: its native library does not load", _REMEDIES[name])
     elif _kind(subject) == "cuda" and not library.compiled_with_cuda:
         yield Check(name, "bad", f"{version}: its native library is built for CPUs", _REMEDIES[name])
     else:
         yield Check(name, "ok", f"{version}, native library loaded: int8 and nf4 weights")
+
+
+def _native_library(version: str, kind: str) -> Check:
+    """Return whether bitsandbytes has a library for a kind of device; it is not loaded."""
+    name, found = "bitsandbytes", importlib.util.find_spec("bitsandbytes")
+    folders = found.submodule_search_locations if found and found.submodule_search_locations else []
+    if any(path for folder in folders for path in Path(folder).glob(f"libbitsandbytes_{kind}*")):
+        return Check(name, "ok", f"{version} with a library for {kind}, not loaded: int8 and nf4 weights", _DEEP)
+    return Check(name, "bad", f"{version}: it has no native library for {kind}", _REMEDIES[name])
 
 
 def _kind(subject: Subject) -> str:
@@ -257,6 +275,9 @@ def _decode_step(subject: Subject) -> Iterator[Check]:
     from vidqa.planner.placement import compute_dtype
 
     device, name = subject.find_device(), "decode step"
+    if device.kind == "cuda" and not subject.deep:
+        yield Check(name, "absent", "not tried", _DEEP)
+        return
     spec = _checkpoint(subject).spec
     dtype = DTYPES[compute_dtype(device, spec)]
     if why := why_not_fused(spec, torch_device(device.torch_name), dtype):

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vidqa.devices.torch_device import release_cached_memory
+from vidqa.engine.timers import CountedWork
 from vidqa.models.cpu_linear import layer_class
 from vidqa.models.loader import DTYPES
 from vidqa.planner.calibration import Rates, device_key, store_rates, stored_precisions
@@ -22,6 +23,7 @@ _ROWS, _CACHED = 256, 4096
 _ROUND_SECONDS = 0.15  # of repeating one measurement
 _MOST_ROUNDS = 400
 _MEASURED = (*DTYPES, *CPU_WEIGHTS)
+MEASUREMENTS = 4  # of a precision
 _OPERATIONS = 40  # short, so that some rounds are not interrupted
 
 
@@ -36,38 +38,47 @@ def unmeasured_precisions(problem: PlanningProblem) -> tuple[str, ...]:
     return tuple(sorted(wanted.intersection(_MEASURED) - known))
 
 
-def calibrate(problem: PlanningProblem, precisions: Sequence[str], stopped: Callable[[], bool]) -> Mapping[str, Rates]:
+def calibrate(
+    problem: PlanningProblem, precisions: Sequence[str], stopped: Callable[[], bool], steps: CountedWork | None = None
+) -> Mapping[str, Rates]:
     """Measure and store the rates of these precisions on the problem's device; stop between them if asked to.
+
+    `steps` counts the `MEASUREMENTS` of each of them that are done.
 
     A precision that cannot be measured, for lack of memory or of a kernel, is left to estimates: loading the model says
     what is wrong.
     """
     device, found = torch.device(problem.device.torch_name), dict[str, Rates]()
-    native = DTYPES[compute_dtype(problem.device, problem.spec)]
+    native, steps = DTYPES[compute_dtype(problem.device, problem.spec)], steps or CountedWork(0)
     with torch.inference_mode():
         for precision in precisions:
             if stopped():
                 return {}
             with suppress(RuntimeError, MemoryError):
-                found[precision] = _measure(device, precision, DTYPES.get(precision, native))
+                found[precision] = _measure(device, precision, DTYPES.get(precision, native), steps)
             release_cached_memory()
     store_rates(device_key(problem.device, cpu_threads(problem.config)), found, torch.__version__, time.time())
     return found
 
 
-def _measure(device: torch.device, precision: str, dtype: torch.dtype) -> Rates:
+def _measure(device: torch.device, precision: str, dtype: torch.dtype, steps: CountedWork) -> Rates:
     mlp, small = _Mlp(device, precision, dtype), _SmallOperations(device, dtype)
     row, rows = (torch.full((count, _HIDDEN), 0.1, device=device, dtype=dtype) for count in (1, _ROWS))
     query, key = (
         torch.full((1, _HEADS, count, _HEAD_DIM), 0.1, device=device, dtype=dtype) for count in (_ROWS, _CACHED)
     )
-    wide = _best_seconds(device, lambda: mlp(rows))
-    attention = _best_seconds(device, lambda: functional.scaled_dot_product_attention(query, key, key))
+    seconds = []
+    for work in (
+        lambda: mlp(rows), lambda: functional.scaled_dot_product_attention(query, key, key), lambda: mlp(row), small,
+    ):  # fmt: skip
+        seconds.append(_best_seconds(device, work))
+        steps.done += 1
+    wide, attention, read, operations = seconds
     return Rates(
         matmul_flops_per_second=2 * _ROWS * mlp.weights / wide,
         attention_flops_per_second=4 * _ROWS * _CACHED * _HEADS * _HEAD_DIM / attention,
-        weight_bytes_per_second=mlp.bytes / _best_seconds(device, lambda: mlp(row)),
-        operation_seconds=_best_seconds(device, small) / _OPERATIONS,
+        weight_bytes_per_second=mlp.bytes / read,
+        operation_seconds=operations / _OPERATIONS,
     )
 
 

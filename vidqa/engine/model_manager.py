@@ -2,17 +2,24 @@
 
 import logging
 import threading
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING, TypeVar
 
 from vidqa.config import EngineConfig
 from vidqa.devices.device import find_device
 from vidqa.engine.request_state import RequestState, video_cache_key
-from vidqa.engine.timers import Callbacks, Stopwatch, flat_mapped
+from vidqa.engine.timers import (
+    Callbacks,
+    CountedWork,
+    Stopwatch,
+    loading_weights,
+    stage_events,
+    starting_libraries,
+)
 from vidqa.errors import Interrupted
 from vidqa.events import Event, Noted, StageProgress, StageStarted
 from vidqa.models.family import ModelFamily, family_of
@@ -145,21 +152,21 @@ class ModelManager:
 
     def _load(self, state: RequestState, config: EngineConfig) -> "Generator[Event, None, tuple[Loaded, Tracker]]":
         watch, folder = Stopwatch(), state.checkpoint.local_folder()
-        progress = _LoadedBytes(sum(tensor_sizes(folder).values()))
-        yield StageStarted("load", progress.total)
+        progress = CountedWork(sum(tensor_sizes(folder).values()))
         device, name, weights = state.task.device, state.plan.device, state.plan.run_config.weights
         family, is_cancelled = family_of(state.checkpoint.spec), self.callbacks.is_cancelled
         bitsandbytes = weights in QUANTIZED and not runs_on_cpu_layers(state.checkpoint.spec, state.plan.run_config)
         prepared = self._task.run(
             lambda stop: _prepare(family, device, name, config, bitsandbytes=bitsandbytes), is_cancelled, _WHEN
         )
-        self._set_runtime(state, (yield from _load_events(prepared, progress, None)))
+        self._set_runtime(state, (yield from starting_libraries(prepared, bitsandbytes=bitsandbytes)))
         from vidqa.devices.memory_tracker import Tracker
 
         set_threads(config)
         self.callbacks.inject_fault("load")
         yield from self._calibrate(state, config)
         state.replan_if_changed(config)
+        yield StageStarted("load", progress.total)
         self._live = _counter(device, config) if self._meter is None else None
         tracker, plan = Tracker(state.task.device, self._meter, self.runtime_bytes, self._live), state.plan
         spare_bytes = plan.predicted_peak_bytes - plan.phase_bytes["load"]
@@ -168,7 +175,7 @@ class ModelManager:
                 lambda stop: _load_weights(state.checkpoint, name, plan.run_config, spare_bytes, progress, stop),
                 is_cancelled, _WHEN,
             )  # fmt: skip
-            self.loaded = yield from _load_events(loading, progress, tracker)
+            self.loaded = yield from loading_weights(loading, progress, tracker)
             if self._live is not None:
                 _count_weights(self._live, self.loaded)
         self._checkpoint, self._config = state.checkpoint, config
@@ -184,18 +191,20 @@ class ModelManager:
         if not config.calibrate:
             return
         from vidqa.devices.memory_tracker import runtime_bytes
-        from vidqa.engine.calibrator import calibrate, unmeasured_precisions
+        from vidqa.engine.calibrator import MEASUREMENTS, calibrate, unmeasured_precisions
 
         task, watch = state.task, Stopwatch()
         if not (precisions := unmeasured_precisions(task)):
             return
 
+        steps = CountedWork(len(precisions) * MEASUREMENTS)
+
         def measure(stop: threading.Event) -> Mapping[str, Rates]:
             set_threads(config)
-            return calibrate(task, precisions, stop.is_set)
+            return calibrate(task, precisions, stop.is_set, steps)
 
         measuring = self._task.run(measure, self.callbacks.is_cancelled, _WHEN)
-        rates = yield from _load_events(measuring, _LoadedBytes(0), None)
+        rates = yield from stage_events("speed", measuring, steps.total, lambda: steps.done)
         if task.device.kind == "cpu":
             self._set_runtime(state, runtime_bytes(task.device))  # with what the kernels' libraries hold now
         if rates:
@@ -282,27 +291,6 @@ def _interrupted(when: str) -> Interrupted:
     return Interrupted(f"Stopped {when}.", "Nothing was answered yet.")
 
 
-@dataclass(slots=True)
-class _LoadedBytes:
-    """Bytes of the stored weights, and of those that are in the model."""
-
-    total: int
-    done: int = 0
-
-
-def _load_events(
-    work: Generator[None, None, Result], progress: _LoadedBytes, tracker: "Tracker | None"
-) -> Generator[Event, None, Result]:
-    """Yield progress and samples of memory while the work goes on."""
-
-    def shown(_: None) -> Iterator[Event]:
-        yield StageProgress("load", progress.done, progress.total)
-        if tracker and (sample := tracker.sample()):
-            yield sample
-
-    return flat_mapped(work, shown)
-
-
 def _prepare(family: ModelFamily, device: Device, name: str, config: EngineConfig, *, bitsandbytes: bool) -> int:
     """Import what takes seconds and open the device; return the bytes of this process there before any tensor."""
     if bitsandbytes:
@@ -337,7 +325,7 @@ def _count_weights(live: "TensorCounter", loaded: "Loaded") -> None:
 
 
 def _load_weights(
-    checkpoint: Checkpoint, name: str, run_config: RunConfig, spare_bytes: int, progress: _LoadedBytes,
+    checkpoint: Checkpoint, name: str, run_config: RunConfig, spare_bytes: int, progress: CountedWork,
     stop: threading.Event,
 ) -> "Loaded":  # fmt: skip
     """Load in the calling thread; `spare_bytes` lie between the load phase and the plan's peak.

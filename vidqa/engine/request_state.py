@@ -77,6 +77,7 @@ class RequestState:
     phase: str = "load"
     answer: "AnswerState | None" = None
     load_seconds: float = 0.0
+    open_seconds: float = 0.0  # of opening the video and planning
     clock: Clock = field(default_factory=Clock)
     degraded: list[str] = field(default_factory=list)
     notes: list[Noted] = field(default_factory=list)  # that still hold
@@ -269,6 +270,7 @@ class RequestState:
                 first_token_seconds=clock.first_token,
                 decode_seconds=clock.decode,
                 tokens=len(self.answer.tokens),
+                open_seconds=self.open_seconds,
             ),
             memory=memory,
             notes=tuple(note.text for note in self.notes),

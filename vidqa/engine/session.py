@@ -24,7 +24,7 @@ from vidqa.engine.request_state import (
     resume_from,
 )
 from vidqa.engine.scan_stage import plan_with_scan
-from vidqa.engine.timers import Callbacks, PhaseTimer, StageContext, ignore_phase
+from vidqa.engine.timers import Callbacks, PhaseTimer, StageContext, Stopwatch, ignore_phase
 from vidqa.errors import Interrupted, UsageError
 from vidqa.events import Answered, Event, Found, Noted, Planned
 from vidqa.planner.explain import unheard_note
@@ -230,10 +230,11 @@ class Session:
         reader, parked = None, self._caches.embedding_bytes()
         try:
             if state is None:
-                reader = self._open(request)
+                watch, reader = Stopwatch(), self._open(request)
                 state = yield from plan_with_scan(
                     self._models, reader, request, self.config, local=True, parked_bytes=parked
                 )
+                state.open_seconds = watch.seconds() - state.clock.watch.seconds()
             while (yield from ran_out_of_memory(state, attempt(state, reader))):
                 if reader is not None:
                     reader.close()

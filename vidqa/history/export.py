@@ -16,7 +16,7 @@ from typing import Any
 from vidqa.errors import UsageError
 from vidqa.history.records import SavedSession, SavedTurn
 from vidqa.history.timestamps import code_spans, find_timestamps, open_fence
-from vidqa.messages import memory_text
+from vidqa.messages import duration_text, memory_text
 from vidqa.utils.safe_text import safe_json, safe_line, safe_text
 from vidqa.utils.units import format_timestamp
 
@@ -66,11 +66,18 @@ def describe_figures(plan: Mapping[str, Any], usage: Mapping[str, Any]) -> str:
         f"{plan['frames']} frames of {plan['width']}×{plan['height']}",
         f"{plan['visual_tokens']:,} visual tokens",
         str(plan["weights"]),
-        f"first token after {usage['first_token_s']:.1f} s",
+        _duration(usage),
         f"{usage['tokens']} tokens at {usage['tokens_per_s']:.1f}/s",
         memory_text(plan, usage),
     ]
     return " · ".join(parts)
+
+
+def _duration(usage: Mapping[str, Any]) -> str:
+    """Return how long an answer took with loading; older records have only the time without."""
+    loading = usage.get("load_s", 0.0)
+    whole = usage.get("answer_s", loading + usage.get("total_s", usage["first_token_s"]))
+    return duration_text(whole, loading, usage["first_token_s"])
 
 
 def _markdown_answer(text: str) -> str:

@@ -97,12 +97,16 @@ def plan_figures(plan: Plan) -> dict[str, Any]:
 
 
 def usage_figures(answer: Answer) -> dict[str, Any]:
-    """Return the figures of an answer that are saved: seconds (without loading), tokens, tokens per second, bytes."""
+    """Return the figures of an answer that are saved: seconds, tokens, tokens per second, bytes.
+
+    `total_s` is without loading, `answer_s` with it and with opening the video.
+    """
     timing = answer.timing
     return {
         "load_s": round(timing.load_seconds, 3),
         "first_token_s": round(timing.first_token_seconds, 3),
         "total_s": round(timing.first_token_seconds + timing.decode_seconds, 3),
+        "answer_s": round(timing.total_seconds, 3),
         "tokens": timing.tokens,
         "tokens_per_s": round(timing.tokens_per_second, 3),
         **used_memory(answer),

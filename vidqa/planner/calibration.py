@@ -1,7 +1,8 @@
 """What was measured on this machine: peaks of memory, rates of devices, and stage times of answers.
 
-Kept in the user's state folder: `memory.jsonl` and `times.jsonl` have a line per answer, `rates.json` the rates by
-device and precision. A folder that cannot be written is no error: it must not stop an answer.
+Kept in the user's state folder: `memory.jsonl` and `times.jsonl` have a line per answer, `caption_runs.jsonl` one per
+captioning run, `rates.json` the rates by device and precision. A folder that cannot be written is no error: it must not
+stop an answer.
 """
 
 import contextlib
@@ -16,8 +17,8 @@ from vidqa.types import Device
 from vidqa.utils.atomic_write import write_whole
 
 STAGES = ("start", "video", "vision", "prefill", "decode")
-_PEAKS, _RATES, _TIMES = "memory.jsonl", "rates.json", "times.jsonl"
-_MOST_RUNS, _MOST_ANSWERS = 500, 200
+_PEAKS, _RATES, _TIMES, _CAPTIONS = "memory.jsonl", "rates.json", "times.jsonl", "caption_runs.jsonl"
+_MOST_RUNS, _MOST_ANSWERS, _MOST_CAPTION_RUNS = 500, 200, 100
 _RECENT = 9  # answers that a correction is the median of
 _MOST_CORRECTION = 20.0  # past this a timing is a machine that slept, not a slow one
 # Reading and decoding depend on the machine and not on the model, so all models' answers count.
@@ -52,6 +53,23 @@ class DeviceSpeed:
 
 
 UNMEASURED = DeviceSpeed()
+
+
+@dataclass(frozen=True, slots=True)
+class CaptionTimes:
+    """A captioning run: seconds until its first group was answered (loading) and of the rest, and its answers' tokens.
+
+    `reference_seconds` are those that the catalog's speed predicts for the rest.
+    """
+
+    device: str
+    model: str
+    weights: str
+    start_seconds: float
+    seconds: float
+    reference_seconds: float
+    answers: int
+    answer_tokens: int
 
 
 def remember_peaks(
@@ -110,11 +128,28 @@ def stored_speed(key: str, model: str) -> DeviceSpeed:
     return DeviceSpeed(measured, entry["measured_at"], corrections)
 
 
+def remember_captions(run: CaptionTimes) -> None:
+    """Append a captioning run; drop the oldest."""
+    _append(_CAPTIONS, asdict(run), _MOST_CAPTION_RUNS)
+
+
+def earlier_captions(key: str, model: str, weights: str) -> list[CaptionTimes]:
+    """Return the captioning runs of a model in a precision on a device, the oldest first."""
+    names = tuple(CaptionTimes.__dataclass_fields__)
+    texts, numbers = names[:3], names[3:]
+    return [
+        CaptionTimes(key, model, weights, *(row[name] for name in numbers))
+        for row in _rows(_CAPTIONS, set(names))
+        if tuple(row[name] for name in texts) == (key, model, weights)
+        and all(_number(row[name]) == row[name] for name in numbers)
+    ]
+
+
 def describe_rates(rates: Mapping[str, Rates]) -> str:
     """Return rates as text."""
     return "; ".join(
         f"{precision} products {one.matmul_flops_per_second / 1e9:,.0f} GFLOP/s, weights read at "
-        f"{one.weight_bytes_per_second / 1e9:,.0f} GB/s"
+        f"{one.weight_bytes_per_second / 1e9:,.2g} GB/s"
         for precision, one in sorted(rates.items())
     )
 

@@ -267,25 +267,21 @@ def with_runtime(plan: Plan, overhead: RuntimeOverhead) -> Plan:
     return replace(plan, lines=lines, phase_bytes=phases, margin_bytes=margin.bytes)
 
 
-SHARES = ("weights", "KV cache", "activations", "context", "margin")
-_ACTIVATIONS = (
-    "vision activations", "vision embeddings", "prefill chunk", "attention workspace", "decode step", "logits", "focus",
-)  # fmt: skip
+SHARES = ("weights", "KV cache", "activations", "runtime", "margin")
 
 
 def memory_shares(plan: Plan) -> Mapping[str, int]:
     """Return a plan's bytes for each of SHARES, for bars; they add up to its `required_bytes`."""
     shares = dict.fromkeys(SHARES, 0)
     for line in plan.lines:
-        shares[_share(line.name)] += line.bytes
+        shares[memory_share(line)] += line.bytes
     return shares
 
 
-def _share(name: str) -> str:
-    if name.startswith(("weights", "quantization")):
+def memory_share(line: MemoryLine) -> str:
+    """Return which of SHARES a line of a plan's memory belongs to."""
+    if line.kind != "tensors":
+        return "margin" if line.kind == "margin" else "runtime"
+    if line.name.startswith(("weights", "quantization")):
         return "weights"
-    if name.startswith("KV"):
-        return "KV cache"
-    if name == "margin":
-        return name
-    return "activations" if name.startswith(_ACTIVATIONS) else "context"
+    return "KV cache" if line.name.startswith("KV") else "activations"

@@ -5,9 +5,18 @@ from dataclasses import dataclass, replace
 
 from vidqa.config import EngineConfig
 from vidqa.devices.gpu_catalog import as_device, find_gpu
+from vidqa.errors import DoesNotFit
 from vidqa.models.checkpoint import download_bytes
 from vidqa.models.family import family_of
-from vidqa.models.registry import Checkpoint, missing_checkpoints, released, runnable_models, short_name, short_names
+from vidqa.models.registry import (
+    Checkpoint,
+    find_checkpoints,
+    missing_checkpoints,
+    released,
+    runnable_models,
+    short_name,
+    short_names,
+)
 from vidqa.models.spec import ModelSpec
 from vidqa.planner.placement import weight_choices
 from vidqa.planner.planner import Forecast, try_plan
@@ -15,6 +24,7 @@ from vidqa.planner.problem import PlanningProblem, planning_problems
 from vidqa.planner.quality import interpolate
 from vidqa.planner.weight_memory import parameters
 from vidqa.types import Device, Plan, Request, VideoInfo
+from vidqa.utils.units import format_bytes
 
 _FPS, _SECONDS = 30, 60  # of a typical video
 _SAME_SIZE = 0.1  # parameters that a published model and a released checkpoint may differ by
@@ -34,10 +44,52 @@ def _best(problems: Sequence[PlanningProblem]) -> tuple[int, Forecast]:
     results = [try_plan(problem) for problem in problems]
     place = max(range(len(results)), key=lambda one: plan.score if (plan := results[one].plan) else float("-inf"))
     best = results[place]
-    if best.plan is None or len(problems) == 1:
+    if best.plan is None:
+        return place, _with_another_model(best)
+    if len(problems) == 1:
         return place, best
     limits = (_why_best(best.plan, results), *best.plan.limits)
     return place, replace(best, plan=replace(best.plan, limits=limits))
+
+
+def _with_another_model(refused: Forecast) -> Forecast:
+    """Return a refusal for lack of memory with the released model that would fit, if no setting makes its own fit."""
+    refusal, problem = refused.refusal, refused.task
+    if refusal is None or refusal.smallest_budget_bytes is None or refused.nearest is not None:
+        return refused
+    config = replace(problem.config, weights=None, kv=None, placement=None)
+    checkpoints = [one for name in runnable_models() for one in find_checkpoints(name, local=False)]
+    others = [
+        try_plan(one) for one in planning_problems(checkpoints, problem.video, problem.request, config, problem.device)
+    ]
+    plan = max((one.plan for one in others if one.plan), key=lambda plan: plan.score, default=None)
+    if plan is not None:
+        run_config = plan.run_config
+        hint = (
+            f"{_base_name(plan.model)} would fit: --model {short_name(plan.model)}, {run_config.frames} frames of "
+            f"{run_config.width}x{run_config.height} in {run_config.weights}, {format_bytes(plan.required_bytes)}."
+        )
+    else:
+        budgets = [
+            (one.refusal.smallest_budget_bytes, one.task.model)
+            for one in others
+            if one.refusal is not None and one.refusal.smallest_budget_bytes is not None
+        ]
+        if not budgets:
+            return refused
+        least, name = min(budgets)
+        hint = (
+            f"No released model fits; the smallest is {_base_name(name)} (--model {short_name(name)}), from "
+            f"{format_bytes(least)}."
+        )
+    remedy = f"{refusal.remedy} {hint}"
+    return replace(
+        refused, refusal=DoesNotFit(refusal.what, remedy, smallest_budget_bytes=refusal.smallest_budget_bytes)
+    )
+
+
+def _base_name(model: str) -> str:
+    return model.rpartition("/")[2]
 
 
 def _why_best(best: Plan, results: Sequence[Forecast]) -> str:
@@ -142,30 +194,31 @@ def _least_bytes(checkpoint: Checkpoint, video: VideoInfo, request: Request, dev
     return refusal.smallest_budget_bytes
 
 
+@dataclass(frozen=True, slots=True)
+class GpuRow:
+    """A GPU with the plan of each model, None if it does not fit or the GPU cannot run it."""
+
+    device: Device
+    plans: tuple[tuple[str, Plan | None], ...]
+
+    @property
+    def best(self) -> Plan | None:
+        """The plan with the highest score; None if nothing fits."""
+        return max((plan for _, plan in self.plans if plan), key=lambda plan: plan.score, default=None)
+
+
 def gpu_model_matrix(
-    checkpoints: Sequence[Checkpoint],
-    gpus: Sequence[Device],
-    precisions: Sequence[str],
-    video: VideoInfo,
-    request: Request,
-    config: EngineConfig,
-) -> list[tuple[Device, list[tuple[str, str, Plan | None]]]]:
-    """Return for every GPU the plan of each (model, weights); None if it does not fit or the GPU cannot run it.
+    checkpoints: Sequence[Checkpoint], gpus: Sequence[Device], video: VideoInfo, request: Request, config: EngineConfig
+) -> list[GpuRow]:
+    """Return for every GPU the plan of each model, in the configured precision or the planner's choice."""
 
-    `native` weights are those that the GPU computes in, `auto` the planner's choice.
-    """
-
-    def cell(checkpoint: Checkpoint, weights: str, device: Device) -> Plan | None:
-        stored, choices = checkpoint.spec.stored, weight_choices(device, checkpoint.spec)
-        if weights == "auto":
-            return try_plan(*planning_problems([checkpoint], video, request, config, device)).plan
-        precision = choices[0] if weights == "native" else weights
-        if precision not in choices or (stored and stored.weights != precision):
+    def planned(checkpoint: Checkpoint, device: Device) -> Plan | None:
+        stored = checkpoint.spec.stored
+        if config.weights is not None and (
+            config.weights not in weight_choices(device, checkpoint.spec)
+            or (stored and stored.weights != config.weights)
+        ):
             return None
-        chosen = replace(config, weights=precision)
-        return try_plan(*planning_problems([checkpoint], video, request, chosen, device)).plan
+        return try_plan(*planning_problems([checkpoint], video, request, config, device)).plan
 
-    return [
-        (device, [(one.name, weights, cell(one, weights, device)) for one in checkpoints for weights in precisions])
-        for device in gpus
-    ]
+    return [GpuRow(device, tuple((one.name, planned(one, device)) for one in checkpoints)) for device in gpus]

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 
 from vidqa.config import EngineConfig
@@ -179,9 +180,13 @@ def _phases(allocations: list[Allocation], asked: ProfiledQuestion) -> tuple[Pro
 
 
 def _quiet_profiler() -> None:
-    """Silence the profiler's and the allocator's messages on stderr; torch reads these variables when it starts."""
+    """Silence the profiler's and the allocator's messages on stderr; torch reads these variables when it starts.
+
+    torch starts here and not in the thread that loads the model: the profiler reports another thread as an error.
+    """
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    import_module("torch")
 
 
 def _read(path: Path, model: ModelShapes, device: str) -> Trace:

@@ -4,13 +4,14 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from vidqa.events import StageProgress, StageStarted
+from vidqa.events import LOADING, StageProgress, StageStarted
 from vidqa.history.export import describe_figures
 from vidqa.utils.units import format_bytes
 
 _UNITS = {
     "scan": "frames", "video": "frames", "vision": "slices", "focus": "slices", "prefill": "tokens", "decode": "tokens",
 }  # fmt: skip
+_LOADING_STEPS = {"libraries": "starting libraries", "speed": "measuring this machine's speed, once,"}
 _MIN_RATE_SECONDS = 0.2
 
 
@@ -40,12 +41,16 @@ class ProgressText:
 
     def text(self) -> str:
         """Return all stages so far, the running one with its rate."""
-        return " · ".join(self._stage_text(stage, *counts) for stage, counts in self._stages.items())
+        texts = (self._stage_text(stage, *counts) for stage, counts in self._stages.items())
+        return " · ".join(filter(None, texts))
 
     def _stage_text(self, stage: str, done: int, total: int) -> str:
-        if stage == "load":
-            loaded = f"{format_bytes(done)} of {format_bytes(total)}" if done else "starting PyTorch"
-            return "model loaded" if done >= total > 0 else f"loading the model: {loaded}"
+        if stage in LOADING and done < total:
+            if stage == "load":
+                return f"loading the model: {format_bytes(done)} of {format_bytes(total)}"
+            return f"loading the model: {_LOADING_STEPS[stage]} {100 * done // total} %"
+        if stage in LOADING:
+            return "model loaded" if stage == "load" else ""
         if done >= total and stage != "decode":
             return f"{stage} ✓"
         seconds = time.monotonic() - self._started[stage]

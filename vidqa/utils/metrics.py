@@ -5,7 +5,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Seconds per stage. `first_token_seconds` counts from the request, without loading."""
+    """Seconds per stage. `first_token_seconds` counts from the plan, without loading.
+
+    `open_seconds` are those before: opening the video and planning.
+    """
 
     load_seconds: float
     video_seconds: float
@@ -14,6 +17,12 @@ class Timing:
     first_token_seconds: float
     decode_seconds: float
     tokens: int
+    open_seconds: float = 0.0
+
+    @property
+    def total_seconds(self) -> float:
+        """Return the time from the request to the end of the answer, with opening the video and loading."""
+        return self.open_seconds + self.load_seconds + self.first_token_seconds + self.decode_seconds
 
     @property
     def tokens_per_second(self) -> float:

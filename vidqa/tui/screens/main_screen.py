@@ -16,6 +16,7 @@ from vidqa.history.records import plan_figures, usage_figures
 from vidqa.messages import degraded_text, out_of_domain_text
 from vidqa.tui.bindings import bindings_for
 from vidqa.tui.controller import Controller
+from vidqa.tui.option_words import in_session_words
 from vidqa.tui.progress_text import ProgressText, usage_line
 from vidqa.tui.screens.frame_viewer import FrameViewer
 from vidqa.tui.screens.model_actions import for_session
@@ -166,7 +167,7 @@ class MainScreen(SearchActions):
             self.controller.load_model()
 
     def _show_plan(self, plan: Plan) -> None:
-        self.query_one(MemoryPanel).show_plan(plan.predicted_peak_bytes, plan.tensor_bytes)
+        self.query_one(MemoryPanel).show_plan(plan)
         self.query_one(TitleBar).plan = plan
 
     def on_plan_option_changed(self, message: PlanOption.Changed) -> None:
@@ -184,7 +185,9 @@ class MainScreen(SearchActions):
 
     def tick(self) -> None:
         """Move the graph by a second; read the memory if no phase has sampled it (between answers, during a load)."""
-        self.query_one(MemoryPanel).tick()
+        panel, busy = self.query_one(MemoryPanel), self.controller.session_worker.busy
+        panel.show_activity("question" if self.controller.answering else "loading" if busy else "nothing")
+        panel.tick()
         if not self._phase_sampled:
             self.controller.read_memory()
         self._phase_sampled = False
@@ -243,7 +246,7 @@ class MainScreen(SearchActions):
             case Degraded(phase, step, plan):
                 text = degraded_text(phase, step, plan)
                 self.query_one(MemoryPanel).add_warning(text)
-                self.query_one(MemoryPanel).show_plan(plan.predicted_peak_bytes, plan.tensor_bytes)
+                self.query_one(MemoryPanel).show_plan(plan)
                 self._add_note(text)
             case Found():
                 self.show_found(job, event)
@@ -258,6 +261,7 @@ class MainScreen(SearchActions):
         return self._turn if self.controller.search is None else self._search
 
     def _add_note(self, text: str) -> None:
+        text = in_session_words(text)
         if (entry := self._last_entry()) is not None:
             entry.add_note(text)
         else:

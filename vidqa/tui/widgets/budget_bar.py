@@ -12,7 +12,7 @@ _STYLES = {
     "weights": ("█", "$primary"),
     "KV cache": ("▓", "$accent"),
     "activations": ("▒", "$success"),
-    "context": ("░", "$secondary"),
+    "runtime": ("░", "$secondary"),
     "margin": ("·", "$foreground-muted"),
     "others": ("╱", "$warning"),
 }

@@ -50,7 +50,10 @@ class PlanOption(Widget, can_focus=True):
         """Return the line."""
         label = _LABELS.get(self._field, self._field)
         if self._value is not None:
-            shown = (format_option(self._field, self._value), "bold $text")
+            chosen = format_option(self._field, self._value)
+            if self._field == "frames" and self._planned not in (None, self._value):
+                chosen = f"{chosen} → {self._planned}"  # an even number, and no more than there are
+            shown = (chosen, "bold $text")
         elif self._planned is not None:
             mark = "" if self._field in SETTING_OPTIONS else " (auto)"
             shown = (f"{format_option(self._field, self._planned)}{mark}", "$text")

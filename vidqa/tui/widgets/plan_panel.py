@@ -13,6 +13,7 @@ from vidqa.messages import visual_tokens_text
 from vidqa.planner.explain_options import explain_options
 from vidqa.planner.planner import Forecast
 from vidqa.tui.found_moments import format_range
+from vidqa.tui.option_words import in_session_words
 from vidqa.tui.plan_overrides import PLAN_OPTIONS, SETTING_OPTIONS, PlanOverrides, option_choices
 from vidqa.tui.widgets.budget_bar import BudgetBar
 from vidqa.tui.widgets.plan_option import PlanOption, option_id
@@ -54,7 +55,7 @@ class PlanPanel(Vertical):
             if plan
             else []
         )
-        limits.update(safe_text("\n".join(f"· {line}" for line in lines)))
+        limits.update(safe_text(in_session_words("\n".join(f"· {line}" for line in lines))))
         limits.display = bool(lines)
 
 
@@ -113,6 +114,6 @@ def _refusal(forecast: Forecast) -> Content:
             f"{run_config.weights} weights, {format_bytes(nearest.required_bytes)}"
         )
     else:
-        remedy = f"\n{safe_text(forecast.refusal.remedy)}"
-    what = safe_text(forecast.refusal.what)
+        remedy = f"\n{safe_text(in_session_words(forecast.refusal.remedy))}"
+    what = safe_text(in_session_words(forecast.refusal.what))
     return Content.assemble(("✗ does not fit: ", "bold $text-error"), (what, "$text-error"), (remedy, "bold"))
