@@ -21,6 +21,7 @@ from vidqa.utils.safe_text import safe_json, safe_line, safe_text
 from vidqa.utils.units import format_timestamp
 
 SCHEMA_VERSION = 1
+EXPORT_NOTE = "A file that is there already is kept: the new one gets a number."
 _SHORTEST_SECONDS, _SPOKEN_SECONDS = 1.0, 4.0
 _LONGEST_STEM_BYTES = 100
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+!<>|~&])|^(\s*(?:\d+(?=[.)])|[-=](?=\s|[-=])))", re.MULTILINE)
@@ -230,6 +231,16 @@ def suggest_name(session: SavedSession, suffix: str) -> str:
     stem = _NO_NAME.sub("-", safe_line(PurePath(session.video_name).stem)).strip("-. ")
     short = stem.encode("utf-8")[:_LONGEST_STEM_BYTES].decode("utf-8", "ignore")
     return f"{short or 'video'}-answers.{suffix}"
+
+
+def unwritable(place: str) -> str:
+    """Return why no export can be written to a path, with a remedy; empty if nothing is known to prevent it."""
+    path = Path(os.path.expanduser(place))
+    if not place or path.is_dir():
+        return "This is a folder. Add a file name." if place else "Write the path of a file."
+    if not path.parent.is_dir():
+        return f"There is no folder {path.parent}. Make it first, or choose another."
+    return "" if os.access(path.parent, os.W_OK) else f"The folder {path.parent} cannot be written. Choose another."
 
 
 def write_export(path: Path, text: str) -> Path:

@@ -21,6 +21,15 @@ def usage_line(finish_reason: str | None, plan: Mapping[str, Any], usage: Mappin
     return mark + figures if figures else ""
 
 
+def short_usage_line(finish_reason: str | None, plan: Mapping[str, Any], usage: Mapping[str, Any]) -> str:
+    """Return what matters most of `usage_line`; the seconds are with loading. Empty if there are no figures."""
+    if not plan or not usage:
+        return ""
+    seconds = usage.get("load_s", 0.0) + usage.get("total_s", usage["first_token_s"])
+    mark = "■ stopped · " if finish_reason == "cancelled" else "■ cut · " if finish_reason == "length" else ""
+    return f"{mark}answer in {seconds:.1f} s · {plan['frames']} frames · {usage['tokens']} tokens"
+
+
 class ProgressText:
     """Collects the progress of all stages of an answer."""
 
