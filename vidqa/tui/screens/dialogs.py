@@ -84,6 +84,7 @@ class TextViewer(ModalScreen[None]):
     """Shows a text that scrolls; Escape or the key that opened it closes it."""
 
     BINDINGS: ClassVar[list[BindingType]] = bindings_for("text")
+    VERTICAL_BREAKPOINTS = [(0, "-small"), (26, "-large")]  # noqa: RUF012 - as Textual declares it
     AUTO_FOCUS = "#text"
 
     def __init__(self, title: str, text: Content, *, at_end: bool = False) -> None:

@@ -45,6 +45,7 @@ class ThumbnailStrip(Horizontal, can_focus=True):
         self._plan: Plan | None = None
         self._video: VideoInfo | None = None
         self._shown: tuple[tuple[int, float], ...] = ()
+        self._columns = 0  # of a thumbnail
         self.pictures: dict[int, HalfBlockImage] = {}
         self._thumbnails: dict[int, Thumbnail | PixelThumbnail] = {}
 
@@ -70,10 +71,10 @@ class ThumbnailStrip(Horizontal, can_focus=True):
     async def _arrange(self) -> None:
         if self._plan is None or self._video is None or self._mode == "none":
             return
-        columns = max(round(max(self.size.height - 1, 1) * self._columns_per_row()), _MIN_COLUMNS)
-        shown = spread_frames(self._plan, max(self.size.width // (columns + _GAP), 1))
-        if shown != self._shown:
-            self._shown = shown
+        columns = max(int(max(self.size.height - 1, 1) * self._columns_per_row()), _MIN_COLUMNS)
+        shown = spread_frames(self._plan, max((self.size.width + _GAP) // (columns + _GAP), 1))
+        if (shown, columns) != (self._shown, self._columns):
+            self._shown, self._columns = shown, columns
             self._thumbnails = {i: make_thumbnail(seconds, self._mode, self.pictures.get(i)) for i, seconds in shown}
             for thumbnail in self._thumbnails.values():
                 thumbnail.styles.width = columns
