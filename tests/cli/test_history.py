@@ -52,7 +52,7 @@ def test_the_questions_of_a_command_are_one_conversation_with_figures_and_range(
 @pytest.mark.parametrize("way", ["flag", "setting"])
 def test_nothing_is_kept_where_that_is_wanted(way: str, state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if way == "setting":
-        monkeypatch.setenv("VIDQA_HISTORY", "false")
+        monkeypatch.setenv("VIDQA_TUI_HISTORY", "false")
     assert ask("what happens?", "--quiet", *(["--no-history"] if way == "flag" else [])) == ExitCode.OK
     assert not (state / FILE_NAME).exists()
 
