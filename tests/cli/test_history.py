@@ -82,7 +82,7 @@ def test_a_list_has_a_line_for_each_conversation_the_last_first(
     write(state, "what happens?", "who is \x1b[31mthere?")
     assert run(["history", *words]) == ExitCode.OK
     second, first = capsys.readouterr().out.splitlines()
-    assert second.split()[0] == "2" and "1 question " in second and "1.mp4 0:10.0" in second
+    assert second.split()[0] == "2" and "1 question " in second and "1.mp4 1:00.0" in second
     assert "\x1b" not in second and second.endswith("there?") and first.endswith("what happens?")
     assert run(["history", "list", "--limit", "1"]) == ExitCode.OK
     assert len(capsys.readouterr().out.splitlines()) == 1
