@@ -75,6 +75,7 @@ def test_a_frame_of_one_colour_stays_so() -> None:
         ("kitty", {}, False, "kitty"),
         ("sixel", {}, False, "sixel"),
         ("auto", {"COLORTERM": "truecolor"}, False, "half"),  # no terminal answers here
+        ("auto", {"COLORTERM": "truecolor"}, True, "none"),
     ],
 )
 def test_how_pictures_are_shown(wanted: str, environment: dict[str, str], ascii_only: bool, shown: str) -> None:

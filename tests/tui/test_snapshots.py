@@ -103,7 +103,7 @@ async def stop_it(pilot: Pilot[int]) -> None:
 async def failed(pilot: Pilot[int]) -> None:
     """Ask what fails."""
     await asked(pilot)
-    await until(pilot, lambda: "No answer" in screen_text(pilot.app), "a notification")
+    await until(pilot, lambda: "Fetch the model" in screen_text(pilot.app), "the remedy")
 
 
 async def history_opened(pilot: Pilot[int]) -> None:
@@ -154,7 +154,7 @@ STATES = {
     "found": State(PLAIN, moment_chosen, ("› find a red circle", "score 3.00", "● 2", "moment 2: only")),
     "stopped": State(STOPS, stop_it, ("red square", "■ stopped")),
     "degraded": State(degrades, asked, ("note: prefill ran out of memory", "half the frames"), panel=False),
-    "error": State(FAILS, failed, ("› what is there?", "No answer", "The weights are damaged. Fetch the model again")),
+    "error": State(FAILS, failed, ("› what is there?", "The weights are damaged.", "Fetch the model again")),
     "help": State(PLAIN, lambda pilot: opened(pilot, "f1", TextViewer), ("Prompt", "Keys here", "Ask this question")),
     "history": State(PLAIN, history_opened, ("Earlier", "what happens?", "2025-06-15 15:06", "holiday")),
     "palette": State(PLAIN, palette_opened, ("Copy answer", "Copy the last answer")),

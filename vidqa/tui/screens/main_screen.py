@@ -322,5 +322,3 @@ class MainScreen(SearchActions):
         reason = ("stopped", "$text-warning") if stopped else (f"✗ {safe_text(error.what)}", "$text-error")
         if self._turn is not None:
             await self._turn.finish(None, Content.assemble(reason, (remedy, "bold")))
-        if not stopped:
-            self.notify_error(error, "No answer")
