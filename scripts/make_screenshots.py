@@ -102,7 +102,7 @@ def save(svg: str, name: str) -> None:
 
 def main() -> int:
     os.chdir(ROOT)
-    os.environ.update(COLUMNS="108", TERM="xterm-256color")
+    os.environ.update(COLUMNS="108", TERM="xterm-256color", VIDQA_TUI_HISTORY="false")
     asyncio.run(draw_session((120, 36)))
     console = Console(record=True, width=108, file=StringIO())
     for arguments in COMMANDS:
