@@ -117,7 +117,7 @@ def save(svg: str, name: str) -> None:
 
 def main() -> int:
     os.chdir(ROOT)
-    os.environ.update(COLUMNS="108", TERM="xterm-256color")
+    os.environ.update(COLUMNS="108", TERM="xterm-256color", VIDQA_TUI_HISTORY="false")
     asyncio.run(draw_plan(SIZE))
     if sys.argv[1:] == ["plan"]:
         return 0

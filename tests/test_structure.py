@@ -16,9 +16,9 @@ ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "vidqa").rglob("*.py"))
 ALL = SOURCES + sorted((ROOT / "scripts").rglob("*.py")) + sorted((ROOT / "tests").rglob("*.py"))
 MOST_TOP_LEVEL_MODULES = 5
-# That `vidqa ask` enters functions of; four of them are what model families share, and one lists the specs of a family
-# that the demo model is not of.
-MOST_FILES_OF_A_QUESTION = 87
+# That `vidqa ask` enters functions of; four of them are what model families share, one lists the specs of a family that
+# the demo model is not of, and five keep the question in the history.
+MOST_FILES_OF_A_QUESTION = 92
 
 
 @cache

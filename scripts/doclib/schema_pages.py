@@ -11,7 +11,7 @@ SCHEMAS = Path(__file__).resolve().parents[2] / "docs" / "schema"
 ORDER = (
     "ask", "find", "plan", "plan-gpus", "frames", "caption-record", "caption-progress", "caption-journal",
     "caption-plan",
-    "caption-status", "history-export", "models", "doctor", "config", "sweep", "profile", "common",
+    "caption-status", "history", "history-export", "models", "doctor", "config", "sweep", "profile", "common",
 )  # fmt: skip
 Schema = dict[str, Any]
 

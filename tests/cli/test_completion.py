@@ -94,7 +94,7 @@ def test_bash_completes_commands_options_videos_and_models(place: Path) -> None:
         "vidqa plan a.mp4 --gpu rtx406": ["rtx4060", "rtx4060ti-8", "rtx4060ti-16"],
         "vidqa frames a.mp4 -o n": ["notes.txt "],
         "vidqa pull Qwen/Qwen2-VL-7B": ["Qwen/Qwen2-VL-7B-Instruct "],
-        "vidqa config ": ["show", "path", "init", "validate"],
+        "vidqa config ": ["show", "set", "path", "init", "validate"],
         "vidqa config show --im": ["--images "],
         "vidqa completion ": ["bash", "zsh", "fish"],
     }

@@ -137,3 +137,31 @@ def test_debug_is_accepted_before_and_behind_the_part(path: Path) -> None:
     for words in (["config", "--debug", "show"], ["config", "show", "--debug"]):
         with pytest.raises(UsageError):
             run(words)
+
+
+def test_set_keeps_comments_and_checks_the_value(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path.write_text('# mine\nmodel = "2b"  # the small one\n')
+    assert run(["config", "set", "model", "7b"]) == 0
+    assert run(["config", "set", "tui.history", "false"]) == 0
+    assert run(["config", "set", "keys.app.leave", "ctrl+x"]) == 0
+    text = path.read_text()
+    assert text.startswith('# mine\nmodel = "7b"  # the small one\n') and "history = false" in text
+    assert '"app.leave" = "ctrl+x"' in text and f'{path}: model = "7b"' in capsys.readouterr().err
+    assert run(["config", "validate"]) == 0
+    for key, value, words in (
+        ("tui.images", "big", "Allowed: "),
+        ("theme", "nord", "Did you mean tui.theme?"),
+        ("modle", "2b", "Did you mean model?"),
+        ("keys.app.leave", "ctrl+q, ", "is not allowed"),
+    ):
+        assert run(["config", "set", key, value]) == 2
+        assert words in " ".join(capsys.readouterr().err.split())
+    assert path.read_text() == text, "what is refused changes nothing"
+
+
+def test_set_makes_a_file_and_says_when_the_environment_wins(
+    path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VIDQA_MODEL", "2b")
+    assert run(["config", "set", "model", "7b"]) == 0
+    assert "VIDQA_MODEL is set" in capsys.readouterr().err and path.read_text() == 'model = "7b"\n'

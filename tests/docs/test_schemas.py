@@ -15,7 +15,7 @@ from tests.answer_builders import made_answer, made_clip
 from tests.docs.schemas import SCHEMAS, load_schema, problems
 from vidqa.cli.main import run
 from vidqa.history.export import to_json
-from vidqa.history.store import History
+from vidqa.history.store import FILE_NAME, History
 
 ROOT = Path(__file__).parents[2]
 DEMO = str(ROOT / "assets" / "demo.mp4")
@@ -123,6 +123,20 @@ def test_what_captioning_prints_and_writes_fits_its_schemas(
     assert run([*command, "--status"]) == 0
     (status,) = map(json.loads, capfd.readouterr().out.splitlines())
     assert problems("caption-status", status) == [] and status["tasks"][0]["done"] == 1
+
+
+def test_what_the_history_prints_fits_its_schema(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VIDQA_STATE", str(tmp_path))
+    history = History(tmp_path / FILE_NAME)
+    session = history.begin_session(made_clip("/videos/a clip.mp4"), "demo")
+    history.finish_turn(history.begin_turn(session, "What happens?"), made_answer("It falls."))
+    history.close()
+    for words, key in ((["list"], "conversations"), (["search", "falls"], "hits")):
+        assert run(["history", *words, "--json"]) == 0
+        (printed,) = map(json.loads, capfd.readouterr().out.splitlines())
+        assert len(printed[key]) == 1 and problems("history", printed) == []
 
 
 def test_an_exported_conversation_fits_its_schema() -> None:

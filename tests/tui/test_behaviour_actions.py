@@ -28,11 +28,12 @@ from tests.tui.scripted import (
     prompt,
     says,
     screen_text,
+    shown,
     state,
     until,
 )
 from tests.tui.test_find import finds, found
-from vidqa.tui.bindings import ACTION_IDS, ACTIONS, LOCAL_ACTIONS, KeyAction, actions_in
+from vidqa.tui.bindings import ACTION_IDS, ACTIONS, LOCAL_ACTIONS, KeyAction
 from vidqa.tui.command_palette import _NEED_FOCUS, ActionProvider, palette_actions
 from vidqa.tui.screens.dialogs import LineDialog, SelectDialog, TextViewer
 from vidqa.tui.screens.frame_viewer import FrameViewer
@@ -114,8 +115,8 @@ def focused(selector: str) -> Callable[[Pilot[int]], bool]:
 
 
 CASES = {
-    "ask.stop": Case(lambda pilot: state(pilot) == "stopped", lambda pilot: ask(pilot, WAITS)),
     "video.open": Case(opens(OpenVideoScreen)),
+    "ask.stop": Case(lambda pilot: state(pilot) == "stopped", lambda pilot: ask(pilot, WAITS)),
     "help.show": Case(opens(TextViewer)),
     "model.choose": Case(opens(ModelChooser)),
     "panel.toggle": Case(lambda pilot: main(pilot).has_class("-folded")),
@@ -137,6 +138,7 @@ CASES = {
     "transcript.export": Case(opens(SelectDialog), asked, "#transcript"),
     "transcript.delete": Case(lambda pilot: state(pilot) == "nothing", asked, "#transcript"),
     "transcript.moment": Case(cursor_at(2.0), asked, "#transcript"),
+    "transcript.figures": Case(lambda pilot: "visual tokens" in shown(pilot), asked, "#transcript"),
     "timeline.back": Case(cursor_at(1.92), cursor_to_2, "#timeline"),
     "timeline.forward": Case(cursor_at(2.08), cursor_to_2, "#timeline"),
     "timeline.frame_back": Case(
@@ -349,21 +351,6 @@ async def test_every_action_can_be_remapped_by_its_id() -> None:
 @pilot_test
 async def test_a_remapped_key_does_the_work(name: str) -> None:
     await do([name], press_key, keys={name: "alt+x"})
-
-
-@pilot_test
-async def test_the_help_of_a_part_has_all_its_actions() -> None:
-    async with AppHarness(script).running(images="half") as pilot:
-        for place in ("transcript", "timeline", "plan", "strip"):
-            actions = list(actions_in(place))  # type: ignore[arg-type]
-            widget = main(pilot).query_one(focus_for(actions[0]), Widget)
-            widget.focus()
-            await until(pilot, partial(focused(focus_for(actions[0])), pilot), "the focus")
-            viewer = await opened(pilot, "f1", TextViewer)
-            text = viewer._text.plain
-            assert viewer._title == widget.help_title and text.startswith(widget.help_text)  # type: ignore[attr-defined]
-            assert "Keys here" in text and [one.tooltip for one in actions if one.tooltip not in text] == []
-            await press(pilot, "f1", lambda: pilot.app.screen is main(pilot), "the help is closed")
 
 
 @pilot_test

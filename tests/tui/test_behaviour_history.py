@@ -28,8 +28,10 @@ from tests.tui.scripted import (
     state,
     until,
 )
+from vidqa.errors import UsageError
 from vidqa.history.store import FILE_NAME, History
-from vidqa.tui.screens.dialogs import SelectDialog
+from vidqa.tui.screens import main_actions
+from vidqa.tui.screens.dialogs import LineDialog, SelectDialog
 from vidqa.tui.screens.history_browser import HistoryBrowser
 from vidqa.tui.widgets.answer_text import AnswerSection
 from vidqa.tui.widgets.plan_panel import PlanPanel
@@ -152,7 +154,10 @@ async def test_export(row: int, suffix: str, tmp_path: Path, monkeypatch: pytest
         assert "There is no question yet." in [one.message for one in pilot.app._notifications]
         await asked(pilot, "what is red?")
         await opened(pilot, "f8", SelectDialog)
-        await press(pilot, " ".join(["down"] * row + ["enter"]), lambda: "Exported" in shown(pilot))
+        await opened(pilot, " ".join(["down"] * row + ["enter"]), LineDialog)
+        line = pilot.app.screen.query_one("#line", Input)
+        assert line.value == str(tmp_path / f"demo-answers.{suffix}") and not list(tmp_path.glob("*.*"))
+        await press(pilot, "enter", lambda: "Exported" in shown(pilot))
     (path,) = tmp_path.glob(f"*.{suffix}")
     text = path.read_text(encoding="utf-8")
     assert path.stem.startswith("demo") and "at 0:02." in text
@@ -168,8 +173,33 @@ async def test_an_export_that_cannot_be_written_is_an_error(tmp_path: Path, monk
     async with AppHarness(says(ANSWER)).running() as pilot:
         await asked(pilot)
         await opened(pilot, "f8", SelectDialog)
+        await opened(pilot, "enter", LineDialog)
         folder.rmdir()
+        await press(pilot, "enter", lambda: "There is no folder" in shown(pilot))
+        monkeypatch.setattr(main_actions, "write_export", disk_full)
+        pilot.app.screen.query_one("#line", Input).value = str(tmp_path / "a.md")
         await press(pilot, "enter", lambda: "Not exported" in shown(pilot))
+
+
+def disk_full(path: Path, text: str) -> Path:
+    raise UsageError(f"{path} cannot be written: disk full.", "Choose another place.")
+
+
+@pilot_test
+async def test_an_export_goes_to_the_place_that_was_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    async with AppHarness(says(ANSWER)).running() as pilot:
+        await asked(pilot)
+        await opened(pilot, "f8", SelectDialog)
+        dialog = await opened(pilot, "enter", LineDialog)
+        assert "is kept" in shown(pilot), "what happens with a file that exists is said before"
+        line = dialog.query_one("#line", Input)
+        line.value = str(tmp_path / "elsewhere")
+        await press(pilot, "enter", lambda: "This is a folder" in shown(pilot))
+        line.value = "elsewhere/mine.md"
+        await press(pilot, "enter", lambda: "Exported" in shown(pilot))
+    assert [str(one.relative_to(tmp_path)) for one in tmp_path.rglob("*.md")] == ["elsewhere/mine.md"]
 
 
 @pytest.mark.parametrize(("terminal", "text"), [("xterm-256color", "OSC 52"), ("dumb", "no clipboard was found")])

@@ -15,12 +15,36 @@ from vidqa.tui.widgets.timeline import Timeline
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 
 
-def test_two_pixels_share_a_cell() -> None:
-    picture = HalfBlockImage(1, 3, bytes([*RED, *BLUE, *RED]))
-    cells = [line[0] for line in half_blocks(picture)]
-    assert [cell.text for cell in cells] == ["▀", "▀"]
-    styles = [(cell.style.color, cell.style.bgcolor) for cell in cells if cell.style]
-    assert styles == [(Color.from_rgb(*RED), Color.from_rgb(*BLUE)), (Color.from_rgb(*RED), None)]
+def cell(*pixels: tuple[int, int, int]) -> tuple[str, Color | None, Color | None]:
+    """The cell of four pixels: upper left, upper right, lower left, lower right."""
+    ((segment,),) = half_blocks(HalfBlockImage(2, 2, bytes(value for pixel in pixels for value in pixel)))
+    assert segment.style is not None
+    return segment.text, segment.style.color, segment.style.bgcolor
+
+
+@pytest.mark.parametrize(
+    ("pixels", "block"),
+    [
+        ((RED, RED, BLUE, BLUE), "▀"), ((RED, BLUE, RED, BLUE), "▌"), ((RED, BLUE, BLUE, RED), "▚"),
+        ((RED, BLUE, BLUE, BLUE), "▘"), ((BLUE, RED, BLUE, BLUE), "▝"), ((BLUE, BLUE, RED, BLUE), "▖"),
+        ((BLUE, BLUE, BLUE, RED), "▗"),
+    ],
+)  # fmt: skip
+def test_a_cell_shows_each_division_of_its_four_pixels(pixels: tuple[tuple[int, int, int], ...], block: str) -> None:
+    assert cell(*pixels) == (block, Color.from_rgb(*RED), Color.from_rgb(*BLUE))
+
+
+def test_the_division_with_the_least_error_is_chosen_and_its_parts_have_mean_colours() -> None:
+    dark, bright = (10, 10, 10), (250, 250, 250)
+    assert cell(dark, (30, 30, 30), bright, bright) == ("▀", Color.from_rgb(20, 20, 20), Color.from_rgb(*bright))
+    assert cell(bright, dark, bright, (14, 14, 14)) == ("▌", Color.from_rgb(*bright), Color.from_rgb(12, 12, 12))
+
+
+def test_lines_of_cells_stand_where_their_pixels_are() -> None:
+    picture = HalfBlockImage(4, 4, bytes([*RED * 2, *BLUE * 2] * 2 + [*BLUE * 2, *RED * 2] * 2))
+    fronts = [[one.style.color for one in line if one.style] for line in half_blocks(picture)]
+    red, blue = Color.from_rgb(*RED), Color.from_rgb(*BLUE)
+    assert fronts == [[red, blue], [blue, red]]
 
 
 @pytest.mark.parametrize(
@@ -35,7 +59,7 @@ def test_a_frame_keeps_its_shape(height: int, width: int, most: tuple[int, int],
 def test_a_frame_of_one_colour_stays_so() -> None:
     rgb = np.full((240, 320, 3), (10, 200, 30), np.uint8)
     picture = fit(shrink(rgb, 480, 320), 16, 6)
-    assert (picture.width, picture.height) == (16, 12)
+    assert (picture.width, picture.height) == (32, 12), "16 × 6 cells of 2 × 2 pixels"
     assert set(zip(picture.rgb[::3], picture.rgb[1::3], picture.rgb[2::3], strict=True)) == {(10, 200, 30)}
 
 
@@ -51,6 +75,7 @@ def test_a_frame_of_one_colour_stays_so() -> None:
         ("kitty", {}, False, "kitty"),
         ("sixel", {}, False, "sixel"),
         ("auto", {"COLORTERM": "truecolor"}, False, "half"),  # no terminal answers here
+        ("auto", {"COLORTERM": "truecolor"}, True, "none"),
     ],
 )
 def test_how_pictures_are_shown(wanted: str, environment: dict[str, str], ascii_only: bool, shown: str) -> None:

@@ -12,7 +12,7 @@ from tests.tui.scripted import DEMO, AppHarness, Gate, demo_video, plays, says
 from vidqa.config import EngineConfig
 from vidqa.errors import Interrupted
 from vidqa.events import Answered, MemorySampled, StageProgress, StageStarted, TextDelta
-from vidqa.tui.conversation import Exchange, StreamingText
+from vidqa.history.conversation import Exchange, StreamingText
 from vidqa.tui.session_worker import SessionFactory, SessionWorker
 from vidqa.tui.worker_messages import (
     DeviceMemoryRead,

@@ -75,7 +75,8 @@ def add_setting_options(group: Any, settings: Sequence[Setting], **defaults: obj
         default = defaults.get(setting.dest, setting.default)
         keywords: dict[str, Any] = {"dest": setting.dest, "default": defaults.get(setting.dest)}
         if isinstance(default, bool):
-            keywords |= {"action": "store_const", "const": not default, "help": setting.meaning}
+            keywords |= {"action": "store_const", "const": not default}
+            keywords["help"] = f"do not {setting.meaning}" if default else setting.meaning
         else:
             allowed = "" if setting.choices else f": {setting.allowed}"
             shown = setting.unset if default is None else default

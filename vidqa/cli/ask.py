@@ -10,6 +10,7 @@ from vidqa.cli.arguments import (
     FOLDER_FPS_HELP,
     add_plan_options,
     add_sampling_options,
+    add_setting_options,
     add_stream_option,
     add_timestamps_option,
     add_video_argument,
@@ -19,10 +20,12 @@ from vidqa.cli.arguments import (
     make_request,
     settings_for,
 )
+from vidqa.cli.ask_history import recorded, saved_conversation
 from vidqa.cli.console import ExitCode, StderrReporter, handle_signals, interrupt, write_json
 from vidqa.cli.video_argument import as_named
 from vidqa.errors import Interrupted
 from vidqa.messages import degraded_text, model_label, out_of_domain_text, time_text, usage_text, visual_tokens_text
+from vidqa.settings.schema import TUI_SETTINGS
 from vidqa.types import Answer, Plan, Turn, VideoInfo
 from vidqa.utils.safe_text import safe_text
 from vidqa.utils.units import format_bytes, format_timestamp
@@ -47,6 +50,7 @@ def add_ask_arguments(parser: argparse.ArgumentParser) -> None:
         "--json", action="store_true", help="print one JSON object per line and question instead of text"
     )
     group.add_argument("--quiet", action="store_true", help="nothing but errors on stderr")
+    add_setting_options(group, [setting for setting in TUI_SETTINGS if setting.key == "tui.history"])
     parser.set_defaults(run=run)
 
 
@@ -67,10 +71,14 @@ def run(arguments: argparse.Namespace) -> int:
     config = make_config(arguments, settings, choose_model(arguments, settings, reporter, requests[0]))
     config = replace(config, conversation_tokens=sum(map(most_turn_tokens, requests[1:])))
     history: tuple[Turn, ...] = ()
-    with Session(config) as session, handle_signals(session.cancel, again=interrupt) as received:
+    with (
+        saved_conversation(reporter, keep=settings.tui.history) as conversation,
+        Session(config) as session,
+        handle_signals(session.cancel, again=interrupt) as received,
+    ):
         for request in requests:
             try:
-                events = session.ask(replace(request, history=history))
+                events = recorded(session.ask(replace(request, history=history)), conversation, request, arguments)
                 answer = render(events, reporter, arguments.json, introduce=not history)
             except Interrupted as stopped:
                 reporter.say(str(stopped))

@@ -1,6 +1,8 @@
-"""`vidqa config show|path|init|validate`: the settings in force with their origins, and the configuration file."""
+"""`vidqa config show|set|path|init|validate`: the settings in force with their origins, and the configuration file."""
 
 import argparse
+import difflib
+import json
 import os
 import sys
 from pathlib import Path
@@ -28,6 +30,10 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     show.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     add_setting_options(show.add_argument_group("settings to show as if they were given"), SETTINGS)
     show.set_defaults(run=_show)
+    change = parts.add_parser("set", help="set one value in the configuration file; its comments stay")
+    change.add_argument("key", metavar="KEY", help="as `vidqa config show` lists it, for example model or tui.theme")
+    change.add_argument("value", metavar="VALUE", help="checked before it is written")
+    change.set_defaults(run=_set)
     parts.add_parser("path", help="print the path of the configuration file").set_defaults(run=_path)
     init = parts.add_parser("init", help="write a configuration file with every default, commented out")
     init.add_argument("--force", action="store_true", help="replace an existing file")
@@ -58,6 +64,30 @@ def _written(setting: "SourcedSetting") -> str:
     if setting.written is None:
         return next(f"({known.unset})" for known in SETTINGS if known.key == setting.key)
     return str(setting.written).lower() if isinstance(setting.written, bool) else str(setting.written)
+
+
+def _set(arguments: argparse.Namespace) -> int:
+    from vidqa.settings.edit import remember_setting
+
+    key, path = arguments.key, config_path()
+    known = next((setting for setting in SETTINGS if setting.key == key), None)
+    if known is None and not key.startswith("keys."):
+        raise _no_such_setting(key)
+    value = arguments.value if known is None else known.typed(arguments.value)
+    remember_setting(path, key, value)
+    reporter = StderrReporter(quiet=False)
+    reporter.say(f"{safe_line(str(path))}: {safe_line(key)} = {safe_line(json.dumps(value, ensure_ascii=False))}")
+    if known is not None and os.environ.get(known.variable):
+        reporter.say(f"note: {known.variable} is set in the environment and wins over the file.")
+    return ExitCode.OK
+
+
+def _no_such_setting(key: str) -> UsageError:
+    keys = [setting.key for setting in SETTINGS]
+    ends = [known for known in keys if known.rpartition(".")[2] == key]
+    near = ends or difflib.get_close_matches(key, keys, n=1)
+    remedy = f"Did you mean {near[0]}?" if near else f"There is {', '.join(keys)}, and keys.ID for a key."
+    return UsageError(f"There is no setting {safe_line(key)}.", remedy)
 
 
 def _path(arguments: argparse.Namespace) -> int:

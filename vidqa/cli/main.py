@@ -35,6 +35,7 @@ COMMANDS = {
     "warmup": ("warmup", "compile kernels for this GPU before the first question"),
     "models": ("models", "list the models on this machine"),
     "pull": ("models", "download a model"),
+    "history": ("history_command", "list, search and export earlier conversations"),
     "config": ("config_command", "show the settings, check or write the configuration file"),
     "completion": ("completion", "print the code for completion in a shell"),
 }

@@ -21,6 +21,7 @@ from vidqa.utils.safe_text import safe_json, safe_line, safe_text
 from vidqa.utils.units import format_timestamp
 
 SCHEMA_VERSION = 1
+EXPORT_NOTE = "A file that is there already is kept: the new one gets a number."
 _SHORTEST_SECONDS, _SPOKEN_SECONDS = 1.0, 4.0
 _LONGEST_STEM_BYTES = 100
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+!<>|~&])|^(\s*(?:\d+(?=[.)])|[-=](?=\s|[-=])))", re.MULTILINE)
@@ -66,18 +67,17 @@ def describe_figures(plan: Mapping[str, Any], usage: Mapping[str, Any]) -> str:
         f"{plan['frames']} frames of {plan['width']}×{plan['height']}",
         f"{plan['visual_tokens']:,} visual tokens",
         str(plan["weights"]),
-        _duration(usage),
+        duration_text(answer_seconds(usage), usage.get("load_s", 0.0), usage["first_token_s"]),
         f"{usage['tokens']} tokens at {usage['tokens_per_s']:.1f}/s",
         memory_text(plan, usage),
     ]
     return " · ".join(parts)
 
 
-def _duration(usage: Mapping[str, Any]) -> str:
+def answer_seconds(usage: Mapping[str, Any]) -> float:
     """Return how long an answer took with loading; older records have only the time without."""
-    loading = usage.get("load_s", 0.0)
-    whole = usage.get("answer_s", loading + usage.get("total_s", usage["first_token_s"]))
-    return duration_text(whole, loading, usage["first_token_s"])
+    seconds: float = usage.get("answer_s", usage.get("load_s", 0.0) + usage.get("total_s", usage["first_token_s"]))
+    return seconds
 
 
 def _markdown_answer(text: str) -> str:
@@ -237,6 +237,16 @@ def suggest_name(session: SavedSession, suffix: str) -> str:
     stem = _NO_NAME.sub("-", safe_line(PurePath(session.video_name).stem)).strip("-. ")
     short = stem.encode("utf-8")[:_LONGEST_STEM_BYTES].decode("utf-8", "ignore")
     return f"{short or 'video'}-answers.{suffix}"
+
+
+def unwritable(place: str) -> str:
+    """Return why no export can be written to a path, with a remedy; empty if nothing is known to prevent it."""
+    path = Path(os.path.expanduser(place))
+    if not place or path.is_dir():
+        return "This is a folder. Add a file name." if place else "Write the path of a file."
+    if not path.parent.is_dir():
+        return f"There is no folder {path.parent}. Make it first, or choose another."
+    return "" if os.access(path.parent, os.W_OK) else f"The folder {path.parent} cannot be written. Choose another."
 
 
 def write_export(path: Path, text: str) -> Path:

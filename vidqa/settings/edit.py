@@ -16,7 +16,7 @@ _HEAD = """\
 # `vidqa config show` shows the settings in force, `vidqa config validate` the problems of this file.
 """
 _KEYS_HEAD = """\
-# Keys of the app: the id of a binding and its keys, separated by commas. The app's help (F1) lists the ids.
+# Keys of the app: the id of a binding and its keys, separated by commas. docs/reference/keys.md lists the ids.
 # [keys]
 # "app.leave" = "ctrl+q,f10"
 """

@@ -207,7 +207,7 @@ ENGINE_SETTINGS: tuple[Setting, ...] = (
 )  # fmt: skip
 TUI_SETTINGS: tuple[Setting, ...] = (
     Setting("tui.theme", "theme", "theme of the app", _text, "the name of a theme", "textual-dark", "--theme"),
-    _choice("tui.images", "how the app draws images", _IMAGE_CHOICES, "half"),
+    _choice("tui.images", "how the app draws images", _IMAGE_CHOICES, "auto"),
     Setting("tui.history", "history", "save conversations", _boolean, "true or false", True, "--no-history"),
     Setting("tui.ascii", "ascii", "draw with ASCII characters only", _boolean, "true or false", False, "--ascii"),
 )  # fmt: skip

@@ -39,7 +39,7 @@ class VidqaApp(App[int]):
     CSS_PATH = "vidqa.tcss"
     TITLE = "vidqa"
     BINDINGS: ClassVar[list[BindingType]] = bindings_for("global")
-    COMMANDS = App.COMMANDS | {ActionProvider}
+    COMMANDS = {ActionProvider}  # noqa: RUF012 - as Textual declares it
 
     def __init__(self, factory: SessionFactory, options: LaunchOptions) -> None:
         """`factory` creates the session, in a thread, when it is first needed."""

@@ -31,8 +31,8 @@ class KeyAction:
 
 
 ACTIONS = (
-    KeyAction("ask.stop", "escape", "stop", "Stop", "Stop the answer and keep its text", show=True),
     KeyAction("video.open", "ctrl+o", "open_video", "Open", "Open a video by path, recent or from a folder", show=True),
+    KeyAction("ask.stop", "escape", "stop", "Stop", "Stop the answer and keep its text", show=True),
     KeyAction("help.show", "f1", "help", "Help", "Explain the focused part", "global", show=True, priority=True),
     KeyAction("model.choose", "f2", "choose_model", "Model", "Choose the model that answers", show=True),
     KeyAction("panel.toggle", "f3", "toggle_panel", "Plan", "Show or hide the plan and memory panels", show=True),
@@ -59,6 +59,10 @@ ACTIONS = (
     KeyAction(
         "transcript.moment", "t", "screen.next_timestamp", "Next time", "Go to the next time in the answer",
         "transcript",
+    ),
+    KeyAction(
+        "transcript.figures", "m", "screen.toggle_figures", "Figures",
+        "Open or fold time, tokens and memory of the last answer", "transcript",
     ),
     KeyAction("timeline.back", "left", "seek(-1)", "Back", "Move the cursor back", "timeline"),
     KeyAction("timeline.forward", "right", "seek(1)", "Forward", "Move the cursor forward", "timeline"),

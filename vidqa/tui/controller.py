@@ -13,12 +13,12 @@ from textual.message import Message
 from vidqa.config import EngineConfig
 from vidqa.devices.device import reread
 from vidqa.errors import DoesNotFit, Interrupted, UsageError, VidqaError
+from vidqa.history.conversation import Conversation
 from vidqa.history.store import FILE_NAME, History
 from vidqa.models.download import DownloadProgress
 from vidqa.models.hub import demo_folder
 from vidqa.planner.planner import Forecast, sufficient_wait
 from vidqa.planner.request_checks import check_request
-from vidqa.tui.conversation import Conversation
 from vidqa.tui.found_moments import FoundMoments
 from vidqa.tui.launch_options import LaunchOptions
 from vidqa.tui.plan_overrides import PLANNED_QUESTION, PlanOverrides, interactive_config

@@ -1,4 +1,4 @@
-"""The help of the focused widget: what it shows, its keys, and the keys that work everywhere."""
+"""The help of the focused part: what it is for, its keys, and the keys that work everywhere."""
 
 from collections.abc import Iterable
 
@@ -7,18 +7,25 @@ from textual.content import Content
 from textual.screen import Screen
 from textual.widget import Widget
 
+_MOST_KEY_COLUMNS = 20
+
 
 def help_for(screen: Screen[object]) -> tuple[str, Content]:
-    """Return title and text for the focused widget; for the screen if no focused widget has a `help_text`."""
+    """Return title and text for the focused widget; for the screen if no focused widget has a `help_text`.
+
+    Only vidqa's bindings are listed, which have ids: an editor's and a list's own keys are the usual ones.
+    """
     widget = _widget_with_help(screen)
-    everywhere = (
+    nodes = [screen.focused, *([screen] if screen.is_modal else [])]
+    here = [binding for node in nodes if node is not None for binding in _bindings(node)]
+    everywhere = [
         active.binding
         for active in screen.active_bindings.values()
-        if active.node is screen or active.node is screen.app
-    )
+        if active.node is screen.app or (active.node is screen and not screen.is_modal)
+    ]
     lines = [Content(str(getattr(widget, "help_text", ""))), Content("")]
-    if screen.focused is not None and (own := _key_lines(_own_bindings(screen.focused))):
-        lines += [Content.styled("Keys here", "bold"), *own, Content("")]
+    if keys := _key_lines(here):
+        lines += [Content.styled("Keys here", "bold"), *keys, Content("")]
     lines += [Content.styled("Keys everywhere", "bold"), *_key_lines(everywhere)]
     return str(getattr(widget, "help_title", "vidqa")), Content("\n").join(lines)
 
@@ -33,22 +40,17 @@ def _widget_with_help(screen: Screen[object]) -> Widget:
     return screen
 
 
-def _own_bindings(widget: Widget) -> Iterable[Binding]:
-    """Return vidqa's bindings of a widget, which have ids, before Textual's."""
-    bindings = (binding for bindings in widget._bindings.key_to_bindings.values() for binding in bindings)
-    return sorted(bindings, key=lambda binding: binding.id is None)
+def _bindings(widget: Widget) -> list[Binding]:
+    return [binding for bindings in widget._bindings.key_to_bindings.values() for binding in bindings]
 
 
 def _key_lines(bindings: Iterable[Binding]) -> list[Content]:
-    """Return a line for each action: its keys, what it does, and its id in the `[keys]` settings."""
-    keys: dict[tuple[str, str], list[str]] = {}
+    """Return a line for each of vidqa's actions: its keys, and what it does."""
+    keys: dict[str, list[str]] = {}
     for binding in bindings:
-        if binding.system:
-            continue
-        text = ": ".join(dict.fromkeys(part for part in (binding.description, binding.tooltip) if part))
-        if text:
-            keys.setdefault((text, binding.id or ""), []).append(binding.key_display or binding.key)
-    return [
-        Content.assemble((f"  {', '.join(names):<18} ", "bold $accent"), text, (f"  {id}", "$foreground-muted"))
-        for (text, id), names in keys.items()
-    ]
+        if binding.id and not binding.system:
+            shown = keys.setdefault(binding.tooltip or binding.description, [])
+            shown.append(binding.key_display or binding.key)
+    names = {text: ", ".join(dict.fromkeys(shown)) for text, shown in keys.items()}
+    width = min(max(map(len, names.values()), default=0), _MOST_KEY_COLUMNS)
+    return [Content.assemble((f"  {name:<{width}}  ", "bold $accent"), text) for text, name in names.items()]

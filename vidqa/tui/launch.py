@@ -60,7 +60,7 @@ def image_mode(wanted: str, environment: Mapping[str, str], *, ascii_only: bool)
     """
     if wanted in ("kitty", "sixel", "none"):
         return wanted
-    if wanted == "auto":
+    if wanted == "auto" and not ascii_only:
         from textual_image.renderable import Image, SixelImage, TGPImage  # the import queries the terminal
 
         if Image in (SixelImage, TGPImage):

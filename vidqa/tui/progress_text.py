@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vidqa.events import LOADING, StageProgress, StageStarted
-from vidqa.history.export import describe_figures
+from vidqa.history.export import answer_seconds, describe_figures
 from vidqa.utils.units import format_bytes
 
 _UNITS = {
@@ -20,6 +20,14 @@ def usage_line(finish_reason: str | None, plan: Mapping[str, Any], usage: Mappin
     mark = {"cancelled": "■ stopped · ", "length": "■ cut at max_tokens · "}.get(finish_reason or "", "")
     figures = describe_figures(plan, usage)
     return mark + figures if figures else ""
+
+
+def short_usage_line(finish_reason: str | None, plan: Mapping[str, Any], usage: Mapping[str, Any]) -> str:
+    """Return what matters most of `usage_line`; the seconds are with loading. Empty if there are no figures."""
+    if not plan or not usage:
+        return ""
+    mark = "■ stopped · " if finish_reason == "cancelled" else "■ cut · " if finish_reason == "length" else ""
+    return f"{mark}answer in {answer_seconds(usage):.1f} s · {plan['frames']} frames · {usage['tokens']} tokens"
 
 
 class ProgressText:

@@ -9,9 +9,9 @@ from textual.message import Message
 from vidqa.config import EngineConfig
 from vidqa.errors import VidqaError
 from vidqa.events import Event, MemorySampled, StageProgress
+from vidqa.history.conversation import Exchange, StreamingText
 from vidqa.models.download import DownloadProgress
 from vidqa.planner.planner import Forecast
-from vidqa.tui.conversation import Exchange, StreamingText
 from vidqa.tui.half_blocks import HalfBlockImage
 from vidqa.types import Answer, Request, VideoInfo
 

@@ -40,42 +40,51 @@ class SelectDialog(ModalScreen[int | None]):
 
 
 class LineDialog(ModalScreen[str | None]):
-    """Returns a line of text, or None. `check` returns why a text cannot be used, else an empty text."""
+    """Returns a line of text, or None. `check` returns why a text cannot be used, else an empty text.
+
+    `note` stands below the line while there is no error.
+    """
 
     BINDINGS: ClassVar[list[BindingType]] = bindings_for("line")
     AUTO_FOCUS = "#line"
     help_title = "A line of text"
     help_text = "Write a text and press Enter; Escape closes without one."
 
-    def __init__(self, title: str, example: str, text: str, check: Callable[[str], str]) -> None:
+    def __init__(self, title: str, example: str, text: str, check: Callable[[str], str], note: str = "") -> None:
         super().__init__()
-        self._title, self._example, self._first, self._check = title, example, text, check
+        self._title, self._example, self._first, self._check, self._note = title, example, text, check, note
 
     def compose(self) -> ComposeResult:
         """Yield title, line, error and keys."""
         with Vertical(classes="dialog"):
             yield Static(safe_line(self._title), classes="title", markup=False)
             yield Input(self._first, placeholder=self._example, id="line")
-            yield Static("", id="line-error", markup=False)
+            yield Static(self._note, id="line-error", markup=False)
             yield Static("Enter go on · Esc back", classes="keys", markup=False)
 
     def on_input_changed(self, event: Input.Changed) -> None:
         """Remove the error."""
-        self.query_one("#line-error", Static).update("")
+        self._show(self._note, error=False)
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
         """Return the text, or show why it cannot be used."""
         text = event.value.strip()
         if error := self._check(text):
-            self.query_one("#line-error", Static).update(safe_line(error))
+            self._show(error, error=True)
         else:
             self.dismiss(text)
+
+    def _show(self, text: str, *, error: bool) -> None:
+        line = self.query_one("#line-error", Static)
+        line.set_class(error, "-error")
+        line.update(safe_line(text))
 
 
 class TextViewer(ModalScreen[None]):
     """Shows a text that scrolls; Escape or the key that opened it closes it."""
 
     BINDINGS: ClassVar[list[BindingType]] = bindings_for("text")
+    VERTICAL_BREAKPOINTS = [(0, "-small"), (26, "-large")]  # noqa: RUF012 - as Textual declares it
     AUTO_FOCUS = "#text"
 
     def __init__(self, title: str, text: Content, *, at_end: bool = False) -> None:

@@ -11,13 +11,13 @@ from textual.screen import Screen
 from textual.widgets import Static
 
 from vidqa.errors import HistoryError, UsageError, VidqaError
-from vidqa.history.export import suggest_name, to_json, to_markdown, to_srt, write_export
+from vidqa.history.export import EXPORT_NOTE, suggest_name, to_json, to_markdown, to_srt, unwritable, write_export
 from vidqa.history.records import SavedSession
 from vidqa.history.timestamps import find_timestamps
 from vidqa.tui.clipboard import CopyResult, copy_text
 from vidqa.tui.controller import Controller
-from vidqa.tui.progress_text import usage_line
-from vidqa.tui.screens.dialogs import SelectDialog, TextViewer
+from vidqa.tui.progress_text import short_usage_line, usage_line
+from vidqa.tui.screens.dialogs import LineDialog, SelectDialog, TextViewer
 from vidqa.tui.screens.frame_viewer import FrameViewer
 from vidqa.tui.screens.history_browser import HistoryBrowser
 from vidqa.tui.screens.open_video import OpenVideoScreen
@@ -233,8 +233,10 @@ class MainActions(Screen[None]):
         self._turn, resumed, self._resumed = None, self._resumed, None
         for turn in self.controller.conversation.resume(resumed) if resumed else ():
             view = await transcript.add_turn(turn.question)
-            status = turn.error or usage_line(turn.finish_reason, turn.plan, turn.usage) or turn.state
-            await view.finish(turn.answer, Content.styled(safe_line(status), "$foreground-muted"))
+            values = turn.finish_reason, turn.plan, turn.usage
+            figures = "" if turn.error else usage_line(*values)
+            status = turn.error or short_usage_line(*values) or turn.state
+            await view.finish(turn.answer, Content.styled(safe_line(status), "$foreground-muted"), figures)
             self.query_one(QuestionInput).remember(turn.question)
 
     async def action_new_conversation(self) -> None:
@@ -270,6 +272,12 @@ class MainActions(Screen[None]):
             self._resumed = session
             self.open_path(session.video_path)
 
+    def action_toggle_figures(self) -> None:
+        """Open or fold the figures of the last answer."""
+        turns = self.query_one(Transcript).turns()
+        if not turns or not turns[-1].toggle_figures():
+            self.notify("There are no figures yet: they come with an answer.", markup=False)
+
     def action_copy_answer(self) -> None:
         """Copy the last answer as the model wrote it."""
         last = self.controller.conversation.last
@@ -293,23 +301,33 @@ class MainActions(Screen[None]):
         self.app.call_later(show if result.certain else partial(show, severity="warning"))
 
     def action_export(self) -> None:
-        """Write the conversation to a file in the current folder."""
+        """Write the conversation to a file: ask for the format, then for the place."""
         if self.controller.conversation.session_id is None:
             self.notify("There is no question yet.", markup=False)
         else:
             self.app.push_screen(
-                SelectDialog("Write this conversation as", [name for name, *_ in _FORMATS]), self._export
+                SelectDialog("Write this conversation as", [name for name, *_ in _FORMATS]), self._choose_place
             )
 
-    def _export(self, index: int | None) -> None:
+    def _choose_place(self, index: int | None) -> None:
         number = self.controller.conversation.session_id
         if index is None or number is None:
             return
-        _, suffix, render = _FORMATS[index]
         try:
             session = self.controller.history.session(number)
-            text: Any = render(session, self.controller.history.turns(number))
-            path = write_export(Path.cwd() / suggest_name(session, suffix), text)
+        except HistoryError as error:
+            self.notify_error(error, "Not exported")
+            return
+        path = Path.cwd() / suggest_name(session, _FORMATS[index][1])
+        dialog = LineDialog("Write to this file", str(path), str(path), unwritable, EXPORT_NOTE)
+        self.app.push_screen(dialog, partial(self._export, session, index))
+
+    def _export(self, session: SavedSession, index: int, place: str | None) -> None:
+        if place is None:
+            return
+        try:
+            text: Any = _FORMATS[index][2](session, self.controller.history.turns(session.id))
+            path = write_export(Path(os.path.expanduser(place)), text)
         except OSError as error:
             self.notify_error(UsageError(f"The file cannot be written: {error}."), "Not exported")
         except VidqaError as error:

@@ -8,7 +8,7 @@ from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
-from textual.widgets import Footer, Static
+from textual.widgets import Static
 
 from vidqa.errors import Interrupted, VidqaError
 from vidqa.events import Answered, Degraded, Event, Found, Noted, OutOfDomain, Planned, StageStarted
@@ -17,11 +17,12 @@ from vidqa.messages import degraded_text, out_of_domain_text
 from vidqa.tui.bindings import bindings_for
 from vidqa.tui.controller import Controller
 from vidqa.tui.option_words import in_session_words
-from vidqa.tui.progress_text import ProgressText, usage_line
+from vidqa.tui.progress_text import ProgressText, short_usage_line, usage_line
 from vidqa.tui.screens.frame_viewer import FrameViewer
 from vidqa.tui.screens.model_actions import for_session
 from vidqa.tui.screens.search_actions import SearchActions
 from vidqa.tui.widgets.conversation_entry import ConversationEntry
+from vidqa.tui.widgets.key_footer import KeyFooter
 from vidqa.tui.widgets.memory_panel import MemoryPanel, Sample
 from vidqa.tui.widgets.plan_option import PlanOption
 from vidqa.tui.widgets.plan_panel import PlanPanel
@@ -58,7 +59,7 @@ class MainScreen(SearchActions):
     BINDINGS: ClassVar[list[BindingType]] = bindings_for("app")
     AUTO_FOCUS = "#prompt"
     HORIZONTAL_BREAKPOINTS = [(0, "-tiny"), (40, "-narrow"), (96, "-wide")]  # noqa: RUF012 - as Textual declares it
-    VERTICAL_BREAKPOINTS = [(0, "-flat"), (10, "-short"), (30, "-tall")]  # noqa: RUF012 - as Textual declares it
+    VERTICAL_BREAKPOINTS = [(0, "-flat"), (10, "-low"), (18, "-short"), (30, "-tall")]  # noqa: RUF012 - as Textual declares it
     help_title = "vidqa"
     help_text = "Open a video, ask about it, and see the plan and the memory that the answer needs."
 
@@ -83,7 +84,7 @@ class MainScreen(SearchActions):
             with VerticalScroll(id="side-panel", can_focus=False):
                 yield PlanPanel(id="plan")
                 yield MemoryPanel(id="memory")
-        yield Footer(compact=True)
+        yield KeyFooter(compact=True)
         yield Static("vidqa needs 40×10", id="too-small", markup=False)
 
     async def on_mount(self) -> None:
@@ -252,9 +253,9 @@ class MainScreen(SearchActions):
                 self.show_found(job, event)
             case Answered(answer):
                 await self._draw_text(job)
-                usage = usage_line(answer.finish_reason, plan_figures(answer.plan), usage_figures(answer))
+                values = answer.finish_reason, plan_figures(answer.plan), usage_figures(answer)
                 if self._turn is not None:
-                    await self._turn.finish(answer.text.strip(), Content.styled(usage, "$foreground-muted"))
+                    await self._turn.finish(answer.text.strip(), short_usage_line(*values), usage_line(*values))
 
     def _last_entry(self) -> ConversationEntry | None:
         """Return the entry to which events belong, also once its job has ended and events still wait."""

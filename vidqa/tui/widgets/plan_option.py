@@ -21,9 +21,9 @@ class PlanOption(Widget, can_focus=True):
     BINDINGS: ClassVar[list[BindingType]] = bindings_for("plan")
     help_title = "Plan"
     help_text = (
-        "What the next question runs with. Left and Right change the focused line; Backspace lets the planner choose "
-        "it again; of sample, prune, focus and subs it takes the setting. The planner fits the other lines to what you "
-        "set: more frames are smaller, larger frames are fewer. The last lines say why an option does nothing."
+        "What the next question runs with. The planner fits the other lines to what you set: more frames are smaller, "
+        "larger frames are fewer. For sample, prune, focus and subs, Auto is the setting. The last lines say why an "
+        "option does nothing."
     )
 
     @dataclass

@@ -1,4 +1,7 @@
-"""The sampled frames in a row: as many as fit, spread evenly over the plan's frames."""
+"""The sampled frames in a row: as many as fit, spread evenly over the plan's frames.
+
+The row is as high as the terminal allows, and low enough for two frames beside each other.
+"""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -6,6 +9,7 @@ from typing import ClassVar
 from textual import events
 from textual.binding import BindingType
 from textual.containers import Horizontal
+from textual.geometry import Size
 from textual.message import Message
 
 from vidqa.tui.bindings import bindings_for
@@ -15,6 +19,8 @@ from vidqa.types import Plan, VideoInfo
 
 _GAP = 1
 _MIN_COLUMNS = 8  # the width of a time
+_HEIGHT_SHARE = 4  # the pictures take a quarter of the terminal's rows
+_MIN_ROWS, _MAX_ROWS = 3, 12
 
 
 class ThumbnailStrip(Horizontal, can_focus=True):
@@ -39,6 +45,7 @@ class ThumbnailStrip(Horizontal, can_focus=True):
         self._plan: Plan | None = None
         self._video: VideoInfo | None = None
         self._shown: tuple[tuple[int, float], ...] = ()
+        self._columns = 0  # of a thumbnail
         self.pictures: dict[int, HalfBlockImage] = {}
         self._thumbnails: dict[int, Thumbnail | PixelThumbnail] = {}
 
@@ -48,6 +55,7 @@ class ThumbnailStrip(Horizontal, can_focus=True):
             self.pictures.clear()
             self._shown = ()
         self._video, self._plan = video, plan
+        self.refresh(layout=True)  # the height follows the video's shape
         await self._arrange()
 
     def show_picture(self, index: int, picture: HalfBlockImage) -> None:
@@ -63,10 +71,10 @@ class ThumbnailStrip(Horizontal, can_focus=True):
     async def _arrange(self) -> None:
         if self._plan is None or self._video is None or self._mode == "none":
             return
-        columns = self._columns(self._video)
-        shown = spread_frames(self._plan, max(self.size.width // (columns + _GAP), 1))
-        if shown != self._shown:
-            self._shown = shown
+        columns = max(int(max(self.size.height - 1, 1) * self._columns_per_row()), _MIN_COLUMNS)
+        shown = spread_frames(self._plan, max((self.size.width + _GAP) // (columns + _GAP), 1))
+        if (shown, columns) != (self._shown, self._columns):
+            self._shown, self._columns = shown, columns
             self._thumbnails = {i: make_thumbnail(seconds, self._mode, self.pictures.get(i)) for i, seconds in shown}
             for thumbnail in self._thumbnails.values():
                 thumbnail.styles.width = columns
@@ -77,10 +85,16 @@ class ThumbnailStrip(Horizontal, can_focus=True):
         if missing and self.size.width:
             self.post_message(self.Requested(missing))
 
-    def _columns(self, video: VideoInfo) -> int:
-        """Return the columns of a frame of full height; a cell is about twice as high as wide."""
-        rows = max(self.size.height - 1, 1)
-        return max(round(rows * 2 * video.width / max(video.height, 1)), _MIN_COLUMNS)
+    def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
+        """Return the rows of the pictures, and one for their times."""
+        most = min(max(viewport.height // _HEIGHT_SHARE, _MIN_ROWS), _MAX_ROWS)
+        rows = int((width - _GAP) // 2 / self._columns_per_row())
+        return 1 + min(max(rows, _MIN_ROWS), most)
+
+    def _columns_per_row(self) -> float:
+        """Return the columns of a frame for each row of its height; a cell is about twice as high as wide."""
+        video = self._video
+        return 2.0 if video is None else 2 * video.width / max(video.height, 1)
 
 
 def spread_frames(plan: Plan, count: int) -> tuple[tuple[int, float], ...]:

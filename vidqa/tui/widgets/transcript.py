@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from textual.app import ComposeResult
 from textual.binding import BindingType
-from textual.containers import VerticalScroll
+from textual.containers import Vertical, VerticalScroll
 from textual.events import Resize
 from textual.message import Message
 from textual.widgets import Markdown, Static
@@ -33,6 +34,14 @@ class Transcript(VerticalScroll, can_focus=True):
         seconds: float
 
     _fold_pending = False
+
+    def compose(self) -> ComposeResult:
+        """Yield what holds the entries: it is as high as the view, so that an anchored short one begins at the top."""
+        yield Vertical(id="entries")
+
+    @property
+    def _entries(self) -> Vertical:
+        return self.query_one("#entries", Vertical)
 
     def on_mount(self) -> None:
         """Keep the end in view. Anchored scrolling calls no watcher, so check after each layout what is in view."""
@@ -69,11 +78,11 @@ class Transcript(VerticalScroll, can_focus=True):
 
     def entries(self) -> list[ConversationEntry]:
         """Return all turns and searches, oldest first."""
-        return [child for child in self.children if isinstance(child, ConversationEntry)]
+        return [child for child in self._entries.children if isinstance(child, ConversationEntry)]
 
     def turns(self) -> list[TurnView]:
         """Return all turns, oldest first."""
-        return [child for child in self.children if isinstance(child, TurnView)]
+        return [child for child in self._entries.children if isinstance(child, TurnView)]
 
     async def add_turn(self, question: str) -> TurnView:
         """Add a question at the end."""
@@ -89,7 +98,7 @@ class Transcript(VerticalScroll, can_focus=True):
 
     async def _add(self, entry: ConversationEntry) -> None:
         await self.query(".hint").remove()
-        await self.mount(entry)
+        await self._entries.mount(entry)
         self.anchor()
 
     async def remove_last(self) -> None:
@@ -99,8 +108,8 @@ class Transcript(VerticalScroll, can_focus=True):
 
     async def clear(self, hint: str) -> None:
         """Remove all turns and show a hint."""
-        await self.remove_children()
-        await self.mount(Static(hint, classes="hint", markup=False))
+        await self._entries.remove_children()
+        await self._entries.mount(Static(hint, classes="hint", markup=False))
 
     def set_hint(self, hint: str) -> None:
         """Change the hint, if it is shown."""

@@ -1,7 +1,7 @@
 """What a request includes of a long conversation."""
 
+from vidqa.history.conversation import Conversation, Exchange
 from vidqa.history.store import History
-from vidqa.tui.conversation import Conversation, Exchange
 
 
 def test_the_newest_turns_are_included_whole_and_the_oldest_left_out() -> None:

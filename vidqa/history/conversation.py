@@ -1,4 +1,4 @@
-"""The conversation on the screen: its questions and answers, and where the history stores them."""
+"""A conversation that goes on: its questions and answers, and where the history stores them."""
 
 import threading
 import time
