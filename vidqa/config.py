@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 ATTENTION_CHOICES = ("auto", "flash", "cudnn", "efficient", "flex", "tiled")
 SAMPLE_CHOICES = ("uniform", "change", "auto")
-DEFAULT_SAMPLE = "uniform"
+DEFAULT_SAMPLE = "auto"
 QUALITY_CHOICES = ("fast", "balanced", "best")
 WEIGHT_CHOICES = ("fp32", "bf16", "fp16", "int8", "int4", "nf4", "nf4-dq", "fp8")
 PLANNED_ONLY = ("fp8",)

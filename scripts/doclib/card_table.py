@@ -33,7 +33,7 @@ class Card(NamedTuple):
 
 
 CARDS = (
-    Card("6 GB", "RTX 3060 with `--vram 5.6GiB`", ("--gpu", "rtx3060-8", "--vram", "5.6GiB")),
+    Card("6 GB", "a larger card with `--vram 5.6GiB`", ("--gpu", "rtx3060-8", "--vram", "5.6GiB")),
     Card("8 GB", "RTX 4060", ("--gpu", "rtx4060")),
     Card("12 GB", "RTX 3060", ("--gpu", "rtx3060-12")),
     Card("16 GB", "RTX 4060 Ti", ("--gpu", "rtx4060ti-16")),

@@ -51,7 +51,7 @@ def add_caption_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--segments", metavar="N|scenes", help="a caption for every N seconds, or for every scene")
     add_sampling_options(group)
     add_video_options(parser)
-    add_plan_options(parser)
+    add_plan_options(parser, sample="uniform")  # a scan of every clip costs as much as decoding it
     parser.set_defaults(run=run, video="")
 
 

@@ -61,7 +61,7 @@ def add_sweep_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--plot", metavar="FILE", help="plot the rows as .png or .svg (needs matplotlib)")
     group.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     group.add_argument("--quiet", action="store_true", help="nothing but errors on stderr")
-    add_plan_options(parser, max_tokens=_ANSWER_TOKENS, subs="off")
+    add_plan_options(parser, max_tokens=_ANSWER_TOKENS, subs="off", sample="uniform")
     parser.set_defaults(run=run, frames=None, fps=None)
 
 
