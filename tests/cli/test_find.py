@@ -35,7 +35,7 @@ def test_subtitles_and_dropped_tokens_are_no_obstacle(capfd: pytest.CaptureFixtu
     clip.with_suffix(".srt").write_text("\n".join(lines))
     assert run(["find", str(clip), "a red circle", "--prune", "auto", *COMMON]) == 0
     assert LINE.fullmatch(capfd.readouterr().out.splitlines()[0])
-    asked = ["ask", str(clip), "what color is it?", "--frames", "4", "--focus", "auto", *COMMON]
+    asked = ["ask", str(clip), "what color is it?", "--frames", "2", "--focus", "auto", *COMMON]
     assert run([*asked, "--then", "and what shape is it?"]) == 0
     out, err = capfd.readouterr()
     assert len(out.splitlines()) == 2 and "the question points to" in err and "subtitles: " in err

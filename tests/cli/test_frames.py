@@ -42,8 +42,8 @@ def test_a_scanned_video_has_its_change_below_the_frames_and_in_json(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["frames", CLIP, "--model", "demo", "--frames", "6", "--decode-in-process", "-o"]
-    assert run([*command, str(tmp_path / "even.png")]) == ExitCode.OK
-    assert run([*command, str(tmp_path / "auto.png"), "--sample", "auto", "--json"]) == ExitCode.OK
+    assert run([*command, str(tmp_path / "even.png"), "--sample", "uniform"]) == ExitCode.OK
+    assert run([*command, str(tmp_path / "auto.png"), "--prune", "auto", "--json"]) == ExitCode.OK
     out, err = capsys.readouterr()
     printed = json.loads(out)
     assert printed["plan"]["sampling"]["kind"] == "uniform" and "even frames: " in err

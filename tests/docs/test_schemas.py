@@ -34,7 +34,7 @@ COMMANDS = {
         DEMO,
         "which way does the red circle move?",
         "--frames",
-        "4",
+        "2",
         "--focus",
         "auto",
         "--model",

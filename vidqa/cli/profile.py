@@ -28,7 +28,9 @@ def add_profile_arguments(parser: argparse.ArgumentParser) -> None:
         "Answers one question under torch.profiler: cumulative and peak memory and time by phase, operator and "
         "kind of tensor. Writes a Chrome trace and a plot of allocated memory over time."
     )
-    add_planned_video(parser, question_help="default: what happens?", max_tokens=_ANSWER_TOKENS, subs="off", sample="uniform")
+    add_planned_video(
+        parser, question_help="default: what happens?", max_tokens=_ANSWER_TOKENS, subs="off", sample="uniform"
+    )
     parser.set_defaults(question="what happens?")
     parser.add_argument("--baseline", action="store_true", help="profile plain transformers on the same frames instead")
     parser.add_argument("--out", metavar="FOLDER", default="vidqa-profile", help="default: vidqa-profile")

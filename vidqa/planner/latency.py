@@ -12,8 +12,7 @@ from vidqa.planner.memory_model import kv_bytes, kv_capacity
 from vidqa.planner.problem import PlanningProblem
 from vidqa.planner.weight_memory import active_layer_bytes, active_parameters, part_bytes
 from vidqa.types import Device, Flops, RunConfig, TimeEstimate
-from vidqa.video.change_sampling import CLOSE_SECONDS
-from vidqa.video.frame_sampling import frames_at_rate
+from vidqa.video.frame_sampling import CLOSE_SECONDS, frames_at_rate
 
 # Share of the peak that large matrix products reach in a model (gpt-fast and others: 0.4 to 0.6).
 _FLOPS_SHARE = 0.45

@@ -18,8 +18,15 @@ from vidqa.planner.problem import PlanningProblem
 from vidqa.planner.repeat_forecast import shares_of_counts
 from vidqa.types import Plan, RunConfig
 from vidqa.utils.frame_choice import Sampling
-from vidqa.video.change_sampling import CLOSE_SECONDS, even_if_close, sample_by_change
-from vidqa.video.frame_sampling import check_counts, choose_indices, fitting_sizes, frames_at_rate
+from vidqa.video.change_sampling import sample_by_change
+from vidqa.video.frame_sampling import (
+    CLOSE_SECONDS,
+    check_counts,
+    choose_indices,
+    even_if_close,
+    fitting_sizes,
+    frames_at_rate,
+)
 
 # Smaller prefill chunks for a limit on the time of a step (`step_seconds`): below these a chunk's time is that of
 # reading the weights.

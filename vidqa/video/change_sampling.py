@@ -15,10 +15,8 @@ from vidqa.types import VideoInfo
 from vidqa.utils.frame_choice import SampledPart, Sampling
 from vidqa.utils.units import format_timestamp
 from vidqa.video.change_signal import UNSEEN_WEIGHT, ChangeSignal
+from vidqa.video.frame_sampling import CLOSE_SECONDS, close_enough
 
-# auto: even frames at most so far apart stay. Between them little is missed, and models are trained with even distances
-# (bench_focus.py, `short`, with 1 s: two events became one in 3 of 226 clips, and 1 clip gained).
-CLOSE_SECONDS = 1.5
 _FRAMES_PER_SLICE = 2
 _LEAST_EVEN, _MOST_EVEN, _EVEN_FRAMES = 0.25, 0.5, 8  # the even part: 8 frames, but a quarter to a half of them
 # The longest gap: 4 times the even distance and an eighth of the span, but of few frames 3 times that distance.
@@ -71,16 +69,6 @@ def sample_by_change(
     return _sampled(times, even, signal, always, close)
 
 
-def even_if_close(info: VideoInfo, even: Sequence[int], close: float = CLOSE_SECONDS) -> Sampling | None:
-    """Return why even frames stay if they are at most `close` seconds apart, whatever a scan sees; else None."""
-    distance = (info.pts_seconds[even[-1]] - info.pts_seconds[even[0]]) / max(len(even) - 1, 1)
-    return _close_enough(distance) if distance <= close else None
-
-
-def _close_enough(distance: float) -> Sampling:
-    return Sampling("uniform", f"they are {distance:.1f} s apart and miss little")
-
-
 @lru_cache(maxsize=16)  # a session plans again with every key
 def _sampled(
     frames: _FrameTimes, even: tuple[int, ...], signal: ChangeSignal, always: bool, close: float
@@ -96,7 +84,7 @@ def _sampled(
     distance = (times[-1] - times[0]) / intervals
     spread = f"the change lies in about {busy:.0f} of the {intervals} intervals of {distance:.1f} s between even frames"
     if not always and distance <= close:
-        return even, _close_enough(distance)
+        return even, close_enough(distance)
     missed = None if always else _missed_scene(signal, frames, even)
     if missed is not None:
         spread = f"a scene at {format_timestamp(missed)} lies between even frames"
