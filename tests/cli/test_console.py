@@ -96,6 +96,16 @@ def test_bars_are_drawn_on_a_terminal_only(
     assert stream.getvalue().endswith("done\n") == notes and bool(stream.getvalue()) == notes
 
 
+def test_a_note_breaks_between_words_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "24")
+    text = "\n  a  table\nnote: type `vidqa pull 3-vl-8b` to fetch it"
+    terminal, file = Terminal(), io.StringIO()
+    for stream in (terminal, file):
+        StderrReporter(quiet=False, stream=stream).say(text)
+    assert terminal.getvalue() == "\n  a  table\nnote: type\n`vidqa pull 3-vl-8b` to\nfetch it\n"
+    assert file.getvalue() == text + "\n"
+
+
 def test_memory_follows_the_bars(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "120")
     stream = Terminal()

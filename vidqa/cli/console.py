@@ -56,9 +56,13 @@ def exit_code_for(error: VidqaError) -> ExitCode:
 def report_error(error: VidqaError) -> None:
     """Print an error as one paragraph on stderr; a command between backticks stays on one line, to be copied."""
     text = safe_text(f"vidqa: {error}").replace("\n", " ")
-    text = _COMMAND.sub(lambda command: command[0].replace(" ", _UNBROKEN), text)
-    lines = textwrap.fill(text, min(_columns(), 100), break_long_words=False, break_on_hyphens=False)
-    sys.stderr.write(lines.replace(_UNBROKEN, " ") + "\n")
+    sys.stderr.write(_wrapped(text, min(_columns(), 100)) + "\n")
+
+
+def _wrapped(line: str, columns: int) -> str:
+    """Break a line between words; a command between backticks stays whole."""
+    line = _COMMAND.sub(lambda command: command[0].replace(" ", _UNBROKEN), line)
+    return textwrap.fill(line, columns, break_long_words=False, break_on_hyphens=False).replace(_UNBROKEN, " ")
 
 
 def write_json(value: dict[str, Any]) -> None:
@@ -111,10 +115,14 @@ class StderrReporter:
         self._memory = ""
 
     def say(self, text: str) -> None:
-        """Print a note."""
+        """Print a note; on a terminal, lines that are too long break between words."""
         if not self._quiet:
             self.clear()
-            self._stream.write(safe_text(text) + "\n")
+            text, columns = safe_text(text), _columns()
+            if self._bars:
+                lines = (_wrapped(line, columns) if len(line) > columns else line for line in text.split("\n"))
+                text = "\n".join(lines)
+            self._stream.write(text + "\n")
             self._stream.flush()
 
     def progress(self, event: "StageStarted | StageProgress") -> None:

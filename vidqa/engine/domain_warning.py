@@ -15,7 +15,7 @@ from vidqa.models.hub import cached_names
 from vidqa.models.registry import AUTO, short_names
 from vidqa.planner.planner import Forecast
 from vidqa.types import Request, VideoInfo
-from vidqa.utils.units import format_bytes
+from vidqa.utils.units import format_decimal_bytes
 
 Result = TypeVar("Result")
 Forecaster = Callable[[VideoInfo, Request, EngineConfig], Forecast]
@@ -65,4 +65,5 @@ def better_model(video: VideoInfo, request: Request, config: EngineConfig, forec
     if plan.model in cached_names():
         return f"`--model {plan.model}` is on this machine and fits: {frames}."
     short = next((short for short, name in short_names().items() if name == plan.model), plan.model)
-    return f"`vidqa pull {short}` ({format_bytes(download_bytes(plan.model))}) fits here: {frames}."
+    size = format_decimal_bytes(download_bytes(plan.model))
+    return f"`vidqa pull {short}` ({size} to download) fits here: {frames}."
