@@ -18,7 +18,8 @@ def test_from_an_empty_machine_to_an_answer_and_back_to_it(opened: Opener) -> No
     terminal = opened(command=VIDQA, columns=120, rows=60)
     terminal.wait_for("Which model should answer?")
     terminal.wait_for("shapes only")
-    terminal.press_until("enter", "path of a video")  # the demo is selected: it is cached, and fits
+    terminal.press("home")  # the demo is the first; the best model that fits is selected
+    terminal.press_until("enter", "path of a video")
     terminal.write("assets/demo.mp4")
     terminal.wait_for("assets/demo.mp4")
     terminal.press_until("enter", "Ask about this video")
@@ -26,10 +27,10 @@ def test_from_an_empty_machine_to_an_answer_and_back_to_it(opened: Opener) -> No
     terminal.press_until("escape", "stopped")  # the model is being loaded: nothing can have been answered yet
     ask(terminal, "what happens?")
     terminal.wait_for("a red circle moves right.", 60)
-    terminal.wait_for("visual tokens ·")
+    terminal.wait_for("▸ answer in")
     ask(terminal, "what color is it?")
     terminal.wait_for(lambda: "red." in terminal.text.partition("what color is it?")[2])
-    terminal.wait_for(lambda: terminal.text.count("visual tokens ·") == 2)
+    terminal.wait_for(lambda: terminal.text.count("▸ answer in") == 2)
     terminal.quit()
     assert "leaked" not in terminal.after_the_app(), "nothing of torch is reported on the terminal"
 

@@ -83,7 +83,7 @@ async def test_the_plan_says_why_an_option_does_nothing() -> None:
         controller(pilot).override(focus="auto")
         await until(pilot, lambda: "too few are left to choose from" in notes(pilot), "a short video")
         controller(pilot).override(prune="auto")
-        await until(pilot, lambda: "focus: even, since visual tokens are dropped (--prune)" in notes(pilot), "both")
+        await until(pilot, lambda: "focus: even, since visual tokens are dropped (prune)" in notes(pilot), "both")
         controller(pilot).override(prune=1.0)
         await until(pilot, lambda: "prune: no visual token is dropped at the share 1" in notes(pilot), "a share of all")
         controller(pilot).override(prune=0.25, focus="off", sample="change")

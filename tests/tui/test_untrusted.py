@@ -60,7 +60,7 @@ def answered(opened: Opener, scene: str = "hostile", columns: int = 200) -> Term
     """A terminal in which a question was answered."""
     terminal = ready(opened, scene, columns)
     terminal.ask("what happens?")
-    terminal.wait_for("at 50.0/s")
+    terminal.wait_for("answer in")
     return terminal
 
 
@@ -168,7 +168,7 @@ def test_what_is_pasted_and_what_was_logged(opened: Opener, home: Path) -> None:
     terminal = ready(opened, "plain")
     terminal.paste(f"say {HOSTILE.replace(chr(27), '')} {MARKUP} \u202e end")
     terminal.wait_for(" end")
-    terminal.press_until("enter", "at 50.0/s")
+    terminal.press_until("enter", "answer in")
     terminal.press_until("f6", "Edit the last question")
     noise = home / "state" / "make-noise"
     noise.touch()
