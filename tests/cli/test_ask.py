@@ -43,7 +43,7 @@ def test_the_first_question_measures_the_speed_and_says_so(
     monkeypatch.setattr(calibrator, "_ROUND_SECONDS", 0.01)
     assert ask(DEMO, "what happens?") == ExitCode.OK
     err = capsys.readouterr().err
-    assert "note: measured this machine's speed (once, " in err and "tokens/s (calibrated)" in err
+    assert "note: measured this machine's speed, once, in " in err and "tokens/s (calibrated)" in err
     assert ask(DEMO, "what happens?") == ExitCode.OK
     err = capsys.readouterr().err
     assert "measured this machine" not in err and "tokens/s (calibrated)" in err
