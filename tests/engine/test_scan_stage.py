@@ -95,10 +95,17 @@ def test_frames_that_lie_closely_are_scanned_where_repeats_make_room(session: Se
     assert needs_scan(task, replace(plan, run_config=replace(plan.run_config, drop_repeats=True)))
     few = session.forecast(_video(), replace(request, frames=6))
     assert few.required_plan().interval_seconds < 1 and not needs_scan(few.task, few.required_plan())
-    distant = session.forecast(_video(), replace(request, frames=2))
-    assert distant.required_plan().sampling is None and needs_scan(distant.task, distant.required_plan())
     change = session.forecast(_video(), replace(request, sample="change"))
-    assert needs_scan(change.task, change.required_plan())
+    assert change.required_plan().sampling is None and needs_scan(change.task, change.required_plan())
+    two = session.forecast(_video(), replace(request, frames=2, sample="change"))
+    assert two.required_plan().sampling == Sampling("uniform", "there are no other frames to choose")
+    assert not needs_scan(two.task, two.required_plan())
+
+
+def test_distant_frames_are_scanned(session: Session, clip: str) -> None:
+    distant = session.forecast(probe_facts(clip), Request("not-scanned.mp4", QUESTION, frames=12, sample="auto"))
+    plan = distant.required_plan()
+    assert plan.sampling is None and needs_scan(distant.task, plan) and plan.seconds.scan_seconds > 0
 
 
 def test_frames_of_different_sampling_are_not_reused(clip: str) -> None:

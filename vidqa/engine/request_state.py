@@ -124,11 +124,6 @@ class RequestState:
         """Plan again with what a scan of the video found, and the time that it took. Raises DoesNotFit."""
         self._replan(replace(self.task, signal=signal, scan_seconds=scan_seconds))
 
-    def plan_without_scan(self) -> None:
-        """Plan again without the time of a scan, which is not needed. Raises DoesNotFit."""
-        if self.task.scan_seconds:
-            self._replan(replace(self.task, scan_seconds=0.0))
-
     def replan_if_changed(self, config: EngineConfig) -> None:
         """Make a new plan if the old one no longer fits, or if the device's speed was measured. Raises DoesNotFit.
 
@@ -238,7 +233,7 @@ class RequestState:
         predicted = estimate_seconds(replace(task, speed=replace(task.speed, corrections={})), run_config)
         stages = clock.video + clock.vision + clock.prefill
         measured = {
-            "start": clock.first_token - stages - task.scan_seconds,
+            "start": clock.first_token - stages - plan.seconds.scan_seconds,
             "video": clock.video,
             "vision": clock.vision,
             "prefill": clock.prefill,

@@ -33,7 +33,6 @@ def plan_with_scan(
     if request.sample == "uniform":
         return state
     if state.task.signal is None and not needs_scan(state.task, state.plan):
-        state.plan_without_scan()
         return state
     from vidqa.video.signal_cache import SIGNALS  # few questions need it
 

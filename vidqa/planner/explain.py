@@ -14,6 +14,7 @@ from vidqa.types import Placement, Plan, Request, RunConfig, VideoInfo
 from vidqa.utils.frame_choice import Sampling
 from vidqa.utils.units import format_bytes, format_timestamp
 from vidqa.video.change_sampling import describe_sampling
+from vidqa.video.frame_sampling import CLOSE_SECONDS
 
 _PLACEMENTS = {
     "embedding_on_host": "the embedding table stays in host memory",
@@ -73,7 +74,8 @@ def explain_sampling(sampling: Sampling | None, frames: int) -> Iterator[str]:
 def sampling_gap_note(plan: Plan, request: Request) -> Iterator[str]:
     """Yield a note on the events that a plan can miss and the options that sample denser; nothing for dense frames."""
     placed = plan.candidates or (plan.sampling is not None and plan.sampling.kind == "change")
-    if plan.interval_seconds > _SPARSE_SECONDS and not placed:
+    dense = _SPARSE_SECONDS if plan.sampling is None else CLOSE_SECONDS  # `--sample auto` says why those are enough
+    if plan.interval_seconds > dense and not placed:
         start = request.start_seconds or 0.0
         end = start + plan.run_config.frames / quality.FRAMES_PER_SECOND
         yield (

@@ -23,9 +23,9 @@ from vidqa.video.frame_sampling import (
     CLOSE_SECONDS,
     check_counts,
     choose_indices,
-    even_if_close,
     fitting_sizes,
     frames_at_rate,
+    kept_before_scan,
 )
 
 # Smaller prefill chunks for a limit on the time of a step (`step_seconds`): below these a chunk's time is that of
@@ -118,9 +118,12 @@ def by_change(
     Even ones that are at most `close` seconds apart stay unless the request is for change: that is known before a scan.
     """
     sample, signal = problem.request.sample, problem.signal
-    if sample == "uniform" or signal is None:
-        return even, even_if_close(problem.video, even, close) if sample == "auto" else None
-    return sample_by_change(problem.video, even, signal, always=sample == "change", close=close)
+    if sample == "uniform":
+        return even, None
+    always = sample == "change"
+    if signal is None:
+        return even, kept_before_scan(problem.video, even, None if always else close)
+    return sample_by_change(problem.video, even, signal, always=always, close=close)
 
 
 def needs_scan(problem: PlanningProblem, plan: Plan) -> bool:

@@ -15,7 +15,7 @@ from vidqa.types import VideoInfo
 from vidqa.utils.frame_choice import SampledPart, Sampling
 from vidqa.utils.units import format_timestamp
 from vidqa.video.change_signal import UNSEEN_WEIGHT, ChangeSignal
-from vidqa.video.frame_sampling import CLOSE_SECONDS, close_enough
+from vidqa.video.frame_sampling import CLOSE_SECONDS, kept_before_scan
 
 _FRAMES_PER_SLICE = 2
 _LEAST_EVEN, _MOST_EVEN, _EVEN_FRAMES = 0.25, 0.5, 8  # the even part: 8 frames, but a quarter to a half of them
@@ -65,17 +65,17 @@ def sample_by_change(
     The even ones are kept where nothing changes, where they are all frames, and, unless `always`, where they are at
     most `close` seconds apart or the change is even too.
     """
+    if (kept := kept_before_scan(info, even, None if always else close)) is not None:
+        return even, kept
     times = _FrameTimes(info.pts_seconds, info.start_seconds - info.lead_seconds, info.fps)
-    return _sampled(times, even, signal, always, close)
+    return _sampled(times, even, signal, always)
 
 
 @lru_cache(maxsize=16)  # a session plans again with every key
 def _sampled(
-    frames: _FrameTimes, even: tuple[int, ...], signal: ChangeSignal, always: bool, close: float
+    frames: _FrameTimes, even: tuple[int, ...], signal: ChangeSignal, always: bool
 ) -> tuple[tuple[int, ...], Sampling]:
     first, last, count = even[0], even[-1], len(even)
-    if count <= _FRAMES_PER_SLICE or last - first + 1 <= count:
-        return even, Sampling("uniform", "there are no other frames to choose")
     times = frames.pts[first : last + 1]
     weights = _weights(signal, frames, first, last)
     if not any(weights.values):
@@ -83,8 +83,6 @@ def _sampled(
     busy, intervals = busy_intervals(times, weights.values, count - 1), count - 1
     distance = (times[-1] - times[0]) / intervals
     spread = f"the change lies in about {busy:.0f} of the {intervals} intervals of {distance:.1f} s between even frames"
-    if not always and distance <= close:
-        return even, close_enough(distance)
     missed = None if always else _missed_scene(signal, frames, even)
     if missed is not None:
         spread = f"a scene at {format_timestamp(missed)} lies between even frames"

@@ -134,15 +134,24 @@ def frames_at_rate(info: VideoInfo, start_seconds: float | None, end_seconds: fl
     return _floor_even(min(int(seconds * rate + 1e-6), last - first + 1))
 
 
-def even_if_close(info: VideoInfo, even: Sequence[int], close: float = CLOSE_SECONDS) -> Sampling | None:
-    """Return why even frames stay if they are at most `close` seconds apart, whatever a scan sees; else None."""
-    distance = (info.pts_seconds[even[-1]] - info.pts_seconds[even[0]]) / max(len(even) - 1, 1)
-    return close_enough(distance) if distance <= close else None
+def kept_before_scan(info: VideoInfo, even: Sequence[int], close: float | None) -> Sampling | None:
+    """Return why even frames stay, where that is known before a scan; else None.
+
+    They stay where there are no others, and if they are at most `close` seconds apart; None is no such distance.
+    """
+    count = len(even)
+    if count <= _FRAMES_PER_SLICE or even[-1] - even[0] + 1 <= count:
+        return Sampling("uniform", "there are no other frames to choose")
+    distance = (info.pts_seconds[even[-1]] - info.pts_seconds[even[0]]) / (count - 1)
+    if close is not None and distance <= close:
+        return Sampling("uniform", f"they are {distance:.1f} s apart and miss little")
+    return None
 
 
-def close_enough(distance: float) -> Sampling:
-    """Return why even frames stay that are so many seconds apart."""
-    return Sampling("uniform", f"they are {distance:.1f} s apart and miss little")
+def longest_distance(info: VideoInfo, start_seconds: float | None, end_seconds: float | None, frames: int) -> float:
+    """Return the seconds from one to the next of so many frames that are spread over a range of time."""
+    first, last = _range(info, start_seconds, end_seconds)
+    return (info.pts_seconds[last] - info.pts_seconds[first]) / max(frames - 1, 1)
 
 
 def sampled_times(info: VideoInfo, indices: Sequence[int]) -> tuple[float, ...]:
