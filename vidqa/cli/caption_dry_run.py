@@ -146,7 +146,8 @@ def _lines(found: _Found, rows: dict[_PlanKey, _PlanRow], forecast: RunForecast,
         yield from format_table([_HEADS, *cells], ">>>>>>>>")
         yield (
             f"in all {format_span(forecast.total_seconds)} on one device: "
-            f"{format_span(forecast.start_seconds)} to start and load, {format_span(sum(forecast.groups))} for {_total(rows):,.0f} tokens ({_source(forecast)})"
+            f"{format_span(forecast.start_seconds)} to start and load, "
+            f"{format_span(sum(forecast.groups))} for {_total(rows):,.0f} tokens ({_source(forecast)})"
         )
         yield f"disk: about {format_bytes(due * _RECORD_BYTES)} for journal and captions"
     for name, error in found.errors:
