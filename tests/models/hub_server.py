@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -22,7 +22,10 @@ class HubServer:
     """What is served and how; `ranges` has the Range header of every request for a large file, in order.
 
     `cut_after` closes the next answers with a large file after as many bytes each. `block_seconds` is the pause after
-    each 64 KiB. `ignore_ranges` sends the whole file whatever part of it was asked for.
+    each 64 KiB. `ignore_ranges` sends the whole file whatever part of it was asked for. `page` is sent with 200 in
+    place of a large file, as by a network that asks for a log-in; `empty` sends 206 and no byte. `refused` has the
+    status of answers for files by their name. `sha256` replaces those of the listing. Requests for a path that ends
+    with `stall` set `stalled` and wait for `resumed`.
     """
 
     folder: Path
@@ -33,6 +36,13 @@ class HubServer:
     ignore_ranges: bool = False
     damaged: bool = False
     status: int = 200
+    page: bytes = b""
+    empty: bool = False
+    refused: dict[str, int] = field(default_factory=dict)
+    sha256: str = ""
+    stall: str = ""
+    stalled: Event = field(default_factory=Event)
+    resumed: Event = field(default_factory=Event)
 
     def files(self) -> list[Path]:
         """Return the served files."""
@@ -64,6 +74,9 @@ class HubHandler(BaseHTTPRequestHandler):
 
     def _answer(self, *, body: bool) -> None:
         path = unquote(urlsplit(self.path).path)
+        if self.hub.stall and path.endswith(self.hub.stall):
+            self.hub.stalled.set()
+            self.hub.resumed.wait(120)
         if self.hub.status != 200:
             self._send(
                 self.hub.status, b"", {"X-Error-Code": "RepoNotFound"} if self.hub.status == 404 else {}, body=body
@@ -71,6 +84,8 @@ class HubHandler(BaseHTTPRequestHandler):
         elif path.startswith("/api/models/"):
             value = _tree(self.hub) if "/tree/" in path else _listing(self.hub, path)
             self._send(200, json.dumps(value).encode(), {"Content-Type": "application/json"}, body=body)
+        elif refused := self.hub.refused.get(path.rsplit("/", 1)[-1]):
+            self._send(refused, b"", {}, body=body)
         elif "/resolve/" in path:
             self._file(self.hub.folder / path.rsplit("/", 1)[-1], body=body, redirect=path)
         else:
@@ -98,6 +113,9 @@ class HubHandler(BaseHTTPRequestHandler):
     def _large(self, content: bytes) -> None:
         asked = self.headers.get("Range", "")
         self.hub.ranges.append(asked)
+        if self.hub.page or self.hub.empty:
+            self._send(200 if self.hub.page else 206, self.hub.page, {}, body=True)
+            return
         begin = 0 if self.hub.ignore_ranges or not asked else int(asked.removeprefix("bytes=").rstrip("-"))
         self.send_response(206 if asked and not self.hub.ignore_ranges else 200)
         self.send_header("Content-Length", str(len(content) - begin))
@@ -139,6 +157,7 @@ def hub_server(folder: Path) -> Iterator[HubServer]:
         try:
             yield hub
         finally:
+            hub.resumed.set()
             server.shutdown()
 
 
@@ -160,6 +179,9 @@ def _entry(file: Path, name: str) -> dict[str, Any]:
 
 def _listing(hub: HubServer, path: str) -> dict[str, Any]:
     siblings = [_entry(file, "rfilename") | {"blobId": _etag(file)} for file in hub.files()]
+    for entry in siblings:
+        if "lfs" in entry and hub.sha256:
+            entry["lfs"]["sha256"] = hub.sha256
     return {"id": path.removeprefix("/api/models/").split("/revision/")[0], "sha": COMMIT, "siblings": siblings}
 
 

@@ -1,5 +1,6 @@
 """Downloads from a hub on this machine: progress, stop, resume, and what is said where it fails."""
 
+import hashlib
 import os
 import re
 import signal
@@ -14,13 +15,15 @@ import pytest
 
 from tests.models.hub_server import HubServer, hub_server
 from vidqa.cli.console import ExitCode
-from vidqa.errors import ModelError
+from vidqa.errors import Interrupted, ModelError
 from vidqa.messages import download_text
-from vidqa.models.download import _check_disk, _LargeFile, _locked
+from vidqa.models.download import DownloadProgress, _check_disk, _fetch, _LargeFile, _locked, _Meter
 from vidqa.models.hub import demo_folder
 
 SHORT, NAME = "3-vl-2b", "Qwen/Qwen3-VL-2B-Instruct"
-SIZE = (demo_folder() / "model.safetensors").stat().st_size
+CONTENT = (demo_folder() / "model.safetensors").read_bytes()
+SIZE, SHA256 = len(CONTENT), hashlib.sha256(CONTENT).hexdigest()
+LARGE = _LargeFile("model.safetensors", SIZE, SHA256)
 
 
 @pytest.fixture
@@ -49,6 +52,13 @@ def pull(hub: HubServer, cache: Path, name: str = SHORT) -> tuple[int, str, str]
 def part(cache: Path) -> Path | None:
     """Return the file of a download that is not complete."""
     return next(cache.glob("models--*/blobs/*.part"), None)
+
+
+def blob(cache: Path) -> Path:
+    """Return the path of the weights in a cache, whose folder is made."""
+    folder = cache / f"models--{NAME.replace('/', '--')}" / "blobs"
+    folder.mkdir(parents=True)
+    return folder / SHA256
 
 
 def assert_whole(folder: str) -> None:
@@ -101,6 +111,92 @@ def test_a_connection_that_stays_broken_is_said_with_what_is_here(hub: HubServer
     assert "ffline" not in err
 
 
+def test_answers_without_a_byte_end_after_a_few(hub: HubServer, tmp_path: Path) -> None:
+    hub.empty = True
+    code, _, err = pull(hub, tmp_path)
+    assert code == ExitCode.MODEL_MISSING and "The connection broke: 0 B of" in err
+    assert hub.ranges == ["bytes=0-"] * 4
+
+
+def test_a_page_in_place_of_a_file_costs_no_byte_of_it(hub: HubServer, tmp_path: Path) -> None:
+    here = blob(tmp_path).with_name(f"{SHA256}.part")
+    here.write_bytes(CONTENT[:1_000_000])
+    hub.page = b"<html>Log in</html>"
+    code, _, err = pull(hub, tmp_path)
+    assert code == ExitCode.MODEL_MISSING
+    assert f"model.safetensors is not fetched: the answer has 19 bytes instead of {SIZE}. A network that asks" in err
+    assert here.read_bytes() == CONTENT[:1_000_000]
+    hub.page = b""
+    code, folder, err = pull(hub, tmp_path)
+    assert code == ExitCode.OK, err
+    assert hub.ranges[-1] == "bytes=1000000-"
+    assert_whole(folder)
+
+
+def test_a_blob_that_lost_its_end_is_fetched_again(hub: HubServer, tmp_path: Path) -> None:
+    blob(tmp_path).write_bytes(CONTENT[:1_000_000])  # after a loss of power
+    code, folder, err = pull(hub, tmp_path)
+    assert code == ExitCode.OK, err
+    assert_whole(folder)
+
+
+def test_a_file_is_flushed_to_the_disk_before_it_counts_as_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / SHA256
+    (tmp_path / f"{SHA256}.part").write_bytes(CONTENT)
+    renamed = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: renamed.append(target.exists()))
+    _fetch("", LARGE, target, _Meter(lambda progress: None, SIZE, SIZE))
+    assert renamed == [False, True], "the file, and after its rename the folder"
+    assert target.read_bytes() == CONTENT
+
+
+def test_a_stop_is_heard_while_a_whole_file_is_compared(tmp_path: Path) -> None:
+    (tmp_path / f"{SHA256}.part").write_bytes(CONTENT)
+
+    def stop(progress: DownloadProgress) -> None:
+        raise Interrupted("Stopped.")
+
+    with pytest.raises(Interrupted):
+        _fetch("", LARGE, tmp_path / SHA256, _Meter(stop, SIZE, SIZE))
+    assert [path.name for path in tmp_path.iterdir()] == [f"{SHA256}.part"]
+
+
+_STOPPED = """
+import os, sys
+from pathlib import Path
+from vidqa.errors import Interrupted
+from vidqa.models.download import pull_model
+
+def report(progress):
+    if Path(sys.argv[2]).exists():
+        raise Interrupted("Stopped.")
+
+try:
+    pull_model(sys.argv[1], report)
+except Interrupted as error:
+    print(error, flush=True)
+os._exit(0)
+"""
+
+
+@pytest.mark.parametrize("path", ["/config.json", "/storage/model.safetensors", "/tokenizer.json"])
+def test_a_stop_is_heard_while_the_hub_sends_nothing(path: str, hub: HubServer, tmp_path: Path) -> None:
+    hub.stall, stop = path, tmp_path / "stop"
+    process = subprocess.Popen(
+        [sys.executable, "-c", _STOPPED, NAME, str(stop)], stdout=subprocess.PIPE, text=True,
+        env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
+        | hub.environment(tmp_path / "cache"),
+    )  # fmt: skip
+    assert hub.stalled.wait(60)
+    stop.touch()
+    started = time.monotonic()
+    out, _ = process.communicate(timeout=120)
+    assert out.strip() == "Stopped."
+    assert time.monotonic() - started < 8, "below the 10 s of a read without a byte"
+
+
 def test_a_file_that_arrives_damaged_is_not_kept(hub: HubServer, tmp_path: Path) -> None:
     hub.damaged = True
     code, _, err = pull(hub, tmp_path)
@@ -115,6 +211,31 @@ def test_a_hub_that_refuses_is_not_offline(status: int, said: str, hub: HubServe
     assert code == ExitCode.FAILED and said in err and "ffline" not in err
 
 
+@pytest.mark.parametrize(
+    ("name", "status", "said"),
+    [
+        ("config.json", 403, "the hub answered 403 Forbidden. Check the name and your HF_TOKEN"),
+        ("config.json", 404, "the hub answered 404 Not Found"),
+        ("model.safetensors", 403, "the hub answered 403 Forbidden. Check the name and your HF_TOKEN"),
+        ("model.safetensors", 401, "the hub answered 401 Unauthorized. Check the name and your HF_TOKEN"),
+        ("tokenizer.json", 403, "the hub answered 403 Forbidden"),
+    ],
+)
+def test_a_file_that_the_hub_refuses_is_no_broken_connection(
+    name: str, status: int, said: str, hub: HubServer, tmp_path: Path
+) -> None:
+    hub.refused[name] = status
+    code, _, err = pull(hub, tmp_path)
+    assert code == ExitCode.FAILED and said in err and "connection" not in err and "ffline" not in err
+
+
+def test_a_sha256_that_is_a_path_is_refused(hub: HubServer, tmp_path: Path) -> None:
+    hub.sha256 = "../../x"
+    code, _, err = pull(hub, tmp_path)
+    assert code == ExitCode.FAILED and "gives model.safetensors the SHA-256 '../../x', which is none" in err
+    assert hub.ranges == []
+
+
 def test_a_repository_without_safetensors_is_not_offline(tmp_path: Path) -> None:
     served = tmp_path / "served"
     served.mkdir()
@@ -125,11 +246,11 @@ def test_a_repository_without_safetensors_is_not_offline(tmp_path: Path) -> None
     assert code == ExitCode.FAILED and f"{NAME} has no safetensors weights on the hub" in err and "ffline" not in err
 
 
-@pytest.mark.parametrize("answers", [False, True])
-def test_offline_is_one_sentence_within_five_seconds(answers: bool, tmp_path: Path) -> None:
-    with socket.socket() as silent:  # accepts connections and answers none, or refuses them
+@pytest.mark.parametrize("refuses", [False, True])
+def test_offline_is_one_sentence_within_five_seconds(refuses: bool, tmp_path: Path) -> None:
+    with socket.socket() as silent:  # refuses connections, or accepts them and answers none
         silent.bind(("127.0.0.1", 0))
-        if not answers:
+        if not refuses:
             silent.listen()
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         started = os.times()
@@ -138,7 +259,7 @@ def test_offline_is_one_sentence_within_five_seconds(answers: bool, tmp_path: Pa
         seconds = os.times().elapsed - started.elapsed
     said = " ".join(err.split())
     assert (process.returncode, out) == (ExitCode.MODEL_MISSING, "")
-    reason = "cannot be reached" if answers else "did not answer within 4 s"
+    reason = "cannot be reached" if refuses else "did not answer within 4 s"
     assert f"Offline: {url} {reason}, so Qwen/Qwen2-VL-2B-Instruct is not fetched." in said
     assert said.endswith("Connect to the internet, then type `vidqa pull 2b`.")
     assert not re.search("Errno|Retrying|safetensors", err)

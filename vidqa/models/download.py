@@ -11,9 +11,10 @@ import fcntl
 import hashlib
 import logging
 import os
+import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -21,8 +22,11 @@ from typing import TYPE_CHECKING, Any
 
 from vidqa.errors import ModelError, ModelMissing
 from vidqa.models.checkpoint import check_supported, read_spec
+from vidqa.models.download_errors import download_failure, hub_offline, hub_refused, transport_error
 from vidqa.models.hub import DOWNLOADED, cache_folder, free_cache_bytes, repository_folder, resolve_model
-from vidqa.models.registry import released, short_name
+from vidqa.models.registry import released
+from vidqa.utils.atomic_write import sync_folder
+from vidqa.utils.polled_thread import call_in_thread, iterate_in_thread
 from vidqa.utils.units import format_decimal_bytes
 
 if TYPE_CHECKING:
@@ -31,6 +35,7 @@ if TYPE_CHECKING:
 _REACH_SECONDS = 4.0  # a command that is offline ends within 5 s
 _READ_SECONDS = 10.0  # without a byte, before the connection counts as broken
 _CHUNK_BYTES = 2**18
+_HASHED_BYTES = 2**22
 _RETRIES = 3  # in a row that bring no byte
 _RETRY_SECONDS = 0.5
 _REPORT_SECONDS = 0.1
@@ -80,15 +85,10 @@ def pull_model(repository: str, report: Report = lambda progress: None) -> Path:
             raise
         try:
             return _download(repository, listing, report)
-        except OSError as error:
-            if error.errno is None:  # of huggingface_hub: a small file cannot be fetched any more
-                raise _broken(repository, _large_files(listing)) from error
-            raise ModelError(
-                f"{repository} cannot be written to {cache_folder()}: {error.strerror}.",
-                "Make it writable, or set HF_HUB_CACHE to another folder.",
-            ) from error
-        except _transport_error() as error:
-            raise _broken(repository, _large_files(listing)) from error
+        except (OSError, transport_error()) as error:
+            files = _large_files(listing)
+            here, total = sum(_present(repository, file) for file in files), sum(file.size for file in files)
+            raise download_failure(repository, here, total, error) from error
 
 
 def partial_bytes(repository: str) -> int:
@@ -101,17 +101,17 @@ def _download(repository: str, listing: "ModelInfo", report: Report) -> Path:
     from huggingface_hub import hf_hub_download, snapshot_download
 
     files = _large_files(listing)
+    meter = _Meter(report, sum(file.size for file in files), sum(_present(repository, file) for file in files))
     if not any(sibling.rfilename.endswith(".safetensors") for sibling in listing.siblings or ()):
         raise ModelError(
             f"{repository} has no safetensors weights on the hub, and vidqa loads no others.",
             "Choose another model: `vidqa models --known` lists some.",
         )
-    check_supported(
-        read_spec(Path(hf_hub_download(repository, "config.json", revision=listing.sha)).parent), repository
-    )
+    config = call_in_thread(lambda: hf_hub_download(repository, "config.json", revision=listing.sha), meter.show)
+    check_supported(read_spec(Path(config).parent), repository)
     _check_disk(repository, files)
-    _fetch_large(repository, str(listing.sha), files, report)
-    return Path(snapshot_download(repository, allow_patterns=DOWNLOADED))
+    _fetch_large(repository, str(listing.sha), files, meter)
+    return Path(call_in_thread(lambda: snapshot_download(repository, allow_patterns=DOWNLOADED), meter.show))
 
 
 # Reaching the hub
@@ -123,7 +123,7 @@ def _reach_hub(repository: str) -> "ModelInfo":
     In a thread, since the look-up of a host's name has no limit in time.
     """
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     limit = max(_REACH_SECONDS, float(os.environ.get("HF_HUB_ETAG_TIMEOUT") or 0))  # the hub's option for slow lines
     found: list[Any] = []
@@ -140,52 +140,12 @@ def _reach_hub(repository: str) -> "ModelInfo":
     result = found[0] if found else None
     if isinstance(result, HFValidationError):
         raise ModelError(f"{repository!r} is no name of a repository.", "Write OWNER/NAME.") from result
-    if isinstance(result, RepositoryNotFoundError):
-        raise ModelError(
-            f"{repository} cannot be fetched: the hub has no such model, or shows it to certain accounts only.",
-            "Check the name, and set HF_TOKEN for a private model.",
-        ) from result
     if isinstance(result, HfHubHTTPError):
-        raise ModelError(
-            f"{repository} cannot be fetched: the hub answered {result.response.status_code} "
-            f"{result.response.reason_phrase}.",
-            "Check the name and your HF_TOKEN, or try again later.",
-        ) from result
+        raise hub_refused(repository, result) from result
     if result is None or isinstance(result, Exception):
-        raise _offline(repository, limit, result) from result
+        raise hub_offline(repository, partial_bytes(repository), limit, result) from result
     listing: ModelInfo = result
     return listing
-
-
-def _offline(repository: str, seconds: float, error: Exception | None) -> ModelMissing:
-    """Return the error for a hub that cannot be reached."""
-    from huggingface_hub import constants
-    from huggingface_hub.errors import OfflineModeIsEnabled
-
-    short = short_name(repository)
-    here = partial_bytes(repository)
-    rest = f"; {format_decimal_bytes(here)} of it are here, and the download goes on from there" if here else ""
-    if isinstance(error, OfflineModeIsEnabled):
-        return ModelMissing(
-            f"{repository} is not fetched: HF_HUB_OFFLINE says that this machine is offline{rest}.",
-            "Unset it and try again.",
-        )
-    answer = f"did not answer within {seconds:g} s" if error is None or _is_timeout(error) else "cannot be reached"
-    return ModelMissing(
-        f"Offline: {constants.ENDPOINT} {answer}, so {repository} is not fetched{rest}.",
-        f"Connect to the internet, then type `vidqa pull {short}`.",
-    )
-
-
-def _is_timeout(error: Exception) -> bool:
-    return "Timeout" in type(error).__name__  # the class is that of the HTTP library, which differs by version
-
-
-def _transport_error() -> type[Exception]:
-    """Return the class of a broken download's errors: the HTTP library depends on huggingface_hub's version."""
-    from huggingface_hub.errors import HfHubHTTPError
-
-    return HfHubHTTPError.__bases__[0]
 
 
 @contextlib.contextmanager
@@ -210,12 +170,22 @@ def _quiet_hub() -> Iterator[None]:
 
 
 def _large_files(listing: "ModelInfo") -> list[_LargeFile]:
-    """Return the files of Git LFS that are downloaded; the name of a blob in the cache is their SHA-256."""
-    return [
+    """Return the files of Git LFS that are downloaded; the name of a blob in the cache is their SHA-256.
+
+    Raise ModelError for another text in its place, which would be a path outside of the cache.
+    """
+    files = [
         _LargeFile(one.rfilename, one.lfs.size, one.lfs.sha256)
         for one in sorted(listing.siblings or (), key=lambda one: one.rfilename)
         if one.lfs is not None and any(fnmatch(one.rfilename, pattern) for pattern in DOWNLOADED)
     ]
+    for file in files:
+        if not re.fullmatch("[0-9a-f]{64}", file.sha256):
+            raise ModelError(
+                f"The hub's listing gives {file.name} the SHA-256 {file.sha256!r}, which is none.",
+                "Check HF_ENDPOINT: it names another hub than Hugging Face's.",
+            )
+    return files
 
 
 def _blob(repository: str, file: _LargeFile) -> Path:
@@ -225,10 +195,18 @@ def _blob(repository: str, file: _LargeFile) -> Path:
 def _present(repository: str, file: _LargeFile) -> int:
     """Return how many bytes of a file are in the cache."""
     blob = _blob(repository, file)
-    if blob.exists():
+    if _is_whole(blob, file):
         return file.size
-    part = blob.with_name(blob.name + _PART)
-    return min(part.stat().st_size, file.size) if part.exists() else 0
+    return min(_size(blob.with_name(blob.name + _PART)), file.size)
+
+
+def _is_whole(blob: Path, file: _LargeFile) -> bool:
+    """Return whether a blob has all bytes: after a loss of power, one that was not flushed may be short."""
+    return blob.exists() and blob.stat().st_size == file.size
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 def _check_disk(repository: str, files: list[_LargeFile]) -> None:
@@ -243,15 +221,14 @@ def _check_disk(repository: str, files: list[_LargeFile]) -> None:
         )
 
 
-def _fetch_large(repository: str, revision: str, files: list[_LargeFile], report: Report) -> None:
+def _fetch_large(repository: str, revision: str, files: list[_LargeFile], meter: "_Meter") -> None:
     """Download what is missing of the large files, one after the other."""
     from huggingface_hub import hf_hub_url
 
-    meter = _Meter(report, sum(file.size for file in files), sum(_present(repository, file) for file in files))
     (repository_folder(repository) / "blobs").mkdir(parents=True, exist_ok=True)
     with _locked(repository):
         for file in files:
-            if not (blob := _blob(repository, file)).exists():
+            if not _is_whole(blob := _blob(repository, file), file):
                 _fetch(hf_hub_url(repository, file.name, revision=revision), file, blob, meter)
     meter.show(always=True)
 
@@ -285,53 +262,78 @@ def _locked(repository: str) -> Iterator[None]:
 def _fetch(url: str, file: _LargeFile, blob: Path, meter: _Meter) -> None:
     """Download a file to `blob`, from where an earlier download stopped, and compare its SHA-256."""
     part, failed = blob.with_name(blob.name + _PART), 0
-    while not part.exists() or part.stat().st_size < file.size:
-        before = meter.done_bytes
+    while (before := _size(part)) < file.size:
+        meter.show(always=True)  # it stops the download
+        error: Exception = ConnectionError("The answer ended early.")
         try:
-            _append(url, part, meter)
-        except _transport_error() as error:
-            failed = 1 if meter.done_bytes > before else failed + 1
-            if failed > _RETRIES or not _may_pass(error):
-                raise
+            _append(url, part, file, meter)
+        except transport_error() as caught:
+            error = caught
+        failed = 1 if _size(part) > before else failed + 1
+        if failed > _RETRIES or not _may_pass(error):
+            raise error
+        if _size(part) < file.size:
             time.sleep(_RETRY_SECONDS)
-    with part.open("rb") as whole:
-        sha256 = hashlib.file_digest(whole, "sha256").hexdigest()
-    if sha256 != file.sha256:
+    if (sha256 := _flushed_sha256(part, meter)) != file.sha256:
         part.unlink()
         raise ModelError(f"{file.name} arrived damaged: its SHA-256 is {sha256[:12]}….", "Fetch it again.")
-    part.rename(blob)
+    part.replace(blob)
+    sync_folder(blob.parent)
 
 
-def _append(url: str, part: Path, meter: _Meter) -> None:
+def _flushed_sha256(part: Path, meter: _Meter) -> str:
+    """Flush a file to the disk and return its SHA-256, with reports, since a large file takes many seconds."""
+    sha256 = hashlib.sha256()
+    with part.open("rb") as file:
+        os.fsync(file.fileno())  # before the rename, so that a crash leaves no short blob
+        while piece := file.read(_HASHED_BYTES):
+            sha256.update(piece)
+            meter.show()
+    return sha256.hexdigest()
+
+
+def _append(url: str, part: Path, file: _LargeFile, meter: _Meter) -> None:
     """Append what `url` has after the bytes of `part`; a server that cannot skip them sends all again."""
+    here = _size(part)
+    with (
+        contextlib.closing(iterate_in_thread(lambda: _chunks(url, here, file), meter.show)) as chunks,
+        part.open("ab") as target,
+    ):
+        for again, chunk in chunks:
+            if again:
+                target.truncate(0)
+                meter.done_bytes -= here
+            target.write(chunk)
+            meter.done_bytes += len(chunk)
+            meter.show()
+
+
+def _chunks(url: str, here: int, file: _LargeFile) -> Generator[tuple[bool, bytes], None, None]:
+    """Yield the bytes of a file after the first `here`.
+
+    A server that cannot skip these sends all of them, and the first chunk comes with True. Raise ModelMissing if that
+    answer is not as long as the file: the page of a network that asks for a log-in is none of its bytes.
+    """
     from huggingface_hub import get_session, get_token, hf_raise_for_status
 
-    here = part.stat().st_size if part.exists() else 0
     headers = {"Range": f"bytes={here}-", "Accept-Encoding": "identity"}
     if token := get_token():
-        headers["Authorization"] = f"Bearer {token}"  # the client leaves it away after a redirect to another host
+        headers["Authorization"] = f"Bearer {token}"  # the client removes it at a redirect to another host
     with get_session().stream("GET", url, headers=headers, timeout=_READ_SECONDS) as response:
         hf_raise_for_status(response)
-        skipped = response.status_code == _PARTIAL_CONTENT
-        meter.done_bytes -= 0 if skipped else here
-        with part.open("ab" if skipped else "wb") as file:
-            for chunk in response.iter_bytes(_CHUNK_BYTES):
-                file.write(chunk)
-                meter.done_bytes += len(chunk)
-                meter.show()
+        again, length = response.status_code != _PARTIAL_CONTENT, response.headers.get("Content-Length", "")
+        if again and length != str(file.size):
+            raise ModelMissing(
+                f"{file.name} is not fetched: the answer has {length or 'an unknown number of'} bytes instead of "
+                f"{file.size}.",
+                "A network that asks for a log-in answers so: log in and try again, and the download goes on.",
+            )
+        for chunk in response.iter_bytes(_CHUNK_BYTES):
+            yield again, chunk
+            again = False
 
 
 def _may_pass(error: Exception) -> bool:
     """Return whether a later try may succeed: not after an answer of the server that refuses."""
     response = getattr(error, "response", None)
     return response is None or response.status_code >= _SERVER_ERROR
-
-
-def _broken(repository: str, files: list[_LargeFile]) -> ModelMissing:
-    """Return the error for a connection that broke."""
-    here = format_decimal_bytes(sum(_present(repository, file) for file in files))
-    total = format_decimal_bytes(sum(file.size for file in files))
-    return ModelMissing(
-        f"The connection broke: {here} of {total} of {repository} are here.",
-        f"Type `vidqa pull {short_name(repository)}` again: it goes on from there.",
-    )
