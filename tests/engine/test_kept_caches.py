@@ -225,6 +225,17 @@ def test_a_stopped_search_leaves_the_conversation_and_what_was_encoded(stage: st
         assert ("vision" not in stages_of(search(session, size=(84, 84)))) is kept
 
 
+def test_a_stopped_questions_embeddings_are_listed_as_of_the_conversation() -> None:
+    with Session(TALKING) as session:
+        with pytest.raises(Interrupted):
+            for event in session.ask(Request(CLIP, QUESTION)):
+                if isinstance(event, StageStarted) and event.stage == "prefill":
+                    session.cancel()
+        found = plan_of(search(session, size=(84, 84)))
+    assert kept_lines(found, "search") == {}
+    assert kept_lines(found, "conversation").keys() == {"vision embeddings, of the conversation"}
+
+
 def test_reused_frames_that_the_model_cannot_know_bring_the_warning(tmp_path: Path) -> None:
     path = write_clip(tmp_path / "bars.mp4", 50, size=(320, 240))
     with Session(TALKING) as session:
