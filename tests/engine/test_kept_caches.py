@@ -228,8 +228,8 @@ def test_a_stopped_search_leaves_the_conversation_and_what_was_encoded(stage: st
 def test_a_stopped_questions_embeddings_are_listed_as_of_the_conversation() -> None:
     with Session(TALKING) as session:
         with pytest.raises(Interrupted):
-            for event in session.ask(Request(CLIP, QUESTION)):
-                if isinstance(event, StageStarted) and event.stage == "prefill":
+            for event in session.ask(FOCUSED):
+                if isinstance(event, StageStarted) and event.stage == "focus":
                     session.cancel()
         found = plan_of(search(session, size=(84, 84)))
     assert kept_lines(found, "search") == {}

@@ -212,7 +212,7 @@ async def test_the_chooser_lists_a_missing_model_that_is_not_a_released_one() ->
 
 @pilot_test
 async def test_a_folder_that_is_missing_cannot_be_fetched() -> None:
-    async with AppHarness(says("x")).running(models=Downloads().source, model="./no-model", video=None) as pilot:
+    async with AppHarness(says("x")).running(models=Downloads().source, model="/no/such/model", video=None) as pilot:
         await until(pilot, lambda: "F2 chooses another model." in shown(pilot), "the hint")
         assert "fetches" not in shown(pilot)
 
