@@ -56,7 +56,12 @@ def test_the_picture_of_an_answer_has_the_words_of_the_screen_and_its_figures_ag
     frames = re.search(r"(\d+) frames of \d+×\d+", shown)
     assert frames is not None
     assert len(re.findall(rf"▸ answer in [\d.]+ s · {frames[1]} frames · \d+ tokens", shown)) == 2
-    for said in ("› what happens? ", "first a red circle moves right, then a blue square moves up.", " Quit ", " Help "):
+    for said in (
+        "› what happens? ",
+        "first a red circle moves right, then a blue square moves up.",
+        " Quit ",
+        " Help ",
+    ):
         assert said in shown
 
 
