@@ -18,15 +18,14 @@ def open_session(arguments: argparse.Namespace) -> int:
     os.environ.setdefault("ESCDELAY", "50")
     from vidqa.cli.arguments import given_flags, make_config, make_request
     from vidqa.config import config_path, state_folder
-    from vidqa.models.registry import full_name
     from vidqa.settings.load import load_settings
     from vidqa.tui.bindings import ACTION_IDS
-    from vidqa.tui.launch import default_model, open_app
+    from vidqa.tui.launch import first_model, open_app
     from vidqa.tui.launch_options import LaunchOptions
 
     settings = load_settings(flags=given_flags(arguments), key_ids=ACTION_IDS)
     video, arguments.video = arguments.video, arguments.video or ""
-    model = full_name(settings.model) if settings.model else default_model()
+    model = first_model(settings.model)
     options = LaunchOptions(
         engine=make_config(arguments, settings, model or "demo"),
         request=make_request(arguments, settings, ""),

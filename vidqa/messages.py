@@ -16,6 +16,11 @@ def model_label(name: str) -> str:
     return "demo model: coloured shapes only" if name == "demo" else safe_line(name)
 
 
+def base_name(model: str) -> str:
+    """Return a model's name without its owner or folder, and without `-Instruct`, which is no part of what differs."""
+    return model.rstrip("/").rpartition("/")[2].removesuffix("-Instruct")
+
+
 def out_of_domain_text(knows: str, advice: str = "") -> str:
     """Return the warning for a video that the model cannot know; `advice` names a model that fits here, if any."""
     warning = f"The demo model knows only {safe_line(knows)}; this video is not its world, so its answer means nothing."

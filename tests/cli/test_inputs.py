@@ -17,6 +17,7 @@ import pytest
 from tests.docs.schemas import problems
 from vidqa.cli.console import ExitCode
 from vidqa.cli.main import run
+from vidqa.history.store import FILE_NAME
 
 DEMO = Path(__file__).parents[2] / "assets" / "demo.mp4"
 TRUE_ANSWER = "a red circle moves right.\n"
@@ -56,11 +57,13 @@ def said(capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def test_a_piped_video_gets_the_true_answer(
-    temporary: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    temporary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setenv("VIDQA_STATE", str(tmp_path / "state"))
     pipe(monkeypatch, DEMO.read_bytes())
     assert vidqa("ask", "-", "what happens?") == ExitCode.OK
     assert capsys.readouterr().out == TRUE_ANSWER
+    assert not (tmp_path / "state" / FILE_NAME).exists(), "a video that is gone is not in the history"
 
 
 @pytest.mark.parametrize(("words", "schema"), [(("ask", "-", "what happens?"), "ask"), (("plan", "-"), "plan")])
@@ -184,7 +187,7 @@ def test_a_folder_is_planned_as_the_clip_of_its_pictures(pictures: Path, capsys:
 
 def test_a_sheet_of_a_folder_of_pictures(pictures: Path, tmp_path: Path) -> None:
     for name, words in (("clip", (str(DEMO),)), ("pictures", (str(pictures), "--fps", "24"))):
-        assert vidqa("frames", *words, "-o", str(tmp_path / f"{name}.png")) == ExitCode.OK
+        assert vidqa("frames", *words, "--sample", "uniform", "-o", str(tmp_path / f"{name}.png")) == ExitCode.OK
     assert (tmp_path / "clip.png").read_bytes() == (tmp_path / "pictures.png").read_bytes()
 
 

@@ -1,5 +1,6 @@
 """The offer of a model on a terminal, from the question to the answer; and the model that plan and frames assume."""
 
+import io
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,12 +10,17 @@ import pytest
 from tests.models.hub_server import HubServer, hub_server
 from tests.tui.conftest import clean_environment
 from tests.tui.terminal import Terminal
-from vidqa.cli.console import ExitCode
+from vidqa.cli import model_offer
+from vidqa.cli.console import ExitCode, StderrReporter
 from vidqa.cli.main import run
-from vidqa.models.hub import demo_folder
+from vidqa.config import EngineConfig
+from vidqa.errors import ModelMissing
+from vidqa.models.hub import CachedModel, demo_folder
+from vidqa.models.registry import AUTO
 
 DEMO = str(Path(__file__).parents[2] / "assets" / "demo.mp4")
 SMALL = "Qwen/Qwen3-VL-2B-Instruct"
+CACHED = CachedModel(SMALL, "qwen3_vl", 1, Path(), runnable=True)
 
 
 @pytest.fixture
@@ -68,6 +74,19 @@ def test_without_a_terminal_the_command_to_type_names_the_best(capsys: pytest.Ca
     error = " ".join(capsys.readouterr().err.split())
     assert "none that runs is cached. Fetch the best that fits here with `vidqa pull 3-vl-" in error
     assert "--model demo (coloured shapes only)" in error
+
+
+def test_auto_is_as_no_name_where_nothing_is_cached(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(model_offer, "is_terminal", lambda: True)
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    reporter, config = StderrReporter(True), EngineConfig(model=AUTO, device="cpu", vram_bytes=16 * 2**30)
+    with pytest.raises(ModelMissing, match="No model was chosen"):
+        model_offer.offer_model(AUTO, config, reporter, None)
+    assert "No model is on this machine.\n  1  fetch Qwen/" in capsys.readouterr().err
+    monkeypatch.setattr("vidqa.models.registry.cached_models", lambda: [CACHED])
+    assert model_offer.offer_model(AUTO, config, reporter, None) == AUTO
 
 
 def test_where_nothing_fits_nothing_is_offered(capsys: pytest.CaptureFixture[str]) -> None:

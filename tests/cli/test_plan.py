@@ -130,12 +130,12 @@ def test_auto_says_which_model_and_why(capsys: pytest.CaptureFixture[str]) -> No
         (
             ["--gpu", "t4", "--vram", "4GiB", "--model", "7b"],
             ExitCode.DOES_NOT_FIT,
-            "Qwen3-VL-4B-Instruct would fit: --model 3-vl-4b, ",
+            "Qwen3-VL-4B would fit: --model 3-vl-4b, ",
         ),
         (
             ["--gpu", "t4", "--vram", "1GiB", "--model", "7b"],
             ExitCode.DOES_NOT_FIT,
-            "No released model fits; the smallest is Qwen2-VL-2B-Instruct (--model 2b), from 2.0 GiB.",
+            "No released model fits; the smallest is Qwen2-VL-2B (--model 2b), from 2.0 GiB.",
         ),
         (["--vram", "1GiB", "--reserve", "2GiB", "--model", "2b"], ExitCode.USAGE, "Nothing is left"),
         (["--max-wait", "never"], ExitCode.USAGE, "--max-wait never is not allowed. Allowed: a time"),

@@ -10,7 +10,7 @@ import torch
 from demo_world.card import precision_lines, with_precisions
 from demo_world.precisions import Copies, Measured, divergence
 from demo_world.questions import Turn
-from tests.engine.asking import CLIP, QUESTION, TWO_EVENTS
+from tests.engine.asking import CLIP, QUESTION, TWO_EVENTS, answer_in
 from vidqa import EngineConfig, Request, Session
 
 
@@ -59,7 +59,8 @@ def test_a_time_counts_as_right_near_the_true_one(tmp_path: Path) -> None:
     question = "when does the blue square appear?"
     with Session(EngineConfig(isolate_decoder=False)) as session:
         plan, pictures = session.see(Request(TWO_EVENTS, question))
-    copies = Copies([], tmp_path)
-    for seconds in (3.0, 4.0):  # it appears after 2.7 s, before 3.25 s
+        answered = answer_in(list(session.ask(Request(TWO_EVENTS, question)))).text
+    copies, named = Copies([], tmp_path), float(answered.removeprefix("at 0:").rstrip("."))
+    for seconds in (named + 0.2, named + 1.5):
         copies.ask(np.stack(pictures), plan.timestamps_seconds, [Turn("when", question, "at 0:00.0.", seconds)])
     assert copies.measured["fp32"].right == [True, False]

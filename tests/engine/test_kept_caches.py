@@ -113,7 +113,7 @@ def test_other_frames_are_encoded_anew(how: dict[str, Any]) -> None:
     with Session(TALKING) as session:
         search(session)
         assert stages_of(search(session, **how)) == ["video", "vision", "focus"]
-        assert stages_of(ask(session, replace(FOCUSED, **how))) == ["focus", "prefill", "decode"]
+        assert stages_of(ask(session, replace(FOCUSED, focus="always", **how))) == ["focus", "prefill", "decode"]
 
 
 def test_another_version_of_the_file_is_encoded_anew(tmp_path: Path) -> None:
@@ -223,6 +223,17 @@ def test_a_stopped_search_leaves_the_conversation_and_what_was_encoded(stage: st
         events = ask(session, FOLLOW_UP)
         assert stages_of(events) == ["prefill", "decode"] and answer_in(events).text.startswith("red")
         assert ("vision" not in stages_of(search(session, size=(84, 84)))) is kept
+
+
+def test_a_stopped_questions_embeddings_are_listed_as_of_the_conversation() -> None:
+    with Session(TALKING) as session:
+        with pytest.raises(Interrupted):
+            for event in session.ask(FOCUSED):
+                if isinstance(event, StageStarted) and event.stage == "focus":
+                    session.cancel()
+        found = plan_of(search(session, size=(84, 84)))
+    assert kept_lines(found, "search") == {}
+    assert kept_lines(found, "conversation").keys() == {"vision embeddings, of the conversation"}
 
 
 def test_reused_frames_that_the_model_cannot_know_bring_the_warning(tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ def test_an_ordinary_clip_keeps_its_even_frames_and_its_answer(session: Session)
 
 
 def test_frames_that_lie_closely_are_scanned_where_repeats_make_room(session: Session) -> None:
-    request = Request(CLIP, QUESTION, sample="auto")
+    request = Request("not-scanned.mp4", QUESTION, sample="auto")
     task = session.forecast(_video(), request).task
     plan = session.forecast(_video(), request).required_plan()
     assert not needs_scan(task, plan)

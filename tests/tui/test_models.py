@@ -1,9 +1,11 @@
 """A model that is not on this machine: what is shown, the download, and the question that waits for it."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from threading import Event
 
 import pytest
+from textual.pilot import Pilot
 from textual.widgets import OptionList, Static
 from textual.widgets._toast import Toast
 
@@ -15,18 +17,22 @@ from tests.tui.scripted import (
     main,
     part,
     pilot_test,
+    planned,
     press,
     prompt,
     says,
     shown,
     until,
 )
-from vidqa.errors import ModelMissing
+from vidqa.errors import ModelMissing, VidqaError
 from vidqa.models.download import DownloadProgress, Report
+from vidqa.models.hub import CachedModel
+from vidqa.models.registry import AUTO
+from vidqa.tui.launch import first_model
 from vidqa.tui.launch_options import ModelSource
 from vidqa.tui.screens.model_chooser import ModelChooser
 from vidqa.tui.widgets.title_bar import TitleBar
-from vidqa.tui.worker_messages import VideoOpened
+from vidqa.tui.worker_messages import DownloadProgressed, VideoOpened
 
 MODEL = "Qwen/Qwen2-VL-2B-Instruct"
 TOTAL = 4_400_000_000
@@ -138,3 +144,83 @@ async def test_the_chooser_selects_the_best_that_fits_where_there_is_no_model() 
         assert isinstance(chooser, ModelChooser)
         best = chooser._rows[chooser.query_one(OptionList).highlighted or 0]
         assert best.fits and best.score == max(row.score for row in chooser._rows)
+
+
+async def downloading(pilot: Pilot[int]) -> None:
+    """A video is open and its model is being fetched."""
+    main(pilot).post_message(VideoOpened(demo_video()))
+    await until(pilot, lambda: controller(pilot).forecast is not None, "a plan")
+    await press(pilot, "f2", lambda: is_open(pilot, ModelChooser) and "●" in shown(pilot), "the chooser")
+    await press(pilot, "enter", lambda: "(25 %)" in status(pilot))
+
+
+@pilot_test
+async def test_an_error_stays_above_the_prompt_during_a_download() -> None:
+    downloads = Downloads()
+    async with AppHarness(says("x")).running(models=downloads.source, video=None) as pilot:
+        await downloading(pilot)
+        main(pilot).show_error(VidqaError("This cannot be.", "Do that."))
+        progress = DownloadProgress(TOTAL // 2, TOTAL, 0, 20.0)
+        main(pilot).on_download_progressed(DownloadProgressed(MODEL, progress))
+        assert status(pilot) == "This cannot be. Do that."
+        main(pilot).clear_error()
+        main(pilot).on_download_progressed(DownloadProgressed(MODEL, progress))
+        assert "(50 %)" in status(pilot)
+        downloads.step.set()
+
+
+@pilot_test
+async def test_the_end_of_a_download_leaves_a_model_that_was_chosen_meanwhile() -> None:
+    downloads = Downloads()
+    async with AppHarness(says("x")).running(models=downloads.source, video=None) as pilot:
+        await downloading(pilot)
+        await main(pilot).use_model("demo")
+        await planned(pilot)
+        downloads.step.set()
+        await until(pilot, lambda: "F2 chooses it" in status(pilot), "the end of the download")
+        assert controller(pilot).model == "demo" and downloads.here == {MODEL}
+        assert "demo model" in part(pilot, TitleBar).render().plain
+
+
+@pilot_test
+async def test_a_question_still_waits_after_a_search_and_a_closed_chooser() -> None:
+    downloads, harness = Downloads(), AppHarness(says("A red square."))
+    async with harness.running(models=downloads.source, video=None) as pilot:
+        main(pilot).post_message(VideoOpened(demo_video()))
+        await until(pilot, lambda: controller(pilot).forecast is not None, "a plan")
+        prompt(pilot).text = "what is there?"
+        await press(pilot, "enter", lambda: is_open(pilot, ModelChooser) and f"● {MODEL}" in shown(pilot), "the offer")
+        await press(pilot, "enter", lambda: "(25 %)" in status(pilot))
+        await pilot.press("f12")
+        await press(pilot, "f2", lambda: is_open(pilot, ModelChooser), "the chooser")
+        await press(pilot, "escape", lambda: not is_open(pilot, ModelChooser), "the prompt")
+        downloads.step.set()
+        await until(pilot, lambda: "A red square." in shown(pilot), "the answer")
+        assert harness.asked == ["what is there?"]
+
+
+@pilot_test
+async def test_the_chooser_lists_a_missing_model_that_is_not_a_released_one() -> None:
+    downloads, named = Downloads(), "me/finetune"
+    async with AppHarness(says("x")).running(models=downloads.source, model=named, video=None) as pilot:
+        await press(pilot, "f2", lambda: is_open(pilot, ModelChooser) and f"● {named}" in shown(pilot), "the chooser")
+        assert "to download · size not known" in shown(pilot)
+        await press(pilot, "enter", lambda: downloads.pulled == [named], "the download")
+        downloads.step.set()
+        await until(pilot, lambda: not controller(pilot).model_missing, "the model")
+
+
+@pilot_test
+async def test_a_folder_that_is_missing_cannot_be_fetched() -> None:
+    async with AppHarness(says("x")).running(models=Downloads().source, model="/no/such/model", video=None) as pilot:
+        await until(pilot, lambda: "F2 chooses another model." in shown(pilot), "the hint")
+        assert "fetches" not in shown(pilot)
+
+
+def test_a_session_begins_without_a_model_where_auto_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    cached: list[CachedModel] = []
+    for module in ("vidqa.models.registry", "vidqa.tui.launch"):
+        monkeypatch.setattr(f"{module}.cached_models", lambda: cached)
+    assert first_model(AUTO) is None and first_model("2b") == MODEL
+    cached.append(CachedModel(MODEL, "qwen2_vl", 1, Path(), runnable=True))
+    assert first_model(AUTO) == AUTO and first_model(None) == MODEL

@@ -22,7 +22,7 @@ from vidqa.cli.arguments import (
 )
 from vidqa.cli.ask_history import recorded, saved_conversation
 from vidqa.cli.console import ExitCode, StderrReporter, handle_signals, interrupt, write_json
-from vidqa.cli.video_argument import as_named
+from vidqa.cli.video_argument import as_named, is_piped
 from vidqa.errors import Interrupted
 from vidqa.messages import degraded_text, model_label, out_of_domain_text, time_text, usage_text, visual_tokens_text
 from vidqa.settings.schema import TUI_SETTINGS
@@ -72,13 +72,13 @@ def run(arguments: argparse.Namespace) -> int:
     config = replace(config, conversation_tokens=sum(map(most_turn_tokens, requests[1:])))
     history: tuple[Turn, ...] = ()
     with (
-        saved_conversation(reporter, keep=settings.tui.history) as conversation,
+        saved_conversation(reporter, keep=settings.tui.history and not is_piped(arguments)) as conversation,
         Session(config) as session,
         handle_signals(session.cancel, again=interrupt) as received,
     ):
         for request in requests:
             try:
-                events = recorded(session.ask(replace(request, history=history)), conversation, request, arguments)
+                events = recorded(session.ask(replace(request, history=history)), conversation, request)
                 answer = render(events, reporter, arguments.json, introduce=not history)
             except Interrupted as stopped:
                 reporter.say(str(stopped))

@@ -1,11 +1,9 @@
 """Keep the questions of `vidqa ask` in the history, where the session and `vidqa history` find them."""
 
-import argparse
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from vidqa.cli.video_argument import as_named
 from vidqa.config import state_folder
 from vidqa.errors import HistoryError, Interrupted, VidqaError
 from vidqa.events import Answered, Event, Planned, TextDelta
@@ -20,7 +18,8 @@ if TYPE_CHECKING:
 def saved_conversation(reporter: "StderrReporter", *, keep: bool) -> Iterator["Conversation"]:
     """Yield a conversation of the history's file, or with `keep` False one that is forgotten.
 
-    Where the file cannot be written, a line on stderr says so and the questions are answered all the same.
+    Where the file cannot be written, a line on stderr says so and the questions are answered all the same. A video from
+    standard input is to be asked with `keep` False: it is gone afterwards, and the session could not open it again.
     """
     from vidqa.history.conversation import Conversation
     from vidqa.history.store import FILE_NAME, History
@@ -33,9 +32,7 @@ def saved_conversation(reporter: "StderrReporter", *, keep: bool) -> Iterator["C
             history.close()
 
 
-def recorded(
-    events: Iterator[Event], conversation: "Conversation", request: Request, arguments: argparse.Namespace
-) -> Iterator[Event]:
+def recorded(events: Iterator[Event], conversation: "Conversation", request: Request) -> Iterator[Event]:
     """Yield a question's events and save what they say; an answer is on disk before its event is yielded.
 
     A question without a plan is not saved: its video is not known.
@@ -48,8 +45,7 @@ def recorded(
             match event:
                 case Planned(video, plan) if exchange is None:
                     span = (request.start_seconds, request.end_seconds)
-                    named = as_named(video, arguments)
-                    exchange = conversation.begin(named, plan.model, request.question, span, replace=False)
+                    exchange = conversation.begin(video, plan.model, request.question, span, replace=False)
                     streamed = conversation.streaming_text(exchange)
                 case TextDelta(text):
                     streamed.add(text)

@@ -25,9 +25,12 @@ def offer_model(named: str | None, config: "EngineConfig", reporter: StderrRepor
     """Return the named model, fetched if the person at the terminal agrees; without a name the first cached one.
 
     Without either, return the choice of the person among the models to fetch that fit the request's video, or a typical
-    one. Raises ModelMissing without a terminal, or where no choice is made.
+    one. `auto` chooses among cached models: where none runs, it is as no name. Raises ModelMissing without a terminal,
+    or where no choice is made.
     """
-    if named is not None:
+    from vidqa.models.registry import AUTO, has_model
+
+    if named is not None and (named != AUTO or has_model(AUTO)):
         return _named_model(named, reporter)
     if cached := _cached_model():
         return cached

@@ -5,7 +5,7 @@ import sys
 
 from vidqa.cli.console import ExitCode, StderrReporter, format_table, write_json
 from vidqa.utils.safe_text import safe_line
-from vidqa.utils.units import format_bytes
+from vidqa.utils.units import format_bytes, format_decimal_bytes
 
 
 def add_models_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,7 +49,7 @@ def _list_known(as_json: bool) -> int:
         return ExitCode.OK
     heads = ("--model", "family", "download", "needs at least", "expected score", "repository", "source of the score")
     cells = [
-        (model.short_name, model.family, f"{model.download_bytes / 1e9:.1f} GB", format_bytes(model.least_bytes),
+        (model.short_name, model.family, format_decimal_bytes(model.download_bytes), format_bytes(model.least_bytes),
          f"{model.score:.1f}", model.repository, safe_line(model.score_source))
         for model in models
     ]  # fmt: skip

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from vidqa.cli.console import ExitCode, format_table, write_json
 from vidqa.cli.json_output import SCHEMA_VERSION, plan_object
+from vidqa.messages import base_name
 from vidqa.types import Plan, VideoInfo
 from vidqa.utils.safe_text import safe_text
-from vidqa.utils.units import format_bytes, format_span
+from vidqa.utils.units import format_bytes, format_decimal_bytes, format_span
 
 if TYPE_CHECKING:
     from vidqa.config import EngineConfig
@@ -49,7 +50,7 @@ def _best_lines(table: Sequence["GpuRow"]) -> list[str]:
         if row.best is not None:
             run_config = row.best.run_config
             size = f"{run_config.width}×{run_config.height}"
-            key = (_short(row.best.model), run_config.weights, str(run_config.frames), size)
+            key = (base_name(row.best.model), run_config.weights, str(run_config.frames), size)
             groups.setdefault((round(row.best.budget_bytes / _GIB), key), []).append((row.device, row.best))
     cells: list[Sequence[str]] = [_HEADS]
     for (_, same), cards in groups.items():
@@ -58,7 +59,7 @@ def _best_lines(table: Sequence["GpuRow"]) -> list[str]:
         cells += [(line, *[""] * (len(_HEADS) - 1)) for line in more]
     plans = [plan for cards in groups.values() for _, plan in cards]
     one_model = len(table[0].plans) == 1
-    lines = [f"{_short(table[0].plans[0][0])} fits on {len(plans)} of {len(table)} cards"] if one_model else []
+    lines = [f"{base_name(table[0].plans[0][0])} fits on {len(plans)} of {len(table)} cards"] if one_model else []
     lines += [*([] if one_model else _recommendation(plans)), ""]
     lines += format_table(cells, "<<<>>>>>")
     if without:
@@ -95,15 +96,15 @@ def _recommendation(plans: Sequence[Plan]) -> list[str]:
     if not plans:
         return ["recommended: none of these models fits on any card of the catalog"]
     (first, count), *others = Counter(plan.model for plan in plans).most_common()
-    how = f" (vidqa pull {short_name(first)}, {download_bytes(first) / 1e9:.1f} GB)" if first in released() else ""
+    how = (
+        f" (vidqa pull {short_name(first)}, {format_decimal_bytes(download_bytes(first))})"
+        if first in released()
+        else ""
+    )
     how = " (on this machine)" if first in cached_names() else how
-    lines = [f"recommended: {_short(first)}{how}: the best expected score on {count} of {len(plans)} cards"]
-    lines += [f"             {_short(name)} on {cards} (--model {short_name(name)})" for name, cards in others]
+    lines = [f"recommended: {base_name(first)}{how}: the best expected score on {count} of {len(plans)} cards"]
+    lines += [f"             {base_name(name)} on {cards} (--model {short_name(name)})" for name, cards in others]
     return lines
-
-
-def _short(model: str) -> str:
-    return model.rsplit("/", 1)[-1].removesuffix("-Instruct")
 
 
 def _card(device: "Device") -> str:
@@ -112,7 +113,7 @@ def _card(device: "Device") -> str:
 
 def _matrix_lines(table: Sequence["GpuRow"]) -> list[str]:
     """Return each model's plan for every GPU: frames, size, precision and expected score."""
-    heads = [_short(model) for model, _ in table[0].plans]
+    heads = [base_name(model) for model, _ in table[0].plans]
     rows = [("", *heads), *((row.device.name, *(_cell(plan) for _, plan in row.plans)) for row in table)]
     return format_table(rows, "<" + ">" * len(heads))
 

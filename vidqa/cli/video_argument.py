@@ -47,6 +47,11 @@ def local_video(arguments: argparse.Namespace) -> Iterator[None]:
         yield
 
 
+def is_piped(arguments: argparse.Namespace) -> bool:
+    """Return whether the video came from standard input: its copy is removed when `local_video` ends."""
+    return getattr(arguments, "shown_video", None) is not None
+
+
 def as_named(video: "VideoInfo", arguments: argparse.Namespace) -> "VideoInfo":
     """Return a video whose path is shown as it was typed: `-` for standard input, not the temporary file."""
     shown = getattr(arguments, "shown_video", None)

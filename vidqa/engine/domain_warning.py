@@ -12,7 +12,7 @@ from vidqa.events import Event, Noted, OutOfDomain
 from vidqa.messages import out_of_domain_text
 from vidqa.models.checkpoint import download_bytes
 from vidqa.models.hub import cached_names
-from vidqa.models.registry import AUTO, short_names
+from vidqa.models.registry import AUTO, short_name
 from vidqa.planner.planner import Forecast
 from vidqa.types import Request, VideoInfo
 from vidqa.utils.units import format_decimal_bytes
@@ -64,6 +64,5 @@ def better_model(video: VideoInfo, request: Request, config: EngineConfig, forec
     frames = f"{plan.run_config.frames} frames of {plan.run_config.width}×{plan.run_config.height}"
     if plan.model in cached_names():
         return f"`--model {plan.model}` is on this machine and fits: {frames}."
-    short = next((short for short, name in short_names().items() if name == plan.model), plan.model)
     size = format_decimal_bytes(download_bytes(plan.model))
-    return f"`vidqa pull {short}` ({size} to download) fits here: {frames}."
+    return f"`vidqa pull {short_name(plan.model)}` ({size} to download) fits here: {frames}."

@@ -34,7 +34,8 @@ def claim_caches(
     other = caches.question if searches else caches.search
     if other is None:
         return plan
-    beside, kept = None, _kept_bytes(other.state, state)
+    owner = "of the conversation" if searches else "of the search"
+    beside, kept = None, _kept_bytes(owner, other.state, state)
     with suppress(UsageError):  # nothing is free
         beside = plan_beside(_problem_now(caches, state, config), plan, kept, searches=searches)
     if beside is not None:
@@ -66,11 +67,11 @@ def _problem_now(caches: RequestCaches, state: RequestState, config: EngineConfi
     return replace(task, budget_bytes=budget_bytes(reread(task.device), config), host_bytes=host)
 
 
-def _kept_bytes(earlier: RequestState, state: RequestState) -> KeptBytes:
-    """Return what an earlier request holds beside a new one."""
+def _kept_bytes(owner: str, earlier: RequestState, state: RequestState) -> KeptBytes:
+    """Return what an earlier request, the `owner`, holds beside a new one."""
     rows, cached = earlier.vision_embeddings, earlier.cached_prompt
     return KeptBytes(
-        "of the conversation" if cached else "of the search",
+        owner,
         0 if cached is None else cached.cache.storage.device_bytes,
         0 if rows is None or rows is state.vision_embeddings else rows.rows.nbytes,
     )

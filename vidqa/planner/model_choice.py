@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from vidqa.config import EngineConfig
 from vidqa.devices.gpu_catalog import as_device, find_gpu
 from vidqa.errors import DoesNotFit
+from vidqa.messages import base_name
 from vidqa.models.checkpoint import download_bytes
 from vidqa.models.family import family_of
 from vidqa.models.registry import (
@@ -66,7 +67,7 @@ def _with_another_model(refused: Forecast) -> Forecast:
     if plan is not None:
         run_config = plan.run_config
         hint = (
-            f"{_base_name(plan.model)} would fit: --model {short_name(plan.model)}, {run_config.frames} frames of "
+            f"{base_name(plan.model)} would fit: --model {short_name(plan.model)}, {run_config.frames} frames of "
             f"{run_config.width}x{run_config.height} in {run_config.weights}, {format_bytes(plan.required_bytes)}."
         )
     else:
@@ -79,17 +80,13 @@ def _with_another_model(refused: Forecast) -> Forecast:
             return refused
         least, name = min(budgets)
         hint = (
-            f"No released model fits; the smallest is {_base_name(name)} (--model {short_name(name)}), from "
+            f"No released model fits; the smallest is {base_name(name)} (--model {short_name(name)}), from "
             f"{format_bytes(least)}."
         )
     remedy = f"{refusal.remedy} {hint}"
     return replace(
         refused, refusal=DoesNotFit(refusal.what, remedy, smallest_budget_bytes=refusal.smallest_budget_bytes)
     )
-
-
-def _base_name(model: str) -> str:
-    return model.rpartition("/")[2]
 
 
 def _why_best(best: Plan, results: Sequence[Forecast]) -> str:

@@ -23,7 +23,7 @@ from vidqa.tui.screens.model_actions import for_session
 from vidqa.tui.screens.search_actions import SearchActions
 from vidqa.tui.widgets.conversation_entry import ConversationEntry
 from vidqa.tui.widgets.key_footer import KeyFooter
-from vidqa.tui.widgets.memory_panel import MemoryPanel, Sample
+from vidqa.tui.widgets.memory_panel import Activity, MemoryPanel, Sample
 from vidqa.tui.widgets.plan_option import PlanOption
 from vidqa.tui.widgets.plan_panel import PlanPanel
 from vidqa.tui.widgets.question_input import QuestionInput
@@ -154,7 +154,8 @@ class MainScreen(SearchActions):
             return
         if message.forecast is None:
             assert message.error is not None
-            self.show_error(for_session(message.error))
+            if self.controller.fetching != self.controller.model:  # else the line has the download's progress
+                self.show_error(for_session(message.error))
             return
         self.clear_error()
         forecast, panel = message.forecast, self.query_one(MemoryPanel)
@@ -186,12 +187,20 @@ class MainScreen(SearchActions):
 
     def tick(self) -> None:
         """Move the graph by a second; read the memory if no phase has sampled it (between answers, during a load)."""
-        panel, busy = self.query_one(MemoryPanel), self.controller.session_worker.busy
-        panel.show_activity("question" if self.controller.answering else "loading" if busy else "nothing")
+        panel = self.query_one(MemoryPanel)
+        panel.show_activity(self._activity())
         panel.tick()
         if not self._phase_sampled:
             self.controller.read_memory()
         self._phase_sampled = False
+
+    def _activity(self) -> Activity:
+        """Return what runs; a download counts where nothing else does."""
+        if self.controller.answering:
+            return "question"
+        if self.controller.session_worker.busy:
+            return "loading"
+        return "nothing" if self.controller.fetching is None else "download"
 
     def on_device_memory_read(self, message: DeviceMemoryRead) -> None:
         """Show a reading from outside of a phase."""

@@ -5,6 +5,7 @@ from dataclasses import replace
 from vidqa.errors import Interrupted, ModelMissing, VidqaError
 from vidqa.messages import download_text
 from vidqa.models.download import partial_bytes
+from vidqa.models.hub import is_repository
 from vidqa.tui.plan_overrides import PLANNED_QUESTION
 from vidqa.tui.screens.main_actions import MainActions
 from vidqa.tui.screens.model_chooser import ModelChooser, ModelRow, list_models
@@ -15,7 +16,7 @@ from vidqa.tui.worker_messages import DownloadEnded, DownloadProgressed
 from vidqa.utils.safe_text import safe_line
 from vidqa.utils.units import format_decimal_bytes
 
-_FETCH = "F2 fetches it, or chooses another model."
+_FETCH, _CHOOSE = "F2 fetches it, or chooses another model.", "F2 chooses another model."
 
 
 class ModelActions(MainActions):
@@ -28,7 +29,7 @@ class ModelActions(MainActions):
         """Return what to do about a missing model, else what to do next."""
         controller = self.controller
         if controller.model is not None and controller.model_missing:
-            return f"{safe_line(controller.model)} is not on this machine.\n{_FETCH}"
+            return f"{safe_line(controller.model)} is not on this machine.\n{key_for(controller.model)}"
         return super().hint()
 
     async def ask(self, question: str, *, replaces: bool = False, resample: bool = False) -> bool:
@@ -41,12 +42,12 @@ class ModelActions(MainActions):
     def offer_model(self, question: str = "") -> bool:
         """Open the chooser if there is no model on this machine; return whether there is none.
 
-        `question` is asked once a model is here.
+        `question` is asked once a model is here; without one, the question that waits already stays.
         """
         controller = self.controller
         if controller.model is not None and not controller.model_missing:
             return False
-        self._waiting = question
+        self._waiting = question or self._waiting
         if controller.fetching is None:
             self.action_choose_model()
         return True
@@ -60,13 +61,15 @@ class ModelActions(MainActions):
     def _list_models(self) -> None:
         controller = self.controller
         request = replace(controller.options.request, question=PLANNED_QUESTION)
-        rows = list_models(controller.session_worker.session(), controller.config(), request, controller.video)
+        missing = controller.model if controller.model_missing else None
+        rows = list_models(controller.session_worker.session(), controller.config(), request, controller.video, missing)
         chooser = ModelChooser(rows, controller.model, waiting=bool(self._waiting))
         self.app.call_from_thread(self.app.push_screen, chooser, self._model_chosen)
 
     async def _model_chosen(self, row: ModelRow | None) -> None:
         if row is None:
-            self._waiting = ""  # it stays in the prompt
+            if self.controller.fetching is None:
+                self._waiting = ""  # it stays in the prompt
         elif row.cached:
             await self.use_model(row.name)
         elif self.controller.fetching is None:
@@ -85,7 +88,7 @@ class ModelActions(MainActions):
         self.controller.plan()
         if self.controller.video is None and self.controller.options.video is None:
             self.action_open_video()
-        prompt, question = self.query_one(QuestionInput), self._waiting
+        prompt, question, self._waiting = self.query_one(QuestionInput), self._waiting, ""
         if question and prompt.text.strip() == question and await self.ask(question, replaces=self.editing):
             prompt.text = ""
 
@@ -97,18 +100,23 @@ class ModelActions(MainActions):
     # Downloads
 
     def on_download_progressed(self, message: DownloadProgressed) -> None:
-        """Show how far a download is, unless an answer needs the line."""
+        """Show how far a download is, unless the line has an error or the progress of a job."""
+        if self._error_shown or self.controller.session_worker.busy:
+            return
         if self.controller.fetching == message.name and not self._stopping_download:
             progress = message.progress
             numbers = (progress.done_bytes, progress.total_bytes, progress.resumed_bytes, progress.seconds)
             self.show_status(f"{safe_line(message.name)}: {download_text(*numbers)} · Esc stops")
 
     async def on_download_ended(self, message: DownloadEnded) -> None:
-        """Use the model that was fetched, or show why there is none."""
+        """Use the model that was fetched if none that is here was chosen or a question waits; or show the error."""
         name, error = message.name, message.error
-        self.controller.fetching, self._stopping_download = None, False
-        if error is None:
+        controller = self.controller
+        controller.fetching, self._stopping_download = None, False
+        if error is None and (controller.model is None or controller.model_missing or self._waiting):
             await self.use_model(name)
+        elif error is None:
+            self.show_status(f"{safe_line(name)} is on this machine now: F2 chooses it")
         elif isinstance(error, Interrupted):
             here = format_decimal_bytes(partial_bytes(name))
             self.show_status(f"stopped: {here} of {safe_line(name)} are here; F2 goes on from there")
@@ -132,7 +140,13 @@ class ModelActions(MainActions):
         super().notify_error(for_session(error), title)
 
 
-def for_session(error: VidqaError, key: str = _FETCH) -> VidqaError:
-    """Return an error about a missing model with the session's `key` in place of a command line."""
-    missing = isinstance(error, ModelMissing) and "`" in error.remedy
-    return VidqaError(error.what, key) if missing else error
+def key_for(missing: str | None) -> str:
+    """Return which key helps where a model is missing: a repository can be fetched, a folder or None cannot."""
+    return _FETCH if missing is not None and is_repository(missing) else _CHOOSE
+
+
+def for_session(error: VidqaError, key: str | None = None) -> VidqaError:
+    """Return an error about a missing model with a key of the session, or with `key`, in place of a command line."""
+    if not isinstance(error, ModelMissing) or "`" not in error.remedy:
+        return error
+    return VidqaError(error.what, key or key_for(error.repository))

@@ -15,7 +15,7 @@ from textual.widgets.option_list import Option
 from vidqa.config import EngineConfig
 from vidqa.errors import VidqaError
 from vidqa.models.family import family_of
-from vidqa.models.hub import DEMO, cached_models, demo_folder
+from vidqa.models.hub import DEMO, cached_models, demo_folder, is_repository
 from vidqa.models.registry import find_checkpoints, released, runnable_models
 from vidqa.planner.model_choice import expected_score, typical_video
 from vidqa.planner.weight_memory import parameters
@@ -32,12 +32,13 @@ _BYTES_PER_PARAMETER = 2  # the released checkpoints are bfloat16
 class ModelRow:
     """A model to choose. `fits` is None where the planner cannot say; one that is not `cached` is downloaded first.
 
-    `score` is that of its plan; the demo's means nothing on other videos and is 0.
+    `size_bytes` is None where it is not known before the download. `score` is that of its plan; the demo's means
+    nothing on other videos and is 0.
     """
 
     name: str
     note: str
-    size_bytes: int
+    size_bytes: int | None
     cached: bool
     fits: bool | None = None
     verdict: str = ""
@@ -45,12 +46,22 @@ class ModelRow:
 
 
 def list_models(
-    engine: SessionEngine, config: EngineConfig, request: Request, video: VideoInfo | None
+    engine: SessionEngine,
+    config: EngineConfig,
+    request: Request,
+    video: VideoInfo | None,
+    missing: str | None = None,
 ) -> list[ModelRow]:
-    """Return the demo, cached models, then those to download, each planned for the video, or for a typical one."""
+    """Return the demo, cached models, then those to download, each planned for the video, or for a typical one.
+
+    `missing`, a model that was chosen and is not on this machine, is among them if it is a repository.
+    """
     planned, label = (video, "this video") if video else (typical_video(), "a minute of video")
     request = replace(request, video=planned.path)
-    return [_planned(row, engine, replace(config, model=row.name), request, planned, label) for row in _all_models()]
+    rows = [*_all_models()]
+    if missing is not None and is_repository(missing) and missing not in {row.name for row in rows}:
+        rows.append(ModelRow(missing, "size not known", None, cached=False))
+    return [_planned(row, engine, replace(config, model=row.name), request, planned, label) for row in rows]
 
 
 def _all_models() -> Iterator[ModelRow]:
@@ -122,7 +133,8 @@ class ModelChooser(ModalScreen[ModelRow | None]):
     def _line(self, row: ModelRow) -> Content:
         marks = {None: ("? ", "$foreground-muted"), True: ("✓ ", "$text-success"), False: ("✗ ", "$text-error")}
         name = ("● " if row.name == self._current else "  ") + safe_line(row.name)
-        size = format_bytes(row.size_bytes) if row.cached else format_decimal_bytes(row.size_bytes)
+        shown = format_bytes if row.cached else format_decimal_bytes
+        size = "" if row.size_bytes is None else shown(row.size_bytes)
         facts = f"{size:>9} {'cached' if row.cached else 'to download'} · {row.note}"
         facts += " · best here" if row is self._best else ""
         return Content.assemble(

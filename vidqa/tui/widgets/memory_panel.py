@@ -27,7 +27,7 @@ class Sample:
     other_bytes: int
 
 
-Activity = Literal["", "question", "loading", "nothing"]
+Activity = Literal["", "question", "loading", "download", "nothing"]
 
 
 class MemoryPanel(Widget):
@@ -39,7 +39,7 @@ class MemoryPanel(Widget):
         "The memory that this process uses (of the GPU, or of the machine on a CPU) in the last two minutes. The "
         "dashed line is the planned peak; the plan leaves a margin above it free. Other processes are listed "
         "separately. On a CPU, the tensors are too: they are what the plan predicts; the rest is Python and its "
-        "libraries. While nothing runs, a line says what moves."
+        "libraries. While nothing runs, a line says how much this process and other programs moved."
     )
 
     def __init__(self, *, id: str) -> None:
@@ -70,7 +70,7 @@ class MemoryPanel(Widget):
         """Set what runs, with which a line explains the graph."""
         if activity != self._activity or activity != "nothing":
             self._idle.clear()
-        changed, self._activity = bool(activity) != bool(self._activity), activity
+        changed, self._activity = activity != self._activity, activity
         self.refresh(layout=changed)
 
     def reset_peaks(self) -> None:
@@ -129,18 +129,17 @@ class MemoryPanel(Widget):
         return Content("\n").join([*lines, *(Content.styled(f"! {text}", "$text-warning") for text in warnings)])
 
     def _why_it_moves(self) -> str:
-        """Return what moves the graph while no question runs; empty while one does."""
+        """Return what runs besides a question, or how far memory moved while nothing did; empty during an answer."""
         if self._activity == "loading":
             return "loading the model, before you ask"
+        if self._activity == "download":
+            return "downloading a model"
         if self._activity != "nothing":
             return ""
         own, others = (_spread(getattr(one, name) for one in self._idle) for name in ("own_bytes", "other_bytes"))
-        cause = "drawing and pictures" if self._device == "cpu" else "torch's cache"
-        moved = [
-            f"{format_bytes(own)} moved by {cause}" if own > _STILL_BYTES else "",
-            f"{format_bytes(others)} by other programs" if others > _STILL_BYTES else "",
-        ]
-        return f"nothing runs: {', '.join(filter(None, moved)) or 'what is loaded stays'}"
+        by_whom = (("this process", own), ("other programs", others))
+        moved = [f"{format_bytes(size)} by {name}" for name, size in by_whom if size > _STILL_BYTES]
+        return f"nothing runs; moved: {', '.join(moved)}" if moved else "nothing runs: what is loaded stays"
 
     def _below_plan(self) -> str:
         """Return how the peak compares with plan and margin if it is below the plan; empty without a plan."""
