@@ -154,7 +154,7 @@ def test_notes_of_a_larger_plan_end_with_it() -> None:
         events = events_of(session, request)
     answer, said = answer_in(events), [event.text for event in of_kind(events, Noted)]
     assert [event.step for event in of_kind(events, Degraded)] == ["int8 KV cache", "half of the visual tokens"]
-    assert len(set(said)) == len(said) == sum(note.startswith("looked at") for note in said) == 2
+    assert len(set(said)) == len(said) >= 2 and all(note.startswith("looked at") for note in said)
     assert answer.notes == (said[-1],)
     assert f"looked at {len(answer.plan.candidates)} frames, read the {len(answer.plan.indices)} that" in said[-1]
     assert len(answer.degraded) == 2
