@@ -30,8 +30,6 @@ def plan_with_scan(
     Raises as `ModelManager.plan`, VideoError children, and Interrupted soon after a cancellation.
     """
     state = models.plan(reader, request, config, local=local, parked_bytes=parked_bytes)
-    if request.sample == "uniform":
-        return state
     if state.task.signal is None and not needs_scan(state.task, state.plan):
         return state
     from vidqa.video.signal_cache import SIGNALS  # few questions need it

@@ -12,13 +12,12 @@ import hashlib
 import logging
 import os
 import re
-import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vidqa.errors import ModelError, ModelMissing
 from vidqa.models.checkpoint import check_supported, read_spec
@@ -126,26 +125,20 @@ def _reach_hub(repository: str) -> "ModelInfo":
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     limit = max(_REACH_SECONDS, float(os.environ.get("HF_HUB_ETAG_TIMEOUT") or 0))  # the hub's option for slow lines
-    found: list[Any] = []
+    until = time.monotonic() + limit
 
-    def ask() -> None:
-        try:
-            found.append(HfApi().model_info(repository, files_metadata=True, timeout=limit))
-        except Exception as error:
-            found.append(error)
+    def check_time() -> None:
+        if time.monotonic() >= until:
+            raise TimeoutError
 
-    thread = threading.Thread(target=ask, name="hub", daemon=True)
-    thread.start()
-    thread.join(limit)
-    result = found[0] if found else None
-    if isinstance(result, HFValidationError):
-        raise ModelError(f"{repository!r} is no name of a repository.", "Write OWNER/NAME.") from result
-    if isinstance(result, HfHubHTTPError):
-        raise hub_refused(repository, result) from result
-    if result is None or isinstance(result, Exception):
-        raise hub_offline(repository, partial_bytes(repository), limit, result) from result
-    listing: ModelInfo = result
-    return listing
+    try:
+        return call_in_thread(lambda: HfApi().model_info(repository, files_metadata=True, timeout=limit), check_time)
+    except HFValidationError as error:
+        raise ModelError(f"{repository!r} is no name of a repository.", "Write OWNER/NAME.") from error
+    except HfHubHTTPError as error:
+        raise hub_refused(repository, error) from error
+    except Exception as error:
+        raise hub_offline(repository, partial_bytes(repository), limit, error) from error
 
 
 @contextlib.contextmanager

@@ -27,7 +27,7 @@ def hub_refused(repository: str, error: "HfHubHTTPError") -> ModelError:
     )
 
 
-def hub_offline(repository: str, here_bytes: int, seconds: float, error: Exception | None) -> ModelMissing:
+def hub_offline(repository: str, here_bytes: int, seconds: float, error: Exception) -> ModelMissing:
     """Return the error for a hub that cannot be reached."""
     from huggingface_hub import constants
     from huggingface_hub.errors import OfflineModeIsEnabled
@@ -40,7 +40,7 @@ def hub_offline(repository: str, here_bytes: int, seconds: float, error: Excepti
             f"{repository} is not fetched: HF_HUB_OFFLINE says that this machine is offline{rest}.",
             "Unset it and try again.",
         )
-    answer = f"did not answer within {seconds:g} s" if error is None or _is_timeout(error) else "cannot be reached"
+    answer = f"did not answer within {seconds:g} s" if _is_timeout(error) else "cannot be reached"
     return ModelMissing(
         f"Offline: {constants.ENDPOINT} {answer}, so {repository} is not fetched{rest}.",
         f"Connect to the internet, then type `vidqa pull {short}`.",

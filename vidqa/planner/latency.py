@@ -12,7 +12,7 @@ from vidqa.planner.memory_model import kv_bytes, kv_capacity
 from vidqa.planner.problem import PlanningProblem
 from vidqa.planner.weight_memory import active_layer_bytes, active_parameters, part_bytes
 from vidqa.types import Device, Flops, RunConfig, TimeEstimate
-from vidqa.video.frame_sampling import CLOSE_SECONDS, longest_distance
+from vidqa.video.frame_sampling import CLOSE_SECONDS, even_distance
 
 # Share of the peak that large matrix products reach in a model (gpt-fast and others: 0.4 to 0.6).
 _FLOPS_SHARE = 0.45
@@ -65,7 +65,7 @@ def _scan_seconds(problem: PlanningProblem, run_config: RunConfig) -> float:
     request, more = problem.request, run_config.drop_repeats or run_config.candidate_frames
     if not problem.scan_seconds or problem.signal is not None or request.sample != "auto" or more:
         return problem.scan_seconds
-    distance = longest_distance(problem.video, request.start_seconds, request.end_seconds, run_config.frames)
+    distance = even_distance(problem.video, request.start_seconds, request.end_seconds, run_config.frames)
     return 0.0 if distance <= CLOSE_SECONDS else problem.scan_seconds
 
 

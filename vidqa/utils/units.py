@@ -1,6 +1,7 @@
 """Parsing and formatting of sizes and times."""
 
 import re
+from collections.abc import Sequence
 
 from vidqa.errors import UsageError
 
@@ -13,22 +14,22 @@ _CLOCK = re.compile(r"(?:(?:(\d+):)?(\d+):)?(\d+(?:\.\d*)?|\.\d+)")
 
 def format_bytes(count: int) -> str:
     """Format a number of bytes with a binary unit: 1536 is `1.5 KiB`."""
-    size = float(count)
-    for unit in _BINARY[:-1]:
-        if abs(size) < 1024:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} {_BINARY[-1]}"
+    return _with_unit(count, _BINARY, step=1024, below=1024)
 
 
 def format_decimal_bytes(count: int) -> str:
     """Format the size of a download as the hub shows it, in 1000s: 4,255,140,312 is `4.3 GB`."""
+    return _with_unit(count, _DECIMAL, step=1000, below=999.95)
+
+
+def _with_unit(count: int, units: Sequence[str], *, step: int, below: float) -> str:
+    """Format a number in the first unit, each `step` times the one before it, in which it is `below` so many."""
     size = float(count)
-    for unit in _DECIMAL[:-1]:
-        if abs(size) < 999.95:
+    for unit in units[:-1]:
+        if abs(size) < below:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} {_DECIMAL[-1]}"
+        size /= step
+    return f"{size:.1f} {units[-1]}"
 
 
 def parse_bytes(text: str) -> int:

@@ -148,7 +148,7 @@ def kept_before_scan(info: VideoInfo, even: Sequence[int], close: float | None) 
     return None
 
 
-def longest_distance(info: VideoInfo, start_seconds: float | None, end_seconds: float | None, frames: int) -> float:
+def even_distance(info: VideoInfo, start_seconds: float | None, end_seconds: float | None, frames: int) -> float:
     """Return the seconds from one to the next of so many frames that are spread over a range of time."""
     first, last = _range(info, start_seconds, end_seconds)
     return (info.pts_seconds[last] - info.pts_seconds[first]) / max(frames - 1, 1)
