@@ -6,7 +6,7 @@ from typing import Any
 from vidqa.types import Answer, Plan
 from vidqa.utils.metrics import MemoryUse
 from vidqa.utils.safe_text import safe_line
-from vidqa.utils.units import format_bytes, format_decimal_bytes, format_span
+from vidqa.utils.units import format_bytes, format_span
 
 _STOPPED = {"length": " (stopped at --max-tokens)", "cancelled": " (stopped)"}
 
@@ -25,17 +25,6 @@ def out_of_domain_text(knows: str, advice: str = "") -> str:
     """Return the warning for a video that the model cannot know; `advice` names a model that fits here, if any."""
     warning = f"The demo model knows only {safe_line(knows)}; this video is not its world, so its answer means nothing."
     return f"{warning} {safe_line(advice)}".strip()
-
-
-def download_text(done_bytes: int, total_bytes: int, resumed_bytes: int, seconds: float) -> str:
-    """Return how far a download is, its rate, and how long it still takes."""
-    share = 100 * done_bytes // max(total_bytes, 1)
-    text = f"{format_decimal_bytes(done_bytes)} of {format_decimal_bytes(total_bytes)} ({share} %)"
-    rate = (done_bytes - resumed_bytes) / seconds if seconds >= 1 else 0.0
-    if rate <= 0:
-        return text
-    left = format_span((total_bytes - done_bytes) / rate)
-    return f"{text} · {format_decimal_bytes(round(rate))}/s · {left} left"
 
 
 def usage_text(answer: Answer) -> str:

@@ -16,7 +16,6 @@ import pytest
 from tests.models.hub_server import HubServer, hub_server
 from vidqa.cli.console import ExitCode
 from vidqa.errors import Interrupted, ModelError
-from vidqa.messages import download_text
 from vidqa.models.download import DownloadProgress, _check_disk, _fetch, _LargeFile, _locked, _Meter
 from vidqa.models.hub import demo_folder
 
@@ -292,4 +291,4 @@ def test_one_process_downloads_a_model_at_a_time(tmp_path: Path, monkeypatch: py
     ],
 )
 def test_progress_counts_the_rate_of_this_call(numbers: tuple[int, int, int, float], text: str) -> None:
-    assert download_text(*numbers) == text
+    assert DownloadProgress(*numbers).text == text

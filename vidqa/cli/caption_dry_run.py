@@ -34,6 +34,11 @@ class _Found:
     errors: list[tuple[str, VidqaError]] = field(default_factory=list)
     skipped: Counter[str] = field(default_factory=Counter)
 
+    @property
+    def due(self) -> int:
+        """Return the number of clips to caption."""
+        return len({question.pending.clip.name for question, _ in self.questions})
+
     def groups(self) -> list[list[PlannedQuestion]]:
         """Return the questions in the groups that are answered at once."""
         return list(bucketed((question for question, _ in self.questions), lambda one: one.bucket, MAX_WAITING))
@@ -132,9 +137,8 @@ def _seconds(question: PlannedQuestion, video: VideoInfo) -> float:
 
 
 def _lines(found: _Found, rows: dict[_PlanKey, _PlanRow], forecast: RunForecast, count: int) -> Iterator[str]:
-    due = len({question.pending.clip.name for question, _ in found.questions})
     skipped = "".join(f", {number} {reason}" for reason, number in found.skipped.items())
-    yield f"{count} clips: {due} to caption, {len(found.errors)} cannot be captioned{skipped}"
+    yield f"{count} clips: {found.due} to caption, {len(found.errors)} cannot be captioned{skipped}"
     if rows:
         cells = [
             (
@@ -149,7 +153,7 @@ def _lines(found: _Found, rows: dict[_PlanKey, _PlanRow], forecast: RunForecast,
             f"{format_span(forecast.start_seconds)} to start and load, "
             f"{format_span(sum(forecast.groups))} for {_total(rows):,.0f} tokens ({_source(forecast)})"
         )
-        yield f"disk: about {format_bytes(due * _RECORD_BYTES)} for journal and captions"
+        yield f"disk: about {format_bytes(found.due * _RECORD_BYTES)} for journal and captions"
     for name, error in found.errors:
         yield safe_line(f"cannot: {name}: {error}")
 
@@ -200,7 +204,7 @@ def _object(found: _Found, rows: dict[_PlanKey, _PlanRow], forecast: RunForecast
         "start_seconds": round(forecast.start_seconds, 1),
         "seconds": round(forecast.total_seconds, 1),
         "calibrated": forecast.runs > 0,
-        "bytes": len({question.pending.clip.name for question, _ in found.questions}) * _RECORD_BYTES,
+        "bytes": found.due * _RECORD_BYTES,
     }
 
 

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 
 from vidqa.cli.console import StderrReporter, is_terminal
 from vidqa.errors import Interrupted, ModelMissing
-from vidqa.messages import download_text
 from vidqa.utils.safe_text import safe_line
 from vidqa.utils.units import format_decimal_bytes, format_span
 
@@ -90,8 +89,7 @@ def fetch(repository: str, reporter: StderrReporter) -> "Path":
     from vidqa.models.registry import short_name
 
     def show(progress: "DownloadProgress") -> None:
-        numbers = (progress.done_bytes, progress.total_bytes, progress.resumed_bytes, progress.seconds)
-        reporter.bar(safe_line(repository), progress.done_bytes, progress.total_bytes, download_text(*numbers))
+        reporter.bar(safe_line(repository), progress.done_bytes, progress.total_bytes, progress.text)
 
     reporter.say(f"fetching {repository}; Ctrl-C stops, and a later call goes on from there")
     try:

@@ -26,7 +26,7 @@ from vidqa.models.hub import DOWNLOADED, cache_folder, free_cache_bytes, reposit
 from vidqa.models.registry import released
 from vidqa.utils.atomic_write import sync_folder
 from vidqa.utils.polled_thread import call_in_thread, iterate_in_thread
-from vidqa.utils.units import format_decimal_bytes
+from vidqa.utils.units import format_decimal_bytes, format_span
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo
@@ -53,6 +53,17 @@ class DownloadProgress:
     total_bytes: int
     resumed_bytes: int = 0
     seconds: float = 0.0
+
+    @property
+    def text(self) -> str:
+        """Return how far the download is, its rate, and how long it still takes."""
+        share = 100 * self.done_bytes // max(self.total_bytes, 1)
+        text = f"{format_decimal_bytes(self.done_bytes)} of {format_decimal_bytes(self.total_bytes)} ({share} %)"
+        rate = (self.done_bytes - self.resumed_bytes) / self.seconds if self.seconds >= 1 else 0.0
+        if rate <= 0:
+            return text
+        left = format_span((self.total_bytes - self.done_bytes) / rate)
+        return f"{text} · {format_decimal_bytes(round(rate))}/s · {left} left"
 
 
 Report = Callable[[DownloadProgress], None]

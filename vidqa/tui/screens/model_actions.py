@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 from vidqa.errors import Interrupted, ModelMissing, VidqaError
-from vidqa.messages import download_text
 from vidqa.models.download import partial_bytes
 from vidqa.models.hub import is_repository
 from vidqa.tui.plan_overrides import PLANNED_QUESTION
@@ -104,9 +103,7 @@ class ModelActions(MainActions):
         if self._error_shown or self.controller.session_worker.busy:
             return
         if self.controller.fetching == message.name and not self._stopping_download:
-            progress = message.progress
-            numbers = (progress.done_bytes, progress.total_bytes, progress.resumed_bytes, progress.seconds)
-            self.show_status(f"{safe_line(message.name)}: {download_text(*numbers)} · Esc stops")
+            self.show_status(f"{safe_line(message.name)}: {message.progress.text} · Esc stops")
 
     async def on_download_ended(self, message: DownloadEnded) -> None:
         """Use the model that was fetched if none that is here was chosen or a question waits; or show the error."""
