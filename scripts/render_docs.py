@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from doclib.api_page import render_fields, render_methods
-from doclib.card_table import render_cards, render_models
+from doclib.card_table import render_best, render_cards, render_models
 from doclib.command_pages import render_commands
 from doclib.key_page import render_keys
 from doclib.markdown import replace_block
@@ -29,6 +29,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "docs/reference/json.md": render_json,
 }
 BLOCKS: dict[tuple[str, str], Callable[[], list[str]]] = {
+    ("README.md", "best"): render_best,
     ("README.md", "models"): render_models,
     ("README.md", "cards"): render_cards,
     ("docs/python.md", "methods"): render_methods,

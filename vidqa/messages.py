@@ -23,7 +23,7 @@ def base_name(model: str) -> str:
 
 def out_of_domain_text(knows: str, advice: str = "") -> str:
     """Return the warning for a video that the model cannot know; `advice` names a model that fits here, if any."""
-    warning = f"The demo model knows only {safe_line(knows)}; this video is not its world, so its answer means nothing."
+    warning = f"The demo model knows only {safe_line(knows)}: its answer about this video means nothing."
     return f"{warning} {safe_line(advice)}".strip()
 
 
@@ -96,18 +96,18 @@ def memory_text(plan: Mapping[str, Any], used: Mapping[str, Any]) -> str:
     """Return measured and planned memory, from `plan_memory` and `used_memory`; older records have some of their keys.
 
     The process's memory is compared with the plan and its margin. On a CPU its tensors are compared too, since the
-    process holds the interpreter.
+    process holds the interpreter. The cause of an excess follows only where the margin did not hold it.
     """
-    planned, measured, margin = plan["predicted_peak_bytes"], used["measured_peak_bytes"], plan.get("margin_bytes")
+    planned, measured, margin = plan["predicted_peak_bytes"], used["measured_peak_bytes"], plan.get("margin_bytes") or 0
     summary = f"peak {format_bytes(measured)} of {format_bytes(planned)} planned"
     summary += f" + {format_bytes(margin)} margin" if margin else ""
-    tensors, above = used.get("tensor_peak_bytes"), ""
-    if plan["device"].startswith("cuda") or tensors is None or not plan.get("tensor_bytes"):
-        above = above_text(measured - planned, margin or 0) if measured > planned else ""
-    else:
+    over_bytes, tensors = measured - planned, used.get("tensor_peak_bytes")
+    if tensors is not None and plan.get("tensor_bytes") and not plan["device"].startswith("cuda"):
         summary += f" · tensors {format_bytes(tensors)} of {format_bytes(plan['tensor_bytes'])}"
-    above = used.get("above_plan") or above
-    return f"{summary} ({above})" if above else summary
+        over_bytes = max(over_bytes, tensors - plan["tensor_bytes"])
+    if over_bytes <= margin:
+        return summary
+    return f"{summary} ({used.get('above_plan') or above_text(over_bytes, margin)})"
 
 
 def above_plan(plan: Plan, memory: MemoryUse) -> str:

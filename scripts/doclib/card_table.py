@@ -1,10 +1,11 @@
 """README's tables: the released models, and "which model and how many frames on my card".
 
 The first is `vidqa models --known`, the second is made by `vidqa plan --gpu ... --json` for a made video of five
-minutes at 1080p and 25 frames per second: only its measures enter a plan.
+minutes at 1080p and 25 frames per second: only its measures enter a plan. README's first lines name some of it.
 """
 
 import contextlib
+import functools
 import io
 import json
 import os
@@ -17,6 +18,7 @@ from unittest import mock
 
 from doclib.markdown import table
 from vidqa.cli.main import run
+from vidqa.messages import base_name
 from vidqa.planner.model_choice import released_models
 from vidqa.utils.units import format_bytes
 
@@ -33,7 +35,7 @@ class Card(NamedTuple):
 
 
 CARDS = (
-    Card("6 GB", "a larger card with `--vram 5.6GiB`", ("--gpu", "rtx3060-8", "--vram", "5.6GiB")),
+    Card("6 GB", "any, with `--vram 5.6GiB`", ("--gpu", "rtx3060-8", "--vram", "5.6GiB")),
     Card("8 GB", "RTX 4060", ("--gpu", "rtx4060")),
     Card("12 GB", "RTX 3060", ("--gpu", "rtx3060-12")),
     Card("16 GB", "RTX 4060 Ti", ("--gpu", "rtx4060ti-16")),
@@ -56,10 +58,24 @@ def render_models() -> list[str]:
 
 def render_cards() -> list[str]:
     """Return the lines of the table."""
+    rows = [(card.size, card.name, *map(_cell, plans)) for card, plans in zip(CARDS, _card_plans(), strict=True)]
+    return table(("card", "for example", *(name for name, _ in MODELS)), rows)
+
+
+def render_best() -> list[str]:
+    """Return README's first words on cards: the best model, its weights and frames on four of them."""
+    best = {card.size: plans[-1] for card, plans in zip(CARDS, _card_plans(), strict=True)}
+    chosen = [(size, best[size]) for size in ("6 GB", "8 GB", "12 GB", "24 GB")]
+    rows = [(size, f"{_base(plan)} in {plan['weights']}", str(plan["frames"])) for size, plan in chosen]
+    return table(("your card", "the model that is expected to answer best", "frames of five minutes of video"), rows)
+
+
+@functools.cache
+def _card_plans() -> tuple[tuple[dict[str, Any], ...], ...]:
+    """Return for each card the plan of each model."""
     with TemporaryDirectory() as folder, _without_own_settings(folder):
         clip = write_flat_clip(Path(folder) / "five-minutes.mp4")
-        rows = [(card.size, card.name, *(_cell(plan(clip, card, model)) for _, model in MODELS)) for card in CARDS]
-    return table(("card", "for example", *(name for name, _ in MODELS)), rows)
+        return tuple(tuple(plan(clip, card, model) for _, model in MODELS) for card in CARDS)
 
 
 @contextlib.contextmanager
@@ -83,8 +99,12 @@ def plan(clip: Path, card: Card, model: str) -> dict[str, Any]:
     return found | {"named": model != "auto"}
 
 
+def _base(plan: dict[str, Any]) -> str:
+    return base_name(plan["model"])
+
+
 def _cell(plan: dict[str, Any]) -> str:
-    model = "" if plan["named"] else f"{plan['model'].rpartition('/')[2].removesuffix('-Instruct')}: "
+    model = "" if plan["named"] else f"{_base(plan)}: "
     return (
         f"{model}{plan['frames']} frames of {plan['width']}×{plan['height']}, {plan['weights']} weights, "
         f"{format_bytes(plan['required_bytes'])}"

@@ -13,7 +13,7 @@ from vidqa.cli.console import ExitCode
 from vidqa.cli.main import run
 
 DEMO = Path(__file__).parents[2] / "assets" / "demo.mp4"
-SENTENCE = "The demo model knows only drawn shapes; this video is not its world, so its answer means nothing."
+SENTENCE = "The demo model knows only drawn shapes: its answer about this video means nothing."
 COMMON = ("--model", "demo", "--decode-in-process")
 
 

@@ -17,7 +17,7 @@ from vidqa.events import Answered, Failed, Found, Noted, OutOfDomain, TextDelta
 from vidqa.models.hub import demo_folder
 from vidqa.models.training_domain import DOMAIN_FILE
 
-SENTENCE = "The demo model knows only drawn shapes; this video is not its world, so its answer means nothing."
+SENTENCE = "The demo model knows only drawn shapes: its answer about this video means nothing."
 
 
 @pytest.fixture(scope="module")

@@ -107,6 +107,24 @@ def test_times_of_before_a_new_calibration_do_not_count() -> None:
     assert calibration.stored_speed(KEY, "2b").corrections == {}
 
 
+def test_rates_that_an_answer_refutes_are_forgotten() -> None:
+    def measured() -> dict[str, Rates]:
+        return dict(calibration.stored_speed(KEY, "2b").measured)
+
+    calibration.store_rates(KEY, {"bf16": RATES, "int8": RATES}, "2.15", now=1.0)
+    calibration.store_rates("cuda:a GPU", {"bf16": RATES}, "2.15", now=1.0)
+    remember(decode=0.06)  # slow rates, but not impossible ones: a correction is enough
+    calibration.remember_times(KEY, 1.0, "2b", "bf16", {"decode": 0.05}, {"decode": 1e-4})  # too short to tell
+    calibration.remember_times(KEY, 1.0, "2b", "bf16", {"start": 2.0}, {"start": 1e-4})  # no rate predicts it
+    calibration.remember_times(KEY, 0.5, "2b", "bf16", {"decode": 2.0}, {"decode": 0.02})  # by earlier rates
+    assert measured() == {"bf16": RATES, "int8": RATES}
+    remember(decode=0.04)
+    assert measured() == {} and calibration.stored_precisions(KEY, "2.15") == frozenset()
+    assert calibration.stored_speed("cuda:a GPU", "2b").measured == {"bf16": RATES}
+    calibration.store_rates(KEY, {"bf16": RATES}, "2.15", now=9.0)
+    assert calibration.stored_speed(KEY, "2b").corrections == {}  # answers that the old rates predicted do not count
+
+
 @pytest.mark.parametrize("ratio", [1e-3, 50.0])
 def test_a_timing_out_of_reason_corrects_nothing(ratio: float) -> None:
     calibration.store_rates(KEY, {"bf16": RATES}, "2.15", now=1.0)

@@ -23,6 +23,8 @@ _RECENT = 9  # answers that a correction is the median of
 _MOST_CORRECTION = 20.0  # past this a timing is a machine that slept, not a slow one
 # Reading and decoding depend on the machine and not on the model, so all models' answers count.
 _SHARED_STAGES = ("start", "video")
+_RATED_STAGES = ("vision", "prefill", "decode")  # those that the rates predict
+_LEAST_JUDGED_SECONDS = 0.1  # predictions below this say nothing about rates
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,8 +182,11 @@ def remember_times(
 ) -> None:
     """Append an answer's seconds by stage, as predicted without corrections and as measured; drop the oldest.
 
-    `since` is `measured_at` of the rates that predicted them.
+    `since` is `measured_at` of the rates that predicted them. Where the answer was faster than they allow, they were
+    measured while other programs held the device: they are forgotten, and the next run measures anew.
     """
+    if any(_is_too_fast(predicted.get(stage, 0.0), measured.get(stage, 0.0)) for stage in _RATED_STAGES):
+        _forget_rates(key, since)
     row = {
         "device": key,
         "since": since,
@@ -208,6 +213,18 @@ def _ratios(rows: list[dict[str, Any]], stage: str) -> Iterator[float]:
         predicted, measured = (_number(row[name].get(stage)) for name in ("predicted_s", "measured_s"))
         if predicted > 0 and 1 / _MOST_CORRECTION <= (ratio := measured / predicted) <= _MOST_CORRECTION:
             yield ratio
+
+
+def _is_too_fast(predicted: float, measured: float) -> bool:
+    return predicted >= _LEAST_JUDGED_SECONDS and 0 < measured < predicted / _MOST_CORRECTION
+
+
+def _forget_rates(key: str, since: float) -> None:
+    """Drop a device's rates of `since`; those that another process has measured meanwhile stay."""
+    with contextlib.suppress(OSError):
+        stored = _read_rates()
+        if _entry(stored, key)["measured_at"] == since and stored.pop(key, None) is not None:
+            write_whole(state_folder() / _RATES, json.dumps(stored, indent=1) + "\n")
 
 
 def _answers() -> Iterator[dict[str, Any]]:

@@ -69,7 +69,7 @@ def format_span(seconds: float) -> str:
     """Format a rounded duration: `0.3 s`, `12 s`, `5 min`, `2.5 h`."""
     if seconds < 9.95:
         return f"{seconds:.1f} s"
-    if seconds < 90:
+    if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 

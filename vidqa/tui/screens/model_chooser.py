@@ -14,10 +14,10 @@ from textual.widgets.option_list import Option
 
 from vidqa.config import EngineConfig
 from vidqa.errors import VidqaError
-from vidqa.models.family import family_of
 from vidqa.models.hub import DEMO, cached_models, demo_folder, is_repository
 from vidqa.models.registry import find_checkpoints, released, runnable_models
 from vidqa.planner.model_choice import expected_score, typical_video
+from vidqa.planner.planner import Forecast
 from vidqa.planner.weight_memory import parameters
 from vidqa.tui.bindings import bindings_for
 from vidqa.tui.session_worker import SessionEngine
@@ -25,6 +25,7 @@ from vidqa.types import Request, VideoInfo
 from vidqa.utils.safe_text import safe_line
 from vidqa.utils.units import format_bytes, format_decimal_bytes, format_span
 
+_TWO_LINES = 80  # columns of a terminal in which a model's name and facts share a line
 _BYTES_PER_PARAMETER = 2  # the released checkpoints are bfloat16
 
 
@@ -56,34 +57,34 @@ def list_models(
 
     `missing`, a model that was chosen and is not on this machine, is among them if it is a repository.
     """
-    planned, label = (video, "this video") if video else (typical_video(), "a minute of video")
+    planned = video or typical_video()
     request = replace(request, video=planned.path)
     rows = [*_all_models()]
     if missing is not None and is_repository(missing) and missing not in {row.name for row in rows}:
         rows.append(ModelRow(missing, "size not known", None, cached=False))
-    return [_planned(row, engine, replace(config, model=row.name), request, planned, label) for row in rows]
+    return [_planned(row, engine, replace(config, model=row.name), request, planned) for row in rows]
 
 
 def _all_models() -> Iterator[ModelRow]:
     yield ModelRow(DEMO, "shapes only", sum(path.stat().st_size for path in demo_folder().iterdir()), True)
     cached = {model.repository: model for model in cached_models() if model.runnable}
     for name, model in cached.items():
-        yield ModelRow(name, _family_and_score(name), model.size_bytes, True)
+        yield ModelRow(name, _score(name), model.size_bytes, True)
     for name in runnable_models():
         if name not in cached:
             (found,) = find_checkpoints(name, local=False)
             size = parameters(found.spec) * _BYTES_PER_PARAMETER
-            yield ModelRow(name, _family_and_score(name), size, False)
+            yield ModelRow(name, _score(name), size, False)
 
 
-def _family_and_score(name: str) -> str:
-    """Return a released model's family and expected score; for another one what it is for."""
+def _score(name: str) -> str:
+    """Return a released model's expected score; for another one what it is for."""
     spec = released().get(name)
-    return f"{family_of(spec).TITLE}, score {expected_score(spec):.0f}" if spec else "real videos"
+    return f"score {expected_score(spec):.0f}" if spec else "real videos"
 
 
 def _planned(
-    row: ModelRow, engine: SessionEngine, config: EngineConfig, request: Request, video: VideoInfo, label: str
+    row: ModelRow, engine: SessionEngine, config: EngineConfig, request: Request, video: VideoInfo
 ) -> ModelRow:
     """Return the row with the planner's verdict."""
     try:
@@ -92,22 +93,35 @@ def _planned(
         return replace(row, verdict=error.what)
     if forecast.plan is not None:
         run_config, wait = forecast.plan.run_config, format_span(forecast.plan.seconds.first_token_seconds)
-        verdict = f"fits: {run_config.frames} frames of {label} in {run_config.weights}, first word in about {wait}"
+        verdict = f"fits: {run_config.frames} frames in {run_config.weights}, first word after {wait}"
         return replace(row, fits=True, verdict=verdict, score=0.0 if row.name == DEMO else forecast.plan.score)
-    wanted, budget = forecast.wanted, format_bytes(forecast.task.budget_bytes)
-    needs = f"needs {format_bytes(wanted.required_bytes)} of {budget}" if wanted else str(forecast.refusal)
-    return replace(row, fits=False, verdict=f"does not fit: {needs}")
+    return replace(row, fits=False, verdict=_why_not(forecast))
+
+
+def _why_not(forecast: Forecast) -> str:
+    """Return why a model has no plan: memory, time, or the planner's own sentence about its context."""
+    wanted, problem = forecast.wanted, forecast.task
+    if wanted is None:
+        return str(forecast.refusal)
+    if wanted.required_bytes > problem.budget_bytes:
+        return f"does not fit: needs {format_bytes(wanted.required_bytes)} of {format_bytes(problem.budget_bytes)}"
+    wait, limit = wanted.seconds.first_token_seconds, problem.max_wait_seconds
+    if limit is not None and wait > limit:
+        return f"too slow: first word after {wait:.0f} s, allowed are {limit:.0f} s"
+    return str(forecast.refusal)
 
 
 class ModelChooser(ModalScreen[ModelRow | None]):
     """Returns the chosen model, or None."""
 
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide")]  # noqa: RUF012 - as Textual declares it
     BINDINGS: ClassVar[list[BindingType]] = bindings_for("models")
     AUTO_FOCUS = "OptionList"
     help_title = "Models"
     help_text = (
         "Enter chooses the selected model. A model that is not on this machine is first downloaded from the Hugging "
-        "Face Hub. The second line says whether the model fits into the memory that is free now."
+        "Face Hub. A model's last line is its plan for the open video, or for a minute of video: whether it fits into "
+        "the memory that is free now, and how long it takes to the first word."
     )
 
     def __init__(self, rows: Sequence[ModelRow], current: str | None, *, waiting: bool = False) -> None:
@@ -134,12 +148,12 @@ class ModelChooser(ModalScreen[ModelRow | None]):
         marks = {None: ("? ", "$foreground-muted"), True: ("✓ ", "$text-success"), False: ("✗ ", "$text-error")}
         name = ("● " if row.name == self._current else "  ") + safe_line(row.name)
         shown = format_bytes if row.cached else format_decimal_bytes
-        size = "" if row.size_bytes is None else shown(row.size_bytes)
-        facts = f"{size:>9} {'cached' if row.cached else 'to download'} · {row.note}"
+        size = "" if row.size_bytes is None else f"{shown(row.size_bytes)} "
+        facts = f"{size}{'cached' if row.cached else 'to download'} · {row.note}"
         facts += " · best here" if row is self._best else ""
-        return Content.assemble(
-            (f"{name:<34}", "bold"), facts, "\n    ", marks[row.fits], (safe_line(row.verdict), "$foreground-muted")
-        )
+        name = f"{name:<31}" if self.app.size.width >= _TWO_LINES else f"{name}\n    "
+        verdict = (safe_line(row.verdict), "$foreground-muted")
+        return Content.assemble((name, "bold"), facts, "\n    ", marks[row.fits], verdict)
 
     def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
         """Return the chosen model."""
