@@ -1,5 +1,7 @@
 """Several requests at once: each answer as it would be alone, and each failure its own."""
 
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,10 +19,11 @@ from vidqa.engine.decode_runners import CudaGraphDecoder
 from vidqa.engine.kv_cache import KVCache
 from vidqa.engine.prefill import Prefill
 from vidqa.engine.sampler import Sampler
-from vidqa.errors import Interrupted
+from vidqa.errors import Interrupted, ModelError, NotFinite, VideoNotFound
 from vidqa.events import Answered, Event, Failed, StageStarted
 from vidqa.models.attention.selector import make_kernel
 from vidqa.types import Answer
+from vidqa.video.reader import VideoReader, open_video
 
 CLIPS = [CLIP, TWO_EVENTS, COLOR, EMPTY]
 REQUESTS = [
@@ -112,6 +115,47 @@ def test_what_does_not_fit_together_is_answered_in_smaller_groups(phase: str) ->
     with Session(CONFIG, fault=failing(phase, times=2, after=3)) as session:
         answers, failed, _ = many(session, REQUESTS)
     assert not failed and answers[0].text == ANSWER and answers[2].text == "red."
+
+
+@pytest.mark.parametrize("group", [1, 3])
+def test_a_model_that_can_answer_none_ends_a_group_of_any_size(group: int) -> None:
+    def damaged(request: Request, stopped: Callable[[], bool]) -> VideoReader:
+        raise ModelError("The weights are damaged.")
+
+    with Session(CONFIG, opener=damaged) as session, pytest.raises(ModelError, match="The weights are damaged"):
+        list(session.ask_many(REQUESTS[:group]))
+
+
+def test_logits_that_are_not_finite_fail_their_own_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    def overflowed(*step: object) -> None:
+        raise NotFinite("The model's scores are not finite.")
+
+    monkeypatch.setattr("vidqa.engine.decode._finish_reason", overflowed)
+    with Session(CONFIG) as session:
+        answers, failed, _ = many(session, REQUESTS[:3])
+    assert not answers and sorted(failed) == [0, 1, 2]
+
+
+def test_the_times_of_a_group_are_those_of_its_stages() -> None:
+    with Session(CONFIG) as session:
+        answers, _, _ = many(session, REQUESTS[:2])
+    for timing in (answer.timing for answer in answers.values()):
+        stages = (timing.video_seconds, timing.vision_seconds, timing.prefill_seconds)
+        assert min(stages) > 0 and sum(stages) <= timing.first_token_seconds
+        assert 0 < timing.decode_seconds <= timing.total_seconds - timing.first_token_seconds
+
+
+def test_a_file_that_is_gone_fails_its_own_request(tmp_path: Path) -> None:
+    gone = Path(shutil.copy(CLIPS[0], tmp_path / "gone.mp4"))
+
+    def opened(request: Request, stopped: Callable[[], bool]) -> VideoReader:
+        reader = open_video(request.video, isolated=False, stopped=stopped)
+        gone.unlink(missing_ok=True)  # a prefetched clip's frames need no file
+        return reader
+
+    with Session(CONFIG, opener=opened) as session:
+        answers, failed, _ = many(session, [Request(str(gone), QUESTION), REQUESTS[0]])
+    assert isinstance(failed[0].error, VideoNotFound) and answers[1].text == ANSWER
 
 
 def test_stopping_stops_all() -> None:

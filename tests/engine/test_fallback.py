@@ -11,10 +11,13 @@ from tests.planner.plan_builders import SPEC_2B, SPEC_7B, made_problem
 from vidqa import EngineConfig, Request, Session
 from vidqa.devices.memory_tracker import TensorMeter
 from vidqa.devices.tensor_counter import TensorCounter
+from vidqa.engine.prefix_cache import VisionEmbeddings
 from vidqa.errors import DoesNotFit
 from vidqa.events import Degraded, Event, Noted, TextDelta
+from vidqa.models.vlm import VisionLanguageModel
 from vidqa.planner.fallback import lower
 from vidqa.planner.planner import plan_video
+from vidqa.types import Placement
 
 PHASES = ("load", "vision", "prefill", "decode")
 
@@ -50,6 +53,22 @@ def test_a_phase_that_fails_once_is_answered(phase: str) -> None:
     assert steps[0].plan.predicted_peak_bytes <= answer.plan.budget_bytes
     lowered = {"load": f"{DEMO_WEIGHTS[1]} weights", "decode": "int8 KV cache"}.get(phase, "smallest chunks")
     assert steps[0].step == lowered
+
+
+def test_an_allocation_before_the_first_phase_does_not_blame_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    reserve, failures = VisionEmbeddings.reserve, [MemoryError("planted")]
+
+    def reserved(tokens: int, model: VisionLanguageModel) -> VisionEmbeddings:
+        if failures:
+            raise failures.pop()
+        return reserve(tokens, model)
+
+    monkeypatch.setattr(VisionEmbeddings, "reserve", reserved)
+    config = EngineConfig(isolate_decoder=False, placement=Placement(vision_offloaded=True))
+    with Session(config) as session:
+        events = list(session.ask(Request(CLIP, QUESTION)))
+    assert [step.phase for step in of_kind(events, Degraded)] == ["vision"]
+    assert answer_in(events).plan.run_config.weights == DEMO_WEIGHTS[0]  # those that are loaded
 
 
 @pytest.mark.parametrize("phase", PHASES)

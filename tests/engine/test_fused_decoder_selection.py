@@ -66,15 +66,11 @@ class CountedKernels:
             setattr(self, name, operations.launching(getattr(triton_kernels, name), count))
 
 
-def merged() -> None:
-    """A layer's projections were merged."""
-
-
-def fused_pair(layout: str, kernels: Any = triton_kernels, merged: Any = merged) -> Pair:
+def fused_pair(layout: str, kernels: Any = triton_kernels, merge: bool = True) -> Pair:
     """A pair whose own model has fused layers; the shared one stays as it is."""
     models = pair(layout)
     own = replace(models.ours, model=copy.deepcopy(models.ours.model))
-    return Pair(models.oracle, own.with_fused(FusedDecoder.of(own.model.model.language_model, kernels, merged)))
+    return Pair(models.oracle, own.with_fused(FusedDecoder.of(own.model.model.language_model, kernels, merge=merge)))
 
 
 @INTERPRETED
@@ -84,7 +80,7 @@ def fused_pair(layout: str, kernels: Any = triton_kernels, merged: Any = merged)
 def test_fused_layers_give_the_plain_ones_tokens(layout: str, quantized: bool, merge: bool) -> None:
     models = pair(layout)
     expected, logits = static_tokens(models, room(models, 2, quantized=quantized), 12)
-    fused = fused_pair(layout, merged=merged if merge else None)
+    fused = fused_pair(layout, merge=merge)
     ours, last = static_tokens(fused, room(models, 2, quantized=quantized), 12)
     assert ours == expected
     assert torch.allclose(last, logits, atol=1e-3 if quantized else 1e-4, rtol=0)

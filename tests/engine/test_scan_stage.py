@@ -130,6 +130,17 @@ def test_a_scan_can_be_stopped(tmp_path: Path) -> None:
         assert answer_in(list(session.ask(request))).plan.sampling is not None
 
 
+@pytest.mark.parametrize("kind", ["plan", "see"])
+def test_a_plan_after_a_stop_scans(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "other.mp4"
+    write_long_clip(LongClip(60.0, (replace(_EVENT, start_seconds=20.0),), seed=8), path)
+    request = Request(str(path), QUESTION, frames=12, sample="change")
+    with Session(CONFIG) as session:
+        session.cancel()
+        plan = session.plan(request) if kind == "plan" else session.see(request)[0]
+    assert plan.sampling is not None
+
+
 def test_a_forecast_uses_a_known_signal_and_opens_nothing(session: Session, clip: str) -> None:
     request = Request(clip, QUESTION, frames=12, sample="change")
     plan = answer_in(list(session.ask(request))).plan

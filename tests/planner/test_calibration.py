@@ -149,6 +149,15 @@ def test_damaged_files_count_as_nothing_measured(text: str) -> None:
     assert calibration.stored_speed(KEY, "2b").corrections["bf16"] == {"vision": 2.0}
 
 
+def test_a_damaged_rate_is_measured_anew() -> None:
+    calibration.store_rates(KEY, {"bf16": RATES, "int8": RATES}, "2.15", now=1.0)
+    path = calibration.state_folder() / "rates.json"
+    path.write_text(path.read_text().replace("400000000000.0", "0", 1))
+    (damaged,) = {"bf16", "int8"} - calibration.stored_precisions(KEY, "2.15")
+    calibration.store_rates(KEY, {damaged: RATES}, "2.15", now=2.0)
+    assert calibration.stored_speed(KEY, "2b").measured == {"bf16": RATES, "int8": RATES}
+
+
 def test_only_the_last_200_answers_are_kept() -> None:
     for _ in range(205):
         remember(vision=1.0)

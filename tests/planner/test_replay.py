@@ -254,7 +254,7 @@ def test_a_captured_step_takes_no_more_than_planned(model: str, weights: str, kv
     with replayed(spec, weights) as replay:
         decoder = replay.model
         if fused:
-            decoder = decoder.with_fused(FusedDecoder.of(decoder.language_model, ReplayedKernels, lambda: None))
+            decoder = decoder.with_fused(FusedDecoder.of(decoder.language_model, ReplayedKernels, merge=True))
         capacity = kv_capacity(spec, run_config)
         storage = Storage.allocate(spec, capacity, decoder.dtype, CUDA, sequences=batch, quantized=kv == "int8")
         state = DecodeState.of([1000] * batch, [1000] * batch, CUDA)
@@ -283,7 +283,7 @@ def test_merging_projections_takes_what_it_says() -> None:
     with replayed(SHALLOW["2B"], "bf16") as replay:
         text, resting = replay.model.language_model, replay.live.now
         replay.live.reset()
-        FusedDecoder.of(text, ReplayedKernels, lambda: None)
+        FusedDecoder.of(text, ReplayedKernels, merge=True)
         assert replay.live.now == resting
         assert replay.live.peak - resting == 2 * 8960 * 1536 * 2  # gate and up
         assert merging_bytes(text) == (2 * 8960 + (12 + 2 * 2) * 128) * 1536 * 2  # what goes back to the allocator too

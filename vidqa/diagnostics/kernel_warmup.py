@@ -37,7 +37,7 @@ def warm_up(spec: ModelSpec, device: torch.device, dtype: torch.dtype, *, flex: 
         watch = Stopwatch()
         kernel = probe_kernel("flex", layout, str(device), dtype)
         if kernel.runs:
-            remember(key_of(FLEX, spec, device, dtype), watch.seconds())
+            remember(key_of(FLEX, spec, device, dtype))
         yield WarmupResult(
             "flex attention", kernel.runs, _timing(kernel) if kernel.runs else kernel.reason, watch.seconds()
         )

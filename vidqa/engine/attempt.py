@@ -115,7 +115,7 @@ class Attempt:
             if (cached := self.prompt_runner.cached_prompt) is not None:
                 cached.set_tail((*self._tail, *self._answer.tokens))
         for key in self._compiled:
-            compile_cache.remember(key, self._clock.watch.seconds())
+            compile_cache.remember(key)
         return result
 
     def _run(self, reader: VideoReader | None) -> Generator[Event, None, AttemptResult]:
@@ -125,7 +125,8 @@ class Attempt:
         prompt = self.prompt_runner
         logits = yield from prompt.run(reader)
         self._clock.video += self._focus.video_seconds if self._focus else prompt.video_seconds
-        self._clock.vision, self._clock.prefill = timer.seconds("vision"), timer.seconds("prefill")
+        self._clock.vision += timer.seconds("vision")
+        self._clock.prefill += timer.seconds("prefill")
         assert prompt.cached_prompt is not None and prompt.vision_embeddings is not None
         cache = prompt.cached_prompt.cache
         self._callbacks.on_phase("decode")

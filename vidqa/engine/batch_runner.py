@@ -26,7 +26,7 @@ from vidqa.engine.prompt_runner import PromptRunner
 from vidqa.engine.request_state import RequestState, prompt_of, video_cache_key
 from vidqa.engine.scan_stage import plan_with_scan
 from vidqa.engine.timers import PhaseTimer, StageContext, Stopwatch, flat_mapped
-from vidqa.errors import DoesNotFit, Interrupted, VideoError, VidqaError
+from vidqa.errors import DoesNotFit, Interrupted, ModelError, NotFinite, VideoError, VidqaError
 from vidqa.events import Answered, Event, Failed, Noted, OutOfDomain, Planned, StageStarted, TextDelta
 from vidqa.messages import out_of_domain_text
 from vidqa.models.attention.selector import make_kernel
@@ -75,7 +75,7 @@ class BatchScheduler:
                 if isinstance(event, Answered | Failed):
                     left.pop(number, None)
                 yield number, event
-        except DoesNotFit:
+        except (DoesNotFit, NotFinite):  # each half is answered by itself, and at last the one that fails
             pass
         except Exception as error:
             from vidqa.devices.torch_device import is_out_of_memory
@@ -92,12 +92,15 @@ class BatchScheduler:
                 yield from self.answer({number: left[number] for number in half})
 
     def _answer_alone(self, number: int, request: Request) -> TaggedEvents:
+        """Answer one request; raises ModelError where the model can answer none."""
         try:
             for event in self._answer_one(request):
                 yield number, event
         except Interrupted:
             raise
         except VidqaError as error:
+            if isinstance(error, ModelError) and not isinstance(error, NotFinite):
+                raise
             yield number, Failed(error)
 
     def _answer_group(self, requests: Mapping[int, Request]) -> TaggedEvents:
@@ -144,8 +147,7 @@ class BatchScheduler:
         if loaded is None or tracker is None:
             return
         items = [BatchItem.of(state, readers[number], loaded) for number, state in states.items()]
-        callbacks = replace(self._models.callbacks, on_phase=next(iter(states.values())).set_phase)
-        stages = StageContext(tracker, callbacks, PhaseTimer(str(loaded.model.device)))
+        stages = StageContext(tracker, self._models.callbacks, PhaseTimer(str(loaded.model.device)))
         for number, item in zip(states, items, strict=True):
             yield number, Planned(item.state.video, item.plan)
         batch = BatchRunner(loaded, items, stages, self._warn)
@@ -275,6 +277,7 @@ class BatchRunner:
     @no_grad_generator
     def run(self) -> TaggedEvents:
         """Yield (row, event) until every item has its reason or its error."""
+        watch = Stopwatch()
         for row, item in enumerate(self._items):
             try:
                 for event in self._push_prompt(row, item):
@@ -288,10 +291,11 @@ class BatchRunner:
                 yield row, Failed(error)
         active = [row for row, item in enumerate(self._items) if item.error is None]
         if active:
-            yield from self._decode(active, self._logits(active))
+            yield from self._decode(active, self._logits(active), watch)
 
     def _push_prompt(self, row: int, item: BatchItem) -> Iterator[Event]:
-        watch, plan = Stopwatch(), item.plan
+        watch, timer, plan = Stopwatch(), self._stages.timer, item.plan
+        vision_before = timer.seconds("vision")
         layout = layout_of(item.prompt, plan, self._loaded)
         runner = PromptRunner(self._model, plan, layout, self._prefill, self._stages, row=self._rows[row])
         if (earlier := self._row_with_prefix(row, item)) is not None:
@@ -301,7 +305,9 @@ class BatchRunner:
             runner.copy_prefix_from(source)
         item.prompt_runner = runner
         yield from runner.push_prompt(item.reader)
-        item.state.clock.video, item.state.clock.prefill = runner.video_seconds, watch.seconds() - runner.video_seconds
+        clock = item.state.clock
+        clock.video, clock.vision = runner.video_seconds, timer.seconds("vision") - vision_before
+        clock.prefill = watch.seconds() - clock.video - clock.vision
 
     def _row_with_prefix(self, row: int, item: BatchItem) -> int | None:
         """Return an earlier row with the same text before the same frames."""
@@ -322,7 +328,8 @@ class BatchRunner:
         logits[list(active)] = found
         return logits
 
-    def _decode(self, active: Sequence[int], logits: Tensor) -> TaggedEvents:
+    def _decode(self, active: Sequence[int], logits: Tensor, watch: Stopwatch) -> TaggedEvents:
+        """Decode all rows; `watch` runs since the first prompt, so a first token includes the other rows' prompts."""
         positions, limits = [0] * len(self._items), [0] * len(self._items)
         for row in active:
             item = self._items[row]
@@ -334,12 +341,13 @@ class BatchRunner:
         runner: DecodeRunner = CudaGraphDecoder(model, self._rows, positions, samplers, capture_on(model.device))
         for row in set(range(len(self._items))) - set(active):
             runner.finish(row, rollback=False)
-        watch = Stopwatch()
         with self._stages.tracker.phase("decode"):
             for row, token in decode_batch(runner, logits, self._loaded.stop_ids, limits):
                 self._stages.stop_if_cancelled("while several answers were written")
                 item = self._items[row]
-                item.state.clock.decode = watch.seconds()
+                clock, seconds = item.state.clock, watch.seconds()
+                clock.first_token = clock.first_token or seconds
+                clock.decode = seconds - clock.first_token
                 if text := self._append(item, token):
                     yield row, TextDelta(text)
 

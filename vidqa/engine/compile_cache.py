@@ -24,21 +24,16 @@ def key_of(what: str, spec: ModelSpec, device: torch.device, dtype: torch.dtype)
     return f"{what} · {name} · torch {torch.__version__} · {shapes} · {str(dtype).removeprefix('torch.')}"
 
 
-def seconds_taken(key: str) -> float | None:
-    """Return how long the compilation took; None if it was not done yet."""
-    return _records().get(key)
-
-
-def remember(key: str, seconds: float) -> None:
+def remember(key: str) -> None:
     """Record a compilation; a file that cannot be written is ignored."""
     with contextlib.suppress(OSError):
-        write_whole(_file(), json.dumps(_records() | {key: round(seconds, 1)}, indent=1) + "\n")
+        write_whole(_file(), json.dumps(sorted(_compiled() | {key}), indent=1) + "\n")
 
 
 def pending(spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> dict[str, str]:
     """Return a note for each compilation of FlexAttention that a question will wait for, by key."""
     key = key_of(FLEX, spec, device, dtype)
-    if seconds_taken(key) is not None:
+    if key in _compiled():
         return {}
     return {
         key: f"compiling attention (once per GPU and version), about {_ABOUT_SECONDS} s; `vidqa warmup` does it ahead"
@@ -49,9 +44,10 @@ def _file() -> Path:
     return state_folder() / "compiled.json"
 
 
-def _records() -> dict[str, float]:
+def _compiled() -> frozenset[str]:
+    """Return the recorded keys; older files have seconds by key."""
     try:
         records = json.loads(_file().read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return {}
-    return records if isinstance(records, dict) else {}
+        return frozenset()
+    return frozenset(map(str, records)) if isinstance(records, list | dict) else frozenset()

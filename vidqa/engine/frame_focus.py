@@ -11,15 +11,15 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from vidqa.engine.kv_cache import make_cache
 from vidqa.engine.prefill import Prefill
-from vidqa.engine.prefix_cache import VisionEmbeddings
+from vidqa.engine.prefix_cache import VisionEmbeddings, common_length
 from vidqa.engine.prompt import PromptTokens, build_prompt, layout_of, means_of_slices
 from vidqa.engine.prompt_runner import PromptRunner
 from vidqa.engine.slice_selection import even_slices, find_moments, interleaved, select_slices
 from vidqa.engine.timers import StageContext, Stopwatch
+from vidqa.engine.token_pruning import on_host
 from vidqa.events import Event, Noted, StageProgress, StageStarted
 from vidqa.models.attention.selector import Kernel
 from vidqa.models.attention_probe import AttentionProbe, ProbedStates
@@ -50,16 +50,10 @@ def question_tokens(loaded: "Loaded", request: Request, stopped: Callable[[], bo
     They are where the prompts of this question and of an empty one differ. Raises as `build_prompt`.
     """
     asked, empty = (build_prompt(loaded, text, request.system, (), stopped) for text in (request.question, ""))
-    before = _equal(asked.tail, empty.tail)
-    after = _equal(asked.tail[before:][::-1], empty.tail[before:][::-1])
+    before = common_length(asked.tail, empty.tail)
+    after = common_length(asked.tail[before:][::-1], empty.tail[before:][::-1])
     end = len(asked.tail) - after
     return QuestionTokens(PromptTokens(asked.head, asked.tail[:end]), max(end - before, 1))
-
-
-def _equal(ids: Sequence[int], others: Sequence[int]) -> int:
-    """Return how many ids are equal before the first that differs."""
-    pairs = enumerate(zip(ids, others, strict=False))
-    return next((place for place, (one, other) in pairs if one != other), min(len(ids), len(others)))
 
 
 class FrameFocus:
@@ -183,12 +177,6 @@ class FrameFocus:
             done += len(part)
             yield StageProgress("focus", done, slices)
         return scores
-
-
-def on_host(numbers: Tensor) -> list[float]:
-    """Return numbers (n,) on the host: what is read depends on them."""
-    values: list[float] = numbers.tolist()
-    return values
 
 
 def slice_rows(layout: Sequence[Segment], slice_tokens: int) -> list[slice]:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from vidqa.devices.gpu_catalog import OLDEST_FOR_TRITON
-from vidqa.devices.torch_device import default_dtype
+from vidqa.devices.torch_device import default_dtype, first_line
 from vidqa.engine.kv_cache import Storage
 from vidqa.engine.static_decode_step import DecodeState, next_hidden
 from vidqa.models.family import family_of
@@ -71,14 +71,7 @@ def fuse(model: VisionLanguageModel, room_bytes: int) -> VisionLanguageModel:
     if why_not_fused(model.spec, model.device, model.dtype):
         return model
     text: Any = model.language_model
-    if merging_bytes(text) > room_bytes:
-        return model.with_fused(FusedDecoder.of(text, load_kernels(), None))
-    # A layer's old matrices go back to the device before the next ones are merged.
-    return model.with_fused(FusedDecoder.of(text, load_kernels(), torch.cuda.empty_cache))
-
-
-def _no_cache() -> None:
-    """Do nothing."""
+    return model.with_fused(FusedDecoder.of(text, load_kernels(), merge=merging_bytes(text) <= room_bytes))
 
 
 @functools.cache
@@ -87,7 +80,7 @@ def _compared(spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> str:
     try:
         differences = difference(spec, device, dtype, load_kernels())
     except Exception as error:  # a compiler can raise anything; out of memory too leaves the plain layers
-        return f"Triton's kernels do not run: {(str(error).splitlines() or [type(error).__name__])[0]}"
+        return f"Triton's kernels do not run: {first_line(error)}"
     finally:
         if device.type == "cuda":
             torch.cuda.empty_cache()
@@ -102,7 +95,7 @@ def difference(spec: ModelSpec, device: torch.device, dtype: torch.dtype, kernel
     The first is with a cache in the compute precision, the second with an int8 one.
     """
     plain, hidden = _one_layer(spec, device, dtype)
-    fused = plain.with_fused(FusedDecoder.of(plain.language_model, kernels, _no_cache))
+    fused = plain.with_fused(FusedDecoder.of(plain.language_model, kernels, merge=True))
     native, int8 = (
         _distance(_one_step(plain, hidden, quantized=quantized), _one_step(fused, hidden, quantized=quantized))
         for quantized in (False, True)

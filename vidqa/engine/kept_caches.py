@@ -28,14 +28,14 @@ def claim_caches(
     """
     for earlier in (caches.search, caches.question):
         if earlier is not None and state.vision_embeddings is None:
-            yield from _adopt(state, earlier.state)
+            yield from _adopt(state, earlier)
     if searches:  # the new one takes its place
         caches.search = None
     other = caches.question if searches else caches.search
     if other is None:
         return plan
     owner = "of the conversation" if searches else "of the search"
-    beside, kept = None, _kept_bytes(owner, other.state, state)
+    beside, kept = None, _kept_bytes(owner, other, state)
     with suppress(UsageError):  # nothing is free
         beside = plan_beside(_problem_now(caches, state, config), plan, kept, searches=searches)
     if beside is not None:

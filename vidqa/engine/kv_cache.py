@@ -12,15 +12,10 @@ from torch import Tensor
 from vidqa.devices.torch_device import register
 from vidqa.engine.no_grad import no_grad_scope
 from vidqa.errors import DoesNotFit
-from vidqa.models.block_sizes import KV_BLOCK_TOKENS
+from vidqa.models.block_sizes import whole_blocks
 from vidqa.models.spec import ModelSpec
 
 _SMALLEST_SCALE = 2.0**-14  # float16's smallest normal number: a row of zeros stays zeros
-
-
-def rounded_capacity(tokens: int) -> int:
-    """Return the tokens that a cache for `tokens` holds, in whole blocks."""
-    return -(-tokens // KV_BLOCK_TOKENS) * KV_BLOCK_TOKENS
 
 
 def to_int8(states: Tensor) -> tuple[Tensor, Tensor]:
@@ -58,7 +53,7 @@ class Storage:
     ) -> "Storage":
         """Allocate `tokens` for each sequence, rounded up to whole blocks."""
         place = torch.device("cpu") if on_host else device
-        shape = (spec.layers, 2, sequences, spec.kv_heads, rounded_capacity(tokens), spec.head_dim)
+        shape = (spec.layers, 2, sequences, spec.kv_heads, whole_blocks(tokens), spec.head_dim)
         layer = (2, *shape[3:])
         # Zeroed once: a kernel that reads masked positions multiplies them by 0, and 0 · NaN is NaN.
         store = _zeros(shape, torch.int8 if quantized else dtype, place)
@@ -102,8 +97,7 @@ class KVCache:
     """The cache of one sequence; `length` tokens of it are filled."""
 
     def __init__(self, storage: Storage, sequence: int = 0) -> None:
-        self.storage, self.sequence = storage, sequence
-        self.capacity = storage.capacity
+        self.storage, self.capacity = storage, storage.capacity
         self.length = 0
         self._store = storage.store[:, :, sequence]
         self._scales = None if storage.scales is None else storage.scales[:, :, sequence]

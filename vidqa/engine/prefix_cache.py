@@ -16,6 +16,12 @@ from vidqa.models.vlm import VisionLanguageModel
 from vidqa.types import Plan
 
 
+def common_length(ids: Sequence[int], others: Sequence[int]) -> int:
+    """Return how many ids are equal before the first that differs."""
+    pairs = enumerate(zip(ids, others, strict=False))
+    return next((place for place, (one, other) in pairs if one != other), min(len(ids), len(others)))
+
+
 @dataclass(slots=True)
 class VisionEmbeddings:
     """Embeddings (tokens, width) of a video's slices on the host, and the times of their frames in seconds.
@@ -116,10 +122,7 @@ class CachedPrompt:
         """Return how many ids of `tail` are cached, except the last; None if the prefix or the video is not cached."""
         if self.prefix_tokens is None or self.prefix != prefix:
             return None
-        pairs = zip(tail[:-1], self.tail, strict=False)  # the last id has to run: its logits are needed
-        return next(
-            (place for place, (one, other) in enumerate(pairs) if one != other), min(len(tail) - 1, len(self.tail))
-        )
+        return common_length(tail[:-1], self.tail)  # the last id has to run: its logits are needed
 
     def truncate(self, tokens: int) -> None:
         """Drop all but the prefix and `tokens` ids after it."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 from vidqa.config import EngineConfig
 from vidqa.devices.device import reread
 from vidqa.engine.timers import Clock, flat_mapped
-from vidqa.errors import UsageError
+from vidqa.errors import UsageError, VideoNotFound
 from vidqa.events import Degraded, Event, Noted
 from vidqa.models.registry import Checkpoint
 from vidqa.planner import calibration
@@ -53,8 +53,11 @@ def video_cache_key(request: Request) -> VideoKey:
 
 
 def _part_key(request: Request) -> VideoKey:
-    """Return the identity of a request's pictures, and the part of them that it is about."""
-    identity = file_identity(request.video)
+    """Return the identity of a request's pictures, and the part of them that it is about; raises VideoNotFound."""
+    try:
+        identity = file_identity(request.video)
+    except OSError as error:  # its frames may have been decoded before
+        raise VideoNotFound(f"There is no video {request.video}: {error.strerror}.", "Check the path.") from error
     if request.timestamps and os.path.isfile(request.timestamps):  # if it is gone, opening the video says so
         identity += file_identity(request.timestamps)
     part = (request.start_seconds, request.end_seconds, request.stream, request.picture_fps)
@@ -295,50 +298,39 @@ def ran_out_of_memory(state: RequestState, attempt: Generator[Event, None, objec
     return False
 
 
-@dataclass(frozen=True, slots=True)
-class PreviousRequest:
-    """The last request, and the settings that the next one must share to reuse its caches."""
-
-    config: EngineConfig
-    state: RequestState
-
-
 @dataclass(slots=True)
 class RequestCaches:
     """The last question and the last search, with what they left in memory; all frames of both are encoded."""
 
-    question: PreviousRequest | None = None
-    search: PreviousRequest | None = None
+    question: RequestState | None = None
+    search: RequestState | None = None
 
-    def keep(self, config: EngineConfig, state: RequestState, *, searched: bool) -> None:
+    def keep(self, state: RequestState, *, searched: bool) -> None:
         """Keep what a question, or a search (`searched`), left, if it encoded all frames."""
         if state.vision_embeddings is None or not state.vision_embeddings.complete:
             return
         if searched:
-            self.search = PreviousRequest(config, state)
+            self.search = state
         else:
-            self.question = PreviousRequest(config, state)
+            self.question = state
 
     def embedding_bytes(self, *others: RequestState) -> int:
         """Return the bytes of all vision embeddings on the host, also of `others`; shared ones count once."""
-        states = (*others, *(one.state for one in (self.question, self.search) if one is not None))
+        states = (*others, *filter(None, (self.question, self.search)))
         found = {id(one): one.rows.nbytes for state in states if (one := state.vision_embeddings) is not None}
         return sum(found.values())
 
 
-def resume_from(
-    previous: PreviousRequest | None, request: Request, config: EngineConfig, loaded: "Loaded | None"
-) -> RequestState | None:
-    """Return a state that reuses the previous caches; None if frames or settings differ or the cache is too small.
+def resume_from(last: RequestState | None, request: Request, loaded: "Loaded | None") -> RequestState | None:
+    """Return a state that reuses the last request's caches; None if the frames differ or the cache is too small.
 
     The oldest turns of the conversation are dropped where it outgrew the cache. Raises VideoError children if the file
     is gone.
     """
 
-    if previous is None or loaded is None or previous.config != config:
+    if last is None or loaded is None:
         return None
     check_file(request.video)
-    last = previous.state
     if video_cache_key(request) != last.video_key or last.cached_prompt is None or last.vision_embeddings is None:
         return None
     if not last.plan.candidates and may_focus(request) and not may_focus(last.request):

@@ -114,6 +114,7 @@ class Session:
     def plan(self, request: Request) -> Plan:
         """Return the plan that `ask` would run now; reads the video's header and the model's config, no weights."""
         check_request(request)
+        self._clear_cancellation()
         with self._open(request, never) as reader:
             return finished(plan_with_scan(self._models, reader, request, self.config, local=False)).plan
 
@@ -125,6 +126,7 @@ class Session:
         `report` gets the progress of a scan of the video, if one is necessary.
         """
         check_limits(request)
+        self._clear_cancellation()
         with self._open(request, never) as reader:
             state = finished(plan_with_scan(self._models, reader, request, self.config, local=False), report)
             from vidqa.engine.vision import planned_frames
@@ -185,10 +187,13 @@ class Session:
         self._models.close()
 
     def _start(self, stage: Generator[Item, None, None]) -> Generator[Item, None, None]:
-        """Clear an earlier cancellation now, not when the first event is read."""
+        self._clear_cancellation()  # now, not when the first event is read
+        return self._run_exclusively(stage)
+
+    def _clear_cancellation(self) -> None:
+        """Clear a cancellation of what has ended; one of a question that runs stays."""
         if not self._lock.locked():
             self._cancelled.clear()
-        return self._run_exclusively(stage)
 
     def _run_exclusively(self, stage: Generator[Item, None, None]) -> Generator[Item, None, None]:
         """Run a stage as the only one. Re-raise Interrupted without its traceback, which would keep tensors alive."""
@@ -211,7 +216,7 @@ class Session:
 
     def _answer(self, request: Request) -> Generator[Event, None, None]:
         previous, self._caches.question = self._caches.question, None  # freed now, unless this question resumes it
-        state = resume_from(previous, request, self.config, self.loaded)
+        state = resume_from(previous, request, self.loaded)
         del previous
         yield from self._run_attempts(request, state, self._attempt)
 
@@ -245,11 +250,12 @@ class Session:
             if reader is not None:
                 reader.close()
             if state is not None and self.loaded:
-                self._caches.keep(self.config, state, searched=searches)
+                self._caches.keep(state, searched=searches)
 
     def _attempt(self, state: RequestState, reader: VideoReader | None) -> Generator[Event, None, None]:
         """Load the model if necessary, run the state's plan, and yield the answer last."""
         loaded, tracker = yield from self._models.ensure_loaded(state, self.config)
+        state.set_phase("vision")  # what is allocated before the first phase begins is for the frames
         from vidqa.engine.attempt import Attempt, AttemptResult  # imports torch: only after the files were checked
         from vidqa.engine.detokenizer import AnswerState
 
@@ -294,13 +300,14 @@ class Session:
     def _sound_notes(self, state: RequestState) -> list[str]:
         """Return, once for a video, that its sound is not heard."""
         notes = list(unheard_note(state.video, state.request)) if state.video.path not in self._unheard else []
-        self._unheard.add(state.video.path)
+        self._unheard.update(state.video.path for _ in notes)
         return notes
 
     def _find(self, state: RequestState, reader: VideoReader | None) -> Generator[Event, None, None]:
         """Load the model if necessary, score the candidates of the state's plan, and yield what was found last."""
         check_searchable(state.video)
         loaded, tracker = yield from self._models.ensure_loaded(state, self.config)
+        state.set_phase("vision")
         from vidqa.engine.find_stage import find_stage, focus_of
 
         yield from state.replan_attention(loaded, self.config)

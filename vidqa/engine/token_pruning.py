@@ -119,7 +119,7 @@ def cosine_similarities(features: Tensor, others: Tensor) -> Tensor:
 
 
 def on_host(numbers: Tensor) -> list[float]:
-    """Return numbers (n,) on the host: how many tokens are kept depends on them."""
+    """Return numbers (n,) on the host: which tokens or slices are kept depends on them."""
     values: list[float] = numbers.tolist()
     return values
 

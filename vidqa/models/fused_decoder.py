@@ -38,16 +38,16 @@ class FusedDecoder:
     kernels: Any
 
     @classmethod
-    def of(cls, text: Any, kernels: Any, on_layer_merged: Callable[[], None] | None) -> "FusedDecoder":
-        """Merge the projections of transformers' language model, calling `on_layer_merged` after each layer.
+    def of(cls, text: Any, kernels: Any, *, merge: bool) -> "FusedDecoder":
+        """Return the layers of transformers' language model, with merged projections if `merge` is set.
 
-        If it is None, nothing is merged: outputs are concatenated, with two more operations a layer.
+        Else their outputs are concatenated, with two more operations a layer.
         """
         layers = []
         for layer in text.layers:
-            layers.append(_fused_layer(layer, concatenate_linear if on_layer_merged is None else merge_linear))
-            if on_layer_merged is not None:
-                on_layer_merged()
+            layers.append(_fused_layer(layer, merge_linear if merge else concatenate_linear))
+            if merge:  # the old matrices go back to the device before the next layer's are merged
+                torch.cuda.empty_cache()
         return cls(tuple(layers), text.norm.weight, text.norm.variance_epsilon, kernels)
 
     def run(

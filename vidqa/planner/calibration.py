@@ -124,7 +124,7 @@ def device_key(device: Device, threads: int) -> str:
 def stored_speed(key: str, model: str) -> DeviceSpeed:
     """Return the measured rates of a device and the corrections for a model."""
     entry = _entry(_read_rates(), key)
-    measured = {weights: rates for weights, row in entry["rates"].items() if (rates := _rates_of(row)) is not None}
+    measured = {weights: Rates(**row) for weights, row in entry["rates"].items()}
     rows = [row for row in _answers() if row["device"] == key and row["since"] == entry["measured_at"]]
     corrections = {weights: found for weights in WEIGHT_CHOICES if (found := _corrections(rows, model, weights))}
     return DeviceSpeed(measured, entry["measured_at"], corrections)
@@ -256,10 +256,11 @@ def _read_rates() -> dict[str, Any]:
 
 
 def _entry(stored: Mapping[str, Any], key: str) -> dict[str, Any]:
-    """Return the entry of a device, an empty one where it is missing or damaged."""
+    """Return the entry of a device with the rates that are valid; an empty one where it is missing or damaged."""
     entry = stored.get(key)
     if isinstance(entry, dict) and isinstance(entry.get("rates"), dict):
-        return {"torch": entry.get("torch"), "measured_at": entry.get("measured_at", 0), "rates": entry["rates"]}
+        rates = {weights: asdict(one) for weights, row in entry["rates"].items() if (one := _rates_of(row)) is not None}
+        return {"torch": entry.get("torch"), "measured_at": entry.get("measured_at", 0), "rates": rates}
     return {"torch": None, "measured_at": 0, "rates": {}}
 
 

@@ -9,7 +9,7 @@ from vidqa.planner.latency import cancel_check_seconds, estimate_seconds, most_a
 from vidqa.planner.memory_model import required_bytes
 from vidqa.planner.placement import compute_dtype, weight_choices
 from vidqa.planner.problem import PlanningProblem
-from vidqa.planner.search import SearchSpace
+from vidqa.planner.search import SearchSpace, has_too_many_tokens
 from vidqa.types import Placement, Plan, Request, RunConfig, VideoInfo
 from vidqa.utils.frame_choice import Sampling
 from vidqa.utils.units import format_bytes, format_timestamp
@@ -46,9 +46,8 @@ def limiting_reason(
     problem: PlanningProblem, space: SearchSpace, run_config: RunConfig, otherwise: str = "frames go before pixels"
 ) -> str:
     """Return what forbids a run configuration: the context, the cap of the quality, memory or time; or `otherwise`."""
-    tokens, in_prompt = kept_visual_tokens(problem.spec, run_config), kept_video_tokens(problem.spec, run_config)
-    if tokens > space.most_tokens or in_prompt > problem.context_left:
-        if in_prompt > problem.context_left:
+    if has_too_many_tokens(problem, space, run_config):
+        if kept_video_tokens(problem.spec, run_config) > problem.context_left:
             return f"the model's context of {problem.spec.context_tokens:,} tokens"
         if problem.most_visual_tokens is not None:
             return "a larger plan ran out of memory"

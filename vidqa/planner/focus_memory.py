@@ -6,7 +6,7 @@ before the reference layer, beside the keys and the last queries of that layer.
 
 from collections.abc import Iterator
 
-from vidqa.models.block_sizes import KV_BLOCK_TOKENS, PROBE_ROWS
+from vidqa.models.block_sizes import PROBE_ROWS, whole_blocks
 from vidqa.models.family import family_of
 from vidqa.models.spec import ModelSpec
 from vidqa.planner.activation_memory import attention_workspace_bytes, chunk_tokens, tokens_bytes
@@ -47,7 +47,7 @@ def focus_parts(spec: ModelSpec, run_config: RunConfig) -> Iterator[tuple[str, i
     """Yield name, bytes and formula of what the scoring takes in the prefill, beside the cache of the last question."""
     text_tokens = _asked_tokens(run_config)
     layer, tokens = reference_layer(spec), scoring_tokens(spec, run_config, text_tokens)
-    capacity = -(-tokens // KV_BLOCK_TOKENS) * KV_BLOCK_TOKENS
+    capacity = whole_blocks(tokens)
     keys = capacity * spec.kv_heads * spec.head_dim * ELEMENT_BYTES[run_config.dtype]
     queries = 2 * text_tokens * spec.query_width * ELEMENT_BYTES[run_config.dtype]
     yield (

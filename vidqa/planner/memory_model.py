@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from vidqa.devices.device import BLOCK
-from vidqa.models.block_sizes import KV_BLOCK_TOKENS
+from vidqa.models.block_sizes import whole_blocks
 from vidqa.models.spec import ModelSpec
 from vidqa.planner import activation_memory as activations
 from vidqa.planner.activation_memory import drops_tokens, kept_visual_tokens
 from vidqa.planner.budget import RuntimeOverhead
-from vidqa.planner.focus_memory import focus_parts
+from vidqa.planner.focus_memory import candidate_tokens, focus_parts
 from vidqa.planner.weight_memory import parameters, part_bytes, part_precision, staging_bytes
 from vidqa.types import ELEMENT_BYTES, PHASES, MemoryLine, Plan, RunConfig
 
@@ -42,7 +42,7 @@ class MemoryPart:
 def kv_capacity(spec: ModelSpec, run_config: RunConfig) -> int:
     """Return the tokens that the KV cache holds: prompt, answer and spare ones, in whole blocks."""
     tokens = activations.prompt_tokens(spec, run_config) + run_config.max_tokens + run_config.spare_tokens
-    return -(-tokens // KV_BLOCK_TOKENS) * KV_BLOCK_TOKENS
+    return whole_blocks(tokens)
 
 
 def kv_bytes(spec: ModelSpec, run_config: RunConfig) -> int:
@@ -124,9 +124,7 @@ def _vision_parts(spec: ModelSpec, run_config: RunConfig, host_pixels: int) -> I
     patches = activations.patches_per_slice(spec, run_config)
     pixels = 9 * slices * patches * spec.vision.patch_values  # of a group on its way to patches: uint8, float32 twice
     row = spec.embedding_width * ELEMENT_BYTES[run_config.dtype]
-    tokens = kept_visual_tokens(spec, run_config)
-    if run_config.candidate_frames:
-        tokens = spec.visual_tokens(run_config.candidate_frames, run_config.height, run_config.width)
+    tokens = candidate_tokens(spec, run_config) or kept_visual_tokens(spec, run_config)
     compared = spec.slice_tokens(run_config.height, run_config.width) if drops_tokens(run_config) else 0
 
     def waiting_formula() -> str:
@@ -221,13 +219,6 @@ def required_bytes(spec: ModelSpec, run_config: RunConfig, overhead: RuntimeOver
     """Return the budget that a run needs: the largest phase and the margin."""
     peak = max(phase_bytes(spec, run_config, overhead).values())
     return peak + margin_bytes(peak)
-
-
-def memory_lines(
-    spec: ModelSpec, run_config: RunConfig, overhead: RuntimeOverhead
-) -> tuple[str, tuple[MemoryLine, ...]]:
-    """Return the largest phase, and its parts with their formulas; they add up to `required_bytes`."""
-    return lines_of(memory_parts(spec, run_config, overhead.host_pixels), overhead)[1:]
 
 
 def lines_of(

@@ -10,7 +10,7 @@ from vidqa.planner.activation_memory import kept_video_tokens, kept_visual_token
 from vidqa.planner.candidate_frames import explain_candidates, host_bytes, with_candidates
 from vidqa.planner.explain import explain_limits, explain_sampling, first_token_seconds, wait_option
 from vidqa.planner.latency import estimate_seconds
-from vidqa.planner.memory_model import kv_capacity, margin_bytes, memory_lines, phase_bytes, required_bytes
+from vidqa.planner.memory_model import kv_capacity, lines_of, margin_bytes, memory_parts, required_bytes
 from vidqa.planner.placement import candidates
 from vidqa.planner.problem import PlanningProblem
 from vidqa.planner.search import (
@@ -121,8 +121,8 @@ def finish_plan(problem: PlanningProblem, space: SearchSpace, run_config: RunCon
         # A question selects only a few of them, so a brief event needs several candidates.
         many, sampling = by_change(problem, frame_indices(problem, run_config.candidate_frames), close=0.0)
         run_config = replace(run_config, candidate_frames=len(many))
-    phase, lines = memory_lines(spec, run_config, problem.overhead)
-    phases = phase_bytes(spec, run_config, problem.overhead)
+    parts = memory_parts(spec, run_config, problem.overhead.host_pixels)
+    phases, phase, lines = lines_of(parts, problem.overhead)
     return Plan(
         model=problem.model,
         device=problem.device.torch_name,
@@ -165,8 +165,8 @@ def _refusal(problem: PlanningProblem, space: SearchSpace) -> Forecast:
     answer_tokens = problem.request.max_tokens
     tokens = kept_visual_tokens(problem.spec, run_config)
     frames = f"{run_config.frames} frames of {run_config.width}x{run_config.height} ({tokens:,} visual tokens)"
-    needed: int | None = required_bytes(problem.spec, run_config, problem.overhead)
-    assert needed is not None
+    needed = required_bytes(problem.spec, run_config, problem.overhead)
+    smallest_budget: int | None = needed
     nearest = nearest_plan(problem)
     fits = _options(nearest) if nearest else ""
     if has_too_many_tokens(problem, space, run_config):
@@ -187,14 +187,14 @@ def _refusal(problem: PlanningProblem, space: SearchSpace) -> Forecast:
     else:
         fastest = _fastest(problem, space)
         assert fastest is not None
-        run_config, seconds, needed = *fastest, None
+        (run_config, seconds), smallest_budget = fastest, None
         what = (
             f"The fastest plan for {frames} takes about {seconds:.0f} s to the first word, and the limit is "
             f"{problem.max_wait_seconds:g} s ({wait_option(problem)})."
         )
         remedy = f"Allow --max-wait {sufficient_wait(seconds):.0f}, or look at a shorter --start/--end range."
     wanted = replace(finish_plan(problem, space, run_config), limits=())
-    return Forecast(problem, None, DoesNotFit(what, remedy, smallest_budget_bytes=needed), wanted, nearest)
+    return Forecast(problem, None, DoesNotFit(what, remedy, smallest_budget_bytes=smallest_budget), wanted, nearest)
 
 
 def _options(plan: Plan) -> str:

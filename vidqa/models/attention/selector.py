@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from vidqa.config import ATTENTION_CHOICES
+from vidqa.devices.torch_device import first_line
 from vidqa.errors import AttentionUnavailable, UsageError
 from vidqa.models.attention.flex import FlexKernel
 from vidqa.models.attention.sdpa import FusedKernel
@@ -111,8 +112,7 @@ def probe_kernel(name: str, layout: HeadLayout, device: str, dtype: torch.dtype,
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, AttentionUnavailable, NotImplementedError) as error:
-        line = (str(error).splitlines() or [type(error).__name__])[0]
-        return KernelProbe(name, False, 0.0, 0.0, line.partition(". ")[0].strip().rstrip("."))
+        return KernelProbe(name, False, 0.0, 0.0, first_line(error).partition(". ")[0].strip().rstrip("."))
 
 
 def _states(layout: HeadLayout, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
