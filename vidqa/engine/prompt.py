@@ -171,11 +171,11 @@ class PromptCursor:
         self._grid = VisionGrid(  # of one slice
             1, rows, columns, plan.interval_seconds * spec.vision.temporal_patch, _uneven_times(plan, spec)
         )  # fmt: skip
-        self._segments = deque(prefix)
+        self._segments, self._depth = deque(prefix), spec.vision.temporal_patch
+        self._selected = deque(plan.frame_places[:: self._depth])  # first frames of slices; none if all are read
         self._position = self._start = 0
-        self._left = self._done = 0  # slices of the current segment
-        self._places = plan.frame_places[:: spec.vision.temporal_patch]  # of slices, in frames; none if all are read
-        self._depth, self._seen, self._last = spec.vision.temporal_patch, 0, 0
+        self._places: Sequence[int] = range(0)  # of the current segment's slices, from its first one on
+        self._done = 0  # of these slices
 
     def text(self) -> tuple[tuple[int, ...], int]:
         """Return the ids of the text that comes next, if any, and their position."""
@@ -190,30 +190,29 @@ class PromptCursor:
         """Yield the next slices, split where text stands between them."""
         while slices:
             text: tuple[tuple[int, ...], int] = ((), 0)
-            if not self._left:
+            if self._done == len(self._places):
                 text = self._next_segment()
-            count = min(slices, self._left)
-            yield VisionPart(text, count, self._positions(count))
-            self._done, self._left, slices = self._done + count, self._left - count, slices - count
+            places = self._places[self._done : self._done + slices]
+            yield VisionPart(text, len(places), self._positions(places))
+            self._done, slices = self._done + len(places), slices - len(places)
 
-    def _positions(self, count: int) -> Tensor:
-        """Return the positions (3, tokens) of the segment's next slices."""
+    def _positions(self, places: Sequence[int]) -> Tensor:
+        """Return the positions (3, tokens) of slices of the segment."""
         family, spec = self._model.family, self._model.spec
-        if not self._places:
-            self._last = self._done + count - 1
-            return family.vision_positions(spec, self._start, replace(self._grid, slices=count), self._done)
-        places = self._places[self._seen - self._done : self._seen + count]  # from the segment's first slice on
-        self._seen += count
-        later = [(place - places[0]) // self._depth for place in places[self._done :]]
-        self._last = later[-1]
-        return torch.cat([family.vision_positions(spec, self._start, self._grid, place) for place in later], dim=1)
+        if isinstance(places, range):
+            return family.vision_positions(spec, self._start, replace(self._grid, slices=len(places)), places.start)
+        return torch.cat([family.vision_positions(spec, self._start, self._grid, place) for place in places], dim=1)
 
     def _next_segment(self) -> tuple[tuple[int, ...], int]:
+        """Begin the next vision segment; return the text before it."""
         self._end_segment()
         text = self.text()
         segment = self._segments.popleft()
         assert not isinstance(segment, TextSegment)
-        self._start, self._left = self._position, segment.slices
+        self._start, self._places = self._position, range(segment.slices)
+        if self._selected:
+            frames = [self._selected.popleft() for _ in self._places]
+            self._places = [(frame - frames[0]) // self._depth for frame in frames]
         return text
 
     def finish(self) -> int:
@@ -223,6 +222,6 @@ class PromptCursor:
 
     def _end_segment(self) -> None:
         if self._done:
-            grid = replace(self._grid, slices=self._last + 1)
+            grid = replace(self._grid, slices=self._places[self._done - 1] + 1)
             self._position = self._model.family.position_after(self._model.spec, self._start, grid)
-        self._done = 0
+        self._places, self._done = range(0), 0

@@ -90,35 +90,50 @@ def group_tokens(spec: ModelSpec, run_config: RunConfig) -> int:
 
 
 def waiting_rows(spec: ModelSpec, run_config: RunConfig, phase: str) -> int:
-    """Return the embeddings on the device that wait for a full prefill chunk.
+    """Return the embeddings on the device that wait for a full prefill chunk, in the `vision` or `prefill` phase.
 
-    In the prefill the last group of G, of which a part was prefilled, stays whole; the chunk's own rows are counted
-    in `tokens_bytes`. In the vision phase fewer than a chunk of n wait from the groups before: all in one group
-    where n ≤ G, else in groups of less than n + G together (a bound that grows with G, as the search
-    requires). If the tower is offloaded, embeddings wait on the host, and only the group that was just encoded is on
-    the device; where text between slices shifts the chunks, also the slice of which a part was prefilled. The text
-    waits with its slices. Subtitles, a long text between or after them, can with the question fill a chunk beside that
-    last group, and so can a long question or conversation; between slices a piece of subtitles stays whole too. Where
-    tokens are dropped, groups may be small: less than n + G wait. Frames that a question selects wait on the host,
-    slice by slice.
+    The chunk's own rows are counted in `tokens_bytes`. The text between slices waits with them. Frames that a question
+    selects, and those of an offloaded tower, wait on the host.
     """
-    group = group_tokens(spec, run_config) + group_slices(spec, run_config) * spec.slice_text_tokens
-    total = kept_video_tokens(spec, run_config)
-    between = run_config.subtitle_tokens if spec.slice_text_tokens else 0
-    long_text = run_config.subtitle_tokens > 0 or run_config.text_tokens > _SHORT_TEXT_TOKENS
-    has_lines = long_text if phase == "prefill" else between > 0
-    lines = min(run_config.text_tokens, run_config.prefill_chunk) if has_lines else 0
-    if run_config.placement.vision_offloaded or run_config.candidate_frames:
-        by_slice = spec.slice_text_tokens or run_config.candidate_frames
-        slice_tokens = spec.slice_tokens(run_config.height, run_config.width) if by_slice else 0
-        return group if phase == "vision" else min(slice_tokens, run_config.prefill_chunk) + lines
-    if phase == "vision" and drops_tokens(run_config):
-        return min(total, run_config.prefill_chunk + group) + lines
-    if phase == "vision" and total <= group:
+    return (
+        _rows_waiting_in_prefill(spec, run_config) if phase == "prefill" else _rows_waiting_in_vision(spec, run_config)
+    )
+
+
+def _rows_waiting_in_vision(spec: ModelSpec, run_config: RunConfig) -> int:
+    group, chunk = _group_rows(spec, run_config), run_config.prefill_chunk
+    if _waits_on_host(run_config):  # all but the group that was just encoded
+        return group
+    total, subtitles = kept_video_tokens(spec, run_config), run_config.subtitle_tokens if spec.slice_text_tokens else 0
+    lines = min(run_config.text_tokens, chunk) if subtitles else 0  # a piece of subtitles between slices stays whole
+    if drops_tokens(run_config):  # groups may be small: less than a chunk and a group wait
+        return min(total, chunk + group) + lines
+    if total <= group:
         return 0
-    one_group = phase == "prefill" or run_config.prefill_chunk <= group
-    waiting = group if one_group else run_config.prefill_chunk + group
-    return min(total, waiting) + lines if phase == "prefill" else min(total + between, waiting + lines)
+    # Fewer than a chunk wait from the groups before: all of them in one group where a chunk is no larger, else in
+    # groups of less than a chunk and a group together. This bound grows with the group, as the search requires.
+    return min(total + subtitles, (group if chunk <= group else chunk + group) + lines)
+
+
+def _rows_waiting_in_prefill(spec: ModelSpec, run_config: RunConfig) -> int:
+    # A long text (subtitles, a question or conversation) can fill a chunk beside the last group.
+    long_text = run_config.subtitle_tokens > 0 or run_config.text_tokens > _SHORT_TEXT_TOKENS
+    lines = min(run_config.text_tokens, run_config.prefill_chunk) if long_text else 0
+    if not _waits_on_host(run_config):  # the last group stays whole
+        return min(kept_video_tokens(spec, run_config), _group_rows(spec, run_config)) + lines
+    # Where text between slices, or a selection, shifts the chunks, the slice of which a part was prefilled stays whole.
+    shifted = spec.slice_text_tokens or run_config.candidate_frames
+    slice_tokens = spec.slice_tokens(run_config.height, run_config.width) if shifted else 0
+    return min(slice_tokens, run_config.prefill_chunk) + lines
+
+
+def _group_rows(spec: ModelSpec, run_config: RunConfig) -> int:
+    """Return the rows of one group of slices, with the text between them."""
+    return group_tokens(spec, run_config) + group_slices(spec, run_config) * spec.slice_text_tokens
+
+
+def _waits_on_host(run_config: RunConfig) -> bool:
+    return run_config.placement.vision_offloaded or run_config.candidate_frames > 0
 
 
 def prompt_tokens(spec: ModelSpec, run_config: RunConfig) -> int:
