@@ -123,6 +123,45 @@ async def test_the_last_turn_is_deleted_from_the_history_too(tmp_path: Path) -> 
         assert [turn.question for turn in harness.session.asked[-1].history] == ["first?"]
 
 
+async def edit_second(pilot: Pilot[int]) -> None:
+    """Two questions, the second of which is back in the prompt."""
+    await asked(pilot, "first?")
+    await asked(pilot, "second?")
+    await press(pilot, "f6", lambda: prompt(pilot).text == "second?" and main(pilot).editing)
+
+
+async def enter_edited(pilot: Pilot[int]) -> None:
+    """Ask what is in the prompt."""
+    assert prompt(pilot).text == "second?" and prompt(pilot).border_title == "Question"
+    prompt(pilot).focus()
+    await press(pilot, "enter", lambda: prompt(pilot).text == "", "it is asked")
+    await settled(pilot)
+
+
+@pilot_test
+async def test_a_question_whose_turn_was_deleted_while_it_was_edited_replaces_no_other(tmp_path: Path) -> None:
+    async with AppHarness(says(ANSWER)).running(state=tmp_path) as pilot:
+        await edit_second(pilot)
+        part(pilot, Transcript).focus()
+        await press(pilot, "delete", lambda: saved_questions(pilot) == ["first?"])
+        await enter_edited(pilot)
+        assert saved_questions(pilot) == ["first?", "second?"]
+
+
+@pilot_test
+async def test_a_question_that_was_edited_replaces_none_of_another_conversation(tmp_path: Path) -> None:
+    async with AppHarness(says(ANSWER)).running(state=tmp_path) as pilot:
+        await asked(pilot, "of before?")
+        await press(pilot, "ctrl+n", lambda: not controller(pilot).conversation.exchanges, "a new conversation")
+        await edit_second(pilot)
+        await history_opened(pilot)
+        await press(pilot, "down down", lambda: "of before?" in shown(pilot))
+        await press(pilot, "enter", lambda: len(controller(pilot).conversation.exchanges) == 1, "the other conversation")
+        await planned(pilot)
+        await enter_edited(pilot)
+        assert saved_questions(pilot) == ["of before?", "second?"]
+
+
 @pilot_test
 async def test_a_history_that_cannot_be_used_warns_once_and_asking_goes_on(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / FILE_NAME) as rows:

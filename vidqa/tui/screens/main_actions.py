@@ -227,6 +227,7 @@ class MainActions(Screen[None]):
     async def begin_conversation(self) -> None:
         """Show an empty conversation, or the one of the history that was chosen."""
         self.controller.restart()
+        self._end_edit()
         transcript = self.query_one(Transcript)
         await transcript.clear(self.hint())
         gc.unfreeze()  # so that the next collection finds the widgets that were removed
@@ -253,6 +254,7 @@ class MainActions(Screen[None]):
         if self.controller.conversation.last is None or self.controller.answering:
             return
         self.controller.conversation.delete_last()
+        self._end_edit()  # the question that was edited is gone: the prompt's text is a new one
         await self.query_one(Transcript).remove_last()
         self._turn = None
         self.controller.plan()
