@@ -105,11 +105,10 @@ class Conversation:
         self, video: VideoInfo, model: str, question: str, span: tuple[float | None, float | None], *, replace: bool
     ) -> Exchange:
         """Add a question about `span` seconds of the video; `replace` puts it in place of the last one."""
-        if replace and self.exchanges:
-            self.exchanges.pop()
+        replaces = self.exchanges.pop().turn_id if replace and self.exchanges else None
         if not self._is_stored():
             self.session_id = self._write(self._history.begin_session, video, model)
-        begin = self._history.replace_last_turn if replace else self._history.begin_turn
+        begin = partial(self._history.begin_turn, replaces=replaces)
         turn_id = None if self.session_id is None else self._write(begin, self.session_id, question, *span)
         exchange = Exchange(question, turn_id)
         self.exchanges.append(exchange)
