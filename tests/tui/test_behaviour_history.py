@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from tests.tui.scripted import (
     AppHarness,
     asked,
     controller,
+    demo_video,
     is_open,
     main,
     opened,
@@ -29,6 +31,7 @@ from tests.tui.scripted import (
     until,
 )
 from vidqa.errors import UsageError
+from vidqa.history.records import SavedSession
 from vidqa.history.store import FILE_NAME, History
 from vidqa.tui.screens import main_actions
 from vidqa.tui.screens.dialogs import LineDialog, SelectDialog
@@ -36,6 +39,7 @@ from vidqa.tui.screens.history_browser import HistoryBrowser
 from vidqa.tui.widgets.answer_text import AnswerSection
 from vidqa.tui.widgets.plan_panel import PlanPanel
 from vidqa.tui.widgets.transcript import Transcript
+from vidqa.tui.worker_messages import VideoOpened
 from vidqa.types import Turn
 
 ANSWER = "A **red** square\nat 0:02."
@@ -160,6 +164,38 @@ async def test_a_question_that_was_edited_replaces_none_of_another_conversation(
         await planned(pilot)
         await enter_edited(pilot)
         assert saved_questions(pilot) == ["of before?", "second?"]
+
+
+def saved_about(pilot: Pilot[int], path: Path) -> SavedSession:
+    """A conversation of the history about a video at `path`, with one question."""
+    history = controller(pilot).history
+    number = history.begin_session(replace(demo_video(), path=str(path)), "demo")
+    history.fail_turn(history.begin_turn(number, "of the other?"), "Stopped.", "stopped")
+    return history.session(number)
+
+
+@pilot_test
+async def test_a_conversation_whose_video_is_gone_is_not_shown_with_the_next_video(tmp_path: Path) -> None:
+    async with AppHarness(says(ANSWER)).running(state=tmp_path) as pilot:
+        gone = saved_about(pilot, tmp_path / "gone.mp4")
+        main(pilot)._resume(gone)
+        await until(pilot, lambda: "This video cannot be opened" in shown(pilot), "the error")
+        main(pilot).post_message(VideoOpened(demo_video()))
+        await asked(pilot, "about the demo?")
+        assert saved_questions(pilot) == ["about the demo?"]
+        assert controller(pilot).history.session(gone.id).turn_count == 1
+
+
+@pilot_test
+async def test_a_conversation_waits_for_its_own_video(tmp_path: Path) -> None:
+    copy = tmp_path / "copy.mp4"
+    copy.write_bytes(Path(DEMO).read_bytes())
+    async with AppHarness(says(ANSWER)).running(state=tmp_path) as pilot:
+        main(pilot)._resume(saved_about(pilot, copy))
+        main(pilot).post_message(VideoOpened(demo_video()))  # of a video that was requested before
+        await until(pilot, lambda: controller(pilot).video.path == str(copy), "its video")  # type: ignore[union-attr]
+        await until(pilot, lambda: "of the other?" in shown(pilot), "the conversation")
+        assert [one.question for one in controller(pilot).conversation.exchanges] == ["of the other?"]
 
 
 @pilot_test

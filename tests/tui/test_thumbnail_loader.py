@@ -5,12 +5,16 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import pytest
 from textual.message import Message
 
 from tests.tui.scripted import DEMO
+from vidqa.tui import thumbnail_loader
 from vidqa.tui.thumbnail_loader import ThumbnailLoader
 from vidqa.tui.worker_messages import FrameDecoded, VideoFailed, VideoOpened
+from vidqa.video.reader import VideoReader, open_video
 
 _SECONDS = 30
 
@@ -78,6 +82,26 @@ def test_a_new_path_kills_the_decoder_that_another_one_keeps_busy(tmp_path: Path
         while not isinstance(message := receive(), VideoOpened):
             assert isinstance(message, FrameDecoded), "abandoning is no failure"
         assert message.video.path == str(copy)
+
+
+def test_a_video_is_not_shown_if_another_was_requested_while_it_was_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / "copy.mp4"
+    copy.write_bytes(Path(DEMO).read_bytes())
+    with running_loader() as (loader, receive):
+
+        def open_slowly(path: str, **options: Any) -> VideoReader:
+            if path == DEMO:
+                loader.open(str(copy))
+            return open_video(path, **options)
+
+        monkeypatch.setattr(thumbnail_loader, "open_video", open_slowly)
+        loader.open(DEMO)
+        opened = receive()
+        assert isinstance(opened, VideoOpened) and opened.video.path == str(copy)
+        loader.request((3,))
+        assert isinstance(receive(), FrameDecoded)
 
 
 def test_frames_that_were_requested_come_also_if_other_subtitles_cannot_be_read(tmp_path: Path) -> None:

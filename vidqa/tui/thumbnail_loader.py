@@ -91,10 +91,14 @@ class ThumbnailLoader:
             self._fail(VideoError(f"The video cannot be opened: {type(error).__name__}: {error}."), reread)
             return
         with self._changed:
-            previous, self._reader = self._reader, reader
-        if previous is not None:
-            previous.close()
-        self._post(VideoOpened(reader.info, reread))
+            stale = self._path is not None and not self._reread  # another video was requested meanwhile
+            unused = reader if stale else self._reader
+            if not stale:
+                self._reader = reader
+        if unused is not None:
+            unused.close()
+        if not stale:
+            self._post(VideoOpened(reader.info, reread))
 
     def _fail(self, error: VidqaError, reread: bool) -> None:
         """Post the error, unless another video was requested meanwhile."""

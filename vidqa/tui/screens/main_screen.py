@@ -106,7 +106,7 @@ class MainScreen(SearchActions):
         timeline.signal = None
         self.query_one(TitleBar).video = message.video
         self.query_one(QuestionInput).placeholder = "Ask about the video, then press Enter"
-        await self.begin_conversation()
+        await self.begin_conversation(self.take_resumed(message.video.path))
         self.show_status("")
         for note in message.video.notes:
             self.notify(safe_text(note), title="Video", markup=False)
@@ -122,7 +122,7 @@ class MainScreen(SearchActions):
         if message.reread and controller.overrides.subs != self.previous_subs:
             controller.reread_subtitles(self.previous_subs)
         elif not message.reread:  # the loader has left the current video, and its subtitles may have been chosen anew
-            controller.opening = None
+            controller.opening = self._resumed = None
             controller.reread_subtitles(controller.overrides.subs)
 
     def _use_subtitles(self, video: VideoInfo) -> None:
