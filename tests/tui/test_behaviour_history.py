@@ -160,7 +160,9 @@ async def test_a_question_that_was_edited_replaces_none_of_another_conversation(
         await edit_second(pilot)
         await history_opened(pilot)
         await press(pilot, "down down", lambda: "of before?" in shown(pilot))
-        await press(pilot, "enter", lambda: len(controller(pilot).conversation.exchanges) == 1, "the other conversation")
+        await press(
+            pilot, "enter", lambda: len(controller(pilot).conversation.exchanges) == 1, "the other conversation"
+        )
         await planned(pilot)
         await enter_edited(pilot)
         assert saved_questions(pilot) == ["of before?", "second?"]
