@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from textual.widgets import Input, OptionList
 from tests.tui.scripted import (
     DEMO,
     AppHarness,
+    Gate,
+    ask,
     asked,
     controller,
     demo_video,
@@ -30,7 +33,8 @@ from tests.tui.scripted import (
     state,
     until,
 )
-from vidqa.errors import UsageError
+from vidqa.errors import HistoryError, UsageError
+from vidqa.history import database
 from vidqa.history.records import SavedSession
 from vidqa.history.store import FILE_NAME, History
 from vidqa.tui.screens import main_actions
@@ -198,6 +202,35 @@ async def test_a_conversation_waits_for_its_own_video(tmp_path: Path) -> None:
         await until(pilot, lambda: controller(pilot).video.path == str(copy), "its video")  # type: ignore[union-attr]
         await until(pilot, lambda: "of the other?" in shown(pilot), "the conversation")
         assert [one.question for one in controller(pilot).conversation.exchanges] == ["of the other?"]
+
+
+@pilot_test
+async def test_a_conversation_that_cannot_be_read_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise HistoryError("The disk is broken.", "Look.")
+
+    copy = tmp_path / "copy.mp4"
+    copy.write_bytes(Path(DEMO).read_bytes())
+    async with AppHarness(says(ANSWER)).running(state=tmp_path) as pilot:
+        saved = saved_about(pilot, copy)
+        monkeypatch.setattr(History, "turns", fail)
+        main(pilot)._resume(saved)
+        await until(pilot, lambda: "The disk is broken. Look." in shown(pilot), "the error")
+        await planned(pilot)
+        assert controller(pilot).video.path == str(copy)  # type: ignore[union-attr]
+
+
+@pilot_test
+async def test_a_session_ends_also_where_the_history_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "BUSY_SECONDS", 0.05)
+    async with AppHarness(says(ANSWER, before_end=(Gate(),))).running(state=tmp_path) as pilot:
+        await ask(pilot)
+        with closing(sqlite3.connect(tmp_path / FILE_NAME, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            await press(pilot, "ctrl+q", lambda: pilot.app._exit, "the end")
+    assert pilot.app.return_value == 0
 
 
 @pilot_test

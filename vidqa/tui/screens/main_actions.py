@@ -233,7 +233,12 @@ class MainActions(Screen[None]):
         await transcript.clear(self.hint())
         gc.unfreeze()  # so that the next collection finds the widgets that were removed
         self._turn = None
-        for turn in self.controller.conversation.resume(resumed) if resumed else ():
+        try:
+            turns = self.controller.conversation.resume(resumed) if resumed else ()
+        except HistoryError as error:
+            self.notify_error(error, "History")
+            turns = ()
+        for turn in turns:
             view = await transcript.add_turn(turn.question)
             values = turn.finish_reason, turn.plan, turn.usage
             figures = "" if turn.error else usage_line(*values)
