@@ -130,7 +130,7 @@ class MainActions(Screen[None]):
             self.notify("There are no frames yet: open a video first.", markup=False)
             return
         pictures, cursor = self.query_one(ThumbnailStrip).pictures, self.query_one(Timeline).cursor
-        request, mode = self.controller.thumbnail_loader.request, self.controller.options.images
+        request, mode = self.controller.thumbnail_loader.request_first, self.controller.options.images
         self.app.push_screen(FrameViewer(plan, pictures, request, mode, cursor), self._move_cursor)
 
     def _move_cursor(self, seconds: float | None) -> None:

@@ -35,6 +35,7 @@ from vidqa.tui.worker_messages import (
     DeviceMemoryRead,
     EngineEvent,
     FrameDecoded,
+    FramesFailed,
     JobEnded,
     MemoryMeasured,
     PlanForecast,
@@ -137,6 +138,11 @@ class MainScreen(SearchActions):
         self.query_one(ThumbnailStrip).show_picture(message.index, message.picture)
         if isinstance(self.app.screen, FrameViewer):
             self.app.screen.frame_decoded(message.index)
+
+    def on_frames_failed(self, message: FramesFailed) -> None:
+        """Say in the viewer, if it is open, that its frame cannot be decoded."""
+        if isinstance(self.app.screen, FrameViewer):
+            self.app.screen.frames_failed(message.indices)
 
     def on_thumbnail_strip_requested(self, message: ThumbnailStrip.Requested) -> None:
         """Have frames decoded."""
