@@ -28,8 +28,7 @@ from vidqa.errors import ModelMissing, VidqaError
 from vidqa.models import registry
 from vidqa.models.download import DownloadProgress, Report
 from vidqa.models.hub import CachedModel, resolve_model
-from vidqa.models.registry import AUTO
-from vidqa.tui.launch import first_model
+from vidqa.models.registry import AUTO, first_model
 from vidqa.tui.launch_options import ModelSource
 from vidqa.tui.screens import model_actions
 from vidqa.tui.screens.model_chooser import ModelChooser
@@ -260,8 +259,7 @@ def test_models_that_cannot_be_listed_are_an_error(
 
 def test_a_session_begins_without_a_model_where_auto_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
     cached: list[CachedModel] = []
-    for module in ("vidqa.models.registry", "vidqa.tui.launch"):
-        monkeypatch.setattr(f"{module}.cached_models", lambda: cached)
+    monkeypatch.setattr(registry, "cached_models", lambda: cached)
     assert first_model(AUTO) is None and first_model("2b") == MODEL
     cached.append(CachedModel(MODEL, "qwen2_vl", 1, Path(), runnable=True))
     assert first_model(AUTO) == AUTO and first_model(None) == MODEL

@@ -54,6 +54,16 @@ def has_model(name: str) -> bool:
     return True
 
 
+def first_model(named: str | None) -> str | None:
+    """Return the full name of the named model, else the first cached one that runs; None without either.
+
+    `auto` chooses among cached models, so where none runs it is as no name.
+    """
+    if named is not None and (named != AUTO or has_model(AUTO)):
+        return full_name(named)
+    return next((model.repository for model in cached_models() if model.runnable), None)
+
+
 @cache
 def runnable_models() -> tuple[str, ...]:
     """Return the repositories with a short name that the engine runs."""
