@@ -1,7 +1,8 @@
 """What a request includes of a long conversation, and what of one is kept."""
 
 import sqlite3
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,14 @@ def test_the_newest_turns_are_included_whole_and_the_oldest_left_out() -> None:
     assert all(turn.answer == "x" * 1000 for turn in turns)
 
 
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Another program writes into the history."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        yield
+
+
 def test_a_question_that_replaces_one_that_was_not_stored_deletes_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -41,8 +50,7 @@ def test_a_question_that_replaces_one_that_was_not_stored_deletes_no_other(
     history = History(tmp_path / FILE_NAME)
     conversation = Conversation(history, lambda text: None)
     ask(conversation, "first")
-    with closing(sqlite3.connect(tmp_path / FILE_NAME, isolation_level=None)) as other:
-        other.execute("BEGIN IMMEDIATE")
+    with locked(tmp_path / FILE_NAME):
         ask(conversation, "second")
     assert saved(history) == ["first"]
     ask(conversation, "second, edited", replace=True)
@@ -58,3 +66,21 @@ def test_two_sessions_in_one_conversation_replace_their_own_questions() -> None:
     ask(other, "of the other")
     ask(one, "first, edited", replace=True)
     assert saved(history) == ["of the other", "first, edited"]
+
+
+def test_a_conversation_that_is_saved_again_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "BUSY_SECONDS", 0.05)
+    history, warnings = History(tmp_path / FILE_NAME), list[str]()
+    conversation = Conversation(history, warnings.append)
+    ask(conversation, "first")
+    for _ in range(2):
+        with locked(tmp_path / FILE_NAME):
+            ask(conversation, "lost")
+            ask(conversation, "lost")
+        ask(conversation, "kept")
+        ask(conversation, "kept")
+    assert [warning.split(":")[0].split(".")[0] for warning in warnings] == [
+        "This conversation is not saved", "The history is written again"
+    ] * 2  # fmt: skip
+    assert saved(history) == ["first", *["kept"] * 4]
+    history.close()
