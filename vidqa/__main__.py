@@ -18,9 +18,10 @@ def open_session(arguments: argparse.Namespace) -> int:
     os.environ.setdefault("ESCDELAY", "50")
     from vidqa.cli.arguments import given_flags, make_config, make_request
     from vidqa.config import config_path, state_folder
+    from vidqa.models.registry import first_model
     from vidqa.settings.load import load_settings
     from vidqa.tui.bindings import ACTION_IDS
-    from vidqa.tui.launch import first_model, open_app
+    from vidqa.tui.launch import open_app
     from vidqa.tui.launch_options import LaunchOptions
 
     settings = load_settings(flags=given_flags(arguments), key_ids=ACTION_IDS)

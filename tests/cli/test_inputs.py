@@ -1,5 +1,6 @@
 """What is given as VIDEO: standard input, addresses and folders of pictures, and the demo's true answers about them."""
 
+import argparse
 import io
 import json
 import os
@@ -221,6 +222,21 @@ def test_a_rate_that_cannot_be_is_a_usage_error(fps: str, pictures: Path, capsys
 def test_times_are_for_folders_only(capsys: pytest.CaptureFixture[str]) -> None:
     assert vidqa("plan", str(DEMO), "--timestamps", "t.txt") == ExitCode.USAGE
     assert "the video is a file" in said(capsys)
+    for video, why in (([str(DEMO)], "the video is a file."), ([], "no video is named.")):
+        for option, what in ((["--fps", "2"], "the rate"), (["--timestamps", "t.txt"], "the times")):
+            assert run(["tui", *video, *option], lambda _: ExitCode.OK) == ExitCode.USAGE
+            assert f"{option[0]} gives {what} of a folder of pictures, and {why}" in said(capsys)
+
+
+def test_the_session_takes_the_rate_of_a_folder_alone(pictures: Path) -> None:
+    opened: list[tuple[float | None, float | None]] = []
+
+    def open_session(arguments: argparse.Namespace) -> int:
+        opened.append((arguments.picture_fps, arguments.fps))
+        return ExitCode.OK
+
+    assert run(["tui", str(pictures), "--fps", "24"], open_session) == ExitCode.OK
+    assert opened == [(24.0, None)]
 
 
 def test_captioning_takes_a_folder_as_a_folder_of_clips(

@@ -87,6 +87,7 @@ def test_auto_is_as_no_name_where_nothing_is_cached(
     assert "No model is on this machine.\n  1  fetch Qwen/" in capsys.readouterr().err
     monkeypatch.setattr("vidqa.models.registry.cached_models", lambda: [CACHED])
     assert model_offer.offer_model(AUTO, config, reporter, None) == AUTO
+    assert model_offer.offer_model(None, config, reporter, None) == SMALL
 
 
 def test_where_nothing_fits_nothing_is_offered(capsys: pytest.CaptureFixture[str]) -> None:

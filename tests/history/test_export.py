@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tests.answer_builders import made_answer, made_clip
 from vidqa.errors import UsageError
-from vidqa.history.export import describe_figures, suggest_name, to_json, to_markdown, to_srt, write_export
+from vidqa.history.export import describe_figures, suggest_name, to_json, to_markdown, to_srt, unwritable, write_export
 from vidqa.history.records import SavedSession, SavedTurn
 from vidqa.history.store import History
 from vidqa.utils.safe_text import safe_text
@@ -168,3 +168,11 @@ def test_what_cannot_be_written_is_explained_and_leaves_nothing(tmp_path: Path) 
     with pytest.raises(UnicodeEncodeError):
         write_export(tmp_path / "a.md", "\ud800")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_name_that_is_too_long_is_an_error_when_it_is_written(tmp_path: Path) -> None:
+    place = tmp_path / ("x" * 300)
+    assert unwritable(str(place)) == ""
+    with pytest.raises(UsageError, match="name too long"):
+        write_export(place, "text")
+    assert "There is no folder" in unwritable(str(place / "talk.md"))

@@ -153,24 +153,30 @@ def test_every_part_of_an_answer_is_found_and_shown(text: str, data: st.DataObje
 
 
 def test_an_answered_replacement_deletes_what_it_replaces(history: History, session: int) -> None:
-    history.finish_turn(history.replace_last_turn(session, "first"), made_answer("1"))  # there is no turn to replace
-    ask(history, session, "secnd", "old")
-    turn = history.replace_last_turn(session, "second")
-    assert listed(history, session)[1:] == [("second", "", "running")]
-    assert (history.search("secnd"), history.sessions(9)[0].turn_count) == ((), 2)
+    other = ask(history, history.begin_session(CLIP, "demo"), "elsewhere", "kept")
+    for absent in (99, other):  # there is no such turn in this session
+        turn = history.begin_turn(session, "first", replaces=absent)
+        history.finish_turn(turn, made_answer("1"))
+        assert history.search("elsewhere")
+    old = ask(history, session, "secnd", "old")
+    ask(history, session, "third", "3")
+    turn = history.begin_turn(session, "second", replaces=old)
+    assert listed(history, session)[2:] == [("third", "3", "answered"), ("second", "", "running")]
+    assert (history.search("secnd"), history.sessions(9)[0].turn_count) == ((), 4)
     history.finish_turn(turn, made_answer("new"))
-    assert listed(history, session) == [("first", "1", "answered"), ("second", "new", "answered")]
+    assert listed(history, session)[2:] == [("third", "3", "answered"), ("second", "new", "answered")]
 
 
 def test_a_failed_replacement_lists_the_old_answer_again(history: History, session: int) -> None:
-    ask(history, session, "q", "old")
-    history.fail_turn(history.replace_last_turn(session, "q"), "Out of memory.", "failed")
+    old = ask(history, session, "q", "old")
+    failed = history.begin_turn(session, "q", replaces=old)
+    history.fail_turn(failed, "Out of memory.", "failed")
     assert listed(history, session) == [("q", "old", "answered"), ("q", "", "failed")]
-    turn = history.replace_last_turn(session, "q")
+    turn = history.begin_turn(session, "q", replaces=failed)
     assert listed(history, session) == [("q", "", "running")]
     history.delete_turn(turn)
     assert listed(history, session) == [("q", "old", "answered"), ("q", "", "failed")]
-    history.finish_turn(history.replace_last_turn(session, "q"), made_answer("new"))
+    history.finish_turn(history.begin_turn(session, "q", replaces=failed), made_answer("new"))
     assert listed(history, session) == [("q", "new", "answered")]
 
 

@@ -96,6 +96,8 @@ def test_unusable_models_are_refused(tmp_path: Path) -> None:
         (str(write_model(tmp_path / "bare", weights=False)), "incomplete or not safetensors"),
         (str(tmp_path / "empty"), r"config\.json is missing"),
         ("no such thing", "neither a folder, nor OWNER/NAME, nor a short name"),
+        ("~nosuchuser/model", "neither a folder, nor OWNER/NAME, nor a short name"),
+        ("/" + "x" * 300, "neither a folder, nor OWNER/NAME, nor a short name"),
     ):
         with pytest.raises(ModelMissing, match=message):
             resolve_model(name)

@@ -1,12 +1,14 @@
 """The released models: what they download, need and score, and the table of every card against every model."""
 
+from pathlib import Path
+
 import pytest
 
 from tests.planner.plan_builders import GIB, made_video
 from vidqa.config import EngineConfig
 from vidqa.devices.gpu_catalog import as_device, find_gpu
 from vidqa.models.registry import find_checkpoints, runnable_models, short_names
-from vidqa.planner.model_choice import gpu_model_matrix, released_models
+from vidqa.planner.model_choice import forecast, gpu_model_matrix, released_models
 from vidqa.planner.planner import try_plan
 from vidqa.planner.problem import planning_problems
 from vidqa.types import Request
@@ -57,3 +59,16 @@ def test_the_table_of_all_models_has_the_planners_choice_for_each() -> None:
     assert small.best is other
     only = gpu_model_matrix(checkpoints, cards[:1], made_video(60), request, EngineConfig(weights="bf16"))
     assert [plan is None for _, plan in only[0].plans] == [False, True] and only[0].best is only[0].plans[0][1]
+
+
+def test_a_refusal_names_a_model_that_fits_also_where_the_files_of_one_are_broken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (problem,) = planning_problems(
+        find_checkpoints("7b", local=False), made_video(60), Request("", "what happens?"),
+        EngineConfig(vram_bytes=4 * GIB), as_device(find_gpu("t4")),
+    )  # fmt: skip
+    (tmp_path / "config.json").write_text('{"model_type": "qw')
+    monkeypatch.setattr("vidqa.models.registry.resolve_model", lambda name: tmp_path)
+    refusal = forecast([problem]).refusal
+    assert refusal is not None and "Qwen3-VL-4B would fit: --model 3-vl-4b, " in refusal.remedy

@@ -2,6 +2,8 @@
 
 import json
 import sqlite3
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,8 +13,11 @@ from textual.widgets import Input, OptionList
 from tests.tui.scripted import (
     DEMO,
     AppHarness,
+    Gate,
+    ask,
     asked,
     controller,
+    demo_video,
     is_open,
     main,
     opened,
@@ -28,7 +33,9 @@ from tests.tui.scripted import (
     state,
     until,
 )
-from vidqa.errors import UsageError
+from vidqa.errors import HistoryError, UsageError
+from vidqa.history import database
+from vidqa.history.records import SavedSession
 from vidqa.history.store import FILE_NAME, History
 from vidqa.tui.screens import main_actions
 from vidqa.tui.screens.dialogs import LineDialog, SelectDialog
@@ -36,6 +43,7 @@ from vidqa.tui.screens.history_browser import HistoryBrowser
 from vidqa.tui.widgets.answer_text import AnswerSection
 from vidqa.tui.widgets.plan_panel import PlanPanel
 from vidqa.tui.widgets.transcript import Transcript
+from vidqa.tui.worker_messages import VideoOpened
 from vidqa.types import Turn
 
 ANSWER = "A **red** square\nat 0:02."
@@ -121,6 +129,108 @@ async def test_the_last_turn_is_deleted_from_the_history_too(tmp_path: Path) -> 
         assert saved_questions(pilot) == ["first?"]
         await asked(pilot, "third?")
         assert [turn.question for turn in harness.session.asked[-1].history] == ["first?"]
+
+
+async def edit_second(pilot: Pilot[int]) -> None:
+    """Two questions, the second of which is back in the prompt."""
+    await asked(pilot, "first?")
+    await asked(pilot, "second?")
+    await press(pilot, "f6", lambda: prompt(pilot).text == "second?" and main(pilot).editing)
+
+
+async def enter_edited(pilot: Pilot[int]) -> None:
+    """Ask what is in the prompt."""
+    assert prompt(pilot).text == "second?" and prompt(pilot).border_title == "Question"
+    prompt(pilot).focus()
+    await press(pilot, "enter", lambda: prompt(pilot).text == "", "it is asked")
+    await settled(pilot)
+
+
+@pilot_test
+async def test_a_question_whose_turn_was_deleted_while_it_was_edited_replaces_no_other(tmp_path: Path) -> None:
+    async with AppHarness(says(ANSWER)).running(state=tmp_path) as pilot:
+        await edit_second(pilot)
+        part(pilot, Transcript).focus()
+        await press(pilot, "delete", lambda: saved_questions(pilot) == ["first?"])
+        await enter_edited(pilot)
+        assert saved_questions(pilot) == ["first?", "second?"]
+
+
+@pilot_test
+async def test_a_question_that_was_edited_replaces_none_of_another_conversation(tmp_path: Path) -> None:
+    async with AppHarness(says(ANSWER)).running(state=tmp_path) as pilot:
+        await asked(pilot, "of before?")
+        await press(pilot, "ctrl+n", lambda: not controller(pilot).conversation.exchanges, "a new conversation")
+        await edit_second(pilot)
+        await history_opened(pilot)
+        await press(pilot, "down down", lambda: "of before?" in shown(pilot))
+        await press(
+            pilot, "enter", lambda: len(controller(pilot).conversation.exchanges) == 1, "the other conversation"
+        )
+        await planned(pilot)
+        await enter_edited(pilot)
+        assert saved_questions(pilot) == ["of before?", "second?"]
+
+
+def saved_about(pilot: Pilot[int], path: Path) -> SavedSession:
+    """A conversation of the history about a video at `path`, with one question."""
+    history = controller(pilot).history
+    number = history.begin_session(replace(demo_video(), path=str(path)), "demo")
+    history.fail_turn(history.begin_turn(number, "of the other?"), "Stopped.", "stopped")
+    return history.session(number)
+
+
+@pilot_test
+async def test_a_conversation_whose_video_is_gone_is_not_shown_with_the_next_video(tmp_path: Path) -> None:
+    async with AppHarness(says(ANSWER)).running(state=tmp_path) as pilot:
+        gone = saved_about(pilot, tmp_path / "gone.mp4")
+        main(pilot)._resume(gone)
+        await until(pilot, lambda: "This video cannot be opened" in shown(pilot), "the error")
+        main(pilot).post_message(VideoOpened(demo_video()))
+        await asked(pilot, "about the demo?")
+        assert saved_questions(pilot) == ["about the demo?"]
+        assert controller(pilot).history.session(gone.id).turn_count == 1
+
+
+@pilot_test
+async def test_a_conversation_waits_for_its_own_video(tmp_path: Path) -> None:
+    copy = tmp_path / "copy.mp4"
+    copy.write_bytes(Path(DEMO).read_bytes())
+    async with AppHarness(says(ANSWER)).running(state=tmp_path) as pilot:
+        main(pilot)._resume(saved_about(pilot, copy))
+        main(pilot).post_message(VideoOpened(demo_video()))  # of a video that was requested before
+        await until(pilot, lambda: controller(pilot).video.path == str(copy), "its video")  # type: ignore[union-attr]
+        await until(pilot, lambda: "of the other?" in shown(pilot), "the conversation")
+        assert [one.question for one in controller(pilot).conversation.exchanges] == ["of the other?"]
+
+
+@pilot_test
+async def test_a_conversation_that_cannot_be_read_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise HistoryError("The disk is broken.", "Look.")
+
+    copy = tmp_path / "copy.mp4"
+    copy.write_bytes(Path(DEMO).read_bytes())
+    async with AppHarness(says(ANSWER)).running(state=tmp_path) as pilot:
+        saved = saved_about(pilot, copy)
+        monkeypatch.setattr(History, "turns", fail)
+        main(pilot)._resume(saved)
+        await until(pilot, lambda: "The disk is broken. Look." in shown(pilot), "the error")
+        await planned(pilot)
+        assert controller(pilot).video.path == str(copy)  # type: ignore[union-attr]
+
+
+@pilot_test
+async def test_a_session_ends_also_where_the_history_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "BUSY_SECONDS", 0.05)
+    async with AppHarness(says(ANSWER, before_end=(Gate(),))).running(state=tmp_path) as pilot:
+        await ask(pilot)
+        with closing(sqlite3.connect(tmp_path / FILE_NAME, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            await press(pilot, "ctrl+q", lambda: pilot.app._exit, "the end")
+    assert pilot.app.return_value == 0
 
 
 @pilot_test

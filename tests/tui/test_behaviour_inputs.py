@@ -85,6 +85,18 @@ async def test_the_dialog_takes_folders_and_addresses_and_says_what_it_does_not_
         assert controller(pilot).video.path == str(pictures)  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("typed", ["~nosuchuser/x.mp4", "/" + "x" * 300])
+def test_the_dialog_takes_no_path_that_the_system_refuses(typed: str) -> None:
+    @pilot_test
+    async def play() -> None:
+        async with AppHarness(says("x")).running(video=None) as pilot:
+            dialog = await opened(pilot, "ctrl+o", OpenVideoScreen)
+            dialog.query_one("#path", Input).value = typed
+            await press(pilot, "enter", lambda: f"✗ there is no file {typed[:10]}" in shown(pilot))
+
+    play()
+
+
 @pilot_test
 async def test_a_folder_of_pictures_is_chosen_in_the_tree(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(pictures.parent)

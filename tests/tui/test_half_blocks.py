@@ -4,13 +4,26 @@ import numpy as np
 import pytest
 from rich.color import Color
 
-from tests.tui.scripted import DEMO, AppHarness, controller, opened, part, pilot_test, press, says, until
+from tests.tui.scripted import (
+    DEMO,
+    AppHarness,
+    controller,
+    main,
+    opened,
+    part,
+    pilot_test,
+    press,
+    says,
+    screen_text,
+    until,
+)
 from vidqa.tui.half_blocks import HalfBlockImage, fit, half_blocks, shrink
 from vidqa.tui.launch import image_mode
 from vidqa.tui.screens.frame_viewer import FrameViewer
 from vidqa.tui.widgets.thumbnail import PixelThumbnail
 from vidqa.tui.widgets.thumbnail_strip import ThumbnailStrip, spread_frames
 from vidqa.tui.widgets.timeline import Timeline
+from vidqa.tui.worker_messages import FramesFailed
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 
@@ -105,3 +118,25 @@ async def test_the_strip_and_the_large_view_show_decoded_frames(mode: str) -> No
         await pilot.press("right", "right")
         await until(pilot, lambda: viewer._frames[2][0] in strip.pictures, "a frame that the strip does not show")
         await press(pilot, "escape", lambda: part(pilot, Timeline).cursor == viewer._frames[2][1], "the cursor moves")
+
+
+@pilot_test
+async def test_the_large_view_says_which_frame_cannot_be_decoded_and_tries_it_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with AppHarness(says("It moves.")).running(images="half") as pilot:
+        requested: list[int] = []
+        monkeypatch.setattr(controller(pilot).thumbnail_loader, "request_first", requested.append)
+        viewer = await opened(pilot, "f10", FrameViewer)
+        await until(pilot, lambda: "decoding…" in screen_text(pilot.app), "it waits")
+        (first, _), (second, _), *_ = viewer._frames
+        main(pilot).post_message(FramesFailed(frozenset({first})))
+        await until(pilot, lambda: "this frame cannot be decoded" in screen_text(pilot.app), "it is said")
+        assert requested == [first]
+        await press(
+            pilot, "right", lambda: "frame 2" in screen_text(pilot.app) and "decoding…" in screen_text(pilot.app)
+        )
+        await press(
+            pilot, "left", lambda: "frame 1" in screen_text(pilot.app) and "decoding…" in screen_text(pilot.app)
+        )
+        assert requested == [first, second, first]

@@ -25,11 +25,12 @@ from tests.tui.scripted import (
     until,
 )
 from vidqa.errors import ModelMissing, VidqaError
+from vidqa.models import registry
 from vidqa.models.download import DownloadProgress, Report
-from vidqa.models.hub import CachedModel
-from vidqa.models.registry import AUTO
-from vidqa.tui.launch import first_model
+from vidqa.models.hub import CachedModel, resolve_model
+from vidqa.models.registry import AUTO, first_model
 from vidqa.tui.launch_options import ModelSource
+from vidqa.tui.screens import model_actions
 from vidqa.tui.screens.model_chooser import ModelChooser
 from vidqa.tui.widgets.title_bar import TitleBar
 from vidqa.tui.worker_messages import DownloadProgressed, VideoOpened
@@ -217,10 +218,48 @@ async def test_a_folder_that_is_missing_cannot_be_fetched() -> None:
         assert "fetches" not in shown(pilot)
 
 
+@pilot_test
+async def test_the_chooser_opens_where_the_files_of_a_cached_model_are_broken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "qw')
+    (tmp_path / "model.safetensors").touch()
+    monkeypatch.setattr(registry, "resolve_model", lambda name: tmp_path if name == MODEL else resolve_model(name))
+    async with AppHarness(says("x")).running(model=None, video=None) as pilot:
+        await until(pilot, lambda: is_open(pilot, ModelChooser) and "best here" in shown(pilot), "the chooser")
+        chooser = pilot.app.screen
+        assert isinstance(chooser, ModelChooser)
+        (row,) = (row for row in chooser._rows if row.name == MODEL)
+        assert not row.cached and row.fits is None and "config.json" in row.verdict
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (VidqaError("The cache is damaged.", "Look."), "The cache is damaged."),
+        (OSError(5, "Bad disk"), "Bad disk. See"),
+    ],
+)
+def test_models_that_cannot_be_listed_are_an_error(
+    error: Exception, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(model_actions, "list_models", fail)
+
+    @pilot_test
+    async def play() -> None:
+        async with AppHarness(says("x")).running(video=None) as pilot:
+            await press(pilot, "f2", lambda: "The models cannot be listed" in shown(pilot), "the error")
+            assert text in shown(pilot)
+
+    play()
+
+
 def test_a_session_begins_without_a_model_where_auto_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
     cached: list[CachedModel] = []
-    for module in ("vidqa.models.registry", "vidqa.tui.launch"):
-        monkeypatch.setattr(f"{module}.cached_models", lambda: cached)
+    monkeypatch.setattr(registry, "cached_models", lambda: cached)
     assert first_model(AUTO) is None and first_model("2b") == MODEL
     cached.append(CachedModel(MODEL, "qwen2_vl", 1, Path(), runnable=True))
     assert first_model(AUTO) == AUTO and first_model(None) == MODEL

@@ -27,12 +27,10 @@ def offer_model(named: str | None, config: "EngineConfig", reporter: StderrRepor
     one. `auto` chooses among cached models: where none runs, it is as no name. Raises ModelMissing without a terminal,
     or where no choice is made.
     """
-    from vidqa.models.registry import AUTO, has_model
+    from vidqa.models.registry import first_model
 
-    if named is not None and (named != AUTO or has_model(AUTO)):
-        return _named_model(named, reporter)
-    if cached := _cached_model():
-        return cached
+    if (found := first_model(named)) is not None:
+        return found if named is None else _fetched(found, reporter)
     device = _device(config)
     offers = _usable(config, request, device)
     if not offers:
@@ -60,11 +58,11 @@ def assumed_model(
 ) -> str:
     """Return the model that would answer on a device, and say which it is where none was named. Fetches nothing."""
     from vidqa.models.checkpoint import download_bytes, suggested_model
-    from vidqa.models.registry import short_name
+    from vidqa.models.registry import first_model, short_name
 
     if named is not None:
         return named
-    if cached := _cached_model():
+    if cached := first_model(None):
         reporter.say(f"model: {cached} is assumed, the first one on this machine; --model names another")
         return cached
     offers = _usable(config, request, device or _device(config))
@@ -74,13 +72,6 @@ def assumed_model(
         f"this one ({format_decimal_bytes(download_bytes(name))})"
     )
     return name
-
-
-def _cached_model() -> str | None:
-    """Return the first cached model that runs."""
-    from vidqa.models.hub import cached_models
-
-    return next((model.repository for model in cached_models() if model.runnable), None)
 
 
 def fetch(repository: str, reporter: StderrReporter) -> "Path":
@@ -104,14 +95,13 @@ def fetch(repository: str, reporter: StderrReporter) -> "Path":
         reporter.clear()
 
 
-def _named_model(name: str, reporter: StderrReporter) -> str:
-    """Return a named model, fetched first if the person at the terminal agrees."""
+def _fetched(repository: str, reporter: StderrReporter) -> str:
+    """Return a model, fetched first if it is not on this machine and the person at the terminal agrees."""
     from vidqa.models.checkpoint import check_supported, download_bytes
-    from vidqa.models.registry import full_name, has_model, released
+    from vidqa.models.registry import has_model, released
 
-    repository = full_name(name)
     if repository not in released() or has_model(repository):
-        return name  # what is wrong with it, if anything, is said when it is opened
+        return repository  # what is wrong with it, if anything, is said when it is opened
     check_supported(released()[repository], repository)
     size = format_decimal_bytes(download_bytes(repository))
     choices = [(f"fetch it ({size}) and go on", repository), _DEMO, _STOP]

@@ -30,6 +30,7 @@ def local_video(arguments: argparse.Namespace) -> Iterator[None]:
 
     typed = getattr(arguments, "video", None)
     if not typed:
+        _refuse_picture_times(arguments, "no video is named")
         yield
         return
     with ExitStack() as stack:
@@ -69,16 +70,12 @@ def _standard_input() -> BinaryIO:
 
 def _set_picture_times(arguments: argparse.Namespace) -> None:
     """Take `--fps` as the rate of the pictures where the video is a folder; raises UsageError for a contradiction."""
-    fps, timestamps = getattr(arguments, "fps", None), getattr(arguments, "timestamps", None)
     if not os.path.isdir(arguments.video):
-        if timestamps is not None:
-            raise UsageError(
-                "--timestamps gives the times of a folder of pictures, and the video is a file.",
-                "Leave it out: a file has its own times.",
-            )
+        _refuse_picture_times(arguments, "the video is a file")
         return
     from vidqa.video.picture_folder import timestamps_file
 
+    fps, timestamps = getattr(arguments, "fps", None), getattr(arguments, "timestamps", None)
     if fps is None:
         return
     if not 0 < fps < math.inf:
@@ -89,6 +86,23 @@ def _set_picture_times(arguments: argparse.Namespace) -> None:
             "Leave out --fps, or rename the file.",
         )
     arguments.picture_fps, arguments.fps = fps, None
+
+
+def _refuse_picture_times(arguments: argparse.Namespace, why: str) -> None:
+    """Raise UsageError for times of pictures where there is no folder of them.
+
+    `--fps` is refused in the session alone: other commands sample a file at this rate.
+    """
+    if getattr(arguments, "timestamps", None) is not None:
+        raise UsageError(
+            f"--timestamps gives the times of a folder of pictures, and {why}.",
+            "Leave it out: a file has its own times.",
+        )
+    if arguments.command == _INTERACTIVE and arguments.fps is not None:
+        raise UsageError(
+            f"--fps gives the rate of a folder of pictures, and {why}.",
+            "Leave it out: the session's plan panel sets how many frames of a file are read.",
+        )
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from vidqa.types import Answer, Turn, VideoInfo
 # The planner counts a byte of history as a token, so a long conversation must not use up the context.
 _MAX_HISTORY_BYTES = 8 * 2**10
 _SAVE_SECONDS = 1.0
+_SAVED_AGAIN = "The history is written again. What was asked or answered since the warning may be missing from it."
 
 
 @dataclass(slots=True)
@@ -63,8 +64,8 @@ class StreamingText:
 class Conversation:
     """The exchanges about one video, oldest first.
 
-    If the history cannot be written (a full disk, a newer file format), `warn` is called once and the conversation
-    goes on. The methods that write may be called from any thread.
+    If the history cannot be written (a full disk, a newer file format), `warn` is called once, and again when it can
+    be written; the conversation goes on. The methods that write may be called from any thread.
     """
 
     def __init__(self, history: History, warn: Callable[[str], None]) -> None:
@@ -105,11 +106,10 @@ class Conversation:
         self, video: VideoInfo, model: str, question: str, span: tuple[float | None, float | None], *, replace: bool
     ) -> Exchange:
         """Add a question about `span` seconds of the video; `replace` puts it in place of the last one."""
-        if replace and self.exchanges:
-            self.exchanges.pop()
+        replaces = self.exchanges.pop().turn_id if replace and self.exchanges else None
         if not self._is_stored():
             self.session_id = self._write(self._history.begin_session, video, model)
-        begin = self._history.replace_last_turn if replace else self._history.begin_turn
+        begin = partial(self._history.begin_turn, replaces=replaces)
         turn_id = None if self.session_id is None else self._write(begin, self.session_id, question, *span)
         exchange = Exchange(question, turn_id)
         self.exchanges.append(exchange)
@@ -152,11 +152,15 @@ class Conversation:
             self._write(self._history.delete_turn, exchange.turn_id)
 
     def _write(self, write: Callable[..., Any], *values: Any) -> Any:
-        """Call a method of the history; return None if it fails, and warn the first time."""
+        """Call a method of the history; return None if it fails. Warn at the first failure, and once it works again."""
         try:
-            return write(*values)
+            result = write(*values)
         except HistoryError as error:
             if not self._warned:
                 self._warned = True
                 self._warn(f"This conversation is not saved: {error}")
             return None
+        if self._warned:
+            self._warned = False
+            self._warn(_SAVED_AGAIN)
+        return result

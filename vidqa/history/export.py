@@ -242,9 +242,9 @@ def suggest_name(session: SavedSession, suffix: str) -> str:
 def unwritable(place: str) -> str:
     """Return why no export can be written to a path, with a remedy; empty if nothing is known to prevent it."""
     path = Path(os.path.expanduser(place))
-    if not place or path.is_dir():
+    if not place or os.path.isdir(path):
         return "This is a folder. Add a file name." if place else "Write the path of a file."
-    if not path.parent.is_dir():
+    if not os.path.isdir(path.parent):
         return f"There is no folder {path.parent}. Make it first, or choose another."
     return "" if os.access(path.parent, os.W_OK) else f"The folder {path.parent} cannot be written. Choose another."
 

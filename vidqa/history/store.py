@@ -71,24 +71,20 @@ class History:
             return _insert(rows, "sessions", values)
 
     def begin_turn(
-        self, session_id: int, question: str, start_seconds: float | None = None, end_seconds: float | None = None
+        self,
+        session_id: int,
+        question: str,
+        start_seconds: float | None = None,
+        end_seconds: float | None = None,
+        *,
+        replaces: int | None = None,
     ) -> int:
-        """Add a running turn about a range of the video (None: its ends) and return its id."""
-        return self._begin(session_id, question, start_seconds, end_seconds, replace=False)
+        """Add a running turn about a range of the video (None: its ends) and return its id.
 
-    def replace_last_turn(
-        self, session_id: int, question: str, start_seconds: float | None = None, end_seconds: float | None = None
-    ) -> int:
-        """Add a running turn in place of the session's last one (a repeated or edited question) and return its id.
-
-        The old turn is hidden while the new one runs and deleted when that is answered. If the new one stops or fails,
-        also by a kill, the old one is listed again, so that no answer that was shown is lost.
+        It may replace a turn of its session (a repeated or edited question), by id; one that is no longer there is not
+        replaced. The old turn is hidden while the new one runs and deleted when that is answered. If the new one stops
+        or fails, also by a kill, the old one is listed again, so that no answer that was shown is lost.
         """
-        return self._begin(session_id, question, start_seconds, end_seconds, replace=True)
-
-    def _begin(
-        self, session_id: int, question: str, start_seconds: float | None, end_seconds: float | None, *, replace: bool
-    ) -> int:
         now, (process, process_started) = time.time(), _this_process()
         values = {
             "session_id": session_id,
@@ -102,9 +98,8 @@ class History:
             "updated": now,
         }
         with self._writing() as rows:
-            if replace:
-                last = rows.execute("SELECT max(id) FROM shown WHERE session_id = ?", (session_id,))
-                values["replaces"] = last.fetchone()[0]
+            known = rows.execute("SELECT id FROM turns WHERE id = ? AND session_id = ?", (replaces, session_id))
+            values["replaces"] = replaces if known.fetchone() else None  # another vidqa may have deleted it
             turn_id = _insert(rows, "turns", values)
             rows.execute("UPDATE sessions SET updated = ? WHERE id = ?", (now, session_id))
         self._running.add(turn_id)

@@ -49,8 +49,8 @@ def resolve_model(name: str) -> Path:
     """
     if name == DEMO:
         return demo_folder()
-    folder = Path(name).expanduser()
-    if not folder.is_dir():
+    folder = Path(os.path.expanduser(name))
+    if not os.path.isdir(folder):
         if not _REPOSITORY.fullmatch(name):
             raise ModelMissing(
                 f"There is no model {name!r}: neither a folder, nor OWNER/NAME, nor a short name.",
@@ -65,7 +65,7 @@ def resolve_model(name: str) -> Path:
 
 def is_repository(name: str) -> bool:
     """Return whether a name is looked up in the cache: neither the demo model nor a folder, but OWNER/NAME."""
-    return name != DEMO and not Path(name).expanduser().is_dir() and _REPOSITORY.fullmatch(name) is not None
+    return name != DEMO and not os.path.isdir(os.path.expanduser(name)) and _REPOSITORY.fullmatch(name) is not None
 
 
 def _whole_snapshot(repository: str) -> Path:

@@ -54,6 +54,16 @@ def has_model(name: str) -> bool:
     return True
 
 
+def first_model(named: str | None) -> str | None:
+    """Return the full name of the named model, else the first cached one that runs; None without either.
+
+    `auto` chooses among cached models, so where none runs it is as no name.
+    """
+    if named is not None and (named != AUTO or has_model(AUTO)):
+        return full_name(named)
+    return next((model.repository for model in cached_models() if model.runnable), None)
+
+
 @cache
 def runnable_models() -> tuple[str, ...]:
     """Return the repositories with a short name that the engine runs."""
@@ -97,10 +107,15 @@ def find_checkpoints(name: str, *, local: bool) -> list[Checkpoint]:
     return [_read_checkpoint(name, folder, local)]
 
 
+def runnable_checkpoints() -> list[Checkpoint]:
+    """Return the checkpoints that the engine runs as they were released; no file is read."""
+    return [_released(name) for name in runnable_models()]
+
+
 def missing_checkpoints() -> list[Checkpoint]:
-    """Return the released checkpoints that run and are not in the cache."""
+    """Return the released checkpoints that run and are not in the cache, or not whole there."""
     cached = {model.repository for model in cached_models() if model.runnable}
-    return [_released(name) for name in runnable_models() if name not in cached]
+    return [one for one in runnable_checkpoints() if one.name not in cached]
 
 
 def _released(name: str) -> Checkpoint:
@@ -130,7 +145,7 @@ def _candidates(local: bool) -> list[Checkpoint]:
             except ModelError:
                 continue  # broken files
     if candidates or not local:
-        return candidates or [_released(name) for name in runnable_models()]
+        return candidates or runnable_checkpoints()
     raise ModelMissing(
         "--model auto chooses among cached models, and none that runs is cached.",
         "Fetch one with `vidqa pull OWNER/NAME`, or add --model demo (coloured shapes only).",

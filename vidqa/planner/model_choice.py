@@ -11,9 +11,9 @@ from vidqa.models.checkpoint import download_bytes
 from vidqa.models.family import family_of
 from vidqa.models.registry import (
     Checkpoint,
-    find_checkpoints,
     missing_checkpoints,
     released,
+    runnable_checkpoints,
     runnable_models,
     short_name,
     short_names,
@@ -59,10 +59,8 @@ def _with_another_model(refused: Forecast) -> Forecast:
     if refusal is None or refusal.smallest_budget_bytes is None or refused.nearest is not None:
         return refused
     config = replace(problem.config, weights=None, kv=None, placement=None)
-    checkpoints = [one for name in runnable_models() for one in find_checkpoints(name, local=False)]
-    others = [
-        try_plan(one) for one in planning_problems(checkpoints, problem.video, problem.request, config, problem.device)
-    ]
+    problems = planning_problems(runnable_checkpoints(), problem.video, problem.request, config, problem.device)
+    others = [try_plan(one) for one in problems]
     plan = max((one.plan for one in others if one.plan), key=lambda plan: plan.score, default=None)
     if plan is not None:
         run_config = plan.run_config

@@ -12,7 +12,7 @@ from textual.message import Message
 
 from vidqa.config import EngineConfig
 from vidqa.devices.device import reread
-from vidqa.errors import DoesNotFit, Interrupted, UsageError, VidqaError
+from vidqa.errors import DoesNotFit, HistoryError, Interrupted, UsageError, VidqaError
 from vidqa.history.conversation import Conversation
 from vidqa.history.store import FILE_NAME, History
 from vidqa.models.download import DownloadProgress
@@ -78,7 +78,8 @@ class Controller:
             self.thumbnail_loader.close()
         for thread in self._threads:
             thread.join(wait_seconds)
-        self.history.close()
+        with suppress(HistoryError):  # on a full disk the session ends too
+            self.history.close()
 
     def _post(self, message: Message) -> None:
         with suppress(RuntimeError):  # the app has ended and its loop is closed

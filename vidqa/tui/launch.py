@@ -7,24 +7,12 @@ from dataclasses import replace
 
 from vidqa.config import EngineConfig
 from vidqa.errors import UsageError, VidqaError
-from vidqa.models.hub import cached_models
-from vidqa.models.registry import AUTO, full_name, has_model
 from vidqa.tui.app import VidqaApp
 from vidqa.tui.launch_options import LaunchOptions
 from vidqa.tui.session_worker import SessionEngine, SessionFactory
 from vidqa.tui.stdio_redirect import LOG_NAME, is_terminal, redirect_to_log
 
 _EXIT_SECONDS = 5.0  # for the workers to notice at the next chunk that the app has ended
-
-
-def first_model(named: str | None) -> str | None:
-    """Return the model that a session begins with: the named one, else the first cached one that vidqa can run.
-
-    None if there is none; `auto` chooses among cached models, so where none runs it is as no name.
-    """
-    if named and (named != AUTO or has_model(AUTO)):
-        return full_name(named)
-    return next((model.repository for model in cached_models() if model.runnable), None)
 
 
 def make_session(config: EngineConfig) -> SessionEngine:

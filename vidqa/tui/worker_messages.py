@@ -131,6 +131,13 @@ class FrameDecoded(Message):
 
 
 @dataclass
+class FramesFailed(Message):
+    """Sampled frames cannot be decoded."""
+
+    indices: frozenset[int]
+
+
+@dataclass
 class DownloadProgressed(Replaceable):
     """How much of a model's download is here."""
 

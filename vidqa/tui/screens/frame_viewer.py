@@ -1,6 +1,6 @@
 """The frames that the plan samples, in full size, one at a time."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import ClassVar
 
 from textual.app import ComposeResult
@@ -27,7 +27,7 @@ class FrameViewer(ModalScreen[float | None]):
         self,
         plan: Plan,
         pictures: Mapping[int, HalfBlockImage],
-        request: Callable[[tuple[int, ...]], None],
+        request: Callable[[int], None],
         mode: str,
         seconds: float,
     ) -> None:
@@ -36,6 +36,7 @@ class FrameViewer(ModalScreen[float | None]):
         self._frames = plan_frames(plan)
         self._plan, self._pictures, self._request, self._mode = plan, pictures, request, mode
         self._position = min(range(len(self._frames)), key=lambda position: abs(self._frames[position][1] - seconds))
+        self._failed: int | None = None  # the frame shown, if it cannot be decoded
 
     def compose(self) -> ComposeResult:
         """Yield caption, picture and keys."""
@@ -53,16 +54,23 @@ class FrameViewer(ModalScreen[float | None]):
         if self._frames[self._position][0] == index:
             self.call_later(self._show)
 
+    def frames_failed(self, indices: Collection[int]) -> None:
+        """Say that the current frame cannot be decoded if it is one of these."""
+        if (index := self._frames[self._position][0]) in indices:
+            self._failed = index
+            self.call_later(self._show)
+
     async def _show(self) -> None:
         index, seconds = self._frames[self._position]
         run_config, picture = self._plan.run_config, self._pictures.get(index)
-        state = "" if picture else " · decoding…" if self._mode != "none" else " · pictures are off (--images)"
+        waiting = "this frame cannot be decoded" if index == self._failed else "decoding…"
+        state = "" if picture else f" · {waiting}" if self._mode != "none" else " · pictures are off (--images)"
         self.query_one("#frame-caption", Static).update(
             f"frame {self._position + 1} of {len(self._frames)} at {format_timestamp(seconds)} · the model gets "
             f"{run_config.width}×{run_config.height} pixels{state}"
         )
-        if picture is None:
-            self._request((index,))
+        if picture is None and index != self._failed:
+            self._request(index)
         frame = self.query_one("#frame")
         await frame.remove_children()
         if picture is not None and self._mode in ("kitty", "sixel"):
@@ -71,7 +79,8 @@ class FrameViewer(ModalScreen[float | None]):
             await frame.mount(Thumbnail(seconds, picture=picture, show_time=False))
 
     async def action_step(self, by: int) -> None:
-        """Show the frame `by` positions on."""
+        """Show the frame `by` positions on; one that could not be decoded is tried again."""
+        self._failed = None
         self._position = min(max(self._position + by, 0), len(self._frames) - 1)
         await self._show()
 

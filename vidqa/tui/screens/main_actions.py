@@ -51,7 +51,7 @@ class MainActions(Screen[None]):
         self._stopping = False
         self._error_shown = False
         self._timestamp_index = -1
-        self._resumed: SavedSession | None = None
+        self._resumed: SavedSession | None = None  # shown once its video is open
 
     def notify_error(self, error: VidqaError, title: str) -> None:
         """Show an error and its remedy as a notification."""
@@ -117,6 +117,7 @@ class MainActions(Screen[None]):
 
     def open_path(self, path: str) -> None:
         """Open a video, and stop an answer about the current one."""
+        self._resumed = None
         if self.controller.answering:
             self.action_stop()
         self.show_status(f"opening {safe_line(Path(path).name)}…")
@@ -129,7 +130,7 @@ class MainActions(Screen[None]):
             self.notify("There are no frames yet: open a video first.", markup=False)
             return
         pictures, cursor = self.query_one(ThumbnailStrip).pictures, self.query_one(Timeline).cursor
-        request, mode = self.controller.thumbnail_loader.request, self.controller.options.images
+        request, mode = self.controller.thumbnail_loader.request_first, self.controller.options.images
         self.app.push_screen(FrameViewer(plan, pictures, request, mode, cursor), self._move_cursor)
 
     def _move_cursor(self, seconds: float | None) -> None:
@@ -224,14 +225,20 @@ class MainActions(Screen[None]):
 
     # The conversation
 
-    async def begin_conversation(self) -> None:
-        """Show an empty conversation, or the one of the history that was chosen."""
+    async def begin_conversation(self, resumed: SavedSession | None = None) -> None:
+        """Show an empty conversation, or one of the history."""
         self.controller.restart()
+        self._end_edit()
         transcript = self.query_one(Transcript)
         await transcript.clear(self.hint())
         gc.unfreeze()  # so that the next collection finds the widgets that were removed
-        self._turn, resumed, self._resumed = None, self._resumed, None
-        for turn in self.controller.conversation.resume(resumed) if resumed else ():
+        self._turn = None
+        try:
+            turns = self.controller.conversation.resume(resumed) if resumed else ()
+        except HistoryError as error:
+            self.notify_error(error, "History")
+            turns = ()
+        for turn in turns:
             view = await transcript.add_turn(turn.question)
             values = turn.finish_reason, turn.plan, turn.usage
             figures = "" if turn.error else usage_line(*values)
@@ -253,6 +260,7 @@ class MainActions(Screen[None]):
         if self.controller.conversation.last is None or self.controller.answering:
             return
         self.controller.conversation.delete_last()
+        self._end_edit()  # the question that was edited is gone: the prompt's text is a new one
         await self.query_one(Transcript).remove_last()
         self._turn = None
         self.controller.plan()
@@ -269,8 +277,16 @@ class MainActions(Screen[None]):
 
     def _resume(self, session: SavedSession | None) -> None:
         if session is not None:
-            self._resumed = session
             self.open_path(session.video_path)
+            self._resumed = session
+
+    def take_resumed(self, path: str) -> SavedSession | None:
+        """Return the conversation that was chosen if it is about the video at `path`; it is shown once."""
+        resumed = self._resumed
+        if resumed is None or resumed.video_path != path:
+            return None
+        self._resumed = None
+        return resumed
 
     def action_toggle_figures(self) -> None:
         """Open or fold the figures of the last answer."""

@@ -35,6 +35,7 @@ from vidqa.tui.worker_messages import (
     DeviceMemoryRead,
     EngineEvent,
     FrameDecoded,
+    FramesFailed,
     JobEnded,
     MemoryMeasured,
     PlanForecast,
@@ -106,7 +107,7 @@ class MainScreen(SearchActions):
         timeline.signal = None
         self.query_one(TitleBar).video = message.video
         self.query_one(QuestionInput).placeholder = "Ask about the video, then press Enter"
-        await self.begin_conversation()
+        await self.begin_conversation(self.take_resumed(message.video.path))
         self.show_status("")
         for note in message.video.notes:
             self.notify(safe_text(note), title="Video", markup=False)
@@ -122,7 +123,7 @@ class MainScreen(SearchActions):
         if message.reread and controller.overrides.subs != self.previous_subs:
             controller.reread_subtitles(self.previous_subs)
         elif not message.reread:  # the loader has left the current video, and its subtitles may have been chosen anew
-            controller.opening = None
+            controller.opening = self._resumed = None
             controller.reread_subtitles(controller.overrides.subs)
 
     def _use_subtitles(self, video: VideoInfo) -> None:
@@ -137,6 +138,11 @@ class MainScreen(SearchActions):
         self.query_one(ThumbnailStrip).show_picture(message.index, message.picture)
         if isinstance(self.app.screen, FrameViewer):
             self.app.screen.frame_decoded(message.index)
+
+    def on_frames_failed(self, message: FramesFailed) -> None:
+        """Say in the viewer, if it is open, that its frame cannot be decoded."""
+        if isinstance(self.app.screen, FrameViewer):
+            self.app.screen.frames_failed(message.indices)
 
     def on_thumbnail_strip_requested(self, message: ThumbnailStrip.Requested) -> None:
         """Have frames decoded."""

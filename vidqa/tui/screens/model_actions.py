@@ -1,5 +1,6 @@
 """The model of the session: choosing one, fetching one, and asking the question that waited for it."""
 
+import traceback
 from dataclasses import replace
 
 from vidqa.errors import Interrupted, ModelMissing, VidqaError
@@ -16,6 +17,7 @@ from vidqa.utils.safe_text import safe_line
 from vidqa.utils.units import format_decimal_bytes
 
 _FETCH, _CHOOSE = "F2 fetches it, or chooses another model.", "F2 chooses another model."
+_NO_CHOOSER = "The models cannot be listed"
 
 
 class ModelActions(MainActions):
@@ -58,12 +60,23 @@ class ModelActions(MainActions):
         self.run_worker(self._list_models, thread=True, group="models", exclusive=True, exit_on_error=False)
 
     def _list_models(self) -> None:
+        try:
+            chooser = ModelChooser(self._model_rows(), self.controller.model, waiting=bool(self._waiting))
+        except VidqaError as caught:
+            self.app.call_from_thread(self.notify_error, caught, _NO_CHOOSER)
+        except Exception as caught:
+            traceback.print_exc()
+            error = VidqaError(f"{type(caught).__name__}: {caught}.", "See the log (F9).")
+            self.app.call_from_thread(self.notify_error, error, _NO_CHOOSER)
+        else:
+            self.app.call_from_thread(self.app.push_screen, chooser, self._model_chosen)
+
+    def _model_rows(self) -> list[ModelRow]:
         controller = self.controller
         request = replace(controller.options.request, question=PLANNED_QUESTION)
         missing = controller.model if controller.model_missing else None
-        rows = list_models(controller.session_worker.session(), controller.config(), request, controller.video, missing)
-        chooser = ModelChooser(rows, controller.model, waiting=bool(self._waiting))
-        self.app.call_from_thread(self.app.push_screen, chooser, self._model_chosen)
+        session = controller.session_worker.session()
+        return list_models(session, controller.config(), request, controller.video, missing)
 
     async def _model_chosen(self, row: ModelRow | None) -> None:
         if row is None:

@@ -14,11 +14,11 @@ from textual.widgets.option_list import Option
 
 from vidqa.config import EngineConfig
 from vidqa.errors import VidqaError
+from vidqa.models.checkpoint import download_bytes
 from vidqa.models.hub import DEMO, cached_models, demo_folder, is_repository
-from vidqa.models.registry import find_checkpoints, released, runnable_models
+from vidqa.models.registry import missing_checkpoints, released
 from vidqa.planner.model_choice import expected_score, typical_video
 from vidqa.planner.planner import Forecast
-from vidqa.planner.weight_memory import parameters
 from vidqa.tui.bindings import bindings_for
 from vidqa.tui.session_worker import SessionEngine
 from vidqa.types import Request, VideoInfo
@@ -26,7 +26,6 @@ from vidqa.utils.safe_text import safe_line
 from vidqa.utils.units import format_bytes, format_decimal_bytes, format_span
 
 _TWO_LINES = 80  # columns of a terminal in which a model's name and facts share a line
-_BYTES_PER_PARAMETER = 2  # the released checkpoints are bfloat16
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +66,11 @@ def list_models(
 
 def _all_models() -> Iterator[ModelRow]:
     yield ModelRow(DEMO, "shapes only", sum(path.stat().st_size for path in demo_folder().iterdir()), True)
-    cached = {model.repository: model for model in cached_models() if model.runnable}
-    for name, model in cached.items():
-        yield ModelRow(name, _score(name), model.size_bytes, True)
-    for name in runnable_models():
-        if name not in cached:
-            (found,) = find_checkpoints(name, local=False)
-            size = parameters(found.spec) * _BYTES_PER_PARAMETER
-            yield ModelRow(name, _score(name), size, False)
+    for model in cached_models():
+        if model.runnable:
+            yield ModelRow(model.repository, _score(model.repository), model.size_bytes, True)
+    for missing in missing_checkpoints():
+        yield ModelRow(missing.name, _score(missing.name), download_bytes(missing.name), False)
 
 
 def _score(name: str) -> str:

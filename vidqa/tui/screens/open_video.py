@@ -44,7 +44,8 @@ class _VideoTree(DirectoryTree):
 
     def filter_paths(self, paths: Iterable[Path]) -> Iterable[Path]:
         """Return the folders and videos."""
-        return [path for path in paths if not path.name.startswith(".") and (is_video_name(path.name) or path.is_dir())]
+        shown = (path for path in paths if not path.name.startswith("."))
+        return [path for path in shown if is_video_name(path.name) or os.path.isdir(path)]
 
     def render_label(self, node: TreeNode[DirEntry], base_style: Style, style: Style) -> Text:
         """Return the label, made safe: a file name may contain control characters."""
@@ -109,13 +110,13 @@ class OpenVideoScreen(ModalScreen[str | None]):
         except UsageError as refusal:
             self.query_one("#path-error", Static).update(f"✗ {safe_line(str(refusal))}")
             return
-        path = Path(typed).expanduser()
+        path = Path(os.path.expanduser(typed))  # pathlib's raises for an unknown user, as its is_dir for a long name
         if typed and _is_video_folder(path):
             self.dismiss(str(path))
-        elif path.is_dir():
+        elif os.path.isdir(path):
             self.query_one("#tree", _VideoTree).path = path
             self.query_one("#tree").focus()
-        elif path.is_file():
+        elif os.path.isfile(path):
             self.dismiss(str(path))
         else:
             error = f"✗ there is no file {safe_line(typed)}" if typed else "✗ type a path or choose a video below"

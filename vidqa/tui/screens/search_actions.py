@@ -6,6 +6,7 @@ from textual.content import Content
 
 from vidqa.errors import Interrupted, VidqaError
 from vidqa.events import Found
+from vidqa.history.records import SavedSession
 from vidqa.tui.controller import Controller
 from vidqa.tui.found_moments import FoundMoments, format_range, found_in
 from vidqa.tui.plan_overrides import CHOOSE_FILE
@@ -129,13 +130,13 @@ class SearchActions(ModelActions):
         else:
             super().action_stop()
 
-    async def begin_conversation(self) -> None:
+    async def begin_conversation(self, resumed: SavedSession | None = None) -> None:
         """Show a conversation without the marks of an earlier search."""
         controller = self.controller
         if controller.found is not None and controller.moment is not None:
             controller.choose_moment(controller.found, None)
         self._search = controller.found = None
-        await super().begin_conversation()
+        await super().begin_conversation(resumed)
         self.show_moments()
 
     def on_timeline_range_chosen(self, message: Timeline.RangeChosen) -> None:
