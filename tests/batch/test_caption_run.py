@@ -27,7 +27,7 @@ from vidqa.batch.clip_record import ClipRecord, RunFingerprint
 from vidqa.batch.discover import discover
 from vidqa.batch.journal import Journal, JournalIndex
 from vidqa.batch.prompt_templates import PromptTemplate
-from vidqa.batch.shards import Shard
+from vidqa.batch.shards import Shard, shard_clips
 from vidqa.batch.sidecars import OnExisting
 from vidqa.config import EngineConfig
 from vidqa.errors import Interrupted, ModelError, VideoUnreadable, VidqaError
@@ -47,6 +47,7 @@ class Runs:
         self.summary = RunSummary()
         self.segments: float | Literal["scenes"] | None = None
         self.engine, self.prefetch = CONFIG, PrefetchOptions(1, 2**28, 30.0)
+        self.shard = Shard()
 
     def decode_isolated(self, deadline_seconds: float) -> None:
         """Decode in processes, with a deadline for a clip."""
@@ -73,11 +74,11 @@ class Runs:
         request = CaptionRequest(PromptTemplate("test", prompt), Request("", ""), self.segments)
         config = CaptionerConfig(self.engine, request, fingerprint.key, batch, self.prefetch)
         captioner = self.captioner = SessionCaptioner(config, make)
-        with Journal(self.folder, Shard()) as journal, closing(captioner):
+        with Journal(self.folder, self.shard) as journal, closing(captioner):
             index = JournalIndex(self.folder)
             names = [clip.name for clip in clips]
             writer = CaptionWriter(journal, index, fingerprint, names, format_name, on_existing, affixes)
-            run = CaptionRun(clips, fingerprint, policy, captioner, journal, index, writer)
+            run = CaptionRun(shard_clips(clips, self.shard), fingerprint, policy, captioner, journal, index, writer)
             self.summary = run.summary
             yield from run.events()
             run.render()
@@ -153,6 +154,33 @@ def test_captions_that_vidqa_did_not_write_stay(runs: Runs) -> None:
     assert outcomes(runs("Who?"))[NAMES[1]] == "has a caption of its own"
     assert runs.text(1) == "edited\n"
     assert "Who?" in runs.text(2)
+
+
+def test_captions_of_shards_are_vidqas_own_in_a_later_run_without_shards(runs: Runs) -> None:
+    runs()
+    for number in (1, 2):
+        runs.shard = Shard(number, 2)
+        runs("Who is there?")
+    runs.shard = Shard()
+    assert outcomes(runs("What color?")) == ALL_DONE
+    assert all("What color?" in runs.text(number) for number in range(5))
+
+
+def test_a_caption_in_another_form_counts_as_the_last_write(runs: Runs) -> None:
+    runs()
+    for number in (1, 2):
+        runs.shard = Shard(number, 2)
+        runs(affixes=CaptionAffixes("sks, "))
+    runs.shard = Shard()
+    assert outcomes(runs("Who is there?")) == ALL_DONE
+
+
+def test_captions_of_an_earlier_prompt_come_back_without_a_session(runs: Runs) -> None:
+    runs()
+    runs("Who is there?")
+    assert outcomes(runs()) == ALL_DONE
+    assert len(runs.engines) == 2
+    assert all("What happens?" in runs.text(number) for number in range(5))
 
 
 def test_a_deleted_caption_another_format_and_another_prefix_need_no_session(runs: Runs) -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,17 @@ def test_journals_of_shards_are_read_as_one_and_the_later_record_counts(tmp_path
     assert [(found.name, found.status) for found in JournalIndex(tmp_path).records("t1")] == [
         ("a", "done"), ("b", "done"), ("c", "done"),
     ]  # fmt: skip
+
+
+def test_the_later_write_to_a_sidecar_counts_whatever_its_journals_name(tmp_path: Path) -> None:
+    def written(at: str, text_hash: str, run: str = "t1") -> ClipRecord:
+        return replace(record("a", run=run, at=at), output=SidecarWrite("a.txt", None, text_hash))
+
+    write(tmp_path, written("2026-01", "first"))
+    write(tmp_path, written("2026-02", "second"), shard=Shard(1, 2))  # its journal is read first
+    assert JournalIndex(tmp_path).last_hash("a.txt") == "second"
+    write(tmp_path, written("2026-03", "third"), written("2026-02", "the clock went back"))
+    assert JournalIndex(tmp_path).last_hash("a.txt") == "the clock went back"
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from vidqa.batch import sidecars
 from vidqa.batch.caption_formats import SIDECARS, CaptionAffixes, run_lines, sidecar_text
-from vidqa.batch.clip_record import ClipRecord, RunFingerprint
+from vidqa.batch.clip_record import ClipRecord, RunFingerprint, utc_now
 from vidqa.batch.journal import Journal, JournalIndex, JournalPlace
 from vidqa.batch.sidecars import OnExisting
 from vidqa.utils.atomic_write import replace_file, sync_folder
@@ -68,7 +68,8 @@ class CaptionWriter:
     def repair(self, record: ClipRecord) -> ClipRecord | None:
         """Write a sidecar that a crash prevented; return a new record if the sidecar is to differ from the journal's.
 
-        It differs for another format or another --prefix, neither of which needs a new caption.
+        It differs for another format, another --prefix or after a run with another prompt; none needs a new caption. The new record has the
+        present time: of two journals the later write counts.
         """
         sidecar = self._sidecars.get(record.name)
         if sidecar is None:
@@ -78,11 +79,11 @@ class CaptionWriter:
         if (
             present is not None
             and present.name == sidecar
-            and (adds or planned is None or planned.after == present.after)
+            and (adds or planned is None or planned.after == present.after == self._index.last_hash(sidecar))
         ):
             self.write(record)
             return None
-        return replace(record, output=planned) if planned is not None else None
+        return replace(record, output=planned, at=utc_now()) if planned is not None else None
 
     def render(self) -> Path | None:
         """Write the file for all clips, if the format has one, from all journals as they are now; raises OSError.

@@ -159,6 +159,15 @@ class IndexEntry:
         return int(self.content.split("-")[0] or -1)
 
 
+@dataclass(frozen=True, slots=True)
+class _LastWrite:
+    """The hash of the content that a record wrote to a sidecar, the record's time and its journal's number."""
+
+    hash: str
+    at: str
+    journal: int
+
+
 class JournalIndex:
     """The last record of every clip and run in all journals of a folder, and the runs by key.
 
@@ -171,7 +180,7 @@ class JournalIndex:
         self.runs: dict[str, RunFingerprint] = {}
         self.damaged = 0
         self._entries: dict[str, dict[str, IndexEntry]] = {}  # by run, then by clip name
-        self._written: dict[str, str] = {}
+        self._written: dict[str, _LastWrite] = {}  # by sidecar
         self._paths = sorted((folder / FOLDER).glob("journal*.jsonl"))
         for journal, path in enumerate(self._paths):
             for offset, line in _complete_lines(path):
@@ -183,7 +192,8 @@ class JournalIndex:
 
     def last_hash(self, sidecar: str) -> str | None:
         """Return the hash of the last content that any run wrote to a sidecar."""
-        return self._written.get(sidecar)
+        written = self._written.get(sidecar)
+        return written.hash if written is not None else None
 
     def record(self, entry: IndexEntry) -> ClipRecord:
         """Read an entry's record."""
@@ -223,11 +233,17 @@ class JournalIndex:
             record.content, record.status, record.attempt, record.modified_ns, record.at, journal, offset
         )
         entries = self._entries.setdefault(record.task, {})
-        previous = entries.get(record.name)
-        if previous is None or previous.journal == journal or previous.at <= entry.at:
+        if _is_later(entry, entries.get(record.name)):
             entries[record.name] = entry
         if record.output is not None:
-            self._written[record.output.name] = record.output.after
+            written = _LastWrite(record.output.after, record.at, journal)
+            if _is_later(written, self._written.get(record.output.name)):
+                self._written[record.output.name] = written
+
+
+def _is_later(new: IndexEntry | _LastWrite, previous: IndexEntry | _LastWrite | None) -> bool:
+    """Return whether a record that was read after `previous` counts: in one journal always, else by their times."""
+    return previous is None or previous.journal == new.journal or previous.at <= new.at
 
 
 def _read_record(file: BinaryIO, entry: IndexEntry) -> ClipRecord:
