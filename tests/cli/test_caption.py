@@ -18,6 +18,9 @@ from demo_world.world import Actor, Scene
 from tests.batch.commands import DEMO, SCRIPTED, environment, folder_of, names, records_of
 from tests.conftest import ROOT
 from tests.subtitle_files import srt
+from vidqa.batch.clip_record import RunFingerprint
+from vidqa.batch.journal import Journal
+from vidqa.batch.shards import Shard
 from vidqa.cli.console import ExitCode
 from vidqa.cli.main import run
 from vidqa.engine import calibrator
@@ -240,6 +243,14 @@ def test_shards_divide_the_work_and_the_status_is_of_the_whole(
     assert (task["done"], task["failed"], task["to_do"]) == (5, 1, 0)
     assert caption(folder, "--status") == ExitCode.OK
     assert f"  {task['prompt']}\n" in capsys.readouterr().out
+
+
+def test_the_status_escapes_what_a_journal_says(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Journal(folder, Shard()) as journal:
+        journal.append(RunFingerprint("key", "a\x1b[2Jmodel\n", "r", "a\x1b[2Jprompt", {}))
+    assert caption(folder, "--status") == ExitCode.OK
+    out = capsys.readouterr().out
+    assert "\x1b" not in out and r"a\x1b[2Jmodel\n" in out and r"a\x1b[2Jprompt" in out
 
 
 def test_a_second_run_of_one_folder_is_refused(tmp_path: Path) -> None:

@@ -223,7 +223,7 @@ def show_status(folder: Path, clips: Sequence[Clip], *, as_json: bool) -> int:
         write_json({"folder": str(folder), "damaged_lines": index.damaged, "tasks": rows})
         return ExitCode.OK
     lines = [
-        f"{row['done']} done, {row['failed']} failed, {row['to_do']} to do · {row['model']}\n"
+        f"{row['done']} done, {row['failed']} failed, {row['to_do']} to do · {safe_line(str(row['model']))}\n"
         f"  {safe_line(str(row['prompt']))}"
         for row in rows
     ]
