@@ -28,7 +28,7 @@ from vidqa.batch.clip_record import (
     utc_now,
 )
 from vidqa.batch.journal import IndexEntry, Journal, JournalIndex
-from vidqa.errors import VidqaError
+from vidqa.errors import UsageError, VidqaError
 from vidqa.utils.content_hash import content_id, with_sidecar
 from vidqa.utils.safe_text import safe_line
 from vidqa.video.subtitle_files import find_sidecar
@@ -141,7 +141,9 @@ class ClipSelector:
             _raise_if_disk_full(error)
             message = f"{clip.name}: {error.strerror}."
             failure = Failure("open", type(error).__name__, message, "Check that the file exists and is readable.")
-            return ClipRecord(clip.name, "", self.key, "failed", 1, at=utc_now(), error=failure)
+        except UsageError as error:  # its caption would leave the folder
+            failure = Failure("output", type(error).__name__, error.what, error.remedy)
+        return ClipRecord(clip.name, "", self.key, "failed", 1, at=utc_now(), error=failure)
 
 
 class CaptionRun:

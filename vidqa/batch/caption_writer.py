@@ -1,7 +1,7 @@
 """Writes the captions of a run: a sidecar for each clip, or one file for all."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,11 +25,16 @@ class CaptionWriter:
         format_name: str = "txt",
         on_existing: OnExisting = "skip",
         affixes: CaptionAffixes = CaptionAffixes(),  # noqa: B008
+        roots: Collection[Path] = (),
     ) -> None:
-        """`names` are those of all clips, other shards' too. Raises UsageError if the files cannot be written."""
+        """`names` are those of all clips, other shards' too; `roots` the real paths of the folders that were named.
+
+        Raises UsageError if the files cannot be written.
+        """
         self._folder, self._shard, self._created_ns = journal.folder, journal.shard, journal.created_ns
         self._index, self._run = index, run
         self._format, self._on_existing, self._affixes = format_name, on_existing, affixes
+        self._roots = frozenset(roots)
         self._sidecars = sidecars.sidecar_names(names, f".{format_name}") if format_name in SIDECARS else {}
         sidecars.check_mode(f".{format_name}", on_existing)
         folders = (self._folder / os.path.dirname(name) for name in self._sidecars.values())
@@ -43,14 +48,14 @@ class CaptionWriter:
         """
         sidecar = self._sidecars.get(name)
         own_hash = self._index.last_hash(sidecar) if sidecar is not None else None
-        if sidecar is None or sidecars.may_write(self._folder, sidecar, self._on_existing, own_hash):
+        if sidecar is None or sidecars.may_write(self._folder, sidecar, self._on_existing, own_hash, self._roots):
             return False
-        return own_hash is not None or sidecars.is_older(self._folder, sidecar, self._created_ns)
+        return own_hash is not None or sidecars.is_older(self._folder, sidecar, self._created_ns, self._roots)
 
     def existing_text(self, name: str) -> str:
         """Return the text of a clip's sidecar, empty if there is none."""
         sidecar = self._sidecars.get(name)
-        return sidecars.existing_text(self._folder, sidecar) if sidecar is not None else ""
+        return sidecars.existing_text(self._folder, sidecar, self._roots) if sidecar is not None else ""
 
     def with_planned_write(self, record: ClipRecord) -> ClipRecord:
         """Return the record with its sidecar's planned write as `output`, for the journal."""
@@ -58,12 +63,13 @@ class CaptionWriter:
         if sidecar is None or record.status != "done":
             return record
         own_hash, text = self._index.last_hash(sidecar), self._text(record)
-        return replace(record, output=sidecars.plan_write(self._folder, sidecar, text, self._on_existing, own_hash))
+        planned = sidecars.plan_write(self._folder, sidecar, text, self._on_existing, own_hash, self._roots)
+        return replace(record, output=planned)
 
     def write(self, record: ClipRecord) -> None:
         """Carry out the record's planned write; raises OSError."""
         if record.output is not None:
-            sidecars.apply_write(self._folder, record.output, self._text(record))
+            sidecars.apply_write(self._folder, record.output, self._text(record), self._roots)
 
     def repair(self, record: ClipRecord) -> ClipRecord | None:
         """Write a sidecar that a crash prevented; return a new record if the sidecar is to differ from the journal's.

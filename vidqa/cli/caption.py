@@ -1,6 +1,7 @@
 """`vidqa caption PATH…`: captions every clip of a folder, resumable."""
 
 import argparse
+import os
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
@@ -98,13 +99,17 @@ def _add_run(group: Any) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Selection:
-    """All clips of the run, those of this shard, the folder of captions and journal, and the clips' folder."""
+    """All clips of the run, those of this shard, the folder of captions and journal, and the clips' folder.
+
+    `roots` are the real paths of the named folders where captions go beside the clips.
+    """
 
     all_clips: "Sequence[Clip]"
     clips: "Sequence[Clip]"
     folder: Path
     shard: "Shard"
     source: Path
+    roots: frozenset[Path] = frozenset()
 
 
 def run(
@@ -130,7 +135,7 @@ def run(
 
 
 def _select(arguments: argparse.Namespace, reporter: StderrReporter) -> _Selection:
-    from vidqa.batch.discover import discover, read_list, relative_to_common_folder
+    from vidqa.batch.discover import discover, given_folders, read_list, relative_to_common_folder
     from vidqa.batch.shards import Shard, parse_shard, shard_clips, slurm_shard
 
     listed = read_list(arguments.files_from, nul=arguments.null) if arguments.files_from else []
@@ -141,9 +146,12 @@ def _select(arguments: argparse.Namespace, reporter: StderrReporter) -> _Selecti
     for note in found.notes:
         reporter.say(f"note: {note}")
     shard = parse_shard(arguments.shard) if arguments.shard else slurm_shard() or Shard()
-    source, relative_clips = relative_to_common_folder(paths, found.clips)
-    folder, clips = (Path(arguments.output), found.clips) if arguments.output else (source, relative_clips)
-    return _Selection(clips, shard_clips(clips, shard), folder, shard, source)
+    folders = given_folders(paths)
+    source, relative_clips = relative_to_common_folder(folders, found.clips)
+    if arguments.output:
+        return _Selection(found.clips, shard_clips(found.clips, shard), Path(arguments.output), shard, source)
+    roots = frozenset(Path(os.path.realpath(folder)) for folder in folders)
+    return _Selection(relative_clips, shard_clips(relative_clips, shard), source, shard, source, roots)
 
 
 def _configure(
@@ -204,7 +212,9 @@ def _selector(
 
     index, place = JournalIndex(selection.folder), JournalPlace(selection.folder, selection.shard)
     names = [clip.name for clip in selection.all_clips]
-    writer = CaptionWriter(place, index, fingerprint, names, arguments.format, arguments.on_existing)
+    writer = CaptionWriter(
+        place, index, fingerprint, names, arguments.format, arguments.on_existing, roots=selection.roots
+    )
     return ClipSelector(
         fingerprint.key, _policy(arguments), index, writer, "existing" in config.request.prompt.fields,
         config.request.request.subs == AUTO,
@@ -243,7 +253,9 @@ def _caption(
         received = stack.enter_context(handle_signals(partial(_finish, captioner, progress), again=captioner.stop))
         index = JournalIndex(selection.folder)
         names = [clip.name for clip in selection.all_clips]
-        writer = CaptionWriter(journal, index, fingerprint, names, arguments.format, arguments.on_existing, affixes)
+        writer = CaptionWriter(
+            journal, index, fingerprint, names, arguments.format, arguments.on_existing, affixes, selection.roots
+        )
         caption_run = CaptionRun(
             selection.clips, fingerprint, policy, captioner, journal, index, writer,
             reads_existing="existing" in config.request.prompt.fields,
