@@ -183,6 +183,30 @@ def test_captions_of_an_earlier_prompt_come_back_without_a_session(runs: Runs) -
     assert all("What happens?" in runs.text(number) for number in range(5))
 
 
+def test_a_caption_whose_file_appears_meanwhile_is_reported_and_comes_once_that_is_gone(runs: Runs) -> None:
+    own = runs.folder / "clip-001.txt"
+    assert outcomes(runs(before=lambda group: own.write_text("mine\n"))) == ALL_DONE
+    assert own.read_text() == "mine\n" and runs.summary.unwritten == [NAMES[1]]
+    own.unlink()
+    assert outcomes(runs()) == ALL_DONE
+    assert "bright" in own.read_text() and runs.summary.unwritten == [] and len(runs.engines) == 1
+
+
+def test_a_caption_that_is_edited_between_plan_and_write_is_reported(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned = CaptionWriter.with_planned_write
+
+    def edited(writer: CaptionWriter, record: ClipRecord) -> ClipRecord:
+        found = planned(writer, record)
+        (runs.folder / record.name).with_suffix(".txt").write_text("mine\n")
+        return found
+
+    monkeypatch.setattr(CaptionWriter, "with_planned_write", edited)
+    runs(policy=RunPolicy(limit=1))
+    assert (runs.summary.captioned, runs.summary.unwritten, runs.text(0)) == (1, [NAMES[0]], "mine\n")
+
+
 def test_a_deleted_caption_another_format_and_another_prefix_need_no_session(runs: Runs) -> None:
     runs()
     (runs.folder / "clip-002.txt").unlink()

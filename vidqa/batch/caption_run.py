@@ -24,7 +24,6 @@ from vidqa.batch.clip_record import (
     Failure,
     PendingClip,
     RunFingerprint,
-    has_empty_caption,
     utc_now,
 )
 from vidqa.batch.journal import IndexEntry, Journal, JournalIndex
@@ -60,7 +59,8 @@ class RunPolicy:
 class RunSummary:
     """Totals of a run. `clip_seconds` has each clip's share of the time; `ended` says why the run ended early.
 
-    `unheard` clips have sound and no subtitles; `empty` ones were captioned, and a caption of theirs has no text.
+    `unheard` clips have sound and no subtitles; `unwritten` names clips that were captioned and whose files were
+    changed meanwhile, so that their captions are in the journal alone.
     """
 
     captioned: int = 0
@@ -69,7 +69,7 @@ class RunSummary:
     seconds: float = 0.0
     ended: str = ""
     unheard: int = 0
-    empty: int = 0
+    unwritten: list[str] = field(default_factory=list)
     skipped: Counter[SkipReason] = field(default_factory=Counter)
     clip_seconds: "array[float]" = field(default_factory=lambda: array("f"))  # 4 MB for a million clips
 
@@ -94,7 +94,6 @@ class RunSummary:
         self.failed += record.status == "failed"
         self.tokens += record.tokens
         self.unheard += bool(record.plan.get("unheard"))
-        self.empty += record.status == "done" and has_empty_caption(record)
         self.clip_seconds.append(record.seconds)
 
 
@@ -246,8 +245,10 @@ class CaptionRun:
         with self._writing(f"The caption of {safe_line(record.name)}"):
             record = self._writer.with_planned_write(record)
             self._journal.append(record)
-            self._writer.write(record)
+            is_written = self._writer.write(record)
         self.summary.add(record)
+        if not is_written:
+            self.summary.unwritten.append(record.name)
         return record
 
     @contextmanager

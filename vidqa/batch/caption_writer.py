@@ -66,16 +66,23 @@ class CaptionWriter:
         planned = sidecars.plan_write(self._folder, sidecar, text, self._on_existing, own_hash, self._roots)
         return replace(record, output=planned)
 
-    def write(self, record: ClipRecord) -> None:
-        """Carry out the record's planned write; raises OSError."""
-        if record.output is not None:
-            sidecars.apply_write(self._folder, record.output, self._text(record), self._roots)
+    def write(self, record: ClipRecord) -> bool:
+        """Carry out the record's planned write; raises OSError.
+
+        Returns False if its caption is due and not in the sidecar, which was changed or removed since it was examined.
+        """
+        if record.name not in self._sidecars or record.status != "done":
+            return True
+        if record.output is None:
+            return False
+        written = sidecars.apply_write(self._folder, record.output, self._text(record), self._roots)
+        return written in ("unchanged", "written")
 
     def repair(self, record: ClipRecord) -> ClipRecord | None:
         """Write a sidecar that a crash prevented; return a new record if the sidecar is to differ from the journal's.
 
-        It differs for another format, another --prefix or after a run with another prompt; none needs a new caption. The new record has the
-        present time: of two journals the later write counts.
+        It differs for another format, another --prefix or after a run with another prompt; none needs a new caption.
+        The new record has the present time: of two journals the later write counts.
         """
         sidecar = self._sidecars.get(record.name)
         if sidecar is None:

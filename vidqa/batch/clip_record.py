@@ -100,11 +100,6 @@ class ClipRecord:
     modified_ns: int = 0
 
 
-def has_empty_caption(record: ClipRecord) -> bool:
-    """Return whether a caption of a clip that was captioned has no text."""
-    return any(not segment.caption.strip() for segment in record.segments)
-
-
 @dataclass(frozen=True, slots=True)
 class PendingClip:
     """A clip to caption; `attempt` counts from 1, `existing` is the text of its current sidecar, if any."""

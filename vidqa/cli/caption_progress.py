@@ -247,9 +247,8 @@ def summary_lines(summary: RunSummary) -> list[str]:
     if summary.unheard:
         clips = f"{summary.unheard} clip{'s' * (summary.unheard != 1)}"
         lines.append(f"the sound of {clips} is not heard, and there are no subtitles (--subs)")
-    if summary.empty:
-        clips = f"{summary.empty} clip{'s have' if summary.empty != 1 else ' has'}"
-        lines.append(f"{clips} an empty caption: .srt and .vtt files have nothing there")
+    if summary.unwritten:
+        lines.append(_unwritten(summary.unwritten))
     if summary.ended:
         lines.append(f"ended early: {summary.ended}")
     return lines
@@ -262,8 +261,17 @@ def summary_object(summary: RunSummary) -> dict[str, Any]:
         "seconds": round(summary.seconds, 3), "clips_per_minute": round(summary.clips_per_minute, 2),
         "tokens": summary.tokens, "p50_s": round(summary.percentile(50), 4), "p95_s": round(summary.percentile(95), 4),
         "ended": summary.ended or None, **({"unheard": summary.unheard} if summary.unheard else {}),
-        **({"empty": summary.empty} if summary.empty else {}),
+        **({"unwritten": len(summary.unwritten)} if summary.unwritten else {}),
     }  # fmt: skip
+
+
+def _unwritten(names: Sequence[str]) -> str:
+    """Return a line about captions that were not written."""
+    captions, files = (
+        ("1 caption was", "its file") if len(names) == 1 else (f"{len(names)} captions were", "their files")
+    )
+    first = f"{'' if len(names) == 1 else 'the first: '}{safe_line(names[0])}"
+    return f"{captions} not written, as {files} changed meanwhile ({first}); delete the file and run again to have it"
 
 
 def _state_object(state: ProgressState) -> dict[str, Any]:
