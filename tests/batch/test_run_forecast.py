@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import weakref
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from vidqa.batch.clip_record import Clip, PendingClip
 from vidqa.batch.gpu_worker import MAKE_CAPTIONER, serve
 from vidqa.batch.prompt_templates import PromptTemplate
 from vidqa.batch.run_forecast import RunTimer, forecast_run
+from vidqa.errors import VidqaError
 from vidqa.events import Answered, StageStarted
 from vidqa.planner.calibration import CaptionTimes, earlier_captions, remember_captions
 from vidqa.types import Request, TimeEstimate
@@ -86,6 +88,16 @@ def test_a_run_remembers_its_start_without_the_measurement_and_the_rest() -> Non
     (found,) = earlier_captions(KEY, PLAN.model, PLAN.run_config.weights)
     assert (found.start_seconds, found.seconds, found.answers, found.answer_tokens) == (11.0, 15.0, 1, 11)
     assert found.reference_seconds == pytest.approx(0.5 + 5.0 * 11 / 100)
+
+
+def test_a_run_keeps_no_question() -> None:
+    timer, asked = RunTimer(2, now=lambda: 0.0), question()
+    asked.error = VidqaError("It is broken.", "Mend it.")
+    part = weakref.ref(asked.error)
+    timer.begin_group([asked])
+    assert part() is not None
+    del asked
+    assert part() is None
 
 
 def test_a_run_without_an_answer_is_not_remembered() -> None:

@@ -151,7 +151,7 @@ class SessionCaptioner:
             for group in bucketed(self._prefetcher, lambda ready: ready.job.bucket, MAX_WAITING):
                 self._busy = True
                 if accepted := [ready for ready in group if self._is_accepted(ready.job)]:
-                    self._timer.begin_group(ready.job for ready in accepted)
+                    self._timer.begin_group([ready.job for ready in accepted])
                     yield from self._process(accepted)
                 self._busy = bool(self._results)
                 self._close_if_idle()
