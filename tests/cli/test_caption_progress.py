@@ -131,6 +131,20 @@ def test_two_lines_have_progress_speed_memory_and_current_clips() -> None:
     assert progress_lines(state)[1].startswith("finishing these clips")
 
 
+def test_a_limit_is_the_whole_of_a_run() -> None:
+    state, log = ProgressState(1_000_000, limit=4), io.StringIO()
+    progress = JsonProgress(state, log)
+    for result in (SKIPPED, record("a"), SKIPPED, record("b")):
+        progress.on_result(result)
+    progress.on_event(["c"], StageStarted("prefill", 10))
+    assert progress_lines(state)[0].startswith("████████░░░░░░░░  50% · 2/4 clips · ")
+    shown = json.loads(log.getvalue().splitlines()[-1])
+    assert (shown["total"], shown["done"], shown["skipped"]) == (6, 2, 2)
+    few = ProgressState(3, limit=4)
+    few.on_result(SKIPPED)
+    assert few.due == 2, "fewer clips than the limit"
+
+
 def test_the_summary_has_skipped_clips_and_the_reason_of_an_early_end() -> None:
     summary = RunSummary(captioned=3, seconds=60.0, ended="stopped; the same command continues")
     summary.skipped["done"] = 7

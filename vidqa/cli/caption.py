@@ -244,7 +244,7 @@ def _caption(
 
     policy = _policy(arguments)
     affixes = CaptionAffixes(arguments.prefix, arguments.suffix)
-    progress = make_progress(len(selection.clips), as_json=arguments.json, quiet=arguments.quiet)
+    progress = make_progress(len(selection.clips), policy.limit, as_json=arguments.json, quiet=arguments.quiet)
     with ExitStack() as stack:
         journal = stack.enter_context(Journal(selection.folder, selection.shard))
         if arguments.output:
