@@ -1,5 +1,7 @@
 """The journal: records survive truncation and damage, and one process writes at a time."""
 
+import errno
+import fcntl
 import json
 import os
 import subprocess
@@ -136,6 +138,21 @@ def test_a_second_run_is_refused_unless_it_has_another_shard(tmp_path: Path) -> 
         Journal(tmp_path, Shard(2, 2)).close()
         other.kill()
     Journal(tmp_path, Shard(1, 2)).close()  # the lock ended with its process
+
+
+@pytest.mark.parametrize("fails", [fcntl.LOCK_SH, fcntl.LOCK_EX | fcntl.LOCK_NB])
+def test_a_file_system_without_locks_is_an_error_with_a_remedy(
+    fails: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(descriptor: int, operation: int) -> None:
+        if operation == fails:
+            raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    before = len(os.listdir("/dev/fd"))
+    with pytest.raises(UsageError, match=r"cannot be locked: No locks available\. Name a folder .* with -o"):
+        Journal(tmp_path, Shard())
+    assert len(os.listdir("/dev/fd")) == before, "all files are closed"
 
 
 def test_a_run_without_shards_excludes_one_with_shards(tmp_path: Path) -> None:

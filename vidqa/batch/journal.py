@@ -47,7 +47,7 @@ class Journal:
     """A shard's journal, opened for writing and locked until `close`."""
 
     def __init__(self, folder: Path, shard: Shard) -> None:
-        """Open or create it; raises UsageError if the folder is not writable or another run holds the lock."""
+        """Open or create it; raises UsageError if the folder is not writable or has no locks, or if another run is in it."""
         self.folder, self.shard = folder, shard
         self._path = folder / FOLDER / _file_name(shard)
         try:
@@ -114,17 +114,31 @@ class Journal:
         The shared lock on the own number comes first and the check of the others second, so that of two runs that
         start at once neither misses the other.
         """
-        self._division_lock = os.open(self._path.parent / f"lock-of-{shard.count}", _LOCK_FLAGS, 0o644)
-        fcntl.flock(self._division_lock, fcntl.LOCK_SH)
-        others = [path for path in self._path.parent.glob("lock-of-*") if path.name != f"lock-of-{shard.count}"]
-        if not _try_lock(self._file) or any(_is_locked(path) for path in others):
-            os.close(self._division_lock)
+        own = self._path.parent / f"lock-of-{shard.count}"
+        with self._locking(), contextlib.ExitStack() as stack:
+            self._division_lock = os.open(own, _LOCK_FLAGS, 0o644)
+            stack.callback(os.close, self._division_lock)
+            fcntl.flock(self._division_lock, fcntl.LOCK_SH)
+            others = [path for path in self._path.parent.glob("lock-of-*") if path != own]
+            if not _try_lock(self._file) or any(_is_locked(path) for path in others):
+                raise UsageError(
+                    f"Another vidqa captions {safe_line(str(self.folder))} already.",
+                    "Wait for it, or share the work: --shard 1/2 there and --shard 2/2 here."
+                    if shard.count == 1
+                    else f"Use the same number of shards and a free shard: {shard} is not free.",
+                )
+            stack.pop_all()  # both stay open until `close`
+
+    @contextlib.contextmanager
+    def _locking(self) -> Iterator[None]:
+        """Raise UsageError for an OSError: some network file systems have no locks (ENOLCK, ENOSYS, EOPNOTSUPP)."""
+        try:
+            yield
+        except OSError as error:
             raise UsageError(
-                f"Another vidqa captions {safe_line(str(self.folder))} already.",
-                "Wait for it, or share the work: --shard 1/2 there and --shard 2/2 here."
-                if shard.count == 1
-                else f"Use the same number of shards and a free shard: {shard} is not free.",
-            )
+                f"The journal in {safe_line(str(self.folder))} cannot be locked: {error.strerror}.",
+                "Name a folder on a file system with locks with -o, for example on a local disk.",
+            ) from error
 
     def _truncate_partial_line(self) -> None:
         """Remove a last line that a crash or a full disk left incomplete."""
