@@ -60,6 +60,15 @@ def test_a_record_comes_back_as_it_was(tmp_path: Path) -> None:
     assert record_from(json.loads(json.dumps(record_object(FULL)))) == FULL
 
 
+def test_a_clip_that_cannot_be_read_has_its_record(tmp_path: Path) -> None:
+    gone = ClipRecord("gone.mp4", "", "t1", "failed", 1, error=Failure("open", "FileNotFoundError", "m", "h"))
+    path = write(tmp_path, RUN, gone)
+    index = JournalIndex(tmp_path)
+    assert list(index.records("t1")) == [gone] and index.damaged == 0 and index.counts("t1") == {"failed": 1}
+    path.write_bytes(path.read_bytes().replace(b'"content":"",', b""))  # as it was written before
+    assert list(JournalIndex(tmp_path).records("t1")) == [gone]
+
+
 def test_the_last_record_of_a_clip_counts(tmp_path: Path) -> None:
     write(tmp_path, record("a", "failed"), record("b"), record("a", "done"), record("a", run="t2"))
     index = JournalIndex(tmp_path)
