@@ -5,7 +5,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +18,7 @@ from tests.batch.commands import folder_of, records_of
 from tests.batch.scripted import CONFIG, MODEL, ScriptedEngine
 from tests.clips import write_clip
 from tests.decoders import scripted_decoder
+from vidqa.batch import caption_writer
 from vidqa.batch.caption_formats import CaptionAffixes
 from vidqa.batch.caption_requests import CaptionRequest
 from vidqa.batch.caption_run import CaptionRun, RunPolicy, RunSummary, SkippedClip
@@ -227,6 +228,37 @@ def test_the_file_for_all_clips_has_failed_ones_too(runs: Runs) -> None:
     assert [line["error"] and line["error"]["stage"] for line in lines] == [None, None, None, "open", None]
     assert lines[3]["caption"] is None and lines[3]["error"]["hint"]
     assert not list(runs.folder.glob("*.txt"))
+
+
+def test_a_slow_shard_does_not_replace_the_file_of_one_that_read_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunFingerprint("run", MODEL, "r", "What?", {})
+    began, other_ended = threading.Event(), threading.Event()
+
+    def slow(format_name: str, rows: Iterable[tuple[ClipRecord, RunFingerprint]], affixes: object) -> Iterator[str]:
+        """Read all journals, then write nothing for a second, or until the other shard wrote."""
+        found = [record.name for record, _ in rows]
+        if not began.is_set():
+            began.set()
+            other_ended.wait(1)
+        return (f"{name}\n" for name in found)
+
+    monkeypatch.setattr(caption_writer, "run_lines", slow)
+
+    def render(number: int) -> None:
+        name = NAMES[number]
+        with Journal(tmp_path, Shard(number, 2)) as journal:
+            journal.append(ClipRecord(name, "", run.key, "done", 1))
+            CaptionWriter(journal, JournalIndex(tmp_path), run, NAMES, "jsonl").render()
+
+    first = threading.Thread(target=render, args=(1,))
+    first.start()
+    assert began.wait(60)
+    render(2)
+    other_ended.set()
+    first.join()
+    assert (tmp_path / "captions.jsonl").read_text().split() == NAMES[1:3]
 
 
 def test_a_failed_clip_is_tried_again_only_with_retry_failed(runs: Runs) -> None:

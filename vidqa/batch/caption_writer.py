@@ -8,7 +8,7 @@ from pathlib import Path
 from vidqa.batch import sidecars
 from vidqa.batch.caption_formats import SIDECARS, CaptionAffixes, run_lines, sidecar_text
 from vidqa.batch.clip_record import ClipRecord, RunFingerprint, utc_now
-from vidqa.batch.journal import Journal, JournalIndex, JournalPlace
+from vidqa.batch.journal import Journal, JournalIndex, JournalPlace, render_lock
 from vidqa.batch.sidecars import OnExisting
 from vidqa.utils.atomic_write import replace_file, sync_folder
 
@@ -106,10 +106,12 @@ class CaptionWriter:
         if self._format in SIDECARS:
             return None
         path = self._folder / f"captions.{self._format}"
-        pairs = ((record, self._run) for record in JournalIndex(self._folder).records(self._run.key))
-        lines = (line.encode() for line in run_lines(self._format, pairs, self._affixes))
-        replace_file(path, lines, path.with_name(f".{path.name}.{self._shard.number}-of-{self._shard.count}.tmp"))
-        sync_folder(self._folder)
+        temporary = path.with_name(f".{path.name}.{self._shard.number}-of-{self._shard.count}.tmp")
+        with render_lock(self._folder):
+            pairs = ((record, self._run) for record in JournalIndex(self._folder).records(self._run.key))
+            lines = (line.encode() for line in run_lines(self._format, pairs, self._affixes))
+            replace_file(path, lines, temporary)
+            sync_folder(self._folder)
         return path
 
     def _text(self, record: ClipRecord) -> str:

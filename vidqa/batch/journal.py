@@ -47,7 +47,7 @@ class Journal:
     """A shard's journal, opened for writing and locked until `close`."""
 
     def __init__(self, folder: Path, shard: Shard) -> None:
-        """Open or create it; raises UsageError if the folder is not writable or has no locks, or if another run is in it."""
+        """Open or create it; raises UsageError if the folder is not writable, cannot be locked, or is in use."""
         self.folder, self.shard = folder, shard
         self._path = folder / FOLDER / _file_name(shard)
         try:
@@ -153,6 +153,20 @@ class Journal:
         if end < size:
             os.ftruncate(self._file, end)
             os.fsync(self._file)
+
+
+@contextlib.contextmanager
+def render_lock(folder: Path) -> Iterator[None]:
+    """Let one shard at a time read all journals of a folder and write the file for all clips; raises OSError.
+
+    Otherwise one that read earlier could replace the file of one that read more.
+    """
+    descriptor = os.open(folder / FOLDER / "render.lock", _LOCK_FLAGS, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 @dataclass(frozen=True, slots=True)
