@@ -5,7 +5,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -18,10 +18,9 @@ from tests.batch.commands import folder_of, records_of
 from tests.batch.scripted import CONFIG, MODEL, ScriptedEngine
 from tests.clips import write_clip
 from tests.decoders import scripted_decoder
-from vidqa.batch import caption_writer
 from vidqa.batch.caption_formats import CaptionAffixes
 from vidqa.batch.caption_requests import CaptionRequest
-from vidqa.batch.caption_run import CaptionRun, RunPolicy, RunSummary, SkippedClip
+from vidqa.batch.caption_run import CaptionRun, ClipSelector, RunPolicy, RunSummary, SkippedClip
 from vidqa.batch.caption_writer import CaptionWriter
 from vidqa.batch.captioner import CaptionerConfig, Opener, PrefetchOptions, SessionCaptioner
 from vidqa.batch.clip_record import ClipRecord, RunFingerprint
@@ -79,7 +78,8 @@ class Runs:
             index = JournalIndex(self.folder)
             names = [clip.name for clip in clips]
             writer = CaptionWriter(journal, index, fingerprint, names, format_name, on_existing, affixes)
-            run = CaptionRun(shard_clips(clips, self.shard), fingerprint, policy, captioner, journal, index, writer)
+            selector = ClipSelector(fingerprint.key, policy, index, writer)
+            run = CaptionRun(shard_clips(clips, self.shard), fingerprint, selector, captioner, journal)
             self.summary = run.summary
             yield from run.events()
             run.render()
@@ -157,57 +157,6 @@ def test_captions_that_vidqa_did_not_write_stay(runs: Runs) -> None:
     assert "Who?" in runs.text(2)
 
 
-def test_captions_of_shards_are_vidqas_own_in_a_later_run_without_shards(runs: Runs) -> None:
-    runs()
-    for number in (1, 2):
-        runs.shard = Shard(number, 2)
-        runs("Who is there?")
-    runs.shard = Shard()
-    assert outcomes(runs("What color?")) == ALL_DONE
-    assert all("What color?" in runs.text(number) for number in range(5))
-
-
-def test_a_caption_in_another_form_counts_as_the_last_write(runs: Runs) -> None:
-    runs()
-    for number in (1, 2):
-        runs.shard = Shard(number, 2)
-        runs(affixes=CaptionAffixes("sks, "))
-    runs.shard = Shard()
-    assert outcomes(runs("Who is there?")) == ALL_DONE
-
-
-def test_captions_of_an_earlier_prompt_come_back_without_a_session(runs: Runs) -> None:
-    runs()
-    runs("Who is there?")
-    assert outcomes(runs()) == ALL_DONE
-    assert len(runs.engines) == 2
-    assert all("What happens?" in runs.text(number) for number in range(5))
-
-
-def test_a_caption_whose_file_appears_meanwhile_is_reported_and_comes_once_that_is_gone(runs: Runs) -> None:
-    own = runs.folder / "clip-001.txt"
-    assert outcomes(runs(before=lambda group: own.write_text("mine\n"))) == ALL_DONE
-    assert own.read_text() == "mine\n" and runs.summary.unwritten == [NAMES[1]]
-    own.unlink()
-    assert outcomes(runs()) == ALL_DONE
-    assert "bright" in own.read_text() and runs.summary.unwritten == [] and len(runs.engines) == 1
-
-
-def test_a_caption_that_is_edited_between_plan_and_write_is_reported(
-    runs: Runs, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    planned = CaptionWriter.with_planned_write
-
-    def edited(writer: CaptionWriter, record: ClipRecord) -> ClipRecord:
-        found = planned(writer, record)
-        (runs.folder / record.name).with_suffix(".txt").write_text("mine\n")
-        return found
-
-    monkeypatch.setattr(CaptionWriter, "with_planned_write", edited)
-    runs(policy=RunPolicy(limit=1))
-    assert (runs.summary.captioned, runs.summary.unwritten, runs.text(0)) == (1, [NAMES[0]], "mine\n")
-
-
 def test_a_deleted_caption_another_format_and_another_prefix_need_no_session(runs: Runs) -> None:
     runs()
     (runs.folder / "clip-002.txt").unlink()
@@ -228,37 +177,6 @@ def test_the_file_for_all_clips_has_failed_ones_too(runs: Runs) -> None:
     assert [line["error"] and line["error"]["stage"] for line in lines] == [None, None, None, "open", None]
     assert lines[3]["caption"] is None and lines[3]["error"]["hint"]
     assert not list(runs.folder.glob("*.txt"))
-
-
-def test_a_slow_shard_does_not_replace_the_file_of_one_that_read_more(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = RunFingerprint("run", MODEL, "r", "What?", {})
-    began, other_ended = threading.Event(), threading.Event()
-
-    def slow(format_name: str, rows: Iterable[tuple[ClipRecord, RunFingerprint]], affixes: object) -> Iterator[str]:
-        """Read all journals, then write nothing for a second, or until the other shard wrote."""
-        found = [record.name for record, _ in rows]
-        if not began.is_set():
-            began.set()
-            other_ended.wait(1)
-        return (f"{name}\n" for name in found)
-
-    monkeypatch.setattr(caption_writer, "run_lines", slow)
-
-    def render(number: int) -> None:
-        name = NAMES[number]
-        with Journal(tmp_path, Shard(number, 2)) as journal:
-            journal.append(ClipRecord(name, "", run.key, "done", 1))
-            CaptionWriter(journal, JournalIndex(tmp_path), run, NAMES, "jsonl").render()
-
-    first = threading.Thread(target=render, args=(1,))
-    first.start()
-    assert began.wait(60)
-    render(2)
-    other_ended.set()
-    first.join()
-    assert (tmp_path / "captions.jsonl").read_text().split() == NAMES[1:3]
 
 
 def test_a_failed_clip_is_tried_again_only_with_retry_failed(runs: Runs) -> None:

@@ -18,9 +18,6 @@ from demo_world.world import Actor, Scene
 from tests.batch.commands import DEMO, SCRIPTED, environment, folder_of, names, records_of
 from tests.conftest import ROOT
 from tests.subtitle_files import srt
-from vidqa.batch.clip_record import RunFingerprint
-from vidqa.batch.journal import Journal
-from vidqa.batch.shards import Shard
 from vidqa.cli.console import ExitCode
 from vidqa.cli.main import run
 from vidqa.engine import calibrator
@@ -250,48 +247,6 @@ def test_shards_divide_the_work_and_the_status_is_of_the_whole(
     assert (task["done"], task["failed"], task["to_do"]) == (5, 1, 0)
     assert caption(folder, "--status") == ExitCode.OK
     assert f"  {task['prompt']}\n" in capsys.readouterr().out
-
-
-def test_the_status_escapes_what_a_journal_says(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with Journal(folder, Shard()) as journal:
-        journal.append(RunFingerprint("key", "a\x1b[2Jmodel\n", "r", "a\x1b[2Jprompt", {}))
-    assert caption(folder, "--status") == ExitCode.OK
-    out = capsys.readouterr().out
-    assert "\x1b" not in out and r"a\x1b[2Jmodel\n" in out and r"a\x1b[2Jprompt" in out
-
-
-def test_a_link_to_a_folder_is_captioned_where_it_is_named(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    shutil.move(folder / "demo-two.mp4", elsewhere)
-    (folder / "broken.mp4").unlink()
-    (folder / "link").symlink_to(elsewhere)
-    assert caption(folder, folder / "link", "--dry-run") == ExitCode.OK
-    out, err = capsys.readouterr()
-    assert "5 clips: 5 to caption" in out and "not followed" not in err
-    assert caption(folder, folder / "link") == ExitCode.OK
-    assert (elsewhere / "demo-two.txt").read_text().strip() == TRUE["demo-two"]
-    assert caption(folder, folder / "link") == ExitCode.OK
-    assert "skipped: 5 done" in capsys.readouterr().err
-    assert caption(folder, "--dry-run") == ExitCode.OK
-    assert "name the folder to have its clips" in " ".join(capsys.readouterr().err.split())
-
-
-def test_a_clip_whose_caption_would_leave_the_output_folder_fails_alone(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
-    for one in (out, elsewhere):
-        one.mkdir()
-    (out / "deep").symlink_to(elsewhere)
-    (folder / "broken.mp4").unlink()
-    assert caption(folder, "-r", "-o", out, "--dry-run") == ExitCode.SOME_FAILED
-    assert "cannot: deep/demo.mp4: deep/demo.txt leads out of" in capsys.readouterr().out
-    assert caption(folder, "-r", "-o", out) == ExitCode.SOME_FAILED
-    assert "failed: deep/demo.mp4 (output): deep/demo.txt leads out of" in capsys.readouterr().err
-    assert {path.stem for path in out.glob("*.txt")} == TRUE.keys() and not list(elsewhere.iterdir())
 
 
 def test_a_second_run_of_one_folder_is_refused(tmp_path: Path) -> None:

@@ -152,19 +152,18 @@ class CaptionRun:
         self,
         clips: Iterable[Clip],
         run: RunFingerprint,
-        policy: RunPolicy,
+        selector: ClipSelector,
         captioner: Captioner,
         journal: Journal,
-        index: JournalIndex,
-        writer: CaptionWriter,
-        *,
-        reads_existing: bool = False,
-        reads_sidecars: bool = False,
     ) -> None:
-        """`reads_existing`: the prompt contains a clip's caption so far; `reads_sidecars`: or its subtitles."""
-        self._clips, self._run, self._policy, self._captioner = clips, run, policy, captioner
-        self._journal, self._index, self._writer = journal, index, writer
-        self._selector = ClipSelector(run.key, policy, index, writer, reads_existing, reads_sidecars)
+        self._clips, self._run, self._selector, self._captioner, self._journal = (
+            clips,
+            run,
+            selector,
+            captioner,
+            journal,
+        )
+        self._policy, self._index, self._writer = selector.policy, selector.index, selector.writer
         self._not_captioned: queue.SimpleQueue[SkippedClip | ClipRecord] = queue.SimpleQueue()  # from prefetch threads
         self._pending: dict[str, PendingClip] = {}
         self.summary = RunSummary()
