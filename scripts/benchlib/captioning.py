@@ -16,7 +16,7 @@ from benchlib.rows import ROOT, Row, Samples, seconds_row
 from benchlib.sections import Skipped
 from vidqa import EngineConfig, Request, Session
 from vidqa.batch.caption_requests import CaptionRequest, PlannedQuestion, RequestPlanner
-from vidqa.batch.caption_run import CaptionRun, RunPolicy
+from vidqa.batch.caption_run import CaptionRun, ClipSelector, RunPolicy
 from vidqa.batch.caption_writer import CaptionWriter
 from vidqa.batch.captioner import CaptionerConfig, Opener, PrefetchOptions, SessionCaptioner
 from vidqa.batch.clip_record import Clip, ClipRecord, PendingClip, RunFingerprint
@@ -83,7 +83,8 @@ class Captioning:
         with Journal(folder, Shard()) as journal:
             index = JournalIndex(folder)
             writer = CaptionWriter(journal, index, fingerprint, [clip.name for clip in self.clips])
-            run = CaptionRun(self.clips, fingerprint, RunPolicy(), self.captioner(), journal, index, writer)
+            selector = ClipSelector(fingerprint.key, RunPolicy(), index, writer)
+            run = CaptionRun(self.clips, fingerprint, selector, self.captioner(), journal)
             return sum(isinstance(event, ClipRecord) and event.status == "done" for event in run.events())
 
     def decode(self) -> None:

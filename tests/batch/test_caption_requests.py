@@ -88,6 +88,16 @@ def test_clips_with_similar_token_counts_share_a_bucket() -> None:
     assert len(set(buckets)) == 3
 
 
+def test_a_large_batch_shares_no_bucket_with_longer_prompts() -> None:
+    plan = planned(video(10, 320, 240), CARD).plan
+    assert plan is not None
+
+    def question(tokens: int, batch: int) -> PlannedQuestion:
+        return replace(question_for("a"), plan=replace(plan, prompt_tokens=tokens), batch_size=batch)
+
+    assert question(512, 257).bucket[0] != question(1024, 1).bucket[0]
+
+
 def test_a_file_name_that_is_not_utf8_is_escaped_in_the_prompt() -> None:
     caption_request = CaptionRequest(PromptTemplate("", "What of {parent}?"), Request("", ""))
     request = request_for(question_for("/clips/caf\udce9/clip.mp4"), video(10), caption_request)

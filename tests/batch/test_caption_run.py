@@ -20,14 +20,14 @@ from tests.clips import write_clip
 from tests.decoders import scripted_decoder
 from vidqa.batch.caption_formats import CaptionAffixes
 from vidqa.batch.caption_requests import CaptionRequest
-from vidqa.batch.caption_run import CaptionRun, RunPolicy, RunSummary, SkippedClip
+from vidqa.batch.caption_run import CaptionRun, ClipSelector, RunPolicy, RunSummary, SkippedClip
 from vidqa.batch.caption_writer import CaptionWriter
 from vidqa.batch.captioner import CaptionerConfig, Opener, PrefetchOptions, SessionCaptioner
 from vidqa.batch.clip_record import ClipRecord, RunFingerprint
 from vidqa.batch.discover import discover
 from vidqa.batch.journal import Journal, JournalIndex
 from vidqa.batch.prompt_templates import PromptTemplate
-from vidqa.batch.shards import Shard
+from vidqa.batch.shards import Shard, shard_clips
 from vidqa.batch.sidecars import OnExisting
 from vidqa.config import EngineConfig
 from vidqa.errors import Interrupted, ModelError, VideoUnreadable, VidqaError
@@ -47,6 +47,7 @@ class Runs:
         self.summary = RunSummary()
         self.segments: float | Literal["scenes"] | None = None
         self.engine, self.prefetch = CONFIG, PrefetchOptions(1, 2**28, 30.0)
+        self.shard = Shard()
 
     def decode_isolated(self, deadline_seconds: float) -> None:
         """Decode in processes, with a deadline for a clip."""
@@ -73,11 +74,12 @@ class Runs:
         request = CaptionRequest(PromptTemplate("test", prompt), Request("", ""), self.segments)
         config = CaptionerConfig(self.engine, request, fingerprint.key, batch, self.prefetch)
         captioner = self.captioner = SessionCaptioner(config, make)
-        with Journal(self.folder, Shard()) as journal, closing(captioner):
+        with Journal(self.folder, self.shard) as journal, closing(captioner):
             index = JournalIndex(self.folder)
             names = [clip.name for clip in clips]
             writer = CaptionWriter(journal, index, fingerprint, names, format_name, on_existing, affixes)
-            run = CaptionRun(clips, fingerprint, policy, captioner, journal, index, writer)
+            selector = ClipSelector(fingerprint.key, policy, index, writer)
+            run = CaptionRun(shard_clips(clips, self.shard), fingerprint, selector, captioner, journal)
             self.summary = run.summary
             yield from run.events()
             run.render()

@@ -1,9 +1,12 @@
 """The journal: records survive truncation and damage, and one process writes at a time."""
 
+import errno
+import fcntl
 import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -57,6 +60,15 @@ def test_a_record_comes_back_as_it_was(tmp_path: Path) -> None:
     assert record_from(json.loads(json.dumps(record_object(FULL)))) == FULL
 
 
+def test_a_clip_that_cannot_be_read_has_its_record(tmp_path: Path) -> None:
+    gone = ClipRecord("gone.mp4", "", "t1", "failed", 1, error=Failure("open", "FileNotFoundError", "m", "h"))
+    path = write(tmp_path, RUN, gone)
+    index = JournalIndex(tmp_path)
+    assert list(index.records("t1")) == [gone] and index.damaged == 0 and index.counts("t1") == {"failed": 1}
+    path.write_bytes(path.read_bytes().replace(b'"content":"",', b""))  # as it was written before
+    assert list(JournalIndex(tmp_path).records("t1")) == [gone]
+
+
 def test_the_last_record_of_a_clip_counts(tmp_path: Path) -> None:
     write(tmp_path, record("a", "failed"), record("b"), record("a", "done"), record("a", run="t2"))
     index = JournalIndex(tmp_path)
@@ -71,6 +83,17 @@ def test_journals_of_shards_are_read_as_one_and_the_later_record_counts(tmp_path
     assert [(found.name, found.status) for found in JournalIndex(tmp_path).records("t1")] == [
         ("a", "done"), ("b", "done"), ("c", "done"),
     ]  # fmt: skip
+
+
+def test_the_later_write_to_a_sidecar_counts_whatever_its_journals_name(tmp_path: Path) -> None:
+    def written(at: str, text_hash: str, run: str = "t1") -> ClipRecord:
+        return replace(record("a", run=run, at=at), output=SidecarWrite("a.txt", None, text_hash))
+
+    write(tmp_path, written("2026-01", "first"))
+    write(tmp_path, written("2026-02", "second"), shard=Shard(1, 2))  # its journal is read first
+    assert JournalIndex(tmp_path).last_hash("a.txt") == "second"
+    write(tmp_path, written("2026-03", "third"), written("2026-02", "the clock went back"))
+    assert JournalIndex(tmp_path).last_hash("a.txt") == "the clock went back"
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -124,6 +147,21 @@ def test_a_second_run_is_refused_unless_it_has_another_shard(tmp_path: Path) -> 
         Journal(tmp_path, Shard(2, 2)).close()
         other.kill()
     Journal(tmp_path, Shard(1, 2)).close()  # the lock ended with its process
+
+
+@pytest.mark.parametrize("fails", [fcntl.LOCK_SH, fcntl.LOCK_EX | fcntl.LOCK_NB])
+def test_a_file_system_without_locks_is_an_error_with_a_remedy(
+    fails: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(descriptor: int, operation: int) -> None:
+        if operation == fails:
+            raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    before = len(os.listdir("/dev/fd"))
+    with pytest.raises(UsageError, match=r"cannot be locked: No locks available\. Name a folder .* with -o"):
+        Journal(tmp_path, Shard())
+    assert len(os.listdir("/dev/fd")) == before, "all files are closed"
 
 
 def test_a_run_without_shards_excludes_one_with_shards(tmp_path: Path) -> None:

@@ -1,24 +1,48 @@
 """The time of a captioning run: what earlier runs correct, and what a run remembers. Plain numbers."""
 
-from dataclasses import replace
+import io
+import json
+import os
+import weakref
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.answer_builders import made_answer
+from tests.batch.commands import CLIPS
+from tests.batch.scripted import CONFIG, ScriptedEngine
 from tests.planner.plan_builders import SPEC_2B, made_run_config, plan_of
-from vidqa.batch.caption_requests import PlannedQuestion
+from vidqa.batch.caption_requests import CaptionRequest, PlannedQuestion
+from vidqa.batch.captioner import CaptionerConfig, PrefetchOptions, SessionCaptioner
 from vidqa.batch.clip_record import Clip, PendingClip
+from vidqa.batch.gpu_worker import MAKE_CAPTIONER, serve
+from vidqa.batch.prompt_templates import PromptTemplate
 from vidqa.batch.run_forecast import RunTimer, forecast_run
+from vidqa.errors import VidqaError
 from vidqa.events import Answered, StageStarted
 from vidqa.planner.calibration import CaptionTimes, earlier_captions, remember_captions
-from vidqa.types import TimeEstimate
+from vidqa.types import Request, TimeEstimate
 
 KEY = "cpu:a processor:1"
 PLAN = plan_of(replace(made_run_config(), max_tokens=100), SPEC_2B)
 # 1 s of prompt and 10 s for 100 tokens; the catalog's processor takes half of it.
 PLAN = replace(PLAN, seconds=TimeEstimate(0.0, 0.0, 0.5, 0.5, 10.0))
 REFERENCE = TimeEstimate(0.0, 0.0, 0.25, 0.25, 5.0)
+
+
+class Replies(io.BytesIO):
+    """What a worker writes; the first record closes the pipe of its clips, which ends it."""
+
+    def __init__(self, clips: int) -> None:
+        super().__init__()
+        self._clips = clips
+
+    def write(self, data: Any) -> int:
+        if bytes(data).startswith(b'{"record"'):
+            os.close(self._clips)
+        return super().write(data)
 
 
 def question(name: str = "a") -> PlannedQuestion:
@@ -66,8 +90,41 @@ def test_a_run_remembers_its_start_without_the_measurement_and_the_rest() -> Non
     assert found.reference_seconds == pytest.approx(0.5 + 5.0 * 11 / 100)
 
 
+def test_a_run_keeps_no_question() -> None:
+    timer, asked = RunTimer(2, now=lambda: 0.0), question()
+    asked.error = VidqaError("It is broken.", "Mend it.")
+    part = weakref.ref(asked.error)
+    timer.begin_group([asked])
+    assert part() is not None
+    del asked
+    assert part() is None
+
+
 def test_a_run_without_an_answer_is_not_remembered() -> None:
     timer = RunTimer(2, now=lambda: 0.0)
     timer.begin_group([question()])
     timer.remember(KEY)
     assert earlier_captions(KEY, PLAN.model, PLAN.run_config.weights) == []
+
+
+def test_a_run_is_remembered_and_a_workers_part_of_one_is_not(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A worker gets its clips a few at a time: each part but the first would say that nothing had to be loaded."""
+    engine = replace(CONFIG, remember=True, calibrate=True, device="cpu")
+    request = CaptionRequest(PromptTemplate("test", "what happens?"), Request("", ""))
+    config = CaptionerConfig(engine, request, "a run", 1, PrefetchOptions(1))
+    pending = PendingClip(Clip(str(CLIPS[0]), CLIPS[0].name), "")
+    monkeypatch.setattr("vidqa.engine.session.Session", lambda config, opener: ScriptedEngine(config, opener))
+
+    end, start = os.pipe()
+    for values in (config.to_object(), asdict(pending)):
+        os.write(start, json.dumps(values).encode() + b"\n")
+    out = Replies(start)
+    with os.fdopen(end, "rb") as lines:
+        assert serve(lines, out, MAKE_CAPTIONER) == 0
+    assert b'"status": "done"' in out.getvalue()
+    assert not (tmp_path / "caption_runs.jsonl").exists()
+
+    captioner = SessionCaptioner(config)
+    assert [record.status for record in captioner.captions([pending])] == ["done"]
+    captioner.close()
+    assert len((tmp_path / "caption_runs.jsonl").read_text().splitlines()) == 1

@@ -91,6 +91,13 @@ def test_json_lines_have_every_clip_and_the_summary(folder: Path, capsys: pytest
     assert rows["broken.mp4"]["error"].startswith("VideoUnreadable: ")
 
 
+def test_progress_counts_to_the_limit(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "broken.mp4").unlink()
+    assert caption(folder, "--json", "--limit", "1") == ExitCode.OK
+    shown = [event for event in events(capsys.readouterr().err) if event["event"] == "progress"]
+    assert shown and {event["total"] for event in shown} == {1}
+
+
 def test_segments_have_their_times(folder: Path) -> None:
     caption(folder / "demo-two.mp4", "--segments", "3", "--format", "vtt")
     header, first, second = (folder / "demo-two.vtt").read_text().split("\n\n")

@@ -9,7 +9,7 @@ import pytest
 from tests.batch.scripted import CARD
 from tests.batch.test_caption_requests import planned, video
 from vidqa.batch.caption_run import RunSummary, SkippedClip
-from vidqa.batch.clip_record import Clip, ClipRecord, Failure, Segment, Span
+from vidqa.batch.clip_record import Clip, ClipRecord, Failure
 from vidqa.cli.caption_progress import (
     JsonProgress,
     LogProgress,
@@ -131,6 +131,20 @@ def test_two_lines_have_progress_speed_memory_and_current_clips() -> None:
     assert progress_lines(state)[1].startswith("finishing these clips")
 
 
+def test_a_limit_is_the_whole_of_a_run() -> None:
+    state, log = ProgressState(1_000_000, limit=4), io.StringIO()
+    progress = JsonProgress(state, log)
+    for result in (SKIPPED, record("a"), SKIPPED, record("b")):
+        progress.on_result(result)
+    progress.on_event(["c"], StageStarted("prefill", 10))
+    assert progress_lines(state)[0].startswith("████████░░░░░░░░  50% · 2/4 clips · ")
+    shown = json.loads(log.getvalue().splitlines()[-1])
+    assert (shown["total"], shown["done"], shown["skipped"]) == (6, 2, 2)
+    few = ProgressState(3, limit=4)
+    few.on_result(SKIPPED)
+    assert few.due == 2, "fewer clips than the limit"
+
+
 def test_the_summary_has_skipped_clips_and_the_reason_of_an_early_end() -> None:
     summary = RunSummary(captioned=3, seconds=60.0, ended="stopped; the same command continues")
     summary.skipped["done"] = 7
@@ -139,13 +153,11 @@ def test_the_summary_has_skipped_clips_and_the_reason_of_an_early_end() -> None:
     ]  # fmt: skip
 
 
-def test_empty_captions_are_counted_once_a_clip_and_said_once() -> None:
-    whole, part = Segment(Span(0.0, 1.0), "red"), Segment(Span(1.0, 2.0), " \n")
-    summary = RunSummary()
-    for name, segments in (("a.mp4", (whole, part, part)), ("b.mp4", (part,)), ("c.mp4", (whole,))):
-        summary.add(ClipRecord(name, "", "", "done", 1, segments=segments))
-    summary.add(ClipRecord("d.mp4", "", "", "failed", 1, segments=(part,)))
-    assert (summary.captioned, summary.empty, summary_object(summary)["empty"]) == (3, 2, 2)
-    said = [line for line in summary_lines(summary) if "empty" in line]
-    assert said == ["2 clips have an empty caption: .srt and .vtt files have nothing there"]
-    assert "empty" not in summary_object(RunSummary())
+def test_captions_that_were_not_written_are_said_with_the_first() -> None:
+    summary = RunSummary(unwritten=["a\x1b[2J.mp4"])
+    start = r"1 caption was not written, as its file changed meanwhile (a\x1b[2J.mp4); delete the file"
+    assert summary_lines(summary)[-1].startswith(start)
+    summary.unwritten.append("b.mp4")
+    start = r"2 captions were not written, as their files changed meanwhile (the first: a\x1b[2J.mp4); delete"
+    assert summary_lines(summary)[-1].startswith(start)
+    assert summary_object(summary)["unwritten"] == 2 and "unwritten" not in summary_object(RunSummary())

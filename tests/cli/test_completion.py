@@ -33,7 +33,7 @@ def place(tmp_path: Path) -> Path:
     command.chmod(0o755)
     clips = tmp_path / "clips"
     (clips / "my clips").mkdir(parents=True)
-    for name in ("a.mp4", "b c.MKV", "notes.txt", ".hidden.mp4", "evil\x1b[2J.mp4", "my clips/x.mov"):
+    for name in ("a.mp4", "b c.MKV", "notes.txt", ".hidden.mp4", "still.png", "evil\x1b[2J.mp4", "my clips/x.mov"):
         (clips / name).touch()
     supported, other = '{"model_type": "qwen2_vl"}', '{"model_type": "llama"}'
     for name, config in (("Some--Model-2B", supported), ("Other--Text", other), ("Broken--One", "[")):
@@ -96,6 +96,9 @@ def test_bash_completes_commands_options_videos_and_models(place: Path) -> None:
         "vidqa pull Qwen/Qwen2-VL-7B": ["Qwen/Qwen2-VL-7B-Instruct "],
         "vidqa config ": ["show", "set", "path", "init", "validate"],
         "vidqa config show --im": ["--images "],
+        "vidqa caption ": ["a.mp4", "b\\ c.MKV", "my\\ clips/", "still.png"],
+        "vidqa caption a.mp4 m": ["my\\ clips/"],
+        "vidqa caption --files-from n": ["notes.txt "],
         "vidqa completion ": ["bash", "zsh", "fish"],
     }
     offered = tab(place, list(wanted))

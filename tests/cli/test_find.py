@@ -1,15 +1,20 @@
 """`vidqa find`: moments on stdout, a sheet, a further question about the best one, and errors with a remedy."""
 
 import json
+import os
 import re
 import shutil
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
+from vidqa.cli import ask
 from vidqa.cli.main import run
+from vidqa.events import Event, StageStarted
 
 CLIP = str(Path(__file__).parents[2] / "assets" / "demo.mp4")
 COMMON = ("--model", "demo", "--decode-in-process", "--no-calibrate")
@@ -52,9 +57,28 @@ def test_json_a_sheet_and_a_question_about_the_best_moment(capfd: pytest.Capture
     assert moment["score"] == max(focus["scores"]) and moment["start_s"] < moment["end_s"]
     assert len(focus["scores"]) == len(focus["slice_times_s"]) == focus["candidates"] // 2
     assert answer["answer"].startswith("red") and err == ""
+    assert run(["find", CLIP, "a red circle", *COMMON, "--then", "what color is it?"]) == 0
+    assert "answer in " in capfd.readouterr().err
     assert all(moment["start_s"] - 2 <= time <= moment["end_s"] + 2 for time in answer["plan"]["timestamps_s"])
     with Image.open(sheet) as picture:
         assert picture.width > 100
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_further_question_as_it_ends_a_question(
+    number: signal.Signals, code: int, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(events: Iterator[Event]) -> Iterator[Event]:
+        for event in events:
+            yield event
+            if event == StageStarted("decode", 256):
+                os.kill(os.getpid(), number)
+
+    render = ask.render
+    monkeypatch.setattr(ask, "render", lambda events, *rest: render(stopped(events), *rest))
+    assert run(["find", CLIP, "a red circle", *COMMON, "--then", "what happens?"]) == code
+    out, err = capfd.readouterr()
+    assert "a red circle moves right." not in out and "answer in " in err
 
 
 @pytest.mark.parametrize(
@@ -63,11 +87,13 @@ def test_json_a_sheet_and_a_question_about_the_best_moment(capfd: pytest.Capture
         (["no.mp4", "a red circle"], "There is no video"),
         ([CLIP, "a red circle", "--moments", "0"], "--moments 0 is not 1 or more"),
         ([CLIP, ""], "question"),
+        ([CLIP, "a red circle", "--then", " "], "The question is empty"),
     ],
 )
 def test_bad_input_has_a_remedy(arguments: list[str], words: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert run(["find", *arguments, *COMMON]) != 0
-    assert words in capfd.readouterr().err
+    out, err = capfd.readouterr()
+    assert words in err and out == "", "before anything is searched"
 
 
 def test_a_single_picture_has_no_moments(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from vidqa.batch.clip_record import ClipRecord, RunFingerprint, Segment
 from vidqa.utils.safe_text import safe_json, safe_text
-from vidqa.utils.units import format_timestamp
+from vidqa.utils.units import format_cue_time, format_timestamp
 from vidqa.video.subtitle_files import CAPTION_MARK
 
 _COLUMNS = ("path", "caption", "model", "prompt", "seconds", "error")
@@ -83,16 +83,19 @@ def _json(record: ClipRecord, run: RunFingerprint, affixes: CaptionAffixes) -> s
 def _subrip(record: ClipRecord, run: RunFingerprint, affixes: CaptionAffixes) -> str:
     mark = f" {CAPTION_MARK}"  # behind the first times, where FFmpeg and players take no notice of it
     return "\n".join(
-        f"{number}\n{_clock(start, ',')} --> {_clock(end, ',')}{mark * (number == 1)}\n{text.translate(_SUBRIP)}\n"
+        f"{number}\n{_times(start, end, ',')}{mark * (number == 1)}\n{text.translate(_SUBRIP)}\n"
         for number, (start, end, text) in enumerate(_cues(record, affixes), 1)
     )
 
 
 def _webvtt(record: ClipRecord, run: RunFingerprint, affixes: CaptionAffixes) -> str:
     return f"WEBVTT - {CAPTION_MARK}\n" + "".join(
-        f"\n{_clock(start, '.')} --> {_clock(end, '.')}\n{text.translate(_WEBVTT)}\n"
-        for start, end, text in _cues(record, affixes)
+        f"\n{_times(start, end, '.')}\n{text.translate(_WEBVTT)}\n" for start, end, text in _cues(record, affixes)
     )
+
+
+def _times(start: int, end: int, point: str) -> str:
+    return f"{format_cue_time(start, point)} --> {format_cue_time(end, point)}"
 
 
 def _cues(record: ClipRecord, affixes: CaptionAffixes) -> Iterator[tuple[int, int, str]]:
@@ -102,11 +105,6 @@ def _cues(record: ClipRecord, affixes: CaptionAffixes) -> Iterator[tuple[int, in
         lines = (line.strip() for line in _printable(affixes(segment.caption)).split("\n"))
         if text := "\n".join(line for line in lines if line):
             yield start, max(end, start + 1), text  # a cue of no length is invalid, also for a still image
-
-
-def _clock(milliseconds: int, point: str) -> str:
-    minutes, rest = divmod(milliseconds, 60_000)
-    return f"{minutes // 60:02}:{minutes % 60:02}:{rest // 1000:02}{point}{rest % 1000:03}"
 
 
 def _jsonl(rows: RecordPairs, affixes: CaptionAffixes) -> Iterator[str]:

@@ -65,13 +65,13 @@ class PlannedQuestion:
         return self.pending.clip.path
 
     @property
-    def bucket(self) -> tuple[tuple[int, int], int]:
+    def bucket(self) -> tuple[tuple[int, int, int], int]:
         """The key of questions that are answered together, with token counts within a quarter; and their number."""
         if self.plan is None:  # it failed, so it need not wait for others
-            return (0, 0), 1
+            return (0, 0, 0), 1
         tokens = self.plan.prompt_tokens
-        key = (tokens >> max(tokens.bit_length() - 3, 0), tokens.bit_length() << 8 | self.batch_size)
-        return key, self.batch_size
+        bits = tokens.bit_length()
+        return (tokens >> max(bits - 3, 0), bits, self.batch_size), self.batch_size
 
 
 def bucketed(

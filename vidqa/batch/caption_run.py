@@ -24,11 +24,10 @@ from vidqa.batch.clip_record import (
     Failure,
     PendingClip,
     RunFingerprint,
-    has_empty_caption,
     utc_now,
 )
 from vidqa.batch.journal import IndexEntry, Journal, JournalIndex
-from vidqa.errors import VidqaError
+from vidqa.errors import UsageError, VidqaError
 from vidqa.utils.content_hash import content_id, with_sidecar
 from vidqa.utils.safe_text import safe_line
 from vidqa.video.subtitle_files import find_sidecar
@@ -60,7 +59,8 @@ class RunPolicy:
 class RunSummary:
     """Totals of a run. `clip_seconds` has each clip's share of the time; `ended` says why the run ended early.
 
-    `unheard` clips have sound and no subtitles; `empty` ones were captioned, and a caption of theirs has no text.
+    `unheard` clips have sound and no subtitles; `unwritten` names clips that were captioned and whose files were
+    changed meanwhile, so that their captions are in the journal alone.
     """
 
     captioned: int = 0
@@ -69,7 +69,7 @@ class RunSummary:
     seconds: float = 0.0
     ended: str = ""
     unheard: int = 0
-    empty: int = 0
+    unwritten: list[str] = field(default_factory=list)
     skipped: Counter[SkipReason] = field(default_factory=Counter)
     clip_seconds: "array[float]" = field(default_factory=lambda: array("f"))  # 4 MB for a million clips
 
@@ -94,7 +94,6 @@ class RunSummary:
         self.failed += record.status == "failed"
         self.tokens += record.tokens
         self.unheard += bool(record.plan.get("unheard"))
-        self.empty += record.status == "done" and has_empty_caption(record)
         self.clip_seconds.append(record.seconds)
 
 
@@ -141,7 +140,9 @@ class ClipSelector:
             _raise_if_disk_full(error)
             message = f"{clip.name}: {error.strerror}."
             failure = Failure("open", type(error).__name__, message, "Check that the file exists and is readable.")
-            return ClipRecord(clip.name, "", self.key, "failed", 1, at=utc_now(), error=failure)
+        except UsageError as error:  # its caption would leave the folder
+            failure = Failure("output", type(error).__name__, error.what, error.remedy)
+        return ClipRecord(clip.name, "", self.key, "failed", 1, at=utc_now(), error=failure)
 
 
 class CaptionRun:
@@ -151,19 +152,18 @@ class CaptionRun:
         self,
         clips: Iterable[Clip],
         run: RunFingerprint,
-        policy: RunPolicy,
+        selector: ClipSelector,
         captioner: Captioner,
         journal: Journal,
-        index: JournalIndex,
-        writer: CaptionWriter,
-        *,
-        reads_existing: bool = False,
-        reads_sidecars: bool = False,
     ) -> None:
-        """`reads_existing`: the prompt contains a clip's caption so far; `reads_sidecars`: or its subtitles."""
-        self._clips, self._run, self._policy, self._captioner = clips, run, policy, captioner
-        self._journal, self._index, self._writer = journal, index, writer
-        self._selector = ClipSelector(run.key, policy, index, writer, reads_existing, reads_sidecars)
+        self._clips, self._run, self._selector, self._captioner, self._journal = (
+            clips,
+            run,
+            selector,
+            captioner,
+            journal,
+        )
+        self._policy, self._index, self._writer = selector.policy, selector.index, selector.writer
         self._not_captioned: queue.SimpleQueue[SkippedClip | ClipRecord] = queue.SimpleQueue()  # from prefetch threads
         self._pending: dict[str, PendingClip] = {}
         self.summary = RunSummary()
@@ -244,8 +244,10 @@ class CaptionRun:
         with self._writing(f"The caption of {safe_line(record.name)}"):
             record = self._writer.with_planned_write(record)
             self._journal.append(record)
-            self._writer.write(record)
+            is_written = self._writer.write(record)
         self.summary.add(record)
+        if not is_written:
+            self.summary.unwritten.append(record.name)
         return record
 
     @contextmanager

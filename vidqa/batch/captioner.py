@@ -113,14 +113,20 @@ class CaptionerConfig:
 
 
 class SessionCaptioner:
-    """A Captioner with one model; `on_event` gets the engine's events."""
+    """A Captioner with one model; `on_event` gets the engine's events.
+
+    With `remember_run`, a call of `captions` is a whole run, whose times are remembered for later forecasts.
+    """
 
     def __init__(
         self,
         config: CaptionerConfig,
         make_engine: EngineFactory = make_session,
         on_event: OnEvent = lambda names, event: None,
+        *,
+        remember_run: bool = True,
     ) -> None:
+        self._remember_run = remember_run and config.engine.remember and config.engine.calibrate
         self._config, self._make_engine, self._on_event = config, make_engine, on_event
         self._finishing = self._stopped = False  # plain booleans, as signal handlers set them
         self._busy = False  # answering a group; otherwise `finish` ends the wait for the next one
@@ -145,11 +151,11 @@ class SessionCaptioner:
             for group in bucketed(self._prefetcher, lambda ready: ready.job.bucket, MAX_WAITING):
                 self._busy = True
                 if accepted := [ready for ready in group if self._is_accepted(ready.job)]:
-                    self._timer.begin_group(ready.job for ready in accepted)
+                    self._timer.begin_group([ready.job for ready in accepted])
                     yield from self._process(accepted)
                 self._busy = bool(self._results)
                 self._close_if_idle()
-            if config.engine.remember and config.engine.calibrate:
+            if self._remember_run:
                 self._timer.remember(config.device_key)
 
     def finish(self) -> None:
@@ -288,8 +294,11 @@ class SessionCaptioner:
 
 
 def make_captioner(values: Mapping[str, Any]) -> SessionCaptioner:
-    """Return a worker process's captioner from `CaptionerConfig.to_object`."""
-    return SessionCaptioner(CaptionerConfig.from_object(values))
+    """Return a worker process's captioner from `CaptionerConfig.to_object`.
+
+    It remembers no times: it gets its clips a few at a time, and all but the first few need no loading.
+    """
+    return SessionCaptioner(CaptionerConfig.from_object(values), remember_run=False)
 
 
 def _is_loading(event: Event) -> bool:

@@ -100,11 +100,6 @@ class ClipRecord:
     modified_ns: int = 0
 
 
-def has_empty_caption(record: ClipRecord) -> bool:
-    """Return whether a caption of a clip that was captioned has no text."""
-    return any(not segment.caption.strip() for segment in record.segments)
-
-
 @dataclass(frozen=True, slots=True)
 class PendingClip:
     """A clip to caption; `attempt` counts from 1, `existing` is the text of its current sidecar, if any."""
@@ -143,14 +138,15 @@ class Captioner(Protocol):
 
 
 def record_object(record: ClipRecord) -> dict[str, Any]:
-    """Return a record as JSON types, without empty fields."""
-    return {key: value for key, value in asdict(record).items() if value not in (None, "", (), {}, 0)}
+    """Return a record as JSON types, without empty fields but `content`, which a clip that cannot be read lacks."""
+    values = asdict(record).items()
+    return {key: value for key, value in values if key == "content" or value not in (None, "", (), {}, 0)}
 
 
 def record_from(values: Mapping[str, Any]) -> ClipRecord:
     """Parse `record_object`'s result, ignoring unknown fields; raises KeyError, TypeError or ValueError."""
     known = {field.name for field in fields(ClipRecord)}
-    parsed = {key: value for key, value in values.items() if key in known}
+    parsed = {"content": ""} | {key: value for key, value in values.items() if key in known}
     if (segments := parsed.get("segments")) is not None:
         parsed["segments"] = tuple(Segment(Span(**segment["span"]), segment["caption"]) for segment in segments)
     if (error := parsed.get("error")) is not None:

@@ -80,13 +80,19 @@ def discover(
     files = (file for path in given for file in _files(path, recursive, ignored) if _matches(file.name, glob))
     clips = [Clip(os.path.join(file.root, file.name), name) for file, name in _named(_unique(files, ignored))]
     clips.sort(key=lambda clip: os.fsencode(clip.name))
+    ignored.linked_folders = [link for link in ignored.linked_folders if link not in given]
     return DiscoveredClips(tuple(clips), tuple(ignored.notes(bool(clips))))
 
 
-def relative_to_common_folder(paths: Iterable[str], clips: Iterable[Clip]) -> tuple[Path, tuple[Clip, ...]]:
-    """Return the common folder of all given paths (of a file, its folder), and the clips named relative to it."""
-    roots = [path if os.path.isdir(path) else os.path.dirname(path) for path in map(os.path.abspath, paths)]
-    base = os.path.commonpath(roots)
+def given_folders(paths: Iterable[str]) -> list[str]:
+    """Return the given paths' folders, each once: a folder itself, a file's folder."""
+    found = (path if os.path.isdir(path) else os.path.dirname(path) for path in map(os.path.abspath, paths))
+    return list(dict.fromkeys(found))
+
+
+def relative_to_common_folder(folders: Iterable[str], clips: Iterable[Clip]) -> tuple[Path, tuple[Clip, ...]]:
+    """Return the common folder of all `given_folders`, and the clips named relative to it."""
+    base = os.path.commonpath(list(folders))
     return Path(base), tuple(Clip(clip.path, os.path.relpath(clip.path, base)) for clip in clips)
 
 

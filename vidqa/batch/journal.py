@@ -47,7 +47,7 @@ class Journal:
     """A shard's journal, opened for writing and locked until `close`."""
 
     def __init__(self, folder: Path, shard: Shard) -> None:
-        """Open or create it; raises UsageError if the folder is not writable or another run holds the lock."""
+        """Open or create it; raises UsageError if the folder is not writable, cannot be locked, or is in use."""
         self.folder, self.shard = folder, shard
         self._path = folder / FOLDER / _file_name(shard)
         try:
@@ -114,17 +114,31 @@ class Journal:
         The shared lock on the own number comes first and the check of the others second, so that of two runs that
         start at once neither misses the other.
         """
-        self._division_lock = os.open(self._path.parent / f"lock-of-{shard.count}", _LOCK_FLAGS, 0o644)
-        fcntl.flock(self._division_lock, fcntl.LOCK_SH)
-        others = [path for path in self._path.parent.glob("lock-of-*") if path.name != f"lock-of-{shard.count}"]
-        if not _try_lock(self._file) or any(_is_locked(path) for path in others):
-            os.close(self._division_lock)
+        own = self._path.parent / f"lock-of-{shard.count}"
+        with self._locking(), contextlib.ExitStack() as stack:
+            self._division_lock = os.open(own, _LOCK_FLAGS, 0o644)
+            stack.callback(os.close, self._division_lock)
+            fcntl.flock(self._division_lock, fcntl.LOCK_SH)
+            others = [path for path in self._path.parent.glob("lock-of-*") if path != own]
+            if not _try_lock(self._file) or any(_is_locked(path) for path in others):
+                raise UsageError(
+                    f"Another vidqa captions {safe_line(str(self.folder))} already.",
+                    "Wait for it, or share the work: --shard 1/2 there and --shard 2/2 here."
+                    if shard.count == 1
+                    else f"Use the same number of shards and a free shard: {shard} is not free.",
+                )
+            stack.pop_all()  # both stay open until `close`
+
+    @contextlib.contextmanager
+    def _locking(self) -> Iterator[None]:
+        """Raise UsageError for an OSError: some network file systems have no locks (ENOLCK, ENOSYS, EOPNOTSUPP)."""
+        try:
+            yield
+        except OSError as error:
             raise UsageError(
-                f"Another vidqa captions {safe_line(str(self.folder))} already.",
-                "Wait for it, or share the work: --shard 1/2 there and --shard 2/2 here."
-                if shard.count == 1
-                else f"Use the same number of shards and a free shard: {shard} is not free.",
-            )
+                f"The journal in {safe_line(str(self.folder))} cannot be locked: {error.strerror}.",
+                "Name a folder on a file system with locks with -o, for example on a local disk.",
+            ) from error
 
     def _truncate_partial_line(self) -> None:
         """Remove a last line that a crash or a full disk left incomplete."""
@@ -139,6 +153,20 @@ class Journal:
         if end < size:
             os.ftruncate(self._file, end)
             os.fsync(self._file)
+
+
+@contextlib.contextmanager
+def render_lock(folder: Path) -> Iterator[None]:
+    """Let one shard at a time read all journals of a folder and write the file for all clips; raises OSError.
+
+    Otherwise one that read earlier could replace the file of one that read more.
+    """
+    descriptor = os.open(folder / FOLDER / "render.lock", _LOCK_FLAGS, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +187,15 @@ class IndexEntry:
         return int(self.content.split("-")[0] or -1)
 
 
+@dataclass(frozen=True, slots=True)
+class _LastWrite:
+    """The hash of the content that a record wrote to a sidecar, the record's time and its journal's number."""
+
+    hash: str
+    at: str
+    journal: int
+
+
 class JournalIndex:
     """The last record of every clip and run in all journals of a folder, and the runs by key.
 
@@ -171,7 +208,7 @@ class JournalIndex:
         self.runs: dict[str, RunFingerprint] = {}
         self.damaged = 0
         self._entries: dict[str, dict[str, IndexEntry]] = {}  # by run, then by clip name
-        self._written: dict[str, str] = {}
+        self._written: dict[str, _LastWrite] = {}  # by sidecar
         self._paths = sorted((folder / FOLDER).glob("journal*.jsonl"))
         for journal, path in enumerate(self._paths):
             for offset, line in _complete_lines(path):
@@ -183,7 +220,8 @@ class JournalIndex:
 
     def last_hash(self, sidecar: str) -> str | None:
         """Return the hash of the last content that any run wrote to a sidecar."""
-        return self._written.get(sidecar)
+        written = self._written.get(sidecar)
+        return written.hash if written is not None else None
 
     def record(self, entry: IndexEntry) -> ClipRecord:
         """Read an entry's record."""
@@ -223,11 +261,17 @@ class JournalIndex:
             record.content, record.status, record.attempt, record.modified_ns, record.at, journal, offset
         )
         entries = self._entries.setdefault(record.task, {})
-        previous = entries.get(record.name)
-        if previous is None or previous.journal == journal or previous.at <= entry.at:
+        if _is_later(entry, entries.get(record.name)):
             entries[record.name] = entry
         if record.output is not None:
-            self._written[record.output.name] = record.output.after
+            written = _LastWrite(record.output.after, record.at, journal)
+            if _is_later(written, self._written.get(record.output.name)):
+                self._written[record.output.name] = written
+
+
+def _is_later(new: IndexEntry | _LastWrite, previous: IndexEntry | _LastWrite | None) -> bool:
+    """Return whether a record that was read after `previous` counts: in one journal always, else by their times."""
+    return previous is None or previous.journal == new.journal or previous.at <= new.at
 
 
 def _read_record(file: BinaryIO, entry: IndexEntry) -> ClipRecord:

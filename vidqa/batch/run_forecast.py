@@ -1,7 +1,7 @@
 """How long a captioning run takes: predicted for its groups, measured of runs, and corrected by earlier ones."""
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
@@ -48,33 +48,50 @@ def forecast_run(
         earlier = earlier_captions(device_key, plan.model, plan.run_config.weights)[-_RECENT:]
     longest = float(plan.run_config.max_tokens)
     if not earlier:
-        seconds = tuple(_seconds([one.plan.seconds for one in group if one.plan], longest, longest, processes)
-                        for group in groups)  # fmt: skip
+        found = (_group_time([one.plan.seconds for one in group if one.plan], longest, processes) for group in groups)
+        seconds = tuple(one.seconds(longest) for one in found)
         return RunForecast(_ASSUMED_START_SECONDS + weights_bytes / _LOADED_BYTES_PER_SECOND, seconds, longest, 0)
     tokens = min(sum(one.answer_tokens for one in earlier) / max(sum(one.answers for one in earlier), 1), longest)
     ratio = median([one.seconds / one.reference_seconds for one in earlier if one.reference_seconds] or [1.0])
-    seconds = tuple(ratio * reference_seconds(group, tokens, processes) for group in groups)
+    seconds = tuple(ratio * _reference_time(group, processes).seconds(tokens) for group in groups)
     return RunForecast(median([one.start_seconds for one in earlier]), seconds, tokens, len(earlier))
 
 
-def reference_seconds(group: Iterable[PlannedQuestion], answer_tokens: float, processes: int) -> float:
-    """Return a group's seconds at the catalog's speed, which no later measurement changes."""
-    found = [(one.reference, one.plan) for one in group]
-    estimates = [reference for reference, _ in found if reference]
-    longest = max((plan.run_config.max_tokens for _, plan in found if plan), default=1)
-    return _seconds(estimates, answer_tokens, longest, processes)
+@dataclass(frozen=True, slots=True)
+class _GroupTime:
+    """The predicted seconds of a group: of its prompts, of each token, and of its frames' decoding meanwhile."""
+
+    prompts: float
+    token: float
+    frames: float
+
+    def seconds(self, tokens: float) -> float:
+        """Return the group's seconds for answers of this many tokens."""
+        return max(self.prompts + self.token * tokens, self.frames)
 
 
-def _seconds(estimates: Sequence[TimeEstimate], tokens: float, longest: float, processes: int) -> float:
-    """Return a group's seconds: prompts one after the other, decode steps together, frames decoded meanwhile."""
-    prompts = sum(one.start_seconds + one.vision_seconds + one.prefill_seconds for one in estimates)
-    decoding = max((one.decode_seconds for one in estimates), default=0.0) * tokens / longest
-    return max(prompts + decoding, sum(one.video_seconds for one in estimates) / processes)
+def _reference_time(group: Sequence[PlannedQuestion], processes: int) -> _GroupTime:
+    """Return a group's time at the catalog's speed, which no later measurement changes."""
+    estimates = [one.reference for one in group if one.reference]
+    longest = max((one.plan.run_config.max_tokens for one in group if one.plan), default=1)
+    return _group_time(estimates, longest, processes)
+
+
+def _group_time(estimates: Sequence[TimeEstimate], longest: float, processes: int) -> _GroupTime:
+    """Return a group's time: prompts one after the other, decode steps together."""
+    return _GroupTime(
+        sum(one.start_seconds + one.vision_seconds + one.prefill_seconds for one in estimates),
+        max((one.decode_seconds for one in estimates), default=0.0) / longest,
+        sum(one.video_seconds for one in estimates) / processes,
+    )
 
 
 @dataclass(slots=True)
 class RunTimer:
-    """Measures a run: `begin_group` and `end_group` around each one, `on_event` for its events."""
+    """Measures a run: `begin_group` before each group is answered, `on_event` for its events.
+
+    Keeps three numbers a group and no question, as a run may have a million clips.
+    """
 
     processes: int
     now: Callable[[], float] = time.monotonic
@@ -83,18 +100,22 @@ class RunTimer:
     waited_seconds: float | None = None  # until the first group was ready
     answers: int = 0
     answer_tokens: int = 0
-    _groups: list[tuple[PlannedQuestion, ...]] = field(default_factory=list)
+    _groups: list[_GroupTime] = field(default_factory=list)
+    _model: tuple[str, str] | None = None  # of the first plan: its name and its weights' precision
     _measuring_since: float | None = None
     _measured_seconds: float = 0.0  # of the device's speed, once
 
     def __post_init__(self) -> None:
         self.began = self.now()
 
-    def begin_group(self, group: Iterable[PlannedQuestion]) -> None:
+    def begin_group(self, group: Sequence[PlannedQuestion]) -> None:
         """Note the first group's wait, and what is predicted of each."""
         if self.waited_seconds is None:
             self.waited_seconds = self.now() - self.began
-        self._groups.append(tuple(group))
+        plan = next((one.plan for one in group if one.plan), None)
+        if self._model is None and plan is not None:
+            self._model = plan.model, plan.run_config.weights
+        self._groups.append(_reference_time(group, self.processes))
 
     def on_event(self, event: Event) -> None:
         """Count answers, and the time in which the device's speed was measured."""
@@ -109,16 +130,15 @@ class RunTimer:
 
     def remember(self, device_key: str) -> None:
         """Store the run for later forecasts, if anything was answered."""
-        plan = next((one.plan for group in self._groups for one in group if one.plan), None)
-        if plan is None or not self.answers:
+        if self._model is None or not self.answers:
             return
         tokens = self.answer_tokens / self.answers
         start = (self.waited_seconds or 0.0) + self.load_seconds
         remember_captions(
             CaptionTimes(
-                device_key, plan.model, plan.run_config.weights, max(start - self._measured_seconds, 0.0),
+                device_key, *self._model, max(start - self._measured_seconds, 0.0),
                 self.now() - self.began - start,
-                sum(reference_seconds(group, tokens, self.processes) for group in self._groups),
+                sum(group.seconds(tokens) for group in self._groups),
                 self.answers, self.answer_tokens,
             )
         )  # fmt: skip

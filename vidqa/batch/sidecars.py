@@ -2,7 +2,8 @@
 
 A write is planned (`plan_write`), the journal records the plan, then `apply_write` changes the file. After a crash
 `apply_write` runs again: the hashes of the file before and after show whether it is still due. A file that matches
-neither hash was edited by somebody and stays.
+neither hash was edited by somebody and stays. Captions are written below the run's folder, and below `roots`: the real
+paths of the folders that the user named, which may be links.
 """
 
 import errno
@@ -10,7 +11,7 @@ import hashlib
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -60,45 +61,47 @@ def check_writable(folders: Iterable[Path]) -> None:
             raise UsageError(f"No files can be written in {existing}.", "Give a folder for the captions with -o.")
 
 
-def existing_text(folder: Path, name: str) -> str:
+def existing_text(folder: Path, name: str, roots: Collection[Path] = ()) -> str:
     """Return the first 64 KiB of a sidecar, empty if there is none; raises OSError."""
-    return (_read(_resolve(folder, name)) or b"")[:_MAX_EXISTING_BYTES].decode("utf-8", "replace")
+    return (_read(_resolve(folder, name, roots)) or b"")[:_MAX_EXISTING_BYTES].decode("utf-8", "replace")
 
 
-def may_write(folder: Path, name: str, on_existing: OnExisting, own_hash: str | None) -> bool:
+def may_write(
+    folder: Path, name: str, on_existing: OnExisting, own_hash: str | None, roots: Collection[Path] = ()
+) -> bool:
     """Return whether a caption may be written: `skip` protects every file whose hash is not `own_hash`.
 
     `own_hash` is the hash of vidqa's last write, as journaled. Raises OSError.
     """
-    return on_existing != "skip" or _hash(_read(_resolve(folder, name))) in (None, own_hash)
+    return on_existing != "skip" or _hash(_read(_resolve(folder, name, roots))) in (None, own_hash)
 
 
-def is_older(folder: Path, name: str, time_ns: int) -> bool:
+def is_older(folder: Path, name: str, time_ns: int, roots: Collection[Path] = ()) -> bool:
     """Return whether a sidecar was modified before that time; raises OSError."""
-    return _resolve(folder, name).stat().st_mtime_ns < time_ns
+    return _resolve(folder, name, roots).stat().st_mtime_ns < time_ns
 
 
 def plan_write(
-    folder: Path, name: str, text: str, on_existing: OnExisting, own_hash: str | None
+    folder: Path, name: str, text: str, on_existing: OnExisting, own_hash: str | None, roots: Collection[Path] = ()
 ) -> SidecarWrite | None:
     """Return the write for `apply_write`, to be journaled first; None if the file must stay. Raises OSError.
 
     A file that already has the same content counts as vidqa's own, even if the journal lost its record.
     """
-    base = _read(_resolve(folder, name))
+    base = _read(_resolve(folder, name, roots))
     before, after = _hash(base), _digest(_combined(base, text, on_existing))
     is_own = on_existing != "skip" or before in (None, own_hash, after)
     return SidecarWrite(name, before, after) if is_own else None
 
 
-def apply_write(folder: Path, write: SidecarWrite, text: str) -> WriteResult:
+def apply_write(folder: Path, write: SidecarWrite, text: str, roots: Collection[Path] = ()) -> WriteResult:
     """Carry out a planned write, now or after a crash; raises OSError, which leaves the old file.
 
     `unchanged`: the file has the planned content already. `written`: it was as before, or missing. `edited`: it was
     changed since and stays. `lost`: `text` is not the planned one, or the text to add to is gone. A symbolic link is
     replaced by a file: following it would let a foreign folder choose which of the user's files are overwritten.
     """
-    path = _resolve(folder, write.name)
+    path = _resolve(folder, write.name, roots)
     base = _read(path)
     if _hash(base) == write.after:
         return "unchanged"
@@ -128,11 +131,15 @@ def _shortened(name: str, suffix: str) -> str:
     return os.path.join(folder, base + suffix)
 
 
-def _resolve(folder: Path, name: str) -> Path:
-    """Return a sidecar's path; raises UsageError if it leaves the folder, as a foreign journal may demand."""
+def _resolve(folder: Path, name: str, roots: Collection[Path]) -> Path:
+    """Return a sidecar's path; raises UsageError if it leaves the folder, as a foreign journal may demand.
+
+    It may lie below one of `roots`: a link to a folder that the user named.
+    """
     path = folder / name
-    root = os.path.realpath(folder)
-    if path.name == ".." or not Path(os.path.realpath(path.parent)).is_relative_to(root):
+    parent = Path(os.path.realpath(path.parent))
+    allowed = {Path(os.path.realpath(folder)), *roots}
+    if path.name == ".." or allowed.isdisjoint((parent, *parent.parents)):
         raise UsageError(f"{name} leads out of {folder}.", "Captions are only written below the folder of the run.")
     return path
 

@@ -1,6 +1,7 @@
 """`vidqa caption PATH…`: captions every clip of a folder, resumable."""
 
 import argparse
+import os
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from vidqa.batch.caption_run import CaptionRun, ClipSelector, RunPolicy
     from vidqa.batch.captioner import CaptionerConfig, EngineFactory
     from vidqa.batch.clip_record import Captioner, Clip, RunFingerprint
+    from vidqa.batch.journal import Journal, JournalPlace
     from vidqa.batch.run_fingerprint import CheckpointChooser
     from vidqa.batch.shards import Shard
     from vidqa.cli.caption_progress import CaptionProgress
@@ -98,13 +100,17 @@ def _add_run(group: Any) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Selection:
-    """All clips of the run, those of this shard, the folder of captions and journal, and the clips' folder."""
+    """All clips of the run, those of this shard, the folder of captions and journal, and the clips' folder.
+
+    `roots` are the real paths of the named folders where captions go beside the clips.
+    """
 
     all_clips: "Sequence[Clip]"
     clips: "Sequence[Clip]"
     folder: Path
     shard: "Shard"
     source: Path
+    roots: frozenset[Path] = frozenset()
 
 
 def run(
@@ -113,6 +119,7 @@ def run(
     choose: "CheckpointChooser | None" = None,
 ) -> int:
     """Run the command; returns the exit code. Tests pass their own engine and choice of checkpoint."""
+    from vidqa.batch.journal import JournalPlace
     from vidqa.cli.caption_dry_run import show_plans, show_status
 
     reporter = StderrReporter(arguments.quiet or arguments.json)
@@ -123,14 +130,14 @@ def run(
         raise UsageError("There is nothing to caption.", "Name a folder with videos or images; -r looks below it.")
     config, fingerprint = _configure(arguments, selection, reporter, choose)
     if arguments.dry_run:
-        return show_plans(
-            selection.clips, config, _selector(arguments, selection, config, fingerprint), as_json=arguments.json
-        )
+        place = JournalPlace(selection.folder, selection.shard)
+        selector = _selector(arguments, selection, config, fingerprint, place, _policy(arguments))
+        return show_plans(selection.clips, config, selector, as_json=arguments.json)
     return _caption(arguments, selection, config, fingerprint, make_engine)
 
 
 def _select(arguments: argparse.Namespace, reporter: StderrReporter) -> _Selection:
-    from vidqa.batch.discover import discover, read_list, relative_to_common_folder
+    from vidqa.batch.discover import discover, given_folders, read_list, relative_to_common_folder
     from vidqa.batch.shards import Shard, parse_shard, shard_clips, slurm_shard
 
     listed = read_list(arguments.files_from, nul=arguments.null) if arguments.files_from else []
@@ -141,9 +148,12 @@ def _select(arguments: argparse.Namespace, reporter: StderrReporter) -> _Selecti
     for note in found.notes:
         reporter.say(f"note: {note}")
     shard = parse_shard(arguments.shard) if arguments.shard else slurm_shard() or Shard()
-    source, relative_clips = relative_to_common_folder(paths, found.clips)
-    folder, clips = (Path(arguments.output), found.clips) if arguments.output else (source, relative_clips)
-    return _Selection(clips, shard_clips(clips, shard), folder, shard, source)
+    folders = given_folders(paths)
+    source, relative_clips = relative_to_common_folder(folders, found.clips)
+    if arguments.output:
+        return _Selection(found.clips, shard_clips(found.clips, shard), Path(arguments.output), shard, source)
+    roots = frozenset(Path(os.path.realpath(folder)) for folder in folders)
+    return _Selection(relative_clips, shard_clips(relative_clips, shard), source, shard, source, roots)
 
 
 def _configure(
@@ -195,18 +205,26 @@ def _subtitles(subs: str, arguments: argparse.Namespace, clips: int) -> str:
 
 
 def _selector(
-    arguments: argparse.Namespace, selection: _Selection, config: "CaptionerConfig", fingerprint: "RunFingerprint"
+    arguments: argparse.Namespace,
+    selection: _Selection,
+    config: "CaptionerConfig",
+    fingerprint: "RunFingerprint",
+    journal: "Journal | JournalPlace",
+    policy: "RunPolicy",
 ) -> "ClipSelector":
-    """Return what decides which clips the run would take; creates no file."""
+    """Return what decides which clips the run takes; creates no file."""
+    from vidqa.batch.caption_formats import CaptionAffixes
     from vidqa.batch.caption_run import ClipSelector
     from vidqa.batch.caption_writer import CaptionWriter
-    from vidqa.batch.journal import JournalIndex, JournalPlace
+    from vidqa.batch.journal import JournalIndex
 
-    index, place = JournalIndex(selection.folder), JournalPlace(selection.folder, selection.shard)
-    names = [clip.name for clip in selection.all_clips]
-    writer = CaptionWriter(place, index, fingerprint, names, arguments.format, arguments.on_existing)
+    index, names = JournalIndex(selection.folder), [clip.name for clip in selection.all_clips]
+    affixes = CaptionAffixes(arguments.prefix, arguments.suffix)
+    writer = CaptionWriter(
+        journal, index, fingerprint, names, arguments.format, arguments.on_existing, affixes, selection.roots
+    )
     return ClipSelector(
-        fingerprint.key, _policy(arguments), index, writer, "existing" in config.request.prompt.fields,
+        fingerprint.key, policy, index, writer, "existing" in config.request.prompt.fields,
         config.request.request.subs == AUTO,
     )  # fmt: skip
 
@@ -226,29 +244,20 @@ def _caption(
     fingerprint: "RunFingerprint",
     make_engine: "EngineFactory | None",
 ) -> int:
-    from vidqa.batch.caption_formats import CaptionAffixes
     from vidqa.batch.caption_run import CaptionRun
-    from vidqa.batch.caption_writer import CaptionWriter
-    from vidqa.batch.journal import Journal, JournalIndex
+    from vidqa.batch.journal import Journal
     from vidqa.cli.caption_progress import make_progress
 
     policy = _policy(arguments)
-    affixes = CaptionAffixes(arguments.prefix, arguments.suffix)
-    progress = make_progress(len(selection.clips), as_json=arguments.json, quiet=arguments.quiet)
+    progress = make_progress(len(selection.clips), policy.limit, as_json=arguments.json, quiet=arguments.quiet)
     with ExitStack() as stack:
         journal = stack.enter_context(Journal(selection.folder, selection.shard))
         if arguments.output:
             journal.bind_source(selection.source)
         captioner = stack.enter_context(closing(_make_captioner(arguments, config, progress, make_engine)))
         received = stack.enter_context(handle_signals(partial(_finish, captioner, progress), again=captioner.stop))
-        index = JournalIndex(selection.folder)
-        names = [clip.name for clip in selection.all_clips]
-        writer = CaptionWriter(journal, index, fingerprint, names, arguments.format, arguments.on_existing, affixes)
-        caption_run = CaptionRun(
-            selection.clips, fingerprint, policy, captioner, journal, index, writer,
-            reads_existing="existing" in config.request.prompt.fields,
-            reads_sidecars=config.request.request.subs == AUTO,
-        )  # fmt: skip
+        selector = _selector(arguments, selection, config, fingerprint, journal, policy)
+        caption_run = CaptionRun(selection.clips, fingerprint, selector, captioner, journal)
         _follow(caption_run, progress, received)
     if received.number is not None:
         return received.exit_code()

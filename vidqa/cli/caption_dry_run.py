@@ -11,7 +11,7 @@ from typing import Any
 from vidqa.batch.caption_requests import ClipSegmenter, PlannedQuestion, RequestPlanner, bucketed
 from vidqa.batch.caption_run import ClipSelector, SkippedClip
 from vidqa.batch.captioner import MAX_WAITING, CaptionerConfig, SessionCaptioner
-from vidqa.batch.clip_record import Clip, PendingClip
+from vidqa.batch.clip_record import Clip, ClipRecord, PendingClip
 from vidqa.batch.journal import JournalIndex
 from vidqa.batch.run_forecast import RunForecast, forecast_run
 from vidqa.cli.console import ExitCode, format_table, write_json
@@ -95,6 +95,8 @@ def _plan_clip(
     clip: Clip, planner: RequestPlanner, segmenter: ClipSegmenter, config: CaptionerConfig, pending: Any, found: _Found
 ) -> None:
     """Plan a clip's questions; raises VidqaError for a clip that cannot be captioned."""
+    if isinstance(pending, ClipRecord) and pending.error is not None and pending.error.stage == "output":
+        raise UsageError(pending.error.message, pending.error.hint)
     if not isinstance(pending, PendingClip):
         pending = PendingClip(clip, "")  # opening it says why it cannot be read
     if planner.scans:
@@ -223,7 +225,7 @@ def show_status(folder: Path, clips: Sequence[Clip], *, as_json: bool) -> int:
         write_json({"folder": str(folder), "damaged_lines": index.damaged, "tasks": rows})
         return ExitCode.OK
     lines = [
-        f"{row['done']} done, {row['failed']} failed, {row['to_do']} to do · {row['model']}\n"
+        f"{row['done']} done, {row['failed']} failed, {row['to_do']} to do · {safe_line(str(row['model']))}\n"
         f"  {safe_line(str(row['prompt']))}"
         for row in rows
     ]

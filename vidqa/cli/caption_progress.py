@@ -27,9 +27,13 @@ _STOPPING = "finishing these clips; again stops at once"
 
 @dataclass(slots=True)
 class ProgressState:
-    """What is known during a run. Clips without a plan count as the mean of those that have one."""
+    """What is known during a run of `total` clips, of which at most `limit` are taken.
+
+    Clips without a plan count as the mean of those that have one.
+    """
 
     total: int
+    limit: int | None = None
     started: float = field(default_factory=time.monotonic)
     done: int = 0
     failed: int = 0
@@ -48,11 +52,18 @@ class ProgressState:
         return self.done + self.failed
 
     @property
+    def due(self) -> int:
+        """Clips that this run takes, as far as is known: those not yet skipped, at most `limit`."""
+        left = self.total - self.skipped
+        # A clip that cannot be opened fails and does not count for the limit.
+        return left if self.limit is None else max(min(left, self.limit), self.finished)
+
+    @property
     def share(self) -> float:
         """The part of the work that is done, in tokens, 0 to 1."""
         known = self.tokens + sum(self.planned.values())
         count = self.finished - self.without_tokens + len(self.planned)
-        left = max(self.total - self.skipped - self.without_tokens - count, 0)
+        left = max(self.due - self.without_tokens - count, 0)
         whole = known + left * (known / count if count else 1.0)
         return self.tokens / whole if whole else 1.0
 
@@ -199,11 +210,11 @@ class JsonProgress(CaptionProgress):
         _write(self._stream, safe_json(values) + "\n")
 
 
-def make_progress(total: int, *, as_json: bool, quiet: bool) -> CaptionProgress:
-    """Return the progress of a run with `total` clips, on stderr."""
+def make_progress(total: int, limit: int | None, *, as_json: bool, quiet: bool) -> CaptionProgress:
+    """Return the progress on stderr of a run that takes at most `limit` of `total` clips."""
     if quiet:
         return CaptionProgress()
-    state = ProgressState(total)
+    state = ProgressState(total, limit)
     if as_json:
         return JsonProgress(state)
     return LogProgress(state, live=sys.stderr.isatty() and os.environ.get("TERM") != "dumb")
@@ -216,7 +227,7 @@ def progress_lines(state: ProgressState) -> tuple[str, str]:
     minutes = max(state.seconds, 1e-9) / 60
     first = [  # the most important first, as a narrow terminal cuts the rest
         f"{'█' * filled}{'░' * (_BAR_CELLS - filled)} {state.share:4.0%}",
-        f"{state.finished}/{state.total - state.skipped} clips",
+        f"{state.finished}/{state.due} clips",
         f"{state.failed} failed" if state.failed else "",
         f"{format_span(left)} left" if left is not None else "",
         f"{state.finished / minutes:.0f} clips/min",
@@ -247,9 +258,8 @@ def summary_lines(summary: RunSummary) -> list[str]:
     if summary.unheard:
         clips = f"{summary.unheard} clip{'s' * (summary.unheard != 1)}"
         lines.append(f"the sound of {clips} is not heard, and there are no subtitles (--subs)")
-    if summary.empty:
-        clips = f"{summary.empty} clip{'s have' if summary.empty != 1 else ' has'}"
-        lines.append(f"{clips} an empty caption: .srt and .vtt files have nothing there")
+    if summary.unwritten:
+        lines.append(_unwritten(summary.unwritten))
     if summary.ended:
         lines.append(f"ended early: {summary.ended}")
     return lines
@@ -262,15 +272,24 @@ def summary_object(summary: RunSummary) -> dict[str, Any]:
         "seconds": round(summary.seconds, 3), "clips_per_minute": round(summary.clips_per_minute, 2),
         "tokens": summary.tokens, "p50_s": round(summary.percentile(50), 4), "p95_s": round(summary.percentile(95), 4),
         "ended": summary.ended or None, **({"unheard": summary.unheard} if summary.unheard else {}),
-        **({"empty": summary.empty} if summary.empty else {}),
+        **({"unwritten": len(summary.unwritten)} if summary.unwritten else {}),
     }  # fmt: skip
+
+
+def _unwritten(names: Sequence[str]) -> str:
+    """Return a line about captions that were not written."""
+    captions, files = (
+        ("1 caption was", "its file") if len(names) == 1 else (f"{len(names)} captions were", "their files")
+    )
+    first = f"{'' if len(names) == 1 else 'the first: '}{safe_line(names[0])}"
+    return f"{captions} not written, as {files} changed meanwhile ({first}); delete the file and run again to have it"
 
 
 def _state_object(state: ProgressState) -> dict[str, Any]:
     left, memory = state.seconds_left, state.memory
     return {
         "share": round(state.share, 4), "done": state.done, "failed": state.failed,
-        "skipped": state.skipped, "total": state.total, "tokens": state.tokens,
+        "skipped": state.skipped, "total": state.skipped + state.due, "tokens": state.tokens,
         "seconds": round(state.seconds, 2), "seconds_left": None if left is None else round(left, 1),
         "current": list(state.current), "stage": state.stage, "stopping": state.stopping,
         "memory_bytes": memory.current_bytes if memory else None,

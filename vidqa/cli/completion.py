@@ -12,7 +12,7 @@ from typing import Any
 from vidqa.cli.console import ExitCode
 
 _SHELLS = ("bash", "zsh", "fish")
-_FILE_DESTS = ("output", "out", "plot", "file", "timestamps")
+_FILE_DESTS = ("output", "out", "plot", "file", "files_from", "timestamps")
 
 
 def add_completion_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,7 +40,10 @@ def complete(parser: argparse.ArgumentParser) -> None:
     import argcomplete
     from argcomplete.completers import SuppressCompleter
 
-    completers = {"video": _videos, "model": _models, "repository": _repositories, "device": _devices, "gpu": _gpus}
+    completers = {
+        "video": _videos, "paths": _videos_and_images, "model": _models, "repository": _repositories,
+        "device": _devices, "gpu": _gpus,
+    }  # fmt: skip
     completers |= dict.fromkeys(_FILE_DESTS, _files)
     for action in _actions(parser):
         if action.dest in completers and not action.choices:
@@ -61,6 +64,12 @@ def _videos(prefix: str, **_: Any) -> list[str]:
     from vidqa.video.path_completion import complete_path
 
     return complete_path(prefix)
+
+
+def _videos_and_images(prefix: str, **_: Any) -> list[str]:
+    from vidqa.video.path_completion import complete_path, is_image_name, is_video_name
+
+    return complete_path(prefix, lambda name: is_video_name(name) or is_image_name(name))
 
 
 def _files(prefix: str, **_: Any) -> list[str]:

@@ -21,7 +21,7 @@ from vidqa.cli.arguments import (
 from vidqa.cli.console import ExitCode, StderrReporter, handle_signals, interrupt, write_json
 from vidqa.cli.video_argument import as_named
 from vidqa.errors import Interrupted, UsageError
-from vidqa.messages import degraded_text, out_of_domain_text
+from vidqa.messages import degraded_text, out_of_domain_text, usage_text
 from vidqa.types import Plan, Request
 from vidqa.utils.safe_text import safe_line
 from vidqa.utils.units import format_timestamp
@@ -78,6 +78,8 @@ def run(arguments: argparse.Namespace) -> int:
     request = make_request(arguments, settings, arguments.text)
     check_file(request.video)
     check_request(request)
+    if arguments.then is not None:
+        check_request(replace(request, question=arguments.then))
     if arguments.output:
         check_target(arguments.output)
     reporter = StderrReporter(arguments.quiet)
@@ -102,6 +104,9 @@ def run(arguments: argparse.Namespace) -> int:
             answer = ask.render(session.ask(_about(request, moments[0], arguments.then)), reporter, arguments.json)
             if arguments.json:
                 write_json(answer_object(replace(answer, video=as_named(answer.video, arguments))))
+            reporter.say(usage_text(answer))
+            if answer.finish_reason == "cancelled":
+                return received.exit_code()
         except Interrupted as stopped:
             reporter.say(str(stopped))
             return received.exit_code()

@@ -1,4 +1,4 @@
-"""The objects of `--json` (README, "JSON"), from plans, videos and answers."""
+"""The objects of `--json` (docs/reference/json.md), from plans, videos and answers."""
 
 from collections.abc import Sequence
 from dataclasses import asdict

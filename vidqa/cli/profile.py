@@ -157,7 +157,7 @@ def _unfused(profile: "Profile") -> tuple[int, int]:
 
 
 def _object(profile: "Profile", question: str, files: dict[str, str]) -> dict[str, Any]:
-    """Return the object of `--json` (README, "JSON")."""
+    """Return the object of `--json` (docs/reference/json.md)."""
     from vidqa.cli.json_output import SCHEMA_VERSION
 
     asked = asdict(profile.asked)

@@ -207,7 +207,7 @@ def _side_summary(values: dict[str, Any], kv_bytes_per_token: int) -> str:
 
 
 def _object(series: "Sweep", rows: "Sequence[SweepRow]", *, over_sizes: bool, interrupted: bool) -> dict[str, Any]:
-    """Return the object of `--json` (README, "JSON")."""
+    """Return the object of `--json` (docs/reference/json.md)."""
     from vidqa.cli.json_output import SCHEMA_VERSION, video_object
     from vidqa.profiling.sweep_points import summarise
 

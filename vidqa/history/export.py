@@ -18,7 +18,7 @@ from vidqa.history.records import SavedSession, SavedTurn
 from vidqa.history.timestamps import code_spans, find_timestamps, open_fence
 from vidqa.messages import duration_text, memory_text
 from vidqa.utils.safe_text import safe_json, safe_line, safe_text
-from vidqa.utils.units import format_timestamp
+from vidqa.utils.units import format_cue_time, format_timestamp
 
 SCHEMA_VERSION = 1
 EXPORT_NOTE = "A file that is there already is kept: the new one gets a number."
@@ -218,9 +218,7 @@ def _subtitle(text: str) -> str:
 
 
 def _srt_time(seconds: float) -> str:
-    milliseconds = round(seconds * 1000)
-    minutes, rest = divmod(milliseconds, 60_000)
-    return f"{minutes // 60:02}:{minutes % 60:02}:{rest // 1000:02},{rest % 1000:03}"
+    return format_cue_time(round(seconds * 1000), ",")
 
 
 def _range(session: SavedSession, turn: SavedTurn) -> tuple[float, float]:

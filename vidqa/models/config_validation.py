@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
 from vidqa.errors import ModelError
+from vidqa.utils.openers import open_without_blocking
 from vidqa.utils.units import format_bytes
 
 CONFIG_BYTES = 4 * 2**20  # the index of a model of 72 billion weights takes 0.1 MiB
@@ -214,7 +215,7 @@ def _refuse_constant(name: str) -> NoReturn:
 def _read_bytes(path: Path, max_bytes: int) -> bytes:
     """Read a regular file, or a link to one as in the Hugging Face cache; raise ModelError."""
     try:
-        with open(path, "rb", opener=_open_without_blocking) as file:
+        with open(path, "rb", opener=open_without_blocking) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise ModelError(f"{path} is not a regular file.", FETCH_AGAIN)
@@ -224,11 +225,6 @@ def _read_bytes(path: Path, max_bytes: int) -> bytes:
             return file.read(max_bytes)
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror or error}.", FETCH_AGAIN) from error
-
-
-def _open_without_blocking(path: str, flags: int) -> int:
-    """Open a file; a named pipe would block without this flag."""
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def token_ids(values: Values, key: str, vocabulary: int) -> tuple[int, ...]:

@@ -5,6 +5,8 @@ import hashlib
 import os
 import stat
 
+from vidqa.utils.openers import open_without_blocking
+
 _BLOCK_BYTES = 64 * 2**10
 _BLOCKS = 16
 
@@ -15,7 +17,7 @@ def content_id(path: str) -> str:
     Larger files are sampled at 16 places, the first and last block among them: two files of one size that agree
     there count as equal. Reading whole files would cost more than captioning them.
     """
-    with open(path, "rb", opener=_open_without_blocking) as file:
+    with open(path, "rb", opener=open_without_blocking) as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise FileNotFoundError(errno.ENOENT, "Not a regular file", path)
@@ -34,11 +36,6 @@ def with_sidecar(content: str, sidecar: str | None) -> str:
     """Return a clip's `content_id` together with its subtitle file's, if it has one; raises OSError."""
     video = content.partition("+")[0]
     return video if sidecar is None else f"{video}+{content_id(sidecar)}"
-
-
-def _open_without_blocking(path: str, flags: int) -> int:
-    """Open a path; opening a named pipe would otherwise block until it has a writer."""
-    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def hash_of(*parts: str) -> str:

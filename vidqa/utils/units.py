@@ -84,6 +84,12 @@ def format_timestamp(seconds: float) -> str:
     return f"{minutes}:{rest / 10:04.1f}"
 
 
+def format_cue_time(milliseconds: int, point: str) -> str:
+    """Format a subtitle's time: `hh:mm:ss,mmm` in SubRip, with a full stop in WebVTT."""
+    minutes, rest = divmod(milliseconds, 60_000)
+    return f"{minutes // 60:02}:{minutes % 60:02}:{rest // 1000:02}{point}{rest % 1000:03}"
+
+
 def parse_size(text: str) -> tuple[int, int]:
     """Parse `WxH` as (width, height) in pixels; raises UsageError."""
     match = re.fullmatch(r"(\d{1,5})[xX×](\d{1,5})", text.strip())
