@@ -170,6 +170,12 @@ def test_a_run_without_shards_excludes_one_with_shards(tmp_path: Path) -> None:
             Journal(tmp_path, second)
 
 
+def test_a_journal_that_cannot_be_read_is_named_with_the_remedy(tmp_path: Path) -> None:
+    (tmp_path / FOLDER / "journal.jsonl").mkdir(parents=True)
+    with pytest.raises(UsageError, match=r"journal\.jsonl cannot be read: Is a directory\. Make it readable"):
+        JournalIndex(tmp_path)
+
+
 def test_a_folder_that_may_not_be_written_is_named_with_the_remedy(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="with -o"):

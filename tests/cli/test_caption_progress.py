@@ -52,7 +52,7 @@ def failure(name: str) -> ClipRecord:
 
 @pytest.mark.parametrize("name", ["clip.mp4", "日本語" * 30, "e\u0301" * 80, "\x1b[2J\x1b[H" * 20])
 def test_a_terminal_shows_two_lines_for_wide_and_hostile_names(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vidqa.cli.caption_progress._columns", lambda stream: COLUMNS)
+    monkeypatch.setattr("vidqa.cli.caption_progress.terminal_columns", lambda stream: COLUMNS)
     monkeypatch.setattr("vidqa.cli.caption_progress._REDRAW_SECONDS", 0.0)
     terminal = Terminal()
     progress = LogProgress(ProgressState(4), live=True, stream=terminal)

@@ -1,5 +1,7 @@
 """Downloads from a hub on this machine: progress, stop, resume, and what is said where it fails."""
 
+import errno
+import fcntl
 import hashlib
 import os
 import re
@@ -279,6 +281,17 @@ def test_one_process_downloads_a_model_at_a_time(tmp_path: Path, monkeypatch: py
     with _locked("some/model"), refused, _locked("some/model"):
         pass
     with _locked("some/model"):
+        pass
+
+
+def test_a_cache_without_locks_is_named_with_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(file: object, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("vidqa.models.download.repository_folder", lambda repository: tmp_path)
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    refused = pytest.raises(ModelError, match=r"vidqa\.lock cannot be locked: No locks available.*HF_HUB_CACHE")
+    with refused, _locked("some/model"):
         pass
 
 

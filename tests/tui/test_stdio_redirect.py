@@ -10,6 +10,8 @@ import pytest
 from tests.tui.child import NOISES
 from tests.tui.conftest import Opener, clean_environment
 from tests.tui.terminal import ALTERNATE_SCREEN, CURSOR, MOUSE, PASTE, ROOT, Terminal
+from vidqa.errors import UsageError
+from vidqa.tui.stdio_redirect import redirect_to_log
 
 READY = "Ask about this video"
 
@@ -28,6 +30,14 @@ def answering(opened: Opener, **options: object) -> Terminal:
     terminal.ask("what happens?")
     terminal.wait_for("It moves")
     return terminal
+
+
+def test_a_log_that_cannot_be_written_is_named_with_the_remedy(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    log = tmp_path / "file" / "state" / "tui.log"
+    refused = pytest.raises(UsageError, match=r"tui\.log cannot be written: Not a directory\. Set VIDQA_STATE")
+    with refused, redirect_to_log(log):
+        pass
 
 
 def test_what_libraries_print_goes_to_the_log_and_not_to_the_screen(opened: Opener, home: Path) -> None:

@@ -204,15 +204,19 @@ class JournalIndex:
     """
 
     def __init__(self, folder: Path) -> None:
-        """Read the journals; raises VidqaError for one of a newer vidqa, OSError for one that cannot be read."""
+        """Read the journals; raises VidqaError for one of a newer vidqa, or one that cannot be read."""
         self.runs: dict[str, RunFingerprint] = {}
         self.damaged = 0
         self._entries: dict[str, dict[str, IndexEntry]] = {}  # by run, then by clip name
         self._written: dict[str, _LastWrite] = {}  # by sidecar
         self._paths = sorted((folder / FOLDER).glob("journal*.jsonl"))
         for journal, path in enumerate(self._paths):
-            for offset, line in _complete_lines(path):
-                self._add_line(line, journal, offset)
+            try:
+                for offset, line in _complete_lines(path):
+                    self._add_line(line, journal, offset)
+            except OSError as error:
+                what = f"The journal {path} cannot be read: {error.strerror}."
+                raise UsageError(what, "Make it readable, or name another folder with -o.") from error
 
     def entry(self, name: str, run: str) -> IndexEntry | None:
         """Return a clip's last entry in a run."""

@@ -13,7 +13,7 @@ from typing import Any, TextIO
 
 from vidqa.batch.caption_run import RunSummary, SkippedClip
 from vidqa.batch.clip_record import ClipRecord, Failure
-from vidqa.cli.console import quiet_closed_pipe
+from vidqa.cli.console import quiet_closed_pipe, terminal_columns
 from vidqa.events import Event, MemorySampled, Planned, StageStarted
 from vidqa.utils.safe_text import fitting, safe_json, safe_line
 from vidqa.utils.units import format_bytes, format_span
@@ -157,7 +157,7 @@ class LogProgress(CaptionProgress):
         lines = progress_lines(self._state)
         if self._live:
             self._erase()
-            columns = _columns(self._stream)
+            columns = terminal_columns(self._stream)
             _write(self._stream, "\n".join(fitting(line, columns - 1) for line in lines))
             self._drawn = True
         elif self._state.finished:
@@ -308,10 +308,3 @@ def _write(stream: TextIO, text: str) -> None:
         stream.flush()
     except OSError:
         quiet_closed_pipe(stream)
-
-
-def _columns(stream: TextIO) -> int:
-    try:
-        return max(os.get_terminal_size(stream.fileno()).columns, 20)
-    except (OSError, ValueError):
-        return 80

@@ -56,7 +56,7 @@ def exit_code_for(error: VidqaError) -> ExitCode:
 def report_error(error: VidqaError) -> None:
     """Print an error as one paragraph on stderr; a command between backticks stays on one line, to be copied."""
     text = safe_text(f"vidqa: {error}").replace("\n", " ")
-    sys.stderr.write(_wrapped(text, min(_columns(), 100)) + "\n")
+    sys.stderr.write(_wrapped(text, min(terminal_columns(sys.stderr), 100)) + "\n")
 
 
 def _wrapped(line: str, columns: int) -> str:
@@ -89,11 +89,11 @@ def quiet_closed_pipe(stream: TextIO) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def _columns() -> int:
-    """Return the width of stderr's terminal: $COLUMNS, else the terminal's, else 80; at least 20."""
+def terminal_columns(stream: TextIO) -> int:
+    """Return the width of a stream's terminal: $COLUMNS, else the terminal's, else 80; at least 20."""
     named = os.environ.get("COLUMNS", "")
     try:
-        columns = int(named) if named.isdecimal() else os.get_terminal_size(sys.stderr.fileno()).columns
+        columns = int(named) if named.isdecimal() else os.get_terminal_size(stream.fileno()).columns
     except (OSError, ValueError):
         columns = 0
     return max(columns, 20) if columns else 80
@@ -118,7 +118,7 @@ class StderrReporter:
         """Print a note; on a terminal, lines that are too long break between words."""
         if not self._quiet:
             self.clear()
-            text, columns = safe_text(text), _columns()
+            text, columns = safe_text(text), terminal_columns(self._stream)
             if self._bars:
                 lines = (_wrapped(line, columns) if len(line) > columns else line for line in text.split("\n"))
                 text = "\n".join(lines)
@@ -142,7 +142,7 @@ class StderrReporter:
         if not self._bars:
             return
         self._stages = {name: (done, total)}
-        self._stream.write(f"\r\x1b[2K{f'{name} {_cells(done, total)} {text}'[: _columns() - 1]}")
+        self._stream.write(f"\r\x1b[2K{f'{name} {_cells(done, total)} {text}'[: terminal_columns(self._stream) - 1]}")
         self._stream.flush()
 
     def event(self, event: object) -> None:
@@ -167,7 +167,7 @@ class StderrReporter:
 
     def _draw(self) -> None:
         line = "  ".join(_bar(stage, *counts) for stage, counts in self._stages.items()) + self._memory
-        self._stream.write(f"\r\x1b[2K{line[: _columns() - 1]}")
+        self._stream.write(f"\r\x1b[2K{line[: terminal_columns(self._stream) - 1]}")
         self._stream.flush()
 
     def clear(self) -> None:

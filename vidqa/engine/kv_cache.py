@@ -12,8 +12,8 @@ from torch import Tensor
 from vidqa.devices.torch_device import register
 from vidqa.engine.no_grad import no_grad_scope
 from vidqa.errors import DoesNotFit
-from vidqa.models.block_sizes import whole_blocks
 from vidqa.models.spec import ModelSpec
+from vidqa.planner.activation_memory import whole_blocks
 
 _SMALLEST_SCALE = 2.0**-14  # float16's smallest normal number: a row of zeros stays zeros
 

@@ -16,8 +16,3 @@ CPU_LINEAR_COLUMNS = 1024  # output channels that a 4-bit layer on a CPU dequant
 QUANTIZATION_ROWS = 256  # output channels that are quantized at a time for a CPU
 VISION_MLP_ROWS = 2048  # rows that a vision block's MLP takes at a time
 PROBE_ROWS = 8  # query positions whose attention is computed at a time where a question selects slices
-
-
-def whole_blocks(tokens: int) -> int:
-    """Return the tokens that a KV cache for `tokens` holds, in whole blocks."""
-    return -(-tokens // KV_BLOCK_TOKENS) * KV_BLOCK_TOKENS

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
 from vidqa.errors import ModelError
-from vidqa.utils.openers import open_without_blocking
+from vidqa.utils.content_hash import open_without_blocking
 from vidqa.utils.units import format_bytes
 
 CONFIG_BYTES = 4 * 2**20  # the index of a model of 72 billion weights takes 0.1 MiB

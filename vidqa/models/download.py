@@ -258,8 +258,11 @@ def _locked(repository: str) -> Iterator[None]:
     with (repository_folder(repository) / "vidqa.lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             raise ModelError(f"Another process downloads {repository} now.", "Wait for it, or stop it.") from error
+        except OSError as error:
+            what = f"The model cache {file.name} cannot be locked: {error.strerror}."
+            raise ModelError(what, "Set HF_HUB_CACHE to a folder of a file system with locks.") from error
         yield
 
 

@@ -11,6 +11,7 @@ from vidqa.models.block_sizes import (
     INT4_GROUP,
     INT4_PACKED_ROWS,
     INT8_BLOCK_TOKENS,
+    KV_BLOCK_TOKENS,
     TILE_KEYS,
     TILE_QUERIES,
 )
@@ -134,6 +135,16 @@ def _group_rows(spec: ModelSpec, run_config: RunConfig) -> int:
 
 def _waits_on_host(run_config: RunConfig) -> bool:
     return run_config.placement.vision_offloaded or run_config.candidate_frames > 0
+
+
+def candidate_tokens(spec: ModelSpec, run_config: RunConfig) -> int:
+    """Return the visual tokens of all candidates; 0 where all frames are read."""
+    return spec.visual_tokens(run_config.candidate_frames, run_config.height, run_config.width)
+
+
+def whole_blocks(tokens: int) -> int:
+    """Return the tokens that a KV cache for `tokens` holds, in whole blocks."""
+    return -(-tokens // KV_BLOCK_TOKENS) * KV_BLOCK_TOKENS
 
 
 def prompt_tokens(spec: ModelSpec, run_config: RunConfig) -> int:

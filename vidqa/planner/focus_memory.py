@@ -6,10 +6,16 @@ before the reference layer, beside the keys and the last queries of that layer.
 
 from collections.abc import Iterator
 
-from vidqa.models.block_sizes import PROBE_ROWS, whole_blocks
+from vidqa.models.block_sizes import PROBE_ROWS
 from vidqa.models.family import family_of
 from vidqa.models.spec import ModelSpec
-from vidqa.planner.activation_memory import attention_workspace_bytes, chunk_tokens, tokens_bytes
+from vidqa.planner.activation_memory import (
+    attention_workspace_bytes,
+    candidate_tokens,
+    chunk_tokens,
+    tokens_bytes,
+    whole_blocks,
+)
 from vidqa.types import ELEMENT_BYTES, RunConfig
 
 _LEAST_SCORED = 4  # slices that compete for a question's attention in a part of the video
@@ -31,11 +37,6 @@ def scoring_tokens(spec: ModelSpec, run_config: RunConfig, text_tokens: int) -> 
     """Return the tokens of a part of the video with the text around it."""
     slices = scored_slices(spec, run_config)
     return slices * (spec.slice_tokens(run_config.height, run_config.width) + spec.slice_text_tokens) + text_tokens
-
-
-def candidate_tokens(spec: ModelSpec, run_config: RunConfig) -> int:
-    """Return the visual tokens of all candidates; 0 where all frames are read."""
-    return spec.visual_tokens(run_config.candidate_frames, run_config.height, run_config.width)
 
 
 def parked_bytes(spec: ModelSpec, run_config: RunConfig) -> int:

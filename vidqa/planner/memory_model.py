@@ -10,12 +10,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from vidqa.devices.device import BLOCK
-from vidqa.models.block_sizes import whole_blocks
 from vidqa.models.spec import ModelSpec
 from vidqa.planner import activation_memory as activations
-from vidqa.planner.activation_memory import drops_tokens, kept_visual_tokens
+from vidqa.planner.activation_memory import candidate_tokens, drops_tokens, kept_visual_tokens
 from vidqa.planner.budget import RuntimeOverhead
-from vidqa.planner.focus_memory import candidate_tokens, focus_parts
+from vidqa.planner.focus_memory import focus_parts
 from vidqa.planner.weight_memory import parameters, part_bytes, part_precision, staging_bytes
 from vidqa.types import ELEMENT_BYTES, PHASES, MemoryLine, Plan, RunConfig
 
@@ -42,7 +41,7 @@ class MemoryPart:
 def kv_capacity(spec: ModelSpec, run_config: RunConfig) -> int:
     """Return the tokens that the KV cache holds: prompt, answer and spare ones, in whole blocks."""
     tokens = activations.prompt_tokens(spec, run_config) + run_config.max_tokens + run_config.spare_tokens
-    return whole_blocks(tokens)
+    return activations.whole_blocks(tokens)
 
 
 def kv_bytes(spec: ModelSpec, run_config: RunConfig) -> int:

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from vidqa.errors import UsageError
+
 LOG_NAME = "tui.log"
 _MAX_LOG_BYTES = 2**20
 _SHOWN_BYTES = 64 * 2**10
@@ -52,10 +54,15 @@ def print_to_descriptors() -> None:
 
 
 def _open_log(log: Path) -> int:
-    log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if log.exists() and log.stat().st_size > _MAX_LOG_BYTES:
-        log.write_bytes(log.read_bytes()[-_SHOWN_BYTES:])
-    return os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    """Return the descriptor of a log that is shortened if it is large; raises UsageError."""
+    try:
+        log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if log.exists() and log.stat().st_size > _MAX_LOG_BYTES:
+            log.write_bytes(log.read_bytes()[-_SHOWN_BYTES:])
+        return os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    except OSError as error:
+        what = f"The session's log {log} cannot be written: {error.strerror}."
+        raise UsageError(what, "Set VIDQA_STATE to a folder that you can write.") from error
 
 
 def read_log(log: Path) -> str:

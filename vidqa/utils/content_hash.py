@@ -5,10 +5,13 @@ import hashlib
 import os
 import stat
 
-from vidqa.utils.openers import open_without_blocking
-
 _BLOCK_BYTES = 64 * 2**10
 _BLOCKS = 16
+
+
+def open_without_blocking(path: str, flags: int) -> int:
+    """Open a path, for the built-in `open`; a named pipe would block until it has a writer. Raises OSError."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def content_id(path: str) -> str:
