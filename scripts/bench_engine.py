@@ -33,13 +33,13 @@ def main() -> int:
     spec = reduced("2b", arguments.layers, arguments.width)
     oracle = build(spec, device, torch.float32)
     loaded = load(copy_of(oracle, device, torch.float32), device, torch.float32)
-    task, plan = plan_for(loaded, arguments.frames, (height, width), arguments.tokens)
+    problem, plan = plan_for(loaded, arguments.frames, (height, width), arguments.tokens)
     reader = SyntheticReader(synthetic_video(arguments.frames, width, height), arguments.frames)
     frames, prompt = reader.stacked(arguments.frames), some_prompt()
     runs = alternating(
         {
             "transformers": lambda: run_transformers(oracle, loaded, frames, arguments.tokens),
-            "vidqa": lambda: run_vidqa(loaded, task, plan, reader),
+            "vidqa": lambda: run_vidqa(loaded, problem, plan, reader),
         },
         arguments.repeats,
     )

@@ -102,7 +102,7 @@ def measure_on_cpu() -> list[Measured]:
     overhead = replace(runtime_overhead(device, synthetic_video(25)), context_bytes=0)  # tensors alone are compared
     config = EngineConfig(device="cpu", weights="fp32", remember=False)
     plans = make_plans(found, device, config, overhead, Sizes().plans)
-    return [run_one(host, setup, loaded, task, plan, 600.0) for task, plan in plans]
+    return [run_one(host, setup, loaded, problem, plan, 600.0) for problem, plan in plans]
 
 
 def content(rows: Sequence[Measured], environment: Mapping[str, str]) -> dict[str, Any]:

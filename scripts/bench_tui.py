@@ -218,7 +218,7 @@ def plan(overrides):
     found = forecast(planning_problems(checkpoints, video, request, overrides.config(config), CARD))
     return found, time.perf_counter() - begun
 first, _ = plan(PlanOverrides())
-for name, choices in option_choices(first.task).items():
+for name, choices in option_choices(first.problem).items():
     for choice in choices:
         print(plan(PlanOverrides(**{name: choice}))[1])
 assert "torch" not in sys.modules

@@ -59,8 +59,8 @@ def _sides(bench: Bench, loaded: Loaded, frames: int, cap: int) -> dict[str, Cal
 
     def ours(meter: Any) -> float:
         runtime = bench.accelerator.runtime_bytes()
-        task, plan = plan_for(loaded, frames, (height, width), _ANSWER_TOKENS, 0, runtime, vram_bytes=cap)
-        return ask(loaded, task, plan, some_prompt(), reader, meter).run.first_token_s
+        problem, plan = plan_for(loaded, frames, (height, width), _ANSWER_TOKENS, 0, runtime, vram_bytes=cap)
+        return ask(loaded, problem, plan, some_prompt(), reader, meter).run.first_token_s
 
     def theirs(_: Any) -> float:
         return run_transformers(loaded.model.model, loaded, reader.stacked(frames), _ANSWER_TOKENS).first_token_s

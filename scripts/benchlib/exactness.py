@@ -73,8 +73,8 @@ def answers(bench: Bench) -> Iterator[Row]:
     wanted = run_transformers(oracle, plain, frames, sizes.exact_tokens).tokens
     for dtype in (torch.float32, torch.bfloat16):
         ours = load(copy_of(oracle, device, dtype), device, dtype)
-        task, plan = plan_for(ours, sizes.exact_frames, (112, 112), sizes.exact_tokens)
-        tokens = run_vidqa(ours, task, plan, reader).tokens
+        problem, plan = plan_for(ours, sizes.exact_frames, (112, 112), sizes.exact_tokens)
+        tokens = run_vidqa(ours, problem, plan, reader).tokens
         name = f"vidqa in {short_name(dtype)} against transformers in fp32"
         yield _agreement(name, wanted, tokens, _TIES[dtype], lambda place, tokens=tokens: _gap(  # type: ignore[misc]
             plain, frames, wanted, tokens, place

@@ -87,19 +87,19 @@ def make_plans(
     """Yield the plans of all requests that fit under the cap; `around` is the measured overhead, else the usual one."""
     for seconds, frames, size, answer in requests:
         request = Request("noise", "what happens?", frames=frames, size=size, max_tokens=answer)
-        (task,) = planning_problems([found], synthetic_video(int(seconds * 25)), request, config, device)
-        task = replace(task, overhead=overhead or task.overhead)
+        (problem,) = planning_problems([found], synthetic_video(int(seconds * 25)), request, config, device)
+        problem = replace(problem, overhead=overhead or problem.overhead)
         try:
-            yield task, plan_video(task)
+            yield problem, plan_video(problem)
         except DoesNotFit:
             continue
 
 
-def run_plan(loaded: Loaded, task: PlanningProblem, plan: Plan, meter: Any = None) -> Any:
+def run_plan(loaded: Loaded, problem: PlanningProblem, plan: Plan, meter: Any = None) -> Any:
     """Run one plan to its last token; return its tracker."""
     prompt = some_prompt()
-    reader = SyntheticReader(task.video, size=(plan.run_config.height, plan.run_config.width))
-    return ask(loaded, task, plan, prompt, reader, meter).tracker
+    reader = SyntheticReader(problem.video, size=(plan.run_config.height, plan.run_config.width))
+    return ask(loaded, problem, plan, prompt, reader, meter).tracker
 
 
 def measure(
@@ -112,10 +112,10 @@ def measure(
     config = EngineConfig(device=real.torch_name, weights=setup.weights, remember=False)
     exact = replace(runtime_overhead(device, synthetic_video(25)), context_bytes=runtime)
     models: dict[tuple[str, str, Placement], list[tuple[PlanningProblem, Plan]]] = {}
-    for task, plan in make_plans(found, device, config, exact, requests):
+    for problem, plan in make_plans(found, device, config, exact, requests):
         run_config = plan.run_config
         models.setdefault((run_config.weights, run_config.dtype, load_placement(run_config.placement)), []).append(
-            (task, plan)
+            (problem, plan)
         )
     if not models:
         raise Skipped(f"no plan fits under {setup.cap_gib} GiB")
@@ -123,8 +123,8 @@ def measure(
         loaded = _loaded(accelerator, setup.spec, weights, dtype, place)
         accelerator.cap(int(setup.cap_gib * GIB))
         try:
-            for task, plan in plans:
-                yield run_one(accelerator, setup, loaded, replace(task, device=real), plan, plan_seconds)
+            for problem, plan in plans:
+                yield run_one(accelerator, setup, loaded, replace(problem, device=real), plan, plan_seconds)
         finally:
             accelerator.cap(None)
             del loaded
@@ -141,14 +141,14 @@ def _loaded(accelerator: Accelerator, spec: ModelSpec, weights: str, dtype: str,
 
 
 def run_one(
-    accelerator: Accelerator, setup: Setup, loaded: Loaded, task: PlanningProblem, plan: Plan, plan_seconds: float
+    accelerator: Accelerator, setup: Setup, loaded: Loaded, problem: PlanningProblem, plan: Plan, plan_seconds: float
 ) -> Measured:
     """Run one plan within its time."""
     with accelerator.peak(loaded.model.model) as peak:
-        end = run_limited(lambda: run_plan(loaded, task, plan, peak.meter), plan_seconds)
+        end = run_limited(lambda: run_plan(loaded, problem, plan, peak.meter), plan_seconds)
     run_config = plan.run_config
     # On a CPU the prefetcher's frames are not counted.
-    unseen = frames_ahead_bytes(task.spec, run_config, task.overhead.host_pixels)
+    unseen = frames_ahead_bytes(problem.spec, run_config, problem.overhead.host_pixels)
     # The load phase is over when these plans run, so the largest other phase is compared.
     phases = {
         name: size - unseen * (name in ("vision", "prefill"))

@@ -136,10 +136,10 @@ def plan_for(
     video = synthetic_video(frames, width, height)
     request = Request("noise", "what happens?", frames=frames, size=(width, height), max_tokens=max_tokens)
     found = Checkpoint("the benchmark's model", spec, REFERENCE_BOUNDS, None)
-    (task,) = planning_problems([found], video, request, config, find_device(config.device))
+    (problem,) = planning_problems([found], video, request, config, find_device(config.device))
     if runtime_bytes is not None:
-        task = replace(task, overhead=replace(task.overhead, context_bytes=runtime_bytes))
-    return task, plan_video(task)
+        problem = replace(problem, overhead=replace(problem.overhead, context_bytes=runtime_bytes))
+    return problem, plan_video(problem)
 
 
 @dataclass(slots=True)
@@ -156,12 +156,12 @@ class AnsweredQuestion:
 
 
 def ask(
-    loaded: Loaded, task: PlanningProblem, plan: Plan, prompt: PromptTokens, reader: SyntheticReader | None,
+    loaded: Loaded, problem: PlanningProblem, plan: Plan, prompt: PromptTokens, reader: SyntheticReader | None,
     meter: Any = None, before: AnsweredQuestion | None = None,
 ) -> AnsweredQuestion:  # fmt: skip
     """Run one plan to its last token, since no token ends the answer. Caches of `before` are reused."""
-    endless, answer, clock = replace(loaded, stop_ids=frozenset()), AnswerState(task.request), Clock(Stopwatch())
-    tracker, times = Tracker(task.device, meter), list[float]()
+    endless, answer, clock = replace(loaded, stop_ids=frozenset()), AnswerState(problem.request), Clock(Stopwatch())
+    tracker, times = Tracker(problem.device, meter), list[float]()
     began = time.perf_counter()
     pipeline = Attempt(
         endless, plan, prompt, answer, tracker, Callbacks(lambda: False), clock,
@@ -172,17 +172,19 @@ def ask(
     for event in pipeline.run(frames):
         if isinstance(event, StageProgress) and event.stage == "decode":
             times.append(time.perf_counter())
-    return AnsweredQuestion(TimedRun(began, times, answer.tokens), clock, tracker, pipeline, task.request, plan, prompt)
+    return AnsweredQuestion(
+        TimedRun(began, times, answer.tokens), clock, tracker, pipeline, problem.request, plan, prompt
+    )
 
 
 def follow_up(
-    loaded: Loaded, task: PlanningProblem, first: AnsweredQuestion, question: Sequence[int]
+    loaded: Loaded, problem: PlanningProblem, first: AnsweredQuestion, question: Sequence[int]
 ) -> AnsweredQuestion:
     """A second question (token ids) behind the first one and its answer."""
     tail = (*first.prompt.tail, *first.run.tokens, *question)
     prompt = PromptTokens(first.prompt.head, tail)
     plan = replace(first.plan, prompt_tokens=first.plan.visual_tokens + len(prompt.head) + len(tail))
-    return ask(loaded, task, plan, prompt, None, before=first)
+    return ask(loaded, problem, plan, prompt, None, before=first)
 
 
 def generate_endlessly(model: Any, inputs: dict[str, Tensor], tokens: int, began: float) -> TimedRun:
@@ -198,6 +200,6 @@ def run_transformers(model: Any, loaded: Loaded, frames: Tensor, tokens: int, **
     return generate_endlessly(model, inputs, tokens, began)
 
 
-def run_vidqa(loaded: Loaded, task: PlanningProblem, plan: Plan, reader: SyntheticReader) -> TimedRun:
+def run_vidqa(loaded: Loaded, problem: PlanningProblem, plan: Plan, reader: SyntheticReader) -> TimedRun:
     """Run the same by vidqa's engine."""
-    return ask(loaded, task, plan, some_prompt(), reader).run
+    return ask(loaded, problem, plan, some_prompt(), reader).run

@@ -29,13 +29,13 @@ def first_token(name: str) -> Callable[[Bench], Iterator[Row]]:
     def measure(bench: Bench) -> Iterator[Row]:
         loaded, sizes = bench.model(name), bench.sizes
         height, width = sizes.frame_size
-        task, plan = plan_for(loaded, sizes.frames, (height, width), 1)
+        problem, plan = plan_for(loaded, sizes.frames, (height, width), 1)
         reader = SyntheticReader(synthetic_video(sizes.frames, width, height), 8)
         frames, asked = reader.stacked(sizes.frames), list[AnsweredQuestion]()
         prompt = some_prompt()
 
         def ours() -> TimedRun:
-            asked.append(ask(loaded, task, plan, prompt, reader))
+            asked.append(ask(loaded, problem, plan, prompt, reader))
             return asked[-1].run
 
         def theirs(**how: Any) -> TimedRun:
@@ -61,13 +61,13 @@ def following_up(bench: Bench) -> Iterator[Row]:
     """Measure a second question about the same video, after the first answer."""
     loaded, sizes = bench.model("2b"), bench.sizes
     height, width = sizes.frame_size
-    task, plan = plan_for(loaded, sizes.follow_up_frames, (height, width), 16, _SPARE_TOKENS)
+    problem, plan = plan_for(loaded, sizes.follow_up_frames, (height, width), 16, _SPARE_TOKENS)
     reader = SyntheticReader(synthetic_video(sizes.follow_up_frames, width, height), 8)
     prompt = some_prompt()
     first, second = list[float](), list[float]()
     for repeat in range(1 + min(sizes.repeats, 3)):
-        one = ask(loaded, task, plan, prompt, reader)
-        two = follow_up(loaded, task, one, _QUESTION)
+        one = ask(loaded, problem, plan, prompt, reader)
+        two = follow_up(loaded, problem, one, _QUESTION)
         if repeat:
             first.append(one.run.first_token_s)
             second.append(two.run.first_token_s)
@@ -94,9 +94,9 @@ def flat_memory(bench: Bench) -> Iterator[Row]:
 def _peak(bench: Bench, loaded: Loaded, frames: int) -> tuple[int, int]:
     """Return the peak of one question and its cache's bytes. Chunks are small, so that few frames fill them too."""
     height, width = bench.sizes.flat_size
-    task, plan = plan_for(loaded, frames, (height, width), 4, vision_chunk=2, prefill_chunk=64)
+    problem, plan = plan_for(loaded, frames, (height, width), 4, vision_chunk=2, prefill_chunk=64)
     reader, prompt = SyntheticReader(synthetic_video(frames, width, height), 8), some_prompt()
     with bench.accelerator.peak(loaded.model.model) as peak:
-        asked = ask(loaded, task, plan, prompt, reader, peak.meter)
+        asked = ask(loaded, problem, plan, prompt, reader, peak.meter)
     read: Any = asked.pipeline.prompt_runner.cached_prompt
     return peak.tensors, read.cache.bytes

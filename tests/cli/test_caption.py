@@ -212,7 +212,7 @@ def test_a_dry_run_after_a_run_leaves_done_clips_out_and_is_calibrated(
 ) -> None:
     monkeypatch.setenv("VIDQA_STATE", str(tmp_path / "state"))
     monkeypatch.setenv("VIDQA_CALIBRATE", "true")
-    monkeypatch.setattr(calibrator, "unmeasured_precisions", lambda task: ())
+    monkeypatch.setattr(calibrator, "unmeasured_precisions", lambda problem: ())
     assert caption(folder, "--limit", "3") == ExitCode.SOME_FAILED
     capsys.readouterr()
     assert caption(folder, "--dry-run", "--json") == ExitCode.OK

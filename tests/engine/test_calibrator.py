@@ -74,11 +74,11 @@ def test_nothing_is_measured_or_read_without_the_setting() -> None:
 def test_other_threads_and_precisions_are_measured_apart() -> None:
     with Session(CONFIG) as session:
         answer, _ = ask(session)
-        task = session.forecast(answer.video, Request(DEMO, "what?")).task
-    assert calibrator.unmeasured_precisions(task) == ()
-    other = replace(task, config=replace(task.config, cpu_threads=2))
+        problem = session.forecast(answer.video, Request(DEMO, "what?")).problem
+    assert calibrator.unmeasured_precisions(problem) == ()
+    other = replace(problem, config=replace(problem.config, cpu_threads=2))
     assert calibrator.unmeasured_precisions(other) == (("fp32",) if usable_cores() > 1 else ())
-    bf16 = replace(task, config=replace(task.config, weights="bf16"), pinned_weights=None)
+    bf16 = replace(problem, config=replace(problem.config, weights="bf16"), pinned_weights=None)
     assert calibrator.unmeasured_precisions(bf16) == ("bf16",)
 
 

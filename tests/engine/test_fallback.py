@@ -149,9 +149,9 @@ def test_other_errors_are_not_taken_for_memory() -> None:
 
 
 def test_on_a_gpu_the_first_step_moves_what_costs_no_quality() -> None:
-    task = made_problem(24, 60, SPEC_7B)
-    plan = plan_video(task)
-    first = lower(task, plan, "prefill")
+    problem = made_problem(24, 60, SPEC_7B)
+    plan = plan_video(problem)
+    first = lower(problem, plan, "prefill")
     assert first.step == "smallest chunks, vision tower off the device"
     place = first.plan.run_config.placement
     assert place.vision_offloaded and not place.kv_on_host
@@ -159,8 +159,8 @@ def test_on_a_gpu_the_first_step_moves_what_costs_no_quality() -> None:
         first.plan.run_config.frames == plan.run_config.frames
         and first.plan.run_config.weights == plan.run_config.weights
     )
-    second = lower(first.task, first.plan, "prefill")
-    third = lower(second.task, second.plan, "prefill")
+    second = lower(first.problem, first.plan, "prefill")
+    third = lower(second.problem, second.plan, "prefill")
     assert second.plan.run_config.kv == "int8"
     assert third.plan.visual_tokens <= plan.visual_tokens // 2
     peaks = [step.phase_bytes["prefill"] for step in (plan, first.plan, second.plan, third.plan)]
@@ -168,32 +168,32 @@ def test_on_a_gpu_the_first_step_moves_what_costs_no_quality() -> None:
 
 
 def test_less_free_memory_than_planned_is_taken_into_account() -> None:
-    task = made_problem(8, 60, SPEC_2B)
-    plan = plan_video(task)
-    squeezed = replace(task, budget_bytes=plan.required_bytes - 200 * 2**20)
+    problem = made_problem(8, 60, SPEC_2B)
+    plan = plan_video(problem)
+    squeezed = replace(problem, budget_bytes=plan.required_bytes - 200 * 2**20)
     lowered = lower(squeezed, plan, "vision")
     assert lowered.plan.required_bytes <= squeezed.budget_bytes
 
 
 def test_every_step_lowers_the_phase_that_failed() -> None:
     for phase in ("vision", "prefill", "decode", "load"):
-        task = made_problem(24, 60, SPEC_7B)
-        plan = plan_video(task)
+        problem = made_problem(24, 60, SPEC_7B)
+        plan = plan_video(problem)
         for _ in range(3):
             try:
-                lowered = lower(task, plan, phase)
+                lowered = lower(problem, plan, phase)
             except DoesNotFit:
                 break
             assert lowered.plan.phase_bytes[phase] < plan.phase_bytes[phase], (phase, lowered.step)
-            task, plan = lowered.task, lowered.plan
+            problem, plan = lowered.problem, lowered.plan
         assert plan.phase_bytes[phase] < plan_video(made_problem(24, 60, SPEC_7B)).phase_bytes[phase]
 
 
 def test_the_vision_phase_gives_up_pixels_first() -> None:
-    task = made_problem(24, 60, SPEC_2B, frames=8)
-    plan = plan_video(task)
-    first = lower(task, plan, "vision")
-    second = lower(first.task, first.plan, "vision")
+    problem = made_problem(24, 60, SPEC_2B, frames=8)
+    plan = plan_video(problem)
+    first = lower(problem, plan, "vision")
+    second = lower(first.problem, first.plan, "vision")
     assert second.step == "half of the pixels"
     assert second.plan.run_config.frames == 8 and second.plan.run_config.height < plan.run_config.height
 

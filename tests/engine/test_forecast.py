@@ -31,10 +31,10 @@ EVERYTHING: dict[str, Any] = {
 
 
 def refused(gib: float, **how: Any) -> tuple[PlanningProblem, Forecast]:
-    task = made_problem(gib, 60, SPEC_7B, **how)
-    found = forecast([task])
+    problem = made_problem(gib, 60, SPEC_7B, **how)
+    found = forecast([problem])
     assert found.plan is None and found.refusal is not None and found.wanted is not None
-    return task, found
+    return problem, found
 
 
 def test_it_is_the_plan_of_the_question_that_follows() -> None:
@@ -51,7 +51,7 @@ def test_it_is_the_plan_of_the_question_that_follows() -> None:
 
 def test_no_file_is_opened_and_no_question_needed() -> None:
     found = Session(EngineConfig(model="2b", device="cpu", vram_bytes=40 * GIB)).forecast(made_video(60), NOWHERE)
-    assert found.plan is not None and found.refusal is None and found.task.request == NOWHERE
+    assert found.plan is not None and found.refusal is None and found.problem.request == NOWHERE
     with pytest.raises(UsageError, match="max-tokens"):
         Session(EngineConfig()).forecast(made_video(60), replace(NOWHERE, max_tokens=0))
 
@@ -60,16 +60,16 @@ def test_other_settings_are_tried_without_becoming_the_sessions() -> None:
     session = Session(EngineConfig(model="2b", device="cpu"))
     other = replace(session.config, model="7b", weights="nf4")
     found = session.forecast(made_video(60), NOWHERE, other)
-    assert found.task.spec == SPEC_7B and session.config.model == "2b"
+    assert found.problem.spec == SPEC_7B and session.config.model == "2b"
     least = session.forecast(made_video(60), NOWHERE, replace(other, vram_bytes=GIB))
     assert least.refusal is not None and least.wanted is not None and least.wanted.run_config.weights == "nf4"
 
 
 def test_a_refusal_shows_where_the_memory_would_go_and_what_fits() -> None:
-    task, found = refused(7.6, weights="bf16", frames=64)
+    problem, found = refused(7.6, weights="bf16", frames=64)
     assert found.refusal is not None and found.wanted is not None and found.nearest is not None
-    assert found.wanted.required_bytes == found.refusal.smallest_budget_bytes > task.budget_bytes
-    assert found.wanted.budget_bytes == task.budget_bytes
+    assert found.wanted.required_bytes == found.refusal.smallest_budget_bytes > problem.budget_bytes
+    assert found.wanted.budget_bytes == problem.budget_bytes
     assert sum(line.bytes for line in found.wanted.lines) == found.wanted.required_bytes
     assert (found.wanted.run_config.weights, found.wanted.run_config.frames) == ("bf16", 64)
     run_config = found.nearest.run_config
@@ -92,9 +92,9 @@ def test_a_refusal_shows_where_the_memory_would_go_and_what_fits() -> None:
 def test_the_nearest_plan_changes_as_little_as_possible(
     gib: float, how: dict[str, Any], expected: dict[str, Any]
 ) -> None:
-    task, found = refused(gib, **how)
+    problem, found = refused(gib, **how)
     assert found.nearest is not None
-    assert found.nearest.required_bytes <= task.budget_bytes
+    assert found.nearest.required_bytes <= problem.budget_bytes
     assert {name: getattr(found.nearest.run_config, name) for name in expected} == expected
 
 
@@ -125,12 +125,12 @@ def test_nothing_is_near_where_nothing_was_set() -> None:
     ),
 )  # fmt: skip
 def test_there_is_a_plan_or_a_reason(gib: float, spec: Any, how: dict[str, Any]) -> None:
-    task = made_problem(gib, 60, spec, **how)
-    found = forecast([task])
+    problem = made_problem(gib, 60, spec, **how)
+    found = forecast([problem])
     assert (found.plan is None) == (found.refusal is not None) == (found.wanted is not None)
     if found.nearest is not None:
-        assert found.plan is None and found.nearest.required_bytes <= task.budget_bytes
-        within = spec.context_tokens - task.text_tokens - task.request.max_tokens
+        assert found.plan is None and found.nearest.required_bytes <= problem.budget_bytes
+        within = spec.context_tokens - problem.text_tokens - problem.request.max_tokens
         assert found.nearest.visual_tokens <= within
         assert found.nearest.run_config.frames <= how.get("frames", 800)
 
@@ -145,7 +145,7 @@ def test_loaded_weights_stay_unless_others_are_set() -> None:
         def weights(config: EngineConfig) -> tuple[str | None, str]:
             found = session.forecast(video, NOWHERE, config)
             assert found.plan is not None
-            return found.task.pinned_weights, found.plan.run_config.weights
+            return found.problem.pinned_weights, found.plan.run_config.weights
 
         assert weights(replace(config, quality="fast")) == ("fp32", "fp32")
         assert weights(replace(config, weights="nf4")) == (None, "nf4")

@@ -89,23 +89,23 @@ def test_an_ordinary_clip_keeps_its_even_frames_and_its_answer(session: Session)
 
 def test_frames_that_lie_closely_are_scanned_where_repeats_make_room(session: Session) -> None:
     request = Request("not-scanned.mp4", QUESTION, sample="auto")
-    task = session.forecast(_video(), request).task
+    problem = session.forecast(_video(), request).problem
     plan = session.forecast(_video(), request).required_plan()
-    assert not needs_scan(task, plan)
-    assert needs_scan(task, replace(plan, run_config=replace(plan.run_config, drop_repeats=True)))
+    assert not needs_scan(problem, plan)
+    assert needs_scan(problem, replace(plan, run_config=replace(plan.run_config, drop_repeats=True)))
     few = session.forecast(_video(), replace(request, frames=6))
-    assert few.required_plan().interval_seconds < 1 and not needs_scan(few.task, few.required_plan())
+    assert few.required_plan().interval_seconds < 1 and not needs_scan(few.problem, few.required_plan())
     change = session.forecast(_video(), replace(request, sample="change"))
-    assert change.required_plan().sampling is None and needs_scan(change.task, change.required_plan())
+    assert change.required_plan().sampling is None and needs_scan(change.problem, change.required_plan())
     two = session.forecast(_video(), replace(request, frames=2, sample="change"))
     assert two.required_plan().sampling == Sampling("uniform", "there are no other frames to choose")
-    assert not needs_scan(two.task, two.required_plan())
+    assert not needs_scan(two.problem, two.required_plan())
 
 
 def test_distant_frames_are_scanned(session: Session, clip: str) -> None:
     distant = session.forecast(probe_facts(clip), Request("not-scanned.mp4", QUESTION, frames=12, sample="auto"))
     plan = distant.required_plan()
-    assert plan.sampling is None and needs_scan(distant.task, plan) and plan.seconds.scan_seconds > 0
+    assert plan.sampling is None and needs_scan(distant.problem, plan) and plan.seconds.scan_seconds > 0
 
 
 def test_frames_of_different_sampling_are_not_reused(clip: str) -> None:
@@ -146,11 +146,11 @@ def test_a_forecast_uses_a_known_signal_and_opens_nothing(session: Session, clip
     plan = answer_in(list(session.ask(request))).plan
     video = answer_in(list(session.ask(request))).video
     found = session.forecast(video, request)
-    assert found.task.signal is not None and found.required_plan().indices == plan.indices
+    assert found.problem.signal is not None and found.required_plan().indices == plan.indices
 
 
 def test_the_scan_has_a_part_of_the_time() -> None:
-    device = Session(CONFIG).forecast(_video(), Request(CLIP, QUESTION)).task.device
+    device = Session(CONFIG).forecast(_video(), Request(CLIP, QUESTION)).problem.device
     limits = [
         scan_limit_seconds(device, replace(CONFIG, max_wait_seconds=wait), first)
         for wait, first in (("auto", 1.0), ("auto", 40.0), ("auto", 200.0), (6.0, 1.0), (None, 100.0))

@@ -39,15 +39,15 @@ def test_phases_take_what_was_planned(weights: str) -> None:
     where, run_config = torch_device(device.torch_name), plans[0][1].run_config
     dtype = DTYPES[run_config.dtype]
     loaded = load(build(SPEC, where, dtype, weights, run_config.placement), where, dtype, weights, run_config.placement)
-    for task, plan in plans:
+    for problem, plan in plans:
         if plan.run_config.placement != run_config.placement:
             continue  # that would be loaded in another way
         release_cached_memory()
-        tracker = run_plan(loaded, task, plan)
+        tracker = run_plan(loaded, problem, plan)
         planned = tensor_bytes(SPEC, plan.run_config)
         for use in tracker.phases:
             # cuBLAS keeps its workspaces in the allocator: none, one or both of them by then.
-            assert use.peak_bytes <= planned[use.name] + task.overhead.workspace_bytes + 2 * MIB, use
+            assert use.peak_bytes <= planned[use.name] + problem.overhead.workspace_bytes + 2 * MIB, use
             assert planned[use.name] <= use.peak_bytes * 1.02 + 2 * MIB, use
 
 
@@ -85,8 +85,8 @@ def test_the_driver_and_the_allocator_agree() -> None:
     held = torch.empty(512 * MIB, dtype=torch.uint8, device=device.torch_name)
     assert reread(device).process_bytes - before == pytest.approx(held.numel(), abs=64 * MIB)
     found = Checkpoint("random", SPEC, REFERENCE_BOUNDS, None)
-    task, _ = next(make_plans(found, reread(device), EngineConfig(remember=False)))
-    assert plan_video(task).budget_bytes <= device.total_bytes
+    problem, _ = next(make_plans(found, reread(device), EngineConfig(remember=False)))
+    assert plan_video(problem).budget_bytes <= device.total_bytes
 
 
 def test_a_host_tensor_is_page_locked_where_it_is() -> None:

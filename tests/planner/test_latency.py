@@ -154,9 +154,9 @@ def test_the_choice_among_models_plans_what_was_asked_for_too() -> None:
     assert problems[place].model == plan.model == "one" and plan.seconds.first_token_seconds > 90
     assert problems[place].raised_wait_seconds is None  # so that a plan by other rates raises its own limit
     fast = DeviceSpeed({"fp32": replace(RATES, matmul_flops_per_second=1e13, attention_flops_per_second=1e13)})
-    raised = try_plan(problems[0]).task
+    raised = try_plan(problems[0]).problem
     assert raised.raised_wait_seconds is not None
-    assert try_plan(replace(raised, speed=fast)).task.raised_wait_seconds is None
+    assert try_plan(replace(raised, speed=fast)).problem.raised_wait_seconds is None
 
 
 def test_a_model_too_slow_for_any_frames_is_refused_with_the_time_it_needs() -> None:

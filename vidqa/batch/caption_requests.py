@@ -191,17 +191,17 @@ class RequestPlanner:
             assert found.refusal is not None
             raise found.refusal
         single, placement = found.plan, self._config.placement or Placement()
-        task = replace(found.task, speed=UNMEASURED)
+        problem = replace(found.problem, speed=UNMEASURED)
         if single.candidates:
-            return _BatchPlan(1, single, estimate_seconds(task, single.run_config))
+            return _BatchPlan(1, single, estimate_seconds(problem, single.run_config))
         batch_size = self._batch or _MAX_BATCH[single.device.split(":")[0]]
         while batch_size > 1:
             config = replace(self._config, batch=batch_size, placement=placement)
             plan = self._forecast(video, request, config).plan
             if plan is not None and _quality(plan) == _quality(single):
-                return _BatchPlan(batch_size, plan, estimate_seconds(task, plan.run_config))
+                return _BatchPlan(batch_size, plan, estimate_seconds(problem, plan.run_config))
             batch_size //= 2
-        return _BatchPlan(1, single, estimate_seconds(task, single.run_config))
+        return _BatchPlan(1, single, estimate_seconds(problem, single.run_config))
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,6 +72,6 @@ def choose_checkpoint(config: EngineConfig, caption_request: CaptionRequest, cli
     for clip in clips:
         with suppress(VideoError), open_video(clip.path) as reader:
             request = request_for(PlannedQuestion(PendingClip(clip, "")), reader.info, caption_request)
-            tasks = planning_problems(checkpoints, reader.info, request, config, find_device(config.device))
-            return checkpoints[plan_best(tasks)[0]]
+            problems = planning_problems(checkpoints, reader.info, request, config, find_device(config.device))
+            return checkpoints[plan_best(problems)[0]]
     raise VideoUnreadable("None of the clips can be opened.", "`vidqa frames CLIP` shows why.")

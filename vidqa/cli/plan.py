@@ -74,15 +74,15 @@ def run(arguments: argparse.Namespace) -> int:
     config = replace(config, model=assumed_model(settings.model, config, StderrReporter(False), request, device))
     checkpoints = find_checkpoints(config.model, local=False)
     found = forecast(planning_problems(checkpoints, video, request, config, device))
-    if request.sample != "uniform" and (found.plan is None or needs_scan(found.task, found.plan)):
+    if request.sample != "uniform" and (found.plan is None or needs_scan(found.problem, found.plan)):
         signal = _scanned(request, config, device, found)
         found = forecast(planning_problems(checkpoints, video, request, config, device, signal))
     plan = found.required_plan()
-    others = alternatives(found.task, plan)
+    others = alternatives(found.problem, plan)
     if arguments.json:
         write_json(_object(video, plan, others))
     else:
-        sys.stdout.write(safe_text("\n".join(_text_lines(found.task, plan, others))) + "\n")
+        sys.stdout.write(safe_text("\n".join(_text_lines(found.problem, plan, others))) + "\n")
     return ExitCode.OK
 
 
@@ -116,19 +116,19 @@ def _object(video: VideoInfo, plan: Plan, others: "tuple[Alternative, ...]") -> 
     }
 
 
-def _text_lines(task: "PlanningProblem", plan: Plan, others: "tuple[Alternative, ...]") -> list[str]:
+def _text_lines(problem: "PlanningProblem", plan: Plan, others: "tuple[Alternative, ...]") -> list[str]:
     """Return the plan, its memory and its alternatives as text."""
     from vidqa.planner.explain import sampling_gap_note, subtitle_note, unheard_note
     from vidqa.video.change_sampling import describe_sampling
     from vidqa.video.change_signal import sparkline
 
-    video, run_config = task.video, plan.run_config
+    video, run_config = problem.video, plan.run_config
     lines = [
         f"video     {safe_line(video.path)}: {video.width}×{video.height} {video.codec}, "
         f"{format_timestamp(video.duration_seconds)}",
         f"model     {safe_line(plan.model)}, {run_config.weights} weights, {run_config.kv} KV cache, "
         f"{run_config.attention} attention",
-        f"device    {safe_line(task.device.name)} ({plan.device}), budget {format_bytes(plan.budget_bytes)}",
+        f"device    {safe_line(problem.device.name)} ({plan.device}), budget {format_bytes(plan.budget_bytes)}",
         f"plan      {_size(plan)}, {visual_tokens_text(plan)} + {plan.prompt_tokens - plan.visual_tokens} text "
         f"tokens, {run_config.max_tokens} for the answer",
         f"chunks    {run_config.vision_chunk} slices in the vision tower, "
@@ -142,17 +142,17 @@ def _text_lines(task: "PlanningProblem", plan: Plan, others: "tuple[Alternative,
     lines += [f"  {line}" for line in format_table([*_parts(plan), total], "<<><")]
     phases = ", ".join(f"{name} {format_bytes(size)}" for name, size in plan.phase_bytes.items())
     lines += [f"  {_bar(plan)}", "", f"phases    {phases}"]
-    lines += _compared(task, plan)
+    lines += _compared(problem, plan)
     lines += [f"limit     {limit}" for limit in plan.limits]
     if plan.sampling is not None and plan.sampling.kind == "uniform":
         lines.append(f"sampling  {describe_sampling(plan.sampling, run_config.frames)}")
-    if task.signal is not None:
-        lines.append(f"change    {sparkline(task.signal, video.duration_seconds)}")
+    if problem.signal is not None:
+        lines.append(f"change    {sparkline(problem.signal, video.duration_seconds)}")
     lines += [
         f"note      {note}"
         for note in (
-            *task.video.notes, *subtitle_note(plan), *unheard_note(task.video, task.request), *task.device.notes,
-            *sampling_gap_note(plan, task.request),
+            *problem.video.notes, *subtitle_note(plan), *unheard_note(problem.video, problem.request),
+            *problem.device.notes, *sampling_gap_note(plan, problem.request),
         )
     ]  # fmt: skip
     lines += [f"{other.kind:<10}{_alternative(other)}" for other in others]
@@ -168,11 +168,11 @@ def _parts(plan: Plan) -> Iterator[tuple[str, str, str, str]]:
                 yield share, name, format_bytes(line.bytes), line.formula
 
 
-def _compared(task: "PlanningProblem", plan: Plan) -> list[str]:
+def _compared(problem: "PlanningProblem", plan: Plan) -> list[str]:
     """Return the plan beside one pass of plain transformers, both with runtime and margin; and each one's most."""
     from vidqa.planner.transformers_memory import compare
 
-    found, size = compare(task, plan), f"{plan.run_config.width}×{plan.run_config.height}"
+    found, size = compare(problem, plan), f"{plan.run_config.width}×{plan.run_config.height}"
     return [
         f"compare   {format_bytes(plan.required_bytes)} here, {format_bytes(found.plain_bytes)} in one pass with "
         "unfused attention: same weights and frames, both with runtime and margin",

@@ -168,9 +168,9 @@ class BatchScheduler:
         """Plan a request, or reuse the plan of one with the same question, times and size."""
         for state in planned:
             if request.sample == "uniform" and _is_alike(state, reader.info, request):
-                task = replace(state.task, video=reader.info, request=request)
+                problem = replace(state.problem, video=reader.info, request=request)
                 key = video_cache_key(request)
-                return RequestState(request, key, reader.info, state.checkpoint, task, state.plan)
+                return RequestState(request, key, reader.info, state.checkpoint, problem, state.plan)
         return (yield from plan_with_scan(self._models, reader, request, config, local=True))
 
     def _ensure_loaded(self, state: RequestState) -> "Generator[Event, None, tuple[Loaded, Tracker]]":

@@ -62,9 +62,9 @@ def _adopt(state: RequestState, earlier: RequestState) -> Iterator[Event]:
 
 def _problem_now(caches: RequestCaches, state: RequestState, config: EngineConfig) -> PlanningProblem:
     """Return a request's planning problem with the memory as it is now; raises UsageError if nothing is free."""
-    task = state.task
-    host = None if task.host_bytes is None else host_share_bytes(caches.embedding_bytes(state))
-    return replace(task, budget_bytes=budget_bytes(reread(task.device), config), host_bytes=host)
+    problem = state.problem
+    host = None if problem.host_bytes is None else host_share_bytes(caches.embedding_bytes(state))
+    return replace(problem, budget_bytes=budget_bytes(reread(problem.device), config), host_bytes=host)
 
 
 def _kept_bytes(owner: str, earlier: RequestState, state: RequestState) -> KeptBytes:

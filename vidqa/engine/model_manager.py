@@ -97,10 +97,10 @@ class ModelManager:
         there = self._checkpoint
         checkpoints = [there] if there else find_checkpoints(config.model, local=local)
         signal, device = _known_signal(request, config), find_device(config.device)
-        tasks = planning_problems(checkpoints, reader.info, request, config, device, signal, parked_bytes)
-        tasks = self._constrain_to_loaded(tasks)
-        place, plan = plan_best(tasks)
-        return RequestState(request, video_cache_key(request), reader.info, checkpoints[place], tasks[place], plan)
+        problems = planning_problems(checkpoints, reader.info, request, config, device, signal, parked_bytes)
+        problems = self._constrain_to_loaded(problems)
+        place, plan = plan_best(problems)
+        return RequestState(request, video_cache_key(request), reader.info, checkpoints[place], problems[place], plan)
 
     def forecast(self, video: VideoInfo, request: Request, config: EngineConfig, parked_bytes: int = 0) -> Forecast:
         """Return what `plan` would find for a probed video on the device as it is now."""
@@ -112,23 +112,25 @@ class ModelManager:
                 self._known[config.model] = find_checkpoints(config.model, local=False)
             checkpoints = self._known[config.model]
         signal, device = _known_signal(request, config), find_device(config.device)
-        tasks = planning_problems(checkpoints, video, request, config, device, signal, parked_bytes)
-        return forecast(self._constrain_to_loaded(tasks) if matches else [self._with_runtime(task) for task in tasks])
+        problems = planning_problems(checkpoints, video, request, config, device, signal, parked_bytes)
+        return forecast(
+            self._constrain_to_loaded(problems) if matches else [self._with_runtime(problem) for problem in problems]
+        )
 
-    def _constrain_to_loaded(self, tasks: list[PlanningProblem]) -> list[PlanningProblem]:
-        """Fix weights and placement of tasks to those of the loaded model, if there is one."""
+    def _constrain_to_loaded(self, problems: list[PlanningProblem]) -> list[PlanningProblem]:
+        """Fix weights and placement of problems to those of the loaded model, if there is one."""
         if (loaded := self.loaded) is None:
-            return tasks
-        tasks = [self._with_runtime(task) for task in tasks]
-        return [task.constrained_to(loaded.weights, loaded.placement) for task in tasks]
+            return problems
+        problems = [self._with_runtime(problem) for problem in problems]
+        return [problem.constrained_to(loaded.weights, loaded.placement) for problem in problems]
 
-    def _with_runtime(self, task: PlanningProblem) -> PlanningProblem:
-        """Return a CPU's task with the memory that this process now holds beside its tensors, which are planned."""
-        if self.loaded is None or task.device.kind != "cpu":
-            return task
+    def _with_runtime(self, problem: PlanningProblem) -> PlanningProblem:
+        """Return a CPU's problem with the memory that this process now holds beside its tensors, which are planned."""
+        if self.loaded is None or problem.device.kind != "cpu":
+            return problem
         live = self._live  # if tensors are not counted: what the process held before the weights
-        held = self.runtime_bytes if live is None else max(task.device.process_bytes - live.now, 0)
-        return replace(task, overhead=with_measured_runtime(task.overhead, held))
+        held = self.runtime_bytes if live is None else max(problem.device.process_bytes - live.now, 0)
+        return replace(problem, overhead=with_measured_runtime(problem.overhead, held))
 
     def ensure_loaded(
         self, state: RequestState, config: EngineConfig
@@ -140,20 +142,20 @@ class ModelManager:
 
         set_threads(config)
         if self._live is not None:
-            self._set_runtime(state, runtime_bytes(state.task.device, self._live.now))
-        return self.loaded, Tracker(state.task.device, self._meter, self.runtime_bytes, self._live)
+            self._set_runtime(state, runtime_bytes(state.problem.device, self._live.now))
+        return self.loaded, Tracker(state.problem.device, self._meter, self.runtime_bytes, self._live)
 
     def _set_runtime(self, state: RequestState, held_bytes: int) -> None:
         """Record what this process holds beside its tensors; on a CPU it counts in the plan."""
         self.runtime_bytes = held_bytes
-        if state.task.device.kind == "cpu":
-            overhead = with_measured_runtime(state.task.overhead, held_bytes)
-            state.task, state.plan = replace(state.task, overhead=overhead), with_runtime(state.plan, overhead)
+        if state.problem.device.kind == "cpu":
+            overhead = with_measured_runtime(state.problem.overhead, held_bytes)
+            state.problem, state.plan = replace(state.problem, overhead=overhead), with_runtime(state.plan, overhead)
 
     def _load(self, state: RequestState, config: EngineConfig) -> "Generator[Event, None, tuple[Loaded, Tracker]]":
         watch, folder = Stopwatch(), state.checkpoint.local_folder()
         progress = CountedWork(sum(tensor_sizes(folder).values()))
-        device, name, weights = state.task.device, state.plan.device, state.plan.run_config.weights
+        device, name, weights = state.problem.device, state.plan.device, state.plan.run_config.weights
         family, is_cancelled = family_of(state.checkpoint.spec), self.callbacks.is_cancelled
         bitsandbytes = weights in QUANTIZED and not runs_on_cpu_layers(state.checkpoint.spec, state.plan.run_config)
         prepared = self._task.run(
@@ -168,7 +170,7 @@ class ModelManager:
         state.replan_if_changed(config)
         yield StageStarted("load", progress.total)
         self._live = _counter(device, config) if self._meter is None else None
-        tracker, plan = Tracker(state.task.device, self._meter, self.runtime_bytes, self._live), state.plan
+        tracker, plan = Tracker(state.problem.device, self._meter, self.runtime_bytes, self._live), state.plan
         spare_bytes = plan.predicted_peak_bytes - plan.phase_bytes["load"]
         with tracker.phase("load"):
             loading = self._task.run(
@@ -193,20 +195,20 @@ class ModelManager:
         from vidqa.devices.memory_tracker import runtime_bytes
         from vidqa.engine.calibrator import MEASUREMENTS, calibrate, unmeasured_precisions
 
-        task, watch = state.task, Stopwatch()
-        if not (precisions := unmeasured_precisions(task)):
+        problem, watch = state.problem, Stopwatch()
+        if not (precisions := unmeasured_precisions(problem)):
             return
 
         steps = CountedWork(len(precisions) * MEASUREMENTS)
 
         def measure(stop: threading.Event) -> Mapping[str, Rates]:
             set_threads(config)
-            return calibrate(task, precisions, stop.is_set, steps)
+            return calibrate(problem, precisions, stop.is_set, steps)
 
         measuring = self._task.run(measure, self.callbacks.is_cancelled, _WHEN)
         rates = yield from stage_events("speed", measuring, steps.total, lambda: steps.done)
-        if task.device.kind == "cpu":
-            self._set_runtime(state, runtime_bytes(task.device))  # with what the kernels' libraries hold now
+        if problem.device.kind == "cpu":
+            self._set_runtime(state, runtime_bytes(problem.device))  # with what the kernels' libraries hold now
         if rates:
             text = f"measured this machine's speed, once, in {watch.seconds():.1f} s; `vidqa doctor` shows it"
             yield from state.note(Noted(text))

@@ -72,7 +72,7 @@ class RequestState:
     video_key: VideoKey
     video: VideoInfo
     checkpoint: Checkpoint
-    task: PlanningProblem
+    problem: PlanningProblem
     plan: Plan
     vision_embeddings: "VisionEmbeddings | None" = None
     cached_prompt: "CachedPrompt | None" = None
@@ -120,22 +120,22 @@ class RequestState:
             )
         if self.cached_prompt is None and not self.plan.candidates:  # else they follow the selection
             yield from subtitle_note(self.plan)
-        yield from self.task.device.notes
+        yield from self.problem.device.notes
         yield from sampling_gap_note(self.plan, self.request)
 
     def use_signal(self, signal: ChangeSignal, scan_seconds: float) -> None:
         """Plan again with what a scan of the video found, and the time that it took. Raises DoesNotFit."""
-        self._replan(replace(self.task, signal=signal, scan_seconds=scan_seconds))
+        self._replan(replace(self.problem, signal=signal, scan_seconds=scan_seconds))
 
     def replan_if_changed(self, config: EngineConfig) -> None:
         """Make a new plan if the old one no longer fits, or if the device's speed was measured. Raises DoesNotFit.
 
         Other processes may have taken memory since the plan was made.
         """
-        device = with_cpu_threads(reread(self.task.device), config)
-        budget, speed = budget_bytes(device, config), speed_of(device, config, self.task.model)
-        if budget < self.plan.required_bytes or speed.measured != self.task.speed.measured:
-            self._replan(replace(self.task, device=device, budget_bytes=budget, speed=speed))
+        device = with_cpu_threads(reread(self.problem.device), config)
+        budget, speed = budget_bytes(device, config), speed_of(device, config, self.problem.model)
+        if budget < self.plan.required_bytes or speed.measured != self.problem.speed.measured:
+            self._replan(replace(self.problem, device=device, budget_bytes=budget, speed=speed))
 
     def replan_attention(self, loaded: "Loaded", config: EngineConfig) -> Iterator[Event]:
         """Plan with the fastest attention kernel that runs on the device, if it is not the expected one."""
@@ -148,16 +148,16 @@ class RequestState:
         if kernel.name != self.plan.run_config.attention:
             why = "; ".join(f"{one.name}: {one.reason}" for one in failed)
             yield from self.note(Noted(f"attention runs by the {kernel.name} kernel ({why})"))
-            task = replace(self.task, config=replace(self.task.config, attention=kernel.name))
-            self._replan(task.constrained_to(loaded.weights, loaded.placement))
+            problem = replace(self.problem, config=replace(self.problem.config, attention=kernel.name))
+            self._replan(problem.constrained_to(loaded.weights, loaded.placement))
 
     def plan_for(self, prompt: "PromptTokens", loaded: "Loaded") -> Plan:
         """Return the plan with the prompt's exact length; plan anew if its template is longer than expected."""
         prompt_tokens = len(prompt.head) + len(prompt.tail)
         run_config = self.plan.run_config
         if self.cached_prompt is None and prompt_tokens > run_config.text_tokens - run_config.subtitle_tokens:
-            task = replace(self.task, text_tokens=prompt_tokens)
-            self._replan(task.constrained_to(loaded.weights, loaded.placement))
+            problem = replace(self.problem, text_tokens=prompt_tokens)
+            self._replan(problem.constrained_to(loaded.weights, loaded.placement))
         return self.plan_with(prompt, loaded)
 
     def plan_with(self, prompt: "PromptTokens", loaded: "Loaded") -> Plan:
@@ -168,8 +168,8 @@ class RequestState:
             self.plan = fit_subtitles(prompt, self.plan, cues_in_range(self.video, self.request), loaded)
         return with_prompt_length(prompt, self.plan, loaded)
 
-    def _replan(self, task: PlanningProblem) -> None:
-        self.task, self.plan = task, plan_video(task)
+    def _replan(self, problem: PlanningProblem) -> None:
+        self.problem, self.plan = problem, plan_video(problem)
 
     def lower_plan(self, config: EngineConfig) -> Degraded:
         """Take the next smaller plan after the current phase ran out of memory; raises DoesNotFit if there is none.
@@ -181,19 +181,19 @@ class RequestState:
 
         self.cached_prompt = None
         release_cached_memory()
-        device, budget = with_cpu_threads(reread(self.task.device), config), self.task.budget_bytes
+        device, budget = with_cpu_threads(reread(self.problem.device), config), self.problem.budget_bytes
         with suppress(UsageError):  # nothing is free: the smaller plan is still worth a try
             budget = min(budget, budget_bytes(device, config))
-        task = replace(self.task, device=device, budget_bytes=budget)
+        problem = replace(self.problem, device=device, budget_bytes=budget)
         if len(self.degraded) == MAX_STEPS:
-            raise gave_up(task, self.plan, self.phase)
-        lowered = lower(task, self.plan, self.phase)
+            raise gave_up(problem, self.plan, self.phase)
+        lowered = lower(problem, self.plan, self.phase)
         complete = self.vision_embeddings is not None and self.vision_embeddings.complete
         if not complete or frames_of(self.plan) != frames_of(lowered.plan):
             self.vision_embeddings = None
         kept = ("request", "frames") if self.vision_embeddings else ("request",)
         self.notes = [note for note in self.notes if note.about in kept]
-        self.task, self.plan = lowered.task, lowered.plan
+        self.problem, self.plan = lowered.problem, lowered.plan
         self.degraded.append(f"{self.phase} ran out of memory: {lowered.step}")
         return Degraded(self.phase, lowered.step, lowered.plan)
 
@@ -205,7 +205,7 @@ class RequestState:
             runtime_bytes=tracker.runtime_bytes or runtime_bytes,
             measured_peak_bytes=tracker.process_peak_bytes(),
             host_peak_bytes=tracker.host_peak_bytes(),
-            other_bytes=reread(self.task.device).other_bytes,
+            other_bytes=reread(self.problem.device).other_bytes,
             phases=tracker.phases,
             tensor_peak_bytes=tracker.tensor_peak_bytes,
         )
@@ -215,7 +215,7 @@ class RequestState:
 
         On CUDA it is the process's memory on the device; elsewhere its tensors, which alone are predicted there.
         """
-        device = self.task.device
+        device = self.problem.device
         planned, measured, runtime = plan.predicted_peak_bytes, memory.measured_peak_bytes, memory.runtime_bytes or None
         if device.kind != "cuda":
             if memory.tensor_peak_bytes is None:
@@ -229,11 +229,11 @@ class RequestState:
 
         `plan` is the one that ran: a damaged video has fewer frames than were planned.
         """
-        task, run_config, clock = self.task, plan.run_config, self.clock
+        problem, run_config, clock = self.problem, plan.run_config, self.clock
         assert self.answer is not None
         if plan.kept_tokens:  # the prefill read fewer than planned
             run_config = replace(run_config, visual_share=plan.visual_tokens / plan.video_tokens)
-        predicted = estimate_seconds(replace(task, speed=replace(task.speed, corrections={})), run_config)
+        predicted = estimate_seconds(replace(problem, speed=replace(problem.speed, corrections={})), run_config)
         stages = clock.video + clock.vision + clock.prefill
         measured = {
             "start": clock.first_token - stages - plan.seconds.scan_seconds,
@@ -244,9 +244,9 @@ class RequestState:
         decoded = len(self.answer.tokens) - 1  # the first token belongs to the prefill
         if decoded >= _FEWEST_DECODED:
             measured["decode"] = clock.decode / decoded * run_config.max_tokens
-        key = calibration.device_key(task.device, cpu_threads(task.config))
+        key = calibration.device_key(problem.device, cpu_threads(problem.config))
         calibration.remember_times(
-            key, task.speed.measured_at, task.model, run_config.weights,
+            key, problem.speed.measured_at, problem.model, run_config.weights,
             {stage: getattr(predicted, f"{stage}_seconds") for stage in measured}, measured,
         )  # fmt: skip
 
@@ -345,7 +345,7 @@ def resume_from(last: RequestState | None, request: Request, loaded: "Loaded | N
     run_config = replace(last.plan.run_config, max_tokens=request.max_tokens)
     plan = replace(last.plan, run_config=run_config, prompt_tokens=last.plan.visual_tokens + tokens)
     return RequestState(
-        shorter, last.video_key, last.video, last.checkpoint, replace(last.task, request=shorter), plan,
+        shorter, last.video_key, last.video, last.checkpoint, replace(last.problem, request=shorter), plan,
         last.vision_embeddings, last.cached_prompt, len(request.history) - len(shorter.history),
     )  # fmt: skip
 

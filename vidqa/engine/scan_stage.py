@@ -30,14 +30,14 @@ def plan_with_scan(
     Raises as `ModelManager.plan`, VideoError children, and Interrupted soon after a cancellation.
     """
     state = models.plan(reader, request, config, local=local, parked_bytes=parked_bytes)
-    if state.task.signal is None and not needs_scan(state.task, state.plan):
+    if state.problem.signal is None and not needs_scan(state.problem, state.plan):
         return state
     from vidqa.video.signal_cache import SIGNALS  # few questions need it
 
     watch, seconds = Stopwatch(), state.plan.seconds
-    limit = scan_limit_seconds(state.task.device, config, seconds.first_token_seconds - seconds.scan_seconds)
+    limit = scan_limit_seconds(state.problem.device, config, seconds.first_token_seconds - seconds.scan_seconds)
     known = SIGNALS.find(request, limit, on_disk=config.remember)
-    if known is not None and state.task.signal is not None:
+    if known is not None and state.problem.signal is not None:
         return state
     if known is None:
         known = yield from scan_stage(reader, request, config, limit, models.callbacks.is_cancelled)

@@ -131,7 +131,7 @@ class Session:
             state = finished(plan_with_scan(self._models, reader, request, self.config, local=False), report)
             from vidqa.engine.vision import planned_frames
 
-            return planned_frames(reader, state.plan, state.task.spec)
+            return planned_frames(reader, state.plan, state.problem.spec)
 
     def forecast(self, video: VideoInfo, request: Request, config: EngineConfig | None = None) -> Forecast:
         """Return the plan that `ask` would run for a probed video, or why none fits; callable during a question.

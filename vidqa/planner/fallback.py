@@ -21,7 +21,7 @@ MAX_STEPS = 3
 class Lowered:
     """A narrower planning problem, its plan, and a text that says what was given up."""
 
-    task: PlanningProblem
+    problem: PlanningProblem
     plan: Plan
     step: str
 

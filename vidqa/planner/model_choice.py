@@ -55,7 +55,7 @@ def _best(problems: Sequence[PlanningProblem]) -> tuple[int, Forecast]:
 
 def _with_another_model(refused: Forecast) -> Forecast:
     """Return a refusal for lack of memory with the released model that would fit, if no setting makes its own fit."""
-    refusal, problem = refused.refusal, refused.task
+    refusal, problem = refused.refusal, refused.problem
     if refusal is None or refusal.smallest_budget_bytes is None or refused.nearest is not None:
         return refused
     config = replace(problem.config, weights=None, kv=None, placement=None)
@@ -70,7 +70,7 @@ def _with_another_model(refused: Forecast) -> Forecast:
         )
     else:
         budgets = [
-            (one.refusal.smallest_budget_bytes, one.task.model)
+            (one.refusal.smallest_budget_bytes, one.problem.model)
             for one in others
             if one.refusal is not None and one.refusal.smallest_budget_bytes is not None
         ]

@@ -34,13 +34,13 @@ from vidqa.video.frame_sampling import sampled_times
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """The plan of a planning problem (`task`), or why nothing fits (`refusal`) and two plans for comparison.
+    """The plan of a planning problem (`problem`), or why nothing fits (`refusal`) and two plans for comparison.
 
     `wanted` is the smallest plan that keeps the user's settings: it is too large, and its lines say what takes the
     memory. `nearest` fits, with as few of the user's settings dropped as possible; None if nothing fits without them.
     """
 
-    task: PlanningProblem
+    problem: PlanningProblem
     plan: Plan | None = None
     refusal: DoesNotFit | None = None
     wanted: Plan | None = None

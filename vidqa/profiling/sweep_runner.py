@@ -84,12 +84,12 @@ def run_sweep(sweep: Sweep, sides: Sequence[Side], command: Sequence[str] = WORK
 
 def _run_point(sweep: Sweep, point: SweepPoint, side: Side, command: Sequence[str]) -> SweepRow:
     request = point.request(sweep.request)
-    (task,) = planning_problems([sweep.checkpoint], sweep.video, request, sweep.config, sweep.device)
+    (problem,) = planning_problems([sweep.checkpoint], sweep.video, request, sweep.config, sweep.device)
     if side == "transformers":
         run = IsolatedRun(side, request, sweep.config, sweep.limit_bytes)
-        return make_row(side, point, _predicted_baseline(task, point), run_job(run, command))
+        return make_row(side, point, _predicted_baseline(problem, point), run_job(run, command))
     try:
-        plan = plan_video(task)
+        plan = plan_video(problem)
     except DoesNotFit as error:
         return make_row(side, point, error.smallest_budget_bytes, {"outcome": "does_not_fit", "detail": error.what})
     run = IsolatedRun(side, request, with_plan(sweep.config, plan), sweep.limit_bytes)
@@ -103,8 +103,8 @@ def with_plan(config: EngineConfig, plan: Plan) -> EngineConfig:
     return replace(config, weights=run_config.weights, placement=run_config.placement, **kv)
 
 
-def _predicted_baseline(task: PlanningProblem, point: SweepPoint) -> int:
+def _predicted_baseline(problem: PlanningProblem, point: SweepPoint) -> int:
     """Return the process's peak with unfused attention, as where no fused kernel takes grouped queries (a T4)."""
-    dtype = compute_dtype(task.device, task.spec)
-    tensors = vanilla_peak_bytes(task.spec, point.visual_tokens, task.text_tokens, dtype)
-    return tensors + task.overhead.total_bytes
+    dtype = compute_dtype(problem.device, problem.spec)
+    tensors = vanilla_peak_bytes(problem.spec, point.visual_tokens, problem.text_tokens, dtype)
+    return tensors + problem.overhead.total_bytes

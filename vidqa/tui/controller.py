@@ -189,7 +189,7 @@ class Controller:
         if nearest is None:
             return False
         run_config, overrides, seconds = nearest.run_config, self.overrides, nearest.seconds.first_token_seconds
-        limit = self.forecast.task.max_wait_seconds if self.forecast else None
+        limit = self.forecast.problem.max_wait_seconds if self.forecast else None
         self.override(
             frames=run_config.frames if overrides.frames else None,
             size=(run_config.height, run_config.width) if overrides.size else None,
@@ -229,7 +229,7 @@ class Controller:
     def read_memory(self) -> None:
         """Read the memory of the plan's device in a thread; the result comes as a `DeviceMemoryRead`."""
         if self.forecast is not None:
-            self._run_thread(partial(self._read_memory, self.forecast.task.device), "memory")
+            self._run_thread(partial(self._read_memory, self.forecast.problem.device), "memory")
 
     def _read_memory(self, device: Device) -> None:
         with suppress(VidqaError):  # if the device is gone, the next question reports it

@@ -108,23 +108,23 @@ PLAN_OPTIONS: Mapping[str, str] = {
 SETTING_OPTIONS = ("sample", "prune", "focus", "subs")  # None is the setting of this name, not the planner's choice
 
 
-def option_choices(task: PlanningProblem) -> Mapping[str, tuple[Any, ...]]:
+def option_choices(problem: PlanningProblem) -> Mapping[str, tuple[Any, ...]]:
     """Return the values that each option can be set to, in order."""
-    unconstrained = replace(task, request=replace(task.request, frames=None, fps=None, size=None))
+    unconstrained = replace(problem, request=replace(problem.request, frames=None, fps=None, size=None))
     space = space_of_whole_frames(unconstrained)
-    total = task.device.total_bytes
+    total = problem.device.total_bytes
     return {
         "frames": space.counts,
         "size": space.sizes,
         "quality": QUALITY_CHOICES,
         "max_wait_seconds": _WAITS,
-        "weights": weight_choices(task.device, task.spec) if not task.spec.stored else (),
+        "weights": weight_choices(problem.device, problem.spec) if not problem.spec.stored else (),
         "kv": KV_CHOICES,
         "vram_bytes": tuple(size * _GIB for size in _BUDGETS if size * _GIB < total),
         "sample": SAMPLE_CHOICES,
-        "prune": _prune_choices(task.config.prune),
+        "prune": _prune_choices(problem.config.prune),
         "focus": FOCUS_CHOICES[::-1],
-        "subs": _subtitle_choices(task.request.subs),
+        "subs": _subtitle_choices(problem.request.subs),
     }
 
 

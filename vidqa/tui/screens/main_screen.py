@@ -166,11 +166,11 @@ class MainScreen(SearchActions):
         self.clear_error()
         forecast, panel = message.forecast, self.query_one(MemoryPanel)
         self.query_one(PlanPanel).show(forecast, self.controller.overrides, self.controller.moment)
-        panel.show_device(forecast.task.device)
+        panel.show_device(forecast.problem.device)
         if (plan := forecast.plan) is not None:
             self._show_plan(plan)
             timeline = self.query_one(Timeline)
-            timeline.timestamps, timeline.signal = plan.timestamps_seconds, forecast.task.signal
+            timeline.timestamps, timeline.signal = plan.timestamps_seconds, forecast.problem.signal
             await self.query_one(ThumbnailStrip).show_plan(self.controller.video, plan)
             self.controller.load_model()
 

@@ -96,7 +96,7 @@ def _planned(
 
 def _why_not(forecast: Forecast) -> str:
     """Return why a model has no plan: memory, time, or the planner's own sentence about its context."""
-    wanted, problem = forecast.wanted, forecast.task
+    wanted, problem = forecast.wanted, forecast.problem
     if wanted is None:
         return str(forecast.refusal)
     if wanted.required_bytes > problem.budget_bytes:

@@ -44,14 +44,14 @@ class PlanPanel(Vertical):
         self.query_one("#plan-summary", Static).update(
             _refusal(forecast) if plan is None else _summary(forecast, plan, moment)
         )
-        self.query_one(BudgetBar).show(plan or forecast.wanted, forecast.task.device)
-        choices, planned = option_choices(forecast.task), _planned_values(forecast)
+        self.query_one(BudgetBar).show(plan or forecast.wanted, forecast.problem.device)
+        choices, planned = option_choices(forecast.problem), _planned_values(forecast)
         for field in PLAN_OPTIONS:
             option = self.query_one(f"#{option_id(field)}", PlanOption)
             option.set(getattr(overrides, field), planned.get(field), choices[field])
         limits = self.query_one("#plan-limits", Static)
         lines = (
-            [*plan.limits, *explain_options(forecast.task, plan, subs_chosen=overrides.subs is not None)]
+            [*plan.limits, *explain_options(forecast.problem, plan, subs_chosen=overrides.subs is not None)]
             if plan
             else []
         )
@@ -61,15 +61,15 @@ class PlanPanel(Vertical):
 
 def _planned_values(forecast: Forecast) -> Mapping[str, Any]:
     """Return the planner's value of each option."""
-    config, plan = forecast.task.config, forecast.plan or forecast.wanted
+    config, plan = forecast.problem.config, forecast.plan or forecast.wanted
     values: dict[str, Any] = {
         "quality": config.quality,
-        "max_wait_seconds": forecast.task.max_wait_seconds or inf,
-        "vram_bytes": forecast.task.budget_bytes,
+        "max_wait_seconds": forecast.problem.max_wait_seconds or inf,
+        "vram_bytes": forecast.problem.budget_bytes,
         "prune": config.prune,
-        "sample": forecast.task.request.sample,
-        "focus": forecast.task.request.focus,
-        "subs": forecast.task.request.subs,
+        "sample": forecast.problem.request.sample,
+        "focus": forecast.problem.request.focus,
+        "subs": forecast.problem.request.subs,
     }
     if plan is not None:
         run_config = plan.run_config
@@ -95,7 +95,7 @@ def _summary(forecast: Forecast, plan: Plan, moment: int | None) -> Content:
 
 def _range(forecast: Forecast, moment: int | None) -> str:
     """Return the part of the video that the plan is for; empty for the whole video."""
-    request, duration = forecast.task.request, forecast.task.video.duration_seconds
+    request, duration = forecast.problem.request, forecast.problem.video.duration_seconds
     if request.start_seconds is None and request.end_seconds is None:
         return ""
     end = duration if request.end_seconds is None else request.end_seconds
