@@ -51,15 +51,42 @@ def test_a_link_to_a_folder_is_captioned_where_it_is_named(
     assert "name the folder to have its clips" in " ".join(capsys.readouterr().err.split())
 
 
+@pytest.mark.parametrize("mode", ["skip", "overwrite", "append"])
 def test_a_clip_whose_caption_would_leave_the_output_folder_fails_alone(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    mode: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
     for one in (out, elsewhere):
         one.mkdir()
     (out / "deep").symlink_to(elsewhere)
-    assert caption(folder, "-r", "-o", out, "--dry-run") == ExitCode.SOME_FAILED
+    how = ("-r", "-o", out, "--on-existing", mode)
+    assert caption(folder, *how, "--dry-run") == ExitCode.SOME_FAILED
     assert "cannot: deep/demo.mp4: deep/demo.txt leads out of" in capsys.readouterr().out
-    assert caption(folder, "-r", "-o", out) == ExitCode.SOME_FAILED
+    assert caption(folder, *how) == ExitCode.SOME_FAILED
     assert "failed: deep/demo.mp4 (output): deep/demo.txt leads out of" in capsys.readouterr().err
     assert {path.stem for path in out.glob("*.txt")} == {"demo-two", "still"} and not list(elsewhere.iterdir())
+
+
+def test_a_done_clip_whose_output_became_a_link_fails_alone(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert caption(folder, "-r", "-o", out) == ExitCode.OK
+    shutil.move(out / "deep", tmp_path / "elsewhere")
+    (out / "deep").symlink_to(tmp_path / "elsewhere")
+    assert caption(folder, "-r", "-o", out) == ExitCode.SOME_FAILED
+    err = capsys.readouterr().err
+    assert "failed: deep/demo.mp4 (output): deep/demo.txt leads out of" in err and "skipped: 2 done" in err
+
+
+def test_a_clip_that_was_away_for_one_run_is_still_done(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    named = folder.parent / "named.txt"
+    named.write_text(f"{folder}/demo-two.mp4\n{folder}/still.png\n")
+    how = ("--files-from", named, "-o", folder / "out")
+    assert caption(*how) == ExitCode.OK
+    shutil.move(folder / "demo-two.mp4", folder.parent)
+    assert caption(*how) == ExitCode.SOME_FAILED
+    shutil.move(folder.parent / "demo-two.mp4", folder)
+    capsys.readouterr()
+    assert caption(*how) == ExitCode.OK
+    assert "skipped: 2 done" in capsys.readouterr().err

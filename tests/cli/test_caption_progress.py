@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 
 import pyte
 import pytest
@@ -145,6 +146,15 @@ def test_a_limit_is_the_whole_of_a_run() -> None:
     assert few.due == 2, "fewer clips than the limit"
 
 
+def test_clips_that_cannot_be_read_do_not_count_for_the_limit() -> None:
+    state = ProgressState(1_000, limit=4)
+    for name in "xyz":
+        state.on_result(replace(failure(name), content=""))
+    assert (state.finished, state.due) == (3, 7)
+    state.on_result(failure("a"))
+    assert (state.finished, state.due) == (4, 7)
+
+
 def test_the_summary_has_skipped_clips_and_the_reason_of_an_early_end() -> None:
     summary = RunSummary(captioned=3, seconds=60.0, ended="stopped; the same command continues")
     summary.skipped["done"] = 7
@@ -154,10 +164,10 @@ def test_the_summary_has_skipped_clips_and_the_reason_of_an_early_end() -> None:
 
 
 def test_captions_that_were_not_written_are_said_with_the_first() -> None:
-    summary = RunSummary(unwritten=["a\x1b[2J.mp4"])
-    start = r"1 caption was not written, as its file changed meanwhile (a\x1b[2J.mp4); delete the file"
+    summary = RunSummary(unwritten=["a\x1b[2J.txt"])
+    start = r"1 caption was not written, as a\x1b[2J.txt changed meanwhile; delete that file"
     assert summary_lines(summary)[-1].startswith(start)
-    summary.unwritten.append("b.mp4")
-    start = r"2 captions were not written, as their files changed meanwhile (the first: a\x1b[2J.mp4); delete"
+    summary.unwritten.append("b.txt")
+    start = r"2 captions were not written, as their files changed meanwhile, a\x1b[2J.txt first; delete those files"
     assert summary_lines(summary)[-1].startswith(start)
     assert summary_object(summary)["unwritten"] == 2 and "unwritten" not in summary_object(RunSummary())

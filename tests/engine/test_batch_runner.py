@@ -1,9 +1,10 @@
 """Several requests at once: each answer as it would be alone, and each failure its own."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,8 @@ from tests.engine.test_parity import prompt_tensors
 from tests.engine.test_static_decode_step import CPU, GRIDS, prefilled, room
 from tests.tiny import pair, random_patches
 from vidqa import Request, Session
+from vidqa.engine.attempt import Attempt
+from vidqa.engine.batch_runner import BatchRunner
 from vidqa.engine.decode import decode_batch
 from vidqa.engine.decode_runners import CudaGraphDecoder
 from vidqa.engine.kv_cache import KVCache
@@ -22,7 +25,7 @@ from vidqa.engine.sampler import Sampler
 from vidqa.errors import Interrupted, ModelError, NotFinite, VideoNotFound
 from vidqa.events import Answered, Event, Failed, StageStarted
 from vidqa.models.attention.selector import make_kernel
-from vidqa.types import Answer
+from vidqa.types import Answer, Plan
 from vidqa.video.reader import VideoReader, open_video
 
 CLIPS = [CLIP, TWO_EVENTS, COLOR, EMPTY]
@@ -118,22 +121,32 @@ def test_what_does_not_fit_together_is_answered_in_smaller_groups(phase: str) ->
 
 
 @pytest.mark.parametrize("group", [1, 3])
-def test_a_model_that_can_answer_none_ends_a_group_of_any_size(group: int) -> None:
-    def damaged(request: Request, stopped: Callable[[], bool]) -> VideoReader:
-        raise ModelError("The weights are damaged.")
-
-    with Session(CONFIG, opener=damaged) as session, pytest.raises(ModelError, match="The weights are damaged"):
+def test_a_model_that_can_answer_none_ends_a_group_of_any_size(group: int, tmp_path: Path) -> None:
+    config = replace(CONFIG, model=str(tmp_path))
+    with Session(config) as session, pytest.raises(ModelError, match="holds no model"):
         list(session.ask_many(REQUESTS[:group]))
 
 
-def test_logits_that_are_not_finite_fail_their_own_request(monkeypatch: pytest.MonkeyPatch) -> None:
-    def overflowed(*step: object) -> None:
-        raise NotFinite("The model's scores are not finite.")
+def test_scores_that_are_not_finite_fail_their_own_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    together, alone_ = BatchRunner._logits, Attempt._decode
 
-    monkeypatch.setattr("vidqa.engine.decode._finish_reason", overflowed)
+    def overflows(plan: Plan) -> bool:
+        return plan.run_config.max_tokens == 7  # marks the request
+
+    def batch_logits(self: BatchRunner, active: Sequence[int]) -> torch.Tensor:
+        logits = together(self, active)
+        logits[[row for row in active if overflows(self._items[row].plan)]] = torch.nan
+        return logits
+
+    def decode(self: Attempt, logits: torch.Tensor, cache: KVCache) -> Any:
+        return alone_(self, logits * torch.nan if overflows(self._plan) else logits, cache)
+
+    monkeypatch.setattr(BatchRunner, "_logits", batch_logits)
+    monkeypatch.setattr(Attempt, "_decode", decode)
     with Session(CONFIG) as session:
-        answers, failed, _ = many(session, REQUESTS[:3])
-    assert not answers and sorted(failed) == [0, 1, 2]
+        answers, failed, _ = many(session, [REQUESTS[0], replace(REQUESTS[2], max_tokens=7), REQUESTS[4]])
+    assert list(failed) == [1] and isinstance(failed[1].error, NotFinite)
+    assert answers[0].text == ANSWER and sorted(answers) == [0, 2]
 
 
 def test_the_times_of_a_group_are_those_of_its_stages() -> None:

@@ -8,7 +8,14 @@ from hypothesis import strategies as st
 
 from vidqa.errors import UsageError
 from vidqa.utils.safe_text import safe_json, safe_line, safe_text
-from vidqa.utils.units import format_bytes, format_decimal_bytes, format_timestamp, parse_size, parse_timestamp
+from vidqa.utils.units import (
+    format_bytes,
+    format_decimal_bytes,
+    format_span,
+    format_timestamp,
+    parse_size,
+    parse_timestamp,
+)
 
 
 @pytest.mark.parametrize(
@@ -67,6 +74,14 @@ def test_sizes_and_times_are_printed() -> None:
     sizes = (0, 999, 1500, 999_949, 999_951, 4_255_140_312)
     assert [format_decimal_bytes(size) for size in sizes] == ["0 B", "999 B", "1.5 kB", "999.9 kB", "1.0 MB", "4.3 GB"]
     assert [format_bytes(count) for count in (0, 1023, 1536, 8 * 2**30)] == ["0 B", "1023 B", "1.5 KiB", "8.0 GiB"]
+    assert [format_span(s) for s in (0.34, 9.96, 90, 119, 300, 9000)] == [
+        "0.3 s",
+        "10 s",
+        "90 s",
+        "119 s",
+        "5 min",
+        "2.5 h",
+    ]
     assert [format_timestamp(s) for s in (0, 5.25, 59.96, 3661.5)] == ["0:00.0", "0:05.2", "1:00.0", "1:01:01.5"]
 
 

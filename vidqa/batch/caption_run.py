@@ -59,8 +59,8 @@ class RunPolicy:
 class RunSummary:
     """Totals of a run. `clip_seconds` has each clip's share of the time; `ended` says why the run ended early.
 
-    `unheard` clips have sound and no subtitles; `unwritten` names clips that were captioned and whose files were
-    changed meanwhile, so that their captions are in the journal alone.
+    `unheard` clips have sound and no subtitles; `unwritten` names the files that were changed meanwhile, whose captions
+    are in the journal alone.
     """
 
     captioned: int = 0
@@ -121,6 +121,7 @@ class ClipSelector:
         if self.policy.retry_failed and (entry is None or entry.status != "failed"):
             return SkippedClip(clip, "not failed")
         try:
+            self.writer.check_sidecar(clip.name)
             status = os.stat(clip.path)
             known = entry is not None and (entry.modified_ns, entry.size_bytes) == (status.st_mtime_ns, status.st_size)
             content = entry.content if entry is not None and known else content_id(clip.path)
@@ -247,7 +248,7 @@ class CaptionRun:
             is_written = self._writer.write(record)
         self.summary.add(record)
         if not is_written:
-            self.summary.unwritten.append(record.name)
+            self.summary.unwritten.append(self._writer.sidecar(record.name) or record.name)
         return record
 
     @contextmanager

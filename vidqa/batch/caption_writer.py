@@ -40,6 +40,15 @@ class CaptionWriter:
         folders = (self._folder / os.path.dirname(name) for name in self._sidecars.values())
         sidecars.check_writable({self._folder, *folders})
 
+    def sidecar(self, name: str) -> str | None:
+        """Return the name of a clip's sidecar, None if the format has none."""
+        return self._sidecars.get(name)
+
+    def check_sidecar(self, name: str) -> None:
+        """Raise UsageError if a clip's sidecar would leave the folder."""
+        if (sidecar := self.sidecar(name)) is not None:
+            sidecars.check_inside(self._folder, sidecar, self._roots)
+
     def has_foreign_caption(self, name: str) -> bool:
         """Return whether a clip has a caption that vidqa did not write and must not replace.
 

@@ -260,12 +260,17 @@ class JournalIndex:
         self._add_record(record, journal, offset)
 
     def _add_record(self, record: ClipRecord, journal: int, offset: int) -> None:
-        """Keep the later record: by position within a journal, by time between journals."""
+        """Keep the later record: by position within a journal, by time between journals.
+
+        That a clip could not be read leaves it done: the same file may be there again in the next run.
+        """
         entry = IndexEntry(
             record.content, record.status, record.attempt, record.modified_ns, record.at, journal, offset
         )
         entries = self._entries.setdefault(record.task, {})
-        if _is_later(entry, entries.get(record.name)):
+        previous = entries.get(record.name)
+        keeps_caption = not record.content and previous is not None and previous.status == "done"
+        if not keeps_caption and _is_later(entry, previous):
             entries[record.name] = entry
         if record.output is not None:
             written = _LastWrite(record.output.after, record.at, journal)

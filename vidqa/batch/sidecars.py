@@ -61,6 +61,11 @@ def check_writable(folders: Iterable[Path]) -> None:
             raise UsageError(f"No files can be written in {existing}.", "Give a folder for the captions with -o.")
 
 
+def check_inside(folder: Path, name: str, roots: Collection[Path] = ()) -> None:
+    """Raise UsageError if a sidecar would leave the folder, or is no file's name."""
+    _resolve(folder, name, roots)
+
+
 def existing_text(folder: Path, name: str, roots: Collection[Path] = ()) -> str:
     """Return the first 64 KiB of a sidecar, empty if there is none; raises OSError."""
     return (_read(_resolve(folder, name, roots)) or b"")[:_MAX_EXISTING_BYTES].decode("utf-8", "replace")
@@ -137,9 +142,8 @@ def _resolve(folder: Path, name: str, roots: Collection[Path]) -> Path:
     It may lie below one of `roots`: a link to a folder that the user named.
     """
     path = folder / name
-    parent = Path(os.path.realpath(path.parent))
-    allowed = {Path(os.path.realpath(folder)), *roots}
-    if path.name == ".." or allowed.isdisjoint((parent, *parent.parents)):
+    own, parent = Path(os.path.realpath(folder)), Path(os.path.realpath(path.parent))
+    if path.name == ".." or not any(one == own or one in roots for one in (parent, *parent.parents)):
         raise UsageError(f"{name} leads out of {folder}.", "Captions are only written below the folder of the run.")
     return path
 

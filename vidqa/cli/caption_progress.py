@@ -40,6 +40,7 @@ class ProgressState:
     skipped: int = 0
     tokens: int = 0
     without_tokens: int = 0  # finished clips that took no tokens, as they could not be opened
+    unreadable: int = 0  # failed clips that were not given to the captioner, so that the limit does not count them
     planned: dict[str, int] = field(default_factory=dict)
     current: Sequence[str] = ()
     stage: str = ""
@@ -53,10 +54,9 @@ class ProgressState:
 
     @property
     def due(self) -> int:
-        """Clips that this run takes, as far as is known: those not yet skipped, at most `limit`."""
+        """Clips that this run takes, as far as is known: those not yet skipped, at most `limit` that can be read."""
         left = self.total - self.skipped
-        # A clip that cannot be opened fails and does not count for the limit.
-        return left if self.limit is None else max(min(left, self.limit), self.finished)
+        return left if self.limit is None else min(left, self.limit + self.unreadable)
 
     @property
     def share(self) -> float:
@@ -98,6 +98,7 @@ class ProgressState:
         self.failed += result.status == "failed"
         self.tokens += result.tokens
         self.without_tokens += not result.tokens
+        self.unreadable += not result.content
         self.planned.clear()
 
 
@@ -276,13 +277,13 @@ def summary_object(summary: RunSummary) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _unwritten(names: Sequence[str]) -> str:
-    """Return a line about captions that were not written."""
-    captions, files = (
-        ("1 caption was", "its file") if len(names) == 1 else (f"{len(names)} captions were", "their files")
-    )
-    first = f"{'' if len(names) == 1 else 'the first: '}{safe_line(names[0])}"
-    return f"{captions} not written, as {files} changed meanwhile ({first}); delete the file and run again to have it"
+def _unwritten(files: Sequence[str]) -> str:
+    """Return a line about captions whose files were changed by others, so that they were not written."""
+    name = safe_line(files[0])
+    if len(files) == 1:
+        return f"1 caption was not written, as {name} changed meanwhile; delete that file and run again to have it"
+    what = f"{len(files)} captions were not written, as their files changed meanwhile, {name} first"
+    return f"{what}; delete those files and run again to have them"
 
 
 def _state_object(state: ProgressState) -> dict[str, Any]:

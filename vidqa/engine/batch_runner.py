@@ -132,7 +132,7 @@ class BatchScheduler:
             try:
                 planning = self._plan(readers[number], request, config, list(states.values()))
                 planned = yield from _tagged(number, planning)
-            except DoesNotFit:
+            except (DoesNotFit, ModelError):
                 raise
             except VidqaError as error:
                 yield number, Failed(error)
@@ -218,6 +218,8 @@ class BatchItem:
     reason: FinishReason | None = None
     error: VideoError | None = None
     warning: str = ""
+    timer: PhaseTimer | None = None  # of the prompt
+    prompt_seconds: float = 0.0
 
     @classmethod
     def of(cls, state: RequestState, reader: VideoReader, loaded: "Loaded") -> "BatchItem":
@@ -232,6 +234,9 @@ class BatchItem:
         warning = (self.warning,) if self.warning else ()
         texts = dict.fromkeys((*self.reader.notes, *self.prompt_runner.notes, *subtitle_note(self.plan), *warning))
         self.state.load_seconds, self.state.notes = 0.0, [Noted(text) for text in texts]
+        clock, vision = self.state.clock, self.timer.seconds("vision") if self.timer else 0.0
+        clock.video, clock.vision = self.prompt_runner.video_seconds, vision
+        clock.prefill = max(self.prompt_seconds - clock.video - vision, 0.0)
         self.state.vision_embeddings = self.prompt_runner.vision_embeddings
         plan = self.state.vision_embeddings.plan_that_ran(self.plan)
         return self.state.finished_answer(plan, self.reason, memory)
@@ -294,10 +299,11 @@ class BatchRunner:
             yield from self._decode(active, self._logits(active), watch)
 
     def _push_prompt(self, row: int, item: BatchItem) -> Iterator[Event]:
-        watch, timer, plan = Stopwatch(), self._stages.timer, item.plan
-        vision_before = timer.seconds("vision")
+        watch, plan = Stopwatch(), item.plan
+        item.timer = PhaseTimer(str(self._loaded.model.device))  # read at the end: it waits for the device
+        stages = replace(self._stages, timer=item.timer)
         layout = layout_of(item.prompt, plan, self._loaded)
-        runner = PromptRunner(self._model, plan, layout, self._prefill, self._stages, row=self._rows[row])
+        runner = PromptRunner(self._model, plan, layout, self._prefill, stages, row=self._rows[row])
         if (earlier := self._row_with_prefix(row, item)) is not None:
             source = self._items[earlier].prompt_runner
             assert source is not None
@@ -305,9 +311,7 @@ class BatchRunner:
             runner.copy_prefix_from(source)
         item.prompt_runner = runner
         yield from runner.push_prompt(item.reader)
-        clock = item.state.clock
-        clock.video, clock.vision = runner.video_seconds, timer.seconds("vision") - vision_before
-        clock.prefill = watch.seconds() - clock.video - clock.vision
+        item.prompt_seconds = watch.seconds()
 
     def _row_with_prefix(self, row: int, item: BatchItem) -> int | None:
         """Return an earlier row with the same text before the same frames."""

@@ -47,7 +47,7 @@ def with_advice(event: OutOfDomain, state: RequestState, config: EngineConfig, f
     advice = better_model(state.video, state.request, config, forecast)
     if config.refuse_out_of_domain:
         raise VideoOutOfDomain(
-            f"The demo model knows only {event.knows}, and this video is not its world: its answer would mean nothing.",
+            f"The demo model knows only {event.knows}: its answer about this video would mean nothing.",
             f"{advice or 'Use another --model.'} `--allow-demo --retry-failed` captions it nevertheless.",
         )
     return replace(event, advice=advice)
