@@ -12,8 +12,9 @@ LEAST_SHARE = 1 / 16  # of a slice's tokens
 def draw_kept(rng: random.Random, pixels: Tensor, side: int) -> Tensor:
     """Draw the kept tokens (clips, slices, tokens) of frames (clips, frames, 3, height, width); a token has a `side`.
 
-    The first slice stays whole. Of the others a share is kept, drawn for each clip: the tokens whose pixels differ most
-    from the slice before, in one of four clips any tokens.
+    The first slice stays whole. Of the others, the tokens whose pixels differ most from the slice before are kept, in one
+    of four clips any tokens: in half of the clips a share of all tokens, in the other half whole slices where
+    something changes, and few tokens of the rest.
     """
     clips, frames = pixels.shape[:2]
     grey = pixels.float().mean(2).view(clips, frames // 2, 2, *pixels.shape[3:])
@@ -24,18 +25,38 @@ def draw_kept(rng: random.Random, pixels: Tensor, side: int) -> Tensor:
     score = torch.where(anyhow, torch.rand(score.shape, generator=generator), score)
     kept = torch.ones(clips, frames // 2, score.shape[2], dtype=torch.bool)
     for clip in range(clips):
-        share = rng.uniform(0.1, 1.0)
-        kept[clip, 1:] = _highest(score[clip], share)
+        kept[clip, 1:] = (
+            _by_slice(rng, score[clip]) if rng.random() < 0.5 else _highest(score[clip], rng.uniform(0.1, 1))
+        )
+    return kept
+
+
+def _by_slice(rng: random.Random, score: Tensor) -> Tensor:
+    """Return whole slices (slices, tokens) where the score is highest, and few tokens of the others.
+
+    A change of color changes what the vision tower says of every token of a slice.
+    """
+    slices, tokens = score.shape
+    least, changed = _least(tokens), score.amax(1).topk(min(rng.randint(1, 3), slices)).indices.tolist()
+    most, kept = rng.choice((least, max(tokens // 2, least))), torch.zeros(score.shape, dtype=torch.bool)
+    for number in range(slices):
+        whole = number in changed or rng.random() < 0.1
+        kept[number, score[number].topk(tokens if whole else rng.randint(least, most)).indices] = True
     return kept
 
 
 def _highest(score: Tensor, share: float) -> Tensor:
     """Return the share of all tokens (slices, tokens) with the highest scores, and the least of every slice."""
     slices, tokens = score.shape
-    least = max(round(tokens * LEAST_SHARE), 1)
+    least = _least(tokens)
     ranked = score.clone()
     ranked.scatter_(1, score.topk(least, 1).indices, float("inf"))
     count = max(round(share * slices * tokens), least * slices)
     kept = torch.zeros(slices * tokens, dtype=torch.bool)
     kept[ranked.flatten().topk(count).indices] = True
     return kept.view(slices, tokens)
+
+
+def _least(tokens: int) -> int:
+    """Return the tokens that every slice keeps at least."""
+    return max(round(tokens * LEAST_SHARE), 1)

@@ -103,6 +103,15 @@ def test_the_tokens_that_moved_are_kept(monkeypatch: pytest.MonkeyPatch) -> None
     assert draw_kept(rng, pixels, 32)[0, 1].tolist() == [False, True, False, False]
 
 
+def test_in_half_of_the_clips_a_slice_that_changes_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = torch.zeros(1, 12, 3, 128, 128, dtype=torch.uint8)
+    pixels[:, 6:, :, :32, 32:64] = 200  # from the fourth slice on
+    rng = random.Random(0)
+    monkeypatch.setattr(rng, "random", lambda: 0.4)
+    monkeypatch.setattr(rng, "randint", lambda low, high: low)
+    assert draw_kept(rng, pixels, 32)[0].sum(1).tolist() == [16, 1, 1, 16, 1, 1]
+
+
 def test_the_last_stage_has_everything(tokenizer: Any) -> None:
     seen: set[str] = set()
     for step in range(60):
