@@ -12,8 +12,8 @@ LEAST_SHARE = 1 / 16  # of a slice's tokens
 def draw_kept(rng: random.Random, pixels: Tensor, side: int) -> Tensor:
     """Draw the kept tokens (clips, slices, tokens) of frames (clips, frames, 3, height, width); a token has a `side`.
 
-    The first slice stays whole. Of the others, the tokens whose pixels differ most from the slice before are kept, in one
-    of four clips any tokens: in half of the clips a share of all tokens, in the other half whole slices where
+    The first slice stays whole. Of the others, the tokens whose pixels differ most from the slice before are kept, in
+    one of four clips any tokens: in half of the clips a share of all tokens, in the other half whole slices where
     something changes, and few tokens of the rest.
     """
     clips, frames = pixels.shape[:2]
