@@ -58,7 +58,7 @@ class Watched:
         """Every tensor that outlives its question."""
         previous = self.session._caches.question
         assert previous is not None
-        embeddings, prompt = previous.state.vision_embeddings, previous.state.cached_prompt
+        embeddings, prompt = previous.vision_embeddings, previous.cached_prompt
         assert embeddings is not None and prompt is not None
         storage = prompt.cache.storage
         every = (embeddings.rows, storage.store, storage.scales, storage.scratch)
