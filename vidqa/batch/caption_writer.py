@@ -55,7 +55,7 @@ class CaptionWriter:
         A sidecar without a journaled hash that is newer than the folder's first run may be vidqa's, with the end of
         the journal lost. Then the clip is captioned again, and the sidecar is replaced only by equal content.
         """
-        sidecar = self._sidecars.get(name)
+        sidecar = self.sidecar(name)
         own_hash = self._index.last_hash(sidecar) if sidecar is not None else None
         if sidecar is None or sidecars.may_write(self._folder, sidecar, self._on_existing, own_hash, self._roots):
             return False
@@ -63,12 +63,12 @@ class CaptionWriter:
 
     def existing_text(self, name: str) -> str:
         """Return the text of a clip's sidecar, empty if there is none."""
-        sidecar = self._sidecars.get(name)
+        sidecar = self.sidecar(name)
         return sidecars.existing_text(self._folder, sidecar, self._roots) if sidecar is not None else ""
 
     def with_planned_write(self, record: ClipRecord) -> ClipRecord:
         """Return the record with its sidecar's planned write as `output`, for the journal."""
-        sidecar = self._sidecars.get(record.name)
+        sidecar = self.sidecar(record.name)
         if sidecar is None or record.status != "done":
             return record
         own_hash, text = self._index.last_hash(sidecar), self._text(record)
@@ -93,7 +93,7 @@ class CaptionWriter:
         It differs for another format, another --prefix or after a run with another prompt; none needs a new caption.
         The new record has the present time: of two journals the later write counts.
         """
-        sidecar = self._sidecars.get(record.name)
+        sidecar = self.sidecar(record.name)
         if sidecar is None:
             return None
         present, planned = record.output, self.with_planned_write(record).output

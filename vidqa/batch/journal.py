@@ -215,7 +215,7 @@ class JournalIndex:
                 for offset, line in _complete_lines(path):
                     self._add_line(line, journal, offset)
             except OSError as error:
-                what = f"The journal {path} cannot be read: {error.strerror}."
+                what = f"The journal {safe_line(str(path))} cannot be read: {error.strerror}."
                 raise UsageError(what, "Make it readable, or name another folder with -o.") from error
 
     def entry(self, name: str, run: str) -> IndexEntry | None:

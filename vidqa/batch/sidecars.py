@@ -142,8 +142,9 @@ def _resolve(folder: Path, name: str, roots: Collection[Path]) -> Path:
     It may lie below one of `roots`: a link to a folder that the user named.
     """
     path = folder / name
-    own, parent = Path(os.path.realpath(folder)), Path(os.path.realpath(path.parent))
-    if path.name == ".." or not any(one == own or one in roots for one in (parent, *parent.parents)):
+    parent = Path(os.path.realpath(path.parent))
+    above = (parent, *parent.parents)
+    if path.name == ".." or not (any(one in roots for one in above) or Path(os.path.realpath(folder)) in above):
         raise UsageError(f"{name} leads out of {folder}.", "Captions are only written below the folder of the run.")
     return path
 

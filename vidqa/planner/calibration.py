@@ -124,10 +124,9 @@ def device_key(device: Device, threads: int) -> str:
 def stored_speed(key: str, model: str) -> DeviceSpeed:
     """Return the measured rates of a device and the corrections for a model."""
     entry = _entry(_read_rates(), key)
-    measured = {weights: Rates(**row) for weights, row in entry["rates"].items()}
     rows = [row for row in _answers() if row["device"] == key and row["since"] == entry["measured_at"]]
     corrections = {weights: found for weights in WEIGHT_CHOICES if (found := _corrections(rows, model, weights))}
-    return DeviceSpeed(measured, entry["measured_at"], corrections)
+    return DeviceSpeed(entry["rates"], entry["measured_at"], corrections)
 
 
 def remember_captions(run: CaptionTimes) -> None:
@@ -172,7 +171,7 @@ def store_rates(key: str, rates: Mapping[str, Rates], torch_version: str, now: f
         entry = _entry(stored, key)
         kept = entry["rates"] if entry["torch"] == torch_version else {}
         since = entry["measured_at"] if kept else now
-        rows = {weights: asdict(one) for weights, one in rates.items()} | kept
+        rows = {weights: asdict(one) for weights, one in (dict(rates) | kept).items()}
         stored[key] = {"torch": torch_version, "measured_at": since, "rates": rows}
         write_whole(state_folder() / _RATES, json.dumps(stored, indent=1) + "\n")
 
@@ -259,7 +258,7 @@ def _entry(stored: Mapping[str, Any], key: str) -> dict[str, Any]:
     """Return the entry of a device with the rates that are valid; an empty one where it is missing or damaged."""
     entry = stored.get(key)
     if isinstance(entry, dict) and isinstance(entry.get("rates"), dict):
-        rates = {weights: asdict(one) for weights, row in entry["rates"].items() if (one := _rates_of(row)) is not None}
+        rates = {weights: one for weights, row in entry["rates"].items() if (one := _rates_of(row)) is not None}
         return {"torch": entry.get("torch"), "measured_at": entry.get("measured_at", 0), "rates": rates}
     return {"torch": None, "measured_at": 0, "rates": {}}
 
