@@ -123,24 +123,22 @@ def measure(family: str, kind: str, seed: int, wanted: Sequence[str]) -> ClipRes
 
 
 def rows_of(kind: str, results: Sequence[ClipResult]) -> Iterator[Row]:
-    """Yield accuracy, kept tokens and differences of one kind of clips, of those that were read in all ways."""
-    results = with_sides(results, *NAMES)
-    if not results:
-        return
-    clips, every = f"{len(results)} clips", of_side(results, "all")
+    """Yield accuracy, kept tokens and differences of one kind of clips, for every way in which clips were read."""
     for name in NAMES:
-        right = of_side(results, name)
-        yield Row(kind, f"{name}, right", fmean(right), "share", clips)
-        yield Row(kind, f"{name}, times fewer tokens", times_fewer(results, name, "all"), "×", "all tokens / kept ones")
+        if not (measured := with_sides(results, name, "all")):
+            continue
+        right = of_side(measured, name)
+        yield Row(kind, f"{name}, right", fmean(right), "share", f"{len(measured)} clips")
+        yield Row(kind, f"{name}, times fewer tokens", times_fewer(measured, name, "all"), "×", "all tokens / kept ones")
         if name != "all":
-            lost, half = paired(every, right)
+            lost, half = paired(of_side(measured, "all"), right)
             yield Row(kind, f"{name}, points lost", lost, "points", "paired by clip", note=f"± {half:.1f}")
     for share in SHARES:
         for other in ("random", "fewer frames"):
-            one, another = of_side(results, f"similarity {share:.0%}"), of_side(results, f"{other} {share:.0%}")
-            gained, half = paired(one, another)
-            name = f"similarity {share:.0%} above {other}, points"
-            yield Row(kind, name, gained, "points", "paired by clip", note=f"± {half:.1f}")
+            one, another = f"similarity {share:.0%}", f"{other} {share:.0%}"
+            if measured := with_sides(results, one, another):
+                gained, half = paired(of_side(measured, one), of_side(measured, another))
+                yield Row(kind, f"{one} above {other}, points", gained, "points", "paired by clip", note=f"± {half:.1f}")
 
 
 def case(kind: str, seed: int, recipe: Recipe) -> tuple[ClipSpec, list[Turn]]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
@@ -31,7 +32,8 @@ from demo_world.training import (
     save_checkpoint,
 )
 
-HELD_OUT_SEED = 7_000_000
+HELD_OUT_SEED, HEADS_SEED = 7_000_000, 8_000_000
+_HEAD_STEPS = 100
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -39,7 +41,11 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints and the log")
     parser.add_argument("--export", type=Path, help="folder to write the model to, at every checkpoint")
     parser.add_argument("--family", choices=tuple(RECIPES), default="qwen3_vl")
-    parser.add_argument("--start", type=Path, help="checkpoint whose weights to begin with, instead of random ones")
+    parser.add_argument("--start", type=Path, help="checkpoint or exported model to begin with, not random weights")
+    parser.add_argument(
+        "--earlier", type=float, nargs=3, metavar=("RUNS", "STEPS", "MINUTES"), default=(0, 0, 0),
+        help="what an exported model's card says of its training",
+    )  # fmt: skip
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--steps", type=int, nargs=3, default=(600, 300, 700), help="steps of stages 1, 2, 3")
@@ -72,12 +78,29 @@ class Trainer:
         self.checkpoint = arguments.work / "checkpoint.pt"
         if self.checkpoint.exists():
             self._resume()
+        elif arguments.start and arguments.start.is_dir():
+            self._start_exported(arguments.start)
         elif arguments.start:
             state = torch.load(arguments.start, map_location="cpu", weights_only=True)
             self.model.load_state_dict(state["model"])
             self.heads.load_state_dict(state["heads"], strict=False)  # an older run may have had fewer
             own = {"runs": 1, "steps": state["steps_done"], "minutes": state["seconds"] / 60}
             self.earlier = {name: value + own[name] for name, value in state["earlier"].items()}
+
+    def _start_exported(self, folder: Path) -> None:
+        """Begin with an exported model; fit the heads, which an export lacks, before anything else learns from them."""
+        self.earlier = dict(zip(self.earlier, self.arguments.earlier, strict=True))
+        self.model.load_state_dict(load_file(folder / "model.safetensors"), strict=False)  # tied weights are there once
+        self.model.requires_grad_(False)
+        fitting = Stage(3, _HEAD_STEPS, self.arguments.tokens, 1e-3)
+        adam = torch.optim.AdamW(self.heads.parameters(), lr=3e-3, weight_decay=0.0)
+        for step in range(fitting.steps):
+            shown = self._backward(fitting, HEADS_SEED, step, 1.0)
+            adam.step()
+            adam.zero_grad(set_to_none=True)
+            if step % 25 == 0:
+                log(fitting_heads=step, **shown)
+        self.model.requires_grad_(True)
 
     def _resume(self) -> None:
         state = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
@@ -125,10 +148,14 @@ class Trainer:
         return torch.autocast(self.arguments.device.split(":")[0], dtype=torch.bfloat16)
 
     def train_step(self, stage: Stage) -> dict[str, float]:
-        progress = self.step / stage.steps
-        batch = make_batch(
-            self.arguments.seed, self.step, stage.number, progress, stage.tokens, self.tokenizer, self.recipe
-        )
+        shown = self._backward(stage, self.arguments.seed, self.step, self.step / stage.steps)
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step(rate_at(stage, self.step))
+        return shown
+
+    def _backward(self, stage: Stage, seed: int, step: int, progress: float) -> dict[str, float]:
+        """Add a batch's gradients; return its losses."""
+        batch = make_batch(seed, step, stage.number, progress, stage.tokens, self.tokenizer, self.recipe)
         with self.precision(), sdpa_kernel(SDPBackend.MATH):  # on a CPU its backward is the fastest
             if stage.number == 1:
                 _, _, slices, _ = run_vision(self.model, self.heads, batch, self.recipe)
@@ -141,9 +168,7 @@ class Trainer:
                     loss += 0.15 * out.timing + 0.1 * out.attention
                     shown |= {"timing": out.timing, "attention": out.attention}
         loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self.optimizer.step(rate_at(stage, self.step))
-        return {name: value.item() for name, value in shown.items()}
+        return {name: round(value.item(), 3) for name, value in shown.items()}
 
     @torch.no_grad()
     def held_out(self, stage: Stage, batches: int = 6) -> dict[str, float]:
@@ -188,7 +213,7 @@ class Trainer:
                     stage=stage.number,
                     step=self.step,
                     seconds=round(self.seconds),
-                    **{k: round(v, 3) for k, v in shown.items()},
+                    **shown,
                 )
             if self.step % 250 == 0 or self.step == stage.steps:
                 self.curve.append(

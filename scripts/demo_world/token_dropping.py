@@ -13,8 +13,8 @@ def draw_kept(rng: random.Random, pixels: Tensor, side: int) -> Tensor:
     """Draw the kept tokens (clips, slices, tokens) of frames (clips, frames, 3, height, width); a token has a `side`.
 
     The first slice stays whole. Of the others, the tokens whose pixels differ most from the slice before are kept, in
-    one of four clips any tokens: in half of the clips a share of all tokens, in the other half whole slices where
-    something changes, and few tokens of the rest.
+    one of four clips any tokens: in half of the clips a share of all tokens, in the other half most tokens of slices
+    where something changes, and few of the rest.
     """
     clips, frames = pixels.shape[:2]
     grey = pixels.float().mean(2).view(clips, frames // 2, 2, *pixels.shape[3:])
@@ -32,16 +32,17 @@ def draw_kept(rng: random.Random, pixels: Tensor, side: int) -> Tensor:
 
 
 def _by_slice(rng: random.Random, score: Tensor) -> Tensor:
-    """Return whole slices (slices, tokens) where the score is highest, and few tokens of the others.
+    """Return most or all tokens (slices, tokens) of the slices with the highest score, and few of the others.
 
-    A change of color changes what the vision tower says of every token of a slice.
+    A change of color changes what the vision tower says of most tokens of a slice.
     """
     slices, tokens = score.shape
     least, changed = _least(tokens), score.amax(1).topk(min(rng.randint(1, 3), slices)).indices.tolist()
     most, kept = rng.choice((least, max(tokens // 2, least))), torch.zeros(score.shape, dtype=torch.bool)
     for number in range(slices):
-        whole = number in changed or rng.random() < 0.1
-        kept[number, score[number].topk(tokens if whole else rng.randint(least, most)).indices] = True
+        busy = number in changed or rng.random() < 0.1
+        count = rng.choice((tokens, rng.randint(tokens // 3, tokens))) if busy else rng.randint(least, most)
+        kept[number, score[number].topk(count).indices] = True
     return kept
 
 

@@ -1,6 +1,7 @@
 """Events of long clips: sampled closely, asked by name; dropped tokens leave the positions of the others."""
 
 import random
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -103,13 +104,17 @@ def test_the_tokens_that_moved_are_kept(monkeypatch: pytest.MonkeyPatch) -> None
     assert draw_kept(rng, pixels, 32)[0, 1].tolist() == [False, True, False, False]
 
 
-def test_in_half_of_the_clips_a_slice_that_changes_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("choice", "busy"), [(max, 16), (min, 5)])
+def test_in_half_of_the_clips_a_slice_that_changes_keeps_most_of_its_tokens(
+    monkeypatch: pytest.MonkeyPatch, choice: Callable[[tuple[int, ...]], int], busy: int
+) -> None:
     pixels = torch.zeros(1, 12, 3, 128, 128, dtype=torch.uint8)
     pixels[:, 6:, :, :32, 32:64] = 200  # from the fourth slice on
     rng = random.Random(0)
     monkeypatch.setattr(rng, "random", lambda: 0.4)
     monkeypatch.setattr(rng, "randint", lambda low, high: low)
-    assert draw_kept(rng, pixels, 32)[0].sum(1).tolist() == [16, 1, 1, 16, 1, 1]
+    monkeypatch.setattr(rng, "choice", choice)
+    assert draw_kept(rng, pixels, 32)[0].sum(1).tolist() == [16, 1, 1, busy, 1, 1]
 
 
 def test_the_last_stage_has_everything(tokenizer: Any) -> None:

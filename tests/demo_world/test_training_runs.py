@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import train_demo_model
 from train_demo_model import Trainer
 
@@ -30,3 +31,18 @@ def test_a_run_that_begins_with_another_ones_weights_counts_its_steps(
     second.save()
     assert trainer(monkeypatch, tmp_path / "second", *start).earlier == second.earlier, "resumed, not begun again"
     assert "runs: 1; together 2 steps" in second.card() and "--start CHECKPOINT" in second.card()
+
+
+def test_a_run_that_begins_with_an_exported_model_fits_the_heads_alone_first(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(train_demo_model, "_HEAD_STEPS", 2)
+    exported = tmp_path / "exported"
+    first = trainer(monkeypatch, tmp_path / "first", "--export", str(exported))
+    first.arguments.work.mkdir()
+    first.save()
+    second = trainer(monkeypatch, tmp_path, "--start", str(exported), "--earlier", "3", "500", "7")
+    pairs = list(zip(first.model.parameters(), second.model.parameters(), strict=True))
+    assert all(other.equal(one.bfloat16().float()) and other.requires_grad for one, other in pairs)
+    assert not all(map(torch.equal, first.heads.parameters(), second.heads.parameters()))
+    assert second.earlier == {"runs": 3, "steps": 500, "minutes": 7}

@@ -75,15 +75,15 @@ def test_only_what_is_new_at_its_place_is_kept() -> None:
 
 def test_tokens_are_compared_with_the_last_kept_and_not_with_the_one_before() -> None:
     """A slow turn, of which each step repeats the one before."""
-    angles = torch.linspace(0, 1.0, 11)
-    slow = torch.zeros(11, 16, HIDDEN)
+    angles = torch.linspace(0, 1.4, 15)
+    slow = torch.zeros(15, 16, HIDDEN)
     slow[:, :, 0] = 1
     slow[:, 3, 0], slow[:, 3, 1] = angles.cos(), angles.sin()
     slow[::2, 5], slow[1::2, 5] = directions(2), directions(3)  # takes the one token that every slice keeps
     steps = cosine_similarities(slow[1:, 3], slow[:-1, 3])
     assert steps.min() > 0.99
-    kept = places(pruner(11, 16, 11 * 16, drop_repeats=True), *slow)
-    assert [number for number in range(1, 11) if 3 in kept[number]] == [5, 10]  # a cosine of .9 is an angle of .45
+    kept = places(pruner(15, 16, 15 * 16, drop_repeats=True), *slow)
+    assert [number for number in range(1, 15) if 3 in kept[number]] == [7, 14]  # a cosine of .8 is an angle of .64
     assert all(5 in one and len(one) <= 2 for one in kept[1:])
 
 
