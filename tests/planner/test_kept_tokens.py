@@ -65,8 +65,26 @@ def test_auto_without_a_scan_plans_the_worst_case() -> None:
     off, auto = plan_video(problem), plan_video(replace(problem, config=replace(problem.config, prune="auto")))
     assert (auto.indices, auto.visual_tokens, auto.score) == (off.indices, off.visual_tokens, off.score)
     assert auto.run_config == replace(off.run_config, drop_repeats=True)
-    part = signal(600, 0.001, complete=False)
-    assert plan_video(made_problem(8, 600, prune="auto", signal=part)).visual_tokens == off.visual_tokens
+
+
+def test_what_was_not_scanned_may_all_change() -> None:
+    keyframes = ChangeSignal((0.0, 1.0, 4.0, 5.0), (0.0, 0.0, 0.1, 0.0), complete=False)
+    assert changes_of_slices(keyframes, [0, 1, 2, 3, 4, 5], 1) == pytest.approx([0.0, 1.0, 1.0, 0.1, 0.0])
+    ended = signal(10, 0.0, complete=False)
+    off, auto = plan_video(made_problem(8, 600)), plan_video(made_problem(8, 600, prune="auto", signal=ended))
+    assert auto.visual_tokens > 0.9 * auto.video_tokens and auto.run_config.frames == off.run_config.frames
+    seen = plan_video(made_problem(8, 600, prune="auto", signal=signal(600, 0.001, complete=False)))
+    assert seen.visual_tokens < 0.3 * seen.video_tokens
+
+
+def test_repeats_alone_buy_frames_beyond_those_that_more_score_less() -> None:
+    problem = made_problem(24, 600, SPEC_2B, prune="auto", signal=signal(600, 0.0))
+    auto, off = plan_video(problem), plan_video(made_problem(24, 600, SPEC_2B))
+    assert off.run_config.frames <= 256 < auto.run_config.frames <= 1024
+    points = [quality.frames_points(frames, drop_repeats=True) for frames in (128, 256, 512, 1024)]
+    assert points == sorted(points) and quality.frames_points(512) < quality.frames_points(256)
+    fast = plan_video(replace(problem, config=replace(problem.config, quality="fast")))
+    assert fast.run_config.frames <= 256
 
 
 @pytest.mark.parametrize("spec", [SPEC_2B, SPEC_7B])

@@ -49,11 +49,14 @@ _QUANTIZED_ENDS_POINTS = -0.3  # vision tower or lm_head in the weights' precisi
 _MOVED_POINTS = -0.02  # each placement that only costs time
 _SMALL_CHUNK_POINTS = -0.05  # prefill chunks below this many tokens read (or unpack) all weights too often
 SMALL_CHUNK_TOKENS = 512
+_REPEATED_FRAMES_POINTS = 0.1  # for each doubling beyond MOST_FRAMES: less than the pixels' points, so those go first
 _KV_ON_HOST_POINTS = -8.0  # a last resort: every token reads the whole cache over the bus
 
 LEAST_SLICE_TOKENS = 128  # qwen-vl-utils' floor; Q-Frame: below about 70 tokens an image the model is lost
 READING_SLICE_TOKENS = 576  # Qwen2-VL, table of fixed image tokens: OCRBench 572 at 64 tokens, 828 at 576
 MOST_FRAMES = 256  # QuickVideo: more score less
+# Times as many frames where only new tokens are kept: what more frames lose is due to more tokens than in training.
+REPEATED_FRAMES = 4
 MOST_TRAINED_TOKENS = 32_768  # positions of the released checkpoints; a video had at most 16,384 in training
 FRAMES_PER_SECOND = 2.0  # what Qwen2-VL was trained with
 
@@ -97,8 +100,10 @@ def interpolate(rows: tuple[ScoreRow, ...], size: float) -> float:
     return rows[0].points
 
 
-def frames_points(frames: int) -> float:
-    """Return the points of so many frames."""
+def frames_points(frames: int, *, drop_repeats: bool = False) -> float:
+    """Return the points of so many frames; where repeats are dropped, more than MOST_FRAMES lose nothing."""
+    if drop_repeats and frames > MOST_FRAMES:
+        return frames_points(MOST_FRAMES) + _REPEATED_FRAMES_POINTS * math.log2(frames / MOST_FRAMES)
     return interpolate(FRAMES, max(frames, 2))
 
 
@@ -134,5 +139,5 @@ def pruning_points(spec: ModelSpec, run_config: RunConfig) -> float:
 def score(spec: ModelSpec, run_config: RunConfig, most_slice_tokens: int) -> float:
     """Return the expected points of a plan; only differences between plans mean anything."""
     slices = slice_points(spec.slice_tokens(run_config.height, run_config.width), most_slice_tokens)
-    points = placement_points(spec, run_config) + frames_points(run_config.frames) + slices
-    return points + pruning_points(spec, run_config)
+    frames = frames_points(run_config.frames, drop_repeats=run_config.drop_repeats)
+    return placement_points(spec, run_config) + frames + slices + pruning_points(spec, run_config)

@@ -29,26 +29,30 @@ def changes_of_slices(signal: ChangeSignal, seconds: Sequence[float], frames_per
     """Return the share of the picture (0 to 1) that changes from each slice of frames at these times to the next.
 
     It is that of all changes from the first frame of the one to the last frame of the other. What changes twice is
-    counted twice: the sum over the scanned pictures is an upper bound.
+    counted twice: the sum over the scanned pictures is an upper bound. Where no picture between the two was scanned,
+    all may change.
     """
     summed = [0.0, *accumulate(signal.change)]
-    reached = [summed[bisect_right(signal.seconds, time)] for time in seconds]
-    firsts, lasts = reached[::frames_per_slice], reached[frames_per_slice - 1 :: frames_per_slice]
+    scanned = [bisect_right(signal.seconds, time) for time in seconds]
+    firsts, lasts = scanned[::frames_per_slice], scanned[frames_per_slice - 1 :: frames_per_slice]
     if len(lasts) < len(firsts):  # an odd last frame is doubled
-        lasts.append(reached[-1])
-    return [min(last - first, 1.0) for first, last in zip(firsts, lasts[1:], strict=False)]
+        lasts.append(scanned[-1])
+    return [
+        min(summed[last] - summed[first], 1.0) if last > first else 1.0
+        for first, last in zip(firsts, lasts[1:], strict=False)
+    ]
 
 
 def planned_share(problem: PlanningProblem, indices: Callable[[], Sequence[int]]) -> float:
     """Return the share of the visual tokens to plan for; `indices` returns those of the frames.
 
-    That is the user's share. Where only repeats are dropped, it is the forecast of a complete scan; without a scan
-    nothing may repeat.
+    That is the user's share. Where only repeats are dropped, it is the forecast of a scan; without one nothing may
+    repeat.
     """
     prune, signal = problem.config.prune, problem.signal
     if not isinstance(prune, str):
         return prune
-    if prune != "auto" or signal is None or not signal.complete:
+    if prune != "auto" or signal is None:
         return 1.0
     times = sampled_times(problem.video, indices())
     return kept_share(changes_of_slices(signal, times, problem.spec.vision.temporal_patch))

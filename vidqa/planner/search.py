@@ -31,7 +31,10 @@ from vidqa.video.frame_sampling import (
 # Smaller prefill chunks for a limit on the time of a step (`step_seconds`): below these a chunk's time is that of
 # reading the weights.
 QUICK_CHUNKS = ((1, 64), (1, 32), (1, 16))
-_COUNTS = (2, 4, 6, 8, 10, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256)
+_COUNTS = (
+    2, 4, 6, 8, 10, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512,
+    640, 768, 896,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +66,9 @@ def search_space(problem: PlanningProblem) -> SearchSpace:
     if fixed_count:
         counts: tuple[int, ...] = (len(frame_indices(problem, request.frames)),)
     else:
-        most = max(min(wanted, caps.frames, problem.bounds.max_frames), 2)
+        repeats = problem.config.prune == "auto" and problem.signal is not None
+        capped = caps.frames * (quality.REPEATED_FRAMES if repeats else 1)
+        most = max(min(wanted, capped, problem.bounds.max_frames), 2)
         least = min(max(problem.bounds.min_frames, 2), most)
         largest = len(frame_indices(problem, most))
         counts = tuple(sorted({count for count in _COUNTS if least <= count < most} | {largest}))
@@ -156,10 +161,11 @@ def _best_of_candidate(
 ) -> RunConfig | None:
     """Return a candidate with the frames, size and chunks that score most; None if that is not above `to_beat`."""
     best, points = None, quality.placement_points(problem.spec, candidate)
-    if points + quality.frames_points(space.counts[-1]) <= to_beat:
+    of_frames = partial(quality.frames_points, drop_repeats=candidate.drop_repeats)
+    if points + of_frames(space.counts[-1]) <= to_beat:
         return None
     for count in reversed(_fitting_counts(problem, space, candidate)):
-        if points + quality.frames_points(count) + _most_slice_points(problem, space, count) <= to_beat:
+        if points + of_frames(count) + _most_slice_points(problem, space, count) <= to_beat:
             continue
         found = _largest_fitting(problem, space, space.with_frames(candidate, count))
         if found and (reached := quality.score(problem.spec, found, space.most_slice_tokens)) > to_beat:

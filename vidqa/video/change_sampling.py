@@ -30,6 +30,7 @@ _UNEVEN_SHARE = 0.5  # auto: the change lies in fewer of the intervals between e
 _MOST_PARTS = 12
 _LEAST_SHRUNK = 0.5  # of the frames of quiet parts stay where events get a slice each
 _ROUNDING_SECONDS = 1e-5
+_NOTHING_LEFT = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +129,16 @@ def frame_chances(times: Sequence[float], weights: Sequence[float], count: int) 
 
 def _raised(weights: Sequence[float], chances: Sequence[float], total: float) -> list[float]:
     """Return chances raised in proportion to `weights`, each to 1 at most, until they sum to `total` or cannot."""
-    raised, left = list(chances), total - sum(chances)
+    raised, left = list(chances), total - math.fsum(chances)
+    if left <= _NOTHING_LEFT:
+        return raised
+    rooms = [1 - chance for chance in raised]
+    share = left / (math.fsum(weight for weight, room in zip(weights, rooms, strict=True) if room > 0) or 1.0)
+    if all(share * weight <= room for weight, room in zip(weights, rooms, strict=True) if room > 0):
+        return [
+            chance + share * weight if room > 0 else chance
+            for chance, weight, room in zip(raised, weights, rooms, strict=True)
+        ]
     open_ones = sorted(
         (place for place, weight in enumerate(weights) if weight > 0 and raised[place] < 1),
         key=lambda place: (1 - raised[place]) / weights[place],
