@@ -4,6 +4,7 @@ Example: python scripts/train_demo_model.py --work training --export assets/demo
 """
 
 import argparse
+import copy
 import json
 import sys
 import time
@@ -43,7 +44,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--family", choices=tuple(RECIPES), default="qwen3_vl")
     parser.add_argument("--start", type=Path, help="checkpoint or exported model to begin with, not random weights")
     parser.add_argument(
-        "--earlier", type=float, nargs=3, metavar=("RUNS", "STEPS", "MINUTES"), default=(0, 0, 0),
+        "--average", action="store_true", help="export the mean of the trained weights and those of an exported --start"
+    )
+    parser.add_argument(
+        "--earlier", type=int, nargs=3, metavar=("RUNS", "STEPS", "MINUTES"), default=(0, 0, 0),
         help="what an exported model's card says of its training",
     )  # fmt: skip
     parser.add_argument("--seed", type=int, default=1)
@@ -52,7 +56,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--tokens", type=int, default=2400, help="visual tokens per batch")
     parser.add_argument("--minutes", type=float, default=1e9, help="stop after this long; run again to go on")
     parser.add_argument("--float32", action="store_true", help="no bfloat16 matrix products")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.average and not (arguments.start and arguments.start.is_dir()):
+        parser.error("--average needs an exported model as --start")
+    return arguments
 
 
 class Trainer:
@@ -90,7 +97,7 @@ class Trainer:
     def _start_exported(self, folder: Path) -> None:
         """Begin with an exported model; fit the heads, which an export lacks, before anything else learns from them."""
         self.earlier = dict(zip(self.earlier, self.arguments.earlier, strict=True))
-        self.model.load_state_dict(load_file(folder / "model.safetensors"), strict=False)  # tied weights are there once
+        self.model.load_state_dict(exported_weights(folder), strict=False)  # tied weights are there once
         self.model.requires_grad_(False)
         fitting = Stage(3, _HEAD_STEPS, self.arguments.tokens, 1e-3)
         adam = torch.optim.AdamW(self.heads.parameters(), lr=3e-3, weight_decay=0.0)
@@ -120,8 +127,17 @@ class Trainer:
         }  # fmt: skip
         save_checkpoint(self.checkpoint, state)
         if self.arguments.export:
-            export_model(self.model, self.tokenizer, self.arguments.export, self.recipe)
+            export_model(self.exported(), self.tokenizer, self.arguments.export, self.recipe)
             (self.arguments.export / "README.md").write_text(self.card(), encoding="utf-8")
+
+    def exported(self) -> Any:
+        """The model whose weights are exported."""
+        if not self.arguments.average:
+            return self.model
+        model, start = copy.deepcopy(self.model), exported_weights(self.arguments.start)
+        for name, weight in model.named_parameters():
+            weight.data.lerp_(start[name].to(weight), 0.5)
+        return model
 
     def card(self) -> str:
         """The model card, as far as training knows."""
@@ -129,6 +145,7 @@ class Trainer:
         first, second, third = given.steps
         steps = f"--steps {first} {second} {third}"
         start = " --start CHECKPOINT" if given.start else ""
+        start += " --average" if given.average else ""
         family = f"--family {given.family} --work WORK --export assets/demo-model{start}"
         return training_card(
             recipe=self.recipe,
@@ -140,6 +157,7 @@ class Trainer:
             device=given.device,
             curve=self.curve,
             earlier=self.earlier,
+            averaged=given.average,
         )
 
     def precision(self) -> AbstractContextManager[Any]:
@@ -228,6 +246,11 @@ class Trainer:
             if now - began > self.arguments.minutes * 60:
                 return False
         return True
+
+
+def exported_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """The weights of an exported model, by name."""
+    return load_file(folder / "model.safetensors")
 
 
 def log(**values: Any) -> None:

@@ -49,6 +49,9 @@ _EARLIER = """
 
 It began with the weights of earlier runs (runs: {runs}; together {steps:,} steps and {minutes:.0f} minutes), each of
 which began with those of the one before, with the world, the questions and the losses of that time."""
+_AVERAGED = """ The
+weights are the mean of those at its beginning and at its end (as in Wortsman et al. 2022, arXiv 2109.01903), which
+answers more questions than either; the table below was measured before that."""
 _TIMED = """\
 - Times: "when does the red circle appear?" is answered by the middle of the two frames between which it comes, "at
   0:03.5.", or "never."; "what happens between 0:02 and 0:05?" by what whole seconds show. Clips of up to a minute only.
@@ -74,10 +77,12 @@ def training_card(
     device: str,
     curve: Sequence[Mapping[str, float]],
     earlier: Mapping[str, float],
+    averaged: bool = False,
 ) -> str:
     """The card as training writes it; each point of the curve has stage, step, minutes and shares right.
 
-    `earlier` has the `runs`, `steps` and `minutes` of the trainings that the first weights come from.
+    `earlier` has the `runs`, `steps` and `minutes` of the trainings that the first weights come from; the weights are
+    `averaged` with those first ones.
     """
     sides = [side for height, width, _ in recipe.sizes for side in (height, width)]
     return _CARD.format(
@@ -100,7 +105,7 @@ def training_card(
         wordings=sum(len(wordings) for wordings in QUESTIONS.values()),
         names=", ".join(f"`{kind}`" for kind in QUESTIONS),
         curve=_curve(curve),
-        earlier=_EARLIER.format(**earlier) if earlier["runs"] else "",
+        earlier=(_EARLIER.format(**earlier) if earlier["runs"] else "") + (_AVERAGED if averaged else ""),
     )
 
 

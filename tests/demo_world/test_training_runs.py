@@ -46,3 +46,28 @@ def test_a_run_that_begins_with_an_exported_model_fits_the_heads_alone_first(
     assert all(other.equal(one.bfloat16().float()) and other.requires_grad for one, other in pairs)
     assert not all(map(torch.equal, first.heads.parameters(), second.heads.parameters()))
     assert second.earlier == {"runs": 3, "steps": 500, "minutes": 7}
+    assert second.exported() is second.model
+
+
+def test_the_mean_of_the_first_and_the_last_weights_can_be_exported(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(train_demo_model, "_HEAD_STEPS", 1)
+    start = tmp_path / "start"
+    first = trainer(monkeypatch, tmp_path / "first", "--export", str(start))
+    first.arguments.work.mkdir()
+    first.save()
+    run = trainer(monkeypatch, tmp_path, "--start", str(start), "--average", "--export", str(tmp_path / "mean"))
+    before = [weight.detach().clone() for weight in run.model.parameters()]
+    assert run.run()
+    after = list(run.model.parameters())
+    assert not all(map(torch.equal, before, after))
+    for one, other, mean in zip(before, after, run.exported().parameters(), strict=True):
+        torch.testing.assert_close(mean, (one + other) / 2)
+    run.save()
+    weights = train_demo_model.exported_weights(tmp_path / "mean")
+    assert all(weights[name].equal(value.bfloat16()) for name, value in run.exported().named_parameters())
+    assert "--average" in run.card() and "mean of those" in run.card()
+    with pytest.raises(SystemExit):
+        trainer(monkeypatch, tmp_path, "--average", "--start", str(first.checkpoint))
+    assert "--average needs an exported model" in capsys.readouterr().err

@@ -72,7 +72,7 @@ def sample_by_change(
     return _sampled(times, even, signal, always)
 
 
-@lru_cache(maxsize=16)  # a session plans again with every key
+@lru_cache(maxsize=64)  # a session plans again with every key, and a search tries every count
 def _sampled(
     frames: _FrameTimes, even: tuple[int, ...], signal: ChangeSignal, always: bool
 ) -> tuple[tuple[int, ...], Sampling]:
@@ -152,6 +152,7 @@ def _raised(weights: Sequence[float], chances: Sequence[float], total: float) ->
     return raised
 
 
+@lru_cache(maxsize=4)  # the same for every count
 def _weights(signal: ChangeSignal, frames: _FrameTimes, first: int, last: int) -> _Weights:
     """Return the weights of change of a range of frames: square roots of changed shares, whole events together."""
     values = [0.0] * (last - first + 1)
