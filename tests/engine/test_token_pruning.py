@@ -59,6 +59,13 @@ def test_quiet_slices_save_tokens_for_a_busy_one() -> None:
     assert quiet == 6 and busy > 20
 
 
+def test_early_busy_slices_of_a_quiet_video_keep_most_of_what_is_new() -> None:
+    budget = TokenBudget(80, 20, 16, exact=False)  # 4 for each slice
+    assert [budget.take(8, 16), budget.take(8, 16), *(budget.take(0, 0) for _ in range(18))] == [15, 12, *[1] * 18]
+    late = TokenBudget(80, 20, 16, exact=False)
+    assert [late.take(0, 0) for _ in range(18)] == [1] * 18 and [late.take(8, 16), late.take(8, 16)] == [16, 16]
+
+
 def test_new_tokens_of_a_busy_slice_take_what_quiet_ones_left() -> None:
     budget = TokenBudget(60, 4, 32, exact=False)
     assert [budget.take(0, 0), budget.take(0, 1), budget.take(9, 32), budget.take(9, 30)] == [2, 2, 32, 24]
@@ -129,7 +136,7 @@ def test_a_budget_below_what_is_new_is_said_with_its_numbers() -> None:
     kept = places(one, directions(0, 1, 2, 3), directions(4, 5, 6, 7), directions(0, 1, 2, 3))
     assert list(map(len, kept)) == [4, 2, 2]
     (note,) = shortfall_note(one)
-    assert note.startswith("2 visual tokens that do not repeat were dropped to keep the planned 8")
+    assert note.startswith("2 visual tokens that do not repeat were dropped (8 of the planned 8 were kept)")
 
 
 def test_a_single_slice_is_whole() -> None:

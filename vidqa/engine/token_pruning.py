@@ -24,6 +24,7 @@ from vidqa.types import Plan
 # (still clips of bench_prune.py). A change also alters what the tower says of the rest of its slice: 36 % of those
 # tokens are below it; with 0.9 it were 63 %.
 REPEAT_SIMILARITY = 0.8
+_SPARE_SHARE = 0.25
 
 
 class TokenBudget:
@@ -34,27 +35,30 @@ class TokenBudget:
     """
 
     def __init__(self, tokens: int, slices: int, slice_tokens: int, *, exact: bool) -> None:
-        self._left, self._slices_left, self._whole, self._exact = tokens, slices, slice_tokens, exact
+        self.left = tokens
+        self._slices_left, self._whole, self._exact = slices, slice_tokens, exact
         self._least = least_slice_tokens(slice_tokens)
         self._seen, self._novelty = 0, 0.0
 
     def take(self, novelty: float, new: int) -> int:
         """Return the tokens of the next slice.
 
+        Without `exact` it may use a quarter of what later slices need not have: most may be as quiet as forecast.
         `novelty` is the sum of its tokens' distances (1 - cosine), and `new` how many of them do not repeat. Half of an
         even division is every slice's; the other half is to it as its novelty is to the mean of the slices so far.
         """
         self._seen, self._novelty = self._seen + 1, self._novelty + novelty
         later = self._slices_left - 1
-        even = self._left / self._slices_left
+        even = self.left / self._slices_left
         ratio = novelty * self._seen / self._novelty if self._novelty > 0 else 1.0
         wanted = even * (1 + ratio) / 2
-        most = min(self._whole, self._left - later * self._least)
-        least = max(self._least, self._left - later * self._whole) if self._exact else self._least
+        most = min(self._whole, self.left - later * self._least)
+        least = max(self._least, self.left - later * self._whole) if self._exact else self._least
         if not self._exact:
-            wanted = min(max(wanted, even), new)
+            spare = self.left - self._least * self._slices_left
+            wanted = min(max(wanted, even, spare * _SPARE_SHARE), new)
         count = min(max(round(wanted), least), most)
-        self._left, self._slices_left = self._left - count, later
+        self.left, self._slices_left = self.left - count, later
         return count
 
 
@@ -78,6 +82,11 @@ class TokenPruner:
     def __post_init__(self) -> None:
         later = self.tokens - self.slice_tokens
         self._budget = TokenBudget(later, self.slices - 1, self.slice_tokens, exact=not self.drop_repeats)
+
+    @property
+    def kept(self) -> int:
+        """The tokens that were kept so far, if the first slice was there."""
+        return self.tokens - self._budget.left
 
     @no_grad_scope()
     def prune(self, group: EncodedGroup) -> EncodedGroup:
@@ -138,6 +147,7 @@ def shortfall_note(pruner: TokenPruner) -> Iterator[str]:
     """Yield a note if the video repeats less than was planned for."""
     if pruner.dropped_new:
         yield (
-            f"{pruner.dropped_new:,} visual tokens that do not repeat were dropped to keep the planned "
-            f"{pruner.tokens:,}: the video changes more than was planned for; --prune off with fewer --frames keeps all"
+            f"{pruner.dropped_new:,} visual tokens that do not repeat were dropped ({pruner.kept:,} of the planned "
+            f"{pruner.tokens:,} were kept): the video changes more at once than was planned for; --prune off with "
+            "fewer --frames keeps all"
         )
