@@ -28,7 +28,7 @@ class SliceSelection:
     """Which temporal slices of the candidates a question selected.
 
     `seconds` are the mean times of all; `scores` the question's attention to each, where 1 is an even share, or empty
-    for an even choice; `chosen` the indices of those that are read, ascending.
+    for a question about the whole video; `chosen` the indices of those that are read, ascending.
     """
 
     seconds: tuple[float, ...]
