@@ -27,6 +27,10 @@ NAMED = "what does the red circle do?"
         "Fasse das Video zusammen.", "what's happening?", "what happens at the end?", "what happens first?",
         "what is the last thing that happens?", "how does it begin?", "Give a detailed description.",
         "Describe everything you see in detail.", "describe it", "what do you see in this video?",
+        "outline the video", "Please caption this.", "caption", "can you outline it?", "Give me a short outline.",
+        "write a caption for this video", "suggest captions", "give me a detailed two-sentence caption",
+        "Write a caption from which this video could be made again.", "what is the plot?", "what is the plot about?",
+        "describe the plot of the film", "What's the plot of this story?", "give me the outline",
     ],
 )  # fmt: skip
 def test_questions_about_the_whole_stay_even(question: str) -> None:
@@ -39,7 +43,10 @@ def test_questions_about_the_whole_stay_even(question: str) -> None:
     [NAMED, "what happens when the door opens?", "which color is the car?", "describe the man with the hat",
      "when does the dog bark?",
      "describe this man", "what does the dog do at the end?", "what is the first goal?",
-     "what happens after the blue square appears?"],
+     "what happens after the blue square appears?",
+     "what is the outline of the red circle?", "what is written in the caption?", "which caption is shown?",
+     "what does the plot on the screen show?", "what color is the caption?", "read the caption",
+     "write down the caption", "write the caption on the wall", "what is the caption?", "what is shown in the plot?"],
 )  # fmt: skip
 def test_questions_about_something_select(question: str) -> None:
     assert may_focus(Request("clip.mp4", question, focus="auto"))

@@ -60,8 +60,8 @@ def question_tokens(loaded: "Loaded", request: Request, stopped: Callable[[], bo
 class FrameFocus:
     """Encodes a plan's candidates and selects those that a question points to.
 
-    If `asked` is None, it selects those nearest to the plan's own frames. `embeddings` are those of all candidates, from an earlier question or this one. `layer` replaces the family's
-    reference layer.
+    If `asked` is None, it selects those nearest to the plan's own frames. `embeddings` are those of all candidates,
+    from an earlier question or this one. `layer` replaces the family's reference layer.
     """
 
     def __init__(
@@ -216,10 +216,8 @@ def selection_note(selection: SliceSelection, frames_per_slice: int, last_second
     """
     all_frames, read = (len(many) * frames_per_slice for many in (selection.seconds, selection.chosen))
     if not selection.scores:
-        return (
-            f"looked at {all_frames} frames, read the {read} nearest to those of a plan without --focus: the question is "
-            "about the whole"
-        )
+        own = f"read the {read} nearest to those of a plan without --focus"
+        return f"looked at {all_frames} frames, {own}: the question is about the whole"
     found = find_moments(selection.scores, selection.seconds, _NAMED, last_seconds)
     moments = sorted(found, key=lambda one: one.start_seconds)
     times = [f"{format_timestamp(one.start_seconds)}-{format_timestamp(one.end_seconds)}" for one in moments]
