@@ -19,7 +19,7 @@ def explain_options(problem: PlanningProblem, plan: Plan, *, subs_chosen: bool) 
     """
     request, sampling, prune = problem.request, plan.sampling, problem.config.prune
     if needs_scan(problem, plan):
-        yield "even frames until the video is scanned; the next question scans it"
+        yield "even frames until the video is scanned, which is done before the next answer"
     elif problem.signal is not None and sampling is not None and sampling.kind == "uniform":
         yield describe_sampling(sampling, plan.run_config.frames)
     if request.focus == "auto":
