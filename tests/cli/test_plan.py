@@ -114,6 +114,19 @@ def test_every_gpu_of_the_catalog(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(cell["plan"]["weights"] == "nf4" for cell in cells if cell["plan"])
 
 
+def test_every_gpu_says_what_a_question_selects(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("--gpu", "all", "--model", "7b", "--frames", "2", "--focus", "auto", "--no-calibrate")
+    for more, said in (
+        (("--prune", "0.25"), "focus: even, since visual tokens are dropped (--prune)"),
+        (("--max-wait", "1.5"), "focus: a question selects the frames on 30 of 33 cards; --gpu NAME says why not on"),
+        (("--question", "what happens?"), "focus: even, the question is about the whole video"),
+        (("--focus", "off"), None),
+    ):
+        assert plan(*words, *more) == ExitCode.OK
+        shown = capsys.readouterr().out
+        assert (said in shown) if said else ("focus" not in shown)
+
+
 def test_auto_says_which_model_and_why(capsys: pytest.CaptureFixture[str]) -> None:
     assert plan("--gpu", "rtx4060", "--model", "auto") == ExitCode.OK
     shown = capsys.readouterr().out
