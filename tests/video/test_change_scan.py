@@ -38,7 +38,6 @@ LONG = LongClip(120.0, (LongEvent(Scene((_RED,), "plain", 0), 71.3, 0.5),), seed
 
 def scan(path: Path, limit_seconds: float = 60.0, *, isolated: bool = False) -> ChangeSignal:
     with open_video(str(path), isolated=isolated) as reader:
-
         latest = 0
 
         def check(progress: tuple[int, int]) -> None:

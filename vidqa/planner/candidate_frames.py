@@ -90,12 +90,9 @@ def explain_candidates(problem: PlanningProblem, space: SearchSpace, run_config:
             line += f". All {_held_back(problem, replace(run_config, candidate_frames=space.wanted_frames))}"
         yield line
     elif request.focus == "auto" and space.wanted_frames >= _LONG_CLIP * run_config.frames:
-        if (
-            not may_focus(request)
-            or drops_tokens(run_config)
-            or not _fits(problem, _fewest(problem, space, run_config))
-        ):
-            yield why_even(problem, space, run_config)  # a plan beside another one may have room and no candidates
+        selects = may_focus(request) and not drops_tokens(run_config)
+        if not (selects and _fits(problem, _fewest(problem, space, run_config))):  # as for a plan beside another one
+            yield why_even(problem, space, run_config)
 
 
 def _fewest(problem: PlanningProblem, space: SearchSpace, run_config: RunConfig) -> RunConfig:
