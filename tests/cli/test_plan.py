@@ -82,7 +82,7 @@ def test_a_plan_without_a_question_says_nothing_about_one(capsys: pytest.Capture
         assert plan(*words, *(("--question", question) if question else ())) == ExitCode.OK
         shown[question] = capsys.readouterr().out
     assert "8 frames are looked at, and the 2 that a question points to are read" in shown[None]
-    assert "focus: even, the question is about the whole video" in shown["what happens?"]
+    assert "focus     even, the question is about the whole video" in shown["what happens?"]
     assert (
         "8 frames are looked at, and the 2 that the question points to are read" in shown["what color is the circle?"]
     )
@@ -187,7 +187,7 @@ def test_a_plan_says_why_its_frames_lie_where_they_do(capsys: pytest.CaptureFixt
     assert plan(*words, "--sample", "change") == ExitCode.OK
     shown = capsys.readouterr().out
     assert "4 frames of" in shown and " by change, " in shown
-    assert "limit     frames by change: 4 of 4 where it happens" in shown and "change    ▁▁▁▂" in shown
+    assert "sampling  frames by change: 4 of 4 where it happens" in shown and "change    ▁▁▁▂" in shown
 
 
 def test_the_scan_of_an_even_plan_is_not_in_its_time(capsys: pytest.CaptureFixture[str]) -> None:
