@@ -31,7 +31,7 @@ class StageStarted:
 
 @dataclass(frozen=True, slots=True)
 class StageProgress:
-    """`done` of `total` units of a stage are finished."""
+    """`done` of `total` units of a stage are finished; of a scan that leaves frames out, as much as of its time is."""
 
     stage: Stage
     done: int

@@ -82,7 +82,7 @@ def test_a_plan_without_a_question_says_nothing_about_one(capsys: pytest.Capture
         assert plan(*words, *(("--question", question) if question else ())) == ExitCode.OK
         shown[question] = capsys.readouterr().out
     assert "8 frames are looked at, and the 2 that a question points to are read" in shown[None]
-    assert "focus: even, the question is about the whole video" in shown["what happens?"]
+    assert "focus     even, the question is about the whole video" in shown["what happens?"]
     assert (
         "8 frames are looked at, and the 2 that the question points to are read" in shown["what color is the circle?"]
     )
@@ -112,6 +112,19 @@ def test_every_gpu_of_the_catalog(capsys: pytest.CaptureFixture[str]) -> None:
     cells = plan_object(capsys, "--gpu", "all", "--model", "demo", "--weights", "nf4")["matrix"]
     assert {cell["model"] for cell in cells} == {"demo"}
     assert all(cell["plan"]["weights"] == "nf4" for cell in cells if cell["plan"])
+
+
+def test_every_gpu_says_what_a_question_selects(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("--gpu", "all", "--model", "7b", "--frames", "2", "--focus", "auto", "--no-calibrate")
+    for more, said in (
+        (("--prune", "0.25"), "focus: even, since visual tokens are dropped (--prune)"),
+        (("--max-wait", "1.5"), "focus: a question selects the frames on 30 of 33 cards; --gpu NAME says why not on"),
+        (("--question", "what happens?"), "focus: even, the question is about the whole video"),
+        (("--focus", "off"), None),
+    ):
+        assert plan(*words, *more) == ExitCode.OK
+        shown = capsys.readouterr().out
+        assert (said in shown) if said else ("focus" not in shown)
 
 
 def test_auto_says_which_model_and_why(capsys: pytest.CaptureFixture[str]) -> None:
@@ -174,7 +187,7 @@ def test_a_plan_says_why_its_frames_lie_where_they_do(capsys: pytest.CaptureFixt
     assert plan(*words, "--sample", "change") == ExitCode.OK
     shown = capsys.readouterr().out
     assert "4 frames of" in shown and " by change, " in shown
-    assert "limit     frames by change: 4 of 4 where it happens" in shown and "change    ▁▁▁▂" in shown
+    assert "sampling  frames by change: 4 of 4 where it happens" in shown and "change    ▁▁▁▂" in shown
 
 
 def test_the_scan_of_an_even_plan_is_not_in_its_time(capsys: pytest.CaptureFixture[str]) -> None:

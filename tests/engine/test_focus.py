@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 
+from demo_world.long_clips import LongClip, LongEvent, write_long_clip
 from tests.engine.asking import ANSWER, CLIP, CONFIG, QUESTION, TWO_EVENTS, answer_in, of_kind, stages_of
 from tests.engine.test_fallback import failing
+from tests.engine.test_scan_stage import _EVENT
 from tests.subtitle_files import srt
 from vidqa import Request, Session
+from vidqa.engine.frame_focus import nearest_slices
 from vidqa.engine.prompt import build_prompt, layout_of, text_tokens
-from vidqa.engine.slice_selection import even_slices
 from vidqa.errors import Interrupted
 from vidqa.events import Degraded, Event, Found, Noted, StageProgress, StageStarted
 from vidqa.types import Turn
@@ -106,15 +108,42 @@ def test_a_follow_up_is_what_a_fresh_session_answers() -> None:
     assert second.text == fresh.text and second.plan.indices == fresh.plan.indices
 
 
-def test_a_question_about_the_whole_stays_even_and_scores_nothing() -> None:
+def test_a_question_about_the_whole_reads_what_is_nearest_to_the_plans_frames_and_scores_nothing() -> None:
     with Session(TALKING) as session:
         events_of(session, FOCUSED)
         events = events_of(session, replace(FOCUSED, question=QUESTION))
     plan = answer_in(events).plan
     assert stages_of(events) == ["prefill", "decode"]
     assert plan.selection is not None and plan.selection.scores == ()
-    assert plan.selection.chosen == even_slices(len(plan.candidates) // 2, 2)
+    assert plan.selection.chosen == (0, 3)
     assert any("the question is about the whole" in event.text for event in of_kind(events, Noted))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "chosen"),
+    [([0.4, 5.0, 8.6], (0, 5, 9)), ([4.0, 4.1, 4.2], (4, 5, 6)), ([9.0, 9.0, 9.0], (7, 8, 9)), ([-1.0, 30.0], (0, 9)),
+     ([5.0] * 12, tuple(range(10)))],
+)  # fmt: skip
+def test_each_wanted_time_has_a_slice_of_its_own(wanted: list[float], chosen: tuple[int, ...]) -> None:
+    assert nearest_slices(range(10), wanted) == chosen
+
+
+def test_a_question_about_the_whole_keeps_the_frames_by_change_after_one_that_selected(tmp_path: Path) -> None:
+    """Three short events in four minutes: evenly read candidates would show none of them."""
+    scene, events = _EVENT.scene, (41.3, 118.7, 200.2)
+    path = tmp_path / "long.mp4"
+    write_long_clip(LongClip(240.0, tuple(LongEvent(scene, at, 0.8) for at in events), seed=3, fps=25), path)
+    request = Request(str(path), QUESTION, frames=16, focus="auto", sample="auto", max_tokens=24)
+    with Session(TALKING) as session:
+        fresh = answer_in(events_of(session, request))
+        selected = answer_in(events_of(session, replace(request, question="which colour is the circle?")))
+        again = answer_in(events_of(session, request))
+    assert selected.plan.selection is not None and selected.plan.selection.scores
+    assert again.plan.selection is not None and not again.plan.selection.scores
+    for plan in (fresh.plan, again.plan):
+        assert all(any(at <= seconds < at + 0.8 for seconds in plan.timestamps_seconds) for at in events)
+    assert again.text == fresh.text
+    assert any("the 16 nearest to those of a plan without --focus" in note for note in again.notes)
 
 
 def test_a_question_that_selects_after_one_about_the_whole_encodes_candidates() -> None:

@@ -97,9 +97,19 @@ def test_frames_that_lie_closely_are_scanned_where_repeats_make_room(session: Se
     assert few.required_plan().interval_seconds < 1 and not needs_scan(few.problem, few.required_plan())
     change = session.forecast(_video(), replace(request, sample="change"))
     assert change.required_plan().sampling is None and needs_scan(change.problem, change.required_plan())
-    two = session.forecast(_video(), replace(request, frames=2, sample="change"))
-    assert two.required_plan().sampling == Sampling("uniform", "there are no other frames to choose")
-    assert not needs_scan(two.problem, two.required_plan())
+
+
+@pytest.mark.parametrize(
+    ("frames", "reason"),
+    [(1, "one frame is too few to follow the change"), (2, "2 frames are too few to follow the change"),
+     (100_000, "there are no other frames to choose")],
+)  # fmt: skip
+def test_frames_that_stay_where_they_are_take_no_scan_and_say_why(session: Session, frames: int, reason: str) -> None:
+    request = Request("not-scanned.mp4", QUESTION, frames=frames, sample="change", max_tokens=8)
+    found = session.forecast(replace(_video(), frame_count=40, pts_seconds=_video().pts_seconds[:40]), request)
+    plan = found.required_plan()
+    assert plan.sampling == Sampling("uniform", reason)
+    assert not needs_scan(found.problem, plan) and plan.seconds.scan_seconds == 0
 
 
 def test_distant_frames_are_scanned(session: Session, clip: str) -> None:

@@ -27,6 +27,10 @@ NAMED = "what does the red circle do?"
         "Fasse das Video zusammen.", "what's happening?", "what happens at the end?", "what happens first?",
         "what is the last thing that happens?", "how does it begin?", "Give a detailed description.",
         "Describe everything you see in detail.", "describe it", "what do you see in this video?",
+        "outline the video", "Please caption this.", "caption", "can you outline it?", "Give me a short outline.",
+        "write a caption for this video", "suggest captions", "give me a detailed two-sentence caption",
+        "Write a caption from which this video could be made again.", "what is the plot?", "what is the plot about?",
+        "describe the plot of the film", "What's the plot of this story?", "give me the outline",
     ],
 )  # fmt: skip
 def test_questions_about_the_whole_stay_even(question: str) -> None:
@@ -39,7 +43,10 @@ def test_questions_about_the_whole_stay_even(question: str) -> None:
     [NAMED, "what happens when the door opens?", "which color is the car?", "describe the man with the hat",
      "when does the dog bark?",
      "describe this man", "what does the dog do at the end?", "what is the first goal?",
-     "what happens after the blue square appears?"],
+     "what happens after the blue square appears?",
+     "what is the outline of the red circle?", "what is written in the caption?", "which caption is shown?",
+     "what does the plot on the screen show?", "what color is the caption?", "read the caption",
+     "write down the caption", "write the caption on the wall", "what is the caption?", "what is shown in the plot?"],
 )  # fmt: skip
 def test_questions_about_something_select(question: str) -> None:
     assert may_focus(Request("clip.mp4", question, focus="auto"))
@@ -63,7 +70,10 @@ def test_candidates_come_at_the_familys_rate_and_frames_are_those_of_the_plan() 
     assert len(plan.candidates) == plan.run_config.candidate_frames == 2400
     assert plan.candidate_seconds[-1] == pytest.approx(LONG, abs=0.1)
     assert plan.host_bytes == parked_bytes(plan_spec(), plan.run_config) <= 8 * GIB
-    assert any("2400 frames are looked at, and the 32 that" in limit for limit in plan.limits)
+    assert plan.choices == (
+        "focus: 2,400 frames are looked at, and the 32 that the question points to are read; their embeddings take "
+        "2.5 GiB of the host's memory",
+    )
     assert plan.seconds.vision_seconds > 20 * off.seconds.vision_seconds
     assert plan.seconds.prefill_seconds > off.seconds.prefill_seconds
 
@@ -77,7 +87,11 @@ def test_host_memory_limits_the_candidates() -> None:
     plan = plan_video(problem)
     assert 64 <= len(plan.candidates) < 2400 and plan.host_bytes <= GIB // 8
     none = plan_video(replace(problem, host_bytes=2**20))
-    assert none.candidates == () and any(limit.startswith("focus: even") for limit in none.limits)
+    assert none.candidates == ()
+    assert none.choices == (
+        "focus: even, there is no room for enough frames to choose from: 64 would take 67.5 MiB, and 1.0 MiB of the "
+        "host's memory are for them; a smaller --size makes room",
+    )
 
 
 def test_the_wait_limits_the_candidates() -> None:
@@ -87,6 +101,34 @@ def test_the_wait_limits_the_candidates() -> None:
     assert len(plan.candidates) < len(plan_video(made_problem(
         8, LONG, question=NAMED, frames=32, focus="auto", host_bytes=64 * GIB
     )).candidates)  # fmt: skip
+    (line,) = plan.choices
+    assert ". All 2,400 would take about " in line
+    assert line.endswith("(--max-wait 60); a longer --max-wait, fewer --frames or a smaller --size make room")
+
+
+def test_half_of_the_frames_are_given_up_where_that_makes_room_to_choose() -> None:
+    """The time is just too short for twice as many candidates as the plan has frames."""
+    problem = made_problem(16, 3600.0, question=NAMED, focus="auto", host_bytes=64 * GIB, max_wait_seconds=66.0)
+    even = plan_video(replace(problem, request=replace(problem.request, focus="off")))
+    plan = plan_video(problem)
+    assert (even.run_config.frames, even.candidates) == (224, ())
+    assert plan.run_config.frames == 112 and 448 <= len(plan.candidates) < 500
+    assert plan.seconds.first_token_seconds <= 66 and plan.run_config.width == even.run_config.width
+    rest = "112 of 7,200 frames (2 per second): the rest of what fits is for frames to choose from (--focus)"
+    assert rest in plan.limits and not any("rest of what fits" in limit for limit in even.limits)
+    assert "the 112 that the question points to are read, half of an even plan's, to leave room" in plan.choices[0]
+
+
+def test_frames_that_were_asked_for_and_half_of_which_make_no_room_stay_and_a_line_says_what_helps() -> None:
+    problem = made_problem(16, 3600.0, question=NAMED, focus="auto", host_bytes=64 * GIB, max_wait_seconds=40.0)
+    asked = replace(problem, request=replace(problem.request, frames=224))
+    for one, seconds in ((problem, 65), (asked, 78)):
+        plan = plan_video(one)
+        assert plan.run_config.frames == 224 and not plan.candidates
+        assert plan.choices == (
+            f"focus: even, there is no room for enough frames to choose from: 448 would take about {seconds} s to the "
+            "first word (--max-wait 40); a longer --max-wait, fewer --frames or a smaller --size make room",
+        )
 
 
 def test_where_the_host_is_the_device_the_budget_holds_them() -> None:
@@ -135,13 +177,13 @@ def test_a_plan_without_a_question_has_room_for_one_that_selects_and_claims_noth
         plan_video(made_problem(8, LONG, question=question, **settings)) for question in ("", NAMED, "what happens?")
     )
     assert unasked.candidates == asked.candidates and unasked.lines == asked.lines and not even.candidates
-    assert any("the 32 that a question points to are read" in limit for limit in unasked.limits)
-    assert not any("about the whole" in limit for limit in unasked.limits)
-    assert any("about the whole" in limit for limit in even.limits)
+    assert any("the 32 that a question points to are read" in choice for choice in unasked.choices)
+    assert not any("about the whole" in choice for choice in unasked.choices)
+    assert any("about the whole" in choice for choice in even.choices)
     assert most_text_tokens(Request("clip.mp4", "")) == most_text_tokens(Request("clip.mp4", "what happens?"))
 
 
 def test_a_search_reads_none_of_the_frames_that_it_looks_at() -> None:
     plan = plan_video(made_problem(8, LONG, question=NAMED, focus="always", host_bytes=8 * GIB))
-    (line,) = (limit for limit in plan.limits if limit.startswith("focus:"))
+    (line,) = plan.choices
     assert "frames are looked at; their embeddings take" in line

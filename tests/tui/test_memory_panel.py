@@ -3,12 +3,14 @@
 from dataclasses import replace
 
 import pytest
+from textual.widgets import Static
 
 from tests.planner.plan_builders import SPEC_2B, made_run_config, plan_of
-from tests.tui.scripted import CARD, AppHarness, Gate, demo_video, main, pilot_test, plays, says, shown, until
+from tests.tui.scripted import CARD, AppHarness, Gate, demo_video, main, part, pilot_test, plays, says, shown, until
 from vidqa.events import StageProgress, StageStarted
 from vidqa.tui import controller
 from vidqa.tui.progress_text import ProgressText
+from vidqa.tui.widgets.conversation_entry import ConversationEntry
 from vidqa.tui.widgets.memory_panel import MemoryPanel, Sample
 from vidqa.tui.worker_messages import VideoOpened
 from vidqa.types import MemoryLine
@@ -110,3 +112,29 @@ def test_each_step_of_loading_has_a_text() -> None:
         assert progress.text().endswith(said)
         progress.update(StageProgress(stage, total, total))  # type: ignore[arg-type]
     assert progress.text() == "model loaded"
+
+
+def test_a_scan_has_a_share_and_no_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter((0.0, 10.0))
+    monkeypatch.setattr("vidqa.tui.progress_text.time.monotonic", lambda: next(clock))
+    progress = ProgressText()
+    progress.start(StageStarted("scan", 90_000))
+    progress.update(StageProgress("scan", 41_000, 90_000))
+    assert progress.text() == "scan 45 %"
+
+
+@pilot_test
+async def test_a_question_during_a_load_takes_over_its_progress() -> None:
+    held = Gate()
+    events = (StageStarted("scan", 100), StageProgress("scan", 45, 100), held, StageProgress("scan", 60, 100), Gate())
+    harness = AppHarness(says("x"), loads=plays(*events))
+    async with harness.running(video=None) as pilot:
+        main(pilot).post_message(VideoOpened(demo_video()))
+        status = main(pilot).query_one("#status", Static)
+        await until(pilot, lambda: "scan 45 %" in str(status.content), "the load's progress")
+        await main(pilot).ask("what happens?")
+        assert not str(status.content)
+        held.opened.set()
+        await until(pilot, lambda: "scan 60 %" in str(part(pilot, ConversationEntry).status), "below it")
+        assert not str(status.content)
+        main(pilot).controller.session_worker.stop()

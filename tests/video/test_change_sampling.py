@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.planner.plan_builders import made_problem, made_video
+from vidqa.planner.explain import sampling_gap_note
 from vidqa.planner.planner import plan_video
 from vidqa.types import VideoInfo
 from vidqa.video.change_sampling import (
@@ -174,10 +175,16 @@ def test_a_plan_says_where_its_frames_lie_and_keeps_the_count() -> None:
     found = plan_video(replace(problem, request=replace(problem.request, sample="auto"), signal=signal))
     assert found.run_config == plain.run_config and len(found.indices) == 32
     assert found.sampling is not None and found.sampling.kind == "change"
-    assert found.limits[-1] == describe_sampling(found.sampling, 32)
+    assert found.choices == (describe_sampling(found.sampling, 32),) and found.limits == plain.limits
     assert found.timestamps_seconds == tuple(map(problem.video.shown_seconds, found.indices))
     still = replace(problem, request=replace(problem.request, sample="auto"), signal=signal_of(problem.video, {}))
     assert plan_video(still).indices == plain.indices and plan_video(still).limits == plain.limits
+    assert plan_video(still).choices == ("even frames: nothing changes",)
+    assert not [*sampling_gap_note(plan_video(still), still.request)] and any(sampling_gap_note(plain, problem.request))
+    part = replace(still, request=replace(still.request, start_seconds=100.0, end_seconds=400.0))
+    assert plan_video(part).choices == ("even frames: nothing changes in this part",)
+    unseen = replace(still, signal=replace(signal_of(problem.video, {}), complete=False))
+    assert not plan_video(unseen).choices and any(sampling_gap_note(plan_video(unseen), unseen.request))
 
 
 def test_cuts_are_sudden() -> None:

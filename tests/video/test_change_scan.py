@@ -38,9 +38,12 @@ LONG = LongClip(120.0, (LongEvent(Scene((_RED,), "plain", 0), 71.3, 0.5),), seed
 
 def scan(path: Path, limit_seconds: float = 60.0, *, isolated: bool = False) -> ChangeSignal:
     with open_video(str(path), isolated=isolated) as reader:
+        latest = 0
 
         def check(progress: tuple[int, int]) -> None:
-            assert 0 <= progress[0] <= progress[1] == reader.info.frame_count
+            nonlocal latest
+            assert latest <= progress[0] <= progress[1] == reader.info.frame_count
+            latest = progress[0]
 
         return finished(reader.scan(limit_seconds), check)
 

@@ -143,12 +143,14 @@ def render(events: Iterator[Any], reporter: StderrReporter, as_object: bool, *, 
 
 
 def _introduce(video: VideoInfo, plan: Plan, reporter: StderrReporter) -> None:
-    """Print the plan and its limits."""
+    """Print the plan, its limits, and how its frames are chosen."""
     reporter.say(_model_line(plan))
     reporter.say(_plan_line(video, plan))
     reporter.say(f"time: {time_text(plan)}")
     for limit in plan.limits:
         reporter.say(f"limit: {limit}")
+    for choice in plan.choices:
+        reporter.say(choice)
 
 
 def _model_line(plan: Plan) -> str:

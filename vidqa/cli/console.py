@@ -182,7 +182,8 @@ def _of_planned(planned_bytes: int) -> str:
     return f" of {format_bytes(planned_bytes)} planned" if planned_bytes else ""  # 0 until there is a plan
 
 
-_STAGE_LABELS = {"libraries": "starting libraries", "speed": "measuring this machine once"}
+# Stages with a share in place of counts; a scan that is short of time leaves frames out.
+_STAGE_LABELS = {"libraries": "starting libraries", "speed": "measuring this machine once", "scan": "scan"}
 
 
 def _bar(stage: str, done: int, total: int) -> str:

@@ -135,6 +135,8 @@ def _search(events: "Iterator[Event]", reporter: StderrReporter) -> "Found":
             case Planned(_, plan):
                 for limit in plan.limits:
                     reporter.say(f"limit: {limit}")
+                for choice in plan.choices:
+                    reporter.say(choice)
             case Degraded(phase, step, plan):
                 reporter.say(degraded_text(phase, step, plan))
             case StageStarted() | StageProgress():

@@ -38,8 +38,8 @@ def run(arguments: argparse.Namespace) -> int:
     from vidqa.cli.json_output import SCHEMA_VERSION, domain_object, plan_object, signal_object
     from vidqa.engine.domain_check import is_out_of_domain
     from vidqa.engine.session import Session
+    from vidqa.planner.explain import sampling_text
     from vidqa.utils.safe_text import safe_line
-    from vidqa.video.change_sampling import describe_sampling
     from vidqa.video.contact_sheet import check_target, write_sheet
     from vidqa.video.signal_cache import SIGNALS
     from vidqa.video.signal_strip import SignalStrip
@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
     summary = f"{run_config.frames} frames of {run_config.width}×{run_config.height} in {width}×{height} pixels"
     reporter.say(f"{safe_line(arguments.output)}: {summary}")
     if plan.sampling is not None:
-        reporter.say(describe_sampling(plan.sampling, len(plan.candidates or plan.indices)))
+        reporter.say(sampling_text(plan, plan.sampling))
     if plan.candidates:
         reporter.say(
             f"a question would select its frames from {len(plan.candidates)}: these are the frames of a plan without "

@@ -50,6 +50,7 @@ def plan_object(plan: Plan) -> dict[str, Any]:
         "phase_bytes": dict(plan.phase_bytes),
         "lines": [asdict(line) for line in plan.lines],
         "limits": list(plan.limits),
+        "choices": list(plan.choices),
         "predicted_s": _seconds(
             plan.seconds, "start scan video vision prefill first_token decode", digits=3, suffix=""
         ),

@@ -118,8 +118,7 @@ def _object(video: VideoInfo, plan: Plan, others: "tuple[Alternative, ...]") -> 
 
 def _text_lines(problem: "PlanningProblem", plan: Plan, others: "tuple[Alternative, ...]") -> list[str]:
     """Return the plan, its memory and its alternatives as text."""
-    from vidqa.planner.explain import sampling_gap_note, subtitle_note, unheard_note
-    from vidqa.video.change_sampling import describe_sampling
+    from vidqa.planner.explain import sampling_gap_note, sampling_text, subtitle_note, unheard_note
     from vidqa.video.change_signal import sparkline
 
     video, run_config = problem.video, plan.run_config
@@ -144,8 +143,9 @@ def _text_lines(problem: "PlanningProblem", plan: Plan, others: "tuple[Alternati
     lines += [f"  {_bar(plan)}", "", f"phases    {phases}"]
     lines += _compared(problem, plan)
     lines += [f"limit     {limit}" for limit in plan.limits]
-    if plan.sampling is not None and plan.sampling.kind == "uniform":
-        lines.append(f"sampling  {describe_sampling(plan.sampling, run_config.frames)}")
+    if plan.sampling is not None and plan.sampling.kind == "uniform" and not plan.sampling.still:
+        lines.append(f"sampling  {sampling_text(plan, plan.sampling)}")
+    lines += map(_choice, plan.choices)
     if problem.signal is not None:
         lines.append(f"change    {sparkline(problem.signal, video.duration_seconds)}")
     lines += [
@@ -157,6 +157,11 @@ def _text_lines(problem: "PlanningProblem", plan: Plan, others: "tuple[Alternati
     ]  # fmt: skip
     lines += [f"{other.kind:<10}{_alternative(other)}" for other in others]
     return [*lines, f"frames at {_times(plan)}"]
+
+
+def _choice(text: str) -> str:
+    """Return a sentence on how the frames are chosen as a line, named after the option that chooses so."""
+    return f"focus     {text.removeprefix('focus: ')}" if text.startswith("focus: ") else f"sampling  {text}"
 
 
 def _parts(plan: Plan) -> Iterator[tuple[str, str, str, str]]:

@@ -37,7 +37,7 @@ def print_gpus(as_json: bool, config: "EngineConfig", video: VideoInfo, request:
     if as_json:
         write_json(_matrix_object(table, config.weights))
         return ExitCode.OK
-    lines = _matrix_lines(table) if every else _best_lines(table)
+    lines = [*_matrix_lines(table), *_focus_lines(table, every=True)] if every else _best_lines(table)
     sys.stdout.write(safe_text("\n".join(lines)) + "\n")
     return ExitCode.OK
 
@@ -64,8 +64,27 @@ def _best_lines(table: Sequence["GpuRow"]) -> list[str]:
     lines += format_table(cells, "<<<>>>>>")
     if without:
         lines.append(f"nothing fits on: {', '.join(map(_card, without))}")
+    lines += _focus_lines(table, every=False)
     lines.append("Predicted, with all of a card's memory free. --model all shows every model, --gpu NAME one card.")
     return lines
+
+
+def _focus_lines(table: Sequence["GpuRow"], *, every: bool) -> list[str]:
+    """Return in how many of the plans a question selects the frames; where it is alike in all, as each of them says it.
+
+    The plans are those of every model, or the best of each card.
+    """
+    rows = [[plan for _, plan in row.plans] if every else [row.best] for row in table]
+    plans = [plan for row in rows for plan in row if plan is not None]
+    said = {next((choice for choice in plan.choices if choice.startswith("focus: ")), "") for plan in plans}
+    if said <= {""}:
+        return []
+    if len(said) == 1:
+        return [*said]
+    selecting, what = sum(bool(plan.candidates) for plan in plans), "plans" if every else "cards"
+    where = "in" if every else "on"
+    others = f"; --gpu NAME says why not {where} the others" if selecting < len(plans) else ""
+    return [f"focus: a question selects the frames {where} {selecting} of {len(plans)} {what}{others}"]
 
 
 def _spreads(plans: Iterable[Plan]) -> tuple[str, str, str]:

@@ -5,6 +5,7 @@ with the question behind them through the first layers of the language model. A 
 question's tokens to it in the reference layer, mean over heads and tokens (FlexSelect, arXiv 2506.00993, section 3).
 """
 
+from bisect import bisect_left
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -17,7 +18,7 @@ from vidqa.engine.prefill import Prefill
 from vidqa.engine.prefix_cache import VisionEmbeddings, common_length
 from vidqa.engine.prompt import PromptTokens, build_prompt, layout_of, means_of_slices
 from vidqa.engine.prompt_runner import PromptRunner
-from vidqa.engine.slice_selection import even_slices, find_moments, interleaved, select_slices
+from vidqa.engine.slice_selection import find_moments, interleaved, select_slices
 from vidqa.engine.timers import StageContext, Stopwatch
 from vidqa.engine.token_pruning import on_host
 from vidqa.events import Event, Noted, StageProgress, StageStarted
@@ -57,10 +58,10 @@ def question_tokens(loaded: "Loaded", request: Request, stopped: Callable[[], bo
 
 
 class FrameFocus:
-    """Encodes a plan's candidates and selects those that a question points to; evenly if `asked` is None.
+    """Encodes a plan's candidates and selects those that a question points to.
 
-    `embeddings` are those of all candidates, from an earlier question or this one. `layer` replaces the family's
-    reference layer.
+    If `asked` is None, it selects those nearest to the plan's own frames. `embeddings` are those of all candidates,
+    from an earlier question or this one. `layer` replaces the family's reference layer.
     """
 
     def __init__(
@@ -89,12 +90,13 @@ class FrameFocus:
         return plan
 
     def select(self) -> Generator[Event, None, SliceSelection]:
-        """Score the candidates' slices and select; the even ones without a question."""
-        embeddings = self._parked()
-        count = min(self._model.spec.slices(self._plan.run_config.frames), embeddings.slices)
-        seconds = tuple(means_of_slices(embeddings.times, self._model.spec))
+        """Score the candidates' slices and select; without a question, those nearest to the plan's own frames."""
+        embeddings, spec = self._parked(), self._model.spec
+        seconds = tuple(means_of_slices(embeddings.times, spec))
         if self._asked is None:
-            return SliceSelection(seconds, (), even_slices(embeddings.slices, count))
+            own = means_of_slices(self._plan.timestamps_seconds, spec)
+            return SliceSelection(seconds, (), nearest_slices(seconds, own))
+        count = min(spec.slices(self._plan.run_config.frames), embeddings.slices)
         watch = Stopwatch()
         if self._plan.run_config.placement.vision_offloaded:
             self._model.visual.to("cpu")
@@ -179,6 +181,21 @@ class FrameFocus:
         return scores
 
 
+def nearest_slices(seconds: Sequence[float], wanted: Sequence[float]) -> tuple[int, ...]:
+    """Return a slice for each of the `wanted` times, all different and ascending, as near as that allows.
+
+    Both are mean times, ascending. Where more are wanted than there are slices, all of these are returned.
+    """
+    chosen, count = list[int](), min(len(wanted), len(seconds))
+    for number, moment in enumerate(wanted[:count]):
+        low = chosen[-1] + 1 if chosen else 0
+        high = len(seconds) - (count - number)  # those after it need a slice each
+        after = bisect_left(seconds, moment, low, high)
+        is_before = after > low and moment - seconds[after - 1] <= seconds[after] - moment
+        chosen.append(after - 1 if is_before else after)
+    return tuple(chosen)
+
+
 def slice_rows(layout: Sequence[Segment], slice_tokens: int) -> list[slice]:
     """Return the rows of each temporal slice in a prompt."""
     rows, start = list[slice](), 0
@@ -199,7 +216,8 @@ def selection_note(selection: SliceSelection, frames_per_slice: int, last_second
     """
     all_frames, read = (len(many) * frames_per_slice for many in (selection.seconds, selection.chosen))
     if not selection.scores:
-        return f"looked at {all_frames} frames, read {read} of them at even distances: the question is about the whole"
+        own = f"read the {read} nearest to those of a plan without --focus"
+        return f"looked at {all_frames} frames, {own}: the question is about the whole"
     found = find_moments(selection.scores, selection.seconds, _NAMED, last_seconds)
     moments = sorted(found, key=lambda one: one.start_seconds)
     times = [f"{format_timestamp(one.start_seconds)}-{format_timestamp(one.end_seconds)}" for one in moments]

@@ -9,7 +9,7 @@ from vidqa.planner.latency import cancel_check_seconds, estimate_seconds, most_a
 from vidqa.planner.memory_model import required_bytes
 from vidqa.planner.placement import compute_dtype, weight_choices
 from vidqa.planner.problem import PlanningProblem
-from vidqa.planner.search import SearchSpace, has_too_many_tokens
+from vidqa.planner.search import SearchSpace, fit, has_too_many_tokens
 from vidqa.types import Placement, Plan, Request, RunConfig, VideoInfo
 from vidqa.utils.frame_choice import Sampling
 from vidqa.utils.units import format_bytes, format_timestamp
@@ -64,15 +64,23 @@ def limiting_reason(
     return otherwise
 
 
-def explain_sampling(sampling: Sampling | None, frames: int) -> Iterator[str]:
-    """Yield where the frames lie and why, if they are not even."""
-    if sampling is not None and sampling.kind == "change":
-        yield describe_sampling(sampling, frames)
+def explain_sampling(plan: Plan) -> Iterator[str]:
+    """Yield where the frames lie and why, if they are by change or the video has none."""
+    if plan.sampling is not None and (plan.sampling.kind == "change" or plan.sampling.still):
+        yield sampling_text(plan, plan.sampling)
+
+
+def sampling_text(plan: Plan, sampling: Sampling) -> str:
+    """Return where a plan's frames lie and why; where a question selects them, those that it selects from."""
+    return describe_sampling(sampling, len(plan.candidates or plan.indices), looked_at=bool(plan.candidates))
 
 
 def sampling_gap_note(plan: Plan, request: Request) -> Iterator[str]:
-    """Yield a note on the events that a plan can miss and the options that sample denser; nothing for dense frames."""
-    placed = plan.candidates or (plan.sampling is not None and plan.sampling.kind == "change")
+    """Yield a note on the events that a plan can miss and the options that sample denser.
+
+    Nothing for dense frames, and where the video has no events.
+    """
+    placed = plan.candidates or (plan.sampling is not None and (plan.sampling.kind == "change" or plan.sampling.still))
     dense = _SPARSE_SECONDS if plan.sampling is None else CLOSE_SECONDS  # `--sample auto` says why those are enough
     if plan.interval_seconds > dense and not placed:
         start = request.start_seconds or 0.0
@@ -110,9 +118,11 @@ def _frames_limit(problem: PlanningProblem, space: SearchSpace, run_config: RunC
         return
     lowered = f"{run_config.frames} of {space.wanted_frames:,} frames (2 per second)"
     more = [count for count in space.counts if count > run_config.frames]
-    if more:
+    if gives_up_frames(problem, space, run_config):
+        yield f"{lowered}: the rest of what fits is for frames to choose from (--focus)"
+    elif more:
         height, width = space.sizes[0]
-        larger = replace(space.with_frames(run_config, more[0]), height=height, width=width)
+        larger = replace(space.with_frames(run_config, more[0]), height=height, width=width, candidate_frames=0)
         why = limiting_reason(problem, space, larger, "more would have to be smaller than is worth it")
         yield f"{lowered}: {why}"
     elif problem.request.frames is None and problem.request.fps is None:
@@ -121,11 +131,19 @@ def _frames_limit(problem: PlanningProblem, space: SearchSpace, run_config: RunC
         yield f"{lowered}: {why}"
 
 
+def gives_up_frames(problem: PlanningProblem, space: SearchSpace, run_config: RunConfig) -> bool:
+    """Return whether more frames of the same size would fit if the question did not select them."""
+    more = [count for count in space.counts if count > run_config.frames]
+    if not more or not run_config.candidate_frames:
+        return False
+    return fit(problem, space, replace(space.with_frames(run_config, more[0]), candidate_frames=0)) is not None
+
+
 def _size_limit(problem: PlanningProblem, space: SearchSpace, run_config: RunConfig) -> Iterator[str]:
     number = space.sizes.index((run_config.height, run_config.width)) + 1
     if number < len(space.sizes):
         (height, width), (most_height, most_width) = space.sizes[number], space.sizes[-1]
-        why = limiting_reason(problem, space, replace(run_config, height=height, width=width))
+        why = limiting_reason(problem, space, replace(run_config, height=height, width=width, candidate_frames=0))
         yield f"{run_config.width}x{run_config.height} instead of {most_width}x{most_height}: {why}"
 
 

@@ -3,25 +3,24 @@
 from collections.abc import Iterator
 
 from vidqa.planner.candidate_frames import explain_candidates, why_even
-from vidqa.planner.explain import subtitle_note
+from vidqa.planner.explain import sampling_text, subtitle_note
 from vidqa.planner.problem import PlanningProblem
 from vidqa.planner.search import needs_scan, space_of_whole_frames
 from vidqa.types import Plan
-from vidqa.video.change_sampling import describe_sampling
 
 _WHERE = {"auto": "in the video or beside it", "embedded": "in the video"}
 
 
 def explain_options(problem: PlanningProblem, plan: Plan, *, subs_chosen: bool) -> Iterator[str]:
-    """Yield what `sample`, `focus`, `prune` and `subs` do in a plan, where its limits do not say it; else nothing.
+    """Yield what `sample`, `focus`, `prune` and `subs` do in a plan, where its choices do not say it; else nothing.
 
     Missing subtitles are named if the user chose some in the session (`subs_chosen`): else an answer's note does.
     """
     request, sampling, prune = problem.request, plan.sampling, problem.config.prune
     if needs_scan(problem, plan):
-        yield "even frames until the video is scanned; the next question scans it"
-    elif problem.signal is not None and sampling is not None and sampling.kind == "uniform":
-        yield describe_sampling(sampling, plan.run_config.frames)
+        yield "even frames until the video is scanned, which is done before the next answer"
+    elif problem.signal is not None and sampling is not None and sampling.kind == "uniform" and not sampling.still:
+        yield sampling_text(plan, sampling)
     if request.focus == "auto":
         space = space_of_whole_frames(problem)
         if not any(explain_candidates(problem, space, plan.run_config)):

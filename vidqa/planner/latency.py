@@ -12,7 +12,7 @@ from vidqa.planner.memory_model import kv_bytes, kv_capacity
 from vidqa.planner.problem import PlanningProblem
 from vidqa.planner.weight_memory import active_layer_bytes, active_parameters, part_bytes
 from vidqa.types import Device, Flops, RunConfig, TimeEstimate
-from vidqa.video.frame_sampling import CLOSE_SECONDS, even_distance
+from vidqa.video.frame_sampling import CLOSE_SECONDS, are_kept_before_scan
 
 # Share of the peak that large matrix products reach in a model (gpt-fast and others: 0.4 to 0.6).
 _FLOPS_SHARE = 0.45
@@ -61,12 +61,14 @@ def estimate_seconds(problem: PlanningProblem, run_config: RunConfig) -> TimeEst
 
 
 def _scan_seconds(problem: PlanningProblem, run_config: RunConfig) -> float:
-    """Return the seconds of a scan; none where frames lie so closely that it would change nothing (`needs_scan`)."""
-    request, more = problem.request, run_config.drop_repeats or run_config.candidate_frames
-    if not problem.scan_seconds or problem.signal is not None or request.sample != "auto" or more:
+    """Return the seconds of a scan; none where it would change nothing (`needs_scan`)."""
+    request = problem.request
+    if not problem.scan_seconds or problem.signal is not None or run_config.drop_repeats:
         return problem.scan_seconds
-    distance = even_distance(problem.video, request.start_seconds, request.end_seconds, run_config.frames)
-    return 0.0 if distance <= CLOSE_SECONDS else problem.scan_seconds
+    close = CLOSE_SECONDS if request.sample == "auto" and not run_config.candidate_frames else None
+    frames = run_config.candidate_frames or run_config.frames
+    kept = are_kept_before_scan(problem.video, request.start_seconds, request.end_seconds, frames, close)
+    return 0.0 if kept else problem.scan_seconds
 
 
 def prefill_flops(spec: ModelSpec, run_config: RunConfig) -> Flops:

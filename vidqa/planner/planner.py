@@ -123,7 +123,7 @@ def finish_plan(problem: PlanningProblem, space: SearchSpace, run_config: RunCon
         run_config = replace(run_config, candidate_frames=len(many))
     parts = memory_parts(spec, run_config, problem.overhead.host_pixels)
     phases, phase, lines = lines_of(parts, problem.overhead)
-    return Plan(
+    plan = Plan(
         model=problem.model,
         device=problem.device.torch_name,
         run_config=run_config,
@@ -137,11 +137,7 @@ def finish_plan(problem: PlanningProblem, space: SearchSpace, run_config: RunCon
         peak_phase=phase,
         margin_bytes=margin_bytes(phases[phase]),
         budget_bytes=problem.budget_bytes,
-        limits=(
-            *explain_limits(problem, space, run_config),
-            *explain_sampling(sampling, len(many or indices)),
-            *explain_candidates(problem, space, run_config),
-        ),
+        limits=explain_limits(problem, space, run_config),
         seconds=estimate_seconds(problem, run_config),
         score=quality.score(spec, run_config, space.most_slice_tokens),
         video_tokens=spec.visual_tokens(run_config.frames, run_config.height, run_config.width),
@@ -150,6 +146,7 @@ def finish_plan(problem: PlanningProblem, space: SearchSpace, run_config: RunCon
         candidate_seconds=sampled_times(problem.video, many),
         host_bytes=host_bytes(problem, run_config),
     )
+    return replace(plan, choices=(*explain_sampling(plan), *explain_candidates(problem, space, run_config)))
 
 
 def _smallest_run_config(problem: PlanningProblem, space: SearchSpace) -> RunConfig:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from vidqa.models.spec import ModelSpec
+from vidqa.planner.activation_memory import candidate_tokens
 from vidqa.planner.problem import PlanningProblem
 from vidqa.types import Plan, Request, VideoInfo
 from vidqa.utils.cues import Cue, PlannedSubtitles
@@ -88,8 +89,14 @@ def subtitle_rooms(problem: PlanningProblem, cues: Sequence[Cue]) -> Iterator[in
 
 
 def keeps_the_video(problem: PlanningProblem, without: Plan, plan: Plan) -> bool:
-    """Return whether subtitles cost the video at most their share of the tokens that it has without them."""
-    return plan.visual_tokens >= without.visual_tokens * (1 - problem.config.subtitle_share)
+    """Return whether subtitles cost the video at most their share of the tokens that it has without them.
+
+    Where the question selects the frames of both plans, these are the tokens that it selects from.
+    """
+    seen, before = plan.visual_tokens, without.visual_tokens
+    if plan.candidates and without.candidates:
+        seen, before = (candidate_tokens(problem.spec, one.run_config) for one in (plan, without))
+    return seen >= before * (1 - problem.config.subtitle_share)
 
 
 def with_cues(problem: PlanningProblem, plan: Plan, cues: Sequence[Cue]) -> Plan:

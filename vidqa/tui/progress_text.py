@@ -9,7 +9,7 @@ from vidqa.history.export import answer_seconds, describe_figures
 from vidqa.utils.units import format_bytes
 
 _UNITS = {
-    "scan": "frames", "video": "frames", "vision": "slices", "focus": "slices", "prefill": "tokens", "decode": "tokens",
+    "video": "frames", "vision": "slices", "focus": "slices", "prefill": "tokens", "decode": "tokens",
 }  # fmt: skip
 _LOADING_STEPS = {"libraries": "starting libraries", "speed": "measuring this machine's speed, once,"}
 _MIN_RATE_SECONDS = 0.2
@@ -61,6 +61,8 @@ class ProgressText:
             return "model loaded" if stage == "load" else ""
         if done >= total and stage != "decode":
             return f"{stage} ✓"
+        if stage == "scan":  # a scan that is short of time leaves frames out, so a rate of frames would be false
+            return f"scan {100 * done // total} %"
         seconds = time.monotonic() - self._started[stage]
         rate = f" ({done / seconds:.0f}/s)" if done and seconds > _MIN_RATE_SECONDS else ""
         return f"{stage} {done}/{total} {_UNITS.get(stage, '')}{rate}"

@@ -16,11 +16,15 @@ class SampledPart:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How a plan's frames were placed after a scan of the video, and why; `parts` are those that change most."""
+    """How a plan's frames were placed after a scan of the video, and why; `parts` are those that change most.
+
+    `still` is whether a scan of every frame saw no change in the requested part of the video.
+    """
 
     kind: Literal["uniform", "change"]
     reason: str
     parts: tuple[SampledPart, ...] = ()
+    still: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +32,7 @@ class SliceSelection:
     """Which temporal slices of the candidates a question selected.
 
     `seconds` are the mean times of all; `scores` the question's attention to each, where 1 is an even share, or empty
-    for an even choice; `chosen` the indices of those that are read, ascending.
+    for a question about the whole video; `chosen` the indices of those that are read, ascending.
     """
 
     seconds: tuple[float, ...]

@@ -80,7 +80,9 @@ def _sampled(
     times = frames.pts[first : last + 1]
     weights = _weights(signal, frames, first, last)
     if not any(weights.values):
-        return even, Sampling("uniform", "nothing changes" if signal.complete else "no change was seen")
+        where = "" if last - first + 1 == len(frames.pts) else " in this part"
+        seen = "nothing changes" if signal.complete else "no change was seen"
+        return even, Sampling("uniform", seen + where, still=signal.complete)
     busy, intervals = busy_intervals(times, weights.values, count - 1), count - 1
     distance = (times[-1] - times[0]) / intervals
     spread = f"the change lies in about {busy:.0f} of the {intervals} intervals of {distance:.1f} s between even frames"
@@ -306,10 +308,14 @@ def _parts(frames: _FrameTimes, indices: Sequence[int], weights: _Weights, first
     return tuple(sorted((part for part in most if part.frames), key=lambda part: part.start_seconds))
 
 
-def describe_sampling(sampling: Sampling, frames: int) -> str:
-    """Return why frames lie where they do, and how many each part got, as a line of a plan."""
+def describe_sampling(sampling: Sampling, frames: int, *, looked_at: bool = False) -> str:
+    """Return why frames lie where they do, and how many each part got, as a line of a plan.
+
+    The frames are those that a question selects from (`looked_at`), or those that are read.
+    """
+    looked = " are looked at" if looked_at else ""
     if sampling.kind == "uniform":
-        return f"even frames: {sampling.reason}"
+        return f"even frames{looked}: {sampling.reason}"
     shown = sorted(sampling.parts, key=lambda part: -part.frames)[:4]
     within = sum(part.frames for part in sampling.parts)
     spans = ", ".join(
@@ -317,4 +323,4 @@ def describe_sampling(sampling: Sampling, frames: int) -> str:
         for part in sorted(shown, key=lambda part: part.start_seconds)
     )
     more = f" and {len(sampling.parts) - len(shown)} more" if len(sampling.parts) > len(shown) else ""
-    return f"frames by change: {within} of {frames} where it happens ({spans}{more}); {sampling.reason}"
+    return f"frames by change{looked}: {within} of {frames:,} where it happens ({spans}{more}); {sampling.reason}"

@@ -130,7 +130,10 @@ class _Scanner:
         return guesses
 
     def run(self) -> Generator[tuple[int, int], None, None]:
-        """Scan; yields the frames done and in all."""
+        """Scan; yields the frames done and in all: where some are left out, as many as the spent time's share is.
+
+        They never become fewer.
+        """
         yield 0, self._count
         if (yield from self._scan_in_order()):
             return
@@ -165,6 +168,11 @@ class _Scanner:
     def _is_too_slow(self, index: int) -> bool:
         spent = time.monotonic() - self._began
         return spent > _CHECKED_SECONDS and spent * self._count > _SLACK * self._limit * (index + 1)
+
+    def _time_progress(self) -> tuple[int, int]:
+        """Return the frames that the share of the time that is over stands for, and all frames."""
+        spent = min((time.monotonic() - self._began) / self._limit, 1.0)
+        return round(spent * self._count), self._count
 
     def _check_time(self, share: float = 1.0) -> None:
         if time.monotonic() - self._began > self._limit * share:
@@ -209,14 +217,12 @@ class _Scanner:
         """Decode the first picture of every group, first of a few that lie evenly, then of those between them."""
         self._flush()
         groups = {group.pts: group for group in self._groups}
-        done = sum(group.start is not None for group in self._groups)
         with suppress(_OutOfTime):
             for number in evenly_spread(len(self._groups)):
                 if self._groups[number].start is not None:
                     continue
                 self._take_keyframes(self._decoded(self._key_packet(self._groups[number])), groups)
-                done += 1
-                yield self._groups[done - 1].first, self._count
+                yield self._time_progress()
                 self._check_time(_KEYFRAMES_SHARE)
         self._take_keyframes(self._decoded([None]), groups)
 
@@ -249,8 +255,7 @@ class _Scanner:
                 continue
             self._flush()
             self._scan_group(self._groups[number])
-            spent = min((time.monotonic() - self._began) / self._limit, 1.0)
-            yield round(spent * self._count), self._count
+            yield self._time_progress()
 
     def _is_open(self, number: int) -> bool:
         return self._groups[number].end is None

@@ -137,21 +137,30 @@ def frames_at_rate(info: VideoInfo, start_seconds: float | None, end_seconds: fl
 def kept_before_scan(info: VideoInfo, even: Sequence[int], close: float | None) -> Sampling | None:
     """Return why even frames stay, where that is known before a scan; else None.
 
-    They stay where there are no others, and if they are at most `close` seconds apart; None is no such distance.
+    They stay where there are no others, where they are a single slice, and if they are at most `close` seconds apart;
+    None is no such distance.
     """
-    count = len(even)
-    if count <= _FRAMES_PER_SLICE or even[-1] - even[0] + 1 <= count:
-        return Sampling("uniform", "there are no other frames to choose")
-    distance = (info.pts_seconds[even[-1]] - info.pts_seconds[even[0]]) / (count - 1)
+    reason = _why_kept(info, even[0], even[-1], len(even), close)
+    return None if reason is None else Sampling("uniform", reason)
+
+
+def are_kept_before_scan(
+    info: VideoInfo, start_seconds: float | None, end_seconds: float | None, frames: int, close: float | None
+) -> bool:
+    """Return whether `kept_before_scan` has a reason for so many even frames of a range of time."""
+    return _why_kept(info, *_range(info, start_seconds, end_seconds), frames, close) is not None
+
+
+def _why_kept(info: VideoInfo, first: int, last: int, frames: int, close: float | None) -> str | None:
+    if last - first + 1 <= frames and (first < last or info.frame_count == 1):
+        return "there are no other frames to choose"
+    if frames <= _FRAMES_PER_SLICE:
+        few = "one frame is" if first == last else f"{frames} frames are"
+        return f"{few} too few to follow the change"
+    distance = (info.pts_seconds[last] - info.pts_seconds[first]) / (frames - 1)
     if close is not None and distance <= close:
-        return Sampling("uniform", f"they are {distance:.1f} s apart and miss little")
+        return f"they are {distance:.1f} s apart and miss little"
     return None
-
-
-def even_distance(info: VideoInfo, start_seconds: float | None, end_seconds: float | None, frames: int) -> float:
-    """Return the seconds from one to the next of so many frames that are spread over a range of time."""
-    first, last = _range(info, start_seconds, end_seconds)
-    return (info.pts_seconds[last] - info.pts_seconds[first]) / max(frames - 1, 1)
 
 
 def sampled_times(info: VideoInfo, indices: Sequence[int]) -> tuple[float, ...]:

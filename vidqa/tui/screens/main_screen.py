@@ -233,7 +233,8 @@ class MainScreen(SearchActions):
         return True
 
     def start_answer(self) -> None:
-        """Reset progress and pace too."""
+        """Reset progress and pace too; what a load has shown above the prompt goes on below the question."""
+        self.show_status("")
         self._progress = ProgressText()
         self._text_seconds, self._cpu_seconds = _TEXT_SECONDS, time.thread_time()
         super().start_answer()

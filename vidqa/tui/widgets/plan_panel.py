@@ -50,11 +50,10 @@ class PlanPanel(Vertical):
             option = self.query_one(f"#{option_id(field)}", PlanOption)
             option.set(getattr(overrides, field), planned.get(field), choices[field])
         limits = self.query_one("#plan-limits", Static)
-        lines = (
-            [*plan.limits, *explain_options(forecast.problem, plan, subs_chosen=overrides.subs is not None)]
-            if plan
-            else []
-        )
+        lines = []
+        if plan:
+            options = explain_options(forecast.problem, plan, subs_chosen=overrides.subs is not None)
+            lines = [*plan.limits, *plan.choices, *options]
         limits.update(safe_text(in_session_words("\n".join(f"· {line}" for line in lines))))
         limits.display = bool(lines)
 
