@@ -53,7 +53,7 @@ def test_auto_sees_what_even_frames_miss(session: Session, clip: str) -> None:
     assert found.text == "a red circle moves right." and inside(found) >= 4
     assert len(found.plan.indices) == 12 and found.plan.sampling is not None
     assert found.plan.run_config == even.plan.run_config
-    assert found.plan.limits[-1].startswith("frames by change: ")
+    assert found.plan.choices[-1].startswith("frames by change: ")
     stages = stages_of(events)
     assert stages[0] == "scan" and found.plan.seconds.scan_seconds > 0
     done = [event for event in of_kind(events, StageProgress) if event.stage == "scan"]
