@@ -27,6 +27,8 @@ NAMED = "what does the red circle do?"
         "Fasse das Video zusammen.", "what's happening?", "what happens at the end?", "what happens first?",
         "what is the last thing that happens?", "how does it begin?", "Give a detailed description.",
         "Describe everything you see in detail.", "describe it", "what do you see in this video?",
+        "Outline this clip.", "give me an outline", "Write a short, one-sentence caption", "A caption, please",
+        "caption this", "a caption for the video", "what is the plot?", "what is the plot of the film?",
     ],
 )  # fmt: skip
 def test_questions_about_the_whole_stay_even(question: str) -> None:
@@ -39,7 +41,8 @@ def test_questions_about_the_whole_stay_even(question: str) -> None:
     [NAMED, "what happens when the door opens?", "which color is the car?", "describe the man with the hat",
      "when does the dog bark?",
      "describe this man", "what does the dog do at the end?", "what is the first goal?",
-     "what happens after the blue square appears?"],
+     "what happens after the blue square appears?", "what is the outline of the red circle?",
+     "what is written in the caption?", "who crosses the plot of land?"],
 )  # fmt: skip
 def test_questions_about_something_select(question: str) -> None:
     assert may_focus(Request("clip.mp4", question, focus="auto"))

@@ -6,9 +6,16 @@ import re
 # as "what happens?" names nothing that could be looked for, and "what happens when the door opens?" does.
 _VIDEO = "(video|clip|film|movie|recording|footage)"
 _WHEN = f"(here|first|last|next|then|finally|at first|(at|in) the (start|beginning|end)|in (the |this )?{_VIDEO})"
+# An outline, a caption or a plot can also be in the picture: it is of the video where the question asks for one.
+_ACCOUNT = "(outlines?|captions?|plot)"
+_ASKED = "(write|give|make|create|generate|produce|provide|suggest|need|want)"
 _WHOLE = re.compile(
     r"\b(detailed description|describe everything)\b|\bdescribe( it| this)?( in detail)?\W*$"
-    r"|\b(summar\w+|recap\w*|overview|outline|caption|synopsis|retell|gist|storyline|plot)\b"
+    r"|\b(summar\w+|recap\w*|overview|synopsis|retell|gist|storyline)\b"
+    rf"|\b{_ACCOUNT} ((of|for) )?(the |this |my )?(whole |entire |full )?{_VIDEO}\b"
+    rf"|\b{_ASKED}( me)?( an?| one)?( [\w,-]+){{0,2}} {_ACCOUNT}\b"
+    rf"|^\W*(please )?((an?|one|short|brief|detailed) )*{_ACCOUNT}(,? (this|it|please))?\W*$"
+    r"|\b(what( is|'s)|describe|explain|tell me) the plot( about)?\W*$"
     rf"|\bdescribe (the |this )?(whole |entire |full )?({_VIDEO}|scenes?)\b"
     rf"|\b(whole|entire|full) {_VIDEO}\b"
     rf"|\bwhat( is|'s) (the |this )?{_VIDEO} about\b"
