@@ -142,7 +142,8 @@ class Request:
     for a file neither counts. `subs` chooses the subtitles that the model reads: `auto` for a file beside the video,
     else a stream in it; `embedded` for a stream alone; `off`; or the path of a file. `sample` places the frames evenly,
     by the video's change, or by change where that is far from even. With `focus` the question selects what is read:
-    `auto` of long videos, `always` of all.
+    `auto` of long videos, `always` of all. The range from `start_seconds` to `end_seconds` is read densely where it is
+    short; not if it is a `segment`, one of the parts that a whole video is divided into.
     """
 
     video: str
@@ -164,6 +165,7 @@ class Request:
     subs: str = "auto"
     sample: Literal["uniform", "change", "auto"] = "uniform"
     focus: Literal["auto", "off", "always"] = "off"
+    segment: bool = False
 
     @property
     def picture_times(self) -> PictureTimes:

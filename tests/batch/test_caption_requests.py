@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.batch.scripted import CARD, CONFIG, MODEL
 from vidqa.batch.caption_requests import CaptionRequest, PlannedQuestion, RequestPlanner, bucketed, request_for
-from vidqa.batch.clip_record import Clip, PendingClip
+from vidqa.batch.clip_record import Clip, PendingClip, Span
 from vidqa.batch.prompt_templates import PromptTemplate
 from vidqa.batch.run_fingerprint import make_fingerprint
 from vidqa.config import EngineConfig
@@ -102,6 +102,13 @@ def test_a_file_name_that_is_not_utf8_is_escaped_in_the_prompt() -> None:
     caption_request = CaptionRequest(PromptTemplate("", "What of {parent}?"), Request("", ""))
     request = request_for(question_for("/clips/caf\udce9/clip.mp4"), video(10), caption_request)
     assert (request.question, request.video) == ("What of caf\\udce9?", "/clips/caf\udce9/clip.mp4")
+
+
+def test_a_segment_is_no_range_that_is_read_densely() -> None:
+    caption_request = CaptionRequest(PromptTemplate("", "What happens?"), Request("", ""), 2.0)
+    question = replace(question_for("a"), span=Span(4.0, 6.0))
+    request = request_for(question, video(10), caption_request)
+    assert (request.start_seconds, request.end_seconds, request.segment) == (4.0, 6.0, True)
 
 
 def test_a_content_id_depends_on_bytes_not_on_the_name(tmp_path: Path) -> None:

@@ -63,16 +63,19 @@ def test_high_slices_of_all_moments_are_read_before_low_ones_beside_the_best() -
 def test_neighbouring_high_slices_are_one_moment() -> None:
     scores = [0.1, 0.1, 0.8, 0.1, 0.9, 0.1, 0.1, 0.1, 0.7, 0.1, 0.1, 0.3]
     seconds = [2.0 * place for place in range(12)]
-    assert find_moments(scores, seconds, 5) == (Moment(3.0, 9.0, 0.9), Moment(15.0, 17.0, 0.7))
-    assert find_moments(scores, seconds, 1) == (Moment(3.0, 9.0, 0.9),)
+    assert find_moments(scores, seconds, 5, 24.0) == (Moment(3.0, 9.0, 0.9), Moment(15.0, 17.0, 0.7))
+    assert find_moments(scores, seconds, 1, 24.0) == (Moment(3.0, 9.0, 0.9),)
 
 
 def test_a_moment_does_not_begin_before_the_video() -> None:
-    assert find_moments([0.9, 0.1, 0.1, 0.1], [0.0, 1.0, 2.0, 3.0], 3) == (Moment(0.0, 0.5, 0.9),)
-    assert find_moments([0.4], [3.0], 3) == (Moment(3.0, 3.0, 0.4),)
+    assert find_moments([0.9, 0.1, 0.1, 0.1], [0.0, 1.0, 2.0, 3.0], 3, 3.5) == (Moment(0.0, 0.5, 0.9),)
+
+
+def test_a_slice_without_others_lasts_from_its_first_to_its_last_frame() -> None:
+    assert find_moments([0.4], [3.25], 3, last_seconds=3.5) == (Moment(3.0, 3.5, 0.4),)
 
 
 def test_a_moment_ends_half_way_to_the_slice_beside_it_and_with_the_video() -> None:
     uneven = [0.0, 10.0, 10.5, 11.0, 20.0]
-    assert find_moments([0.1, 0.1, 0.9, 0.1, 0.1], uneven, 1) == (Moment(10.25, 10.75, 0.9),)
+    assert find_moments([0.1, 0.1, 0.9, 0.1, 0.1], uneven, 1, 21.0) == (Moment(10.25, 10.75, 0.9),)
     assert find_moments([0.1, 0.1, 0.1, 0.1, 0.9], uneven, 1, last_seconds=20.2) == (Moment(15.5, 20.2, 0.9),)

@@ -274,3 +274,4 @@ async def test_the_plan_says_the_range_of_a_moment() -> None:
         summary = part(pilot, PlanPanel).query_one("#plan-summary", Static)
         assert "only" not in str(summary.content)
         await press(pilot, "1", lambda: "only 0:00.2–0:02.2 (moment 1)" in str(summary.content), "the range")
+        assert "16 frames" in str(summary.content)

@@ -68,6 +68,17 @@ def test_captions_show_number_and_time(tmp_path: Path) -> None:
         assert np.array_equal(sheet[y + 56 : y + 56 + STRIP, x : x + 168], caption(text, 168))
 
 
+def test_given_captions_stand_in_place_of_number_and_time(tmp_path: Path) -> None:
+    (picture,), path = noise(1, 56, 168), tmp_path / "sheet.png"
+    write_sheet([picture], (12.5,), str(path), captions=["#1  0:12.0-0:13.0"])
+    sheet = pixels(path)
+    ((y, x),) = places_of([picture], sheet)
+    assert np.array_equal(sheet[y + 56 : y + 56 + STRIP, x : x + 168], caption("#1  0:12.0-0:13.0", 168))
+    title = np.full((STRIP, 168, 3), 24, np.uint8)
+    title[:, : caption("1 frame of 168x56", 168).shape[1]] = caption("1 frame of 168x56", 168)
+    assert np.array_equal(sheet[4 : 4 + STRIP, 6 : 6 + 168], title)
+
+
 def test_fewer_pictures_than_times_get_the_first_times(tmp_path: Path) -> None:
     pictures, one, two = noise(2, 56, 84), tmp_path / "one.png", tmp_path / "two.png"
     write_sheet(pictures, (0.0, 1.0, 2.0, 3.0), str(one))

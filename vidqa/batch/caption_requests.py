@@ -217,7 +217,8 @@ def request_for(question: PlannedQuestion, video: VideoInfo, caption_request: Ca
     """Return the request for a segment of a clip."""
     request = caption_request.request
     if question.span is not None:
-        request = replace(request, start_seconds=question.span.start_seconds, end_seconds=question.span.end_seconds)
+        start, end = question.span.start_seconds, question.span.end_seconds
+        request = replace(request, start_seconds=start, end_seconds=end, segment=True)
     values = clip_values(Path(question.path), video, question.pending.existing)
     text = fill(caption_request.prompt, values).encode(errors="backslashreplace").decode()  # names may be any bytes
     return replace(request, video=question.path, question=text)

@@ -24,7 +24,7 @@ CheckpointChooser = Callable[[EngineConfig, CaptionRequest, Sequence[Clip]], Che
 
 def make_fingerprint(caption_request: CaptionRequest, config: EngineConfig, checkpoint: Checkpoint) -> RunFingerprint:
     """Return a run's fingerprint; it depends on settings that change answers, not on the memory that is free."""
-    left_out = ("video", "question", "history", "picture_fps", "timestamps", "subs")
+    left_out = ("video", "question", "history", "picture_fps", "timestamps", "subs", "segment")
     request = asdict(caption_request.request)
     settings: dict[str, Any] = {key: value for key, value in request.items() if key not in left_out}
     for name, default in (("sample", "uniform"), ("focus", "off")):

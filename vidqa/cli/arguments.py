@@ -97,10 +97,12 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     add_setting_options(parser, [setting for setting in ENGINE_SETTINGS if setting.key in {"model", "device"}])
 
 
-def add_plan_options(parser: argparse.ArgumentParser, **defaults: object) -> None:
+def add_plan_options(
+    parser: argparse.ArgumentParser, settings: Sequence[Setting] = ENGINE_SETTINGS, /, **defaults: object
+) -> None:
     """Declare the limits of a plan and how an engine runs; `defaults` as for add_setting_options."""
     group = parser.add_argument_group("plan")
-    add_setting_options(group, ENGINE_SETTINGS, **defaults)
+    add_setting_options(group, settings, **defaults)
     group.add_argument("--vision-chunk", type=int, metavar="N", help="temporal slices per chunk of the vision tower")
     group.add_argument("--prefill-chunk", type=int, metavar="N", help="tokens per chunk of the prefill")
     group.add_argument("--system", metavar="TEXT", help="system prompt")

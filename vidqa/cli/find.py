@@ -10,6 +10,7 @@ from vidqa.cli import ask
 from vidqa.cli.arguments import (
     add_plan_options,
     add_range_options,
+    add_setting_options,
     add_stream_option,
     add_timestamps_option,
     add_video_argument,
@@ -22,6 +23,7 @@ from vidqa.cli.console import ExitCode, StderrReporter, handle_signals, interrup
 from vidqa.cli.video_argument import as_named
 from vidqa.errors import Interrupted, UsageError
 from vidqa.messages import degraded_text, out_of_domain_text, usage_text
+from vidqa.settings.schema import ENGINE_SETTINGS
 from vidqa.types import Plan, Request
 from vidqa.utils.safe_text import safe_line
 from vidqa.utils.units import format_timestamp
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
     from vidqa.engine.session import Session
     from vidqa.engine.slice_selection import Moment
     from vidqa.events import Event, Found
+
+_OF_QUESTIONS = ("max_tokens", "subs", "subs_share", "prune", "focus")  # settings that a search does not use
 
 
 def add_find_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,15 +55,17 @@ def add_find_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add_stream_option(parser)
     add_timestamps_option(parser)
-    add_plan_options(parser)
+    add_plan_options(parser, [setting for setting in ENGINE_SETTINGS if setting.key not in _OF_QUESTIONS])
     group = parser.add_argument_group("result")
     group.add_argument(
         "--moments", type=int, default=MOST_MOMENTS, metavar="N", help=f"most moments to print (default {MOST_MOMENTS})"
     )
     group.add_argument("-o", "--output", metavar="FILE", help="write a picture of each moment to one PNG")
-    group.add_argument("--then", metavar="QUESTION", help="ask a question about the best moment")
     group.add_argument("--json", action="store_true", help="print JSON instead of text")
     group.add_argument("--quiet", action="store_true", help="nothing but errors on stderr")
+    group = parser.add_argument_group("further question (what the search itself does not use)")
+    group.add_argument("--then", metavar="QUESTION", help="ask a question about the best moment")
+    add_setting_options(group, [setting for setting in ENGINE_SETTINGS if setting.key in _OF_QUESTIONS])
     parser.set_defaults(run=run, frames=None, fps=None)
 
 
@@ -68,7 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
     from vidqa.cli.json_output import answer_object, find_object
     from vidqa.engine.session import Session
     from vidqa.engine.slice_selection import find_moments
-    from vidqa.planner.request_checks import check_request
+    from vidqa.planner.request_checks import check_request, check_search
     from vidqa.video.contact_sheet import check_target
     from vidqa.video.reader import check_file
 
@@ -77,12 +83,13 @@ def run(arguments: argparse.Namespace) -> int:
     settings = settings_for(arguments)
     request = make_request(arguments, settings, arguments.text)
     check_file(request.video)
-    check_request(request)
+    check_search(request)
     if arguments.then is not None:
         check_request(replace(request, question=arguments.then))
     if arguments.output:
         check_target(arguments.output)
     reporter = StderrReporter(arguments.quiet)
+    _note_unused(arguments, reporter)
     config = make_config(arguments, settings, choose_model(arguments, settings, reporter, request))
     with Session(config) as session, handle_signals(session.cancel, again=interrupt) as received:
         try:
@@ -96,12 +103,13 @@ def run(arguments: argparse.Namespace) -> int:
                 named = replace(found, video=as_named(found.video, arguments))
                 write_json(find_object(named, arguments.text, moments))
             else:
-                sys.stdout.writelines(f"{line}\n" for line in _lines(moments))
+                sys.stdout.writelines(f"{_line(moment)}\n" for moment in moments)
             if arguments.output:
                 _write_sheet(session, request, found.plan, moments, arguments.output, reporter)
             if arguments.then is None:
                 return ExitCode.OK
-            answer = ask.render(session.ask(_about(request, moments[0], arguments.then)), reporter, arguments.json)
+            events = session.ask(_about(request, moments[0], arguments.then))
+            answer = ask.render(events, reporter, arguments.json, introduce=True)
             if arguments.json:
                 write_json(answer_object(replace(answer, video=as_named(answer.video, arguments))))
             reporter.say(usage_text(answer))
@@ -113,9 +121,17 @@ def run(arguments: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
-def _lines(moments: "Sequence[Moment]") -> Iterator[str]:
-    for one in moments:
-        yield f"{format_timestamp(one.start_seconds)}-{format_timestamp(one.end_seconds)}  {one.score:.2f}"
+def _note_unused(arguments: argparse.Namespace, reporter: StderrReporter) -> None:
+    """Say which options of the command line do nothing, as no further question is asked."""
+    if arguments.then is not None:
+        return
+    for setting in ENGINE_SETTINGS:
+        if setting.key in _OF_QUESTIONS and getattr(arguments, setting.dest) is not None:
+            reporter.say(f"note: {setting.flag} does nothing without --then: a search does not use it")
+
+
+def _line(moment: "Moment") -> str:
+    return f"{format_timestamp(moment.start_seconds)}-{format_timestamp(moment.end_seconds)}  {moment.score:.2f}"
 
 
 def _about(request: Request, moment: "Moment", question: str) -> Request:
@@ -154,14 +170,20 @@ def _search(events: "Iterator[Event]", reporter: StderrReporter) -> "Found":
 def _write_sheet(
     session: "Session", request: Request, plan: Plan, moments: "Sequence[Moment]", path: str, reporter: StderrReporter
 ) -> None:
-    """Write the frame in the middle of each moment, in order of time."""
+    """Write the frame in the middle of each moment, the best first, with its range and score."""
     from vidqa.video.contact_sheet import write_sheet
 
-    middles = sorted((one.start_seconds + one.end_seconds) / 2 for one in moments)
     seconds: Any = plan.candidate_seconds
-    places = [min(range(len(seconds)), key=lambda place: abs(seconds[place] - middle)) for middle in middles]
-    indices = tuple(plan.candidates[min(place, len(plan.candidates) - 1)] for place in dict.fromkeys(places))
-    times = tuple(seconds[place] for place in dict.fromkeys(places))
-    shown, pictures = session.pictures(request, replace(plan, indices=indices, timestamps_seconds=times))
-    width, height = write_sheet(pictures, shown.timestamps_seconds, path)
-    reporter.say(f"{safe_line(path)}: {len(pictures)} moments in {width}×{height} pixels")
+    middles = [(moment.start_seconds + moment.end_seconds) / 2 for moment in moments]
+    places = [min(range(len(plan.candidates)), key=lambda place: abs(seconds[place] - middle)) for middle in middles]
+    by_time = sorted(range(len(moments)), key=lambda rank: places[rank])
+    indices = tuple(plan.candidates[places[rank]] for rank in by_time)
+    times = tuple(seconds[places[rank]] for rank in by_time)
+    _, pictures = session.pictures(request, replace(plan, indices=indices, timestamps_seconds=times))
+    decoded = dict(zip(by_time, pictures, strict=False))  # of a damaged video, fewer
+    ranks = sorted(decoded)
+    captions = [f"#{rank + 1}  {_line(moments[rank])}" for rank in ranks]
+    shown = [middles[rank] for rank in ranks]
+    width, height = write_sheet([decoded[rank] for rank in ranks], shown, path, captions=captions)
+    count = f"{len(ranks)} moment{'s' * (len(ranks) != 1)}"
+    reporter.say(f"{safe_line(path)}: {count} in {width}×{height} pixels")

@@ -29,7 +29,7 @@ from vidqa.errors import Interrupted, UsageError
 from vidqa.events import Answered, Event, Found, Noted, Planned
 from vidqa.planner.explain import unheard_note
 from vidqa.planner.planner import Forecast
-from vidqa.planner.request_checks import check_config, check_limits, check_request, check_searchable
+from vidqa.planner.request_checks import check_config, check_limits, check_request, check_search, check_searchable
 from vidqa.planner.subtitle_budget import cues_in_range
 from vidqa.types import Plan, Request, VideoInfo
 from vidqa.utils.generators import finished
@@ -148,7 +148,7 @@ class Session:
         What is cached of the last question stays where memory holds it too. Raises VidqaError children.
         """
         request = replace(request, focus="always", max_tokens=1)
-        check_request(request)
+        check_search(request)
         check_config(self.config)
         return self._start(self._search(request))
 
@@ -305,7 +305,7 @@ class Session:
 
     def _find(self, state: RequestState, reader: VideoReader | None) -> Generator[Event, None, None]:
         """Load the model if necessary, score the candidates of the state's plan, and yield what was found last."""
-        check_searchable(state.video)
+        check_searchable(state.video, state.plan)
         loaded, tracker = yield from self._models.ensure_loaded(state, self.config)
         state.set_phase("vision")
         from vidqa.engine.find_stage import find_stage, focus_of

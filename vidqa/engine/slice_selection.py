@@ -1,6 +1,5 @@
 """Which temporal slices of a densely encoded video are read for a question. Plain numbers; slices are indices."""
 
-import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -101,15 +100,15 @@ def range_around(
 
 
 def find_moments(
-    scores: Sequence[float], seconds: Sequence[float], most: int, last_seconds: float = math.inf
+    scores: Sequence[float], seconds: Sequence[float], most: int, last_seconds: float
 ) -> tuple[Moment, ...]:
     """Return the moments with the highest scores, the best first: neighbouring high slices make one.
 
     `seconds` are the slices' mean times, which need not be even; a moment begins and ends half way to the slices
-    beside it, and not after the video's last frame, at `last_seconds`. Slices are high from half way between the median
-    and the highest score on.
+    beside it, and not after the video's last frame, at `last_seconds`. A slice without others lasts from its first to
+    its last frame. Slices are high from half way between the median and the highest score on.
     """
-    gaps = [after - before for before, after in pairwise(seconds)] or [0.0]
+    gaps = [after - before for before, after in pairwise(seconds)] or [2 * (last_seconds - seconds[0])]
     bounds = [max(seconds[0] - gaps[0] / 2, 0.0)]
     bounds += [one + gap / 2 for one, gap in zip(seconds, (*gaps, gaps[-1])[: len(seconds)], strict=True)]
     moments = [

@@ -36,8 +36,6 @@ def with_candidates(problem: PlanningProblem, space: SearchSpace, run_config: Ru
     number of them, half of them are read if that makes room.
     """
     plain = replace(run_config, candidate_frames=0)
-    if problem.request.focus == "always":  # a search reads nothing of what it finds
-        run_config = replace(run_config, visual_share=1.0, drop_repeats=False)
     if not may_focus(problem.request) or drops_tokens(run_config):
         return plain
     if problem.request.focus != "always" and space.wanted_frames < _LONG_CLIP * run_config.frames:

@@ -14,7 +14,7 @@ from vidqa.types import Placement, Plan, Request, RunConfig, VideoInfo
 from vidqa.utils.frame_choice import Sampling
 from vidqa.utils.units import format_bytes, format_timestamp
 from vidqa.video.change_sampling import describe_sampling
-from vidqa.video.frame_sampling import CLOSE_SECONDS
+from vidqa.video.frame_sampling import CLOSE_SECONDS, seconds_in_range
 
 _PLACEMENTS = {
     "embedding_on_host": "the embedding table stays in host memory",
@@ -116,7 +116,9 @@ def _requested_frames(problem: PlanningProblem, run_config: RunConfig) -> Iterat
 def _frames_limit(problem: PlanningProblem, space: SearchSpace, run_config: RunConfig) -> Iterator[str]:
     if run_config.frames >= space.wanted_frames:
         return
-    lowered = f"{run_config.frames} of {space.wanted_frames:,} frames (2 per second)"
+    request = problem.request
+    rate = space.wanted_frames / seconds_in_range(problem.video, request.start_seconds, request.end_seconds)
+    lowered = f"{run_config.frames} of {space.wanted_frames:,} frames ({rate:.0f} per second)"
     more = [count for count in space.counts if count > run_config.frames]
     if gives_up_frames(problem, space, run_config):
         yield f"{lowered}: the rest of what fits is for frames to choose from (--focus)"

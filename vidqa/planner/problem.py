@@ -109,6 +109,8 @@ def planning_problems(
             f"int4 weights run on a CPU, and the device is {device.name}.",
             "Use --weights nf4, which are 4-bit too, or add --device cpu.",
         )
+    if request.focus == "always":  # a search reads nothing of what it finds
+        config = replace(config, prune="off")
     overhead, budget = runtime_overhead(device, video), budget_bytes(device, config)
     large = device.kind == "cuda" and device.total_bytes >= _LARGE_GPU_BYTES
     return [

@@ -59,6 +59,9 @@ MOST_FRAMES = 256  # QuickVideo: more score less
 REPEATED_FRAMES = 4
 MOST_TRAINED_TOKENS = 32_768  # positions of the released checkpoints; a video had at most 16,384 in training
 FRAMES_PER_SECOND = 2.0  # what Qwen2-VL was trained with
+# Of 24 ranges of 2 s with an event of 0.5 or 0.9 s, the demo model says rightly what happens in 0 with 4 frames, in 4
+# with 6, in 13 with 8, in 19 with 12 and in 21 with 16.
+LEAST_RANGE_FRAMES = 16
 
 
 @dataclass(frozen=True, slots=True)

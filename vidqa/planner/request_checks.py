@@ -4,7 +4,7 @@ import os
 
 from vidqa.config import PLANNED_ONLY, EngineConfig
 from vidqa.errors import UsageError
-from vidqa.types import Request, VideoInfo
+from vidqa.types import Plan, Request, VideoInfo
 from vidqa.utils.safe_text import safe_line
 
 _LEAST_SEED, _LARGEST_SEED = -(2**63), 2**64 - 1  # as torch.Generator.manual_seed takes them
@@ -15,6 +15,14 @@ def check_request(request: Request) -> None:
     """Raise UsageError if the question is empty, or as `check_limits` does."""
     if not request.question.strip():
         raise UsageError("The question is empty.", 'Ask for example "what happens?".')
+    check_limits(request)
+
+
+def check_search(request: Request) -> None:
+    """Raise UsageError if the text to find is empty, or as `check_limits` does."""
+    if not request.question.strip():
+        raise UsageError("The text to find is empty.", 'Give for example "a red circle".')
+    check_text("The text to find", request.question)
     check_limits(request)
 
 
@@ -40,11 +48,13 @@ def check_limits(request: Request) -> None:
     check_text("The system prompt (--system)", request.system or "")
 
 
-def check_searchable(video: VideoInfo) -> None:
-    """Raise UsageError for a single picture, which has no moments to find."""
+def check_searchable(video: VideoInfo, plan: Plan) -> None:
+    """Raise UsageError for a single picture, or a range of one, which has no moments to find."""
     if video.frame_count < 2:
         name = safe_line(os.path.basename(video.path))
         raise UsageError(f"{name} is one picture: there are no moments to find in it.", "Ask a question about it.")
+    if len(set(plan.candidates)) == 1:
+        raise UsageError("The range is one frame: there are no moments to find in it.", "Search a longer range.")
 
 
 def check_text(name: str, text: str) -> None:

@@ -61,7 +61,7 @@ def search_space(problem: PlanningProblem) -> SearchSpace:
     request, spec = problem.request, problem.spec
     check_counts(request.frames, request.fps)
     caps = quality.CAPS[problem.config.quality]
-    wanted = frames_at_rate(problem.video, request.start_seconds, request.end_seconds, quality.FRAMES_PER_SECOND)
+    wanted = _wanted_frames(problem)
     fixed_count = request.frames is not None or request.fps is not None
     if fixed_count:
         counts: tuple[int, ...] = (len(frame_indices(problem, request.frames)),)
@@ -86,6 +86,15 @@ def search_space(problem: PlanningProblem) -> SearchSpace:
     if problem.most_visual_tokens is not None:
         allowed = min(allowed, problem.most_visual_tokens)
     return SearchSpace(counts, sizes, wanted, allowed, spec.slice_tokens(*sizes[-1]), shares)
+
+
+def _wanted_frames(problem: PlanningProblem) -> int:
+    """Return the frames at the families' rate; a short range gets more, and no video fewer than the checkpoint says."""
+    request, least = problem.request, problem.bounds.min_frames
+    if not request.segment and (request.start_seconds, request.end_seconds) != (None, None):
+        least = max(least, quality.LEAST_RANGE_FRAMES)
+    rate = quality.FRAMES_PER_SECOND
+    return frames_at_rate(problem.video, request.start_seconds, request.end_seconds, rate, least)
 
 
 def space_of_whole_frames(problem: PlanningProblem) -> SearchSpace:

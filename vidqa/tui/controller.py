@@ -18,7 +18,7 @@ from vidqa.history.store import FILE_NAME, History
 from vidqa.models.download import DownloadProgress
 from vidqa.models.hub import demo_folder
 from vidqa.planner.planner import Forecast, sufficient_wait
-from vidqa.planner.request_checks import check_request
+from vidqa.planner.request_checks import check_search
 from vidqa.tui.found_moments import FoundMoments
 from vidqa.tui.launch_options import LaunchOptions
 from vidqa.tui.plan_overrides import PLANNED_QUESTION, PlanOverrides, interactive_config
@@ -309,7 +309,7 @@ class Controller:
         if self.found is not None and self.moment is not None:
             start, end = self.found.start_seconds, self.found.end_seconds
             request = replace(request, start_seconds=start, end_seconds=end)
-        check_request(request)
+        check_search(request)
         self.search = SessionJob(request, self.config(), search=True)
         return self.search
 

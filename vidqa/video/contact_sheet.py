@@ -1,4 +1,4 @@
-"""Contact sheets: one PNG of the frames that a model gets, at their true size, with number and time below each.
+"""Contact sheets: one PNG of the frames that a model gets, at their true size, with a caption below each.
 
 Frames that do not fit on one sheet are refused.
 """
@@ -61,24 +61,27 @@ def write_sheet(
     *,
     columns: int | None = None,
     strip: SignalStrip | None = None,
+    captions: Sequence[str] = (),
 ) -> tuple[int, int]:
-    """Write pictures (height, width, 3) uint8 of one size, in order of time, as one PNG; return its (width, height).
+    """Write pictures (height, width, 3) uint8 of one size as one PNG, in their order; return its (width, height).
 
-    The video's change is drawn as a `strip` below them. If a damaged video gives fewer pictures than times, the last
-    times are ignored. Raises UsageError for a sheet that would be too large or cannot be written, ValueError for
-    pictures that differ in size.
+    Below each is its caption, else its number and time. The video's change is drawn as a `strip` below all of them. If
+    a damaged video gives fewer pictures than times, the last times are ignored. Raises UsageError for a sheet that
+    would be too large or cannot be written, ValueError for pictures that differ in size.
     """
     from PIL import Image, ImageDraw, ImageFont
 
     check_target(path)
     height, width = _common_size(pictures)
-    captions = [f"#{index + 1}  {format_timestamp(time)}" for index, time in enumerate(times_seconds[: len(pictures)])]
+    times = times_seconds[: len(pictures)]
+    captions = captions or [f"#{index + 1}  {format_timestamp(time)}" for index, time in enumerate(times)]
     font = ImageFont.load_default(_FONT_SIZE)
     widest = math.ceil(max(font.getlength(caption) for caption in captions))
     layout = lay_out(len(pictures), max(width, widest), height + _STRIP, columns)
     sheet = Image.new("RGB", layout.size, _BACKGROUND)
     draw = ImageDraw.Draw(sheet)
-    draw.text((_GAP, _GAP), f"{len(pictures)} frames of {width}x{height}", _TEXT_COLOUR, font)  # the font has no ×
+    title = f"{len(pictures)} frame{'s' * (len(pictures) != 1)} of {width}x{height}"  # the font has no ×
+    draw.text((_GAP, _GAP), title, _TEXT_COLOUR, font)
     for index, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
         x, y = layout.corner(index)
         sheet.paste(Image.fromarray(picture), (x, y))

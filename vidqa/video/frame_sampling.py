@@ -127,11 +127,19 @@ def _nearest(pts: Sequence[float], moment: float, first: int, last: int) -> int:
     return before if moment - pts[before] <= pts[after] - moment else after
 
 
-def frames_at_rate(info: VideoInfo, start_seconds: float | None, end_seconds: float | None, rate: float) -> int:
-    """Return the even number of frames at `rate` per second in a range: at least 2, at most the available ones."""
+def frames_at_rate(
+    info: VideoInfo, start_seconds: float | None, end_seconds: float | None, rate: float, least: int
+) -> int:
+    """Return the even number of frames at `rate` per second in a range: at least `least` where there are as many."""
     first, last = _range(info, start_seconds, end_seconds)
     seconds = _seconds_shown(info, first, last, end_seconds)
-    return _floor_even(min(int(seconds * rate + 1e-6), last - first + 1))
+    count = max(int(seconds * rate + 1e-6), math.ceil(least / _FRAMES_PER_SLICE) * _FRAMES_PER_SLICE)
+    return _floor_even(min(count, last - first + 1))
+
+
+def seconds_in_range(info: VideoInfo, start_seconds: float | None, end_seconds: float | None) -> float:
+    """Return how long the frames of a range are shown, until its end at most."""
+    return _seconds_shown(info, *_range(info, start_seconds, end_seconds), end_seconds)
 
 
 def kept_before_scan(info: VideoInfo, even: Sequence[int], close: float | None) -> Sampling | None:
