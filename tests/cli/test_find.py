@@ -82,6 +82,7 @@ def test_a_brief_event_that_was_found_is_seen_by_the_further_question(
     moment, answer = out.splitlines()
     assert LINE.fullmatch(moment) and answer == "a blue square moves left."
     assert "plan: 16 frames of " in err and "shorter events" not in err
+    assert "frames (2 per second)" not in err  # a search reads none of its plan's
     assert "frames (2 per second)" not in err, "a search reads none of its plan's frames"
     assert "found.png: 1 moment in " in err
 

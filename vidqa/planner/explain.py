@@ -114,9 +114,9 @@ def _requested_frames(problem: PlanningProblem, run_config: RunConfig) -> Iterat
 
 
 def _frames_limit(problem: PlanningProblem, space: SearchSpace, run_config: RunConfig) -> Iterator[str]:
-    if run_config.frames >= space.wanted_frames:
-        return
     request = problem.request
+    if run_config.frames >= space.wanted_frames or request.focus == "always":  # a search reads none of its frames
+        return
     rate = space.wanted_frames / seconds_in_range(problem.video, request.start_seconds, request.end_seconds)
     lowered = f"{run_config.frames} of {space.wanted_frames:,} frames ({rate:.0f} per second)"
     more = [count for count in space.counts if count > run_config.frames]
