@@ -129,7 +129,9 @@ def rows_of(kind: str, results: Sequence[ClipResult]) -> Iterator[Row]:
             continue
         right = of_side(measured, name)
         yield Row(kind, f"{name}, right", fmean(right), "share", f"{len(measured)} clips")
-        yield Row(kind, f"{name}, times fewer tokens", times_fewer(measured, name, "all"), "×", "all tokens / kept ones")
+        yield Row(
+            kind, f"{name}, times fewer tokens", times_fewer(measured, name, "all"), "×", "all tokens / kept ones"
+        )
         if name != "all":
             lost, half = paired(of_side(measured, "all"), right)
             yield Row(kind, f"{name}, points lost", lost, "points", "paired by clip", note=f"± {half:.1f}")
@@ -138,7 +140,9 @@ def rows_of(kind: str, results: Sequence[ClipResult]) -> Iterator[Row]:
             one, another = f"similarity {share:.0%}", f"{other} {share:.0%}"
             if measured := with_sides(results, one, another):
                 gained, half = paired(of_side(measured, one), of_side(measured, another))
-                yield Row(kind, f"{one} above {other}, points", gained, "points", "paired by clip", note=f"± {half:.1f}")
+                yield Row(
+                    kind, f"{one} above {other}, points", gained, "points", "paired by clip", note=f"± {half:.1f}"
+                )
 
 
 def case(kind: str, seed: int, recipe: Recipe) -> tuple[ClipSpec, list[Turn]]:
