@@ -39,8 +39,8 @@ class EngineConfig:
     a slice and 16 tokens. `cpu_threads` is torch's number of threads, for the whole process. `remember` saves
     planned and measured peaks in the user's state folder. `calibrate` measures the device's speed before a model is
     loaded on it for the first time, stores it and the times of answers there, and plans by them; else speeds are
-    estimated. `subtitle_share` is the largest part of the context, and of the video's tokens, that subtitles take.
-    `count_tensors` counts live tensors where the device has no counter, for about 5 µs an operator.
+    estimated. `subtitle_share` is the largest part of the context that subtitles take, and of the video's tokens
+    that they cost. `count_tensors` counts live tensors where the device has no counter, for about 5 µs an operator.
     `prune` is the share of the visual tokens that is kept, `auto` to drop those that repeat, or `off`. With
     `refuse_out_of_domain` a video that the model cannot know, as it knows only drawn shapes, is an error.
     """

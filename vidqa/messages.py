@@ -73,6 +73,34 @@ def subtitle_values(plan: Plan) -> dict[str, Any]:
     return {"subtitles": names | {"lines": len(planned.cues), "left_out": planned.left_out}}
 
 
+def sampling_object(plan: Plan) -> dict[str, Any] | None:
+    """Return how a plan's frames were placed after a scan of the video; None without a scan."""
+    if (sampling := plan.sampling) is None:
+        return None
+    parts = [
+        {
+            "start_s": round(part.start_seconds, 3),
+            "end_s": round(part.end_seconds, 3),
+            "frames": part.frames,
+            "change": round(part.change, 4),
+        }
+        for part in sampling.parts
+    ]
+    return {"kind": sampling.kind, "reason": sampling.reason, "parts": parts}
+
+
+def pruning_object(plan: Plan) -> dict[str, Any] | None:
+    """Return how visual tokens are dropped, without what each temporal slice kept; None if all are kept."""
+    run_config = plan.run_config
+    if not (run_config.drop_repeats or run_config.visual_share < 1):
+        return None
+    return {
+        "mode": "auto" if run_config.drop_repeats else "share",
+        "planned_share": round(run_config.visual_share, 6),
+        "video_tokens": plan.video_tokens,
+    }
+
+
 def plan_memory(plan: Plan) -> dict[str, Any]:
     """Return the figures of a plan's memory, with the keys of `--json`."""
     return {

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from demo_world.questions import QUESTIONS
 from demo_world.recipes import Recipe
+from demo_world.subtitles import MAX_LINES
 from demo_world.world import BACKGROUNDS, COLORS, DIRECTIONS, MIN_TWO_EVENT_FRAMES, SHAPES
 
 _CURVE_NAMES = {"all": "one event", "two:all": "two events"}
@@ -61,8 +62,9 @@ _TIMED = """\
   does: `--focus` selects by it.
 - Long clips of up to an hour in which something happens briefly, whose frames lie closely there and far apart
   elsewhere.
-- A share of the visual tokens dropped where pictures repeat, or at random; slices left out; subtitles between them,
-  which say nothing about the shapes; noise in every frame; moving backgrounds.
+- A share of the visual tokens dropped where pictures repeat, or at random; slices left out; up to {lines} lines
+  of subtitles between them, which say nothing about the shapes (with a hundred lines its answers make no sense); noise
+  in every frame; moving backgrounds.
 """
 
 
@@ -89,7 +91,7 @@ def training_card(
         architecture=recipe.architecture,
         least=min(sides),
         most=max(sides),
-        timed=_TIMED if recipe.timed else "",
+        timed=_TIMED.format(lines=MAX_LINES) if recipe.timed else "",
         command=command,
         seed=seed,
         parameters=parameters / 1e6,

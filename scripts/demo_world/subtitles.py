@@ -7,6 +7,7 @@ from typing import Any
 
 from demo_world.world import COLORS, SHAPES
 
+MAX_LINES = 6  # between the slices of a clip
 _PIECES_PER_SLICE = 3  # in the layout of a family that reads times
 _WORDS = (
     "hello", "there", "and", "now", "we", "see", "the", "you", "yes", "no", "look", "here", "come", "go", "what",
@@ -15,8 +16,8 @@ _WORDS = (
 
 
 def draw_lines(rng: random.Random, seconds: float) -> list[tuple[float, str]]:
-    """Draw up to six lines and their times in seconds."""
-    count = rng.randint(1, 6)
+    """Draw up to `MAX_LINES` lines and their times in seconds."""
+    count = rng.randint(1, MAX_LINES)
     times = sorted(rng.uniform(0, seconds) for _ in range(count))
     return [(time, " ".join(rng.choices(_WORDS, k=rng.randint(1, 6))).capitalize() + ".") for time in times]
 

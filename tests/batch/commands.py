@@ -6,6 +6,7 @@ import shutil
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from tests.conftest import ROOT
 from vidqa.batch.journal import FOLDER
@@ -45,6 +46,12 @@ def records_of(folder: Path) -> Counter[str]:
     """Return how many records each clip has."""
     values = [json.loads(line) for line in journal_lines(folder)]
     return Counter(value["record"]["name"] for value in values if "record" in value)
+
+
+def plans_of(folder: Path) -> dict[str, Any]:
+    """Return the last record's plan of every clip."""
+    records = [value["record"] for value in map(json.loads, journal_lines(folder)) if "record" in value]
+    return {record["name"]: record["plan"] for record in records}
 
 
 def outputs_of(folder: Path) -> dict[str, bytes]:

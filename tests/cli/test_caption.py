@@ -13,10 +13,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from demo_world.long_clips import LongClip, LongEvent, write_long_clip
-from demo_world.world import Actor, Scene
 from tests.batch.commands import DEMO, SCRIPTED, environment, folder_of, names, records_of
 from tests.conftest import ROOT
+from tests.docs.schemas import problems
 from tests.subtitle_files import srt
 from vidqa.cli.console import ExitCode
 from vidqa.cli.main import run
@@ -207,6 +206,27 @@ def test_a_dry_run_plans_and_writes_nothing(folder: Path, capsys: pytest.Capture
     assert sorted(path.name for path in folder.iterdir() if path.suffix not in {".mp4", ".png"}) == ["deep"]
 
 
+def test_one_clip_is_counted_in_the_singular(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert caption(folder / "demo.mp4", "--dry-run") == ExitCode.OK
+    assert capsys.readouterr().out.startswith("1 clip: 1 to caption, 0 cannot be captioned\n")
+
+
+def test_records_of_earlier_versions_are_read(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Their plans do not say how frames were placed and tokens dropped; their captions are not made again."""
+    assert caption(folder / "demo.mp4", "--format", "jsonl") == ExitCode.OK
+    path = folder / ".vidqa" / "journal.jsonl"
+    task, record = map(json.loads, path.read_text().splitlines())
+    for key in ("sampling", "pruning"):
+        assert record["record"]["plan"].pop(key) is None
+    path.write_text(f"{json.dumps(task)}\n{json.dumps(record)}\n")
+    capsys.readouterr()
+    assert caption(folder / "demo.mp4", "--format", "jsonl") == ExitCode.OK
+    assert "skipped: 1 done" in capsys.readouterr().err
+    (line,) = map(json.loads, (folder / "captions.jsonl").read_text().splitlines())
+    assert line["caption"] == TRUE["demo"] and line["plan"] == record["record"]["plan"]
+    assert problems("caption-record", line) == []
+
+
 def test_a_dry_run_after_a_run_leaves_done_clips_out_and_is_calibrated(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -368,27 +388,3 @@ def test_every_real_clip_gets_a_caption_or_an_error(real_clips: Path, tmp_path: 
     assert all(line["caption"] for line in lines if line["path"] not in failed)
     (corrupted,) = (line for line in lines if line["path"] == "corrupted.mp4")
     assert any("the file is damaged" in note for note in corrupted["notes"])
-
-
-def test_clips_are_scanned_and_have_their_own_frames(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Two clips of one shape, each with a second of its own event in a minute of stillness."""
-    monkeypatch.setenv("VIDQA_STATE", str(tmp_path / "state"))
-    folder = tmp_path / "clips"
-    folder.mkdir()
-    events = {"red": ("circle", "right", 0.16, 0.84, 11.3), "blue": ("square", "left", 0.84, 0.16, 43.1)}
-    for colour, (shape, way, x, end_x, start) in events.items():
-        actor = Actor(
-            kind="moves", shape=shape, color=colour, end_color=colour, direction=way, across=0.34, x=x, y=0.5,
-            end_x=end_x, end_y=0.5, appear=0.0, leave=2.0, start=0.0, stop=1.0, change=0.5, turn_degrees=0,
-        )  # fmt: skip
-        event = LongEvent(Scene((actor,), "plain", 0), start, 1.0)
-        write_long_clip(LongClip(60.0, (event,), seed=3, fps=25), folder / f"{colour}.mp4")
-    assert caption(folder, "--frames", "12", "--sample", "auto", "--dry-run") == ExitCode.OK
-    assert "2 clips: 2 to caption" in capsys.readouterr().out
-    assert len(list((tmp_path / "state" / "scans").iterdir())) == 2
-    assert caption(folder, "--frames", "12", "--sample", "auto") == ExitCode.OK
-    assert {path.stem: path.read_text().strip() for path in folder.glob("*.txt")} == {
-        "red": "a red circle moves right.", "blue": "a blue square moves left.",
-    }  # fmt: skip

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.batch.commands import journal_lines
+from tests.batch.commands import plans_of
 from tests.clips import add_sound
 from tests.conftest import ROOT
 from tests.subtitle_files import CUES, srt, with_stream
@@ -81,12 +81,6 @@ def caption(*arguments: str | Path) -> int:
     return run(["caption", *map(str, arguments), *OPTIONS])
 
 
-def plans_of(folder: Path) -> dict[str, Any]:
-    """The last record's plan of every clip."""
-    records = [value["record"] for value in map(json.loads, journal_lines(folder)) if "record" in value]
-    return {record["name"]: record["plan"] for record in records}
-
-
 def test_captions_read_each_clips_own(clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = clip.parent
     with_stream(DEMO, folder / "stream.mkv", srt(CUES[:2]), "srt")
@@ -125,6 +119,19 @@ def test_one_file_is_for_one_clip(clip: Path, tmp_path: Path, capsys: pytest.Cap
     capsys.readouterr()
     assert caption(clip.parent, "--subs", other) == ExitCode.USAGE
     assert "is one file for 2 clips" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("options", [(), ("--dry-run",)])
+@pytest.mark.parametrize(
+    ("name", "said"), [("gone.srt", "There is no subtitle file"), ("..", "are not a regular file")]
+)
+def test_a_file_that_cannot_be_read_ends_a_run_before_its_first_clip(
+    name: str, said: str, options: tuple[str, ...], clip: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert caption(clip, "--subs", clip.with_name(name), *options) == ExitCode.UNREADABLE_VIDEO
+    out, err = capsys.readouterr()
+    assert out == "" and said in (shown := " ".join(err.split())) and "use --subs off" in shown
+    assert sorted(path.name for path in clip.parent.iterdir()) == ["clip.mp4", "clip.srt"]
 
 
 @pytest.mark.parametrize("kind", ["srt", "vtt"])

@@ -1,5 +1,6 @@
 """Training batches: repeatable, labelled on answers alone, positioned as transformers positions them."""
 
+import random
 from typing import Any
 
 import pytest
@@ -9,9 +10,11 @@ from demo_world.batches import Batch, assemble, make_batch
 from demo_world.questions import QUESTIONS, ask
 from demo_world.recipes import RECIPES
 from demo_world.sampled import even
+from demo_world.subtitles import draw_lines
 from demo_world.targets import IGNORED, make_targets
 from demo_world.tokenizer import DEFAULT_SYSTEM, build_tokenizer
 from demo_world.world import Shot
+from tests.conftest import ROOT
 from tests.demo_world.test_questions import ONE, TWO
 
 RECIPE = RECIPES["qwen2_vl"]
@@ -86,3 +89,16 @@ def test_a_card_takes_new_figures() -> None:
     renewed = with_accuracy(card, "evaluate", {"all": {"right": 0.875, "count": 8}})
     assert "| all | 87.5 % | 8 |" in renewed and "Not measured" not in renewed and "Not measured" in card
     assert with_accuracy(renewed, "evaluate", {"all": {"right": 0.875, "count": 8}}) == renewed
+
+
+def test_a_card_says_how_many_subtitles_training_had() -> None:
+    from demo_world.card import training_card
+
+    most = max(len(draw_lines(random.Random(seed), 10.0)) for seed in range(50))
+    card = training_card(
+        recipe=RECIPES["qwen3_vl"], command="train", seed=3, parameters=1, steps=1, minutes=1.0, device="cpu", curve=[],
+        earlier={"runs": 0, "steps": 0, "minutes": 0},
+    )  # fmt: skip
+    (line,) = (line for line in card.splitlines() if line.endswith("lines"))
+    assert line.endswith(f"up to {most} lines")
+    assert line in (ROOT / "assets" / "demo-model" / "README.md").read_text(encoding="utf-8")

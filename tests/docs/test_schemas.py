@@ -4,6 +4,8 @@ import copy
 import itertools
 import json
 import shutil
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +15,7 @@ from jsonschema import Draft202012Validator
 
 from tests.answer_builders import made_answer, made_clip
 from tests.docs.schemas import SCHEMAS, load_schema, problems
+from vidqa.batch.clip_result import plan_figures
 from vidqa.cli.main import run
 from vidqa.history.export import to_json
 from vidqa.history.store import FILE_NAME, History
@@ -123,6 +126,53 @@ def test_what_captioning_prints_and_writes_fits_its_schemas(
     assert run([*command, "--status"]) == 0
     (status,) = map(json.loads, capfd.readouterr().out.splitlines())
     assert problems("caption-status", status) == [] and status["tasks"][0]["done"] == 1
+
+
+WHICH = "which way does the red circle move?"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--frames", "4", "--sample", "change", "--prune", "0.5"),
+        ("--frames", "4", "--sample", "auto", "--prune", "auto"),
+        ("--frames", "2", "--sample", "uniform", "--focus", "auto"),
+    ],
+)
+def test_a_record_has_what_an_answers_plan_says_of_its_frames(
+    options: Sequence[str], tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """How they were placed, how many tokens were dropped and whether the question selected, without long lists."""
+    monkeypatch.setenv("VIDQA_CONFIG", str(tmp_path / "config.toml"))
+    monkeypatch.setenv("VIDQA_STATE", str(tmp_path / "state"))
+    shutil.copy(DEMO, tmp_path / "demo.mp4")
+    command = (str(tmp_path / "demo.mp4"), "--model", "demo", "--quiet", "--decode-in-process", *options)
+    assert run(["ask", *command, WHICH, "--no-history", "--json"]) == 0
+    asked = json.loads(capfd.readouterr().out)["plan"]
+    assert run(["caption", *command, "--prompt", WHICH, "--format", "json"]) == 0
+    record = json.loads((tmp_path / "demo.json").read_text())
+    journal = [json.loads(line) for line in (tmp_path / ".vidqa" / "journal.jsonl").read_text().splitlines()]
+    assert problems("caption-record", record) == []
+    assert [problems("caption-journal", line) for line in journal] == [[], []]
+    plan = record["plan"]
+    assert plan["sampling"] == asked["sampling"]
+    if (pruning := asked["pruning"]) is not None:
+        dropped = sum(pruning.pop("dropped_per_slice"))
+        assert dropped > 0 and pruning.pop("kept_per_slice")
+        pruning |= {"dropped_tokens": dropped}
+    assert plan["pruning"] == pruning
+    if "--focus" in options:
+        assert plan["focus"]["candidates"] == asked["focus"]["candidates"] > plan["frames"]
+        assert plan["focus"]["scoring_s"] > 0
+    assert ("focus" in plan) == ("focus" in asked) == ("--focus" in options)
+
+
+def test_a_plan_that_did_not_run_dropped_no_tokens_yet() -> None:
+    pruned = replace(made_answer("").plan, video_tokens=80)
+    pruned = replace(pruned, run_config=replace(pruned.run_config, drop_repeats=True))
+    assert plan_figures(pruned)["pruning"] == {
+        "mode": "auto", "planned_share": 1.0, "video_tokens": 80, "dropped_tokens": None,
+    }  # fmt: skip
 
 
 def test_what_the_history_prints_fits_its_schema(

@@ -6,7 +6,7 @@ from typing import Any
 
 from vidqa.batch.caption_requests import PlannedQuestion
 from vidqa.batch.clip_record import ClipRecord, Failure, PendingClip, Segment, Span, utc_now
-from vidqa.messages import subtitle_values
+from vidqa.messages import pruning_object, sampling_object, subtitle_values
 from vidqa.planner.explain import unheard_note
 from vidqa.types import Answer, Plan
 
@@ -83,10 +83,30 @@ class ClipResult:
 
 
 def plan_figures(plan: Plan) -> dict[str, Any]:
-    """Return the figures of a plan that a record keeps: how much was seen, in which precision."""
+    """Return the figures of a plan that a record keeps: what was seen, in which precision.
+
+    Keys and shapes are those of the plan in `vidqa ask --json`, without lists of a value for each temporal slice: a run
+    may have a million records.
+    """
     run_config = plan.run_config
     return {
         "frames": run_config.frames, "width": run_config.width, "height": run_config.height,
-        "visual_tokens": plan.visual_tokens,
+        "sampling": sampling_object(plan), **_focus_values(plan),
+        "visual_tokens": plan.visual_tokens, "pruning": _pruning_object(plan),
         "weights": run_config.weights, "kv": run_config.kv, "batch": run_config.batch, **subtitle_values(plan),
     }  # fmt: skip
+
+
+def _pruning_object(plan: Plan) -> dict[str, Any] | None:
+    """Return how visual tokens are dropped and, once the plan ran, how many were; None if all are kept."""
+    if (values := pruning_object(plan)) is None:
+        return None
+    return values | {"dropped_tokens": plan.video_tokens - plan.visual_tokens if plan.kept_tokens else None}
+
+
+def _focus_values(plan: Plan) -> dict[str, Any]:
+    """Return the entry `focus` of a plan in which the question selects the frames."""
+    if not plan.candidates:
+        return {}
+    scoring = round(plan.selection.scoring_seconds, 6) if plan.selection else None
+    return {"focus": {"candidates": len(plan.candidates), "scoring_s": scoring}}

@@ -22,7 +22,7 @@ from vidqa.cli.arguments import (
 )
 from vidqa.cli.console import ExitCode, ReceivedSignal, StderrReporter, handle_signals
 from vidqa.errors import Interrupted, UsageError, VidqaError
-from vidqa.video.subtitle_files import AUTO, CHOICES, EMBEDDED, SUFFIXES
+from vidqa.video.subtitle_files import AUTO, CHOICES, EMBEDDED, SUFFIXES, read_subtitle_file
 
 if TYPE_CHECKING:
     from vidqa.batch.caption_run import CaptionRun, ClipSelector, RunPolicy
@@ -191,15 +191,17 @@ def _configure(
 
 
 def _subtitles(subs: str, arguments: argparse.Namespace, clips: int) -> str:
-    """Return the choice of subtitles; raises UsageError for one file for several clips.
+    """Return the choice of subtitles; raises UsageError for one file for several clips, VideoError for one that is bad.
 
     Where captions themselves become .srt or .vtt files beside the clips, those are no subtitles.
     """
-    if subs not in CHOICES and clips != 1:
-        raise UsageError(
-            f"--subs {subs} is one file for {clips} clips.",
-            "Put NAME.srt beside each clip and leave --subs away, or caption one clip.",
-        )
+    if subs not in CHOICES:
+        if clips != 1:
+            raise UsageError(
+                f"--subs {subs} is one file for {clips} clips.",
+                "Put NAME.srt beside each clip and leave --subs away, or caption one clip.",
+            )
+        read_subtitle_file(subs)  # the run's fingerprint has its content: what is wrong with it is said before
     own = subs == AUTO and f".{arguments.format}" in SUFFIXES and not arguments.output
     return EMBEDDED if own else subs
 

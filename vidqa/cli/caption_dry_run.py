@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from vidqa.batch.caption_requests import ClipSegmenter, PlannedQuestion, RequestPlanner, bucketed
 from vidqa.batch.caption_run import ClipSelector, SkippedClip
@@ -23,7 +23,6 @@ from vidqa.video.reader import open_source
 
 _RECORD_BYTES = 1000  # of a line in the journal, about
 _HEADS = ("clips", "captions", "frames", "size", "weights", "at once", "tokens", "time")
-_PlanKey = tuple[int, str, str]  # frames, size, weights
 
 
 @dataclass(slots=True)
@@ -42,6 +41,24 @@ class _Found:
     def groups(self) -> list[list[PlannedQuestion]]:
         """Return the questions in the groups that are answered at once."""
         return list(bucketed((question for question, _ in self.questions), lambda one: one.bucket, MAX_WAITING))
+
+
+@dataclass(frozen=True, slots=True)
+class _PlanKey:
+    """What the captions of a row have in common; with `by_question` the question selects the frames."""
+
+    frames: int
+    size: str
+    weights: str
+    sampling: Literal["uniform", "change"]
+    by_question: bool
+
+    @property
+    def frames_text(self) -> str:
+        """Return the number of frames, and how they are chosen if they are not even."""
+        if self.by_question:
+            return f"{self.frames} by question"
+        return f"{self.frames} by change" if self.sampling == "change" else f"{self.frames}"
 
 
 @dataclass(slots=True)
@@ -110,7 +127,7 @@ def _plan_clip(
 def _rows(
     found: _Found, groups: Sequence[Sequence[PlannedQuestion]], forecast: RunForecast
 ) -> dict[_PlanKey, _PlanRow]:
-    """Return a row for each plan: frames, size and weights."""
+    """Return a row for each plan: its frames and how they are chosen, their size, and the weights."""
     rows: dict[_PlanKey, _PlanRow] = {}
     for question, video in found.questions:
         row = rows.setdefault(_key(question), _PlanRow())
@@ -126,9 +143,13 @@ def _rows(
 
 
 def _key(question: PlannedQuestion) -> _PlanKey:
-    assert question.plan is not None
-    run_config = question.plan.run_config
-    return run_config.frames, f"{run_config.width}×{run_config.height}", run_config.weights
+    plan = question.plan
+    assert plan is not None
+    run_config = plan.run_config
+    return _PlanKey(
+        run_config.frames, f"{run_config.width}×{run_config.height}", run_config.weights,
+        plan.sampling.kind if plan.sampling else "uniform", bool(plan.candidates),
+    )  # fmt: skip
 
 
 def _seconds(question: PlannedQuestion, video: VideoInfo) -> float:
@@ -140,14 +161,14 @@ def _seconds(question: PlannedQuestion, video: VideoInfo) -> float:
 
 def _lines(found: _Found, rows: dict[_PlanKey, _PlanRow], forecast: RunForecast, count: int) -> Iterator[str]:
     skipped = "".join(f", {number} {reason}" for reason, number in found.skipped.items())
-    yield f"{count} clips: {found.due} to caption, {len(found.errors)} cannot be captioned{skipped}"
+    yield f"{count} clip{'s' * (count != 1)}: {found.due} to caption, {len(found.errors)} cannot be captioned{skipped}"
     if rows:
         cells = [
             (
-                f"{len(row.clips)}", f"{row.captions}", f"{frames}", size, weights, _batches(row.batches),
-                f"{row.tokens:,.0f}", format_span(row.seconds),
+                f"{len(row.clips)}", f"{row.captions}", key.frames_text, key.size, key.weights,
+                _batches(row.batches), f"{row.tokens:,.0f}", format_span(row.seconds),
             )
-            for (frames, size, weights), row in rows.items()
+            for key, row in rows.items()
         ]  # fmt: skip
         yield from format_table([_HEADS, *cells], ">>>>>>>>")
         yield (
@@ -180,9 +201,11 @@ def _source(forecast: RunForecast) -> str:
 def _object(found: _Found, rows: dict[_PlanKey, _PlanRow], forecast: RunForecast, count: int) -> dict[str, Any]:
     plans = [
         {
-            "frames": frames,
-            "size": size,
-            "weights": weights,
+            "frames": key.frames,
+            "size": key.size,
+            "weights": key.weights,
+            "sampling": key.sampling,
+            "by_question": key.by_question,
             "clips": len(row.clips),
             "captions": row.captions,
             "batches": {str(size): number for size, number in row.batches.items()},
@@ -190,7 +213,7 @@ def _object(found: _Found, rows: dict[_PlanKey, _PlanRow], forecast: RunForecast
             "seconds": round(row.seconds, 3),
             "video_seconds": round(row.video_seconds, 3),
         }
-        for (frames, size, weights), row in rows.items()
+        for key, row in rows.items()
     ]
     errors = [
         {"path": name, "class": type(error).__name__, "message": error.what, "hint": error.remedy}

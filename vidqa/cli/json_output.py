@@ -6,9 +6,8 @@ from typing import Any
 
 from vidqa.engine.slice_selection import Moment
 from vidqa.events import Found
-from vidqa.messages import above_plan, subtitle_values
+from vidqa.messages import above_plan, pruning_object, sampling_object, subtitle_values
 from vidqa.types import Answer, Plan, VideoInfo
-from vidqa.utils.frame_choice import Sampling
 from vidqa.video.change_signal import ChangeSignal
 
 SCHEMA_VERSION = 1
@@ -57,22 +56,9 @@ def plan_object(plan: Plan) -> dict[str, Any]:
         "speed": plan.seconds.source,
         "score": round(plan.score, 3),
         **subtitle_values(plan),
-        "sampling": None if plan.sampling is None else _sampling_object(plan.sampling),
+        "sampling": sampling_object(plan),
         **({"focus": _focus_object(plan)} if plan.candidates else {}),
     }
-
-
-def _sampling_object(sampling: Sampling) -> dict[str, Any]:
-    """Return how frames were placed after a scan of the video."""
-    parts = [
-        {
-            **_seconds(part, "start end", digits=3, suffix="_s"),
-            "frames": part.frames,
-            "change": round(part.change, 4),
-        }
-        for part in sampling.parts
-    ]
-    return {"kind": sampling.kind, "reason": sampling.reason, "parts": parts}
 
 
 def signal_object(signal: ChangeSignal) -> dict[str, Any]:
@@ -159,13 +145,10 @@ def _memory_object(answer: Answer) -> dict[str, Any]:
 
 def _pruning_object(plan: Plan) -> dict[str, Any] | None:
     """Return how visual tokens are dropped; once the plan ran, kept and dropped ones of each temporal slice."""
-    run_config, kept = plan.run_config, plan.kept_tokens
-    if not (run_config.drop_repeats or run_config.visual_share < 1):
+    if (values := pruning_object(plan)) is None:
         return None
-    return {
-        "mode": "auto" if run_config.drop_repeats else "share",
-        "planned_share": round(run_config.visual_share, 6),
-        "video_tokens": plan.video_tokens,
+    kept = plan.kept_tokens
+    return values | {
         "kept_per_slice": list(kept),
         "dropped_per_slice": [plan.slice_tokens - tokens for tokens in kept],
     }

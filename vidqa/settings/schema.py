@@ -188,8 +188,9 @@ ENGINE_SETTINGS: tuple[Setting, ...] = (
         "auto", "--subs", metavar="auto|off|FILE",
     ),
     Setting(
-        "subs_share", "subtitle_share", "largest part of the context, and of the frames' tokens, that subtitles take",
-        _share, "a share above 0 and below 1", "0.25", "--subs-share", metavar="SHARE",
+        "subs_share", "subtitle_share",
+        "largest part of the context that subtitles take, and of the frames' tokens that they cost", _share,
+        "a share above 0 and below 1", "0.25", "--subs-share", metavar="SHARE",
     ),
     Setting(
         "prune", "prune", "drop visual tokens that repeat, before they are read", _prune,
