@@ -116,7 +116,7 @@ async def moment_chosen(pilot: Pilot[int]) -> None:
     await found(pilot)
     await press(pilot, "2", lambda: "(moment 2)" in shown(pilot) or "moment 2: only" in shown(pilot))
     await until(pilot, lambda: not controller(pilot).session_worker.busy)
-    await until(pilot, lambda: len(part(pilot, Timeline).timestamps) == 2, "the plan of the moment")
+    await until(pilot, lambda: len(part(pilot, Timeline).timestamps) == 16, "the plan of the moment")
     seconds = tuple(number / 10 for number in range(40))
     change = tuple(0.5 if number in (11, 12, 20, 31) else 0.01 for number in range(40))
     part(pilot, Timeline).signal = ChangeSignal(seconds, change, (2.0,))
