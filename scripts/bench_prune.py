@@ -46,7 +46,7 @@ STILL_FRAMES, CAMERA_FRAMES = 32, 12
 EVENT = 0.12  # how long a still recording's event takes, as a share of the clip
 BARS = {
     "still: auto, times fewer tokens": Bar(4.0), "still: auto, points lost": Bar(1.0, "<="),
-    **{f"camera: similarity {share:.0%} above random, points": Bar(0.0) for share in SHARES},
+    **{f"camera: similarity {share:.0%} above random, points": Bar(0.0, ">") for share in SHARES},
 }  # fmt: skip
 
 

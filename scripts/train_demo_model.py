@@ -97,7 +97,8 @@ class Trainer:
     def _start_exported(self, folder: Path) -> None:
         """Begin with an exported model; fit the heads, which an export lacks, before anything else learns from them."""
         self.earlier = dict(zip(self.earlier, self.arguments.earlier, strict=True))
-        self.model.load_state_dict(exported_weights(folder), strict=False)  # tied weights are there once
+        missing, unknown = self.model.load_state_dict(exported_weights(folder), strict=False)
+        assert not unknown and missing == ["lm_head.weight"], "an export has every weight, and tied ones once"
         self.model.requires_grad_(False)
         fitting = Stage(3, _HEAD_STEPS, self.arguments.tokens, 1e-3)
         adam = torch.optim.AdamW(self.heads.parameters(), lr=3e-3, weight_decay=0.0)
@@ -145,7 +146,9 @@ class Trainer:
         first, second, third = given.steps
         steps = f"--steps {first} {second} {third}"
         start = " --start CHECKPOINT" if given.start else ""
-        start += " --average" if given.average else ""
+        if given.start and given.start.is_dir():
+            earlier = " ".join(f"{self.earlier[name]:.0f}" for name in ("runs", "steps", "minutes"))
+            start = f" --start MODEL --earlier {earlier}" + " --average" * given.average
         family = f"--family {given.family} --work WORK --export assets/demo-model{start}"
         return training_card(
             recipe=self.recipe,

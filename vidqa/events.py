@@ -31,7 +31,10 @@ class StageStarted:
 
 @dataclass(frozen=True, slots=True)
 class StageProgress:
-    """`done` of `total` units of a stage are finished; of a scan that leaves frames out, as much as of its time is."""
+    """`done` of `total` units of a stage are finished.
+
+    Of a scan that leaves frames out, `done / total` is the share of its time that has passed.
+    """
 
     stage: Stage
     done: int

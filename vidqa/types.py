@@ -289,9 +289,9 @@ class Plan:
     """How a request runs, and the predicted memory and time. Sizes in pixels, memory in bytes.
 
     `lines` are the parts of the phase with the most memory; their sum is `required_bytes`. `limits` has a sentence for
-    each choice that a limit lowered, `choices` one for how the frames are chosen where they are not simply even: by the
-    video's change, or by the question, or why it chooses none. `visual_tokens` are those that are kept of
-    `video_tokens`; once a plan ran, `kept_tokens` has their number in each temporal slice if any were dropped.
+    each choice that a limit lowered, `choices` one for how the frames are chosen where a scan or the question decided
+    it, also why they stay even. `visual_tokens` are those that are kept of `video_tokens`; once a plan ran,
+    `kept_tokens` has their number in each temporal slice if any were dropped.
     `sampling` is None where the video was not scanned: its frames are even. If the question selects the frames,
     `candidates` are the indices of those that are encoded, with their times, and `host_bytes` is for their embeddings,
     if the host is not the device. After the run `indices` are the selected ones, `frame_places` their places among the

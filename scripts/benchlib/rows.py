@@ -31,15 +31,16 @@ class Samples:
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """A value to reach (`>=` or `<=`), and a goal beyond it."""
+    """A value to reach (`>=` or `<=`) or to exceed (`>`), and a goal beyond it."""
 
     value: float
-    sense: Literal[">=", "<="] = ">="
+    sense: Literal[">=", "<=", ">"] = ">="
     goal: float | None = None
 
     def met_by(self, value: float) -> bool:
         """Return whether a measured value reaches the bar."""
-        return value >= self.value if self.sense == ">=" else value <= self.value
+        senses = {">=": value >= self.value, "<=": value <= self.value, ">": value > self.value}
+        return senses[self.sense]
 
 
 @dataclass(frozen=True, slots=True)

@@ -143,7 +143,7 @@ def test_a_question_about_the_whole_keeps_the_frames_by_change_after_one_that_se
     for plan in (fresh.plan, again.plan):
         assert all(any(at <= seconds < at + 0.8 for seconds in plan.timestamps_seconds) for at in events)
     assert again.text == fresh.text
-    assert any("the 16 nearest to those of a plan without --focus" in note for note in again.notes)
+    assert any("read the 16 nearest to the plan's own frames" in note for note in again.notes)
 
 
 def test_a_question_that_selects_after_one_about_the_whole_encodes_candidates() -> None:

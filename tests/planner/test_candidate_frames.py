@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from tests.planner.plan_builders import GIB, SPEC_7B, made_cpu, made_problem
+from tests.planner.plan_builders import GIB, SPEC_7B, made_cpu, made_problem, made_video
+from vidqa.planner.alternatives import alternatives
 from vidqa.planner.candidate_frames import may_focus
 from vidqa.planner.focus_memory import parked_bytes, reference_layer, scored_slices
 from vidqa.planner.memory_model import tensor_bytes
@@ -30,6 +31,9 @@ NAMED = "what does the red circle do?"
         "outline the video", "Please caption this.", "caption", "can you outline it?", "Give me a short outline.",
         "write a caption for this video", "suggest captions", "give me a detailed two-sentence caption",
         "Write a caption from which this video could be made again.", "what is the plot?", "what is the plot about?",
+        "Caption this video in one sentence.", "Please caption this clip briefly.", "Write the caption of this video.",
+        "Give me the caption for this video", "Outline the video in three bullet points",
+        "Describe the plot in two sentences", "explain the plot step by step",
         "describe the plot of the film", "What's the plot of this story?", "give me the outline",
     ],
 )  # fmt: skip
@@ -46,7 +50,8 @@ def test_questions_about_the_whole_stay_even(question: str) -> None:
      "what happens after the blue square appears?",
      "what is the outline of the red circle?", "what is written in the caption?", "which caption is shown?",
      "what does the plot on the screen show?", "what color is the caption?", "read the caption",
-     "write down the caption", "write the caption on the wall", "what is the caption?", "what is shown in the plot?"],
+     "write down the caption", "write the caption on the wall", "When does the man write a caption under the photo?",
+     "what is the caption?", "what is shown in the plot?"],
 )  # fmt: skip
 def test_questions_about_something_select(question: str) -> None:
     assert may_focus(Request("clip.mp4", question, focus="auto"))
@@ -106,17 +111,32 @@ def test_the_wait_limits_the_candidates() -> None:
     assert line.endswith("(--max-wait 60); a longer --max-wait, fewer --frames or a smaller --size make room")
 
 
-def test_half_of_the_frames_are_given_up_where_that_makes_room_to_choose() -> None:
+def test_fewer_frames_are_read_where_that_makes_room_to_choose() -> None:
     """The time is just too short for twice as many candidates as the plan has frames."""
     problem = made_problem(16, 3600.0, question=NAMED, focus="auto", host_bytes=64 * GIB, max_wait_seconds=66.0)
     even = plan_video(replace(problem, request=replace(problem.request, focus="off")))
     plan = plan_video(problem)
     assert (even.run_config.frames, even.candidates) == (224, ())
-    assert plan.run_config.frames == 112 and 448 <= len(plan.candidates) < 500
+    assert plan.run_config.frames == 128 and 448 <= len(plan.candidates) < 500
     assert plan.seconds.first_token_seconds <= 66 and plan.run_config.width == even.run_config.width
-    rest = "112 of 7,200 frames (2 per second): the rest of what fits is for frames to choose from (--focus)"
+    rest = "128 of 7,200 frames (2 per second): the rest of what fits is for frames to choose from (--focus)"
     assert rest in plan.limits and not any("rest of what fits" in limit for limit in even.limits)
-    assert "the 112 that the question points to are read, half of an even plan's, to leave room" in plan.choices[0]
+    assert "the 128 that the question points to are read, fewer than an even plan's, to leave room" in plan.choices[0]
+    tight = plan_video(replace(problem, config=replace(problem.config, max_wait_seconds=65.5)))
+    assert tight.run_config.frames == 112 and len(tight.candidates) >= 448
+    for other in alternatives(problem, plan):
+        assert not other.plan.candidates and "fewer than" not in " ".join(other.plan.choices), "all of it is read"
+
+
+def test_all_frames_are_tried_first_since_they_need_no_scan() -> None:
+    """Of two frames a second, 2,400 are all that the video has: there is no time of a scan."""
+    video = made_video(1200, fps=2.0)
+    problem = made_problem(8, 1200, question=NAMED, focus="auto", frames=32, sample="auto", host_bytes=64 * GIB)
+    problem = replace(problem, video=video, scan_seconds=9.0)
+    free = plan_video(problem)
+    assert len(free.candidates) == 2400
+    limit = free.seconds.first_token_seconds + 1.0
+    assert len(plan_video(replace(problem, config=replace(problem.config, max_wait_seconds=limit))).candidates) == 2400
 
 
 def test_frames_that_were_asked_for_and_half_of_which_make_no_room_stay_and_a_line_says_what_helps() -> None:

@@ -19,7 +19,7 @@ from vidqa.planner.activation_memory import kept_tokens, kept_visual_tokens
 from vidqa.planner.memory_model import kv_capacity, required_bytes
 from vidqa.planner.planner import plan_video, try_plan
 from vidqa.planner.repeat_forecast import changes_of_slices, kept_share, shares_of_counts
-from vidqa.planner.search import placed_frames, search_space, space_of_whole_frames
+from vidqa.planner.search import placed_frames, search_space
 from vidqa.types import Placement, RunConfig
 from vidqa.video.change_signal import ChangeSignal
 
@@ -132,11 +132,11 @@ def test_planned_slices_never_fall_with_the_frames(changes: list[float]) -> None
 
 def test_counts_and_sizes_are_found_without_a_forecast_of_what_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     """The session's panel needs no more of them, at every key."""
-    problem = made_problem(8, 60, prune="auto", sample="auto", signal=signal(60, 0.01))
+    problem = made_problem(8, 600, prune="auto", sample="auto", signal=signal(600, 0.01))
     space = search_space(problem)
     assert min(space.shares) < 1
     monkeypatch.setattr("vidqa.planner.search.shares_of_counts", None)
-    whole = space_of_whole_frames(problem)
+    whole = search_space(problem, forecast=False)
     assert (whole.counts, whole.sizes, whole.wanted_frames) == (space.counts, space.sizes, space.wanted_frames)
 
 

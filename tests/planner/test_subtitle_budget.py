@@ -75,6 +75,14 @@ def test_time_bounds_them_too() -> None:
     assert f"{plan.subtitles.left_out} left out to keep room for frames (--subs-share)" in note
 
 
+def test_subtitles_leave_the_question_its_candidates() -> None:
+    fields = {"question": "what does the red circle do?", "frames": 32, "host_bytes": 64 * 2**30}
+    for seconds in (20.0, 60.0):
+        alone = made_problem(8, 1200, focus="auto", max_wait_seconds=seconds, **fields)
+        assert planned(alone).candidates
+        assert planned(with_lines(alone, lines(600, 1200))).candidates
+
+
 def test_one_short_line_is_enough() -> None:
     plan = planned(with_lines(made_problem(8.0), (Cue(1.0, 2.0, "Yes."),)))
     assert plan.subtitles is not None and len(plan.subtitles.cues) == 1

@@ -183,6 +183,8 @@ def test_a_plan_says_where_its_frames_lie_and_keeps_the_count() -> None:
     assert not [*sampling_gap_note(plan_video(still), still.request)] and any(sampling_gap_note(plain, problem.request))
     part = replace(still, request=replace(still.request, start_seconds=100.0, end_seconds=400.0))
     assert plan_video(part).choices == ("even frames: nothing changes in this part",)
+    cursor = replace(still, signal=replace(still.signal, change=(0.003,) * len(still.signal.change)))
+    assert plan_video(cursor).choices == () and any(sampling_gap_note(plan_video(cursor), still.request))
     unseen = replace(still, signal=replace(signal_of(problem.video, {}), complete=False))
     assert not plan_video(unseen).choices and any(sampling_gap_note(plan_video(unseen), unseen.request))
 

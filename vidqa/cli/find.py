@@ -77,6 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
     from vidqa.planner.request_checks import check_request, check_search
     from vidqa.video.contact_sheet import check_target
     from vidqa.video.reader import check_file
+    from vidqa.video.subtitle_files import OFF
 
     if arguments.moments < 1:
         raise UsageError(f"--moments {arguments.moments} is not 1 or more.", "Leave it away for 5.")
@@ -84,7 +85,9 @@ def run(arguments: argparse.Namespace) -> int:
     request = make_request(arguments, settings, arguments.text)
     check_file(request.video)
     check_search(request)
-    if arguments.then is not None:
+    if arguments.then is None:
+        request = replace(request, subs=OFF)
+    else:
         check_request(replace(request, question=arguments.then))
     if arguments.output:
         check_target(arguments.output)

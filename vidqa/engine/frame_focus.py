@@ -216,7 +216,7 @@ def selection_note(selection: SliceSelection, frames_per_slice: int, last_second
     """
     all_frames, read = (len(many) * frames_per_slice for many in (selection.seconds, selection.chosen))
     if not selection.scores:
-        own = f"read the {read} nearest to those of a plan without --focus"
+        own = f"read the {read} nearest to the plan's own frames"
         return f"looked at {all_frames} frames, {own}: the question is about the whole"
     found = find_moments(selection.scores, selection.seconds, _NAMED, last_seconds)
     moments = sorted(found, key=lambda one: one.start_seconds)

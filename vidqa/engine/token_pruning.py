@@ -21,8 +21,8 @@ from vidqa.types import Plan
 
 # Cosine from which a token repeats the one before. In the demo model 98 % of the tokens whose pixels changed by less
 # than 2 of 255 levels, in slices without a greater change, are above it, and 7 % of those that changed by more than 16
-# (still clips of bench_prune.py). A change also alters what the tower says of the rest of its slice: 36 % of those
-# tokens are below it; with 0.9 it were 63 %.
+# (still clips of bench_prune.py). A change also alters what the tower says of the rest of its slice: 36 % of the
+# unchanged tokens there are below 0.8, and 63 % would be below 0.9.
 REPEAT_SIMILARITY = 0.8
 _SPARE_SHARE = 0.25
 

@@ -35,7 +35,8 @@ def alternatives(problem: PlanningProblem, plan: Plan) -> tuple[Alternative, ...
 
 
 def _step(space: SearchSpace, run_config: RunConfig, direction: int) -> RunConfig | None:
-    """Return more frames at the same size, else larger frames; or fewer frames, else smaller ones."""
+    """Return more frames at the same size, else larger frames; or fewer frames, else smaller ones. All are read."""
+    run_config = replace(run_config, candidate_frames=0)
     if (count := _neighbour(space.counts, run_config.frames, direction)) is not None:
         return space.with_frames(run_config, count)
     size = _neighbour(space.sizes, (run_config.height, run_config.width), direction)

@@ -33,7 +33,7 @@ def with_candidates(problem: PlanningProblem, space: SearchSpace, run_config: Ru
 
     The most are those at the family's rate. A video of which a plan can read more than a quarter of them is read
     evenly, and so is one whose tokens are dropped. Where there is no room beside the frames, and the request names no
-    number of them, half of them are read if that makes room.
+    number of them, fewer are read if that makes room, half of them at least.
     """
     plain = replace(run_config, candidate_frames=0)
     if not may_focus(problem.request) or drops_tokens(run_config):
@@ -41,23 +41,28 @@ def with_candidates(problem: PlanningProblem, space: SearchSpace, run_config: Ru
     if problem.request.focus != "always" and space.wanted_frames < _LONG_CLIP * run_config.frames:
         return plain
     least = 2 if problem.request.focus == "always" else _FEWEST_PER_FRAME * run_config.frames
-    for one in (run_config, *_with_half(problem, space, run_config)):
+    for one in (run_config, *_with_fewer(problem, space, run_config)):
         if count := _most_candidates(problem, one, least, space.wanted_frames):
             return replace(one, candidate_frames=count)
     return plain
 
 
-def _with_half(problem: PlanningProblem, space: SearchSpace, run_config: RunConfig) -> Iterator[RunConfig]:
-    """Yield the run configuration with at most half of the frames, if the planner may choose their number."""
-    fewer = [count for count in space.counts if 2 * count <= run_config.frames]
-    if fewer and problem.request.frames is None and problem.request.focus == "auto":
-        yield space.with_frames(run_config, fewer[-1])
+def _with_fewer(problem: PlanningProblem, space: SearchSpace, run_config: RunConfig) -> Iterator[RunConfig]:
+    """Yield the run configuration with fewer frames, down to half, if the planner may choose their number."""
+    if problem.request.frames is None and problem.request.focus == "auto":
+        for count in reversed(space.counts):
+            if count < run_config.frames <= 2 * count:
+                yield space.with_frames(run_config, count)
 
 
 def _most_candidates(problem: PlanningProblem, run_config: RunConfig, least: int, most: int) -> int:
-    """Return the largest even number of candidates, from `least` to `most`, that fits; 0 if none does."""
-    pairs = range(least // 2, most // 2 + 1)
+    """Return the largest even number of candidates, from `least` to `most`, that fits; 0 if none does.
 
+    All frames of a video can take less time than fewer: then there is nothing to scan for.
+    """
+    pairs = range(least // 2, most // 2 + 1)
+    if pairs and _fits(problem, replace(run_config, candidate_frames=2 * pairs[-1])):
+        return 2 * pairs[-1]
     fitting = bisect_left(
         pairs, True, key=lambda pair: not _fits(problem, replace(run_config, candidate_frames=2 * pair))
     )
@@ -81,12 +86,11 @@ def explain_candidates(problem: PlanningProblem, space: SearchSpace, run_config:
             f", and the {run_config.frames} that {which} question points to are read"
         )  # fmt: skip
         if gives_up_frames(problem, space, run_config):
-            read += ", half of an even plan's, to leave room for these"
+            read += ", fewer than an even plan's, to leave room for these"
         looked_at = f"{run_config.candidate_frames:,} frames are looked at{read}"
         line = f"focus: {looked_at}; their embeddings take {size} of the host's memory"
-        if run_config.candidate_frames < space.wanted_frames:
-            line += f". All {_held_back(problem, replace(run_config, candidate_frames=space.wanted_frames))}"
-        yield line
+        held_back = _held_back(problem, replace(run_config, candidate_frames=space.wanted_frames))
+        yield f"{line}. All {held_back}" if held_back else line
     elif request.focus == "auto" and space.wanted_frames >= _LONG_CLIP * run_config.frames:
         selects = may_focus(request) and not drops_tokens(run_config)
         if not (selects and _fits(problem, _fewest(problem, space, run_config))):  # as for a plan beside another one
@@ -95,12 +99,12 @@ def explain_candidates(problem: PlanningProblem, space: SearchSpace, run_config:
 
 def _fewest(problem: PlanningProblem, space: SearchSpace, run_config: RunConfig) -> RunConfig:
     """Return a run configuration with so few candidates that a plan has fewer only without any."""
-    *_, fewest = (run_config, *_with_half(problem, space, run_config))
+    *_, fewest = (run_config, *_with_fewer(problem, space, run_config))
     return replace(fewest, candidate_frames=_FEWEST_PER_FRAME * run_config.frames)
 
 
 def _held_back(problem: PlanningProblem, run_config: RunConfig) -> str:
-    """Return what forbids so many candidates, with its number, and which options make room."""
+    """Return what forbids so many candidates, with its number, and which options make room; empty if nothing does."""
     needed, parked = required_bytes(problem.spec, run_config, problem.overhead), parked_bytes(problem.spec, run_config)
     would, remedy = f"{run_config.candidate_frames:,} would", "fewer --frames or a smaller --size make room"
     if needed > problem.budget_bytes:
@@ -109,6 +113,8 @@ def _held_back(problem: PlanningProblem, run_config: RunConfig) -> str:
     if problem.host_bytes is not None and parked > problem.host_bytes:
         host = f"{format_bytes(problem.host_bytes)} of the host's memory are for them"
         return f"{would} take {format_bytes(parked)}, and {host}; a smaller --size makes room"
+    if fits_wait(problem, run_config):
+        return ""
     seconds = f"{first_token_seconds(problem, run_config):.0f} s to the first word ({wait_option(problem)})"
     return f"{would} take about {seconds}; a longer --max-wait, {remedy}"
 
@@ -129,7 +135,7 @@ def _why_even(problem: PlanningProblem, space: SearchSpace, run_config: RunConfi
     if wanted < _LONG_CLIP * run_config.frames:
         return f"{run_config.frames} of {wanted} frames are read: too few are left to choose from"
     held_back = _held_back(problem, _fewest(problem, space, run_config))
-    return f"there is no room for enough frames to choose from: {held_back}"
+    return "there is no room for enough frames to choose from" + (f": {held_back}" if held_back else "")
 
 
 def host_bytes(problem: PlanningProblem, run_config: RunConfig) -> int:

@@ -118,7 +118,7 @@ def _frames_limit(problem: PlanningProblem, space: SearchSpace, run_config: RunC
     if run_config.frames >= space.wanted_frames or request.focus == "always":  # a search reads none of its frames
         return
     rate = space.wanted_frames / seconds_in_range(problem.video, request.start_seconds, request.end_seconds)
-    lowered = f"{run_config.frames} of {space.wanted_frames:,} frames ({rate:.0f} per second)"
+    lowered = f"{run_config.frames} of {space.wanted_frames:,} frames ({rate:.2g} per second)"
     more = [count for count in space.counts if count > run_config.frames]
     if gives_up_frames(problem, space, run_config):
         yield f"{lowered}: the rest of what fits is for frames to choose from (--focus)"

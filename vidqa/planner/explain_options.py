@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from vidqa.planner.candidate_frames import explain_candidates, why_even
 from vidqa.planner.explain import sampling_text, subtitle_note
 from vidqa.planner.problem import PlanningProblem
-from vidqa.planner.search import needs_scan, space_of_whole_frames
+from vidqa.planner.search import needs_scan, search_space
 from vidqa.types import Plan
 
 _WHERE = {"auto": "in the video or beside it", "embedded": "in the video"}
@@ -22,7 +22,7 @@ def explain_options(problem: PlanningProblem, plan: Plan, *, subs_chosen: bool) 
     elif problem.signal is not None and sampling is not None and sampling.kind == "uniform" and not sampling.still:
         yield sampling_text(plan, sampling)
     if request.focus == "auto":
-        space = space_of_whole_frames(problem)
+        space = search_space(problem, forecast=False)
         if not any(explain_candidates(problem, space, plan.run_config)):
             yield why_even(problem, space, plan.run_config)
     if isinstance(prune, int | float) and plan.visual_tokens >= plan.video_tokens:

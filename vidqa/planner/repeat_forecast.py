@@ -29,8 +29,8 @@ def changes_of_slices(signal: ChangeSignal, seconds: Sequence[float], frames_per
     """Return the share of the picture (0 to 1) that changes from each slice of frames at these times to the next.
 
     It is that of all changes from the first frame of the one to the last frame of the other. What changes twice is
-    counted twice: the sum over the scanned pictures is an upper bound. Where no picture between the two was scanned,
-    all may change.
+    counted twice: the sum over all pictures is an upper bound. Keyframes alone may miss what comes and goes between
+    them; where no picture between the two slices was scanned, all may change.
     """
     summed = [0.0, *accumulate(signal.change)]
     scanned = [bisect_right(signal.seconds, time) for time in seconds]

@@ -56,8 +56,11 @@ class SearchSpace:
         return replace(run_config, frames=count, visual_share=self.shares[self.counts.index(count)])
 
 
-def search_space(problem: PlanningProblem) -> SearchSpace:
-    """Return the counts and sizes that request, checkpoint and quality allow, whatever memory and time allow."""
+def search_space(problem: PlanningProblem, *, forecast: bool = True) -> SearchSpace:
+    """Return the counts and sizes that request, checkpoint and quality allow, whatever memory and time allow.
+
+    Without `forecast` all tokens are kept: where frames lie by the video's change, a forecast of each count takes time.
+    """
     request, spec = problem.request, problem.spec
     check_counts(request.frames, request.fps)
     caps = quality.CAPS[problem.config.quality]
@@ -77,7 +80,7 @@ def search_space(problem: PlanningProblem) -> SearchSpace:
     sizes = fitting_sizes(problem.video, request.size, problem.bounds, floor * token, factor=spec.pixel_factor)
     if (most_slice := problem.most_slice_tokens) is not None:
         sizes = tuple(size for size in sizes if spec.slice_tokens(*size) <= most_slice) or sizes[:1]
-    whole = problem.config.prune == "off"
+    whole = problem.config.prune == "off" or not forecast
     shares = (1.0,) * len(counts) if whole else shares_of_counts(problem, counts, partial(_placed_indices, problem))
     least = kept_tokens(spec, counts[0], *sizes[0], shares[0])  # what the user set may exceed the quality's cap
     allowed = problem.context_left
@@ -95,14 +98,6 @@ def _wanted_frames(problem: PlanningProblem) -> int:
         least = max(least, quality.LEAST_RANGE_FRAMES)
     rate = quality.FRAMES_PER_SECOND
     return frames_at_rate(problem.video, request.start_seconds, request.end_seconds, rate, least)
-
-
-def space_of_whole_frames(problem: PlanningProblem) -> SearchSpace:
-    """Return `search_space` as if no token was dropped: counts and sizes are the same, and no share is forecast.
-
-    A forecast for every count takes seconds where frames lie by the video's change.
-    """
-    return search_space(replace(problem, config=replace(problem.config, prune="off")))
 
 
 def frame_indices(problem: PlanningProblem, frames: int | None) -> tuple[int, ...]:
@@ -202,7 +197,10 @@ def _candidates_by_chunk(problem: PlanningProblem) -> Iterator[tuple[PlanningPro
 
 
 def _fitting_counts(problem: PlanningProblem, space: SearchSpace, candidate: RunConfig) -> tuple[int, ...]:
-    """Return the frame counts that fit at the smallest size: memory, time and tokens grow with the frames."""
+    """Return the frame counts that fit at the smallest size: memory, time and tokens grow with the frames.
+
+    But for the time of a scan, which is none where frames lie closely: counts above such a step are not tried.
+    """
     least = _sized(candidate, space.sizes[0])
     many = bisect_left(
         space.counts, True, key=lambda count: fit(problem, space, space.with_frames(least, count)) is None

@@ -91,9 +91,11 @@ def subtitle_rooms(problem: PlanningProblem, cues: Sequence[Cue]) -> Iterator[in
 def keeps_the_video(problem: PlanningProblem, without: Plan, plan: Plan) -> bool:
     """Return whether subtitles cost the video at most their share of the tokens that it has without them.
 
-    Where the question selects the frames of both plans, these are the tokens that it selects from.
+    Where the question selects the frames, it has to select them still, and these are the tokens that it selects from.
     """
     seen, before = plan.visual_tokens, without.visual_tokens
+    if without.candidates and not plan.candidates:
+        return False
     if plan.candidates and without.candidates:
         seen, before = (candidate_tokens(problem.spec, one.run_config) for one in (plan, without))
     return seen >= before * (1 - problem.config.subtitle_share)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from vidqa.config import FOCUS_CHOICES, KV_CHOICES, QUALITY_CHOICES, SAMPLE_CHOICES, EngineConfig
 from vidqa.planner.placement import weight_choices
 from vidqa.planner.problem import PlanningProblem
-from vidqa.planner.search import space_of_whole_frames
+from vidqa.planner.search import search_space
 from vidqa.types import Request, Turn
 from vidqa.utils.safe_text import safe_line
 from vidqa.utils.units import format_bytes, format_span
@@ -111,7 +111,7 @@ SETTING_OPTIONS = ("sample", "prune", "focus", "subs")  # None is the setting of
 def option_choices(problem: PlanningProblem) -> Mapping[str, tuple[Any, ...]]:
     """Return the values that each option can be set to, in order."""
     unconstrained = replace(problem, request=replace(problem.request, frames=None, fps=None, size=None))
-    space = space_of_whole_frames(unconstrained)
+    space = search_space(unconstrained, forecast=False)
     total = problem.device.total_bytes
     return {
         "frames": space.counts,

@@ -81,8 +81,9 @@ def _sampled(
     weights = _weights(signal, frames, first, last)
     if not any(weights.values):
         where = "" if last - first + 1 == len(frames.pts) else " in this part"
-        seen = "nothing changes" if signal.complete else "no change was seen"
-        return even, Sampling("uniform", seen + where, still=signal.complete)
+        still = signal.complete and not _any_change(signal, frames.shown(first), frames.shown(last))
+        seen = "nothing changes" if still else "no change was seen"
+        return even, Sampling("uniform", seen + where, still=still)
     busy, intervals = busy_intervals(times, weights.values, count - 1), count - 1
     distance = (times[-1] - times[0]) / intervals
     spread = f"the change lies in about {busy:.0f} of the {intervals} intervals of {distance:.1f} s between even frames"
@@ -96,6 +97,12 @@ def _sampled(
     places = _widest_gaps_filled(times, _placed(chances, bounds, count))
     indices = tuple(first + place for place in places)
     return indices, Sampling("change", spread, _parts(frames, indices, weights, first))
+
+
+def _any_change(signal: ChangeSignal, start_seconds: float, end_seconds: float) -> bool:
+    """Return whether anything changes after the first frame of a part, be it as little as noise."""
+    low, high = bisect.bisect_right(signal.seconds, start_seconds), bisect.bisect_right(signal.seconds, end_seconds)
+    return any(signal.change[low:high])
 
 
 def _missed_scene(signal: ChangeSignal, frames: _FrameTimes, even: Sequence[int]) -> float | None:

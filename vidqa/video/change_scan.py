@@ -130,9 +130,9 @@ class _Scanner:
         return guesses
 
     def run(self) -> Generator[tuple[int, int], None, None]:
-        """Scan; yields the frames done and in all: where some are left out, as many as the spent time's share is.
+        """Scan; yields the frames done and in all, never fewer than before.
 
-        They never become fewer.
+        Where groups of pictures are left out, the first is the share of the time that has passed.
         """
         yield 0, self._count
         if (yield from self._scan_in_order()):
@@ -170,7 +170,7 @@ class _Scanner:
         return spent > _CHECKED_SECONDS and spent * self._count > _SLACK * self._limit * (index + 1)
 
     def _time_progress(self) -> tuple[int, int]:
-        """Return the frames that the share of the time that is over stands for, and all frames."""
+        """Return the share of the time that has passed, in frames, and all frames."""
         spent = min((time.monotonic() - self._began) / self._limit, 1.0)
         return round(spent * self._count), self._count
 
