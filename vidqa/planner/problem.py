@@ -147,12 +147,12 @@ def _usual_wait_seconds(device: Device, config: EngineConfig) -> float | None:
 
 
 def scan_limit_seconds(device: Device, config: EngineConfig, first_token_seconds: float = 0.0) -> float:
-    """Return how long a scan may take: half of what an answer's first word takes without it, but 5 s at least.
+    """Return how long a scan may take: a third of what an answer's first word takes without it, but 5 s at least.
 
     It is at most a third of the limit on that time.
     """
     wait = _usual_wait_seconds(device, config) if config.max_wait_seconds == "auto" else config.max_wait_seconds
-    return min(max(first_token_seconds / 2, _LEAST_SCAN_SECONDS), math.inf if wait is None else wait / 3)
+    return min(max(first_token_seconds / 3, _LEAST_SCAN_SECONDS), math.inf if wait is None else wait / 3)
 
 
 def _scan_seconds(video: VideoInfo, device: Device, config: EngineConfig) -> float:
