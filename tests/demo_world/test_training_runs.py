@@ -16,6 +16,15 @@ def trainer(monkeypatch: pytest.MonkeyPatch, work: Path, *options: str) -> Train
     return Trainer(train_demo_model.parse_arguments())
 
 
+def exported_run(monkeypatch: pytest.MonkeyPatch, folder: Path) -> tuple[Trainer, Path]:
+    """A run of random weights, and the folder of its exported model."""
+    exported = folder / "exported"
+    run = trainer(monkeypatch, folder / "first", "--export", str(exported))
+    run.arguments.work.mkdir()
+    run.save()
+    return run, exported
+
+
 def test_a_run_that_begins_with_another_ones_weights_counts_its_steps(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -37,10 +46,7 @@ def test_a_run_that_begins_with_an_exported_model_fits_the_heads_alone_first(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(train_demo_model, "_HEAD_STEPS", 2)
-    exported = tmp_path / "exported"
-    first = trainer(monkeypatch, tmp_path / "first", "--export", str(exported))
-    first.arguments.work.mkdir()
-    first.save()
+    first, exported = exported_run(monkeypatch, tmp_path)
     second = trainer(monkeypatch, tmp_path, "--start", str(exported), "--earlier", "3", "500", "7")
     pairs = list(zip(first.model.parameters(), second.model.parameters(), strict=True))
     assert all(other.equal(one.bfloat16().float()) and other.requires_grad for one, other in pairs)
@@ -53,10 +59,7 @@ def test_the_mean_of_the_first_and_the_last_weights_can_be_exported(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(train_demo_model, "_HEAD_STEPS", 1)
-    start = tmp_path / "start"
-    first = trainer(monkeypatch, tmp_path / "first", "--export", str(start))
-    first.arguments.work.mkdir()
-    first.save()
+    first, start = exported_run(monkeypatch, tmp_path)
     run = trainer(monkeypatch, tmp_path, "--start", str(start), "--average", "--export", str(tmp_path / "mean"))
     before = [weight.detach().clone() for weight in run.model.parameters()]
     assert run.run()

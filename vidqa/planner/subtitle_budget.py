@@ -94,9 +94,9 @@ def keeps_the_video(problem: PlanningProblem, without: Plan, plan: Plan) -> bool
     Where the question selects the frames, it has to select them still, and these are the tokens that it selects from.
     """
     seen, before = plan.visual_tokens, without.visual_tokens
-    if without.candidates and not plan.candidates:
-        return False
-    if plan.candidates and without.candidates:
+    if without.candidates:
+        if not plan.candidates:
+            return False
         seen, before = (candidate_tokens(problem.spec, one.run_config) for one in (plan, without))
     return seen >= before * (1 - problem.config.subtitle_share)
 
