@@ -1,6 +1,7 @@
 """Marks and fixtures; tests use no network and not the user's state folder."""
 
 import os
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -11,7 +12,8 @@ import pytest
 hypothesis.settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
 hypothesis.settings.load_profile("untimed")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ["VIDQA_STATE"] = tempfile.mkdtemp(prefix="vidqa-tests-")  # what tests measure is not the user's
+STATE = tempfile.mkdtemp(prefix="vidqa-tests-")  # what tests measure is not the user's
+os.environ["VIDQA_STATE"] = STATE
 os.environ["VIDQA_CALIBRATE"] = "false"  # plans in tests are the same on every machine
 # Triton decides when it is imported whether kernels run on a GPU, or on a processor in its interpreter.
 if not any(Path(device).exists() for device in ("/dev/nvidia0", "/dev/dxg", "/dev/nvhost-gpu")):
@@ -30,6 +32,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason="a longer proof: scripts/test --long"))
         if item.get_closest_marker("needs_cuda") and not _has_cuda() and os.environ.get("VIDQA_REQUIRE") != "cuda":
             item.add_marker(pytest.mark.skip(reason="no CUDA device (VIDQA_REQUIRE=cuda makes this a failure)"))
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(STATE, ignore_errors=True)
 
 
 def _has_cuda() -> bool:

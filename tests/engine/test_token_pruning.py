@@ -99,8 +99,27 @@ def test_a_share_is_kept_to_the_token_and_the_least_alike_go_first() -> None:
     slices = [torch.randn(16, HIDDEN, generator=generator) for _ in range(9)]
     kept = places(pruner(9, 16, 60), *slices)
     assert kept[0] == list(range(16)) and sum(map(len, kept)) == 60
-    similar = cosine_similarities(slices[1], slices[0])
+    mean = slices[1].mean(dim=0).expand_as(slices[1])
+    similar = torch.maximum(cosine_similarities(slices[1], slices[0]), cosine_similarities(slices[1], mean))
     assert similar[kept[1]].max() <= min(similar[place] for place in range(16) if place not in kept[1])
+
+
+def test_behind_a_moving_camera_what_differs_from_its_slice_is_kept() -> None:
+    """Every token is new at its place. Two of each slice are no backdrop, and are less unlike what was there before."""
+    slices = []
+    for number, shown in enumerate((0, 2, 4)):
+        backdrop, one = torch.eye(HIDDEN)[number], torch.eye(HIDDEN)[7]
+        slices.append(backdrop.repeat(8, 1))
+        slices[-1][shown : shown + 2] = one + 0.3 * torch.eye(HIDDEN)[max(number - 1, 0)]
+    assert cosine_similarities(slices[1], slices[0])[2:4].min() > 0.2
+    assert places(pruner(3, 8, 12), *slices) == [list(range(8)), [2, 3], [4, 5]]
+
+
+def test_a_new_token_that_says_what_its_slice_says_is_kept_before_one_that_repeats() -> None:
+    before = directions(0, 0, 0, 0, 0, 0, 0, 1)
+    after = directions(2, 2, 2, 2, 2, 2, 2, 1)  # the last one repeats, and is the least like the mean
+    assert places(pruner(2, 8, 15), before, after)[1] == [0, 1, 2, 3, 4, 5, 6]
+    assert places(pruner(2, 8, 16, drop_repeats=True), before, after)[1] == [0, 1, 2, 3, 4, 5, 6]
 
 
 @pytest.mark.parametrize("drop_repeats", [False, True])

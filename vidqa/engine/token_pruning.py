@@ -1,8 +1,11 @@
 """Drops visual tokens that repeat what was seen before at their place (`--prune`).
 
-After the vision tower, each token of a temporal slice is compared with the last kept one at the same row and column.
-Those that are least alike are kept, at their own positions; the first slice is whole. Slices are taken in order, in
-groups of any size.
+After the vision tower, each token of a temporal slice is compared with the last kept one at the same row and column,
+and with the mean of its own slice. Those that are least like either are kept, at their own positions; the first slice
+is whole. Slices are taken in order, in groups of any size.
+
+The mean is for moving cameras. All tokens are new at their place there, and the least alike are as often backdrop as
+what the video shows; what differs from the rest of its slice stands out (compare VidCom2, arXiv 2505.14454).
 """
 
 from collections.abc import Iterator
@@ -104,15 +107,29 @@ class TokenPruner:
             self._last_kept = features.clone()
             return torch.arange(self.slice_tokens)
         similarities = on_host(cosine_similarities(features, self._last_kept))
+        mean = features.mean(dim=0, dtype=torch.float32).to(features.dtype)
+        typical = on_host(cosine_similarities(features, mean.expand_as(features)))
         new = sum(one < REPEAT_SIMILARITY for one in similarities)
         count = self._budget.take(sum(max(1 - one, 0.0) for one in similarities), new)
         if self.drop_repeats:
             self.dropped_new += max(new - count, 0)
-        least_alike = sorted(range(self.slice_tokens), key=similarities.__getitem__)[:count]
-        kept = torch.tensor(sorted(least_alike))
+        kept = torch.tensor(sorted(_least_redundant(similarities, typical)[:count]))
         places = to_device(kept, features.device)
         self._last_kept[places] = features[places]
         return kept
+
+
+def _least_redundant(similarities: list[float], typical: list[float]) -> list[int]:
+    """Return the places of a slice, least redundant first: what does not repeat, then what says least of the rest.
+
+    `similarities` are those with what was last kept at the place, `typical` those with the mean of the slice.
+    """
+
+    def redundancy(place: int) -> tuple[bool, float]:
+        similar = similarities[place]
+        return similar >= REPEAT_SIMILARITY, max(similar, typical[place])
+
+    return sorted(range(len(similarities)), key=redundancy)
 
 
 def cosine_similarities(features: Tensor, others: Tensor) -> Tensor:
