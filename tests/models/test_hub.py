@@ -143,6 +143,15 @@ def test_ask_names_the_missing_repository(tmp_path: Path) -> None:
     assert str(tmp_path) in error and f"vidqa pull {QWEN}" in error and "--model demo" in error
 
 
+def test_a_model_with_broken_files_is_planned_as_released_for_other_cards(tmp_path: Path) -> None:
+    write_cached(tmp_path, QWEN)  # its weights are zeros
+    code, out, err = run_offline(tmp_path, "plan", str(DEMO_CLIP), "--gpu", "all", "--no-calibrate")
+    assert code == ExitCode.OK and out.startswith("recommended: Qwen3-VL-8B")
+    assert f"{QWEN} is planned as it was released: " in err and "model.safetensors" in err
+    code, out, err = run_offline(tmp_path, "plan", str(DEMO_CLIP), "--gpu", "all", "--model", "2b")
+    assert (code, out) == (ExitCode.FAILED, "") and "model.safetensors" in err
+
+
 @pytest.mark.parametrize("part_bytes", [0, 1_500_000])
 def test_pull_offline(part_bytes: int, tmp_path: Path) -> None:
     if part_bytes:

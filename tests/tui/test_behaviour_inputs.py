@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from textual import events
-from textual.widgets import DirectoryTree, Input
+from textual.widgets import DirectoryTree, Input, Static
 
 from tests.clips import numbered_picture
 from tests.tui.scripted import (
@@ -70,6 +70,7 @@ async def test_the_dialog_takes_folders_and_addresses_and_says_what_it_does_not_
     async with AppHarness(says("x")).running(video=None) as pilot:
         dialog = await opened(pilot, "ctrl+o", OpenVideoScreen)
         path = dialog.query_one("#path", Input)
+        await press(pilot, "enter", lambda: "✗ type a path or choose a video below" in shown(pilot))
         path.value = "https://a.org/watch?v=1"
         await press(pilot, "enter", lambda: "✗ https://a.org/watch?v=1 is an address" in shown(pilot))
         assert "-o clip.mp4 'https://a.org/watch?v=1'` and give clip.mp4." in shown(pilot)
@@ -78,6 +79,7 @@ async def test_the_dialog_takes_folders_and_addresses_and_says_what_it_does_not_
         path.value = str(pictures.parent)
         tree = dialog.query_one("#tree", DirectoryTree)
         await press(pilot, "enter", lambda: tree.path == pictures.parent, "the tree shows a folder of other things")
+        assert str(dialog.query_one("#tree-label", Static).render()) == f"In {pictures.parent}"
         path.focus()
         path.value = f"file://localhost{pictures}".replace(" ", "%20")
         await pilot.press("enter")

@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from vidqa.cli.console import ExitCode, format_table, write_json
+from vidqa.cli.console import ExitCode, StderrReporter, format_table, write_json
 from vidqa.cli.json_output import SCHEMA_VERSION, plan_object
+from vidqa.errors import ModelError
 from vidqa.messages import base_name
 from vidqa.types import Plan, VideoInfo
 from vidqa.utils.safe_text import safe_text
@@ -15,6 +16,7 @@ from vidqa.utils.units import format_bytes, format_decimal_bytes, format_span
 
 if TYPE_CHECKING:
     from vidqa.config import EngineConfig
+    from vidqa.models.registry import Checkpoint
     from vidqa.planner.model_choice import GpuRow
     from vidqa.types import Device, Request
 
@@ -27,12 +29,11 @@ _HEADS = ("cards", "best model", "weights", "frames", "size", "first word", "mem
 def print_gpus(as_json: bool, config: "EngineConfig", video: VideoInfo, request: "Request", *, named: bool) -> int:
     """Print the best plan for every GPU of the catalog, or with `--model all` every model's; returns the exit code."""
     from vidqa.devices.gpu_catalog import CATALOG, as_device
-    from vidqa.models.registry import find_checkpoints, runnable_models
+    from vidqa.models.registry import find_checkpoints
     from vidqa.planner.model_choice import gpu_model_matrix
 
     every = config.model == _EVERY_MODEL
-    names = [config.model] if named and not every else list(runnable_models())
-    checkpoints = [found for name in names for found in find_checkpoints(name, local=False)]
+    checkpoints = find_checkpoints(config.model, local=False) if named and not every else _known_checkpoints()
     table = gpu_model_matrix(checkpoints, [as_device(gpu) for gpu in CATALOG], video, request, config)
     if as_json:
         write_json(_matrix_object(table, config.weights))
@@ -40,6 +41,20 @@ def print_gpus(as_json: bool, config: "EngineConfig", video: VideoInfo, request:
     lines = [*_matrix_lines(table), *_focus_lines(table, every=True)] if every else _best_lines(table)
     sys.stdout.write(safe_text("\n".join(lines)) + "\n")
     return ExitCode.OK
+
+
+def _known_checkpoints() -> "list[Checkpoint]":
+    """Return the models that run, as they are in the cache; one whose files there are broken as it was released."""
+    from vidqa.models.registry import find_checkpoints, runnable_checkpoints
+
+    found: list[Checkpoint] = []
+    for released in runnable_checkpoints():
+        try:
+            found += find_checkpoints(released.name, local=False)
+        except ModelError as error:
+            found.append(released)
+            StderrReporter(False).say(f"{released.name} is planned as it was released: {error.what}")
+    return found
 
 
 def _best_lines(table: Sequence["GpuRow"]) -> list[str]:

@@ -80,7 +80,7 @@ class OpenVideoScreen(ModalScreen[str | None]):
                     yield Static("Recent", classes="label", markup=False)
                     yield OptionList(*(Option(Content(_short(path))) for path in self._recent), id="recent")
                 with Vertical(id="tree-column"):
-                    yield Static(f"In {safe_line(str(self._folder))}", classes="label", markup=False)
+                    yield Static(f"In {safe_line(str(self._folder))}", classes="label", id="tree-label", markup=False)
                     yield _VideoTree(self._folder, id="tree")
             yield Static("Enter open · → complete · Tab next · Esc back", classes="keys", markup=False)
 
@@ -108,19 +108,26 @@ class OpenVideoScreen(ModalScreen[str | None]):
         try:
             typed = dropped_path(event.value) or local_path(event.value.strip())
         except UsageError as refusal:
-            self.query_one("#path-error", Static).update(f"✗ {safe_line(str(refusal))}")
+            self._show_error(str(refusal))
             return
         path = Path(os.path.expanduser(typed))  # pathlib's raises for an unknown user, as its is_dir for a long name
-        if typed and _is_video_folder(path):
+        if not typed:
+            self._show_error("type a path or choose a video below")
+        elif os.path.isfile(path) or _is_video_folder(path):
             self.dismiss(str(path))
         elif os.path.isdir(path):
-            self.query_one("#tree", _VideoTree).path = path
-            self.query_one("#tree").focus()
-        elif os.path.isfile(path):
-            self.dismiss(str(path))
+            self._show_folder(path)
         else:
-            error = f"✗ there is no file {safe_line(typed)}" if typed else "✗ type a path or choose a video below"
-            self.query_one("#path-error", Static).update(error)
+            self._show_error(f"there is no file {typed}")
+
+    def _show_error(self, text: str) -> None:
+        self.query_one("#path-error", Static).update(f"✗ {safe_line(text)}")
+
+    def _show_folder(self, folder: Path) -> None:
+        tree = self.query_one("#tree", _VideoTree)
+        tree.path = folder
+        self.query_one("#tree-label", Static).update(f"In {safe_line(str(folder))}")
+        tree.focus()
 
     def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
         """Return a recent video."""
