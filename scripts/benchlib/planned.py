@@ -3,13 +3,12 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
-from statistics import median, quantiles
 from typing import Any
 
 from benchlib.accelerator import Accelerator
 from benchlib.bench import Bench, PlanRequest, Sizes
 from benchlib.models import build, load, short_name, some_prompt
-from benchlib.rows import Row
+from benchlib.rows import Row, Samples
 from benchlib.runs import SyntheticReader, ask, synthetic_video
 from benchlib.sections import Skipped, run_limited
 from vidqa.config import EngineConfig
@@ -165,11 +164,11 @@ def run_one(
 def summarise(rows: Sequence[Measured]) -> dict[str, Any]:
     """Return median and 95th percentile of the error, the largest excess over the plan and its margin, and failures."""
     good = [row for row in rows if row.finished]
-    errors = sorted(abs(row.error) for row in good) or [float("inf")]
+    errors = Samples.of([abs(row.error) for row in good] or [float("inf")])
     return {
         "plans": len(rows),
-        "median_error": round(median(errors), 5),
-        "p95_error": round(quantiles(errors, n=20)[-1] if len(errors) > 1 else errors[0], 5),
+        "median_error": round(errors.p50, 5),
+        "p95_error": round(errors.p95, 5),
         "worst_under_bytes": max([0, *(row.measured - row.predicted for row in good)]),
         "beyond_margin_bytes": max([0, *(row.measured - row.predicted - margin_bytes(row.predicted) for row in good)]),
         "worst_driver_difference": round(max((abs(row.driver / row.measured - 1) for row in good), default=0.0), 5),
