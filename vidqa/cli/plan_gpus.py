@@ -44,7 +44,7 @@ def print_gpus(as_json: bool, config: "EngineConfig", video: VideoInfo, request:
 
 
 def _known_checkpoints() -> "list[Checkpoint]":
-    """Return the models that run, as they are in the cache; one whose files there are broken as it was released."""
+    """Return the models that run, as they are in the cache, or as they were released where their files are broken."""
     from vidqa.models.registry import find_checkpoints, runnable_checkpoints
 
     found: list[Checkpoint] = []
@@ -53,7 +53,7 @@ def _known_checkpoints() -> "list[Checkpoint]":
             found += find_checkpoints(released.name, local=False)
         except ModelError as error:
             found.append(released)
-            StderrReporter(False).say(f"{released.name} is planned as it was released: {error.what}")
+            StderrReporter(False).say(f"{released.name} is planned as it was released: {error}")
     return found
 
 

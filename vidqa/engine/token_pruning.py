@@ -1,11 +1,12 @@
 """Drops visual tokens that repeat what was seen before at their place (`--prune`).
 
 After the vision tower, each token of a temporal slice is compared with the last kept one at the same row and column,
-and with the mean of its own slice. Those that are least like either are kept, at their own positions; the first slice
-is whole. Slices are taken in order, in groups of any size.
+and with the mean of its own slice. Tokens that do not repeat the last kept one are kept first; of these, the ones whose
+larger cosine is smallest. They keep their own positions; the first slice is whole. Slices are taken in order, in groups
+of any size.
 
-The mean is for moving cameras. All tokens are new at their place there, and the least alike are as often backdrop as
-what the video shows; what differs from the rest of its slice stands out (compare VidCom2, arXiv 2505.14454).
+The mean is for moving cameras: every token is new at its place there, and tokens unlike the mean show objects more
+often than backdrop. VidCom2 (arXiv 2505.14454) compares tokens with the mean of their frame, too.
 """
 
 from collections.abc import Iterator
@@ -106,9 +107,10 @@ class TokenPruner:
         if self._last_kept is None:
             self._last_kept = features.clone()
             return torch.arange(self.slice_tokens)
-        similarities = on_host(cosine_similarities(features, self._last_kept))
-        mean = features.mean(dim=0, dtype=torch.float32).to(features.dtype)
-        typical = on_host(cosine_similarities(features, mean.expand_as(features)))
+        mean = features.mean(dim=0, dtype=torch.float32).to(features.dtype).expand_as(features)
+        both = [cosine_similarities(features, other) for other in (self._last_kept, mean)]
+        cosines = on_host(torch.cat(both))  # one transfer
+        similarities, typical = cosines[: self.slice_tokens], cosines[self.slice_tokens :]
         new = sum(one < REPEAT_SIMILARITY for one in similarities)
         count = self._budget.take(sum(max(1 - one, 0.0) for one in similarities), new)
         if self.drop_repeats:
@@ -120,9 +122,9 @@ class TokenPruner:
 
 
 def _least_redundant(similarities: list[float], typical: list[float]) -> list[int]:
-    """Return the places of a slice, least redundant first: what does not repeat, then what says least of the rest.
+    """Return the places of a slice: those that do not repeat first, and of equal ones the smallest of the larger cosine.
 
-    `similarities` are those with what was last kept at the place, `typical` those with the mean of the slice.
+    `similarities` are with the last kept token at the place, `typical` with the mean of the slice.
     """
 
     def redundancy(place: int) -> tuple[bool, float]:

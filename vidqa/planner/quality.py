@@ -26,7 +26,7 @@ FRAMES = (
     ScoreRow(256, 65.33, _QUICK),
     ScoreRow(1024, 61.97, _QUICK),
 )
-# Points lost where only a share of the visual tokens is kept, those least like the slice before.
+# Points lost where only a share of the visual tokens is kept, as the named methods choose them.
 KEPT_SHARES = (
     ScoreRow(0.20, -3.10, "EVS, Qwen3-VL-8B, Video-MME 78.1 to 75.0 (sglang#20857)"),
     ScoreRow(0.25, -1.95, "EVS, Qwen3-VL-8B, Video-Bench subsets 74.23 to 72.28 (vllm#48912)"),

@@ -126,7 +126,7 @@ class OpenVideoScreen(ModalScreen[str | None]):
     def _show_folder(self, folder: Path) -> None:
         tree = self.query_one("#tree", _VideoTree)
         tree.path = folder
-        self.query_one("#tree-label", Static).update(f"In {safe_line(str(folder))}")
+        self.query_one("#tree-label", Static).update(f"In {safe_line(os.path.abspath(folder))}")
         tree.focus()
 
     def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
