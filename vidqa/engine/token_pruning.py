@@ -122,7 +122,7 @@ class TokenPruner:
 
 
 def _least_redundant(similarities: list[float], typical: list[float]) -> list[int]:
-    """Return the places of a slice: those that do not repeat first, and of equal ones the smallest of the larger cosine.
+    """Return the places of a slice: those that do not repeat first, then by the larger cosine of the two, ascending.
 
     `similarities` are with the last kept token at the place, `typical` with the mean of the slice.
     """
