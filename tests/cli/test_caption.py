@@ -156,6 +156,7 @@ def test_a_template_is_filled_with_a_clips_facts(folder: Path) -> None:
         (["--segments", "soon"], "segments"),
         (["--gpus", "0", "--ray"], "exclude"),
         (["--format", "json", "--on-existing", "append"], "--format txt"),
+        (["-o", "captions.JSONL"], "captions.JSONL is the name of a file. Use -o FOLDER --format jsonl."),
     ],
 )
 def test_invalid_options_are_refused_before_anything_is_read(
@@ -177,6 +178,13 @@ def test_a_folder_that_cannot_be_written_is_refused_with_the_remedy(
 ) -> None:
     assert caption(folder, "-o", folder / "broken.mp4") == ExitCode.USAGE
     assert "with -o" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_folder_may_have_a_files_name_where_that_is_meant(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "all.csv"
+    assert caption(folder / "demo.mp4", "-o", f"{out}/") == ExitCode.OK
+    assert caption(folder / "demo.mp4", "-o", out) == ExitCode.OK  # now it is there
+    assert (out / "demo.txt").read_text() == "a red circle moves right.\n"
 
 
 def test_two_folders_do_not_share_an_output_and_a_moved_one_keeps_its_own(

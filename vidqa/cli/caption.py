@@ -151,9 +151,18 @@ def _select(arguments: argparse.Namespace, reporter: StderrReporter) -> _Selecti
     folders = given_folders(paths)
     source, relative_clips = relative_to_common_folder(folders, found.clips)
     if arguments.output:
-        return _Selection(found.clips, shard_clips(found.clips, shard), Path(arguments.output), shard, source)
+        folder = _output_folder(arguments.output)
+        return _Selection(found.clips, shard_clips(found.clips, shard), folder, shard, source)
     roots = frozenset(Path(os.path.realpath(folder)) for folder in folders)
     return _Selection(relative_clips, shard_clips(relative_clips, shard), source, shard, source, roots)
+
+
+def _output_folder(named: str) -> Path:
+    """Return the folder of `-o`; raises UsageError for a new one that is named as a file of captions."""
+    kind = Path(named).suffix.lower().removeprefix(".")
+    if kind in (*SIDECARS, *RUN_FILES) and not named.endswith(os.sep) and not os.path.isdir(named):
+        raise UsageError(f"-o names a folder, and {named} is the name of a file.", f"Use -o FOLDER --format {kind}.")
+    return Path(named)
 
 
 def _configure(
