@@ -223,7 +223,7 @@ _SECTIONS: dict[str, tuple[str, str, Callable[[str, Result], Iterator[str]]]] = 
     "cpu-weights": ("Precisions on a CPU", "Not measured yet: `scripts/bench_cpu.py`.", rows_section),
     "domain": ("What the demo model's check lets pass", "Not measured yet: `scripts/bench_domain.py`.", rows_section),
     "focus": ("Frames by change and by question", "Not measured yet: `scripts/bench_focus.py`.", rows_section),
-    "hour": ("The first token of an hour", "Not measured yet: `scripts/bench_hour.py`.", rows_section),
+    "hour": ("First tokens of long videos", "Not measured yet: `scripts/bench_hour.py`.", rows_section),
     "prune": ("Dropped visual tokens", "Not measured yet: `scripts/bench_prune.py`.", rows_section),
     "memory": ("Planned against measured memory", "Not measured yet: `scripts/bench_memory.py`.", memory_section),
     "precisions": (
