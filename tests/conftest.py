@@ -1,5 +1,6 @@
 """Marks and fixtures; tests use no network and not the user's state folder."""
 
+import atexit
 import os
 import shutil
 import sys
@@ -12,8 +13,7 @@ import pytest
 hypothesis.settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
 hypothesis.settings.load_profile("untimed")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-STATE = tempfile.mkdtemp(prefix="vidqa-tests-")  # what tests measure is not the user's
-os.environ["VIDQA_STATE"] = STATE
+os.environ["VIDQA_STATE"] = tempfile.mkdtemp(prefix="vidqa-tests-")  # what tests measure is not the user's
 os.environ["VIDQA_CALIBRATE"] = "false"  # plans in tests are the same on every machine
 # Triton decides when it is imported whether kernels run on a GPU, or on a processor in its interpreter.
 if not any(Path(device).exists() for device in ("/dev/nvidia0", "/dev/dxg", "/dev/nvhost-gpu")):
@@ -34,8 +34,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason="no CUDA device (VIDQA_REQUIRE=cuda makes this a failure)"))
 
 
-def pytest_unconfigure() -> None:
-    shutil.rmtree(STATE, ignore_errors=True)
+def _remove_state(folder: str, process: int) -> None:
+    if os.getpid() == process:  # not in a forked child
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+atexit.register(_remove_state, os.environ["VIDQA_STATE"], os.getpid())
 
 
 def _has_cuda() -> bool:

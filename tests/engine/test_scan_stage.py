@@ -165,10 +165,10 @@ def test_the_scan_has_a_part_of_the_time() -> None:
         scan_limit_seconds(device, replace(CONFIG, max_wait_seconds=wait), first)
         for wait, first in (("auto", 1.0), ("auto", 60.0), ("auto", 200.0), (6.0, 1.0), (None, 150.0))
     ]
-    assert limits == [5.0, 20.0, 30.0, 2.0, 50.0]
+    assert limits == [4.0, 15.0, 30.0, 2.0, 37.5]
     video = replace(_video(), coded_width=19_200, coded_height=10_800)  # slow to decode
     unscanned = Session(CONFIG).forecast(video, Request("not-scanned.mp4", QUESTION, sample="change"))
-    assert unscanned.required_plan().seconds.scan_seconds == 5.0
+    assert unscanned.required_plan().seconds.scan_seconds == 4.0
     assert "scan" not in str(unscanned.required_plan().limits)
     close = Session(CONFIG).forecast(video, Request("not-scanned.mp4", QUESTION, sample="auto"))
     assert close.required_plan().seconds.scan_seconds == 0

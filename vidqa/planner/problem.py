@@ -21,7 +21,7 @@ LARGE_CHUNKS = ((16, 4096), (16, 2048), *CHUNKS)
 _LARGE_GPU_BYTES = 20 * 2**30
 # The longest time to the first word that people wait for without being asked, in seconds (`--max-wait auto`).
 AUTO_WAIT_SECONDS = {"cuda": 30.0, "mps": 30.0, "cpu": 90.0}
-_LEAST_SCAN_SECONDS = 5.0
+_LEAST_SCAN_SECONDS = 4.0
 # 2 cores, shared with another program: 6,000 frames of 320x240 in 1.8 s, 132 of 1280x720 in 0.28 s.
 _SCANNED_FRAME_SECONDS, _SCANNED_PIXELS_PER_SECOND = 0.15e-3, 0.5e9
 _HOST_SHARE = 0.5  # of the host's free memory, for embeddings of frames to select from
@@ -147,12 +147,12 @@ def _usual_wait_seconds(device: Device, config: EngineConfig) -> float | None:
 
 
 def scan_limit_seconds(device: Device, config: EngineConfig, first_token_seconds: float = 0.0) -> float:
-    """Return how long a scan may take: a third of what an answer's first word takes without it, but 5 s at least.
+    """Return how long a scan may take: a quarter of what an answer's first word takes without it, but 4 s at least.
 
     It is at most a third of the limit on that time.
     """
     wait = _usual_wait_seconds(device, config) if config.max_wait_seconds == "auto" else config.max_wait_seconds
-    return min(max(first_token_seconds / 3, _LEAST_SCAN_SECONDS), math.inf if wait is None else wait / 3)
+    return min(max(first_token_seconds / 4, _LEAST_SCAN_SECONDS), math.inf if wait is None else wait / 3)
 
 
 def _scan_seconds(video: VideoInfo, device: Device, config: EngineConfig) -> float:
