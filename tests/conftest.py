@@ -13,13 +13,29 @@ import pytest
 hypothesis.settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
 hypothesis.settings.load_profile("untimed")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ["VIDQA_STATE"] = tempfile.mkdtemp(prefix="vidqa-tests-")  # what tests measure is not the user's
 os.environ["VIDQA_CALIBRATE"] = "false"  # plans in tests are the same on every machine
 # Triton decides when it is imported whether kernels run on a GPU, or on a processor in its interpreter.
 if not any(Path(device).exists() for device in ("/dev/nvidia0", "/dev/dxg", "/dev/nvhost-gpu")):
     os.environ.setdefault("TRITON_INTERPRET", "1")
 ROOT = Path(__file__).parents[1]
 REAL_CLIPS = ROOT.parent / "shared" / "videos"
+_STATES = "TESTS_STATE_FOLDERS"  # the variable that names the folder of all processes' state folders
+
+
+def _make_state_folder() -> None:
+    """Give this process a state folder: what tests measure is not the user's. The first process removes all."""
+    if _STATES not in os.environ:
+        os.environ[_STATES] = tempfile.mkdtemp(prefix="vidqa-tests-")
+        atexit.register(_remove, os.environ[_STATES], os.getpid())
+    os.environ["VIDQA_STATE"] = tempfile.mkdtemp(dir=os.environ[_STATES])
+
+
+def _remove(folder: str, process: int) -> None:
+    if os.getpid() == process:  # not in a forked child
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+_make_state_folder()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -32,14 +48,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason="a longer proof: scripts/test --long"))
         if item.get_closest_marker("needs_cuda") and not _has_cuda() and os.environ.get("VIDQA_REQUIRE") != "cuda":
             item.add_marker(pytest.mark.skip(reason="no CUDA device (VIDQA_REQUIRE=cuda makes this a failure)"))
-
-
-def _remove_state(folder: str, process: int) -> None:
-    if os.getpid() == process:  # not in a forked child
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-atexit.register(_remove_state, os.environ["VIDQA_STATE"], os.getpid())
 
 
 def _has_cuda() -> bool:

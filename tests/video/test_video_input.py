@@ -5,10 +5,13 @@ import io
 import os
 import shlex
 import shutil
+import signal
 import stat
 import tempfile
+from _thread import interrupt_main
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Timer
 from typing import NamedTuple
 
 import pytest
@@ -110,6 +113,22 @@ class _Interrupted(io.BytesIO):
 def test_nothing_is_left_behind_where_reading_is_interrupted(folder: Path) -> None:
     with pytest.raises(KeyboardInterrupt), spooled(_Interrupted(bytes(3 * 2**20))):
         pass
+
+
+def test_a_signal_that_interrupts_no_read_ends_a_copy_that_waits(folder: Path) -> None:
+    reading, writing = os.pipe()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    interrupt, end = Timer(0.1, interrupt_main), Timer(20, os.close, (writing,))
+    try:
+        interrupt.start()
+        end.start()
+        with open(reading, "rb") as stream, pytest.raises(KeyboardInterrupt), spooled(stream):
+            pass
+        assert end.is_alive()
+    finally:
+        end.cancel()
+        signal.signal(signal.SIGINT, before)
+        os.close(writing)
 
 
 def test_a_stream_of_exactly_the_limit_passes_and_a_longer_one_is_a_usage_error(folder: Path) -> None:

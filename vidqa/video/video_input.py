@@ -6,6 +6,7 @@ Other addresses are refused with the command that fetches them.
 import errno
 import os
 import re
+import select
 import shlex
 import shutil
 import tempfile
@@ -24,6 +25,7 @@ STDIN = "-"
 MAX_STDIN_BYTES = 16 * 2**30
 _LEFT_FREE_BYTES = 512 * 2**20  # on the disk of temporary files, for other programs
 _BLOCK_BYTES = 2**20
+_WAIT_SECONDS = 0.2
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _FILE_ADDRESS = re.compile(r"file:(?://(?P<host>[^/]*))?(?P<path>/.*)?", re.IGNORECASE | re.DOTALL)
 _FETCHERS = {
@@ -109,7 +111,7 @@ def _copy(stream: BinaryIO, path: str, limit_bytes: int, folder: str) -> int:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            while block := stream.read(_BLOCK_BYTES):
+            while block := _next_block(stream):
                 size += len(block)
                 if size > limit_bytes:
                     raise _too_long(limit_bytes, folder)
@@ -121,6 +123,20 @@ def _copy(stream: BinaryIO, path: str, limit_bytes: int, folder: str) -> int:
             f"Standard input cannot be copied to {safe_line(folder)}: {error.strerror}.", "Save it as a file first."
         ) from error
     return size
+
+
+def _next_block(stream: BinaryIO) -> bytes:
+    """Return the next bytes of a stream, none at its end.
+
+    A signal that comes just before a read does not interrupt it, so a pipe is waited for in short steps.
+    """
+    try:
+        descriptor = stream.fileno()
+    except OSError:  # not a file, as io.BytesIO
+        return stream.read(_BLOCK_BYTES)
+    while not select.select([descriptor], [], [], _WAIT_SECONDS)[0]:
+        pass
+    return os.read(descriptor, _BLOCK_BYTES)
 
 
 def _too_long(limit_bytes: int, folder: str) -> UsageError:
