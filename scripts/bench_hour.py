@@ -68,10 +68,13 @@ def measure(clip: Path, sample: Sample, frames: int, model: str, state: Path) ->
     return times
 
 
+def _config(model: str) -> EngineConfig:
+    return EngineConfig(model=model, remember=False, calibrate=False, max_wait_seconds=None)
+
+
 def ask(clip: Path, sample: Sample, frames: int, model: str) -> Times:
     """Load the model, ask, and return the times to the first word."""
-    config = EngineConfig(model=model, remember=False, calibrate=False, max_wait_seconds=None)
-    with Session(config) as session:
+    with Session(_config(model)) as session:
         deque(session.load(Request(str(clip), _QUESTION, frames=2, sample="uniform")), maxlen=0)
         return until_first_word(session, Request(str(clip), _QUESTION, frames=frames, sample=sample, max_tokens=2))
 
@@ -93,9 +96,8 @@ def until_first_word(session: Session, request: Request) -> Times:
 
 def select_twice(clip: Path, frames: int, model: str, rounds: int) -> Iterator[tuple[Times, Times]]:
     """Yield the times of a question that selects frames and of another one; RuntimeError if that read the video."""
-    config = EngineConfig(model=model, remember=False, calibrate=False, max_wait_seconds=None)
     first, second = (Request(str(clip), text, frames=frames, focus="auto", max_tokens=2) for text in _SELECTING)
-    with Session(config) as session:
+    with Session(_config(model)) as session:
         deque(session.load(Request(str(clip), _QUESTION, frames=2)), maxlen=0)
         for _ in range(rounds):
             session.forget()
@@ -128,14 +130,14 @@ def rows(arguments: argparse.Namespace) -> Iterator[Row]:
         for _ in range(arguments.rounds):
             for sample, timings in found.items():
                 timings.append(measure(clip, sample, arguments.frames, arguments.model, state))
+        selections = list(focus_rows(Path(temporary) / "minutes.mp4", arguments))  # the state folder is here, too
     what = f"{arguments.frames} frames of {arguments.seconds:.0f} s at {arguments.height} lines"
     for sample, timings in found.items():
         yield seconds_row("hour", f"first token, {sample}", [one.first_word for one in timings], what)
     yield seconds_row("hour", "scan", [one.scan for one in found["auto"]])
     even, auto = (median(one.first_word for one in found[sample]) for sample in SAMPLES)
     yield Row("hour", "first token, auto over uniform", auto / even, "×", "medians of alternating runs")
-    with tempfile.TemporaryDirectory() as temporary:
-        yield from focus_rows(Path(temporary) / "minutes.mp4", arguments)
+    yield from selections
 
 
 def main() -> int:
